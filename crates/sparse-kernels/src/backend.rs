@@ -1,0 +1,436 @@
+//! What a device must be able to do, as small traits: a model bounds only those it uses, and a device without a
+//! family of operations does not implement it.
+//!
+//! All operands of one call live on the same backend. Transfers are explicit calls ([`Storage::upload`],
+//! [`Storage::download`]); nothing else moves data. Operations may be queued; [`Storage::download`] and
+//! [`Storage::synchronize`] wait for them.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::random::Key;
+use crate::{BackendError, CsrPattern, Strips};
+
+/// Which matrix a product uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// `Y = W · X`.
+    NoTranspose,
+    /// `dX = Wᵀ · dY`.
+    Transpose,
+}
+
+/// Memory on a device and the elementary operations on it.
+pub trait Storage: Sized {
+    /// A fixed number of f32 on the device.
+    type Buffer: Debug + Send + Sync;
+    /// A fixed number of u32 on the device (labels).
+    type Indices: Debug + Send + Sync;
+
+    /// A buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn zeros(&self, len: usize) -> Result<Self::Buffer, BackendError>;
+
+    /// Elements of a buffer.
+    fn len(&self, buffer: &Self::Buffer) -> usize;
+
+    /// Copies `host` to the start of `to`.
+    ///
+    /// # Errors
+    /// If `host` is longer than `to`.
+    fn upload(&self, host: &[f32], to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// Copies the start of `from` to `host`, after all work that writes it.
+    ///
+    /// # Errors
+    /// If `host` is longer than `from`.
+    fn download(&self, from: &Self::Buffer, host: &mut [f32]) -> Result<(), BackendError>;
+
+    /// An index buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn index_zeros(&self, len: usize) -> Result<Self::Indices, BackendError>;
+
+    /// Copies `host` to the start of `to`.
+    ///
+    /// # Errors
+    /// If `host` is longer than `to`.
+    fn upload_indices(&self, host: &[u32], to: &mut Self::Indices) -> Result<(), BackendError>;
+
+    /// Sets every element.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn fill(&self, value: f32, to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// `to[i] += from[i]`.
+    ///
+    /// # Errors
+    /// If the lengths differ.
+    fn add(&self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// `to[i] = from[map[i]]`, or 0 where `map[i]` is `u32::MAX`: moves value arrays to a new pattern.
+    ///
+    /// # Errors
+    /// If `map` and `to` differ in length, or an index lies outside `from`.
+    fn gather(&self, from: &Self::Buffer, map: &[u32], to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// Waits until all queued work is done.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn synchronize(&self) -> Result<(), BackendError>;
+}
+
+/// What [`SparseLinear::plan`] prepares for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Lanes per strip of the activations, see [`crate::StripLayout`].
+    pub strip: usize,
+    /// Whether [`Op::Transpose`] will be asked for. The first layer of a network needs no input gradient, and then
+    /// neither the transposed index nor the transposed values are held.
+    pub transpose: bool,
+}
+
+/// A sparse weight matrix on a backend: plan, values, and the same values in transposed order.
+#[derive(Debug)]
+pub struct SparseMatrix<B: SparseLinear> {
+    /// The pattern, prepared for the device.
+    pub plan: B::Plan,
+    /// One value per stored entry, in the pattern's order.
+    pub values: B::Buffer,
+    /// The values in the transposed pattern's order; empty without [`PlanOptions::transpose`]. Whoever changes
+    /// `values` calls [`SparseMatrix::refresh`] before the next transposed product.
+    pub transposed_values: B::Buffer,
+}
+
+impl<B: SparseLinear> SparseMatrix<B> {
+    /// Plans `pattern` and uploads `values`.
+    ///
+    /// # Errors
+    /// If there is not one value per entry, or the device has no room.
+    pub fn new(
+        backend: &B,
+        pattern: Arc<CsrPattern>,
+        values: &[f32],
+        options: PlanOptions,
+    ) -> Result<Self, BackendError> {
+        if values.len() != pattern.nnz() {
+            let (nnz, got) = (pattern.nnz(), values.len());
+            return Err(crate::FormatError::ValuesLength { nnz, got }.into());
+        }
+        let mut buffer = backend.zeros(values.len())?;
+        backend.upload(values, &mut buffer)?;
+        Self::from_buffer(backend, pattern, buffer, options)
+    }
+
+    /// Plans `pattern` for values that are on the device already.
+    ///
+    /// # Errors
+    /// If there is not one value per entry, or the device has no room.
+    pub fn from_buffer(
+        backend: &B,
+        pattern: Arc<CsrPattern>,
+        values: B::Buffer,
+        options: PlanOptions,
+    ) -> Result<Self, BackendError> {
+        let nnz = pattern.nnz();
+        if backend.len(&values) != nnz {
+            return Err(crate::FormatError::ValuesLength { nnz, got: backend.len(&values) }.into());
+        }
+        let plan = backend.plan(pattern, options)?;
+        let transposed_values = backend.zeros(if options.transpose { nnz } else { 0 })?;
+        let mut matrix = Self { plan, values, transposed_values };
+        matrix.refresh(backend)?;
+        Ok(matrix)
+    }
+
+    /// Brings the transposed values up to date with `values`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Cost
+    /// One gather of nnz values.
+    pub fn refresh(&mut self, backend: &B) -> Result<(), BackendError> {
+        backend.refresh_transposed(&self.plan, &self.values, &mut self.transposed_values)
+    }
+}
+
+/// A position that growth proposes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// Row of the weight matrix.
+    pub row: u32,
+    /// Column of the weight matrix.
+    pub column: u32,
+    /// `abs` of the dense gradient there.
+    pub score: f32,
+}
+
+/// Which positions [`SparseLinear::grow`] looks for.
+#[derive(Debug, Clone, Copy)]
+pub struct GrowRequest<'a> {
+    /// Positions that are not candidates: those that the update keeps.
+    pub exclude: &'a CsrPattern,
+    /// How many to find.
+    pub count: usize,
+    /// Orders candidates of equal score: the lower `ties.bits(row · ncols + column)`'s low word first, then the
+    /// lower index, so that dead inputs do not favour low indices.
+    pub ties: Key,
+}
+
+/// Products with a sparse weight matrix `W[m, k]`, CSR.
+pub trait SparseLinear: Storage {
+    /// A pattern prepared for this device (inspector–executor): rebuilt when the pattern changes, never when only
+    /// values do.
+    type Plan: Debug + Send + Sync;
+
+    /// Prepares `pattern`.
+    ///
+    /// # Errors
+    /// If an option is impossible or the device has no room.
+    ///
+    /// # Cost
+    /// O(m + k + nnz) with sorting of rows by length; the CPU's plan takes 8 bytes a nonzero for the transposed
+    /// index and about 12 bytes per row and column chunk.
+    fn plan(&self, pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<Self::Plan, BackendError>;
+
+    /// The pattern a plan was made of.
+    fn pattern<'a>(&self, plan: &'a Self::Plan) -> &'a Arc<CsrPattern>;
+
+    /// What a plan was made for.
+    fn plan_options(&self, plan: &Self::Plan) -> PlanOptions;
+
+    /// Bytes that a plan holds beside the pattern.
+    fn plan_bytes(&self, plan: &Self::Plan) -> usize;
+
+    /// Copies `values` into the order of the transposed pattern; nothing if the plan has none.
+    ///
+    /// # Errors
+    /// If the lengths do not fit the plan.
+    fn refresh_transposed(
+        &self,
+        plan: &Self::Plan,
+        values: &Self::Buffer,
+        transposed: &mut Self::Buffer,
+    ) -> Result<(), BackendError>;
+
+    /// `y = W · x` ([`Op::NoTranspose`]: x is `[k, n]`, y is `[m, n]`) or `y = Wᵀ · x` ([`Op::Transpose`]: x is
+    /// `[m, n]`, y is `[k, n]`). `y` is overwritten, its padding lanes with zeros.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or the plan has no transpose.
+    ///
+    /// # Cost
+    /// `2 · nnz · n` operations.
+    fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
+
+    /// `values[e] = Σ_n dy[i, n] · x[j, n]` for every stored entry `e = (i, j)`; dy is `[m, n]`, x is `[k, n]`.
+    /// Overwrites, or adds with `accumulate`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    ///
+    /// # Cost
+    /// `2 · nnz · n` operations.
+    fn sddmm(
+        &self,
+        plan: &Self::Plan,
+        dy: &Strips<Self>,
+        x: &Strips<Self>,
+        values: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+
+    /// The `count` positions outside `exclude` where `abs(Σ dy · xᵀ)`, summed over `pairs` of `(dy, x)`, is largest
+    /// (all of them if there are fewer), in order of position. NaN counts as 0.
+    ///
+    /// The dense gradient is computed in tiles and never stored whole (RigL, section 3 of the paper: "an online
+    /// top-k").
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    ///
+    /// # Cost
+    /// `2 · m · k · n` operations per pair; memory O(count + tile) per thread.
+    fn grow(
+        &self,
+        request: &GrowRequest<'_>,
+        pairs: &[(&Strips<Self>, &Strips<Self>)],
+    ) -> Result<Vec<Candidate>, BackendError>;
+}
+
+/// Products with a dense weight matrix `W[m, k]`, row-major in a buffer of `m · k`.
+pub trait DenseLinear: Storage {
+    /// `y = W · x` or `y = Wᵀ · x`, shapes as in [`SparseLinear::spmm`]; m and k are taken from the operands.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    ///
+    /// # Cost
+    /// `2 · m · k · n` operations.
+    fn gemm(&self, op: Op, w: &Self::Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
+
+    /// `dw = dy · xᵀ`, or `dw += dy · xᵀ` with `accumulate`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    ///
+    /// # Cost
+    /// `2 · m · k · n` operations.
+    fn gemm_weight_grad(
+        &self,
+        dy: &Strips<Self>,
+        x: &Strips<Self>,
+        dw: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+}
+
+/// Parameters of [`Neural::softmax_cross_entropy`].
+#[cfg(feature = "nn")]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CrossEntropy {
+    /// Label smoothing ε: the target is `1 − ε + ε/C` for the label and `ε/C` elsewhere, C classes.
+    pub label_smoothing: f32,
+    /// Factor on the gradient; `1 / lanes` gives the gradient of the mean loss.
+    pub gradient_scale: f32,
+}
+
+/// Element-wise operations of neural networks, fused where that saves a pass over memory.
+#[cfg(feature = "nn")]
+pub trait Neural: Storage {
+    /// `x[f, n] = act(x[f, n] + bias[f])` in place, `act` being ReLU or nothing. Padding lanes stay zero.
+    ///
+    /// # Errors
+    /// Unless `bias` has one element per feature.
+    fn bias_relu(&self, bias: &Self::Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError>;
+
+    /// Backward of [`Neural::bias_relu`]: `grad[f, n] = 0` where `relu` and `y[f, n] <= 0` (in place), then
+    /// `dbias[f] = Σ_n grad[f, n]`, added to `dbias` with `accumulate`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn bias_relu_grad(
+        &self,
+        y: &Strips<Self>,
+        relu: bool,
+        grad: &mut Strips<Self>,
+        dbias: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+
+    /// `to[i] += from[i]` over activations of one layout.
+    ///
+    /// # Errors
+    /// If the layouts differ.
+    fn add_strips(&self, from: &Strips<Self>, to: &mut Strips<Self>) -> Result<(), BackendError> {
+        crate::error::expect_equal("add_strips", "length", to.layout.len(), from.layout.len())?;
+        self.add(&from.data, &mut to.data)
+    }
+
+    /// Softmax cross-entropy of `logits[class, n]` against `labels[n]`: writes `stats[0] = Σ_n loss` and
+    /// `stats[1] =` number of lanes whose largest logit is the label's (the lowest class wins a tie), and, if asked,
+    /// `grad = gradient_scale · (softmax − target)` with zeros in padding lanes.
+    ///
+    /// A label that is no class makes the loss NaN, as does a logit that is not finite.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    fn softmax_cross_entropy(
+        &self,
+        parameters: CrossEntropy,
+        logits: &Strips<Self>,
+        labels: &Self::Indices,
+        stats: &mut Self::Buffer,
+        grad: Option<&mut Strips<Self>>,
+    ) -> Result<(), BackendError>;
+
+    /// Inverted dropout in place: element (f, n) becomes 0 if `key.uniform(f · lanes + n) < rate`, else is divided
+    /// by `1 − rate`. The same call on the gradient is its backward: no mask is stored.
+    ///
+    /// # Errors
+    /// Unless `0 <= rate < 1`.
+    fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError>;
+}
+
+/// One step of stochastic gradient descent (Sutskever et al. 2013, in PyTorch's form):
+/// `g ← g + weight_decay · w`, `v ← momentum · v + g`, then `w ← w − learning_rate · v`, or with Nesterov's momentum
+/// `w ← w − learning_rate · (g + momentum · v)`.
+#[cfg(feature = "nn")]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SgdStep {
+    /// Learning rate.
+    pub learning_rate: f32,
+    /// Momentum; 0 for none.
+    pub momentum: f32,
+    /// Nesterov's form.
+    pub nesterov: bool,
+    /// L2 coefficient, on stored entries.
+    pub weight_decay: f32,
+}
+
+/// One step of Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
+#[cfg(feature = "nn")]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Learning rate.
+    pub learning_rate: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Weight decay: into the gradient, or with `decoupled` straight onto the weight.
+    pub weight_decay: f32,
+    /// AdamW's form of weight decay.
+    pub decoupled: bool,
+    /// Which step this is, from 1, for the bias correction.
+    pub step: u64,
+}
+
+/// Updates of parameters; the same for nnz-length and dense ones.
+#[cfg(feature = "nn")]
+pub trait Optimizer: Storage {
+    /// One SGD step. `velocity` may be absent if `momentum` is 0.
+    ///
+    /// # Errors
+    /// If the lengths differ, or momentum has no velocity.
+    fn sgd(
+        &self,
+        step: SgdStep,
+        values: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        velocity: Option<&mut Self::Buffer>,
+    ) -> Result<(), BackendError>;
+
+    /// One Adam step.
+    ///
+    /// # Errors
+    /// If the lengths differ or `step` is 0.
+    fn adam(
+        &self,
+        step: AdamStep,
+        values: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
+    ) -> Result<(), BackendError>;
+}
+
+/// Everything that training a fully connected network needs.
+#[cfg(feature = "nn")]
+pub trait Backend: SparseLinear + DenseLinear + Neural + Optimizer {}
+#[cfg(feature = "nn")]
+impl<B: SparseLinear + DenseLinear + Neural + Optimizer> Backend for B {}
+
+/// Everything that the products need.
+#[cfg(not(feature = "nn"))]
+pub trait Backend: SparseLinear + DenseLinear {}
+#[cfg(not(feature = "nn"))]
+impl<B: SparseLinear + DenseLinear> Backend for B {}

@@ -1,0 +1,162 @@
+//! Error types. Each message has the operation or format, what was expected, what came, and where.
+
+use thiserror::Error;
+
+/// A pattern or a set of values that breaks a format's invariant.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// `nrows`, `ncols` or the number of entries does not fit the 32-bit indices.
+    #[error("{what} is {got}, more than the {max} that 32-bit indices allow")]
+    TooLarge {
+        /// `nrows`, `ncols` or `nnz`.
+        what: &'static str,
+        /// The size asked for.
+        got: u64,
+        /// The largest one allowed.
+        max: u64,
+    },
+    /// `row_offsets` has the wrong length.
+    #[error("row_offsets has {got} entries, a matrix of {nrows} rows needs {}", nrows + 1)]
+    OffsetsLength {
+        /// Rows of the matrix.
+        nrows: usize,
+        /// Length found.
+        got: usize,
+    },
+    /// `row_offsets[0]` is not zero.
+    #[error("row_offsets starts at {got}, it must start at 0")]
+    OffsetsStart {
+        /// Value found.
+        got: u32,
+    },
+    /// An offset is smaller than the one before it.
+    #[error("row_offsets runs backwards at row {row}: {from} then {to}")]
+    OffsetsDecrease {
+        /// Row whose end is before its start.
+        row: usize,
+        /// Its start.
+        from: u32,
+        /// Its end.
+        to: u32,
+    },
+    /// The last offset is not the number of column indices.
+    #[error("row_offsets ends at {end}, but there are {nnz} column indices")]
+    OffsetsEnd {
+        /// Last offset.
+        end: u32,
+        /// Number of column indices.
+        nnz: usize,
+    },
+    /// A row is outside the matrix.
+    #[error("row {row} is outside 0..{nrows}")]
+    RowOutside {
+        /// Row found.
+        row: u32,
+        /// Rows of the matrix.
+        nrows: usize,
+    },
+    /// A column is outside the matrix.
+    #[error("row {row}: column {column} is outside 0..{ncols}")]
+    ColumnOutside {
+        /// Row of the entry.
+        row: usize,
+        /// Column found.
+        column: u32,
+        /// Columns of the matrix.
+        ncols: usize,
+    },
+    /// Columns of one row are not strictly increasing.
+    #[error("row {row}: column {column} follows {previous}, columns must be strictly increasing")]
+    ColumnsUnsorted {
+        /// Row of the entry.
+        row: usize,
+        /// Column found.
+        column: u32,
+        /// The column before it.
+        previous: u32,
+    },
+    /// The number of values is not the number of stored entries.
+    #[error("{got} values for a pattern of {nnz} entries")]
+    ValuesLength {
+        /// Stored entries of the pattern.
+        nnz: usize,
+        /// Values given.
+        got: usize,
+    },
+}
+
+/// Operands whose shapes do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ShapeError {
+    /// Two sizes that must be equal are not.
+    #[error("{op}: {what} is {got}, expected {expected}")]
+    Mismatch {
+        /// The operation.
+        op: &'static str,
+        /// The quantity that does not fit.
+        what: &'static str,
+        /// What the other operands ask for.
+        expected: usize,
+        /// What was given.
+        got: usize,
+    },
+    /// A matrix view that its slice cannot hold.
+    #[error("a view of {nrows}×{ncols} with leading dimension {leading} does not fit a slice of {len} elements")]
+    View {
+        /// Rows of the view.
+        nrows: usize,
+        /// Columns of the view.
+        ncols: usize,
+        /// Distance between rows.
+        leading: usize,
+        /// Length of the slice.
+        len: usize,
+    },
+    /// A size that must not be zero, or must be a multiple of something, is not.
+    #[error("{op}: {what} is {got}, it must be {rule}")]
+    Rule {
+        /// The operation.
+        op: &'static str,
+        /// The quantity.
+        what: &'static str,
+        /// What was given.
+        got: usize,
+        /// What would be valid.
+        rule: &'static str,
+    },
+}
+
+/// What a backend's operation may fail with.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// Operands do not fit together.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// A pattern or its values are invalid.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The instruction set asked for is not on this machine.
+    #[error("instruction set {name} is not available on this machine (available: {available})")]
+    IsaUnavailable {
+        /// The one asked for.
+        name: &'static str,
+        /// Those that would work.
+        available: String,
+    },
+    /// The thread pool could not be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// The system's reason.
+        reason: String,
+    },
+}
+
+/// `Ok` if `got == expected`, else a [`ShapeError::Mismatch`].
+pub(crate) fn expect_equal(op: &'static str, what: &'static str, expected: usize, got: usize) -> Result<(), ShapeError> {
+    if got == expected { Ok(()) } else { Err(ShapeError::Mismatch { op, what, expected, got }) }
+}
