@@ -1,1 +1,255 @@
-//! placeholder
+//! The CPU backend: SIMD kernels behind run-time dispatch, rayon over fixed grids of work.
+
+mod buffer;
+mod gemm;
+mod grow;
+mod isa;
+#[cfg(feature = "nn")]
+mod nn;
+mod plan;
+mod sddmm;
+mod sparse_linear;
+mod spmm;
+#[cfg(test)]
+mod tests;
+
+use rayon::prelude::*;
+
+pub use buffer::Buffer;
+pub use isa::IsaName;
+pub use plan::CpuPlan;
+
+use crate::error::expect_equal;
+use crate::{BackendError, FormatError, Storage};
+
+/// A handle on the CPU: an instruction set and a number of threads.
+///
+/// Operations called from inside [`Cpu::install`] fork into its threads at little cost; called from outside they
+/// enter the pool each time, which takes some 20 µs.
+///
+/// ```
+/// use sparse_kernels::cpu::Cpu;
+/// let cpu = Cpu::new(2, None)?;
+/// println!("{} threads of {}", cpu.threads(), cpu.isa());
+/// # Ok::<(), sparse_kernels::BackendError>(())
+/// ```
+#[derive(Debug)]
+pub struct Cpu {
+    isa: IsaName,
+    threads: usize,
+    /// `None` for one thread: everything then runs on the caller's.
+    pool: Option<rayon::ThreadPool>,
+}
+
+/// Below this many operations (or elements passed over, times eight) a call stays on one thread: about 20 µs of work,
+/// which is what waking another thread costs.
+const FORK_OPERATIONS: u64 = 1 << 20;
+
+/// Elements that one task of an element-wise operation passes over; a fixed grid, so that nothing depends on the
+/// number of threads.
+pub(crate) const ELEMENTS_PER_TASK: usize = 1 << 14;
+
+impl Cpu {
+    /// A CPU backend with `threads` threads and the instruction set asked for (`None`: the fastest there is).
+    ///
+    /// # Errors
+    /// If this machine lacks the instruction set, `threads` is 0, or the threads cannot be started.
+    pub fn new(threads: usize, isa: Option<IsaName>) -> Result<Self, BackendError> {
+        let isa = isa.unwrap_or_else(IsaName::best);
+        if !isa.is_available() {
+            let available: Vec<_> = IsaName::ALL.into_iter().filter(|i| i.is_available()).map(IsaName::name).collect();
+            return Err(BackendError::IsaUnavailable { name: isa.name(), available: available.join(", ") });
+        }
+        if threads == 0 {
+            return Err(BackendError::Threads { threads, reason: "at least one is needed".into() });
+        }
+        let pool = if threads == 1 {
+            None
+        } else {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            Some(pool.map_err(|e| BackendError::Threads { threads, reason: e.to_string() })?)
+        };
+        Ok(Self { isa, threads, pool })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> IsaName {
+        self.isa
+    }
+
+    /// The number of threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `f` inside the thread pool, so that the operations it calls fork cheaply: call it once a training step.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match &self.pool {
+            Some(pool) => pool.install(f),
+            None => f(),
+        }
+    }
+
+    /// Calls `task(0)` to `task(tasks - 1)`, in parallel if `operations` (of all tasks together) make it worth while.
+    pub(crate) fn for_each_task(&self, tasks: usize, operations: u64, task: impl Fn(usize) + Sync + Send) {
+        match &self.pool {
+            Some(pool) if tasks > 1 && operations >= FORK_OPERATIONS => {
+                let run = || (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
+                if pool.current_thread_index().is_some() { run() } else { pool.install(run) }
+            }
+            _ => (0..tasks).for_each(task),
+        }
+    }
+
+    /// Calls `task(first_index, chunk)` for fixed-size chunks of `data`.
+    pub(crate) fn for_each_chunk(
+        &self,
+        data: &mut [f32],
+        chunk: usize,
+        operations: u64,
+        task: impl Fn(usize, &mut [f32]) + Sync + Send,
+    ) {
+        match &self.pool {
+            Some(pool) if data.len() > chunk && operations >= FORK_OPERATIONS => {
+                let mut run = || data.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| task(i * chunk, part));
+                if pool.current_thread_index().is_some() { run() } else { pool.install(run) }
+            }
+            _ => data.chunks_mut(chunk).enumerate().for_each(|(i, part)| task(i * chunk, part)),
+        }
+    }
+}
+
+/// A pointer that tasks share to write disjoint parts of one output.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedMut(*mut f32);
+
+// SAFETY: only a pointer; whoever dereferences it promises that tasks write disjoint elements.
+unsafe impl Send for SharedMut {}
+// SAFETY: as for Send.
+unsafe impl Sync for SharedMut {}
+
+impl SharedMut {
+    pub(crate) fn new(data: &mut [f32]) -> Self {
+        Self(data.as_mut_ptr())
+    }
+    // A method, so that closures capture the whole wrapper rather than the bare pointer inside.
+    pub(crate) fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+impl Storage for Cpu {
+    type Buffer = Buffer;
+    type Indices = Vec<u32>;
+
+    fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
+        Ok(Buffer::zeros(len))
+    }
+
+    fn len(&self, buffer: &Buffer) -> usize {
+        buffer.len()
+    }
+
+    fn upload(&self, host: &[f32], to: &mut Buffer) -> Result<(), BackendError> {
+        let room = to.len();
+        let part = to.get_mut(..host.len()).ok_or_else(|| too_long("upload", room, host.len()))?;
+        part.copy_from_slice(host);
+        Ok(())
+    }
+
+    fn download(&self, from: &Buffer, host: &mut [f32]) -> Result<(), BackendError> {
+        let part = from.get(..host.len()).ok_or_else(|| too_long("download", from.len(), host.len()))?;
+        host.copy_from_slice(part);
+        Ok(())
+    }
+
+    fn index_zeros(&self, len: usize) -> Result<Vec<u32>, BackendError> {
+        Ok(vec![0; len])
+    }
+
+    fn upload_indices(&self, host: &[u32], to: &mut Vec<u32>) -> Result<(), BackendError> {
+        let room = to.len();
+        let part = to.get_mut(..host.len()).ok_or_else(|| too_long("upload_indices", room, host.len()))?;
+        part.copy_from_slice(host);
+        Ok(())
+    }
+
+    fn fill(&self, value: f32, to: &mut Buffer) -> Result<(), BackendError> {
+        to.fill(value);
+        Ok(())
+    }
+
+    fn add(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
+        expect_equal("add", "length", to.len(), from.len())?;
+        let operations = 8 * to.len() as u64;
+        self.for_each_chunk(to, ELEMENTS_PER_TASK, operations, |start, part| {
+            part.iter_mut().zip(&from[start..]).for_each(|(to, from)| *to += from);
+        });
+        Ok(())
+    }
+
+    fn gather(&self, from: &Buffer, map: &[u32], to: &mut Buffer) -> Result<(), BackendError> {
+        expect_equal("gather", "length of the map", to.len(), map.len())?;
+        if let Some(&outside) = map.iter().find(|&&i| i != u32::MAX && i as usize >= from.len()) {
+            return Err(too_long("gather", from.len(), outside as usize));
+        }
+        let operations = 8 * to.len() as u64;
+        self.for_each_chunk(to, ELEMENTS_PER_TASK, operations, |start, part| {
+            for (to, &index) in part.iter_mut().zip(&map[start..]) {
+                *to = if index == u32::MAX { 0.0 } else { from[index as usize] };
+            }
+        });
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+fn too_long(op: &'static str, room: usize, got: usize) -> BackendError {
+    crate::ShapeError::Mismatch { op, what: "length", expected: room, got }.into()
+}
+
+/// Checks that a value array fits a pattern.
+pub(crate) fn expect_values(nnz: usize, got: usize) -> Result<(), FormatError> {
+    if nnz == got { Ok(()) } else { Err(FormatError::ValuesLength { nnz, got }) }
+}
+
+#[cfg(test)]
+mod backend_tests {
+    use super::*;
+
+    #[test]
+    fn impossible_backends_are_refused() {
+        assert!(matches!(Cpu::new(0, None), Err(BackendError::Threads { threads: 0, .. })));
+        assert_eq!(Cpu::new(1, Some(IsaName::Scalar)).unwrap().isa(), IsaName::Scalar);
+    }
+
+    #[test]
+    fn gather_moves_values_and_zeroes_newcomers() {
+        let cpu = Cpu::new(1, None).unwrap();
+        let (mut from, mut to) = (Buffer::zeros(3), Buffer::zeros(4));
+        cpu.upload(&[1.0, 2.0, 3.0], &mut from).unwrap();
+        to.fill(f32::NAN);
+        cpu.gather(&from, &[2, u32::MAX, 0, 1], &mut to).unwrap();
+        assert_eq!(&to[..], [3.0, 0.0, 1.0, 2.0]);
+        assert!(cpu.gather(&from, &[3, 0, 0, 0], &mut to).is_err());
+        assert!(cpu.gather(&from, &[0], &mut to).is_err());
+        assert!(cpu.upload(&[0.0; 4], &mut from).is_err());
+    }
+
+    #[test]
+    fn tasks_all_run_once_inside_and_outside_the_pool() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let cpu = Cpu::new(3, None).unwrap();
+        let counts: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
+        let count = |i: usize| {
+            counts[i].fetch_add(1, Ordering::Relaxed);
+        };
+        cpu.for_each_task(50, u64::MAX, count);
+        cpu.install(|| cpu.for_each_task(50, u64::MAX, count));
+        cpu.for_each_task(50, 0, count);
+        assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 3));
+    }
+}

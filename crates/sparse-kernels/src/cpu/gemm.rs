@@ -1,0 +1,183 @@
+//! Dense products through the crate `gemm`: dense layers, and the baseline that sparse ones are measured against.
+//!
+//! `gemm` is called serially on a fixed grid of tiles, so that results do not depend on the number of threads.
+
+use super::{Buffer, Cpu, SharedMut};
+use crate::error::expect_equal;
+use crate::{BackendError, DenseLinear, Op, StripLayout, Strips};
+
+/// Operands of one serial product `c = alpha · c + a · b`, with element strides.
+#[derive(Clone, Copy)]
+pub(super) struct Gemm {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+    /// (row stride, column stride) of each operand.
+    pub a_strides: (usize, usize),
+    pub b_strides: (usize, usize),
+    pub c_strides: (usize, usize),
+    /// Add to `c` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl Gemm {
+    /// Runs the product on this thread.
+    ///
+    /// # Safety
+    /// Every element that the sizes and strides name is valid: `a` and `b` for reading, `c` for writing and for no one
+    /// else.
+    pub unsafe fn run(self, a: *const f32, b: *const f32, c: *mut f32) {
+        let Gemm { m, k, n, a_strides, b_strides, c_strides, accumulate } = self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                c,
+                c_strides.1 as isize,
+                c_strides.0 as isize,
+                accumulate,
+                a,
+                a_strides.1 as isize,
+                a_strides.0 as isize,
+                b,
+                b_strides.1 as isize,
+                b_strides.0 as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}
+
+/// Rows of a task's tile. A call of `gemm` packs its operands, which wants many rows to pay off.
+const TILE_ROWS: usize = 256;
+/// Lanes of a task's tile.
+const TILE_LANES: usize = 256;
+
+/// A grid over `size` with tiles of at most `tile`: number of tiles, and the range of one.
+fn grid(size: usize, tile: usize) -> (usize, impl Fn(usize) -> std::ops::Range<usize> + Sync) {
+    let tiles = size.div_ceil(tile);
+    // Even tiles rather than a short last one.
+    (tiles, move |i: usize| i * size / tiles..(i + 1) * size / tiles)
+}
+
+impl DenseLinear for Cpu {
+    fn gemm(&self, op: Op, w: &Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        check_lanes("gemm", x.layout, y.layout)?;
+        expect_equal("gemm", "length of X", x.layout.len(), x.data.len())?;
+        expect_equal("gemm", "length of Y", y.layout.len(), y.data.len())?;
+        let (out, inner) = (y.layout.features(), x.layout.features());
+        expect_equal("gemm", "length of W", out * inner, w.len())?;
+        // W is [m, k]; its transpose swaps the strides.
+        let a_strides = match op {
+            Op::NoTranspose => (inner, 1),
+            Op::Transpose => (1, out),
+        };
+        let strip = x.layout.strip();
+        let (row_tiles, rows_of) = grid(out, TILE_ROWS);
+        let (lane_tiles, lanes_of) = grid(strip, TILE_LANES);
+        let tiles = row_tiles * lane_tiles;
+        let operations = 2 * (out * inner * x.layout.lanes()) as u64;
+        let to = SharedMut::new(&mut y.data);
+        let (w, from): (&[f32], &[f32]) = (w, &x.data);
+        let (x_pitch, y_pitch) = (x.layout.strip_pitch(), y.layout.strip_pitch());
+        self.for_each_task(x.layout.strips() * tiles, operations, |task| {
+            let s = task / tiles;
+            let (rows, lanes) = (rows_of(task % tiles / lane_tiles), lanes_of(task % lane_tiles));
+            let (m, n) = (rows.len(), lanes.len());
+            let (b_strides, c_strides) = ((strip, 1), (strip, 1));
+            let product = Gemm { m, k: inner, n, a_strides, b_strides, c_strides, accumulate: false };
+            // SAFETY: rows are below `out`, lanes below the strip's width, and `expect_equal` checked W's length, so all
+            // elements are in bounds; tasks write disjoint tiles.
+            unsafe {
+                product.run(
+                    w.as_ptr().add(rows.start * a_strides.0),
+                    from.as_ptr().add(s * x_pitch + lanes.start),
+                    to.get().add(s * y_pitch + rows.start * strip + lanes.start),
+                );
+            }
+        });
+        Ok(())
+    }
+
+    fn gemm_weight_grad(
+        &self,
+        dy: &Strips<Self>,
+        x: &Strips<Self>,
+        dw: &mut Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        check_lanes("gemm_weight_grad", x.layout, dy.layout)?;
+        expect_equal("gemm_weight_grad", "length of X", x.layout.len(), x.data.len())?;
+        expect_equal("gemm_weight_grad", "length of dY", dy.layout.len(), dy.data.len())?;
+        let (m, k) = (dy.layout.features(), x.layout.features());
+        expect_equal("gemm_weight_grad", "length of dW", m * k, dw.len())?;
+        if x.layout.lanes() == 0 && !accumulate {
+            dw.fill(0.0);
+        }
+        let (row_tiles, rows_of) = grid(m, TILE_ROWS);
+        let (column_tiles, columns_of) = grid(k, 4 * TILE_ROWS);
+        let to = SharedMut::new(dw);
+        let operations = 2 * (m * k * x.layout.lanes()) as u64;
+        self.for_each_task(row_tiles * column_tiles, operations, |task| {
+            let (rows, columns) = (rows_of(task / column_tiles), columns_of(task % column_tiles));
+            // SAFETY: rows and columns are in bounds of dW, whose length was checked; tasks write disjoint tiles.
+            unsafe {
+                let to = to.get().add(rows.start * k + columns.start);
+                outer_product(dy, rows, x, columns, to, k, accumulate);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// `to[i, j] (+)= Σ_n dy[rows.start + i, n] · x[columns.start + j, n]`, rows of `to` at distances of `leading`.
+/// Padding lanes hold zeros and add nothing.
+///
+/// # Safety
+/// `to` is valid for writing `rows.len()` rows of `columns.len()` at distances of `leading`, and no one else uses them.
+pub(super) unsafe fn outer_product(
+    dy: &Strips<Cpu>,
+    rows: std::ops::Range<usize>,
+    x: &Strips<Cpu>,
+    columns: std::ops::Range<usize>,
+    to: *mut f32,
+    leading: usize,
+    accumulate: bool,
+) {
+    assert!(rows.end <= dy.layout.features() && columns.end <= x.layout.features());
+    assert!(dy.data.len() == dy.layout.len() && x.data.len() == x.layout.len());
+    let (dy_strip, x_strip) = (dy.layout.strip(), x.layout.strip());
+    for s in 0..x.layout.strips() {
+        let product = Gemm {
+            m: rows.len(),
+            k: x.layout.lanes_of(s),
+            n: columns.len(),
+            a_strides: (dy_strip, 1),
+            b_strides: (1, x_strip),
+            c_strides: (leading, 1),
+            accumulate: accumulate || s > 0,
+        };
+        // SAFETY: the ranges were checked against the layouts, whose buffers have their length; `to` is the caller's
+        // promise.
+        unsafe {
+            product.run(
+                dy.data.as_ptr().add(s * dy.layout.strip_pitch() + rows.start * dy_strip),
+                x.data.as_ptr().add(s * x.layout.strip_pitch() + columns.start * x_strip),
+                to,
+            );
+        }
+    }
+}
+
+/// Checks that two operands have the same lanes in the same strips.
+pub(super) fn check_lanes(op: &'static str, x: StripLayout, y: StripLayout) -> Result<(), BackendError> {
+    expect_equal(op, "number of lanes", x.lanes(), y.lanes())?;
+    Ok(expect_equal(op, "strip width", x.strip(), y.strip())?)
+}

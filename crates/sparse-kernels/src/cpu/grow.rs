@@ -1,0 +1,158 @@
+//! Streaming growth: the k largest `abs(dY · Xᵀ)` outside a pattern, without ever holding the dense gradient.
+//!
+//! The gradient is computed in tiles of rows × columns by GEMM. Positions to exclude are struck from the tile, the
+//! rest is compared against a running threshold, and survivors go to a list of at most 2 k; when it is full, a
+//! selection keeps the best k and raises the threshold. Tiles are grouped by bands of rows, one list a band, and the
+//! bands' lists are joined at the end: the order is total (score, tie hash, position), so the result does not depend
+//! on how tiles were spread over threads.
+
+use std::cmp::Ordering;
+use std::sync::Mutex;
+
+use super::Cpu;
+use super::gemm::{check_lanes, outer_product};
+use crate::backend::GrowRequest;
+use crate::error::expect_equal;
+use crate::random::Key;
+use crate::{BackendError, Candidate, Strips};
+
+const TILE_ROWS: usize = 64;
+const TILE_COLUMNS: usize = 512;
+
+/// A position with everything that orders it.
+#[derive(Clone, Copy)]
+struct Scored {
+    score: f32,
+    tie: u32,
+    row: u32,
+    column: u32,
+}
+
+impl Scored {
+    /// Best first: larger score, then smaller hash, then smaller position.
+    fn order(&self, other: &Self) -> Ordering {
+        let position = (self.row, self.column).cmp(&(other.row, other.column));
+        other.score.total_cmp(&self.score).then(self.tie.cmp(&other.tie)).then(position)
+    }
+}
+
+/// The best `count` of what was pushed.
+struct Best {
+    count: usize,
+    list: Vec<Scored>,
+    /// Scores below this cannot be among the best.
+    threshold: f32,
+}
+
+impl Best {
+    fn new(count: usize) -> Self {
+        Self { count, list: Vec::new(), threshold: 0.0 }
+    }
+
+    fn push(&mut self, scored: Scored) {
+        self.list.push(scored);
+        if self.list.len() >= 2 * self.count.max(512) {
+            self.compact();
+        }
+    }
+
+    fn compact(&mut self) {
+        if self.count > 0 && self.list.len() > self.count {
+            let (_, last, _) = self.list.select_nth_unstable_by(self.count - 1, Scored::order);
+            self.threshold = last.score;
+            self.list.truncate(self.count);
+        }
+    }
+}
+
+/// See [`crate::SparseLinear::grow`].
+pub(super) fn grow(
+    cpu: &Cpu,
+    request: &GrowRequest<'_>,
+    pairs: &[(&Strips<Cpu>, &Strips<Cpu>)],
+) -> Result<Vec<Candidate>, BackendError> {
+    let exclude = request.exclude;
+    let (m, k) = (exclude.nrows(), exclude.ncols());
+    let mut lanes = 0;
+    for (dy, x) in pairs {
+        check_lanes("grow", x.layout, dy.layout)?;
+        expect_equal("grow", "rows of dY", m, dy.layout.features())?;
+        expect_equal("grow", "rows of X", k, x.layout.features())?;
+        lanes += x.layout.lanes();
+    }
+    if request.count == 0 {
+        return Ok(Vec::new());
+    }
+    let bands = m.div_ceil(TILE_ROWS);
+    let operations = 2 * (m * k) as u64 * lanes.max(1) as u64;
+    // One list per worker at a time, taken from and returned to a pool, so that memory does not follow the bands.
+    let pool: Mutex<Vec<(Best, Vec<f32>)>> = Mutex::new(Vec::new());
+    let take = || pool.lock().expect("no task panics while it holds the lock").pop();
+    cpu.for_each_task(bands, operations, |band| {
+        let fresh = || (Best::new(request.count), vec![0.0; TILE_ROWS * TILE_COLUMNS]);
+        let (mut best, mut tile) = take().unwrap_or_else(fresh);
+        let rows = band * TILE_ROWS..((band + 1) * TILE_ROWS).min(m);
+        for first in (0..k).step_by(TILE_COLUMNS) {
+            let columns = first..(first + TILE_COLUMNS).min(k);
+            if pairs.is_empty() {
+                tile.fill(0.0);
+            }
+            for (i, (dy, x)) in pairs.iter().enumerate() {
+                // SAFETY: the tile has TILE_ROWS rows of TILE_COLUMNS and is this task's own.
+                unsafe { outer_product(dy, rows.clone(), x, columns.clone(), tile.as_mut_ptr(), TILE_COLUMNS, i > 0) };
+            }
+            scan(request, &tile, rows.clone(), columns, &mut best);
+        }
+        pool.lock().expect("no task panics while it holds the lock").push((best, tile));
+    });
+    let lists = pool.into_inner().expect("no task panics while it holds the lock");
+    let mut all: Vec<Scored> = lists.into_iter().flat_map(|(best, _)| best.list).collect();
+    if all.len() > request.count {
+        all.select_nth_unstable_by(request.count - 1, Scored::order);
+        all.truncate(request.count);
+    }
+    all.sort_unstable_by_key(|s| (s.row, s.column));
+    Ok(all.into_iter().map(|s| Candidate { row: s.row, column: s.column, score: s.score }).collect())
+}
+
+/// Pushes the tile's positions outside the excluded pattern that may be among the best.
+fn scan(
+    request: &GrowRequest<'_>,
+    tile: &[f32],
+    rows: std::ops::Range<usize>,
+    columns: std::ops::Range<usize>,
+    best: &mut Best,
+) {
+    let ncols = request.exclude.ncols() as u64;
+    for row in rows.clone() {
+        let scores = &tile[(row - rows.start) * TILE_COLUMNS..][..columns.len()];
+        let excluded = request.exclude.row(row);
+        let from = excluded.partition_point(|&c| (c as usize) < columns.start);
+        let mut excluded = excluded[from..].iter().map(|&c| c as usize).peekable();
+        // Blocks let the compiler test a vector at once; nearly all blocks hold nothing above the threshold.
+        for (block, part) in scores.chunks(16).enumerate() {
+            // A NaN compares false here and counts as 0 below: a step whose gradient is NaN is reported elsewhere.
+            let above = part.iter().fold(false, |any, s| any | (s.abs() >= best.threshold));
+            if !above && best.threshold > 0.0 {
+                continue;
+            }
+            for (offset, value) in part.iter().enumerate() {
+                let column = columns.start + block * 16 + offset;
+                let score = if value.is_nan() { 0.0 } else { value.abs() };
+                if score < best.threshold {
+                    continue;
+                }
+                while excluded.next_if(|&c| c < column).is_some() {}
+                if excluded.peek() != Some(&column) {
+                    let tie = tie_hash(request.ties, row as u64 * ncols + column as u64);
+                    best.push(Scored { score, tie, row: row as u32, column: column as u32 });
+                }
+            }
+        }
+    }
+}
+
+/// The hash that orders candidates of equal score.
+fn tie_hash(ties: Key, index: u64) -> u32 {
+    ties.bits(index) as u32
+}

@@ -1,0 +1,213 @@
+//! Instruction sets behind one trait, and the one place where a kernel is compiled for each of them.
+//!
+//! A kernel is a struct that implements [`Kernel`]; its `eval` is generic over [`Isa`] and is inlined into a wrapper
+//! that enables the instruction set's features ([`dispatch`]). Parallel loops go *outside* the dispatch: a closure
+//! that another thread runs does not inherit the features.
+
+mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx2;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx512;
+
+use std::fmt;
+use std::str::FromStr;
+
+pub(crate) use scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_avx512::Avx512;
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IsaName {
+    /// Plain Rust, eight floats at a time; whatever the target's baseline makes of it.
+    Scalar,
+    /// AVX2 with FMA: eight floats a vector, 16 registers.
+    Avx2,
+    /// AVX-512 (F): sixteen floats a vector, 32 registers.
+    Avx512,
+}
+
+impl IsaName {
+    /// All of them, the fastest last.
+    pub const ALL: [IsaName; 3] = [IsaName::Scalar, IsaName::Avx2, IsaName::Avx512];
+
+    /// Name on the command line and in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            IsaName::Scalar => "scalar",
+            IsaName::Avx2 => "avx2",
+            IsaName::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            IsaName::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            IsaName::Avx2 => Avx2::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            IsaName::Avx512 => Avx512::detect().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The fastest one that this machine has.
+    pub fn best() -> IsaName {
+        Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(IsaName::Scalar)
+    }
+}
+
+impl fmt::Display for IsaName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for IsaName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|isa| isa.name() == text).ok_or_else(|| {
+            format!("unknown instruction set {text:?}, known are {}", Self::ALL.map(IsaName::name).join(", "))
+        })
+    }
+}
+
+/// Vector operations of one instruction set. A value is the proof that the machine has it: it is made by `detect`
+/// only.
+///
+/// # Safety
+/// Methods may use the instruction set's intrinsics, so they must be called from code compiled with its features:
+/// that is, inlined into [`dispatch`]'s wrappers.
+pub(crate) trait Isa: Copy + Send + Sync + 'static {
+    /// A vector of [`Isa::LANES`] f32.
+    type V: Copy;
+    /// Lanes of a vector.
+    const LANES: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
+
+    /// All lanes equal.
+    fn splat(self, value: f32) -> Self::V;
+    /// Reads a vector.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `LANES` floats; any alignment.
+    unsafe fn load(self, from: *const f32) -> Self::V;
+    /// Writes a vector.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `LANES` floats; any alignment.
+    unsafe fn store(self, to: *mut f32, value: Self::V);
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of each pair; `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Square roots.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// `a · b + c`, fused where the instruction set fuses.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `value` where `test > 0`, else 0.
+    fn where_positive(self, test: Self::V, value: Self::V) -> Self::V;
+    /// Adds the low bits of `shift` to the exponent of `a`: `a · 2^n` where `shift = 1.5 · 2^23 + n`, n whole, if
+    /// neither `a` nor the result is zero, subnormal or out of range.
+    fn add_exponent(self, a: Self::V, shift: Self::V) -> Self::V;
+    /// The sum of a vector's lanes, in a fixed order.
+    fn sum(self, a: Self::V) -> f32;
+    /// The sums of eight vectors' lanes, in a fixed order.
+    fn sum8(self, vectors: [Self::V; 8]) -> [f32; 8];
+    /// Asks for the cache line at `at` to be brought near; any address is allowed.
+    fn prefetch(self, at: *const f32);
+}
+
+/// A computation that can be compiled for each instruction set.
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+    /// The computation; mark the implementation `#[inline(always)]`.
+    fn eval<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// Runs `kernel` compiled for `name`.
+///
+/// # Panics
+/// If this machine lacks the instruction set; [`super::Cpu`] checks that once.
+pub(crate) fn dispatch<K: Kernel>(name: IsaName, kernel: K) -> K::Output {
+    match name {
+        IsaName::Scalar => kernel.eval(Scalar),
+        #[cfg(target_arch = "x86_64")]
+        IsaName::Avx2 => {
+            #[target_feature(enable = "avx2,fma,bmi1,bmi2")]
+            fn run<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
+                kernel.eval(isa)
+            }
+            let isa = Avx2::detect().expect("Cpu::new checked that AVX2 is there");
+            // SAFETY: `detect` tested every feature that `run` enables.
+            unsafe { run(isa, kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        IsaName::Avx512 => {
+            #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,bmi1,bmi2")]
+            fn run<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
+                kernel.eval(isa)
+            }
+            let isa = Avx512::detect().expect("Cpu::new checked that AVX-512 is there");
+            // SAFETY: `detect` tested every feature that `run` enables.
+            unsafe { run(isa, kernel) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        other => panic!("{other} is not available: Cpu::new refuses it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct SumsAgree;
+    impl Kernel for SumsAgree {
+        type Output = usize;
+        #[inline(always)]
+        fn eval<I: Isa>(self, isa: I) -> usize {
+            // Small integers: every order of summation gives the same bits.
+            let data: Vec<f32> = (0..8 * I::LANES).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+            // SAFETY: data holds 8 · LANES floats.
+            let vectors: [I::V; 8] = std::array::from_fn(|v| unsafe { isa.load(data.as_ptr().add(v * I::LANES)) });
+            let expected: [f32; 8] = std::array::from_fn(|v| data[v * I::LANES..][..I::LANES].iter().sum());
+            assert_eq!(isa.sum8(vectors), expected);
+            assert_eq!(vectors.map(|v| isa.sum(v)), expected);
+            I::LANES
+        }
+    }
+
+    #[test]
+    fn horizontal_sums() {
+        for name in IsaName::ALL {
+            if name.is_available() {
+                let lanes = dispatch(name, SumsAgree);
+                println!("{name}: {lanes} lanes");
+            } else {
+                println!("{name}: not run, this machine lacks it");
+            }
+        }
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for name in IsaName::ALL {
+            assert_eq!(name.name().parse(), Ok(name));
+        }
+        assert!("sse9".parse::<IsaName>().unwrap_err().contains("avx2"));
+    }
+}

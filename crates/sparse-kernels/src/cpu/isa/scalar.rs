@@ -1,0 +1,81 @@
+//! Plain Rust: eight floats at a time, no fused multiply-add (without the instruction it is a slow library call).
+
+use super::Isa;
+
+/// The fallback that every machine has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scalar;
+
+type V = [f32; 8];
+
+#[inline(always)]
+fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Isa for Scalar {
+    type V = V;
+    const LANES: usize = 8;
+    const REGISTERS: usize = 16;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> V {
+        [value; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: V) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<V>().write_unaligned(value) }
+    }
+    #[inline(always)]
+    fn add(self, a: V, b: V) -> V {
+        zip(a, b, |x, y| x + y)
+    }
+    #[inline(always)]
+    fn sub(self, a: V, b: V) -> V {
+        zip(a, b, |x, y| x - y)
+    }
+    #[inline(always)]
+    fn mul(self, a: V, b: V) -> V {
+        zip(a, b, |x, y| x * y)
+    }
+    #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        zip(a, b, |x, y| x / y)
+    }
+    #[inline(always)]
+    fn max(self, a: V, b: V) -> V {
+        zip(a, b, |x, y| if x > y { x } else { y })
+    }
+    #[inline(always)]
+    fn sqrt(self, a: V) -> V {
+        a.map(f32::sqrt)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: V, b: V, c: V) -> V {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn where_positive(self, test: V, value: V) -> V {
+        zip(test, value, |t, v| if t > 0.0 { v } else { 0.0 })
+    }
+    #[inline(always)]
+    fn add_exponent(self, a: V, shift: V) -> V {
+        zip(a, shift, |x, s| f32::from_bits(x.to_bits().wrapping_add(s.to_bits() << 23)))
+    }
+    #[inline(always)]
+    fn sum(self, a: V) -> f32 {
+        ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
+    }
+    #[inline(always)]
+    fn sum8(self, vectors: [V; 8]) -> [f32; 8] {
+        vectors.map(|v| self.sum(v))
+    }
+    #[inline(always)]
+    fn prefetch(self, _at: *const f32) {}
+}

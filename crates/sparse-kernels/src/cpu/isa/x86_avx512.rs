@@ -1,0 +1,142 @@
+//! AVX-512: sixteen floats a vector.
+
+use std::arch::x86_64::*;
+
+use super::Isa;
+
+/// Proof that the machine has AVX-512 F, DQ, VL and BW, and all of AVX2's set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// The proof, if the machine has the features.
+    pub(crate) fn detect() -> Option<Self> {
+        let there = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && super::Avx2::detect().is_some();
+        there.then_some(Self(()))
+    }
+}
+
+#[inline(always)]
+unsafe fn add_pairs(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller has AVX-512.
+    unsafe { _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)) }
+}
+
+#[inline(always)]
+unsafe fn add_quads(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller has AVX-512.
+    unsafe {
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+        _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
+    }
+}
+
+// SAFETY of every block below: holding `self` proves that the machine has the features, and the functions are
+// inlined into a wrapper that enables them; pointers are the caller's promise.
+impl Isa for Avx512 {
+    type V = __m512;
+    const LANES: usize = 16;
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: __m512) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(to, value) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn where_positive(self, test: __m512, value: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(test, _mm512_setzero_ps()), value) }
+    }
+    #[inline(always)]
+    fn add_exponent(self, a: __m512, shift: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shift));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), exponent))
+        }
+    }
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            let quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+            let pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+            _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
+        }
+    }
+    #[inline(always)]
+    fn sum8(self, v: [__m512; 8]) -> [f32; 8] {
+        // SAFETY: see above.
+        unsafe {
+            // After two steps, low holds the sums of vectors [0, 1, 2, 3] over each 128-bit quarter, high those of
+            // [4, 5, 6, 7]; two more bring the quarters together.
+            let low = add_quads(add_pairs(v[0], v[1]), add_pairs(v[2], v[3]));
+            let high = add_quads(add_pairs(v[4], v[5]), add_pairs(v[6], v[7]));
+            let quarters = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(low, high),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high),
+            );
+            // quarters: [low 0+1, low 2+3, high 0+1, high 2+3]
+            let halves = _mm512_shuffle_f32x4::<0b11_01_10_00>(quarters, quarters);
+            let sums = _mm256_add_ps(_mm512_castps512_ps256(halves), _mm512_extractf32x8_ps::<1>(halves));
+            std::mem::transmute::<__m256, [f32; 8]>(sums)
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}

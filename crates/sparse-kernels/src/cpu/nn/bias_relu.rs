@@ -1,0 +1,235 @@
+//! Bias and ReLU in one pass, in place; backward masks the gradient and sums it per feature in one pass.
+//!
+//! ```text
+//! forward   for each strip, feature:  x[0..S] = max(0, x[0..S] + bias[feature])
+//! backward  for each strip, feature:  g[0..S] = y[0..S] > 0 ? g[0..S] : 0;  dbias[feature] += Σ g[0..S]
+//! ```
+//!
+//! Forward splits rows (strip, feature) between tasks; backward splits features, so that one task owns each bias
+//! gradient and adds its strips in order.
+
+use super::{expect_same_layout, expect_strips, rows_per_task};
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
+use crate::error::expect_equal;
+use crate::{BackendError, StripLayout, Strips};
+
+/// Features whose sums are reduced together: `Isa::sum8` turns eight vectors into eight sums.
+const GROUP: usize = 8;
+
+pub(super) fn forward(cpu: &Cpu, bias: &[f32], relu: bool, x: &mut Strips<Cpu>) -> Result<(), BackendError> {
+    let layout = x.layout;
+    expect_equal("bias_relu", "length of the bias", layout.features(), bias.len())?;
+    expect_strips("bias_relu", x)?;
+    let operations = 8 * layout.len() as u64;
+    cpu.for_each_chunk(&mut x.data, rows_per_task(&layout) * layout.strip(), operations, |start, rows| {
+        dispatch(cpu.isa, Forward { layout, first_row: start / layout.strip(), bias, relu, rows });
+    });
+    Ok(())
+}
+
+struct Forward<'a> {
+    layout: StripLayout,
+    /// Number of the first row: strip · features + feature.
+    first_row: usize,
+    bias: &'a [f32],
+    relu: bool,
+    rows: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let features = self.layout.features();
+        let (mut strip, mut feature) = (self.first_row / features, self.first_row % features);
+        let zero = isa.splat(0.0);
+        for row in self.rows.chunks_exact_mut(self.layout.strip()) {
+            let bias = isa.splat(self.bias[feature]);
+            for part in row.chunks_exact_mut(I::LANES) {
+                // SAFETY: `part` is LANES long.
+                let y = isa.add(unsafe { isa.load(part.as_ptr()) }, bias);
+                // The second operand is the one that comes through if either is NaN: NaN is not hidden.
+                let y = if self.relu { isa.max(zero, y) } else { y };
+                // SAFETY: as above.
+                unsafe { isa.store(part.as_mut_ptr(), y) };
+            }
+            row[self.layout.lanes_of(strip)..].fill(0.0);
+            feature += 1;
+            if feature == features {
+                (strip, feature) = (strip + 1, 0);
+            }
+        }
+    }
+}
+
+pub(super) fn backward(
+    cpu: &Cpu,
+    y: &Strips<Cpu>,
+    relu: bool,
+    grad: &mut Strips<Cpu>,
+    dbias: &mut [f32],
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    let layout = y.layout;
+    expect_same_layout("bias_relu_grad", &layout, &grad.layout)?;
+    expect_equal("bias_relu_grad", "length of the bias gradient", layout.features(), dbias.len())?;
+    expect_strips("bias_relu_grad", y)?;
+    expect_strips("bias_relu_grad", grad)?;
+    let lanes = (layout.strips() * layout.strip()).max(1);
+    let features_per_task = (ELEMENTS_PER_TASK / lanes).max(1).next_multiple_of(GROUP);
+    let shared = SharedMut::new(&mut grad.data);
+    let y = relu.then_some(&y.data[..]);
+    cpu.for_each_chunk(dbias, features_per_task, 8 * layout.len() as u64, |first_feature, dbias| {
+        if !accumulate {
+            dbias.fill(0.0);
+        }
+        dispatch(cpu.isa, Backward { layout, first_feature, y, grad: shared, dbias });
+    });
+    Ok(())
+}
+
+struct Backward<'a> {
+    layout: StripLayout,
+    first_feature: usize,
+    /// Output of the forward pass; none without ReLU.
+    y: Option<&'a [f32]>,
+    /// `layout.len()` elements, of which this task touches its features only.
+    grad: SharedMut,
+    /// Of this task's features.
+    dbias: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let (strip, first) = (self.layout.strip(), self.first_feature);
+        for s in 0..self.layout.strips() {
+            for (group, dbias) in self.dbias.chunks_mut(GROUP).enumerate() {
+                let mut sums = [isa.splat(0.0); GROUP];
+                for (i, sum) in sums.iter_mut().enumerate().take(dbias.len()) {
+                    let start = s * self.layout.strip_pitch() + (first + group * GROUP + i) * strip;
+                    // SAFETY: the row lies in the `layout.len()` elements that `backward` checked; it belongs to a
+                    // feature of this task, and tasks have disjoint features.
+                    let row = unsafe { std::slice::from_raw_parts_mut(self.grad.get().add(start), strip) };
+                    *sum = match self.y {
+                        Some(y) => masked_sum(isa, &y[start..][..strip], row),
+                        None => plain_sum(isa, row),
+                    };
+                }
+                for (to, sum) in dbias.iter_mut().zip(isa.sum8(sums)) {
+                    *to += sum;
+                }
+            }
+        }
+    }
+}
+
+/// Sets `grad` to zero where `y` is not positive and returns the sum, lane by lane.
+#[inline(always)]
+fn masked_sum<I: Isa>(isa: I, y: &[f32], grad: &mut [f32]) -> I::V {
+    let mut sum = isa.splat(0.0);
+    for (y, grad) in y.chunks_exact(I::LANES).zip(grad.chunks_exact_mut(I::LANES)) {
+        // SAFETY: both parts are LANES long.
+        let kept = unsafe { isa.where_positive(isa.load(y.as_ptr()), isa.load(grad.as_ptr())) };
+        // SAFETY: as above.
+        unsafe { isa.store(grad.as_mut_ptr(), kept) };
+        sum = isa.add(sum, kept);
+    }
+    sum
+}
+
+#[inline(always)]
+fn plain_sum<I: Isa>(isa: I, grad: &[f32]) -> I::V {
+    grad.chunks_exact(I::LANES).fold(isa.splat(0.0), |sum, grad| {
+        // SAFETY: the part is LANES long.
+        isa.add(sum, unsafe { isa.load(grad.as_ptr()) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::*;
+    use super::*;
+    use crate::cpu::Buffer;
+    use crate::{Neural, reference};
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(
+            lanes in 0usize..100, features in 0usize..21, strip in 1usize..5, relu: bool, accumulate: bool, seed in 0u32..100
+        ) {
+            let layout = StripLayout::new(lanes, features, strip * 16).unwrap();
+            let x = normals(&format!("x{seed}"), features * lanes);
+            let bias = normals(&format!("bias{seed}"), features);
+            let grad = normals(&format!("grad{seed}"), features * lanes);
+            let expected = reference::nn::bias_relu(&bias, relu, &x);
+            let (expected_grad, expected_dbias) = reference::nn::bias_relu_grad(&expected, relu, &grad, features);
+            for cpu in BACKENDS.iter() {
+                let mut y = pack(layout, &x);
+                cpu.bias_relu(&buffer(&bias), relu, &mut y).unwrap();
+                prop_assert_eq!(&unpack(&y), &expected);
+                let mut g = pack(layout, &grad);
+                let mut dbias = Buffer::zeros(features);
+                dbias.fill(if accumulate { 2.0 } else { f32::NAN });
+                cpu.bias_relu_grad(&y, relu, &mut g, &mut dbias, accumulate).unwrap();
+                prop_assert_eq!(&unpack(&g), &expected_grad);
+                for f in 0..features {
+                    let expected = expected_dbias[f] + if accumulate { 2.0 } else { 0.0 };
+                    let size: f32 = expected_grad[f * lanes..][..lanes].iter().map(|g| g.abs()).sum();
+                    let bound = (size + 2.0) * (lanes + 2) as f32 * f32::EPSILON;
+                    prop_assert!((f64::from(dbias[f]) - expected).abs() <= f64::from(bound));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_result() {
+        for layout in [StripLayout::sparse(1000, 333), StripLayout::single(1000, 333)] {
+            let x = pack(layout, &normals("x", 333_000));
+            let bias = buffer(&normals("bias", 333));
+            same_for_all_threads(|cpu| {
+                let mut y = Strips { layout, data: buffer(&x.data) };
+                cpu.bias_relu(&bias, true, &mut y).unwrap();
+                let mut grad = Strips { layout, data: buffer(&x.data) };
+                let mut dbias = buffer(&bias);
+                cpu.bias_relu_grad(&y, true, &mut grad, &mut dbias, false).unwrap();
+                [&y.data[..], &grad.data[..], &dbias[..]].concat()
+            });
+        }
+    }
+
+    #[test]
+    fn nan_is_not_hidden() {
+        let layout = StripLayout::sparse(2, 1);
+        for cpu in BACKENDS.iter() {
+            let mut x = pack(layout, &[f32::NAN, -1.0]);
+            cpu.bias_relu(&buffer(&[0.5]), true, &mut x).unwrap();
+            let y = unpack(&x);
+            assert!(y[0].is_nan() && y[1] == 0.0);
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused() {
+        let cpu = &BACKENDS[0];
+        let mut x = pack(StripLayout::sparse(2, 3), &[1.0; 6]);
+        assert!(cpu.bias_relu(&Buffer::zeros(2), true, &mut x).is_err());
+        let mut grad = pack(StripLayout::sparse(3, 3), &[1.0; 9]);
+        assert!(cpu.bias_relu_grad(&x, true, &mut grad, &mut Buffer::zeros(3), false).is_err());
+        let mut grad = pack(StripLayout::single(2, 3), &[1.0; 6]);
+        assert!(cpu.bias_relu_grad(&x, true, &mut grad, &mut Buffer::zeros(3), false).is_err());
+        let mut grad = pack(StripLayout::sparse(2, 3), &[1.0; 6]);
+        assert!(cpu.bias_relu_grad(&x, true, &mut grad, &mut Buffer::zeros(2), false).is_err());
+        // A buffer that is shorter than its layout says.
+        let mut short = Strips { layout: StripLayout::sparse(2, 3), data: Buffer::zeros(64) };
+        assert!(cpu.bias_relu(&Buffer::zeros(3), true, &mut short).is_err());
+        assert!(cpu.bias_relu_grad(&x, true, &mut short, &mut Buffer::zeros(3), false).is_err());
+    }
+}

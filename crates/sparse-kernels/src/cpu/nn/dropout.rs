@@ -1,0 +1,158 @@
+//! Inverted dropout in place. The mask is never stored: it is a function of key and element, computed again on the
+//! gradient.
+//!
+//! The generator runs on 16 counters side by side as plain loops over arrays, which the compiler turns into vectors of
+//! the instruction set that [`dispatch`] enables.
+
+use super::{expect_strips, rows_per_task};
+use crate::cpu::Cpu;
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::random::Key;
+use crate::{BackendError, ShapeError, StripLayout, Strips};
+
+/// Counters side by side: one AVX-512 vector, two AVX2 vectors.
+const WIDTH: usize = StripLayout::STRIP_UNIT;
+/// Threefry's key-schedule constant.
+const PARITY: u32 = 0x1BD1_1BDA;
+
+pub(super) fn run(cpu: &Cpu, key: Key, rate: f32, x: &mut Strips<Cpu>) -> Result<(), BackendError> {
+    if !(0.0..1.0).contains(&rate) {
+        let (what, got, rule) = ("rate (in percent)", (rate * 100.0) as usize, "at least 0 and below 100");
+        return Err(ShapeError::Rule { op: "dropout", what, got, rule }.into());
+    }
+    expect_strips("dropout", x)?;
+    if rate == 0.0 {
+        return Ok(());
+    }
+    let layout = x.layout;
+    // Some 70 integer operations an element.
+    let operations = 70 * layout.len() as u64;
+    cpu.for_each_chunk(&mut x.data, rows_per_task(&layout) * layout.strip(), operations, |start, rows| {
+        dispatch(cpu.isa, Dropout { layout, first_row: start / layout.strip(), key, rate, rows });
+    });
+    Ok(())
+}
+
+struct Dropout<'a> {
+    layout: StripLayout,
+    /// Number of the first row: strip · features + feature.
+    first_row: usize,
+    key: Key,
+    rate: f32,
+    rows: &'a mut [f32],
+}
+
+impl Kernel for Dropout<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        let (features, strip) = (self.layout.features(), self.layout.strip());
+        let keep = 1.0 - self.rate;
+        for (i, row) in self.rows.chunks_exact_mut(strip).enumerate() {
+            let (s, feature) = ((self.first_row + i) / features, (self.first_row + i) % features);
+            let first = (feature * self.layout.lanes() + s * strip) as u64;
+            for (j, part) in row.chunks_exact_mut(WIDTH).enumerate() {
+                let bits = low_bits(self.key.words(), first + (j * WIDTH) as u64);
+                for (x, bits) in part.iter_mut().zip(bits) {
+                    // 24 bits: the conversion from signed numbers, which every instruction set has, will do.
+                    let uniform = (bits >> 8) as i32 as f32 * (1.0 / (1 << 24) as f32);
+                    let kept = *x / keep;
+                    *x = if uniform < self.rate { 0.0 } else { kept };
+                }
+            }
+        }
+    }
+}
+
+/// The low words of `key.bits(first + i)` for 16 consecutive `i`: [`crate::random::threefry`] with the lanes innermost.
+#[inline(always)]
+fn low_bits(key: [u32; 2], first: u64) -> [u32; WIDTH] {
+    let schedule = [key[0], key[1], PARITY ^ key[0] ^ key[1]];
+    let counter: [u64; WIDTH] = std::array::from_fn(|i| first + i as u64);
+    let mut a = counter.map(|c| (c as u32).wrapping_add(schedule[0]));
+    let mut b = counter.map(|c| ((c >> 32) as u32).wrapping_add(schedule[1]));
+    four_rounds::<13, 15, 26, 6>(&mut a, &mut b, schedule[1], schedule[2].wrapping_add(1));
+    four_rounds::<17, 29, 16, 24>(&mut a, &mut b, schedule[2], schedule[0].wrapping_add(2));
+    four_rounds::<13, 15, 26, 6>(&mut a, &mut b, schedule[0], schedule[1].wrapping_add(3));
+    four_rounds::<17, 29, 16, 24>(&mut a, &mut b, schedule[1], schedule[2].wrapping_add(4));
+    four_rounds::<13, 15, 26, 6>(&mut a, &mut b, schedule[2], schedule[0].wrapping_add(5));
+    a
+}
+
+#[inline(always)]
+fn four_rounds<const R0: u32, const R1: u32, const R2: u32, const R3: u32>(
+    a: &mut [u32; WIDTH],
+    b: &mut [u32; WIDTH],
+    inject_a: u32,
+    inject_b: u32,
+) {
+    for i in 0..WIDTH {
+        let (mut x, mut y) = (a[i], b[i]);
+        x = x.wrapping_add(y);
+        y = y.rotate_left(R0) ^ x;
+        x = x.wrapping_add(y);
+        y = y.rotate_left(R1) ^ x;
+        x = x.wrapping_add(y);
+        y = y.rotate_left(R2) ^ x;
+        x = x.wrapping_add(y);
+        y = y.rotate_left(R3) ^ x;
+        (a[i], b[i]) = (x.wrapping_add(inject_a), y.wrapping_add(inject_b));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::*;
+    use super::*;
+    use crate::{Neural, reference};
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(
+            lanes in 0usize..100, features in 0usize..13, strip in 1usize..5, rate in 0.0f32..0.99, seed: u64
+        ) {
+            let layout = StripLayout::new(lanes, features, strip * 16).unwrap();
+            let x = normals("dropout", features * lanes);
+            let expected = reference::nn::dropout(Key::new(seed), rate, &x);
+            for cpu in BACKENDS.iter() {
+                let mut y = pack(layout, &x);
+                cpu.dropout(Key::new(seed), rate, &mut y).unwrap();
+                prop_assert_eq!(&unpack(&y), &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_result() {
+        let layout = StripLayout::sparse(1000, 333);
+        let x = pack(layout, &normals("x", 333_000));
+        same_for_all_threads(|cpu| {
+            let mut y = Strips { layout, data: buffer(&x.data) };
+            cpu.dropout(Key::new(3), 0.4, &mut y).unwrap();
+            let kept = y.data.iter().filter(|&&y| y != 0.0).count() as f64 / 333_000.0;
+            // Five standard errors.
+            assert!((kept - 0.6).abs() < 5.0 * (0.24f64 / 333_000.0).sqrt(), "{kept}");
+            y.data.to_vec()
+        });
+    }
+
+    #[test]
+    fn impossible_rates_are_refused() {
+        let mut x = pack(StripLayout::sparse(2, 2), &[1.0; 4]);
+        for rate in [-0.1, 1.0, f32::NAN] {
+            assert!(BACKENDS[0].dropout(Key::new(1), rate, &mut x).is_err());
+        }
+        assert_eq!(unpack(&x), [1.0; 4]);
+    }
+
+    #[test]
+    fn counters_beyond_32_bits() {
+        let key = Key::new(9);
+        let first = (1u64 << 32) - 7;
+        let expected: [u32; WIDTH] = std::array::from_fn(|i| key.bits(first + i as u64) as u32);
+        assert_eq!(low_bits(key.words(), first), expected);
+    }
+}

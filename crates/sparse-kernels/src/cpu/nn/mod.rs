@@ -1,0 +1,162 @@
+//! Loops of neural networks that are no matrix products: memory-bound passes, each fused as far as that saves one.
+//!
+//! Work is cut into tasks of about [`ELEMENTS_PER_TASK`] elements along boundaries that depend on the shape only, and
+//! every sum is taken in one order, so that results do not depend on the number of threads.
+
+mod adam;
+mod bias_relu;
+mod dropout;
+mod exp;
+mod sgd;
+mod softmax_cross_entropy;
+
+use super::{Buffer, Cpu, ELEMENTS_PER_TASK};
+use crate::error::expect_equal;
+use crate::random::Key;
+use crate::{AdamStep, BackendError, CrossEntropy, Neural, Optimizer, SgdStep, ShapeError, StripLayout, Strips};
+
+impl Neural for Cpu {
+    fn bias_relu(&self, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError> {
+        bias_relu::forward(self, bias, relu, x)
+    }
+
+    fn bias_relu_grad(
+        &self,
+        y: &Strips<Self>,
+        relu: bool,
+        grad: &mut Strips<Self>,
+        dbias: &mut Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        bias_relu::backward(self, y, relu, grad, dbias, accumulate)
+    }
+
+    fn softmax_cross_entropy(
+        &self,
+        parameters: CrossEntropy,
+        logits: &Strips<Self>,
+        labels: &Vec<u32>,
+        stats: &mut Buffer,
+        grad: Option<&mut Strips<Self>>,
+    ) -> Result<(), BackendError> {
+        softmax_cross_entropy::run(self, parameters, logits, labels, stats, grad)
+    }
+
+    fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError> {
+        dropout::run(self, key, rate, x)
+    }
+}
+
+impl Optimizer for Cpu {
+    fn sgd(
+        &self,
+        step: SgdStep,
+        values: &mut Buffer,
+        grad: &Buffer,
+        velocity: Option<&mut Buffer>,
+    ) -> Result<(), BackendError> {
+        sgd::run(self, step, values, grad, velocity.map(|v| &mut **v))
+    }
+
+    fn adam(
+        &self,
+        step: AdamStep,
+        values: &mut Buffer,
+        grad: &Buffer,
+        first: &mut Buffer,
+        second: &mut Buffer,
+    ) -> Result<(), BackendError> {
+        adam::run(self, step, values, grad, first, second)
+    }
+}
+
+/// Rows (of one feature and one strip) that a task of an element-wise pass takes.
+fn rows_per_task(layout: &StripLayout) -> usize {
+    (ELEMENTS_PER_TASK / layout.strip()).max(1)
+}
+
+/// Checks that a buffer holds what its layout says.
+fn expect_strips(op: &'static str, x: &Strips<Cpu>) -> Result<(), ShapeError> {
+    expect_equal(op, "length of the strips", x.layout.len(), x.data.len())
+}
+
+/// Checks that two operands are of one shape and order.
+fn expect_same_layout(op: &'static str, expected: &StripLayout, got: &StripLayout) -> Result<(), ShapeError> {
+    expect_equal(op, "number of features", expected.features(), got.features())?;
+    expect_equal(op, "number of lanes", expected.lanes(), got.lanes())?;
+    expect_equal(op, "lanes per strip", expected.strip(), got.strip())
+}
+
+#[cfg(test)]
+mod testing {
+    use std::sync::LazyLock;
+
+    use super::*;
+    use crate::cpu::IsaName;
+    use crate::{MatrixMut, MatrixRef};
+
+    /// Every instruction set of this machine at 1, 2 and 7 threads.
+    pub(super) static BACKENDS: LazyLock<Vec<Cpu>> = LazyLock::new(|| {
+        let mut backends = Vec::new();
+        for isa in IsaName::ALL {
+            if isa.is_available() {
+                backends.extend([1, 2, 7].map(|threads| Cpu::new(threads, Some(isa)).unwrap()));
+            } else {
+                println!("{isa}: not run, this machine lacks it");
+            }
+        }
+        backends
+    });
+
+    /// Row-major `[feature][lane]` into strips.
+    pub(super) fn pack(layout: StripLayout, from: &[f32]) -> Strips<Cpu> {
+        let mut data = Buffer::zeros(layout.len());
+        data.fill(f32::NAN);
+        let view = MatrixRef::new(from, layout.features(), layout.lanes(), layout.lanes()).unwrap();
+        layout.pack(view, &mut data).unwrap();
+        Strips { layout, data }
+    }
+
+    /// Strips into row-major; checks that padding lanes hold zero.
+    pub(super) fn unpack(x: &Strips<Cpu>) -> Vec<f32> {
+        let (features, lanes) = (x.layout.features(), x.layout.lanes());
+        for feature in 0..features {
+            for lane in lanes..x.layout.strips() * x.layout.strip() {
+                assert_eq!(x.data[x.layout.index(feature, lane)], 0.0, "padding at ({feature}, {lane})");
+            }
+        }
+        let mut to = vec![f32::NAN; features * lanes];
+        x.layout.unpack(&x.data, MatrixMut::new(&mut to, features, lanes, lanes).unwrap()).unwrap();
+        to
+    }
+
+    /// Strips that hold NaN everywhere: an output that must be overwritten.
+    pub(super) fn poisoned(layout: StripLayout) -> Strips<Cpu> {
+        let mut data = Buffer::zeros(layout.len());
+        data.fill(f32::NAN);
+        Strips { layout, data }
+    }
+
+    /// A buffer with these elements.
+    pub(super) fn buffer(from: &[f32]) -> Buffer {
+        let mut buffer = Buffer::zeros(from.len());
+        buffer.copy_from_slice(from);
+        buffer
+    }
+
+    /// `len` normal numbers.
+    pub(super) fn normals(name: &str, len: usize) -> Vec<f32> {
+        let key = Key::new(5).with_name(name);
+        (0..len as u64).map(|i| key.normal(i)).collect()
+    }
+
+    /// Runs `operation` on every backend and checks that, within one instruction set, the bits do not depend on the
+    /// number of threads.
+    pub(super) fn same_for_all_threads(operation: impl Fn(&Cpu) -> Vec<f32>) {
+        for of_one_isa in BACKENDS.chunks(3) {
+            let results: Vec<Vec<u32>> =
+                of_one_isa.iter().map(|cpu| operation(cpu).iter().map(|x| x.to_bits()).collect()).collect();
+            assert!(results.iter().all(|r| *r == results[0]), "{}", of_one_isa[0].isa());
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Stochastic gradient descent: one pass over values, gradient and velocity.
+
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
+use crate::error::expect_equal;
+use crate::{BackendError, SgdStep};
+
+pub(super) fn run(
+    cpu: &Cpu,
+    step: SgdStep,
+    values: &mut [f32],
+    grad: &[f32],
+    velocity: Option<&mut [f32]>,
+) -> Result<(), BackendError> {
+    expect_equal("sgd", "length of the gradient", values.len(), grad.len())?;
+    let given = match &velocity {
+        Some(velocity) => velocity.len(),
+        None if step.momentum == 0.0 => values.len(),
+        None => 0,
+    };
+    expect_equal("sgd", "length of the velocity", values.len(), given)?;
+    let velocity = velocity.map(SharedMut::new);
+    cpu.for_each_chunk(values, ELEMENTS_PER_TASK, 8 * grad.len() as u64, |start, values| {
+        let grad = &grad[start..][..values.len()];
+        // SAFETY: as long as `values`, checked above; chunks are disjoint.
+        let velocity = velocity.map(|v| unsafe { std::slice::from_raw_parts_mut(v.get().add(start), values.len()) });
+        dispatch(cpu.isa, Sgd { step, values, grad, velocity });
+    });
+    Ok(())
+}
+
+struct Sgd<'a> {
+    step: SgdStep,
+    values: &'a mut [f32],
+    grad: &'a [f32],
+    velocity: Option<&'a mut [f32]>,
+}
+
+impl Kernel for Sgd<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { step, values, grad, velocity } = self;
+        let whole = values.len() - values.len() % I::LANES;
+        let (values, values_tail) = values.split_at_mut(whole);
+        let (grad, grad_tail) = grad.split_at(whole);
+        // The tail is padded to a vector, so that it is computed like all others.
+        let mut w_tail = [0f32; 16];
+        let mut g_tail = [0f32; 16];
+        let mut v_tail = [0f32; 16];
+        w_tail[..values_tail.len()].copy_from_slice(values_tail);
+        g_tail[..grad_tail.len()].copy_from_slice(grad_tail);
+        match velocity {
+            Some(velocity) => {
+                let (velocity, velocity_tail) = velocity.split_at_mut(whole);
+                v_tail[..velocity_tail.len()].copy_from_slice(velocity_tail);
+                with_velocity(isa, step, values, grad, velocity);
+                with_velocity(isa, step, &mut w_tail[..I::LANES], &g_tail[..I::LANES], &mut v_tail[..I::LANES]);
+                velocity_tail.copy_from_slice(&v_tail[..velocity_tail.len()]);
+            }
+            None => {
+                plain(isa, step, values, grad);
+                plain(isa, step, &mut w_tail[..I::LANES], &g_tail[..I::LANES]);
+            }
+        }
+        values_tail.copy_from_slice(&w_tail[..values_tail.len()]);
+    }
+}
+
+#[inline(always)]
+fn with_velocity<I: Isa>(isa: I, step: SgdStep, values: &mut [f32], grad: &[f32], velocity: &mut [f32]) {
+    let (decay, momentum) = (isa.splat(step.weight_decay), isa.splat(step.momentum));
+    let rate = isa.splat(-step.learning_rate);
+    let parts = values.chunks_exact_mut(I::LANES).zip(grad.chunks_exact(I::LANES));
+    for ((w_at, g_at), v_at) in parts.zip(velocity.chunks_exact_mut(I::LANES)) {
+        // SAFETY: each part is LANES long.
+        unsafe {
+            let w = isa.load(w_at.as_ptr());
+            let g = isa.mul_add(decay, w, isa.load(g_at.as_ptr()));
+            let v = isa.mul_add(momentum, isa.load(v_at.as_ptr()), g);
+            let update = if step.nesterov { isa.mul_add(momentum, v, g) } else { v };
+            isa.store(v_at.as_mut_ptr(), v);
+            isa.store(w_at.as_mut_ptr(), isa.mul_add(rate, update, w));
+        }
+    }
+}
+
+#[inline(always)]
+fn plain<I: Isa>(isa: I, step: SgdStep, values: &mut [f32], grad: &[f32]) {
+    let (decay, rate) = (isa.splat(step.weight_decay), isa.splat(-step.learning_rate));
+    for (w_at, g_at) in values.chunks_exact_mut(I::LANES).zip(grad.chunks_exact(I::LANES)) {
+        // SAFETY: each part is LANES long.
+        unsafe {
+            let w = isa.load(w_at.as_ptr());
+            let g = isa.mul_add(decay, w, isa.load(g_at.as_ptr()));
+            isa.store(w_at.as_mut_ptr(), isa.mul_add(rate, g, w));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::*;
+    use crate::cpu::Buffer;
+    use crate::{Optimizer, SgdStep, reference};
+
+    fn widen(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(
+            len in 0usize..70, momentum in prop::sample::select(vec![0.0f32, 0.9]), nesterov: bool,
+            weight_decay in prop::sample::select(vec![0.0f32, 0.01]), keep_velocity: bool
+        ) {
+            let step = SgdStep { learning_rate: 0.1, momentum, nesterov: nesterov && momentum > 0.0, weight_decay };
+            let (w, g, v) = (normals("w", len), normals("g", len), normals("v", len));
+            let (mut expected_w, mut expected_v) = (widen(&w), widen(&v));
+            reference::nn::sgd(step, &mut expected_w, &widen(&g), &mut expected_v);
+            for cpu in BACKENDS.iter() {
+                let (mut got_w, mut got_v) = (buffer(&w), buffer(&v));
+                let with = keep_velocity || momentum > 0.0;
+                cpu.sgd(step, &mut got_w, &buffer(&g), with.then_some(&mut got_v)).unwrap();
+                for i in 0..len {
+                    let bound = 8.0 * f64::from(f32::EPSILON) * f64::from(w[i].abs() + 2.0 * g[i].abs() + 2.0 * v[i].abs());
+                    prop_assert!((f64::from(got_w[i]) - expected_w[i]).abs() <= bound);
+                    prop_assert!(!with || (f64::from(got_v[i]) - expected_v[i]).abs() <= bound);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_result() {
+        let (w, g, v) = (normals("w", 300_001), normals("g", 300_001), normals("v", 300_001));
+        let step = SgdStep { learning_rate: 0.1, momentum: 0.9, nesterov: true, weight_decay: 1e-4 };
+        same_for_all_threads(|cpu| {
+            let (mut w, mut v) = (buffer(&w), buffer(&v));
+            cpu.sgd(step, &mut w, &buffer(&g), Some(&mut v)).unwrap();
+            [&w[..], &v[..]].concat()
+        });
+    }
+
+    #[test]
+    fn a_missing_velocity_is_refused() {
+        let step = SgdStep { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+        let mut w = Buffer::zeros(3);
+        let cpu = &BACKENDS[0];
+        assert!(cpu.sgd(step, &mut w, &Buffer::zeros(3), None).is_err());
+        assert!(cpu.sgd(step, &mut w, &Buffer::zeros(3), Some(&mut Buffer::zeros(2))).is_err());
+        assert!(cpu.sgd(step, &mut w, &Buffer::zeros(2), Some(&mut Buffer::zeros(3))).is_err());
+    }
+}

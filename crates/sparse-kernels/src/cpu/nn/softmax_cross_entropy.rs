@@ -1,0 +1,343 @@
+//! Softmax cross-entropy with its gradient, fused: three short passes over the classes of a few lanes, which stay in L1.
+//!
+//! ```text
+//! for each unit of 16 lanes, lanes side by side:
+//!   pass 1 over classes:  top = max x;  best = lowest class with x == top;  poison += 0 · x
+//!   pass 2 over classes:  e = exp(x - top);  sum += e;  below += x - top;  grad = e
+//!   each lane:            loss = ln(sum) - (1 - ε)·(x[label] - top) - ε/C · below
+//!   pass 3 over classes:  grad = grad · scale/sum - scale·ε/C
+//!   each lane:            grad[label] -= scale·(1 - ε)
+//! ```
+//!
+//! `0 · x` is NaN where x is not finite, which makes loss and gradient of that lane NaN. Losses are summed in f64, in
+//! the order of the lanes within a task and in the order of the tasks between them.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::exp::exp;
+use super::{expect_same_layout, expect_strips};
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
+use crate::error::expect_equal;
+use crate::{BackendError, CrossEntropy, ShapeError, StripLayout, Strips};
+
+/// Lanes handled together.
+const UNIT: usize = StripLayout::STRIP_UNIT;
+/// Tasks whose sums are held at a time.
+const TASKS_PER_ROUND: usize = 64;
+/// Class numbers must be exact in f32.
+const MAX_CLASSES: usize = 1 << 24;
+
+pub(super) fn run(
+    cpu: &Cpu,
+    parameters: CrossEntropy,
+    logits: &Strips<Cpu>,
+    labels: &[u32],
+    stats: &mut [f32],
+    grad: Option<&mut Strips<Cpu>>,
+) -> Result<(), BackendError> {
+    const OP: &str = "softmax_cross_entropy";
+    let layout = logits.layout;
+    expect_strips(OP, logits)?;
+    expect_equal(OP, "number of labels", layout.lanes(), labels.len())?;
+    expect_equal(OP, "length of stats", 2, stats.len())?;
+    if layout.features() == 0 || layout.features() > MAX_CLASSES {
+        let (what, rule) = ("number of classes", "1 to 2^24");
+        return Err(ShapeError::Rule { op: OP, what, got: layout.features(), rule }.into());
+    }
+    let grad = match grad {
+        Some(grad) => {
+            expect_same_layout(OP, &layout, &grad.layout)?;
+            expect_strips(OP, grad)?;
+            Some(SharedMut::new(&mut grad.data))
+        }
+        None => None,
+    };
+    let units = layout.strips() * layout.strip() / UNIT;
+    let units_per_task = (ELEMENTS_PER_TASK / (UNIT * layout.features())).max(1);
+    let tasks = units.div_ceil(units_per_task);
+    // An element costs some 20 operations, most of them in exp.
+    let operations = 20 * layout.len() as u64;
+    let (mut loss, mut correct) = (0f64, 0usize);
+    for first in (0..tasks).step_by(TASKS_PER_ROUND) {
+        let sums: [_; TASKS_PER_ROUND] = std::array::from_fn(|_| (AtomicU64::new(0), AtomicU32::new(0)));
+        let count = (tasks - first).min(TASKS_PER_ROUND);
+        cpu.for_each_task(count, operations, |task| {
+            let start = (first + task) * units_per_task;
+            let units = start..(start + units_per_task).min(units);
+            let (loss, correct) =
+                dispatch(cpu.isa, Units { layout, parameters, logits: &logits.data, labels, grad, units });
+            sums[task].0.store(loss.to_bits(), Ordering::Relaxed);
+            sums[task].1.store(correct, Ordering::Relaxed);
+        });
+        for (task_loss, task_correct) in &sums[..count] {
+            loss += f64::from_bits(task_loss.load(Ordering::Relaxed));
+            correct += task_correct.load(Ordering::Relaxed) as usize;
+        }
+    }
+    stats.copy_from_slice(&[loss as f32, correct as f32]);
+    Ok(())
+}
+
+/// Some units of 16 lanes; returns the sum of their losses and the number of correct lanes.
+struct Units<'a> {
+    layout: StripLayout,
+    parameters: CrossEntropy,
+    logits: &'a [f32],
+    labels: &'a [u32],
+    /// `layout.len()` elements, of which this task touches its units only.
+    grad: Option<SharedMut>,
+    units: std::ops::Range<usize>,
+}
+
+/// Results of the passes over classes, a number a lane.
+struct Lanes {
+    top: [f32; UNIT],
+    best: [f32; UNIT],
+    poison: [f32; UNIT],
+    sum: [f32; UNIT],
+    below: [f32; UNIT],
+}
+
+impl Kernel for Units<'_> {
+    type Output = (f64, u32);
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> (f64, u32) {
+        let classes = self.layout.features();
+        let CrossEntropy { label_smoothing: epsilon, gradient_scale: scale } = self.parameters;
+        let spread = epsilon / classes as f32;
+        let (mut loss, mut correct) = (0f64, 0u32);
+        for unit in self.units.clone() {
+            let first_lane = unit * UNIT;
+            let lanes = self.layout.lanes().saturating_sub(first_lane).min(UNIT);
+            let start = self.layout.index(0, first_lane);
+            let found = self.over_classes(isa, start);
+            // Factor and offset of pass 3; zero in padding lanes.
+            let (mut factor, mut offset) = ([0f32; UNIT], [0f32; UNIT]);
+            for i in 0..lanes {
+                let label = self.labels[first_lane + i] as usize;
+                let mut poison = found.poison[i];
+                if label < classes {
+                    let at_label = self.logits[start + label * self.layout.strip() + i] - found.top[i];
+                    let mut lane_loss = f64::from(found.sum[i]).ln() - f64::from(1.0 - epsilon) * f64::from(at_label);
+                    if epsilon != 0.0 {
+                        lane_loss -= f64::from(spread) * f64::from(found.below[i]);
+                    }
+                    loss += lane_loss + f64::from(poison);
+                    correct += u32::from(found.best[i] == label as f32 && !poison.is_nan());
+                } else {
+                    poison = f32::NAN;
+                    loss = f64::NAN;
+                }
+                factor[i] = scale / found.sum[i] + poison;
+                offset[i] = -scale * spread;
+            }
+            if let Some(grad) = self.grad {
+                self.scale_gradient(isa, grad, start, &factor, &offset);
+                for i in 0..lanes {
+                    let label = self.labels[first_lane + i] as usize;
+                    if label < classes {
+                        let at = start + label * self.layout.strip() + i;
+                        // SAFETY: label < classes, so `at` lies in this task's unit of the checked gradient.
+                        unsafe { *grad.get().add(at) -= scale * (1.0 - epsilon) };
+                    }
+                }
+            }
+        }
+        (loss, correct)
+    }
+}
+
+impl Units<'_> {
+    /// Passes 1 and 2 over the unit whose class 0 stands at `start`; leaves exp(x − top) in the gradient.
+    #[inline(always)]
+    fn over_classes<I: Isa>(&self, isa: I, start: usize) -> Lanes {
+        let zeros = [0f32; UNIT];
+        let mut found = Lanes { top: zeros, best: zeros, poison: zeros, sum: zeros, below: zeros };
+        let (strip, zero) = (self.layout.strip(), isa.splat(0.0));
+        for v in (0..UNIT).step_by(I::LANES) {
+            let load = |class: usize| {
+                let row = &self.logits[start + class * strip + v..][..I::LANES];
+                // SAFETY: `row` is LANES long.
+                unsafe { isa.load(row.as_ptr()) }
+            };
+            let mut top = load(0);
+            let (mut best, mut poison) = (zero, isa.mul(top, zero));
+            for class in 1..self.layout.features() {
+                let x = load(class);
+                // x − top > 0 exactly where x > top, and all class numbers are exact in f32: a select by arithmetic.
+                let higher = isa.where_positive(isa.sub(x, top), isa.sub(isa.splat(class as f32), best));
+                best = isa.add(best, higher);
+                top = isa.max(x, top);
+                poison = isa.mul_add(x, zero, poison);
+            }
+            let (mut sum, mut below) = (zero, zero);
+            for class in 0..self.layout.features() {
+                let distance = isa.sub(load(class), top);
+                let e = exp(isa, distance);
+                sum = isa.add(sum, e);
+                below = isa.add(below, distance);
+                if let Some(grad) = self.grad {
+                    // SAFETY: same place as `load(class)` in a gradient of the same checked layout, and of this
+                    // task's unit alone.
+                    unsafe { isa.store(grad.get().add(start + class * strip + v), e) };
+                }
+            }
+            let lanes = [
+                (&mut found.top, top),
+                (&mut found.best, best),
+                (&mut found.poison, poison),
+                (&mut found.sum, sum),
+                (&mut found.below, below),
+            ];
+            for (to, from) in lanes {
+                // SAFETY: v + LANES <= UNIT, the length of `to`.
+                unsafe { isa.store(to.as_mut_ptr().add(v), from) };
+            }
+        }
+        found
+    }
+
+    /// Pass 3.
+    #[inline(always)]
+    fn scale_gradient<I: Isa>(
+        &self,
+        isa: I,
+        grad: SharedMut,
+        start: usize,
+        factor: &[f32; UNIT],
+        offset: &[f32; UNIT],
+    ) {
+        for v in (0..UNIT).step_by(I::LANES) {
+            // SAFETY: v + LANES <= UNIT, the length of both.
+            let (factor, offset) = unsafe { (isa.load(factor.as_ptr().add(v)), isa.load(offset.as_ptr().add(v))) };
+            for class in 0..self.layout.features() {
+                let at = start + class * self.layout.strip() + v;
+                // SAFETY: the place that pass 2 wrote.
+                unsafe {
+                    let at = grad.get().add(at);
+                    isa.store(at, isa.mul_add(isa.load(at), factor, offset));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::*;
+    use super::*;
+    use crate::cpu::Buffer;
+    use crate::random::Key;
+    use crate::{Neural, reference};
+
+    fn poisoned_stats() -> Buffer {
+        buffer(&[f32::NAN; 2])
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(
+            lanes in 0usize..100, classes in 1usize..21, strip in 1usize..5, smooth: bool, scale in 0.01f32..2.0, seed in 0u64..100
+        ) {
+            let layout = StripLayout::new(lanes, classes, strip * 16).unwrap();
+            let key = Key::new(seed);
+            // Steps of a half, so that ties are frequent.
+            let logits: Vec<f32> = (0..(classes * lanes) as u64).map(|i| key.below(i, 20) as f32 * 0.5 - 5.0).collect();
+            let labels: Vec<u32> = (0..lanes as u64).map(|i| key.with(1).below(i, classes as u64) as u32).collect();
+            let parameters = CrossEntropy { label_smoothing: if smooth { 0.1 } else { 0.0 }, gradient_scale: scale };
+            let expected = reference::nn::softmax_cross_entropy(parameters, &logits, classes, &labels);
+            let loss: f64 = expected.loss.iter().sum();
+            for cpu in BACKENDS.iter() {
+                let (mut stats, mut grad) = (poisoned_stats(), poisoned(layout));
+                let packed = pack(layout, &logits);
+                cpu.softmax_cross_entropy(parameters, &packed, &labels, &mut stats, Some(&mut grad)).unwrap();
+                // Each lane's loss is a few roundings of numbers up to 10 + ln C.
+                let bound = 16.0 * f64::from(f32::EPSILON) * (lanes as f64 * 14.0 + loss);
+                prop_assert!((f64::from(stats[0]) - loss).abs() <= bound, "{} {loss}", stats[0]);
+                prop_assert_eq!(stats[1] as usize, expected.correct);
+                for (got, expected) in unpack(&grad).iter().zip(&expected.grad) {
+                    let bound = (classes + 8) as f64 * f64::from(f32::EPSILON * scale);
+                    prop_assert!((f64::from(*got) - expected).abs() <= bound, "{got} {expected}");
+                }
+                // Without the gradient: the same statistics.
+                let mut alone = poisoned_stats();
+                cpu.softmax_cross_entropy(parameters, &packed, &labels, &mut alone, None).unwrap();
+                prop_assert_eq!(&alone[..], &stats[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_result() {
+        for layout in [StripLayout::sparse(50_001, 10), StripLayout::single(50_001, 10)] {
+            let logits = pack(layout, &normals("logits", 500_010));
+            let labels: Vec<u32> = (0..50_001).map(|i| i % 10).collect();
+            let parameters = CrossEntropy { label_smoothing: 0.1, gradient_scale: 1.0 };
+            same_for_all_threads(|cpu| {
+                let (mut stats, mut grad) = (poisoned_stats(), poisoned(layout));
+                cpu.softmax_cross_entropy(parameters, &logits, &labels, &mut stats, Some(&mut grad)).unwrap();
+                [&stats[..], &grad.data[..]].concat()
+            });
+        }
+    }
+
+    #[test]
+    fn the_lowest_class_wins_a_tie() {
+        let layout = StripLayout::sparse(3, 3);
+        let logits = pack(layout, &[1.0, 2.0, 0.0, 1.0, 2.0, 3.0, 1.0, 0.0, 3.0]);
+        let parameters = CrossEntropy { label_smoothing: 0.0, gradient_scale: 1.0 };
+        for cpu in BACKENDS.iter() {
+            for (labels, correct) in [([0, 0, 1], 3.0), ([1, 1, 2], 0.0), ([2, 0, 0], 1.0)] {
+                let mut stats = poisoned_stats();
+                cpu.softmax_cross_entropy(parameters, &logits, &labels.to_vec(), &mut stats, None).unwrap();
+                assert_eq!(stats[1], correct);
+            }
+        }
+    }
+
+    #[test]
+    fn bad_labels_and_logits_make_nan_and_large_logits_do_not() {
+        let layout = StripLayout::sparse(2, 2);
+        let parameters = CrossEntropy { label_smoothing: 0.0, gradient_scale: 1.0 };
+        for cpu in BACKENDS.iter() {
+            let run = |logits: [f32; 4], labels: [u32; 2]| {
+                let (mut stats, mut grad) = (poisoned_stats(), poisoned(layout));
+                let logits = pack(layout, &logits);
+                cpu.softmax_cross_entropy(parameters, &logits, &labels.to_vec(), &mut stats, Some(&mut grad)).unwrap();
+                (stats[0], stats[1], unpack(&grad))
+            };
+            // Classes × lanes: [class 0: lanes 0, 1; class 1: lanes 0, 1]. Lane 1 stays good.
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for logits in [[bad, 1.0, 0.0, 0.0], [0.0, 1.0, bad, 0.0]] {
+                    let (loss, correct, grad) = run(logits, [0, 0]);
+                    assert!(loss.is_nan() && correct == 1.0 && grad[0].is_nan() && grad[2].is_nan());
+                    assert!(grad[1].is_finite() && grad[3].is_finite());
+                }
+            }
+            let (loss, correct, grad) = run([0.0, 1.0, 0.0, 0.0], [2, 0]);
+            assert!(loss.is_nan() && correct == 1.0 && grad[0].is_nan() && grad[1].is_finite());
+            let (loss, correct, grad) = run([3e4, -3e4, -3e4, 3e4], [0, 1]);
+            assert_eq!((loss, correct), (0.0, 2.0));
+            assert!(grad.iter().all(|g| g.abs() < 1e-30));
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused() {
+        let cpu = &BACKENDS[0];
+        let logits = pack(StripLayout::sparse(2, 2), &[0.0; 4]);
+        let parameters = CrossEntropy { label_smoothing: 0.0, gradient_scale: 1.0 };
+        let run = |labels: Vec<u32>, stats: usize, grad: Option<&mut Strips<Cpu>>| {
+            cpu.softmax_cross_entropy(parameters, &logits, &labels, &mut Buffer::zeros(stats), grad)
+        };
+        assert!(run(vec![0; 2], 2, None).is_ok());
+        assert!(run(vec![0; 1], 2, None).is_err());
+        assert!(run(vec![0; 2], 1, None).is_err());
+        assert!(run(vec![0; 2], 2, Some(&mut poisoned(StripLayout::sparse(2, 3)))).is_err());
+        assert!(run(vec![0; 2], 2, Some(&mut poisoned(StripLayout::single(2, 2)))).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! Checks shapes and hands over to the kernels.
+
+use std::sync::Arc;
+
+use super::gemm::check_lanes;
+use super::isa::{Isa, Kernel, dispatch};
+use super::sddmm::Sddmm;
+use super::spmm::Spmm;
+use super::{Buffer, Cpu, CpuPlan, ELEMENTS_PER_TASK, expect_values, grow};
+use crate::backend::{GrowRequest, PlanOptions, SparseMatrix};
+use crate::error::expect_equal;
+use crate::{BackendError, Candidate, CsrPattern, Op, ShapeError, SparseLinear, StripLayout, Strips};
+
+impl SparseLinear for Cpu {
+    type Plan = CpuPlan;
+
+    fn plan(&self, pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<CpuPlan, BackendError> {
+        CpuPlan::new(pattern, options)
+    }
+
+    fn pattern<'a>(&self, plan: &'a CpuPlan) -> &'a Arc<CsrPattern> {
+        &plan.pattern
+    }
+
+    fn plan_options(&self, plan: &CpuPlan) -> PlanOptions {
+        plan.options
+    }
+
+    fn plan_bytes(&self, plan: &CpuPlan) -> usize {
+        plan.bytes()
+    }
+
+    fn refresh_transposed(&self, plan: &CpuPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
+        let Some(t) = &plan.transposed else { return Ok(()) };
+        expect_values(plan.pattern.nnz(), values.len())?;
+        expect_values(plan.pattern.nnz(), transposed.len())?;
+        let operations = 8 * values.len() as u64;
+        self.for_each_chunk(transposed, ELEMENTS_PER_TASK, operations, |start, part| {
+            dispatch(self.isa, Gather { values, permutation: &t.permutation[start..][..part.len()], start, to: part });
+        });
+        Ok(())
+    }
+
+    fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        let plan = &w.plan;
+        let (nrows, ncols) = (plan.pattern.nrows(), plan.pattern.ncols());
+        let (nrows, ncols, columns, walk, values) = match op {
+            Op::NoTranspose => (nrows, ncols, plan.pattern.col_indices(), &plan.walk, &w.values),
+            Op::Transpose => {
+                let Some(t) = &plan.transposed else {
+                    let rule = "1: the plan was made without its transposed index";
+                    return Err(ShapeError::Rule { op: "spmm", what: "PlanOptions::transpose", got: 0, rule }.into());
+                };
+                (t.nrows, t.ncols, &t.columns[..], &t.walk, &w.transposed_values)
+            }
+        };
+        check_strip("spmm", plan, x.layout)?;
+        check_lanes("spmm", x.layout, y.layout)?;
+        expect_equal("spmm", "rows of X", ncols, x.layout.features())?;
+        expect_equal("spmm", "rows of Y", nrows, y.layout.features())?;
+        expect_equal("spmm", "length of X", x.layout.len(), x.data.len())?;
+        expect_equal("spmm", "length of Y", y.layout.len(), y.data.len())?;
+        expect_values(columns.len(), values.len())?;
+        let (x_layout, y_layout) = (x.layout, y.layout);
+        Spmm { columns, walk, values, x_layout, x: &x.data, y_layout, y: &mut y.data }.run(self);
+        Ok(())
+    }
+
+    fn sddmm(
+        &self,
+        plan: &CpuPlan,
+        dy: &Strips<Self>,
+        x: &Strips<Self>,
+        values: &mut Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        let pattern = &*plan.pattern;
+        check_strip("sddmm", plan, x.layout)?;
+        check_lanes("sddmm", x.layout, dy.layout)?;
+        expect_equal("sddmm", "rows of X", pattern.ncols(), x.layout.features())?;
+        expect_equal("sddmm", "rows of dY", pattern.nrows(), dy.layout.features())?;
+        expect_equal("sddmm", "length of X", x.layout.len(), x.data.len())?;
+        expect_equal("sddmm", "length of dY", dy.layout.len(), dy.data.len())?;
+        expect_values(pattern.nnz(), values.len())?;
+        let (dy_layout, x_layout) = (dy.layout, x.layout);
+        let walk = &plan.walk;
+        Sddmm { pattern, walk, dy_layout, dy: &dy.data, x_layout, x: &x.data, values, accumulate }.run(self);
+        Ok(())
+    }
+
+    fn grow(
+        &self,
+        request: &GrowRequest<'_>,
+        pairs: &[(&Strips<Self>, &Strips<Self>)],
+    ) -> Result<Vec<Candidate>, BackendError> {
+        grow::grow(self, request, pairs)
+    }
+}
+
+fn check_strip(op: &'static str, plan: &CpuPlan, layout: StripLayout) -> Result<(), ShapeError> {
+    expect_equal(op, "strip width", plan.options.strip, layout.strip())
+}
+
+/// `to[i] = values[permutation[i]]`, for places `start..` of a transposed plan.
+struct Gather<'a> {
+    values: &'a [f32],
+    permutation: &'a [u32],
+    start: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        // A band of the transposed order takes its values from the same places of the pattern's order (see
+        // `TransposedPlan`), so what stands this far ahead there will be wanted soon.
+        const AHEAD: usize = 1 << 14;
+        let places = self.to.chunks_mut(LINE).zip(self.permutation.chunks(LINE)).enumerate();
+        for (line, (to, from)) in places {
+            isa.prefetch(self.values.as_ptr().wrapping_add(self.start + line * LINE + AHEAD));
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = self.values[from as usize];
+            }
+        }
+    }
+}
+
+/// Floats in a cache line.
+const LINE: usize = 64 / size_of::<f32>();

@@ -1,0 +1,257 @@
+//! SpMM over strips: `Y[m, n] = W[m, k] · X[k, n]`, and its transpose through the transposed index.
+//!
+//! ```text
+//! for each group of P strips                          (parallel with the row blocks)
+//!   for each column chunk                             X's part of the chunk settles in L1
+//!     for each row block, for each R segments in it   rows of about equal length, in lock-step
+//!       acc[R][P · V] = first chunk ? 0 : Y
+//!       for each entry e of the segments              the hot loop:
+//!         acc[r][p, v] += values[e] · X[p][columns[e]][v]     one load per multiply-add
+//!       Y = acc
+//! ```
+//!
+//! The hot loop holds its outputs in registers: per entry, one load of the column, one broadcast of the value, and
+//! P · V multiply-adds with a memory operand. R rows in flight hide the latency of the multiply-add and share the
+//! loop's overhead. Tiles are chosen by [`Tile::of`].
+
+use super::isa::{Isa, Kernel, dispatch};
+use super::plan::{Segment, Walk};
+use super::{Buffer, Cpu, SharedMut};
+use crate::StripLayout;
+
+/// One product: a walk over a pattern and its values, from strips `x` to strips `y`.
+pub(super) struct Spmm<'a> {
+    /// Column of each entry, in the walk's numbering; all are below x's number of features.
+    pub columns: &'a [u32],
+    pub walk: &'a Walk,
+    pub values: &'a [f32],
+    pub x_layout: StripLayout,
+    pub x: &'a [f32],
+    pub y_layout: StripLayout,
+    pub y: &'a mut Buffer,
+}
+
+impl Spmm<'_> {
+    /// Runs the product; the caller has checked all shapes.
+    pub fn run(self, cpu: &Cpu) {
+        debug_assert_eq!(self.values.len(), self.columns.len());
+        debug_assert_eq!((self.x.len(), self.y.len()), (self.x_layout.len(), self.y_layout.len()));
+        let strips = self.x_layout.strips();
+        let (walk, blocks) = (self.walk, self.walk.blocks());
+        let operations = 2 * self.columns.len() as u64 * self.x_layout.lanes() as u64;
+        let y = SharedMut::new(self.y);
+        // Blocks outermost: a block's entries then stay in L2 for all strips. Each output is computed by one task.
+        let groups = strips.div_ceil(STRIPS_PER_GROUP);
+        cpu.for_each_task(blocks * groups, operations, |task| {
+            let (block, group) = (task / groups, task % groups);
+            let part = Part {
+                columns: self.columns,
+                walk,
+                values: self.values,
+                x_layout: self.x_layout,
+                x: self.x,
+                y_layout: self.y_layout,
+                y,
+                strips: group * STRIPS_PER_GROUP..((group + 1) * STRIPS_PER_GROUP).min(strips),
+                block,
+            };
+            dispatch(cpu.isa, part);
+        });
+    }
+}
+
+/// Entries in a cache line.
+const LINE: usize = 64 / size_of::<f32>();
+
+/// Most strips that one tile spans.
+const STRIPS_PER_GROUP: usize = 2;
+
+/// The work of one task.
+struct Part<'a> {
+    columns: &'a [u32],
+    walk: &'a Walk,
+    values: &'a [f32],
+    x_layout: StripLayout,
+    x: &'a [f32],
+    y_layout: StripLayout,
+    y: SharedMut,
+    strips: std::ops::Range<usize>,
+    block: usize,
+}
+
+impl Kernel for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let strip_vectors = self.x_layout.strip() / I::LANES;
+        let mut s = self.strips.start;
+        while s < self.strips.end {
+            // A tail strip computes only the vectors that hold lanes which count.
+            let vectors = self.x_layout.lanes_of(s).div_ceil(I::LANES);
+            let pair = s + 1 < self.strips.end && self.x_layout.lanes_of(s + 1).div_ceil(I::LANES) == vectors;
+            let tile = StripTile { part: &self, strip: s };
+            let used = tile.run_widest(isa, vectors, pair);
+            if vectors < strip_vectors {
+                for p in 0..used {
+                    StripTile { part: &self, strip: s + p }.clear_padding(vectors * I::LANES);
+                }
+            }
+            s += used;
+        }
+    }
+}
+
+/// One or more strips of a part, starting at `strip`.
+struct StripTile<'a> {
+    part: &'a Part<'a>,
+    strip: usize,
+}
+
+impl StripTile<'_> {
+    /// Chooses the tile: `R` rows in lock-step, `P` strips, `V` vectors of each. R · P · V accumulators plus one for
+    /// the broadcast must fit the registers, and be at least the 8 to 10 that hide the multiply-add's latency.
+    /// Returns the number of strips done.
+    #[inline(always)]
+    fn run_widest<I: Isa>(&self, isa: I, vectors: usize, pair: bool) -> usize {
+        if I::REGISTERS >= 32 {
+            match (vectors, pair) {
+                (1, true) => self.run::<I, 6, 2, 1>(isa),
+                (1, false) => self.run::<I, 8, 1, 1>(isa),
+                (2, true) => self.run::<I, 4, 2, 2>(isa),
+                (2, false) => self.run::<I, 6, 1, 2>(isa),
+                (3, _) => self.run::<I, 4, 1, 3>(isa),
+                (4, _) => self.run::<I, 4, 1, 4>(isa),
+                _ => unreachable!("strips hold at most 64 lanes"),
+            }
+        } else {
+            match vectors {
+                1 => self.run::<I, 6, 1, 1>(isa),
+                2 => self.run::<I, 6, 1, 2>(isa),
+                3 => self.run::<I, 4, 1, 3>(isa),
+                4 => self.run::<I, 3, 1, 4>(isa),
+                5 => self.run::<I, 2, 1, 5>(isa),
+                6 => self.run::<I, 2, 1, 6>(isa),
+                7 => self.run::<I, 1, 1, 7>(isa),
+                8 => self.run::<I, 1, 1, 8>(isa),
+                _ => unreachable!("strips hold at most 64 lanes"),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn run<I: Isa, const R: usize, const P: usize, const V: usize>(&self, isa: I) -> usize {
+        let part = self.part;
+        let last = (self.strip + P) * part.x_layout.strip() >= part.x_layout.lanes();
+        for chunk in 0..part.walk.chunks() {
+            let groups = part.walk.segments(part.block, chunk).chunks_exact(R);
+            let rest = groups.remainder();
+            // The last strips of a block fetch what comes next, a share of it with every group of rows.
+            let next = if last { part.walk.upcoming(part.block, chunk) } else { 0..0 };
+            let share = next.len().div_ceil(groups.len().max(1)).next_multiple_of(LINE);
+            for (g, group) in groups.enumerate() {
+                for at in (next.start + g * share..next.end.min(next.start + (g + 1) * share)).step_by(LINE) {
+                    isa.prefetch(part.columns.as_ptr().wrapping_add(at).cast());
+                    isa.prefetch(part.values.as_ptr().wrapping_add(at));
+                }
+                let group: &[Segment; R] = group.try_into().expect("chunks_exact gives R");
+                self.rows::<I, R, P, V>(isa, group, chunk == 0);
+            }
+            for segment in rest {
+                self.rows::<I, 1, P, V>(isa, std::array::from_ref(segment), chunk == 0);
+            }
+        }
+        P
+    }
+
+    /// R rows in lock-step over P strips of V vectors.
+    #[inline(always)]
+    fn rows<I: Isa, const R: usize, const P: usize, const V: usize>(&self, isa: I, group: &[Segment; R], first: bool) {
+        let part = self.part;
+        let shift = part.x_layout.strip().trailing_zeros();
+        let (x_pitch, y_pitch) = (part.x_layout.strip_pitch(), part.y_layout.strip_pitch());
+        let columns = part.columns.as_ptr();
+        let values = part.values.as_ptr();
+        let x = part.x.as_ptr().wrapping_add(self.strip * x_pitch);
+        // Segments are sorted by length, so the last is the shortest.
+        let common = group[R - 1].len as usize;
+        // SAFETY: `Walk` makes segments of the pattern's rows only, so entries are in bounds of columns and values
+        // (`run`'s caller checked their length); `CsrPattern::new` checked that columns are below ncols, which is
+        // x's number of features (checked by the caller), so `x + (column << shift)` and P · pitch beyond stay within
+        // the strips `self.strip..self.strip + P`, which the caller found to exist; V vectors are within a strip.
+        // Rows are below nrows, y's number of features. Tasks differ in strip or row, so writes are disjoint.
+        unsafe {
+            let y: [*mut f32; R] = std::array::from_fn(|r| {
+                part.y.get().add(self.strip * y_pitch + ((group[r].row as usize) << shift))
+            });
+            let mut acc = [[[isa.splat(0.0); V]; P]; R];
+            if !first {
+                for r in 0..R {
+                    for p in 0..P {
+                        for v in 0..V {
+                            acc[r][p][v] = isa.load(y[r].add(p * y_pitch + v * I::LANES));
+                        }
+                    }
+                }
+            }
+            let starts: [(*const u32, *const f32); R] =
+                std::array::from_fn(|r| (columns.add(group[r].start as usize), values.add(group[r].start as usize)));
+            for k in 0..common {
+                for r in 0..R {
+                    let (columns, values) = starts[r];
+                    entry::<I, P, V>(isa, *columns.add(k), *values.add(k), x, shift, x_pitch, &mut acc[r]);
+                }
+            }
+            for r in 0..R - 1 {
+                let (columns, values) = starts[r];
+                for k in common..group[r].len as usize {
+                    entry::<I, P, V>(isa, *columns.add(k), *values.add(k), x, shift, x_pitch, &mut acc[r]);
+                }
+            }
+            for r in 0..R {
+                for p in 0..P {
+                    for v in 0..V {
+                        isa.store(y[r].add(p * y_pitch + v * I::LANES), acc[r][p][v]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Zeroes the lanes of the part's rows from `from` on.
+    fn clear_padding(&self, from: usize) {
+        let (part, strip) = (self.part, self.part.y_layout.strip());
+        for row in part.walk.rows(part.block) {
+            let at = self.strip * part.y_layout.strip_pitch() + row * strip;
+            // SAFETY: row is below nrows = y's features and the strip exists, so the strip's lanes of the row are in
+            // bounds; no other task writes this row of this strip.
+            unsafe { std::slice::from_raw_parts_mut(part.y.get().add(at + from), strip - from).fill(0.0) };
+        }
+    }
+}
+
+/// `acc += value · X[column]` over P strips.
+///
+/// # Safety
+/// `x + (column << shift)`, and the same in the P − 1 strips behind it at distances of `pitch`, hold V vectors.
+#[inline(always)]
+unsafe fn entry<I: Isa, const P: usize, const V: usize>(
+    isa: I,
+    column: u32,
+    value: f32,
+    x: *const f32,
+    shift: u32,
+    pitch: usize,
+    acc: &mut [[I::V; V]; P],
+) {
+    let w = isa.splat(value);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = x.add((column as usize) << shift);
+        for (p, acc) in acc.iter_mut().enumerate() {
+            for (v, acc) in acc.iter_mut().enumerate() {
+                *acc = isa.mul_add(w, isa.load(x.add(p * pitch + v * I::LANES)), *acc);
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Every operation as plain loops with f64 sums: what the kernels are tested against. No cleverness, row-major
+//! operands, no errors beyond panics on wrong sizes.
+
+#[cfg(feature = "nn")]
+pub mod nn;
+
+use crate::CsrPattern;
+
+/// A sum of products and what its terms amount to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Exact {
+    /// The sum.
+    pub value: f64,
+    /// `Σ abs(term)`: the scale of the rounding error that any order of summation in f32 may make.
+    pub magnitude: f64,
+    /// Number of terms.
+    pub terms: usize,
+}
+
+impl Exact {
+    const ZERO: Exact = Exact { value: 0.0, magnitude: 0.0, terms: 0 };
+
+    fn add(&mut self, a: f32, b: f32) {
+        let term = f64::from(a) * f64::from(b);
+        self.value += term;
+        self.magnitude += term.abs();
+        self.terms += 1;
+    }
+
+    /// Error of `got` as a fraction of the largest that f32 arithmetic may make: `(terms + 1) · ε · Σ abs(term)`.
+    /// At most 1 for a correct result; infinite for NaN.
+    pub fn error(&self, got: f32) -> f64 {
+        let allowed = (self.terms + 1) as f64 * f64::from(f32::EPSILON) * self.magnitude;
+        let error = (f64::from(got) - self.value).abs();
+        if error == 0.0 {
+            0.0
+        } else if error.is_nan() || allowed == 0.0 {
+            f64::INFINITY
+        } else {
+            error / allowed
+        }
+    }
+}
+
+/// `Y[m, n] = W[m, k] · X[k, n]`, all row-major.
+pub fn spmm(pattern: &CsrPattern, values: &[f32], x: &[f32], lanes: usize) -> Vec<Exact> {
+    assert_eq!((values.len(), x.len()), (pattern.nnz(), pattern.ncols() * lanes));
+    let mut y = vec![Exact::ZERO; pattern.nrows() * lanes];
+    for ((row, column), &value) in pattern.positions().zip(values) {
+        for n in 0..lanes {
+            y[row as usize * lanes + n].add(value, x[column as usize * lanes + n]);
+        }
+    }
+    y
+}
+
+/// `X[k, n] = Wᵀ[k, m] · Y[m, n]`, all row-major.
+pub fn spmm_transposed(pattern: &CsrPattern, values: &[f32], y: &[f32], lanes: usize) -> Vec<Exact> {
+    assert_eq!((values.len(), y.len()), (pattern.nnz(), pattern.nrows() * lanes));
+    let mut x = vec![Exact::ZERO; pattern.ncols() * lanes];
+    for ((row, column), &value) in pattern.positions().zip(values) {
+        for n in 0..lanes {
+            x[column as usize * lanes + n].add(value, y[row as usize * lanes + n]);
+        }
+    }
+    x
+}
+
+/// `dW[e] = Σ_n dY[i, n] · X[j, n]` for every stored entry `e = (i, j)`.
+pub fn sddmm(pattern: &CsrPattern, dy: &[f32], x: &[f32], lanes: usize) -> Vec<Exact> {
+    assert_eq!((dy.len(), x.len()), (pattern.nrows() * lanes, pattern.ncols() * lanes));
+    let dot = |(row, column): (u32, u32)| {
+        let mut sum = Exact::ZERO;
+        (0..lanes).for_each(|n| sum.add(dy[row as usize * lanes + n], x[column as usize * lanes + n]));
+        sum
+    };
+    pattern.positions().map(dot).collect()
+}
