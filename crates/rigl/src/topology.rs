@@ -1,0 +1,649 @@
+//! Which connections exist: drop, grow and rewire, as pure functions of patterns.
+//!
+//! One update of one layer (Algorithm 1 of the paper; google-research/rigl, `rigl/sparse_optimizers_base.py`):
+//!
+//! ```text
+//! kept    = all stored entries but the `n` of smallest magnitude          select_kept
+//! grown   = `n` positions outside kept, by gradient or at random          the backend's growth, random_growth
+//! pattern = kept ∪ grown, with a map from new entries to old ones         rewire
+//! ```
+//!
+//! A position that is dropped and grown in the same update is an entry that stays: it keeps its value and optimizer
+//! slots.
+//!
+//! # Where this departs from the authors' code
+//!
+//! The code ranks all positions with a little noise on them, so that a weight below the noise can lose to an empty
+//! position, whose stale value then revives. Here only stored entries are ranked, and there are no stale values. Of
+//! equal magnitudes the entry with the higher index is dropped.
+//!
+//! # Cost
+//!
+//! Everything is O(nnz), with a logarithm where something is sorted. No array has the size of the dense matrix.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use sparse_kernels::random::Key;
+use sparse_kernels::{CsrPattern, FormatError};
+use thiserror::Error;
+
+/// Arguments that do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TopologyError {
+    /// More entries than positions.
+    #[error("a matrix of {nrows}×{ncols} has no room for {nnz} entries")]
+    NoRoom {
+        /// Rows of the matrix.
+        nrows: usize,
+        /// Its columns.
+        ncols: usize,
+        /// Entries asked for.
+        nnz: usize,
+    },
+    /// More entries to drop than there are.
+    #[error("select_kept: cannot drop {drop_count} of {nnz} entries")]
+    DropCount {
+        /// Entries to drop.
+        drop_count: usize,
+        /// Entries there are.
+        nnz: usize,
+    },
+    /// Values or marks of another pattern.
+    #[error("{op}: {what} has {got} entries, the pattern {expected}")]
+    Length {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        what: &'static str,
+        /// Entries of the pattern.
+        expected: usize,
+        /// Entries of the argument.
+        got: usize,
+    },
+    /// A grown position exists.
+    #[error("rewire: ({row}, {column}) is to be grown, but is kept")]
+    GrownKept {
+        /// Row of the position.
+        row: u32,
+        /// Its column.
+        column: u32,
+    },
+    /// A position is grown twice.
+    #[error("rewire: ({row}, {column}) is to be grown twice")]
+    GrownTwice {
+        /// Row of the position.
+        row: u32,
+        /// Its column.
+        column: u32,
+    },
+    /// A grown position is not in the matrix.
+    #[error("rewire: ({row}, {column}) is outside a matrix of {nrows}×{ncols}")]
+    GrownOutside {
+        /// Row of the position.
+        row: u32,
+        /// Its column.
+        column: u32,
+        /// Rows of the matrix.
+        nrows: usize,
+        /// Its columns.
+        ncols: usize,
+    },
+    /// Sizes beyond the format's limits.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+}
+
+/// In an entry map: this entry was not there before.
+const NEWCOMER: u32 = u32::MAX;
+
+/// A pattern of exactly `nnz` entries, every such pattern being equally likely.
+///
+/// # Errors
+/// If the matrix has fewer than `nnz` positions, or a size does not fit 32-bit indices.
+///
+/// # Cost
+/// O(nrows + nnz log nnz) time and O(nrows + nnz) memory, whatever the number of positions.
+///
+/// ```
+/// use rigl::topology::random_pattern;
+/// use sparse_kernels::random::Key;
+/// let key = Key::new(1).with_name("layer");
+/// let pattern = random_pattern(300, 784, 23_520, key)?;
+/// assert_eq!(pattern.nnz(), 23_520);
+/// assert_eq!(pattern, random_pattern(300, 784, 23_520, key)?);
+/// # Ok::<(), rigl::TopologyError>(())
+/// ```
+pub fn random_pattern(nrows: usize, ncols: usize, nnz: usize, key: Key) -> Result<CsrPattern, TopologyError> {
+    let positions = nrows as u128 * ncols as u128;
+    if nnz as u128 > positions {
+        return Err(TopologyError::NoRoom { nrows, ncols, nnz });
+    }
+    let max = u64::from(u32::MAX) - 1;
+    for (what, size) in [("nrows", nrows), ("ncols", ncols), ("nnz", nnz)] {
+        if size as u64 > max {
+            return Err(FormatError::TooLarge { what, got: size as u64, max }.into());
+        }
+    }
+    // Both sizes fit 32 bits, so their product fits 64.
+    let chosen = sample_sorted(positions as u64, nnz, key);
+    let mut row_offsets = vec![0u32; nrows + 1];
+    let mut col_indices = Vec::with_capacity(nnz);
+    for position in chosen {
+        row_offsets[(position / ncols as u64) as usize + 1] += 1;
+        col_indices.push((position % ncols as u64) as u32);
+    }
+    for row in 0..nrows {
+        row_offsets[row + 1] += row_offsets[row];
+    }
+    Ok(CsrPattern::new(nrows, ncols, row_offsets, col_indices)?)
+}
+
+/// `count` distinct numbers of `0..total`, every such set being equally likely, in increasing order.
+fn sample_sorted(total: u64, count: usize, key: Key) -> Vec<u64> {
+    let rest = total - count as u64;
+    if count as u64 <= rest {
+        return draw_distinct(total, count, key);
+    }
+    // More than half: draw those that are left out, which are fewer.
+    let mut left_out = draw_distinct(total, rest as usize, key).into_iter().peekable();
+    (0..total).filter(|&number| left_out.next_if_eq(&number).is_none()).collect()
+}
+
+/// Draws until `count` distinct numbers of `0..total` are found; at most half of the range, so that a draw repeats
+/// an earlier one with a probability below one half.
+///
+/// Each round draws as many numbers as are missing. The last of them is reached only by a round without repetition,
+/// so the set is that of drawing one by one until enough are found.
+fn draw_distinct(total: u64, count: usize, key: Key) -> Vec<u64> {
+    let mut found: Vec<u64> = Vec::with_capacity(count);
+    let mut draws = 0u64;
+    while found.len() < count {
+        let missing = (count - found.len()) as u64;
+        let first_round = found.is_empty();
+        found.par_extend((draws..draws + missing).into_par_iter().map(|draw| key.below(draw, total)));
+        draws += missing;
+        if first_round {
+            found.par_sort_unstable();
+        } else {
+            // Sorted but for its tail: the stable sort merges the two runs in linear time.
+            found[count - missing as usize..].sort_unstable();
+            found.sort();
+        }
+        found.dedup();
+    }
+    found
+}
+
+/// Which entries of a pattern an update keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    keep: Vec<bool>,
+    dropped: usize,
+}
+
+impl Kept {
+    /// Whether entry `e` is kept.
+    ///
+    /// # Panics
+    /// If there is no such entry.
+    pub fn is_kept(&self, e: usize) -> bool {
+        self.keep[e]
+    }
+
+    /// How many entries are kept.
+    pub fn kept_count(&self) -> usize {
+        self.keep.len() - self.dropped
+    }
+
+    /// How many are dropped.
+    pub fn dropped_count(&self) -> usize {
+        self.dropped
+    }
+
+    fn check(&self, op: &'static str, pattern: &CsrPattern) -> Result<(), TopologyError> {
+        check_length(op, "kept", pattern.nnz(), self.keep.len())
+    }
+}
+
+fn check_length(op: &'static str, what: &'static str, expected: usize, got: usize) -> Result<(), TopologyError> {
+    if expected == got { Ok(()) } else { Err(TopologyError::Length { op, what, expected, got }) }
+}
+
+/// Orders entries by who is dropped first: smaller magnitude, then higher index. The entry is the low word's
+/// complement.
+///
+/// The bits of a float that is not negative order as its value does, with NaN above infinity: a NaN is dropped last,
+/// so that a broken weight stays where it can be seen.
+fn drop_order(value: f32, entry: usize) -> u64 {
+    u64::from(value.abs().to_bits()) << 32 | u64::from(u32::MAX - entry as u32)
+}
+
+fn entry_of(order: u64) -> usize {
+    (u32::MAX - order as u32) as usize
+}
+
+/// Keeps all but the `drop_count` entries of smallest magnitude. Of equal magnitudes the entry with the higher index
+/// is dropped; NaN counts as largest.
+///
+/// # Errors
+/// If there are fewer than `drop_count` values.
+///
+/// # Cost
+/// O(nnz) on average (quickselect), 9 bytes per value.
+pub fn select_kept(values: &[f32], drop_count: usize) -> Result<Kept, TopologyError> {
+    let nnz = values.len();
+    if drop_count > nnz {
+        return Err(TopologyError::DropCount { drop_count, nnz });
+    }
+    let mut keep = vec![true; nnz];
+    if drop_count > 0 {
+        let mut order: Vec<u64> = values.iter().enumerate().map(|(e, &value)| drop_order(value, e)).collect();
+        order.select_nth_unstable(drop_count - 1);
+        for &dropped in &order[..drop_count] {
+            keep[entry_of(dropped)] = false;
+        }
+    }
+    Ok(Kept { keep, dropped: drop_count })
+}
+
+/// The pattern of the kept entries alone: where growth may not go.
+///
+/// # Errors
+/// If `kept` is of another pattern.
+///
+/// # Cost
+/// O(nrows + nnz).
+pub fn kept_pattern(pattern: &CsrPattern, kept: &Kept) -> Result<CsrPattern, TopologyError> {
+    kept.check("kept_pattern", pattern)?;
+    let mut row_offsets = Vec::with_capacity(pattern.nrows() + 1);
+    let mut col_indices = Vec::with_capacity(kept.kept_count());
+    row_offsets.push(0);
+    for row in 0..pattern.nrows() {
+        let entries = pattern.row_range(row).filter(|&e| kept.keep[e]);
+        col_indices.extend(entries.map(|e| pattern.col_indices()[e]));
+        row_offsets.push(col_indices.len() as u32);
+    }
+    Ok(CsrPattern::new(pattern.nrows(), pattern.ncols(), row_offsets, col_indices)?)
+}
+
+/// `count` distinct positions `(row, column)` outside `exclude`, every such set being equally likely, in order of
+/// position; all positions outside if there are fewer.
+///
+/// # Cost
+/// O(nrows + nnz + count log count): ranks among the free positions are drawn, then mapped to positions in one pass
+/// over the stored entries.
+pub fn random_growth(exclude: &CsrPattern, count: usize, key: Key) -> Vec<(u32, u32)> {
+    let ncols = exclude.ncols() as u64;
+    let free = exclude.nrows() as u64 * ncols - exclude.nnz() as u64;
+    let count = count.min(usize::try_from(free).unwrap_or(usize::MAX));
+    let mut stored = exclude.positions().map(|(row, column)| u64::from(row) * ncols + u64::from(column)).peekable();
+    let mut passed = 0;
+    let to_position = |rank: u64| {
+        // A stored position with `passed` stored ones before it has `position - passed` free ones before it.
+        while stored.next_if(|position| position - passed <= rank).is_some() {
+            passed += 1;
+        }
+        let position = rank + passed;
+        ((position / ncols) as u32, (position % ncols) as u32)
+    };
+    sample_sorted(free, count, key).into_iter().map(to_position).collect()
+}
+
+/// Adds to `grown` the largest dropped entries that it does not have, until it has as many positions as were
+/// dropped: keeps a layer's number of weights when growth found too few candidates. Of equal magnitudes the lower
+/// index comes back first. `grown` ends in order of position.
+///
+/// # Errors
+/// If `values` or `kept` are of another pattern.
+///
+/// # Cost
+/// O(nrows + nnz + d log d) for `d` dropped entries.
+pub fn fill_with_dropped(
+    pattern: &CsrPattern,
+    values: &[f32],
+    kept: &Kept,
+    grown: &mut Vec<(u32, u32)>,
+) -> Result<(), TopologyError> {
+    kept.check("fill_with_dropped", pattern)?;
+    check_length("fill_with_dropped", "values", pattern.nnz(), values.len())?;
+    grown.sort_unstable();
+    let missing = kept.dropped_count().saturating_sub(grown.len());
+    let mut dropped: Vec<(u64, (u32, u32))> = pattern
+        .positions()
+        .enumerate()
+        .filter(|(e, position)| !kept.keep[*e] && grown.binary_search(position).is_err())
+        .map(|(e, position)| (drop_order(values[e], e), position))
+        .collect();
+    dropped.sort_unstable();
+    grown.extend(dropped.iter().rev().take(missing).map(|(_, position)| *position));
+    grown.sort_unstable();
+    Ok(())
+}
+
+/// The pattern after an update, and where each of its entries was before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewired {
+    /// Kept and grown entries.
+    pub pattern: Arc<CsrPattern>,
+    /// For each entry of `pattern` its entry in the old one, `u32::MAX` for a newcomer: the argument that
+    /// [`sparse_kernels::Storage::gather`] moves values and optimizer slots with. Strictly increasing but for the
+    /// newcomers.
+    pub map: Vec<u32>,
+}
+
+/// Merges the kept entries of `pattern` with the `grown` positions, given in any order. A grown position that
+/// `pattern` has and `kept` drops maps to its old entry: it never left.
+///
+/// # Errors
+/// If `kept` is of another pattern, or a grown position is kept, grown twice or outside the matrix.
+///
+/// # Cost
+/// O(nrows + nnz + g log g) for `g` grown positions.
+pub fn rewire(pattern: &CsrPattern, kept: &Kept, grown: &[(u32, u32)]) -> Result<Rewired, TopologyError> {
+    kept.check("rewire", pattern)?;
+    let (nrows, ncols) = (pattern.nrows(), pattern.ncols());
+    let outside = |&&(row, column): &&(u32, u32)| row as usize >= nrows || column as usize >= ncols;
+    if let Some(&(row, column)) = grown.iter().find(outside) {
+        return Err(TopologyError::GrownOutside { row, column, nrows, ncols });
+    }
+    let mut grown = grown.to_vec();
+    grown.sort_unstable();
+    if let Some(twice) = grown.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(TopologyError::GrownTwice { row: twice[0].0, column: twice[0].1 });
+    }
+
+    let mut row_offsets = Vec::with_capacity(nrows + 1);
+    let mut col_indices = Vec::with_capacity(kept.kept_count() + grown.len());
+    let mut map = Vec::with_capacity(kept.kept_count() + grown.len());
+    row_offsets.push(0);
+    let mut grown = grown.into_iter().peekable();
+    for row in 0..nrows {
+        let mut old = pattern.row_range(row).peekable();
+        loop {
+            let next_old = old.peek().map(|&e| (pattern.col_indices()[e], e));
+            let next_grown = grown.peek().filter(|position| position.0 as usize == row).map(|position| position.1);
+            let order = match (next_old, next_grown) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((column, _)), Some(grown_column)) => column.cmp(&grown_column),
+            };
+            if order != Ordering::Greater {
+                old.next();
+            }
+            if order != Ordering::Less {
+                grown.next();
+            }
+            match (next_old, next_grown, order) {
+                (Some((column, e)), _, Ordering::Less) if kept.keep[e] => {
+                    col_indices.push(column);
+                    map.push(e as u32);
+                }
+                (Some((column, e)), _, Ordering::Equal) => {
+                    if kept.keep[e] {
+                        return Err(TopologyError::GrownKept { row: row as u32, column });
+                    }
+                    col_indices.push(column);
+                    map.push(e as u32);
+                }
+                (_, Some(column), Ordering::Greater) => {
+                    col_indices.push(column);
+                    map.push(NEWCOMER);
+                }
+                // Dropped for good.
+                _ => {}
+            }
+        }
+        row_offsets.push(col_indices.len() as u32);
+    }
+    let pattern = Arc::new(CsrPattern::new(nrows, ncols, row_offsets, col_indices)?);
+    Ok(Rewired { pattern, map })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn key(seed: u64) -> Key {
+        Key::new(seed).with_name("topology tests")
+    }
+
+    #[test]
+    fn random_patterns_have_exactly_the_entries_asked_for() {
+        for (nrows, ncols) in [(0, 0), (0, 5), (5, 0), (1, 1), (3, 7), (40, 25usize)] {
+            let size: usize = nrows * ncols;
+            for nnz in [0, 1, size / 3, size / 2, size / 2 + 1, size.saturating_sub(1), size] {
+                if nnz > size {
+                    continue;
+                }
+                let pattern = random_pattern(nrows, ncols, nnz, key(1)).unwrap();
+                assert_eq!((pattern.nrows(), pattern.ncols(), pattern.nnz()), (nrows, ncols, nnz));
+            }
+            let error = random_pattern(nrows, ncols, size + 1, key(1)).unwrap_err();
+            assert_eq!(error, TopologyError::NoRoom { nrows, ncols, nnz: size + 1 });
+        }
+        let error = random_pattern(1 << 40, 1 << 40, 3, key(1)).unwrap_err();
+        assert_eq!(error.to_string(), "nrows is 1099511627776, more than the 4294967294 that 32-bit indices allow");
+    }
+
+    /// Every position is equally likely, below and above half density; six standard errors.
+    #[test]
+    fn random_patterns_are_uniform() {
+        let (trials, size) = (4000, 24);
+        for nnz in [5, 12, 19] {
+            let mut hits = [0u32; 24];
+            for trial in 0..trials {
+                for (row, column) in random_pattern(4, 6, nnz, key(trial)).unwrap().positions() {
+                    hits[(row * 6 + column) as usize] += 1;
+                }
+            }
+            let p = nnz as f64 / f64::from(size);
+            let bound = 6.0 * (trials as f64 * p * (1.0 - p)).sqrt();
+            for (position, &n) in hits.iter().enumerate() {
+                let off = f64::from(n) - trials as f64 * p;
+                assert!(off.abs() < bound, "nnz {nnz}, position {position}: {n} hits");
+            }
+        }
+    }
+
+    #[test]
+    fn random_growth_is_uniform_over_the_free_positions() {
+        let exclude = CsrPattern::from_positions(3, 4, vec![(0, 0), (0, 1), (1, 3), (2, 2)]).unwrap();
+        let trials = 4000;
+        for count in [1, 3, 6] {
+            let mut hits = [0u32; 12];
+            for trial in 0..trials {
+                for (row, column) in random_growth(&exclude, count, key(trial)) {
+                    hits[(row * 4 + column) as usize] += 1;
+                }
+            }
+            let p = count as f64 / 8.0;
+            let bound = 6.0 * (trials as f64 * p * (1.0 - p)).sqrt();
+            for (position, &n) in hits.iter().enumerate() {
+                let stored = [0, 1, 7, 10].contains(&position);
+                let expected = if stored { 0.0 } else { trials as f64 * p };
+                let bound = if stored { 0.5 } else { bound };
+                assert!((f64::from(n) - expected).abs() < bound, "count {count}, position {position}: {n} hits");
+            }
+        }
+        assert_eq!(random_growth(&exclude, 100, key(0)).len(), 8);
+        assert_eq!(random_growth(&CsrPattern::full(3, 4).unwrap(), 1, key(0)), []);
+    }
+
+    #[test]
+    fn dropping_prefers_small_magnitudes_then_high_indices() {
+        let kept = |values: &[f32], n| -> Vec<usize> {
+            let kept = select_kept(values, n).unwrap();
+            assert_eq!(kept.kept_count() + kept.dropped_count(), values.len());
+            (0..values.len()).filter(|&e| kept.is_kept(e)).collect()
+        };
+        assert_eq!(kept(&[0.5, -0.1, 0.2, -0.4], 2), [0, 3]);
+        assert_eq!(kept(&[1.0, -1.0, 1.0, 1.0], 1), [0, 1, 2]);
+        assert_eq!(kept(&[0.0, -0.0, 0.0], 2), [0]);
+        assert_eq!(kept(&[f32::NAN, f32::INFINITY, -f32::NAN, 1.0], 2), [0, 2]);
+        assert_eq!(kept(&[1.0, 2.0], 0), [0, 1]);
+        assert_eq!(kept(&[1.0, 2.0], 2), [0; 0]);
+        assert_eq!(kept(&[], 0), [0; 0]);
+        assert_eq!(select_kept(&[1.0], 2), Err(TopologyError::DropCount { drop_count: 2, nnz: 1 }));
+    }
+
+    /// Eight weights, four of them stored; worked by hand.
+    ///
+    /// ```text
+    /// column        0    1    2    3    4    5    6    7
+    /// weight       .5  -.1    .   .2    .    .  -.4    .
+    /// |gradient|    9   .3   .1   .7   .2   .8    9   .4
+    /// ```
+    ///
+    /// Columns 1 and 3 are dropped; of what is not kept, 5 and 3 have the largest gradients.
+    #[test]
+    fn eight_weights_by_hand() {
+        let pattern = CsrPattern::new(1, 8, vec![0, 4], vec![0, 1, 3, 6]).unwrap();
+        let kept = select_kept(&[0.5, -0.1, 0.2, -0.4], 2).unwrap();
+        let exclude = kept_pattern(&pattern, &kept).unwrap();
+        assert_eq!(exclude.col_indices(), [0, 6]);
+        let gradient = [9.0, 0.3, 0.1, 0.7, 0.2, 0.8, 9.0, 0.4f32];
+        let mut free: Vec<u32> = (0..8).filter(|c| !exclude.col_indices().contains(c)).collect();
+        free.sort_by(|&a, &b| gradient[b as usize].total_cmp(&gradient[a as usize]));
+        let grown: Vec<_> = free[..2].iter().map(|&column| (0, column)).collect();
+        assert_eq!(grown, [(0, 5), (0, 3)]);
+        let rewired = rewire(&pattern, &kept, &grown).unwrap();
+        assert_eq!(rewired.pattern.col_indices(), [0, 3, 5, 6]);
+        assert_eq!(rewired.map, [0, 2, u32::MAX, 3]);
+    }
+
+    #[test]
+    fn wrong_growth_is_named() {
+        let pattern = CsrPattern::new(2, 3, vec![0, 1, 2], vec![1, 0]).unwrap();
+        let kept = select_kept(&[1.0, 2.0], 1).unwrap();
+        let error = |grown: &[(u32, u32)]| rewire(&pattern, &kept, grown).unwrap_err();
+        assert_eq!(error(&[(1, 0)]), TopologyError::GrownKept { row: 1, column: 0 });
+        assert_eq!(error(&[(0, 2), (0, 1), (0, 2)]), TopologyError::GrownTwice { row: 0, column: 2 });
+        let outside = |row, column| TopologyError::GrownOutside { row, column, nrows: 2, ncols: 3 };
+        assert_eq!(error(&[(2, 0)]), outside(2, 0));
+        assert_eq!(error(&[(0, 3)]), outside(0, 3));
+        let other = select_kept(&[1.0], 0).unwrap();
+        let length = |op, what| TopologyError::Length { op, what, expected: 2, got: 1 };
+        assert_eq!(rewire(&pattern, &other, &[]), Err(length("rewire", "kept")));
+        assert_eq!(kept_pattern(&pattern, &other), Err(length("kept_pattern", "kept")));
+        let filled = fill_with_dropped(&pattern, &[1.0], &kept, &mut vec![]);
+        assert_eq!(filled, Err(length("fill_with_dropped", "values")));
+    }
+
+    #[test]
+    fn too_few_candidates_bring_back_the_largest_dropped() {
+        let pattern = CsrPattern::full(1, 6).unwrap();
+        let filled = |values: &[f32], drop_count, mut grown: Vec<(u32, u32)>| {
+            fill_with_dropped(&pattern, values, &select_kept(values, drop_count).unwrap(), &mut grown).unwrap();
+            grown
+        };
+        let values = [0.1, -0.25, 5.0, 0.3, 0.2, 6.0];
+        assert_eq!(filled(&values, 4, vec![(0, 4)]), [(0, 0), (0, 1), (0, 3), (0, 4)]);
+        assert_eq!(filled(&values, 3, vec![]), [(0, 0), (0, 1), (0, 4)]);
+        // Columns 0, 1, 3 and 4 are dropped; of the equal ones the lower come back.
+        let equal = [0.3, -0.3, 5.0, 0.3, 0.2, 6.0];
+        let mut grown = vec![(0, 4)];
+        let kept = select_kept(&equal, 4).unwrap();
+        assert_eq!(filled(&equal, 4, grown.clone()), [(0, 0), (0, 1), (0, 3), (0, 4)]);
+        let sparse = CsrPattern::new(1, 9, vec![0, 6], vec![0, 1, 2, 3, 4, 5]).unwrap();
+        grown.extend([(0, 8), (0, 7)]);
+        fill_with_dropped(&sparse, &equal, &kept, &mut grown).unwrap();
+        assert_eq!(grown, [(0, 0), (0, 4), (0, 7), (0, 8)]);
+    }
+
+    /// A pattern, its values, how many entries to drop.
+    fn updates() -> impl Strategy<Value = (CsrPattern, Vec<f32>, usize, u64)> {
+        (1usize..24, 1usize..24, 0.0..=1.0f64, 0.0..=1.0f64, any::<u64>(), any::<bool>()).prop_map(
+            |(nrows, ncols, density, drop, seed, ties)| {
+                let nnz = (density * (nrows * ncols) as f64) as usize;
+                let pattern = random_pattern(nrows, ncols, nnz, key(seed)).unwrap();
+                let value = |i| {
+                    let x = key(seed).with(1).normal(i);
+                    if ties { (2.0 * x).round() } else { x }
+                };
+                let values: Vec<f32> = (0..nnz as u64).map(value).collect();
+                (pattern, values, (drop * nnz as f64) as usize, seed)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn one_update_keeps_every_invariant((pattern, values, drop_count, seed) in updates()) {
+            let kept = select_kept(&values, drop_count).unwrap();
+            let exclude = kept_pattern(&pattern, &kept).unwrap();
+            let old: Vec<_> = pattern.positions().collect();
+
+            // Dropped: the smallest, of equals the highest index.
+            let mut order: Vec<usize> = (0..values.len()).collect();
+            order.sort_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()).then(b.cmp(&a)));
+            for (rank, &e) in order.iter().enumerate() {
+                prop_assert_eq!(kept.is_kept(e), rank >= drop_count);
+            }
+            let kept_positions: BTreeSet<_> = exclude.positions().collect();
+            prop_assert_eq!(kept_positions.len(), pattern.nnz() - drop_count);
+
+            // Grown: distinct, sorted, not kept; dropped ones may come back.
+            let grown = random_growth(&exclude, drop_count, key(seed).with(2));
+            prop_assert_eq!(grown.len(), drop_count);
+            prop_assert!(grown.windows(2).all(|w| w[0] < w[1]));
+            prop_assert!(grown.iter().all(|p| !kept_positions.contains(p)));
+
+            // Rewired: the union; survivors point to where they were, newcomers nowhere.
+            let Rewired { pattern: new, map } = rewire(&pattern, &kept, &grown).unwrap();
+            prop_assert_eq!(new.nnz(), pattern.nnz());
+            prop_assert_eq!(map.len(), new.nnz());
+            let union: Vec<_> = kept_positions.iter().chain(&grown).copied().collect::<BTreeSet<_>>().into_iter().collect();
+            prop_assert_eq!(new.positions().collect::<Vec<_>>(), union);
+            for (position, &from) in new.positions().zip(&map) {
+                match old.binary_search(&position) {
+                    Ok(e) => prop_assert_eq!(from as usize, e),
+                    Err(_) => prop_assert_eq!(from, u32::MAX),
+                }
+            }
+        }
+
+        #[test]
+        fn growth_order_does_not_matter((pattern, values, drop_count, seed) in updates()) {
+            let kept = select_kept(&values, drop_count).unwrap();
+            let mut grown = random_growth(&kept_pattern(&pattern, &kept).unwrap(), drop_count, key(seed));
+            let sorted = rewire(&pattern, &kept, &grown).unwrap();
+            grown.reverse();
+            prop_assert_eq!(rewire(&pattern, &kept, &grown).unwrap(), sorted);
+        }
+
+        #[test]
+        fn filling_restores_the_count((pattern, values, drop_count, seed) in updates(), part in 0.0..1.0f64) {
+            let kept = select_kept(&values, drop_count).unwrap();
+            let some = (part * drop_count as f64) as usize;
+            let mut grown = random_growth(&kept_pattern(&pattern, &kept).unwrap(), some, key(seed));
+            fill_with_dropped(&pattern, &values, &kept, &mut grown).unwrap();
+            prop_assert_eq!(grown.len(), drop_count);
+            prop_assert_eq!(rewire(&pattern, &kept, &grown).unwrap().pattern.nnz(), pattern.nnz());
+        }
+    }
+
+    /// A SET update of a matrix whose dense form would take 4 TB. Debug builds do a tenth of it.
+    #[test]
+    fn a_million_by_a_million() {
+        let nnz = if cfg!(debug_assertions) { 1_000_000 } else { 10_000_000 };
+        let side = nnz / 10;
+        let pattern = random_pattern(side, side, nnz, key(1)).unwrap();
+        let values: Vec<f32> = (0..nnz as u64).into_par_iter().map(|i| key(2).normal(i)).collect();
+        let drop_count = nnz * 3 / 10;
+        let kept = select_kept(&values, drop_count).unwrap();
+        let exclude = kept_pattern(&pattern, &kept).unwrap();
+        let grown = random_growth(&exclude, drop_count, key(3));
+        let rewired = rewire(&pattern, &kept, &grown).unwrap();
+        assert_eq!(rewired.pattern.nnz(), nnz);
+        let newcomers = rewired.map.iter().filter(|&&from| from == u32::MAX).count();
+        // A dropped position comes back with probability drop_count / positions: a handful.
+        assert!(newcomers <= drop_count && newcomers + 100 > drop_count, "{newcomers}");
+        assert!(rewired.map.iter().filter(|&&from| from != u32::MAX).is_sorted());
+    }
+}
