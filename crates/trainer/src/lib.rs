@@ -1,1 +1,12 @@
-//! placeholder
+//! Trains sparse networks whose time and memory follow their density: data, configuration, checkpoints, reports and
+//! the command `rigl`.
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod atomic_file;
+pub mod checkpoint;
+pub mod commands;
+pub mod config;
+pub mod data;
+pub mod report;
+pub mod run_dir;

@@ -1,0 +1,574 @@
+//! The command line of `rigl`.
+//!
+//! [`TrainOptions`] is both the options of `rigl train` and the keys of its configuration file; what they resolve to
+//! is [`TrainConfig`](crate::config::TrainConfig). The other commands take their values straight from the command
+//! line.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{
+    DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Init, LayerRule, LrSchedule, Method,
+    ModelName, OptimizerKind, UpdateSemantics, complement, parse_density,
+};
+
+const NETWORK: &str = "Network and data";
+const SPARSITY: &str = "Sparsity";
+const UPDATES: &str = "Topology updates (methods set and rigl)";
+const LENGTH: &str = "Length";
+const OPTIMIZATION: &str = "Optimization";
+const RUN: &str = "Run and output";
+
+/// Trains sparse neural networks in time and memory that follow their density.
+///
+/// A weight that is not there is neither stored, nor multiplied, nor given a gradient. Density is the share of the
+/// weights that exist: 0.1 keeps one weight in ten.
+#[derive(Debug, Parser)]
+#[command(name = "rigl", version, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a network; without options, LeNet-300-100 at density 0.1 with RigL on embedded pictures.
+    Train(Box<TrainArgs>),
+    /// Show each layer's shape, density, operations and bytes, and the totals against the dense network.
+    Plan(PlanArgs),
+    /// Time sparse code against dense code on this machine.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+/// What `rigl bench` times.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Time one operation at one shape over several densities.
+    Kernel(BenchKernelArgs),
+    /// Time a whole training step of a model over several densities.
+    Step(BenchStepArgs),
+}
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  rigl train
+      LeNet-300-100 at density 0.1 with RigL on the embedded pictures; results in runs/
+  rigl train --density 0.05 --seed 1 --epochs 40
+      half the weights, another seed, twice as long
+  rigl train --method dense
+      the dense baseline
+  rigl train --data mnist --data-dir ~/data --val-fraction 0.1
+      MNIST from ~/data/mnist, a tenth of its training set held out
+  rigl train --config experiment.toml --seed 2 --json > records.jsonl
+      a file's settings with another seed, records for a machine
+
+A configuration file has the options' names as keys:
+  model = \"784-300-100-10\"
+  density = 0.05
+  lr-milestones = [1000, 2000]
+The run's folder holds the settings in effect (config.toml), which --config reads again.";
+
+/// `rigl train`.
+#[derive(Debug, Args)]
+#[command(after_long_help = TRAIN_EXAMPLES)]
+pub struct TrainArgs {
+    /// Everything that may stand in the file too.
+    #[command(flatten)]
+    pub options: TrainOptions,
+    /// TOML file with any of the other options, by their names; the command line wins over it
+    #[arg(long, value_name = "FILE", help_heading = RUN)]
+    pub config: Option<PathBuf>,
+}
+
+/// The settings of a training run, each given or not.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct TrainOptions {
+    /// The network: lenet-300-100, or a multi-layer perceptron by its sizes from input to classes, such as
+    /// 784-300-100-10 [default: lenet-300-100]
+    #[arg(long, value_name = "NAME", help_heading = NETWORK)]
+    pub model: Option<ModelName>,
+    /// The data set: fashion-mnist-mini (embedded), fashion-mnist or mnist (read from --data-dir)
+    /// [default: fashion-mnist-mini]
+    #[arg(long, value_name = "NAME", help_heading = NETWORK)]
+    pub data: Option<String>,
+    /// Folder of data sets: DIR/NAME or DIR itself holds the four IDX files, plain or .gz [default: the environment
+    /// variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR", help_heading = NETWORK)]
+    pub data_dir: Option<PathBuf>,
+    /// Share of the training samples held out and evaluated after each epoch, in [0, 1) [default: 0.0]
+    #[arg(long, value_name = "SHARE", help_heading = NETWORK)]
+    pub val_fraction: Option<f64>,
+    /// Evaluate the test set after each epoch too, not only at the end of the run [default: false]
+    #[arg(long, value_name = "true|false", hide_possible_values = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = NETWORK)]
+    pub eval_test: Option<bool>,
+
+    /// How connections are chosen and changed [default: rigl]
+    #[arg(long, value_enum, help_heading = SPARSITY)]
+    pub method: Option<Method>,
+    /// Share of the weights of all sparse layers that exist, in (0, 1] [default: 0.1]
+    #[arg(long, value_name = "D", conflicts_with = "sparsity", help_heading = SPARSITY)]
+    pub density: Option<f64>,
+    /// The same said the other way round, 1 - density, in [0, 1)
+    #[arg(long, value_name = "S", help_heading = SPARSITY)]
+    pub sparsity: Option<f64>,
+    /// How the density is spread over the layers [default: erk]
+    #[arg(long, value_enum, help_heading = SPARSITY)]
+    pub distribution: Option<Distribution>,
+    /// Exponent of the erk proportions; 0 makes them uniform [default: 1.0]
+    #[arg(long, value_name = "P", help_heading = SPARSITY)]
+    pub erk_power: Option<f64>,
+    /// Who decides the layers' densities [default: distribution]
+    #[arg(long, value_enum, help_heading = SPARSITY)]
+    pub layer_rule: Option<LayerRule>,
+    /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*`: any characters); repeatable, the
+    /// last match counts
+    #[arg(long, value_name = "PATTERN=DENSITY", action = clap::ArgAction::Append, help_heading = SPARSITY)]
+    pub density_override: Option<Vec<DensityOverride>>,
+    /// What the deviation of initial weights follows [default: dense-fan-in]
+    #[arg(long, value_enum, help_heading = SPARSITY)]
+    pub init: Option<Init>,
+    /// How operations are counted in the report [default: mac2]
+    #[arg(long, value_enum, help_heading = SPARSITY)]
+    pub flops_convention: Option<FlopsConvention>,
+
+    /// Steps from one topology update to the next [default: 100]
+    #[arg(long, value_name = "STEPS", help_heading = UPDATES)]
+    pub update_interval: Option<u64>,
+    /// Share of a layer's connections that the first update replaces, in [0, 1] [default: 0.3]
+    #[arg(long, value_name = "SHARE", help_heading = UPDATES)]
+    pub drop_fraction: Option<f64>,
+    /// How that share falls until the updates end [default: cosine]
+    #[arg(long, value_enum, help_heading = UPDATES)]
+    pub drop_schedule: Option<DropSchedule>,
+    /// Exponent of the drop schedule inverse-power [default: 3.0]
+    #[arg(long, value_name = "K", help_heading = UPDATES)]
+    pub drop_exponent: Option<f64>,
+    /// First step with an update [default: the update interval]
+    #[arg(long, value_name = "STEP", help_heading = UPDATES)]
+    pub begin_step: Option<u64>,
+    /// Step from which there are no more updates [default: three quarters of the run's steps]
+    #[arg(long, value_name = "STEP", help_heading = UPDATES)]
+    pub end_step: Option<u64>,
+    /// What an update does to its training step [default: paper]
+    #[arg(long, value_enum, help_heading = UPDATES)]
+    pub update_semantics: Option<UpdateSemantics>,
+
+    /// Length of the run in passes over the training set [default: 20]
+    #[arg(long, value_name = "N", conflicts_with = "steps", help_heading = LENGTH)]
+    pub epochs: Option<u64>,
+    /// Length of the run in training steps (batches)
+    #[arg(long, value_name = "N", help_heading = LENGTH)]
+    pub steps: Option<u64>,
+    /// Samples in a batch; the last one of an epoch may have fewer [default: 100]
+    #[arg(long, value_name = "SAMPLES", help_heading = LENGTH)]
+    pub batch_size: Option<usize>,
+
+    /// The rule that changes the weights [default: sgd]
+    #[arg(long, value_enum, help_heading = OPTIMIZATION)]
+    pub optimizer: Option<OptimizerKind>,
+    /// Learning rate, above 0 [default: 0.1; adam and adamw 0.001]
+    #[arg(long, value_name = "RATE", help_heading = OPTIMIZATION)]
+    pub lr: Option<f64>,
+    /// How the learning rate changes [default: cosine]
+    #[arg(long, value_enum, help_heading = OPTIMIZATION)]
+    pub lr_schedule: Option<LrSchedule>,
+    /// Steps at which the schedule step multiplies the rate by --lr-gamma, such as 1000,2000
+    #[arg(long, value_name = "STEP,...", value_delimiter = ',', help_heading = OPTIMIZATION)]
+    pub lr_milestones: Option<Vec<u64>>,
+    /// Factor of the schedule step, in (0, 1] [default: 0.1]
+    #[arg(long, value_name = "FACTOR", help_heading = OPTIMIZATION)]
+    pub lr_gamma: Option<f64>,
+    /// Steps in which the rate first rises from 0 [default: 0]
+    #[arg(long, value_name = "STEPS", help_heading = OPTIMIZATION)]
+    pub warmup_steps: Option<u64>,
+    /// Momentum of sgd, in [0, 1) [default: 0.9]
+    #[arg(long, value_name = "M", help_heading = OPTIMIZATION)]
+    pub momentum: Option<f64>,
+    /// Whether the momentum of sgd is Nesterov's [default: true]
+    #[arg(long, value_name = "true|false", hide_possible_values = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = OPTIMIZATION)]
+    pub nesterov: Option<bool>,
+    /// Pull of weights towards 0, at least 0 [default: 0.0001]
+    #[arg(long, value_name = "DECAY", help_heading = OPTIMIZATION)]
+    pub weight_decay: Option<f64>,
+    /// Share of the training target spread over all classes, in [0, 1) [default: 0.0]
+    #[arg(long, value_name = "SHARE", help_heading = OPTIMIZATION)]
+    pub label_smoothing: Option<f64>,
+    /// Share of hidden activations set to zero in training, in [0, 1) [default: 0.0]
+    #[arg(long, value_name = "SHARE", help_heading = OPTIMIZATION)]
+    pub dropout: Option<f64>,
+
+    /// Seed of everything random; one seed gives one result on any number of threads [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64), help_heading = RUN)]
+    pub seed: Option<u64>,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", help_heading = RUN)]
+    pub threads: Option<usize>,
+    /// Where to compute: cpu [default: cpu]
+    #[arg(long, value_name = "DEVICE", help_heading = RUN)]
+    pub device: Option<Device>,
+    /// Print one JSON object a line on standard output, and nothing else there [default: false]
+    #[arg(long, value_name = "true|false", hide_possible_values = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = RUN)]
+    pub json: Option<bool>,
+    /// Folder for configuration, metrics and checkpoint [default: a new one in runs/]
+    #[arg(long, value_name = "DIR", help_heading = RUN)]
+    pub out: Option<PathBuf>,
+}
+
+/// `rigl plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The network: lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10
+    #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
+    pub model: ModelName,
+    /// How connections are chosen and changed; decides the operations of training
+    #[arg(long, value_enum, default_value_t = Method::Rigl)]
+    pub method: Method,
+    /// How dense the layers are.
+    #[command(flatten)]
+    pub density: DensityArgs,
+    /// Steps from one topology update to the next; decides the operations of training
+    #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub update_interval: u64,
+    /// Samples in a batch; decides the bytes of training
+    #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
+    pub batch_size: usize,
+    /// How operations are counted
+    #[arg(long, value_enum, default_value_t = FlopsConvention::Mac2)]
+    pub flops_convention: FlopsConvention,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One density and how it is spread over layers.
+#[derive(Debug, Args)]
+pub struct DensityArgs {
+    #[arg(long, value_name = "D", value_parser = parse_density, conflicts_with = "sparsity",
+        help = "Share of the weights of all sparse layers that exist, in (0, 1] [default: 0.1]")]
+    density: Option<f64>,
+    #[arg(long, value_name = "S", value_parser = parse_sparsity, help = "The same said the other way round, 1 - density, in [0, 1)")]
+    sparsity: Option<f64>,
+    /// How the density is spread over the layers
+    #[arg(long, value_enum, default_value_t = Distribution::Erk)]
+    pub distribution: Distribution,
+    /// Exponent of the erk proportions; 0 makes them uniform
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = parse_power)]
+    pub erk_power: f64,
+    /// Who decides the layers' densities
+    #[arg(long, value_enum, default_value_t = LayerRule::Distribution)]
+    pub layer_rule: LayerRule,
+    /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*`: any characters); repeatable, the
+    /// last match counts
+    #[arg(long, value_name = "PATTERN=DENSITY")]
+    pub density_override: Vec<DensityOverride>,
+}
+
+impl DensityArgs {
+    /// nnz / size over all sparse layers.
+    pub fn density(&self) -> f64 {
+        self.density.or(self.sparsity.map(complement)).unwrap_or(0.1)
+    }
+}
+
+/// `rigl bench kernel`.
+#[derive(Debug, Args)]
+pub struct BenchKernelArgs {
+    /// The operation
+    #[arg(long, value_enum, default_value_t = KernelOp::Spmm)]
+    pub op: KernelOp,
+    /// Rows × columns × lanes: the weight matrix is M×K, the other operand has N lanes (samples)
+    #[arg(long, value_name = "MxKxN", default_value = "512x512x128")]
+    pub shape: Shape,
+    /// Densities of the weight matrix, each in (0, 1]
+    #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
+    pub density: Vec<f64>,
+    /// How the sparse matrix is stored
+    #[arg(long, value_enum, default_value_t = Format::Csr)]
+    pub format: Format,
+    /// Where the stored entries are: uniform, power-law (few long rows), banded (near the diagonal), or a file of the
+    /// Deep Learning Matrix Collection (FILE.smtx), which then decides rows, columns and density
+    #[arg(long, value_name = "PATTERN", default_value = "uniform")]
+    pub pattern: PatternSource,
+    /// Type of the stored numbers
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Instruction set; auto is the best that this processor has
+    #[arg(long, value_enum, default_value_t = IsaChoice::Auto)]
+    pub isa: IsaChoice,
+    /// What every measurement takes.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `rigl bench step`.
+#[derive(Debug, Args)]
+pub struct BenchStepArgs {
+    /// The network: lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10
+    #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
+    pub model: ModelName,
+    /// Samples in a batch
+    #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
+    pub batch_size: usize,
+    /// Densities of the network, each in (0, 1]
+    #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
+    pub density: Vec<f64>,
+    /// How the density is spread over the layers
+    #[arg(long, value_enum, default_value_t = Distribution::Erk)]
+    pub distribution: Distribution,
+    /// What every measurement takes.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Options of every measurement.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// Threads, sparse and dense alike [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub threads: Option<usize>,
+    /// Where to compute: cpu
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: Device,
+    /// Seed of patterns and values
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Names of choices as they stand in records, from those of the command line.
+macro_rules! display_as_value {
+    ($($name:ident),+) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let value = self.to_possible_value().expect("no value is hidden");
+                f.pad(value.get_name())
+            }
+        }
+    )+};
+}
+display_as_value!(KernelOp, Format, Dtype, IsaChoice);
+
+/// An operation that `rigl bench kernel` times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum KernelOp {
+    /// Y = W · X, the forward pass.
+    Spmm,
+    /// dX = Wᵀ · dY, the gradient of the input.
+    SpmmT,
+    /// dW = dY · Xᵀ at the stored entries, the gradient of the weights.
+    Sddmm,
+    /// The largest entries of dY · Xᵀ among those that are not stored: a growth step of RigL.
+    Grow,
+}
+
+/// How a sparse matrix is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Compressed sparse rows.
+    Csr,
+}
+
+/// Type of the stored numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32-bit floating point.
+    F32,
+}
+
+/// An instruction set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IsaChoice {
+    /// The best that the processor has.
+    Auto,
+    /// Plain Rust.
+    Scalar,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512F.
+    Avx512,
+}
+
+/// Rows, columns and lanes of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of the weight matrix.
+    pub m: usize,
+    /// Columns of the weight matrix.
+    pub k: usize,
+    /// Lanes of the other operand.
+    pub n: usize,
+}
+
+impl FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size > 0).map(|size| size as usize);
+        match text.split('x').map(size).collect::<Option<Vec<_>>>().as_deref() {
+            Some(&[m, k, n]) => Ok(Self { m, k, n }),
+            _ => Err("it must be MxKxN with three numbers of at least 1, such as 512x512x128".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}", self.m, self.k, self.n)
+    }
+}
+
+/// Where the entries of a benchmark's matrix are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PatternSource {
+    /// Anywhere, with equal chance.
+    Uniform,
+    /// In few long rows and many short ones.
+    PowerLaw,
+    /// Near the diagonal.
+    Banded,
+    /// As in a file of the Deep Learning Matrix Collection.
+    File(PathBuf),
+}
+
+impl FromStr for PatternSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "uniform" => Ok(Self::Uniform),
+            "power-law" => Ok(Self::PowerLaw),
+            "banded" => Ok(Self::Banded),
+            _ if text.ends_with(".smtx") => Ok(Self::File(text.into())),
+            _ => Err("it must be uniform, power-law, banded or the path of a file that ends in .smtx".to_owned()),
+        }
+    }
+}
+
+fn parse_sparsity(text: &str) -> Result<f64, String> {
+    let sparsity = text.parse::<f64>().ok().filter(|sparsity| (0.0..1.0).contains(sparsity));
+    sparsity.ok_or_else(|| "a sparsity must be at least 0 and below 1 (it is 1 - density)".to_owned())
+}
+
+fn parse_power(text: &str) -> Result<f64, String> {
+    let power = text.parse::<f64>().ok().filter(|&power| power >= 0.0 && power.is_finite());
+    power.ok_or_else(|| "it must be a finite number of at least 0".to_owned())
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "it must be a whole number of at least 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrainConfig;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let parsed = Cli::try_parse_from(std::iter::once("rigl").chain(line.split_whitespace()));
+        parsed.map(|cli| cli.command).map_err(|error| {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every default that the help states is the one in effect, and every option says what it means.
+    #[test]
+    fn the_help_states_the_defaults_in_effect() {
+        let defaults = toml::Table::try_from(TrainConfig::default()).unwrap();
+        let command = Cli::command();
+        let train = command.find_subcommand("train").unwrap();
+        let mut compared = 0;
+        for argument in train.get_arguments() {
+            let name = argument.get_long().unwrap();
+            let help = argument.get_help().unwrap_or_else(|| panic!("--{name} has no help")).to_string();
+            assert!(argument.get_help_heading().is_some(), "--{name} has no heading");
+            let stated = help.rsplit_once("[default: ").map(|(_, rest)| rest.trim_end_matches(']'));
+            let Some(default) = defaults.get(name) else { continue };
+            let default = match default {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Array(list) if list.is_empty() => continue,
+                other => other.to_string(),
+            };
+            let stated = stated.unwrap_or_else(|| panic!("--{name}: the default {default} is not stated"));
+            assert!(stated == default || stated.starts_with(&format!("{default};")), "--{name}: {stated} {default}");
+            compared += 1;
+        }
+        assert!(compared >= 25, "{compared}");
+    }
+
+    /// Each key of the configuration is an option, and each option but those with another meaning a key.
+    #[test]
+    fn options_and_keys_have_the_same_names() {
+        let command = Cli::command();
+        let train = command.find_subcommand("train").unwrap();
+        let options: Vec<_> = train.get_arguments().filter_map(|a| a.get_long()).collect();
+        for key in toml::Table::try_from(TrainConfig::default()).unwrap().keys() {
+            assert!(options.contains(&key.as_str()), "{key}");
+        }
+        for option in options.into_iter().filter(|option| !["config", "sparsity"].contains(option)) {
+            let error = toml::from_str::<TrainConfig>(&format!("{option} = {{ wrong = true }}")).unwrap_err();
+            assert!(!error.to_string().contains("unknown field"), "{option}: {error}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_list_what_is_valid() {
+        for (line, parts) in [
+            ("train --optimizer lion", ["--optimizer", "sgd, adam, adamw"].as_slice()),
+            ("train --device gpu:0", &["--device", "this build has only the device cpu"]),
+            ("train --model resnet-50", &["--model", "784-300-100-10"]),
+            ("train --seed -1", &["-1"]),
+            ("train --densty 0.1", &["--densty", "--density"]),
+            ("train --density-override fc1", &["PATTERN=DENSITY"]),
+            ("plan --density 2", &["--density", "at most 1"]),
+            ("plan --update-interval 0", &["--update-interval"]),
+            ("bench kernel --op conv_forward", &["--op", "spmm, spmm_t, sddmm, grow"]),
+            ("bench kernel --isa neon", &["--isa", "auto, scalar, avx2, avx512"]),
+            ("bench kernel --format bsr4x4", &["--format", "csr"]),
+            ("bench kernel --dtype f16", &["--dtype", "f32"]),
+            ("bench kernel --shape 3x4", &["--shape", "MxKxN"]),
+            ("bench kernel --pattern diagonal", &["--pattern", "banded", ".smtx"]),
+            ("bench step --density 0.1,0", &["--density", "above 0"]),
+            ("bench step --batch-size 0", &["--batch-size", "at least 1"]),
+        ] {
+            let message = parse(line).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn benches_and_plans_have_their_defaults() {
+        let Command::Bench(BenchCommand::Kernel(kernel)) = parse("bench kernel --op spmm_t --pattern a.smtx").unwrap()
+        else {
+            panic!("another command")
+        };
+        assert_eq!((kernel.op, kernel.shape), (KernelOp::SpmmT, Shape { m: 512, k: 512, n: 128 }));
+        assert_eq!((kernel.op.to_string(), kernel.shape.to_string()), ("spmm_t".to_owned(), "512x512x128".to_owned()));
+        assert_eq!((kernel.density, kernel.pattern), (vec![0.2, 0.1, 0.05], PatternSource::File("a.smtx".into())));
+        let plan = |line: &str| match parse(line).unwrap() {
+            Command::Plan(plan) => plan.density.density(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((plan("plan"), plan("plan --sparsity 0.8"), plan("plan --density 0.3")), (0.1, 0.2, 0.3));
+    }
+}

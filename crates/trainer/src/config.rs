@@ -1,0 +1,894 @@
+//! The settings of a training run: choices by name, defaults, merging of command line and file, and checks.
+//!
+//! A setting comes from the command line, else from the file given by `--config`, else from [`TrainConfig::default`]
+//! (and, for the data folder, from the environment variable `RIGL_DATA_DIR`). [`TrainConfig::resolve`] is the one way
+//! from arguments to a checked configuration.
+
+use std::fmt;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::{fs, io};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::args::{TrainArgs, TrainOptions};
+use crate::data;
+
+/// Why settings cannot be used. All are errors of usage.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The configuration file cannot be read.
+    #[error("config: {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The configuration file is not TOML, or has an unknown key or a value of a wrong type.
+    #[error("config: {}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Place and reason.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is impossible.
+    #[error("{option}: {value} is not possible; it must be {rule}")]
+    Value {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be valid.
+        rule: &'static str,
+    },
+    /// Two options of one source say the same thing twice.
+    #[error("{first} and {second} exclude each other; give one of them")]
+    Conflict {
+        /// One option.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// An option of the command line that the other settings leave without effect.
+    #[error("--{option} has no effect here: it needs {needs}")]
+    NoEffect {
+        /// The option.
+        option: &'static str,
+        /// What would give it an effect.
+        needs: &'static str,
+    },
+    /// Topology updates would end before they begin.
+    #[error(
+        "begin-step: updates cannot begin at step {begin} and end at step {end}; begin-step must be below end-step"
+    )]
+    Window {
+        /// The first step with an update.
+        begin: u64,
+        /// The step at which updates have ended.
+        end: u64,
+    },
+    /// A path that is not Unicode, which a configuration file cannot hold.
+    #[error("the configuration cannot be written as TOML: {0}")]
+    Encoding(#[from] toml::ser::Error),
+}
+
+/// Enums whose values are named on the command line, in files and in records by the same kebab-case names.
+macro_rules! choices {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$value_meta:meta])* $value:ident),+ $(,)? })+) => {$(
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $($(#[$value_meta])* $value),+ }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let value = self.to_possible_value().expect("no value is hidden");
+                f.pad(value.get_name())
+            }
+        }
+    )+};
+}
+
+choices! {
+    /// Which connections a layer has, and how they change.
+    Method {
+        /// All of them: the baseline.
+        Dense,
+        /// Random ones, fixed.
+        Static,
+        /// Drop the smallest weights, grow at random (Mocanu et al. 2018).
+        Set,
+        /// Drop the smallest weights, grow where the gradient is largest (Evci et al. 2020).
+        Rigl,
+    }
+    /// How the density is spread over the layers.
+    Distribution {
+        /// The same in every layer.
+        Uniform,
+        /// Erdős–Rényi: by (inputs + outputs) / (inputs · outputs).
+        Er,
+        /// Erdős–Rényi-Kernel: as er, with the kernel's sides counted too.
+        Erk,
+    }
+    /// Who decides the layers' densities.
+    LayerRule {
+        /// The distribution, for every layer.
+        Distribution,
+        /// The model's rule in the RigL paper's code. LeNet-300-100: first layer at the given sparsity, second at 0.9
+        /// of it, third dense.
+        Paper,
+    }
+    /// How the drop fraction falls from its start to the end of the updates.
+    DropSchedule {
+        /// Not at all.
+        Constant,
+        /// Along half a cosine, to 0.
+        Cosine,
+        /// As (1 − progress)^exponent.
+        InversePower,
+    }
+    /// What an update of the topology does to its training step.
+    UpdateSemantics {
+        /// It takes the optimizer's place, and the step is counted (the paper's Algorithm 1).
+        Paper,
+        /// It takes the optimizer's place, and the step is not counted: one more batch (the authors' code).
+        Reference,
+    }
+    /// The rule that changes the weights.
+    OptimizerKind {
+        /// Stochastic gradient descent.
+        Sgd,
+        /// Adam with weight decay in the gradient.
+        Adam,
+        /// Adam with weight decay beside it.
+        Adamw,
+    }
+    /// How the learning rate changes.
+    LrSchedule {
+        /// Not at all.
+        Constant,
+        /// By a factor at given steps.
+        Step,
+        /// Along half a cosine, to 0 at the end.
+        Cosine,
+    }
+    /// What the deviation of initial weights follows.
+    Init {
+        /// The number of inputs of the dense layer.
+        DenseFanIn,
+        /// The number of connections each output has.
+        SparseFanIn,
+    }
+    /// How floating-point operations are counted.
+    FlopsConvention {
+        /// A multiply-add is two operations; bias and activation are free.
+        Mac2,
+        /// As the tables of the RigL paper.
+        Paper,
+        /// As the MicroNet challenge.
+        Micronet,
+    }
+}
+
+/// Where the numbers are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Device {
+    /// The processor.
+    Cpu,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.pad("cpu"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "cpu" => Ok(Self::Cpu),
+            _ if name.starts_with("gpu") => Err("this build has only the device cpu, none named gpu".to_owned()),
+            _ => Err("the devices of this build are: cpu".to_owned()),
+        }
+    }
+}
+
+/// A network by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum ModelName {
+    /// LeNet-300-100: 784 inputs, hidden layers of 300 and 100, 10 classes.
+    Lenet300x100,
+    /// A multi-layer perceptron: inputs, hidden layers, classes.
+    Mlp(Vec<usize>),
+}
+
+impl ModelName {
+    /// Features from the input to the output.
+    pub fn sizes(&self) -> &[usize] {
+        match self {
+            Self::Lenet300x100 => &[784, 300, 100, 10],
+            Self::Mlp(sizes) => sizes,
+        }
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lenet300x100 => f.pad("lenet-300-100"),
+            Self::Mlp(sizes) => f.pad(&sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("-")),
+        }
+    }
+}
+
+impl FromStr for ModelName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        if name == "lenet-300-100" {
+            return Ok(Self::Lenet300x100);
+        }
+        // Column indices are u32.
+        let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size > 0).map(|size| size as usize);
+        match name.split('-').map(size).collect::<Option<Vec<_>>>() {
+            Some(sizes) if sizes.len() >= 2 => Ok(Self::Mlp(sizes)),
+            _ => Err("the models are lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10"
+                .to_owned()),
+        }
+    }
+}
+
+/// A density for the layers whose names match a pattern.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct DensityOverride {
+    /// A layer's name, in which `*` stands for any characters. Of several patterns that match, the last one counts.
+    pub pattern: String,
+    /// nnz / size of the layers it names, in (0, 1].
+    pub density: f64,
+}
+
+impl fmt::Display for DensityOverride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.pattern, self.density)
+    }
+}
+
+impl FromStr for DensityOverride {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.rsplit_once('=') {
+            Some((pattern, density)) if !pattern.is_empty() => {
+                Ok(Self { pattern: pattern.to_owned(), density: parse_density(density)? })
+            }
+            _ => Err("it must be PATTERN=DENSITY, such as fc1=0.05 or fc*=0.2".to_owned()),
+        }
+    }
+}
+
+macro_rules! serde_through_text {
+    ($($name:ident),+) => {$(
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse().map_err(|rule| format!("{text:?} is not possible: {rule}"))
+            }
+        }
+    )+};
+}
+serde_through_text!(Device, ModelName, DensityOverride);
+
+const DENSITY_RULE: &str = "above 0 and at most 1 (density is the share of weights that exist)";
+
+/// A density from text, for arguments that are checked one by one.
+pub(crate) fn parse_density(text: &str) -> Result<f64, String> {
+    let density = text.parse::<f64>().ok().filter(|&density| is_density(density));
+    density.ok_or_else(|| format!("a density must be {DENSITY_RULE}"))
+}
+
+/// The density of a sparsity: its complement, in decimal (1 − 0.9 is 0.1, not 0.09999999999999998).
+pub(crate) fn complement(sparsity: f64) -> f64 {
+    const DECIMALS: f64 = 1e12;
+    ((1.0 - sparsity) * DECIMALS).round() / DECIMALS
+}
+
+fn is_density(density: f64) -> bool {
+    density > 0.0 && density <= 1.0
+}
+
+/// Everything that decides a training run. Keys in a file are the names of the command's options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// The network.
+    pub model: ModelName,
+    /// The data set, one of [`data::KNOWN`].
+    pub data: String,
+    /// Folder of data sets that are not embedded.
+    pub data_dir: Option<PathBuf>,
+    /// Share of the training samples held out for validation, in [0, 1).
+    pub val_fraction: f64,
+    /// Whether the test set is evaluated after every epoch, not only at the end.
+    pub eval_test: bool,
+
+    /// How connections are chosen.
+    pub method: Method,
+    /// nnz / size over all sparse layers, in (0, 1]; 1 with [`Method::Dense`].
+    pub density: f64,
+    /// How the density is spread over the layers.
+    pub distribution: Distribution,
+    /// Exponent of the Erdős–Rényi-Kernel proportions; 0 is uniform.
+    pub erk_power: f64,
+    /// Who decides the layers' densities.
+    pub layer_rule: LayerRule,
+    /// Densities of single layers.
+    pub density_override: Vec<DensityOverride>,
+
+    /// Steps between topology updates.
+    pub update_interval: u64,
+    /// Share of a layer's connections replaced by the first update, in [0, 1].
+    pub drop_fraction: f64,
+    /// How that share falls.
+    pub drop_schedule: DropSchedule,
+    /// Exponent of [`DropSchedule::InversePower`].
+    pub drop_exponent: f64,
+    /// First step with an update, see [`TrainConfig::update_window`].
+    pub begin_step: Option<u64>,
+    /// Step at which updates have ended, see [`TrainConfig::update_window`].
+    pub end_step: Option<u64>,
+    /// What an update does to its step.
+    pub update_semantics: UpdateSemantics,
+
+    /// Passes over the training set; `None` if the length is given in steps.
+    pub epochs: Option<u64>,
+    /// Training steps; `None` if the length is given in epochs.
+    pub steps: Option<u64>,
+    /// Samples in a step.
+    pub batch_size: usize,
+
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Learning rate.
+    pub lr: f64,
+    /// How it changes.
+    pub lr_schedule: LrSchedule,
+    /// Steps at which [`LrSchedule::Step`] multiplies the rate.
+    pub lr_milestones: Vec<u64>,
+    /// The factor of [`LrSchedule::Step`].
+    pub lr_gamma: f64,
+    /// Steps in which the rate rises from 0 to `lr`.
+    pub warmup_steps: u64,
+    /// Momentum of SGD, in [0, 1).
+    pub momentum: f64,
+    /// Whether it is Nesterov's.
+    pub nesterov: bool,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Share of the target spread over all classes, in [0, 1).
+    pub label_smoothing: f64,
+    /// Share of hidden activations set to zero in training, in [0, 1).
+    pub dropout: f64,
+    /// What initial weights' deviation follows.
+    pub init: Init,
+
+    /// How operations are counted in reports.
+    pub flops_convention: FlopsConvention,
+    /// The seed of everything random.
+    pub seed: u64,
+    /// Threads; `None` is one for each core, see [`TrainConfig::thread_count`].
+    pub threads: Option<usize>,
+    /// Where it is computed.
+    pub device: Device,
+    /// Whether standard output is JSON lines.
+    pub json: bool,
+    /// The run's folder. Not written to the run's configuration: the folder is where that file stands, and a run
+    /// from it needs another.
+    #[serde(skip_serializing)]
+    pub out: Option<PathBuf>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelName::Lenet300x100,
+            data: data::EMBEDDED.to_owned(),
+            data_dir: None,
+            val_fraction: 0.0,
+            eval_test: false,
+            method: Method::Rigl,
+            density: 0.1,
+            distribution: Distribution::Erk,
+            erk_power: 1.0,
+            layer_rule: LayerRule::Distribution,
+            density_override: Vec::new(),
+            update_interval: 100,
+            drop_fraction: 0.3,
+            drop_schedule: DropSchedule::Cosine,
+            drop_exponent: 3.0,
+            begin_step: None,
+            end_step: None,
+            update_semantics: UpdateSemantics::Paper,
+            epochs: Some(20),
+            steps: None,
+            batch_size: 100,
+            optimizer: OptimizerKind::Sgd,
+            lr: 0.1,
+            lr_schedule: LrSchedule::Cosine,
+            lr_milestones: Vec::new(),
+            lr_gamma: 0.1,
+            warmup_steps: 0,
+            momentum: 0.9,
+            nesterov: true,
+            weight_decay: 1e-4,
+            label_smoothing: 0.0,
+            dropout: 0.0,
+            init: Init::DenseFanIn,
+            flops_convention: FlopsConvention::Mac2,
+            seed: 0,
+            threads: None,
+            device: Device::Cpu,
+            json: false,
+            out: None,
+        }
+    }
+}
+
+/// The default learning rate of Adam and AdamW.
+const ADAM_LR: f64 = 1e-3;
+
+/// The steps at which the topology may change: `begin <= step < end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateWindow {
+    /// First step with an update.
+    pub begin: u64,
+    /// Step at which updates have ended.
+    pub end: u64,
+}
+
+impl TrainConfig {
+    /// The configuration of a command line: options over the file's, over `env_data_dir` (the environment variable
+    /// `RIGL_DATA_DIR`), over the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the file, a value, two options that exclude each other, or an option of the command line that
+    /// has no effect. A file may hold settings that the chosen method or schedule does not use.
+    pub fn resolve(args: &TrainArgs, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let from_file = args.config.as_deref().map(read_options).transpose()?.unwrap_or_default();
+        let given = &args.options;
+        let mut table = toml::Table::try_from(&from_file)?;
+        for (key, value) in toml::Table::try_from(given)? {
+            // Two names of one thing: the command line's takes the place of either.
+            for pair in ALTERNATIVES.iter().filter(|pair| pair.contains(&key.as_str())) {
+                pair.iter().for_each(|&other| drop(table.remove(other)));
+            }
+            table.insert(key, value);
+        }
+        let options: TrainOptions = from_table(table.clone());
+        table.remove("sparsity");
+        let mut config: Self = from_table(table);
+
+        if let Some(sparsity) = options.sparsity {
+            require(
+                (0.0..1.0).contains(&sparsity),
+                "sparsity",
+                sparsity,
+                "at least 0 and below 1 (it is 1 - density)",
+            )?;
+            config.density = complement(sparsity);
+        }
+        if config.method == Method::Dense {
+            config.density = 1.0;
+        }
+        if options.steps.is_some() {
+            config.epochs = None;
+        }
+        if options.lr.is_none() && config.optimizer != OptimizerKind::Sgd {
+            config.lr = ADAM_LR;
+        }
+        if config.data == data::EMBEDDED {
+            config.data_dir = None;
+        } else if config.data_dir.is_none() {
+            config.data_dir = env_data_dir;
+        }
+        config.check()?;
+        config.check_effect(given)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        let share_rule = "at least 0 and below 1";
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let at_least_one = "at least 1";
+        require(
+            data::KNOWN.contains(&self.data.as_str()),
+            "data",
+            &self.data,
+            "fashion-mnist-mini, fashion-mnist or mnist",
+        )?;
+        require(share(self.val_fraction), "val-fraction", self.val_fraction, share_rule)?;
+        require(is_density(self.density), "density", self.density, DENSITY_RULE)?;
+        let power = self.erk_power;
+        require(power >= 0.0 && power.is_finite(), "erk-power", power, "a finite number of at least 0")?;
+        let lenet = self.layer_rule != LayerRule::Paper || self.model == ModelName::Lenet300x100;
+        require(lenet, "layer-rule", self.layer_rule, "distribution: only lenet-300-100 has a rule in the paper")?;
+        require(self.update_interval >= 1, "update-interval", self.update_interval, at_least_one)?;
+        let fraction = self.drop_fraction;
+        require((0.0..=1.0).contains(&fraction), "drop-fraction", fraction, "at least 0 and at most 1")?;
+        require(positive(self.drop_exponent), "drop-exponent", self.drop_exponent, "a finite number above 0")?;
+        if let (Some(begin), Some(end)) = (self.begin_step, self.end_step) {
+            check_window(begin, end)?;
+        }
+        require(self.epochs != Some(0), "epochs", 0, at_least_one)?;
+        require(self.steps != Some(0), "steps", 0, at_least_one)?;
+        require(self.batch_size >= 1, "batch-size", self.batch_size, at_least_one)?;
+        require(positive(self.lr), "lr", self.lr, "a finite number above 0")?;
+        let rising = self.lr_milestones.is_sorted_by(|a, b| a < b);
+        require(rising, "lr-milestones", format!("{:?}", self.lr_milestones), "a list of rising steps")?;
+        let milestones = self.lr_schedule != LrSchedule::Step || !self.lr_milestones.is_empty();
+        require(milestones, "lr-schedule", self.lr_schedule, "constant or cosine, or lr-milestones must be given")?;
+        require(self.lr_gamma > 0.0 && self.lr_gamma <= 1.0, "lr-gamma", self.lr_gamma, "above 0 and at most 1")?;
+        require(share(self.momentum), "momentum", self.momentum, share_rule)?;
+        let decay = self.weight_decay;
+        require(decay >= 0.0 && decay.is_finite(), "weight-decay", decay, "a finite number of at least 0")?;
+        require(share(self.label_smoothing), "label-smoothing", self.label_smoothing, share_rule)?;
+        require(share(self.dropout), "dropout", self.dropout, share_rule)?;
+        let threads = self.threads.unwrap_or(1);
+        require((1..=MAX_THREADS).contains(&threads), "threads", threads, "at least 1 and at most 1024")?;
+        Ok(())
+    }
+
+    /// Options of the command line must do something.
+    fn check_effect(&self, given: &TrainOptions) -> Result<(), ConfigError> {
+        let updates = matches!(self.method, Method::Set | Method::Rigl);
+        let needs_updates = "a method that updates the topology (set or rigl)";
+        let sparse = self.method != Method::Dense;
+        let needs_sparse = "a sparse method (not dense)";
+        let spread = sparse && self.layer_rule == LayerRule::Distribution;
+        let sgd = self.optimizer == OptimizerKind::Sgd;
+        let step = self.lr_schedule == LrSchedule::Step;
+        let rules = [
+            ("data-dir", given.data_dir.is_some(), self.data != data::EMBEDDED, "--data fashion-mnist or mnist"),
+            ("density", given.density.is_some(), sparse, needs_sparse),
+            ("sparsity", given.sparsity.is_some(), sparse, needs_sparse),
+            ("layer-rule", given.layer_rule.is_some(), sparse, needs_sparse),
+            ("distribution", given.distribution.is_some(), spread, "a sparse method and --layer-rule distribution"),
+            (
+                "erk-power",
+                given.erk_power.is_some(),
+                spread && self.distribution == Distribution::Erk,
+                "a sparse method, --layer-rule distribution and --distribution erk",
+            ),
+            ("density-override", given.density_override.is_some(), sparse, needs_sparse),
+            ("init", given.init.is_some(), sparse, "a sparse method: without one both choices are the same"),
+            ("update-interval", given.update_interval.is_some(), updates, needs_updates),
+            ("drop-fraction", given.drop_fraction.is_some(), updates, needs_updates),
+            ("drop-schedule", given.drop_schedule.is_some(), updates, needs_updates),
+            (
+                "drop-exponent",
+                given.drop_exponent.is_some(),
+                updates && self.drop_schedule == DropSchedule::InversePower,
+                "a method that updates the topology and --drop-schedule inverse-power",
+            ),
+            ("begin-step", given.begin_step.is_some(), updates, needs_updates),
+            ("end-step", given.end_step.is_some(), updates, needs_updates),
+            ("update-semantics", given.update_semantics.is_some(), updates, needs_updates),
+            ("lr-milestones", given.lr_milestones.is_some(), step, "--lr-schedule step"),
+            ("lr-gamma", given.lr_gamma.is_some(), step, "--lr-schedule step"),
+            ("momentum", given.momentum.is_some(), sgd, "--optimizer sgd"),
+            ("nesterov", given.nesterov.is_some(), sgd, "--optimizer sgd"),
+        ];
+        match rules.into_iter().find(|&(_, given, effect, _)| given && !effect) {
+            Some((option, _, _, needs)) => Err(ConfigError::NoEffect { option, needs }),
+            None => Ok(()),
+        }
+    }
+
+    /// Steps of the whole run.
+    pub fn total_steps(&self, batches_per_epoch: u64) -> u64 {
+        match (self.steps, self.epochs) {
+            (Some(steps), _) => steps,
+            (None, epochs) => epochs.unwrap_or(0).saturating_mul(batches_per_epoch),
+        }
+    }
+
+    /// When the topology may change. Without `begin-step` it begins after one update interval, without `end-step` it
+    /// ends after three quarters of the steps (rounded down). `None`: neither is given, and the run is too short for an
+    /// update.
+    ///
+    /// # Errors
+    /// [`ConfigError::Window`] if one of them is given and there is no step from begin to end.
+    pub fn update_window(&self, total_steps: u64) -> Result<Option<UpdateWindow>, ConfigError> {
+        let begin = self.begin_step.unwrap_or(self.update_interval);
+        let end = self.end_step.unwrap_or((u128::from(total_steps) * 3 / 4) as u64);
+        match (self.begin_step, self.end_step) {
+            (None, None) if begin >= end => Ok(None),
+            _ => check_window(begin, end).map(|()| Some(UpdateWindow { begin, end })),
+        }
+    }
+
+    /// Threads to use: those asked for, else one for each core.
+    pub fn thread_count(&self) -> usize {
+        self.threads.unwrap_or_else(available_threads)
+    }
+
+    /// This configuration as a file that `--config` reads.
+    ///
+    /// # Errors
+    /// [`ConfigError::Encoding`] if the data folder's path is not Unicode.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+/// More is a slip, not a machine.
+const MAX_THREADS: usize = 1024;
+
+/// One for each core that this process may use.
+pub fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Options of which a source may give one.
+const ALTERNATIVES: [[&str; 2]; 2] = [["density", "sparsity"], ["epochs", "steps"]];
+
+fn read_options(path: &Path) -> Result<TrainOptions, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let options: TrainOptions = toml::from_str(&text)
+        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+    if options.density.is_some() && options.sparsity.is_some() {
+        return Err(ConfigError::Conflict { first: "density", second: "sparsity" });
+    }
+    if options.epochs.is_some() && options.steps.is_some() {
+        return Err(ConfigError::Conflict { first: "epochs", second: "steps" });
+    }
+    Ok(options)
+}
+
+/// Settings from a table that was made from settings.
+fn from_table<T: for<'de> Deserialize<'de>>(table: toml::Table) -> T {
+    table.try_into().expect("options and configuration have the same keys and types")
+}
+
+fn check_window(begin: u64, end: u64) -> Result<(), ConfigError> {
+    if begin >= end { Err(ConfigError::Window { begin, end }) } else { Ok(()) }
+}
+
+fn require(holds: bool, option: &'static str, value: impl fmt::Display, rule: &'static str) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::Value { option, value: value.to_string(), rule }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    fn args(line: &str) -> TrainArgs {
+        match Cli::try_parse_from(["rigl", "train"].into_iter().chain(line.split_whitespace())).unwrap().command {
+            Command::Train(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn resolve(line: &str) -> Result<TrainConfig, ConfigError> {
+        TrainConfig::resolve(&args(line), None)
+    }
+
+    /// A file beside a command line.
+    fn resolve_file(file: &str, line: &str) -> Result<TrainConfig, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        fs::write(&path, file).unwrap();
+        let mut args = args(line);
+        args.config = Some(path);
+        TrainConfig::resolve(&args, None)
+    }
+
+    fn message(result: Result<TrainConfig, ConfigError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn without_options_the_defaults_hold() {
+        assert_eq!(resolve("").unwrap(), TrainConfig::default());
+        assert_eq!(resolve_file("", "").unwrap(), TrainConfig::default());
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = "density = 0.2\nlr = 1\nmodel = '784-32-10'\ndensity-override = ['fc1=0.5']\nnesterov = false";
+        let config = resolve_file(file, "").unwrap();
+        assert_eq!((config.density, config.lr, config.nesterov), (0.2, 1.0, false));
+        assert_eq!(config.model.sizes(), [784, 32, 10]);
+        assert_eq!(config.density_override, [DensityOverride { pattern: "fc1".to_owned(), density: 0.5 }]);
+        let config = resolve_file(file, "--density 0.3 --density-override fc*=0.4 --nesterov").unwrap();
+        assert_eq!((config.density, config.lr, config.nesterov), (0.3, 1.0, true));
+        assert_eq!(config.density_override[0].to_string(), "fc*=0.4");
+    }
+
+    #[test]
+    fn two_names_of_one_thing() {
+        assert_eq!(resolve("--sparsity 0.9").unwrap().density, 0.1);
+        assert_eq!(resolve_file("density = 0.2", "--sparsity 0.3").unwrap().density, 0.7);
+        assert_eq!(resolve_file("sparsity = 0.2", "--density 0.3").unwrap().density, 0.3);
+        let config = resolve_file("epochs = 3", "--steps 70").unwrap();
+        assert_eq!((config.epochs, config.steps, config.total_steps(12)), (None, Some(70), 70));
+        let config = resolve_file("steps = 70", "--epochs 3").unwrap();
+        assert_eq!((config.epochs, config.steps, config.total_steps(12)), (Some(3), None, 36));
+        assert!(message(resolve_file("epochs = 3\nsteps = 3", "")).starts_with("epochs and steps exclude each other"));
+        assert!(message(resolve_file("density = 0.3\nsparsity = 0.7", "")).starts_with("density and sparsity"));
+        for line in ["--epochs 3 --steps 3", "--density 0.1 --sparsity 0.9"] {
+            assert!(Cli::try_parse_from(["rigl", "train"].into_iter().chain(line.split(' '))).is_err());
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_named_with_what_would_be_valid() {
+        for (line, option) in [
+            ("--density 0", "density: 0"),
+            ("--density 1.5", "density: 1.5"),
+            ("--density nan", "density: NaN"),
+            ("--sparsity 1", "sparsity: 1"),
+            ("--sparsity=-0.1", "sparsity: -0.1"),
+            ("--update-interval 0", "update-interval: 0"),
+            ("--batch-size 0", "batch-size: 0"),
+            ("--epochs 0", "epochs: 0"),
+            ("--steps 0", "steps: 0"),
+            ("--dropout 1", "dropout: 1"),
+            ("--label-smoothing=-0.1", "label-smoothing: -0.1"),
+            ("--val-fraction 1", "val-fraction: 1"),
+            ("--momentum 1", "momentum: 1"),
+            ("--lr 0", "lr: 0"),
+            ("--lr inf", "lr: inf"),
+            ("--weight-decay=-1", "weight-decay: -1"),
+            ("--threads 0", "threads: 0"),
+            ("--threads 5000", "threads: 5000"),
+            ("--drop-fraction 1.1", "drop-fraction: 1.1"),
+            ("--drop-schedule inverse-power --drop-exponent 0", "drop-exponent: 0"),
+            ("--erk-power=-1", "erk-power: -1"),
+            ("--lr-schedule step", "lr-schedule: step"),
+            ("--lr-schedule step --lr-milestones 5,5", "lr-milestones: [5, 5]"),
+            ("--lr-schedule step --lr-milestones 5 --lr-gamma 0", "lr-gamma: 0"),
+            ("--data imagenet", "data: imagenet"),
+            ("--layer-rule paper --model 784-10", "layer-rule: paper"),
+        ] {
+            let message = message(resolve(line));
+            assert!(message.starts_with(&format!("{option} is not possible; it must be ")), "{line}: {message}");
+        }
+        assert!(
+            message(resolve("--begin-step 8 --end-step 8")).starts_with("begin-step: updates cannot begin at step 8")
+        );
+    }
+
+    #[test]
+    fn every_data_set_is_named_when_none_fits() {
+        let message = message(resolve("--data imagenet"));
+        assert!(data::KNOWN.iter().all(|name| message.contains(name)), "{message}");
+    }
+
+    #[test]
+    fn files_are_checked_as_strictly() {
+        let message = |file: &str| message(resolve_file(file, ""));
+        let unknown = message("densty = 0.1");
+        assert!(unknown.contains("run.toml") && unknown.contains("unknown field `densty`"), "{unknown}");
+        assert!(unknown.contains("line 1") && unknown.contains("`density`"), "{unknown}");
+        let wrong_type = message("seed = 1\nlr = 'fast'");
+        assert!(wrong_type.contains("line 2") && wrong_type.contains("lr = 'fast'"), "{wrong_type}");
+        assert!(message("optimizer = 'lion'").contains("expected one of `sgd`, `adam`, `adamw`"));
+        assert!(message("device = 'gpu:0'").contains("this build has only the device cpu"));
+        assert!(message("model = 'resnet'").contains("784-300-100-10"));
+        assert!(message("density-override = ['fc1=2']").contains("a density must be"));
+        assert!(message("density = 2.0").starts_with("density: 2 is not possible"));
+        assert!(message("density = ").contains("run.toml"));
+        let mut args = args("");
+        args.config = Some("no/such/file".into());
+        let missing = TrainConfig::resolve(&args, None).unwrap_err().to_string();
+        assert!(missing.starts_with("config: no/such/file: "), "{missing}");
+    }
+
+    #[test]
+    fn options_without_effect_are_refused_on_the_command_line_only() {
+        for line in [
+            "--method dense --density 0.1",
+            "--method dense --init sparse-fan-in",
+            "--method static --drop-fraction 0.2",
+            "--drop-exponent 2",
+            "--distribution uniform --erk-power 0.5",
+            "--layer-rule paper --distribution er",
+            "--optimizer adam --momentum 0.5",
+            "--lr-gamma 0.5",
+            "--data-dir /data",
+        ] {
+            let message = message(resolve(line));
+            assert!(message.contains("has no effect here: it needs "), "{line}: {message}");
+        }
+        let config = resolve_file("density = 0.3\ndrop-exponent = 2.0", "--method dense").unwrap();
+        assert_eq!((config.density, config.drop_exponent), (1.0, 2.0));
+    }
+
+    #[test]
+    fn defaults_that_depend_on_other_settings() {
+        assert_eq!(resolve("--optimizer adamw").unwrap().lr, 1e-3);
+        assert_eq!(resolve("--optimizer adamw --lr 0.1").unwrap().lr, 0.1);
+        let window = |line: &str, steps| resolve(line).unwrap().update_window(steps);
+        assert_eq!(window("", 2400).unwrap(), Some(UpdateWindow { begin: 100, end: 1800 }));
+        assert_eq!(window("--begin-step 0 --end-step 7", 2400).unwrap(), Some(UpdateWindow { begin: 0, end: 7 }));
+        assert_eq!(window("", 134).unwrap(), None);
+        assert_eq!(window("", 135).unwrap(), Some(UpdateWindow { begin: 100, end: 101 }));
+        assert!(window("--begin-step 2000", 2400).unwrap_err().to_string().contains("begin at step 2000"));
+        let data_dir = |line: &str| TrainConfig::resolve(&args(line), Some("/env".into())).unwrap().data_dir;
+        assert_eq!(data_dir("--data mnist"), Some("/env".into()));
+        assert_eq!(data_dir("--data mnist --data-dir /cli"), Some("/cli".into()));
+        assert_eq!(data_dir(""), None);
+    }
+
+    /// The file written to a run's folder gives the same run.
+    #[test]
+    fn a_configuration_survives_its_file() {
+        for line in [
+            "--out somewhere",
+            "--steps 70 --sparsity 0.95 --optimizer adam --seed 9223372036854775807 --threads 3",
+            "--method dense --data mnist --data-dir /data --lr-schedule step --lr-milestones 10,20",
+            "--density-override fc1=0.05 --density-override *=1 --drop-schedule inverse-power --begin-step 5 --json",
+        ] {
+            let config = resolve(line).unwrap();
+            let again = resolve_file(&config.to_toml().unwrap(), "").unwrap();
+            assert_eq!(again, TrainConfig { out: None, ..config });
+        }
+    }
+
+    #[test]
+    fn models_and_devices_by_name() {
+        assert_eq!("lenet-300-100".parse::<ModelName>().unwrap().sizes(), [784, 300, 100, 10]);
+        assert_eq!("784-10".parse::<ModelName>().unwrap().to_string(), "784-10");
+        for name in ["lenet", "784", "784-", "784-0-10", "-1", "4294967296-10", "784-a-10"] {
+            assert!(name.parse::<ModelName>().is_err(), "{name}");
+        }
+        assert_eq!("cpu".parse::<Device>(), Ok(Device::Cpu));
+        assert!("tpu".parse::<Device>().unwrap_err().contains("cpu"));
+        assert_eq!(format!("{:>8}", Method::Rigl), "    rigl");
+    }
+
+    #[test]
+    fn overrides_are_pattern_and_density() {
+        let parsed: DensityOverride = "a=b*=0.5".parse().unwrap();
+        assert_eq!(parsed, DensityOverride { pattern: "a=b*".to_owned(), density: 0.5 });
+        for text in ["fc1", "=0.5", "fc1=", "fc1=0", "fc1=x"] {
+            assert!(text.parse::<DensityOverride>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        /// `--sparsity s` and `--density 1 - s`, as written in decimal, are the same number.
+        #[test]
+        fn sparsity_is_the_decimal_complement(thousandths in 1u32..1000) {
+            let text = |n: u32| format!("0.{n:03}");
+            let density = |line: String| resolve(&line).unwrap().density;
+            prop_assert_eq!(
+                density(format!("--sparsity {}", text(thousandths))),
+                density(format!("--density {}", text(1000 - thousandths)))
+            );
+        }
+    }
+}
