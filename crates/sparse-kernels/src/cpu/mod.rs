@@ -4,6 +4,7 @@ mod buffer;
 mod gemm;
 mod grow;
 mod isa;
+mod limits;
 #[cfg(feature = "nn")]
 mod nn;
 mod plan;
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 
 pub use buffer::Buffer;
 pub use isa::IsaName;
+pub use limits::Limits;
 pub use plan::CpuPlan;
 
 use crate::error::expect_equal;

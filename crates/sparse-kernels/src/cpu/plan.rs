@@ -42,9 +42,11 @@ pub(super) struct Walk {
 /// L1 bytes that a column chunk of one strip may take; the rest is left to the output and the entries. Fixed, so that
 /// results do not depend on the machine; 32 KiB is the smallest L1 in use.
 const CHUNK_BYTES: usize = 16 << 10;
-/// A row should keep this many entries per chunk: below it, starting and ending a row (and, in SpMM, reading and
-/// writing its output again) costs more than reading X from L2.
-const ENTRIES_PER_SEGMENT: f64 = 20.0;
+/// A row should keep this many entries per chunk: below it, starting and ending a row, with its output read and written
+/// again, costs more than reading X from L2.
+const SPMM_ENTRIES: f64 = 20.0;
+/// The same for SDDMM, which starts and ends a row at a higher price: its last group of dot products is seldom full.
+const SDDMM_ENTRIES: f64 = 28.0;
 /// Entries of a row block: enough work to be worth a task, and to read a chunk of X into L1.
 const BLOCK_ENTRIES: usize = 1 << 15;
 /// Fewest rows of a block: sorting by length pairs rows well only among many.
@@ -53,11 +55,11 @@ const BLOCK_ROWS: usize = 64;
 impl Walk {
     /// Plans the walk for strips of `strip` lanes.
     ///
-    /// Chunk rule: as many columns as [`CHUNK_BYTES`] of one strip, but so many that a row keeps
-    /// [`ENTRIES_PER_SEGMENT`] entries per chunk on average; one chunk if that covers the matrix.
-    pub fn new(pattern: &CsrPattern, strip: usize) -> Self {
+    /// Chunk rule: as many columns as [`CHUNK_BYTES`] of one strip, but so many that a row keeps `entries` entries per
+    /// chunk on average; one chunk if that covers the matrix.
+    pub fn new(pattern: &CsrPattern, strip: usize, entries: f64) -> Self {
         let in_l1 = CHUNK_BYTES / (strip * size_of::<f32>());
-        let for_length = ENTRIES_PER_SEGMENT * pattern.ncols() as f64 * pattern.nrows() as f64 / pattern.nnz().max(1) as f64;
+        let for_length = entries * pattern.ncols() as f64 * pattern.nrows() as f64 / pattern.nnz().max(1) as f64;
         let wanted = (in_l1 as f64).max(for_length).max(1.0);
         let chunks = ((pattern.ncols() as f64 / wanted).round() as usize).max(1);
         Self::with_chunks(pattern, chunks)
@@ -201,7 +203,7 @@ pub(super) struct TransposedPlan {
 impl TransposedPlan {
     fn new(pattern: &CsrPattern, strip: usize) -> Self {
         let Transposed { pattern: transposed, permutation } = pattern.transpose();
-        let mut walk = Walk::new(&transposed, strip);
+        let mut walk = Walk::new(&transposed, strip, SPMM_ENTRIES);
         let order = walk.reorder();
         let pick = |from: &[u32]| order.iter().map(|&e| from[e as usize]).collect();
         let (columns, permutation) = (pick(transposed.col_indices()), pick(&permutation));
@@ -214,7 +216,10 @@ impl TransposedPlan {
 pub struct CpuPlan {
     pub(super) pattern: Arc<CsrPattern>,
     pub(super) options: PlanOptions,
+    /// For SpMM.
     pub(super) walk: Walk,
+    /// For SDDMM.
+    pub(super) sampled_walk: Walk,
     pub(super) transposed: Option<TransposedPlan>,
 }
 
@@ -227,16 +232,17 @@ impl CpuPlan {
             let (op, what, rule) = ("plan", "strip", "16, 32 or 64 lanes for sparse products");
             return Err(ShapeError::Rule { op, what, got: options.strip, rule }.into());
         }
-        let walk = Walk::new(&pattern, options.strip);
+        let walk = Walk::new(&pattern, options.strip, SPMM_ENTRIES);
+        let sampled_walk = Walk::new(&pattern, options.strip, SDDMM_ENTRIES);
         let transposed = options.transpose.then(|| TransposedPlan::new(&pattern, options.strip));
-        Ok(Self { pattern, options, walk, transposed })
+        Ok(Self { pattern, options, walk, sampled_walk, transposed })
     }
 
     pub(super) fn bytes(&self) -> usize {
         let transposed = self.transposed.as_ref().map_or(0, |t| {
             (t.permutation.len() + t.columns.len()) * size_of::<u32>() + t.walk.bytes()
         });
-        self.walk.bytes() + transposed
+        self.walk.bytes() + self.sampled_walk.bytes() + transposed
     }
 }
 
@@ -286,7 +292,7 @@ mod tests {
         // One row in ten is full, the rest hold one entry.
         let positions = (0..2000u32).flat_map(|r| (0..if r % 10 == 0 { 500 } else { 1 }).map(move |c| (r, c)));
         let pattern = CsrPattern::from_positions(2000, 500, positions.collect()).unwrap();
-        let walk = Walk::new(&pattern, 32);
+        let walk = Walk::new(&pattern, 32, SPMM_ENTRIES);
         assert!(walk.blocks() >= 3, "{}", walk.blocks());
         let entries = |b| -> usize { walk.rows(b).map(|r| pattern.row(r).len()).sum() };
         let (least, most) = (0..walk.blocks()).fold((usize::MAX, 0), |(l, m), b| (l.min(entries(b)), m.max(entries(b))));

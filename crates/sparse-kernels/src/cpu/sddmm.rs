@@ -57,6 +57,9 @@ impl Sddmm<'_> {
     }
 }
 
+/// Entries in a cache line.
+const LINE: usize = 64 / size_of::<f32>();
+
 /// The work of one task: one row block.
 struct Part<'a> {
     pattern: &'a CsrPattern,
@@ -79,7 +82,7 @@ impl Kernel for Part<'_> {
             let segments = self.walk.segments(self.block, chunk);
             let mut strip = 0;
             while strip < self.x_layout.strips() {
-                strip += self.widest(isa, segments, strip);
+                strip += self.widest(isa, segments, chunk, strip);
             }
         }
     }
@@ -89,42 +92,50 @@ impl Part<'_> {
     /// Does one or more strips from `strip` on and returns how many: as many as leave the eight accumulators and the
     /// row of dY in registers.
     #[inline(always)]
-    fn widest<I: Isa>(&self, isa: I, segments: &[Segment], strip: usize) -> usize {
+    fn widest<I: Isa>(&self, isa: I, segments: &[Segment], chunk: usize, strip: usize) -> usize {
         let vectors_of = |s: usize| self.x_layout.lanes_of(s).div_ceil(I::LANES);
         let vectors = vectors_of(strip);
         // Tails are last and may have fewer vectors; a group of strips must be uniform.
         let alike = (strip..self.x_layout.strips()).take_while(|&s| vectors_of(s) == vectors).count();
         if I::REGISTERS >= 32 {
             match (vectors, alike) {
-                (1, 4..) => self.strips::<I, 4, 1>(isa, segments, strip),
-                (1, _) => self.strips::<I, 1, 1>(isa, segments, strip),
-                (2, 2..) => self.strips::<I, 2, 2>(isa, segments, strip),
-                (2, _) => self.strips::<I, 1, 2>(isa, segments, strip),
-                (3, _) => self.strips::<I, 1, 3>(isa, segments, strip),
-                (4, 2..) => self.strips::<I, 2, 4>(isa, segments, strip),
-                (4, _) => self.strips::<I, 1, 4>(isa, segments, strip),
+                (1, 4..) => self.strips::<I, 4, 1>(isa, segments, chunk, strip),
+                (1, _) => self.strips::<I, 1, 1>(isa, segments, chunk, strip),
+                (2, 2..) => self.strips::<I, 2, 2>(isa, segments, chunk, strip),
+                (2, _) => self.strips::<I, 1, 2>(isa, segments, chunk, strip),
+                (3, _) => self.strips::<I, 1, 3>(isa, segments, chunk, strip),
+                (4, 2..) => self.strips::<I, 2, 4>(isa, segments, chunk, strip),
+                (4, _) => self.strips::<I, 1, 4>(isa, segments, chunk, strip),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         } else {
             match (vectors, alike) {
-                (1, _) => self.strips::<I, 1, 1>(isa, segments, strip),
-                (2, 2..) => self.strips::<I, 2, 2>(isa, segments, strip),
-                (2, _) => self.strips::<I, 1, 2>(isa, segments, strip),
-                (3, _) => self.strips::<I, 1, 3>(isa, segments, strip),
-                (4, _) => self.strips::<I, 1, 4>(isa, segments, strip),
-                (5, _) => self.strips::<I, 1, 5>(isa, segments, strip),
-                (6, _) => self.strips::<I, 1, 6>(isa, segments, strip),
-                (7, _) => self.strips::<I, 1, 7>(isa, segments, strip),
-                (8, _) => self.strips::<I, 1, 8>(isa, segments, strip),
+                (1, _) => self.strips::<I, 1, 1>(isa, segments, chunk, strip),
+                (2, 2..) => self.strips::<I, 2, 2>(isa, segments, chunk, strip),
+                (2, _) => self.strips::<I, 1, 2>(isa, segments, chunk, strip),
+                (3, _) => self.strips::<I, 1, 3>(isa, segments, chunk, strip),
+                (4, _) => self.strips::<I, 1, 4>(isa, segments, chunk, strip),
+                (5, _) => self.strips::<I, 1, 5>(isa, segments, chunk, strip),
+                (6, _) => self.strips::<I, 1, 6>(isa, segments, chunk, strip),
+                (7, _) => self.strips::<I, 1, 7>(isa, segments, chunk, strip),
+                (8, _) => self.strips::<I, 1, 8>(isa, segments, chunk, strip),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         }
     }
 
     #[inline(always)]
-    fn strips<I: Isa, const P: usize, const V: usize>(&self, isa: I, segments: &[Segment], strip: usize) -> usize {
+    fn strips<I: Isa, const P: usize, const V: usize>(&self, isa: I, segments: &[Segment], chunk: usize, strip: usize) -> usize {
         let add = self.accumulate || strip > 0;
-        for segment in segments {
+        // The last strips fetch what comes next, a share of it with every segment.
+        let last = (strip + P) * self.x_layout.strip() >= self.x_layout.lanes();
+        let next = if last { self.walk.upcoming(self.block, chunk) } else { 0..0 };
+        let share = next.len().div_ceil(segments.len().max(1)).next_multiple_of(LINE);
+        for (i, segment) in segments.iter().enumerate() {
+            for at in (next.start + i * share..next.end.min(next.start + (i + 1) * share)).step_by(LINE) {
+                isa.prefetch(self.pattern.col_indices().as_ptr().wrapping_add(at).cast());
+                isa.prefetch(self.values.get().wrapping_add(at));
+            }
             self.segment::<I, P, V>(isa, segment, strip, add);
         }
         P
@@ -148,56 +159,113 @@ impl Part<'_> {
                     dy[p][v] = isa.load(row.add(p * dy_pitch + v * I::LANES));
                 }
             }
+            let row = Row { columns, out, x, shift, pitch: x_pitch, dy, add };
             let len = segment.len as usize;
-            let mut k = 0;
-            while k + 8 <= len {
-                let mut acc = [isa.splat(0.0); 8];
-                for (g, acc) in acc.iter_mut().enumerate() {
-                    *acc = dot(isa, &dy, x.add((*columns.add(k + g) as usize) << shift), x_pitch);
-                }
-                let sums = isa.sum8(acc);
-                for (g, sum) in sums.into_iter().enumerate() {
-                    let to = out.add(k + g);
-                    *to = if add { *to + sum } else { sum };
-                }
-                k += 8;
+            let whole = len / 8 * 8;
+            for k in (0..whole).step_by(8) {
+                row.eight(isa, k, 0);
             }
-            // The rest: lanes beyond the end repeat the last entry and are not stored.
-            if len - k > 2 {
-                let mut acc = [isa.splat(0.0); 8];
-                for (g, acc) in acc.iter_mut().enumerate() {
-                    let column = *columns.add((k + g).min(len - 1));
-                    *acc = dot(isa, &dy, x.add((column as usize) << shift), x_pitch);
+            // The rest goes through groups that end with the row's last entry: their first `skip` entries were done
+            // before and are left as they are.
+            match len - whole {
+                0 => {}
+                rest if rest > 4 && len >= 8 => row.eight(isa, len - 8, 8 - rest),
+                rest if rest > 4 => {
+                    row.four(isa, 0, 0);
+                    row.four(isa, len - 4, 8 - rest);
                 }
-                let sums = isa.sum8(acc);
-                for (g, sum) in sums.into_iter().take(len - k).enumerate() {
-                    let to = out.add(k + g);
-                    *to = if add { *to + sum } else { sum };
-                }
-            } else {
-                while k < len {
-                    let x = x.add((*columns.add(k) as usize) << shift);
-                    let (to, sum) = (out.add(k), isa.sum(dot(isa, &dy, x, x_pitch)));
-                    *to = if add { *to + sum } else { sum };
-                    k += 1;
-                }
+                rest if rest > 1 && len >= 4 => row.four(isa, len - 4, 4 - rest),
+                _ => (whole..len).for_each(|k| row.one(isa, k)),
             }
         }
     }
 }
 
-/// The lane-wise products of one row of dY and one of X, summed over P strips of V vectors.
-///
-/// # Safety
-/// `x`, and the same in the P − 1 strips behind it at distances of `pitch`, hold V vectors.
-#[inline(always)]
-unsafe fn dot<I: Isa, const P: usize, const V: usize>(isa: I, dy: &[[I::V; V]; P], x: *const f32, pitch: usize) -> I::V {
-    let mut acc = isa.splat(0.0);
-    for (p, dy) in dy.iter().enumerate() {
-        for (v, &dy) in dy.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            acc = isa.mul_add(dy, unsafe { isa.load(x.add(p * pitch + v * I::LANES)) }, acc);
+/// One segment's row of dY in registers, and where its entries are.
+struct Row<I: Isa, const P: usize, const V: usize> {
+    columns: *const u32,
+    out: *mut f32,
+    x: *const f32,
+    shift: u32,
+    pitch: usize,
+    dy: [[I::V; V]; P],
+    add: bool,
+}
+
+impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
+    /// Eight entries from `k` on, of which the first `skip` keep their values.
+    ///
+    /// # Safety
+    /// Entries `k..k + 8` are the segment's, and their columns are rows of X.
+    #[inline(always)]
+    unsafe fn eight(&self, isa: I, k: usize, skip: usize) {
+        let mut acc = [isa.splat(0.0); 8];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (g, acc) in acc.iter_mut().enumerate() {
+                *acc = self.dot(isa, k + g);
+            }
+            self.write(k, isa.sum8(acc), skip);
         }
     }
-    acc
+
+    /// Four entries, as [`Row::eight`].
+    ///
+    /// # Safety
+    /// As [`Row::eight`].
+    #[inline(always)]
+    unsafe fn four(&self, isa: I, k: usize, skip: usize) {
+        let mut acc = [isa.splat(0.0); 4];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (g, acc) in acc.iter_mut().enumerate() {
+                *acc = self.dot(isa, k + g);
+            }
+            self.write(k, isa.sum4(acc), skip);
+        }
+    }
+
+    /// One entry.
+    ///
+    /// # Safety
+    /// As [`Row::eight`].
+    #[inline(always)]
+    unsafe fn one(&self, isa: I, k: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.write(k, [isa.sum(self.dot(isa, k))], 0) };
+    }
+
+    /// Puts sums to entries `k..`, but for the first `skip`.
+    ///
+    /// # Safety
+    /// Entries `k..k + N` are the segment's.
+    #[inline(always)]
+    unsafe fn write<const N: usize>(&self, k: usize, sums: [f32; N], skip: usize) {
+        // SAFETY: the caller's promise; an array has no stricter alignment than its elements.
+        let to = unsafe { &mut *self.out.add(k).cast::<[f32; N]>() };
+        for (g, (to, sum)) in to.iter_mut().zip(sums).enumerate() {
+            let new = if self.add { *to + sum } else { sum };
+            *to = if g < skip { *to } else { new };
+        }
+    }
+
+    /// The lane-wise products of the row of dY and the row of X that entry `k` names, summed over P strips of V
+    /// vectors.
+    ///
+    /// # Safety
+    /// As [`Row::eight`].
+    #[inline(always)]
+    unsafe fn dot(&self, isa: I, k: usize) -> I::V {
+        let mut acc = isa.splat(0.0);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = self.x.add((*self.columns.add(k) as usize) << self.shift);
+            for (p, dy) in self.dy.iter().enumerate() {
+                for (v, &dy) in dy.iter().enumerate() {
+                    acc = isa.mul_add(dy, isa.load(x.add(p * self.pitch + v * I::LANES)), acc);
+                }
+            }
+        }
+        acc
+    }
 }

@@ -83,7 +83,7 @@ impl SparseLinear for Cpu {
         expect_equal("sddmm", "length of dY", dy.layout.len(), dy.data.len())?;
         expect_values(pattern.nnz(), values.len())?;
         let (dy_layout, x_layout) = (dy.layout, x.layout);
-        let walk = &plan.walk;
+        let walk = &plan.sampled_walk;
         Sddmm { pattern, walk, dy_layout, dy: &dy.data, x_layout, x: &x.data, values, accumulate }.run(self);
         Ok(())
     }

@@ -127,6 +127,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn sum(self, a: Self::V) -> f32;
     /// The sums of eight vectors' lanes, in a fixed order.
     fn sum8(self, vectors: [Self::V; 8]) -> [f32; 8];
+    /// The sums of four vectors' lanes, in a fixed order.
+    fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
     /// Asks for the cache line at `at` to be brought near; any address is allowed.
     fn prefetch(self, at: *const f32);
 }
@@ -187,6 +189,8 @@ mod tests {
             let expected: [f32; 8] = std::array::from_fn(|v| data[v * I::LANES..][..I::LANES].iter().sum());
             assert_eq!(isa.sum8(vectors), expected);
             assert_eq!(vectors.map(|v| isa.sum(v)), expected);
+            let [a, b, c, d, ..] = vectors;
+            assert_eq!(isa.sum4([a, b, c, d]), expected[..4]);
             I::LANES
         }
     }

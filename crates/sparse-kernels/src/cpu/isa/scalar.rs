@@ -77,5 +77,9 @@ impl Isa for Scalar {
         vectors.map(|v| self.sum(v))
     }
     #[inline(always)]
+    fn sum4(self, vectors: [V; 4]) -> [f32; 4] {
+        vectors.map(|v| self.sum(v))
+    }
+    #[inline(always)]
     fn prefetch(self, _at: *const f32) {}
 }

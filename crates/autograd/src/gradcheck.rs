@@ -1,0 +1,178 @@
+//! Gradients against central differences: the test that every operation passes.
+
+use sparse_kernels::random::Key;
+use sparse_kernels::{Backend, MatrixMut, MatrixRef, StripLayout, Strips};
+
+use crate::{Arena, Error, GrowthRequests, Loss, Mode, NoReduce, ParameterId, Parameters, Tape, Var};
+
+/// What is differentiated.
+#[derive(Debug, Clone, Copy)]
+pub enum Objective {
+    /// `Σ c · y` over a value's elements, with fixed normal numbers `c`.
+    Output(Var),
+    /// The mean loss.
+    Loss(Loss),
+}
+
+/// One derivative, found twice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Name of the parameter, or `input`.
+    pub name: String,
+    /// Element; for the input, row-major `feature · lanes + lane`.
+    pub index: usize,
+    /// From the backward pass.
+    pub analytic: f64,
+    /// From central differences.
+    pub numeric: f64,
+}
+
+impl Entry {
+    /// `abs(analytic − numeric)`, relative to the larger of the two where that is above 1. NaN counts as infinite.
+    pub fn error(&self) -> f64 {
+        let scale = self.analytic.abs().max(self.numeric.abs()).max(1.0);
+        let error = (self.analytic - self.numeric).abs() / scale;
+        if error.is_nan() { f64::INFINITY } else { error }
+    }
+}
+
+/// All derivatives of one check.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Those of the input, then those of each parameter.
+    pub entries: Vec<Entry>,
+}
+
+impl Report {
+    /// The worst [`Entry::error`].
+    pub fn max_error(&self) -> f64 {
+        self.entries.iter().map(Entry::error).fold(0.0, f64::max)
+    }
+}
+
+/// Compares the backward pass with central differences, for each element of the input (row-major `[feature][lane]`) and
+/// of every parameter.
+///
+/// `build` puts the computation on a tape; it must do the same each time. Differences are taken with `step` on both
+/// sides, and are as good as f32 allows: for a function that is linear in each single element take a large step (0.1), else
+/// about 0.01 to 0.03, and stay away from kinks by more than that.
+///
+/// # Errors
+/// What `build` or the backend fails with.
+///
+/// # Panics
+/// If the input does not fit its layout.
+pub fn gradcheck<B: Backend>(
+    backend: &B,
+    parameters: &mut Parameters<B>,
+    (layout, input): (StripLayout, &[f32]),
+    step: f32,
+    mut build: impl FnMut(&mut Tape<'_, B>, Var) -> Result<Objective, Error>,
+) -> Result<Report, Error> {
+    let mut check = Check { backend, arena: Arena::new(), layout, build: &mut build };
+    let mut entries = Vec::new();
+    let input_gradient = check.run(parameters, input, true)?.1.expect("a backward pass was asked for");
+    let ids: Vec<ParameterId> = parameters.iter().map(|(id, _)| id).collect();
+    // Downloaded at once: later passes overwrite them.
+    let mut gradients = Vec::new();
+    for &id in &ids {
+        let len = backend.len(parameters.get(id).value().values());
+        gradients.push(parameters.download_gradient(backend, id)?.unwrap_or_else(|| vec![0.0; len]));
+    }
+    let mut moved = input.to_vec();
+    for index in 0..input.len() {
+        let [mut low, mut high] = [0.0; 2];
+        for (to, delta) in [(&mut low, -step), (&mut high, step)] {
+            moved[index] = input[index] + delta;
+            *to = check.run(parameters, &moved, false)?.0;
+        }
+        let width = f64::from(input[index] + step) - f64::from(input[index] - step);
+        moved[index] = input[index];
+        let (analytic, numeric) = (f64::from(input_gradient[index]), (high - low) / width);
+        entries.push(Entry { name: "input".into(), index, analytic, numeric });
+    }
+    for (&id, gradient) in ids.iter().zip(&gradients) {
+        let original = parameters.download_values(backend, id)?;
+        let mut moved = original.clone();
+        for index in 0..original.len() {
+            let [mut low, mut high] = [0.0; 2];
+            for (to, delta) in [(&mut low, -step), (&mut high, step)] {
+                moved[index] = original[index] + delta;
+                parameters.upload_values(backend, id, &moved)?;
+                *to = check.run(parameters, input, false)?.0;
+            }
+            let width = f64::from(original[index] + step) - f64::from(original[index] - step);
+            moved[index] = original[index];
+            let (analytic, numeric) = (f64::from(gradient[index]), (high - low) / width);
+            entries.push(Entry { name: parameters.get(id).name().into(), index, analytic, numeric });
+        }
+        parameters.upload_values(backend, id, &original)?;
+    }
+    Ok(Report { entries })
+}
+
+struct Check<'c, B: Backend, F> {
+    backend: &'c B,
+    arena: Arena<B>,
+    layout: StripLayout,
+    build: &'c mut F,
+}
+
+impl<B: Backend, F: FnMut(&mut Tape<'_, B>, Var) -> Result<Objective, Error>> Check<'_, B, F> {
+    /// The objective and, if asked for, the input's gradient, row-major.
+    fn run(
+        &mut self,
+        parameters: &mut Parameters<B>,
+        input: &[f32],
+        backward: bool,
+    ) -> Result<(f64, Option<Vec<f32>>), Error> {
+        let (backend, layout) = (self.backend, self.layout);
+        let x = upload(backend, layout, input)?;
+        let mut tape = Tape::new(backend, &mut self.arena, parameters, Mode::Training);
+        let x = tape.input(x, true);
+        let objective = (self.build)(&mut tape, x)?;
+        let (growth, reduce) = (&mut GrowthRequests::new(), &mut NoReduce);
+        let value = match objective {
+            Objective::Output(y) => {
+                let y_layout = tape.layout(y);
+                let values = download(backend, tape.value(y)?)?;
+                let coefficients: Vec<f32> = (0..values.len() as u64).map(|i| Key::new(17).normal(i)).collect();
+                if backward {
+                    let seed = upload(backend, y_layout, &coefficients)?;
+                    tape.backward_from(vec![(y, seed)], growth, reduce)?;
+                }
+                values.iter().zip(&coefficients).map(|(&y, &c)| f64::from(y) * f64::from(c)).sum()
+            }
+            Objective::Loss(loss) => {
+                let stats = tape.read_loss(loss)?;
+                if backward {
+                    tape.backward(&[loss], growth, reduce)?;
+                }
+                f64::from(stats.sum) / stats.lanes as f64
+            }
+        };
+        let gradient = match (backward, tape.gradient(x)) {
+            (true, Some(gradient)) => Some(download(backend, gradient)?),
+            (true, None) => Some(vec![0.0; input.len()]),
+            (false, _) => None,
+        };
+        Ok((value, gradient))
+    }
+}
+
+fn upload<B: Backend>(backend: &B, layout: StripLayout, from: &[f32]) -> Result<Strips<B>, Error> {
+    let mut strips = Strips::zeros(backend, layout)?;
+    let mut packed = vec![0.0; layout.len()];
+    layout.pack(MatrixRef::new(from, layout.features(), layout.lanes(), layout.lanes())?, &mut packed)?;
+    backend.upload(&packed, &mut strips.data)?;
+    Ok(strips)
+}
+
+fn download<B: Backend>(backend: &B, from: &Strips<B>) -> Result<Vec<f32>, Error> {
+    let layout = from.layout;
+    let mut packed = vec![0.0; layout.len()];
+    backend.download(&from.data, &mut packed)?;
+    let mut to = vec![0.0f32; layout.features() * layout.lanes()];
+    layout.unpack(&packed, MatrixMut::new(&mut to, layout.features(), layout.lanes(), layout.lanes())?)?;
+    Ok(to)
+}

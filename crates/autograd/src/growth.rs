@@ -1,0 +1,56 @@
+//! Growth: which sparse parameters want the largest entries of their dense gradient instead of a gradient.
+
+use std::sync::Arc;
+
+use sparse_kernels::random::Key;
+use sparse_kernels::{Candidate, CsrPattern};
+
+use crate::ParameterId;
+
+/// A parameter for which the next backward pass finds candidates for growth instead of a gradient.
+#[derive(Debug, Clone)]
+pub struct GrowthRequest {
+    /// The parameter, a sparse one.
+    pub parameter: ParameterId,
+    /// Positions that are not candidates: those that the update keeps.
+    pub exclude: Arc<CsrPattern>,
+    /// How many to find.
+    pub count: usize,
+    /// Order of candidates of equal score, see [`sparse_kernels::GrowRequest::ties`].
+    pub ties: Key,
+}
+
+/// What [`crate::Tape::backward`] is asked for beside gradients, and where it leaves the answers. Empty at all steps
+/// but topology updates.
+#[derive(Debug, Default)]
+pub struct GrowthRequests {
+    pub(crate) entries: Vec<(GrowthRequest, Option<Vec<Candidate>>)>,
+}
+
+impl GrowthRequests {
+    /// No requests.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a request; one for the same parameter is replaced.
+    pub fn add(&mut self, request: GrowthRequest) {
+        self.entries.retain(|(r, _)| r.parameter != request.parameter);
+        self.entries.push((request, None));
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes the candidates out, in order of position; none if nothing was asked for this parameter or no backward pass
+    /// has run.
+    pub fn take(&mut self, parameter: ParameterId) -> Option<Vec<Candidate>> {
+        self.position(parameter).and_then(|i| self.entries[i].1.take())
+    }
+
+    pub(crate) fn position(&self, parameter: ParameterId) -> Option<usize> {
+        self.entries.iter().position(|(r, _)| r.parameter == parameter)
+    }
+}

@@ -1,0 +1,9 @@
+//! Operations, one file each: forward, backward, documentation and gradient check together. Each is a method of
+//! [`crate::Tape`]; nothing lists them.
+
+mod bias_relu;
+mod dense_linear;
+mod dropout;
+mod reshape;
+pub(crate) mod softmax_cross_entropy;
+mod sparse_linear;

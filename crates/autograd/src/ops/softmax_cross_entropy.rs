@@ -1,0 +1,110 @@
+//! Mean softmax cross-entropy: the end of a classifier.
+
+use sparse_kernels::{Backend, CrossEntropy};
+
+use crate::{Error, Mode, Tape, Var};
+
+const OP: &str = "softmax_cross_entropy";
+
+/// A loss on a tape, for [`Tape::backward`]; its value stays on the device until [`Tape::read_loss`].
+#[derive(Debug, Clone, Copy)]
+pub struct Loss {
+    pub(crate) logits: Var,
+    /// Buffer of the logits' gradient, which the forward pass computes on the way.
+    pub(crate) gradient: Option<usize>,
+    stats: usize,
+    lanes: usize,
+}
+
+/// A loss on the host.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossStats {
+    /// Sum over lanes.
+    pub sum: f32,
+    /// Lanes whose largest logit is the label's, the lowest class winning a tie.
+    pub correct: usize,
+    /// Lanes.
+    pub lanes: usize,
+}
+
+impl LossStats {
+    /// Mean over lanes: what the gradient is of. NaN without lanes.
+    pub fn mean(&self) -> f32 {
+        self.sum / self.lanes as f32
+    }
+}
+
+impl<B: Backend> Tape<'_, B> {
+    /// The mean over lanes of the cross-entropy between softmax(`logits[class, n]`) and `labels[n]`, with label smoothing
+    /// ε: the target is `1 − ε + ε/C` for the label and `ε/C` for each other of C classes.
+    ///
+    /// The gradient `(softmax − target) / lanes` is computed on the way, in training mode. A label that is no class makes
+    /// the loss NaN.
+    ///
+    /// # Errors
+    /// If the shapes do not fit or `logits` is gone.
+    ///
+    /// # Cost
+    /// Three passes over the logits within the cache.
+    pub fn softmax_cross_entropy(
+        &mut self,
+        logits: Var,
+        labels: &B::Indices,
+        label_smoothing: f32,
+    ) -> Result<Loss, Error> {
+        let storage = self.read(OP, logits)?;
+        let (backend, layout) = (self.backend, self.layout(logits));
+        let lanes = layout.lanes();
+        let parameters = CrossEntropy { label_smoothing, gradient_scale: 1.0 / lanes.max(1) as f32 };
+        let mut stats = self.arena.take_buffer(backend, 2)?;
+        let mut gradient = match self.mode() == Mode::Training && self.requires_grad(logits) {
+            true => Some(self.arena.take(backend, layout)?),
+            false => None,
+        };
+        let logits_strips = self.stored(storage);
+        backend.softmax_cross_entropy(parameters, logits_strips, labels, &mut stats, gradient.as_mut())?;
+        let gradient = gradient.map(|gradient| self.store(gradient));
+        self.used(OP, logits);
+        self.stats.push(stats);
+        Ok(Loss { logits, gradient, stats: self.stats.len() - 1, lanes })
+    }
+
+    /// A loss's statistics on the device: sum of the lanes' losses, number of correct lanes.
+    pub fn stats(&self, loss: Loss) -> &B::Buffer {
+        &self.stats[loss.stats]
+    }
+
+    /// Downloads a loss. Waits for the device, so call it only where the number is wanted.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn read_loss(&self, loss: Loss) -> Result<LossStats, Error> {
+        let mut stats = [0.0; 2];
+        self.backend.download(self.stats(loss), &mut stats)?;
+        Ok(LossStats { sum: stats[0], correct: stats[1] as usize, lanes: loss.lanes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sparse_kernels::{Storage, StripLayout};
+
+    use crate::Parameters;
+    use crate::gradcheck::{Objective, gradcheck};
+    use crate::tests::{cpu, normals};
+
+    #[test]
+    fn gradients_are_those_of_central_differences() {
+        for (lanes, smoothing) in [(1, 0.0), (5, 0.1), (40, 0.0)] {
+            let cpu = cpu();
+            let mut parameters = Parameters::new();
+            let mut labels = cpu.index_zeros(lanes).unwrap();
+            cpu.upload_indices(&(0..lanes as u32).map(|i| i % 4).collect::<Vec<_>>(), &mut labels).unwrap();
+            let input = (StripLayout::sparse(lanes, 4), &normals("x", 4 * lanes)[..]);
+            let report = gradcheck(&cpu, &mut parameters, input, 0.03, |tape, x| {
+                Ok(Objective::Loss(tape.softmax_cross_entropy(x, &labels, smoothing)?))
+            });
+            assert!(report.unwrap().max_error() < 2e-4);
+        }
+    }
+}

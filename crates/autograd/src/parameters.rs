@@ -1,0 +1,472 @@
+//! The store of everything that is learned.
+
+use std::sync::Arc;
+
+use sparse_kernels::{Backend, CsrPattern, ShapeError, SparseMatrix};
+
+use crate::Error;
+
+/// A parameter's place in its [`Parameters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(pub(crate) usize);
+
+impl ParameterId {
+    /// The number of the parameter, in order of addition.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What a parameter is.
+#[derive(Debug)]
+pub enum ParameterValue<B: Backend> {
+    /// A sparse matrix.
+    Sparse(SparseMatrix<B>),
+    /// A dense matrix, row-major.
+    Dense {
+        /// `nrows · ncols` values.
+        values: B::Buffer,
+        /// Rows.
+        nrows: usize,
+        /// Columns.
+        ncols: usize,
+    },
+    /// A vector: a bias.
+    Vector(B::Buffer),
+}
+
+impl<B: Backend> ParameterValue<B> {
+    /// The values, one per stored entry.
+    pub fn values(&self) -> &B::Buffer {
+        match self {
+            ParameterValue::Sparse(matrix) => &matrix.values,
+            ParameterValue::Dense { values, .. } | ParameterValue::Vector(values) => values,
+        }
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut B::Buffer {
+        match self {
+            ParameterValue::Sparse(matrix) => &mut matrix.values,
+            ParameterValue::Dense { values, .. } | ParameterValue::Vector(values) => values,
+        }
+    }
+
+    /// After `values` has changed.
+    pub(crate) fn refresh(&mut self, backend: &B) -> Result<(), Error> {
+        if let ParameterValue::Sparse(matrix) = self {
+            matrix.refresh(backend)?;
+        }
+        Ok(())
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            ParameterValue::Sparse(_) => "sparse matrix",
+            ParameterValue::Dense { .. } => "dense matrix",
+            ParameterValue::Vector(_) => "vector",
+        }
+    }
+}
+
+/// Something that is learned: value, gradient, and the optimizer's memory of it. All are as long as the value.
+#[derive(Debug)]
+pub struct Parameter<B: Backend> {
+    name: String,
+    pub(crate) value: ParameterValue<B>,
+    /// Made at the first backward pass, so that inference does not hold it.
+    gradient: Option<B::Buffer>,
+    /// Whether the last backward pass has written `gradient`: its first use overwrites, later ones add.
+    gradient_written: bool,
+    slots: Vec<(String, B::Buffer)>,
+}
+
+impl<B: Backend> Parameter<B> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its value.
+    pub fn value(&self) -> &ParameterValue<B> {
+        &self.value
+    }
+
+    /// The gradient of the last backward pass; none if the parameter had no part in it, or if growth was asked for.
+    pub fn gradient(&self) -> Option<&B::Buffer> {
+        self.gradient.as_ref().filter(|_| self.gradient_written)
+    }
+
+    /// The optimizer slots with their names, in order of creation.
+    pub fn slots(&self) -> impl Iterator<Item = (&str, &B::Buffer)> {
+        self.slots.iter().map(|(name, buffer)| (&name[..], buffer))
+    }
+
+    /// One optimizer slot.
+    pub fn slot(&self, name: &str) -> Option<&B::Buffer> {
+        self.slots.iter().find(|(n, _)| n == name).map(|(_, buffer)| buffer)
+    }
+
+    /// The slot's number, made and zeroed if it is not there.
+    pub(crate) fn ensure_slot(&mut self, backend: &B, name: &str) -> Result<usize, Error> {
+        if let Some(i) = self.slots.iter().position(|(n, _)| n == name) {
+            return Ok(i);
+        }
+        let buffer = backend.zeros(backend.len(self.value.values()))?;
+        self.slots.push((name.to_owned(), buffer));
+        Ok(self.slots.len() - 1)
+    }
+
+    /// What an optimizer step works on, if there is a gradient.
+    #[expect(clippy::type_complexity, reason = "the three borrows that one update needs at a time")]
+    pub(crate) fn for_update(&mut self) -> Option<(&mut ParameterValue<B>, &B::Buffer, &mut [(String, B::Buffer)])> {
+        let gradient = self.gradient.as_ref().filter(|_| self.gradient_written)?;
+        Some((&mut self.value, gradient, &mut self.slots))
+    }
+}
+
+/// Bytes that a parameter holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ParameterBytes {
+    /// Values.
+    pub values: usize,
+    /// Values in transposed order.
+    pub transposed_values: usize,
+    /// Gradient.
+    pub gradient: usize,
+    /// Optimizer slots.
+    pub slots: usize,
+    /// The pattern's row offsets and column indices.
+    pub pattern: usize,
+    /// The plan, beside the pattern.
+    pub plan: usize,
+}
+
+impl ParameterBytes {
+    /// All together.
+    pub fn total(&self) -> usize {
+        self.values + self.transposed_values + self.gradient + self.slots + self.pattern + self.plan
+    }
+}
+
+impl std::ops::Add for ParameterBytes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            values: self.values + other.values,
+            transposed_values: self.transposed_values + other.transposed_values,
+            gradient: self.gradient + other.gradient,
+            slots: self.slots + other.slots,
+            pattern: self.pattern + other.pattern,
+            plan: self.plan + other.plan,
+        }
+    }
+}
+
+/// All parameters of a model, in order of addition.
+///
+/// A parameter may be used any number of times on one tape (tied weights, recurrent layers); its gradient is the sum.
+#[derive(Debug)]
+pub struct Parameters<B: Backend> {
+    list: Vec<Parameter<B>>,
+}
+
+impl<B: Backend> Default for Parameters<B> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B: Backend> Parameters<B> {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self { list: Vec::new() }
+    }
+
+    /// Adds a sparse matrix.
+    pub fn add_sparse(&mut self, name: impl Into<String>, matrix: SparseMatrix<B>) -> ParameterId {
+        self.add(name.into(), ParameterValue::Sparse(matrix))
+    }
+
+    /// Adds a dense matrix, row-major.
+    ///
+    /// # Errors
+    /// Unless there are `nrows · ncols` values.
+    pub fn add_dense(
+        &mut self,
+        name: impl Into<String>,
+        backend: &B,
+        values: B::Buffer,
+        nrows: usize,
+        ncols: usize,
+    ) -> Result<ParameterId, Error> {
+        let (op, what, got) = ("add_dense", "number of values", backend.len(&values));
+        if got != nrows * ncols {
+            return Err(ShapeError::Mismatch { op, what, expected: nrows * ncols, got }.into());
+        }
+        Ok(self.add(name.into(), ParameterValue::Dense { values, nrows, ncols }))
+    }
+
+    /// Adds a vector.
+    pub fn add_vector(&mut self, name: impl Into<String>, values: B::Buffer) -> ParameterId {
+        self.add(name.into(), ParameterValue::Vector(values))
+    }
+
+    fn add(&mut self, name: String, value: ParameterValue<B>) -> ParameterId {
+        self.list.push(Parameter { name, value, gradient: None, gradient_written: false, slots: Vec::new() });
+        ParameterId(self.list.len() - 1)
+    }
+
+    /// Number of parameters.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// All of them, in order of addition.
+    pub fn iter(&self) -> impl Iterator<Item = (ParameterId, &Parameter<B>)> {
+        self.list.iter().enumerate().map(|(i, p)| (ParameterId(i), p))
+    }
+
+    /// The one with this name.
+    pub fn find(&self, name: &str) -> Option<ParameterId> {
+        self.list.iter().position(|p| p.name == name).map(ParameterId)
+    }
+
+    /// One parameter.
+    ///
+    /// # Panics
+    /// If `id` is of another store with more parameters.
+    pub fn get(&self, id: ParameterId) -> &Parameter<B> {
+        &self.list[id.0]
+    }
+
+    /// The pattern of a sparse parameter; none for others.
+    ///
+    /// # Panics
+    /// As [`Parameters::get`].
+    pub fn pattern<'a>(&'a self, backend: &B, id: ParameterId) -> Option<&'a Arc<CsrPattern>> {
+        match &self.get(id).value {
+            ParameterValue::Sparse(matrix) => Some(backend.pattern(&matrix.plan)),
+            _ => None,
+        }
+    }
+
+    fn entry(&mut self, op: &'static str, id: ParameterId) -> Result<&mut Parameter<B>, Error> {
+        self.list.get_mut(id.0).ok_or_else(|| missing(op, "parameter", id.0))
+    }
+
+    fn checked(&self, op: &'static str, id: ParameterId) -> Result<&Parameter<B>, Error> {
+        self.list.get(id.0).ok_or_else(|| missing(op, "parameter", id.0))
+    }
+
+    pub(crate) fn sparse(&self, op: &'static str, id: ParameterId) -> Result<&SparseMatrix<B>, Error> {
+        let parameter = self.checked(op, id)?;
+        match &parameter.value {
+            ParameterValue::Sparse(matrix) => Ok(matrix),
+            _ => Err(wrong_kind(op, parameter, "sparse matrix")),
+        }
+    }
+
+    /// Values, rows, columns.
+    pub(crate) fn dense(&self, op: &'static str, id: ParameterId) -> Result<(&B::Buffer, usize, usize), Error> {
+        let parameter = self.checked(op, id)?;
+        match &parameter.value {
+            ParameterValue::Dense { values, nrows, ncols } => Ok((values, *nrows, *ncols)),
+            _ => Err(wrong_kind(op, parameter, "dense matrix")),
+        }
+    }
+
+    pub(crate) fn vector(&self, op: &'static str, id: ParameterId) -> Result<&B::Buffer, Error> {
+        let parameter = self.checked(op, id)?;
+        match &parameter.value {
+            ParameterValue::Vector(values) => Ok(values),
+            _ => Err(wrong_kind(op, parameter, "vector")),
+        }
+    }
+
+    /// The value, the gradient to write, and whether to add to it. From here on the gradient counts as written.
+    pub(crate) fn write_gradient(
+        &mut self,
+        backend: &B,
+        id: ParameterId,
+    ) -> Result<(&ParameterValue<B>, &mut B::Buffer, bool), Error> {
+        let Parameter { value, gradient, gradient_written, .. } = self.entry("backward", id)?;
+        let gradient = match gradient {
+            Some(gradient) => gradient,
+            None => gradient.insert(backend.zeros(backend.len(value.values()))?),
+        };
+        Ok((value, gradient, std::mem::replace(gradient_written, true)))
+    }
+
+    pub(crate) fn written_gradient(&mut self, id: ParameterId) -> Option<&mut B::Buffer> {
+        let parameter = &mut self.list[id.0];
+        parameter.gradient.as_mut().filter(|_| parameter.gradient_written)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Parameter<B>> {
+        self.list.iter_mut()
+    }
+
+    /// Forgets all gradients (their memory stays). [`crate::Tape::backward`] begins with this.
+    pub fn clear_gradients(&mut self) {
+        self.list.iter_mut().for_each(|p| p.gradient_written = false);
+    }
+
+    /// Drops gradients and optimizer slots: what inference does not need.
+    pub fn drop_training_state(&mut self) {
+        for parameter in &mut self.list {
+            parameter.gradient = None;
+            parameter.gradient_written = false;
+            parameter.slots.clear();
+        }
+    }
+
+    /// Gives a sparse parameter a new pattern: value and every optimizer slot move through one map, the plan is built
+    /// anew with the same options, and the gradient is forgotten.
+    ///
+    /// Entry `e` of the new pattern takes what entry `map[e]` of the old one held, or zero where `map[e]` is
+    /// `u32::MAX`.
+    ///
+    /// # Errors
+    /// If the parameter is not sparse, `map` does not have one element per entry of the new pattern, or points outside
+    /// the old one. The parameter then is as it was.
+    ///
+    /// # Cost
+    /// O(m + k + nnz) for the plan, and one gather for the value and each slot; no more than two value arrays are held
+    /// beside the parameter's own.
+    pub fn replace_pattern(
+        &mut self,
+        backend: &B,
+        id: ParameterId,
+        pattern: Arc<CsrPattern>,
+        map: &[u32],
+    ) -> Result<(), Error> {
+        const OP: &str = "replace_pattern";
+        let old = self.sparse(OP, id)?;
+        let nnz = pattern.nnz();
+        let old_pattern = backend.pattern(&old.plan);
+        for (what, expected, got) in [
+            ("number of rows", old_pattern.nrows(), pattern.nrows()),
+            ("number of columns", old_pattern.ncols(), pattern.ncols()),
+            ("length of the map", nnz, map.len()),
+        ] {
+            if expected != got {
+                return Err(ShapeError::Mismatch { op: OP, what, expected, got }.into());
+            }
+        }
+        let mut values = backend.zeros(nnz)?;
+        backend.gather(&old.values, map, &mut values)?;
+        let matrix = SparseMatrix::from_buffer(backend, pattern, values, backend.plan_options(&old.plan))?;
+        let parameter = &mut self.list[id.0];
+        let mut slots = Vec::with_capacity(parameter.slots.len());
+        for (name, slot) in &parameter.slots {
+            let mut moved = backend.zeros(nnz)?;
+            backend.gather(slot, map, &mut moved)?;
+            slots.push((name.clone(), moved));
+        }
+        parameter.slots = slots;
+        parameter.value = ParameterValue::Sparse(matrix);
+        parameter.gradient_written = false;
+        parameter.gradient = parameter.gradient.take().filter(|g| backend.len(g) == nnz);
+        Ok(())
+    }
+
+    /// Copies a parameter's values to the host.
+    ///
+    /// # Errors
+    /// If there is no such parameter or the backend fails.
+    pub fn download_values(&self, backend: &B, id: ParameterId) -> Result<Vec<f32>, Error> {
+        download(backend, self.checked("download_values", id)?.value.values())
+    }
+
+    /// Copies a parameter's gradient of the last backward pass to the host; none if there is none.
+    ///
+    /// # Errors
+    /// If there is no such parameter or the backend fails.
+    pub fn download_gradient(&self, backend: &B, id: ParameterId) -> Result<Option<Vec<f32>>, Error> {
+        self.checked("download_gradient", id)?.gradient().map(|g| download(backend, g)).transpose()
+    }
+
+    /// Sets a parameter's values, their transposed order included.
+    ///
+    /// # Errors
+    /// If there is no such parameter, or not one value per entry.
+    pub fn upload_values(&mut self, backend: &B, id: ParameterId, values: &[f32]) -> Result<(), Error> {
+        let value = &mut self.entry("upload_values", id)?.value;
+        upload("upload_values", backend, values, value.values_mut())?;
+        value.refresh(backend)
+    }
+
+    /// Copies an optimizer slot to the host.
+    ///
+    /// # Errors
+    /// If there is no such parameter or slot.
+    pub fn download_slot(&self, backend: &B, id: ParameterId, name: &str) -> Result<Vec<f32>, Error> {
+        let slot = self.checked("download_slot", id)?.slot(name);
+        download(backend, slot.ok_or_else(|| missing("download_slot", "slot", name))?)
+    }
+
+    /// Sets an optimizer slot, which is made if it is not there.
+    ///
+    /// # Errors
+    /// If there is no such parameter, or not one value per entry.
+    pub fn upload_slot(&mut self, backend: &B, id: ParameterId, name: &str, values: &[f32]) -> Result<(), Error> {
+        let parameter = self.entry("upload_slot", id)?;
+        let slot = parameter.ensure_slot(backend, name)?;
+        upload("upload_slot", backend, values, &mut parameter.slots[slot].1)
+    }
+
+    /// Bytes that one parameter holds.
+    ///
+    /// # Panics
+    /// As [`Parameters::get`].
+    pub fn bytes(&self, backend: &B, id: ParameterId) -> ParameterBytes {
+        let parameter = self.get(id);
+        let size = |buffer: &B::Buffer| 4 * backend.len(buffer);
+        let mut bytes = ParameterBytes {
+            values: size(parameter.value.values()),
+            gradient: parameter.gradient.as_ref().map_or(0, size),
+            slots: parameter.slots.iter().map(|(_, slot)| size(slot)).sum(),
+            ..ParameterBytes::default()
+        };
+        if let ParameterValue::Sparse(matrix) = &parameter.value {
+            let pattern = backend.pattern(&matrix.plan);
+            bytes.transposed_values = size(&matrix.transposed_values);
+            bytes.pattern = 4 * (pattern.nrows() + 1 + pattern.nnz());
+            bytes.plan = backend.plan_bytes(&matrix.plan);
+        }
+        bytes
+    }
+
+    /// Bytes that all parameters hold.
+    pub fn total_bytes(&self, backend: &B) -> ParameterBytes {
+        (0..self.list.len()).fold(ParameterBytes::default(), |sum, i| sum + self.bytes(backend, ParameterId(i)))
+    }
+}
+
+fn download<B: Backend>(backend: &B, from: &B::Buffer) -> Result<Vec<f32>, Error> {
+    let mut to = vec![0.0; backend.len(from)];
+    backend.download(from, &mut to)?;
+    Ok(to)
+}
+
+fn upload<B: Backend>(op: &'static str, backend: &B, from: &[f32], to: &mut B::Buffer) -> Result<(), Error> {
+    let expected = backend.len(to);
+    if from.len() != expected {
+        return Err(ShapeError::Mismatch { op, what: "number of values", expected, got: from.len() }.into());
+    }
+    Ok(backend.upload(from, to)?)
+}
+
+fn missing(op: &'static str, what: &'static str, name: impl ToString) -> Error {
+    Error::Missing { op, what, name: name.to_string() }
+}
+
+fn wrong_kind<B: Backend>(op: &'static str, parameter: &Parameter<B>, expected: &'static str) -> Error {
+    Error::Kind { op, name: parameter.name.clone(), got: parameter.value.kind(), expected }
+}

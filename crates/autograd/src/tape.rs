@@ -1,0 +1,486 @@
+//! The tape: values, and one node per operation that has a gradient.
+//!
+//! ```text
+//! forward    each operation pushes its output and a node (output, closure)
+//! backward   for nodes in reverse: take the output's gradient out, run the closure, which adds to its inputs' gradients
+//! ```
+//!
+//! An operation is a method of [`Tape`] in a file of its own; the tape knows none of them. In-place operations move
+//! their input's buffer to their output. A buffer goes back to the arena when the node that made it has run (training)
+//! or when its value has been used (evaluation).
+
+use sparse_kernels::{Backend, GrowRequest, StripLayout, Strips};
+
+use crate::{Arena, Error, GrowthRequests, Loss, ParameterId, Parameters, Reduce, Reduction};
+
+/// What a tape is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Keeps what the backward pass needs.
+    Training,
+    /// Records nothing, gives each buffer back as soon as it has been used ([`Tape::keep`] holds one), and turns
+    /// dropout off.
+    Evaluation,
+}
+
+/// A value on a tape. It means something on that tape only; on another it is another value, or a panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Var(usize);
+
+/// Why a value cannot be used any more.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Live,
+    Moved(&'static str),
+    Released(&'static str),
+}
+
+struct Value {
+    storage: usize,
+    layout: StripLayout,
+    requires_grad: bool,
+    kept: bool,
+    state: State,
+}
+
+/// What a backward pass needs of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// Only where it is positive, and only where the gradient that comes back is not zero.
+    Sign,
+    /// Every bit.
+    Exact,
+}
+
+/// A buffer; several values may have stood in it one after the other.
+struct Stored<B: Backend> {
+    strips: Option<Strips<B>>,
+    /// The strictest need of a backward pass, and whose it is.
+    saved: Option<(Need, &'static str)>,
+    /// Waits for a growth request, and must not be released.
+    pinned: bool,
+}
+
+/// What a backward closure reads later.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Saved {
+    storage: usize,
+    layout: StripLayout,
+}
+
+type BackwardFn<'a, B> = Box<dyn FnOnce(&mut Backward<'_, 'a, B>, Strips<B>) -> Result<(), Error> + 'a>;
+
+struct Node<'a, B: Backend> {
+    output: Var,
+    /// The buffer that this operation made; free once the node has run, since all users have run before.
+    made: Option<usize>,
+    backward: BackwardFn<'a, B>,
+}
+
+/// One forward pass and, in training, its backward pass.
+///
+/// Dropping the tape gives its buffers back to the arena.
+pub struct Tape<'a, B: Backend> {
+    pub(crate) backend: &'a B,
+    pub(crate) arena: &'a mut Arena<B>,
+    pub(crate) parameters: &'a mut Parameters<B>,
+    mode: Mode,
+    values: Vec<Value>,
+    storages: Vec<Stored<B>>,
+    nodes: Vec<Node<'a, B>>,
+    grads: Vec<Option<Strips<B>>>,
+    /// How often each parameter is used by nodes that have not run yet.
+    uses: Vec<usize>,
+    pub(crate) stats: Vec<B::Buffer>,
+    ran: bool,
+}
+
+impl<'a, B: Backend> Tape<'a, B> {
+    /// An empty tape.
+    pub fn new(backend: &'a B, arena: &'a mut Arena<B>, parameters: &'a mut Parameters<B>, mode: Mode) -> Self {
+        let uses = vec![0; parameters.len()];
+        let (values, storages, nodes, grads, stats) = Default::default();
+        Self { backend, arena, parameters, mode, values, storages, nodes, grads, uses, stats, ran: false }
+    }
+
+    /// What the tape is for.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Number of recorded operations.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Puts activations on the tape; their buffer goes to the arena in the end. Without `requires_grad` no gradient is
+    /// computed for them, and the product that would do it does not run.
+    pub fn input(&mut self, strips: Strips<B>, requires_grad: bool) -> Var {
+        let requires_grad = requires_grad && self.mode == Mode::Training;
+        self.push(strips, requires_grad)
+    }
+
+    /// Holds a value beyond its first use in evaluation mode: call it on what is used twice, or read afterwards. In
+    /// training mode it does nothing, values live on anyway.
+    pub fn keep(&mut self, var: Var) {
+        self.values[var.0].kept = true;
+    }
+
+    /// Reads a value that is still there; [`Tape::backward`] releases all but inputs.
+    ///
+    /// # Errors
+    /// If an operation in place has taken it, or its buffer has been released.
+    pub fn value(&mut self, var: Var) -> Result<&Strips<B>, Error> {
+        let storage = self.read("value", var)?;
+        Ok(self.stored(storage))
+    }
+
+    /// Takes a value off an evaluation tape; the caller may give it to the arena later.
+    ///
+    /// # Errors
+    /// If the value is not there any more, or the tape is one of training.
+    pub fn take(&mut self, var: Var) -> Result<Strips<B>, Error> {
+        let storage = self.read("take", var)?;
+        if self.mode == Mode::Training {
+            return Err(Error::Saved { op: "take", by: "training" });
+        }
+        self.values[var.0].state = State::Moved("take");
+        Ok(self.storages[storage].strips.take().expect("`read` found the buffer"))
+    }
+
+    /// Shape and order of a value.
+    pub fn layout(&self, var: Var) -> StripLayout {
+        self.values[var.0].layout
+    }
+
+    /// After [`Tape::backward`], the gradient of an input that asked for it; none if it had no part in the loss.
+    pub fn gradient(&self, var: Var) -> Option<&Strips<B>> {
+        self.grads.get(var.0).and_then(Option::as_ref)
+    }
+
+    /// Computes the gradients of the sum of `losses` with respect to all parameters that took part, and to inputs that
+    /// asked for it.
+    ///
+    /// Gradients of earlier passes are forgotten first. For a parameter in `growth` no gradient is computed (it then
+    /// has none, and no optimizer step touches it); instead the candidates are found over all its uses together, once
+    /// the last of them has its output's gradient. Gradients and candidates pass through `reduce`.
+    ///
+    /// # Errors
+    /// On an evaluation tape, at a second call, if a request is for a parameter that is not sparse, or if the backend
+    /// or `reduce` fails.
+    ///
+    /// # Cost
+    /// For each sparse layer `4 · nnz · n` operations (`2 · nnz · n` where the input needs no gradient); with a growth
+    /// request `2 · m · k · n` instead of the weight gradient's `2 · nnz · n`.
+    pub fn backward(
+        &mut self,
+        losses: &[Loss],
+        growth: &mut GrowthRequests,
+        reduce: &mut dyn Reduce<B>,
+    ) -> Result<(), Error> {
+        let mut seeds = Vec::with_capacity(losses.len());
+        for loss in losses {
+            let gradient = loss.gradient.and_then(|storage| self.storages[storage].strips.take());
+            let reason = "the loss has no gradient: nothing below it asks for one, or it was used before";
+            seeds.push((loss.logits, gradient.ok_or(Error::Backward { reason })?));
+        }
+        self.backward_from(seeds, growth, reduce)
+    }
+
+    /// As [`Tape::backward`], from given gradients of given values.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`], and if a seed's shape is not its value's.
+    pub fn backward_from(
+        &mut self,
+        seeds: Vec<(Var, Strips<B>)>,
+        growth: &mut GrowthRequests,
+        reduce: &mut dyn Reduce<B>,
+    ) -> Result<(), Error> {
+        if self.mode == Mode::Evaluation {
+            return Err(Error::Backward { reason: "the tape is one of evaluation, nothing was recorded" });
+        }
+        if std::mem::replace(&mut self.ran, true) {
+            return Err(Error::Backward { reason: "it has run on this tape already" });
+        }
+        for (request, _) in &growth.entries {
+            self.parameters.sparse("growth request", request.parameter)?;
+        }
+        self.parameters.clear_gradients();
+        self.grads.resize_with(self.values.len(), || None);
+        let nodes = std::mem::take(&mut self.nodes);
+        let mut pass = Backward { tape: self, growth, reduce, pending: Vec::new(), finished: Vec::new() };
+        pass.finished.resize(pass.tape.uses.len(), false);
+        for (var, seed) in seeds {
+            pass.accumulate(var, seed)?;
+        }
+        for node in nodes.into_iter().rev() {
+            if let Some(grad) = pass.tape.grads[node.output.0].take() {
+                (node.backward)(&mut pass, grad)?;
+            }
+            if let Some(stored) = node.made.map(|made| &mut pass.tape.storages[made]).filter(|s| !s.pinned)
+                && let Some(strips) = stored.strips.take()
+            {
+                pass.tape.arena.give(pass.tape.backend, strips);
+            }
+        }
+        // What has uses that the losses do not depend on is not finished yet.
+        (0..pass.finished.len()).try_for_each(|i| pass.finish(ParameterId(i)))
+    }
+
+    // ---- for operations ----
+
+    /// The buffer of a live value.
+    pub(crate) fn read(&mut self, op: &'static str, var: Var) -> Result<usize, Error> {
+        let value = &self.values[var.0];
+        match value.state {
+            State::Moved(by) => return Err(Error::Moved { op, by }),
+            State::Released(by) => return Err(Error::Released { op, by }),
+            State::Live => {}
+        }
+        match &mut self.storages[value.storage].strips {
+            Some(strips) => strips.layout = value.layout,
+            None => return Err(Error::Released { op, by: "backward" }),
+        }
+        Ok(value.storage)
+    }
+
+    /// The buffer of a live value that an operation will overwrite, leaving intact at best what `keeps` says.
+    pub(crate) fn read_to_overwrite(
+        &mut self,
+        op: &'static str,
+        var: Var,
+        keeps: Option<Need>,
+    ) -> Result<usize, Error> {
+        let storage = self.read(op, var)?;
+        match self.storages[storage].saved {
+            Some((need, by)) if Some(need) > keeps => Err(Error::Saved { op, by }),
+            _ => Ok(storage),
+        }
+    }
+
+    /// A buffer that [`Tape::read`] found.
+    pub(crate) fn stored(&self, storage: usize) -> &Strips<B> {
+        self.storages[storage].strips.as_ref().expect("`read` found the buffer")
+    }
+
+    /// A buffer to overwrite, beside the parameters to do it with.
+    pub(crate) fn stored_and_parameters(&mut self, storage: usize) -> (&mut Strips<B>, &Parameters<B>) {
+        let strips = self.storages[storage].strips.as_mut().expect("`read` found the buffer");
+        (strips, self.parameters)
+    }
+
+    pub(crate) fn stored_mut(&mut self, storage: usize) -> &mut Strips<B> {
+        self.storages[storage].strips.as_mut().expect("`read` found the buffer")
+    }
+
+    pub(crate) fn requires_grad(&self, var: Var) -> bool {
+        self.values[var.0].requires_grad
+    }
+
+    /// Notes what the backward pass of `op` needs of a value; with `None` its shape only.
+    pub(crate) fn save(&mut self, op: &'static str, var: Var, need: Option<Need>) -> Saved {
+        let Value { storage, layout, .. } = self.values[var.0];
+        let saved = &mut self.storages[storage].saved;
+        if self.mode == Mode::Training && saved.map(|(strictest, _)| strictest) < need {
+            *saved = need.map(|need| (need, op));
+        }
+        Saved { storage, layout }
+    }
+
+    /// Stores a buffer that is no value (the gradient that a loss computes on the way).
+    pub(crate) fn store(&mut self, strips: Strips<B>) -> usize {
+        self.storages.push(Stored { strips: Some(strips), saved: None, pinned: false });
+        self.storages.len() - 1
+    }
+
+    /// A new value in a new buffer.
+    pub(crate) fn push(&mut self, strips: Strips<B>, requires_grad: bool) -> Var {
+        let layout = strips.layout;
+        let storage = self.store(strips);
+        self.values.push(Value { storage, layout, requires_grad, kept: false, state: State::Live });
+        Var(self.values.len() - 1)
+    }
+
+    /// The output of an operation with a parameter, in a new buffer; `input` has been used.
+    pub(crate) fn push_output(&mut self, op: &'static str, input: Var, strips: Strips<B>) -> Var {
+        self.used(op, input);
+        self.push(strips, self.mode == Mode::Training)
+    }
+
+    /// A new value in the buffer of `from`, which is gone then.
+    pub(crate) fn push_in_place(
+        &mut self,
+        op: &'static str,
+        from: Var,
+        layout: StripLayout,
+        requires_grad: bool,
+    ) -> Var {
+        let Value { storage, kept, .. } = self.values[from.0];
+        self.values[from.0].state = State::Moved(op);
+        if let Some(strips) = &mut self.storages[storage].strips {
+            strips.layout = layout;
+        }
+        self.values.push(Value { storage, layout, requires_grad, kept, state: State::Live });
+        Var(self.values.len() - 1)
+    }
+
+    /// Notes that `op` has used a value: in evaluation mode, its buffer goes back.
+    pub(crate) fn used(&mut self, op: &'static str, var: Var) {
+        let value = &mut self.values[var.0];
+        if self.mode == Mode::Evaluation && !value.kept {
+            value.state = State::Released(op);
+            if let Some(strips) = self.storages[value.storage].strips.take() {
+                self.arena.give(self.backend, strips);
+            }
+        }
+    }
+
+    /// Records the backward of the operation that made `output` from `input` (and, say, a parameter). Nothing is recorded
+    /// where no gradient will come.
+    pub(crate) fn record(
+        &mut self,
+        input: Var,
+        output: Var,
+        parameter: Option<ParameterId>,
+        backward: impl FnOnce(&mut Backward<'_, 'a, B>, Strips<B>) -> Result<(), Error> + 'a,
+    ) {
+        if self.values[output.0].requires_grad {
+            let storage = self.values[output.0].storage;
+            let made = (storage != self.values[input.0].storage).then_some(storage);
+            if let Some(ParameterId(i)) = parameter {
+                self.uses[i] += 1;
+            }
+            self.nodes.push(Node { output, made, backward: Box::new(backward) });
+        }
+    }
+}
+
+impl<B: Backend> Drop for Tape<'_, B> {
+    fn drop(&mut self) {
+        let buffers = self.storages.drain(..).filter_map(|s| s.strips).chain(self.grads.drain(..).flatten());
+        for strips in buffers {
+            self.arena.give(self.backend, strips);
+        }
+        for stats in self.stats.drain(..) {
+            self.arena.give_buffer(self.backend, stats);
+        }
+    }
+}
+
+impl<B: Backend> std::fmt::Debug for Tape<'_, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (values, nodes) = (self.values.len(), self.nodes.len());
+        f.debug_struct("Tape").field("mode", &self.mode).field("values", &values).field("nodes", &nodes).finish()
+    }
+}
+
+/// A backward pass, as the closures see it.
+pub(crate) struct Backward<'p, 'a, B: Backend> {
+    pub(crate) tape: &'p mut Tape<'a, B>,
+    growth: &'p mut GrowthRequests,
+    reduce: &'p mut dyn Reduce<B>,
+    /// Uses that wait for growth: (parameter, dY, X).
+    pending: Vec<(ParameterId, Strips<B>, Saved)>,
+    /// Parameters that have been reduced.
+    finished: Vec<bool>,
+}
+
+impl<'a, B: Backend> Backward<'_, 'a, B> {
+    /// Adds to a value's gradient: the first contribution moves in, later ones are added and their buffers go back.
+    pub(crate) fn accumulate(&mut self, var: Var, grad: Strips<B>) -> Result<(), Error> {
+        let tape = &mut *self.tape;
+        let layout = tape.values[var.0].layout;
+        if layout != grad.layout {
+            return Err(Error::Backward { reason: "a gradient has not the shape of its value" });
+        }
+        if !tape.values[var.0].requires_grad {
+            tape.arena.give(tape.backend, grad);
+            return Ok(());
+        }
+        match &mut tape.grads[var.0] {
+            Some(sum) => {
+                tape.backend.add_strips(&grad, sum)?;
+                tape.arena.give(tape.backend, grad);
+            }
+            none => *none = Some(grad),
+        }
+        Ok(())
+    }
+
+    /// A value that an operation saved.
+    pub(crate) fn saved(&mut self, saved: Saved) -> &Strips<B> {
+        let strips = self.tape.storages[saved.storage].strips.as_mut();
+        let strips = strips.expect("buffers are released only when the node that made them has run");
+        strips.layout = saved.layout;
+        strips
+    }
+
+    /// The parts that an operation on a saved value, a parameter and its gradient needs at the same time: backend,
+    /// saved value, parameter, gradient, whether to add to it.
+    #[expect(clippy::type_complexity, reason = "the borrows that one weight gradient needs at a time")]
+    pub(crate) fn weight_gradient(
+        &mut self,
+        parameter: ParameterId,
+        saved: Saved,
+    ) -> Result<(&'a B, &Strips<B>, &crate::ParameterValue<B>, &mut B::Buffer, bool), Error> {
+        self.saved(saved);
+        let tape = &mut *self.tape;
+        let (value, gradient, accumulate) = tape.parameters.write_gradient(tape.backend, parameter)?;
+        let strips = tape.storages[saved.storage].strips.as_ref().expect("`saved` found it");
+        Ok((tape.backend, strips, value, gradient, accumulate))
+    }
+
+    /// Whether a parameter gets candidates instead of a gradient.
+    pub(crate) fn grows(&self, parameter: ParameterId) -> bool {
+        self.growth.position(parameter).is_some()
+    }
+
+    /// Keeps a use's dY and X until the parameter's last use.
+    pub(crate) fn wait_for_growth(&mut self, parameter: ParameterId, dy: Strips<B>, x: Saved) {
+        self.tape.storages[x.storage].pinned = true;
+        self.pending.push((parameter, dy, x));
+    }
+
+    /// Notes that one use of a parameter is done; after the last one, its gradient or its candidates are complete.
+    pub(crate) fn use_done(&mut self, parameter: ParameterId) -> Result<(), Error> {
+        let uses = &mut self.tape.uses[parameter.0];
+        *uses -= 1;
+        if *uses == 0 { self.finish(parameter) } else { Ok(()) }
+    }
+
+    fn finish(&mut self, parameter: ParameterId) -> Result<(), Error> {
+        if std::mem::replace(&mut self.finished[parameter.0], true) {
+            return Ok(());
+        }
+        if let Some(i) = self.growth.position(parameter) {
+            return self.grow(parameter, i);
+        }
+        let tape = &mut *self.tape;
+        match tape.parameters.written_gradient(parameter) {
+            Some(gradient) => self.reduce.reduce(tape.backend, parameter, Reduction::Gradient(gradient)),
+            None => Ok(()),
+        }
+    }
+
+    fn grow(&mut self, parameter: ParameterId, request: usize) -> Result<(), Error> {
+        let (uses, others) = std::mem::take(&mut self.pending).into_iter().partition(|(p, ..)| *p == parameter);
+        self.pending = others;
+        let uses: Vec<(ParameterId, Strips<B>, Saved)> = uses;
+        for (_, _, x) in &uses {
+            self.saved(*x);
+        }
+        let tape = &mut *self.tape;
+        let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (dy, tape.stored(x.storage))).collect();
+        let (wanted, answer) = &mut self.growth.entries[request];
+        let wanted = GrowRequest { exclude: &wanted.exclude, count: wanted.count, ties: wanted.ties };
+        let mut candidates = tape.backend.grow(&wanted, &pairs)?;
+        self.reduce.reduce(tape.backend, parameter, Reduction::Candidates(&mut candidates))?;
+        *answer = Some(candidates);
+        for (_, dy, x) in uses {
+            tape.arena.give(tape.backend, dy);
+            tape.storages[x.storage].pinned = false;
+        }
+        Ok(())
+    }
+}

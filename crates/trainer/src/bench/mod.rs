@@ -1,0 +1,6 @@
+//! Measuring: patterns to measure on, and timing that alternates the two sides of a comparison.
+
+pub mod patterns;
+mod timing;
+
+pub use timing::{Best, alternate, peak_rss_bytes};

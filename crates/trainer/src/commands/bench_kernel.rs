@@ -1,0 +1,359 @@
+//! `rigl bench kernel`: one operation at one shape over densities, against the dense operation.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rigl::topology::random_pattern;
+use serde::Serialize;
+use sparse_kernels::cpu::{Cpu, IsaName, Limits};
+use sparse_kernels::random::Key;
+use sparse_kernels::reference::{self, Exact};
+use sparse_kernels::{
+    Candidate, CsrPattern, DenseLinear, GrowRequest, MatrixMut, MatrixRef, Op, PlanOptions, SparseLinear, SparseMatrix,
+    Storage, StripLayout, Strips,
+};
+
+use crate::args::{BenchKernelArgs, IsaChoice, KernelOp, PatternSource, Shape};
+use crate::bench::{alternate, patterns};
+use crate::config::available_threads;
+use crate::report::{Significant, Table, print_record};
+
+/// The record of one density.
+#[derive(Debug, Serialize)]
+struct KernelRecord {
+    event: &'static str,
+    op: String,
+    format: String,
+    shape: String,
+    pattern: String,
+    density: f64,
+    nnz: usize,
+    dtype: String,
+    device: String,
+    isa: &'static str,
+    threads: usize,
+    /// Best of many calls, as a training step pays them. Null if the check failed.
+    time_ns: Option<u64>,
+    plan_ns: u64,
+    dense_time_ns: Option<u64>,
+    dense_source: &'static str,
+    speedup: Option<f64>,
+    efficiency: Option<f64>,
+    limit_fraction: Option<f64>,
+    /// Largest error of an entry, as a fraction of what rounding in f32 may amount to; above 1 the check failed.
+    max_error: f64,
+    failed: bool,
+}
+
+/// Time spent on one density, both sides together.
+const BUDGET: Duration = Duration::from_millis(1500);
+const LEAST_CALLS: usize = 7;
+
+/// Runs the command.
+///
+/// # Errors
+/// If the pattern cannot be had, the instruction set is missing, or a result is wrong.
+pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
+    let isa = match args.isa {
+        IsaChoice::Auto => None,
+        IsaChoice::Scalar => Some(IsaName::Scalar),
+        IsaChoice::Avx2 => Some(IsaName::Avx2),
+        IsaChoice::Avx512 => Some(IsaName::Avx512),
+    };
+    let cpu = Cpu::new(args.machine.threads.unwrap_or_else(available_threads), isa)?;
+    let headings = ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "plan", "max error"];
+    let mut table = Table::new(headings);
+    let mut failed = Vec::new();
+    for (pattern, shape) in cases(args)? {
+        let record = Case::new(&cpu, args, pattern, shape)?.measure(args)?;
+        if record.failed {
+            failed.push(record.density);
+        }
+        if args.machine.json {
+            print_record(&record)?;
+        } else {
+            let time = |ns: Option<u64>| ns.map_or("failed".to_owned(), format_time);
+            let ratio = |r: Option<f64>| r.map_or("–".to_owned(), |r| format!("{r:.2}"));
+            table.row([
+                Significant(record.density).to_string(),
+                record.nnz.to_string(),
+                time(record.time_ns),
+                time(record.dense_time_ns),
+                ratio(record.speedup),
+                ratio(record.efficiency),
+                ratio(record.limit_fraction),
+                format_time(record.plan_ns),
+                format!("{:.2}", record.max_error),
+            ]);
+        }
+    }
+    if !args.machine.json {
+        println!("{} {} on {} threads of {}\n{table}", args.op, args.shape, cpu.threads(), cpu.isa());
+        println!("efficiency: dense time · density / time; of limit: against one load per multiply-add from L1");
+    }
+    if !failed.is_empty() {
+        bail!("{} gave wrong results at density {failed:?}", args.op);
+    }
+    Ok(())
+}
+
+/// The patterns to measure, with their shapes.
+fn cases(args: &BenchKernelArgs) -> anyhow::Result<Vec<(CsrPattern, Shape)>> {
+    let Shape { m, k, n } = args.shape;
+    let key = Key::new(args.machine.seed).with_name("pattern");
+    if let PatternSource::File(path) = &args.pattern {
+        let pattern = patterns::smtx(path)?;
+        let shape = Shape { m: pattern.nrows(), k: pattern.ncols(), n };
+        return Ok(vec![(pattern, shape)]);
+    }
+    let make = |&density: &f64| {
+        let pattern = match &args.pattern {
+            PatternSource::PowerLaw => patterns::power_law(m, k, density, key)?,
+            PatternSource::Banded => patterns::banded(m, k, density)?,
+            PatternSource::Uniform | PatternSource::File(_) => patterns::uniform(m, k, density, key)?,
+        };
+        Ok((pattern, args.shape))
+    };
+    args.density.iter().map(make).collect()
+}
+
+/// One pattern with operands in the layouts of both sides.
+struct Case<'a> {
+    cpu: &'a Cpu,
+    shape: Shape,
+    pattern: Arc<CsrPattern>,
+    values: Vec<f32>,
+    weight: SparseMatrix<Cpu>,
+    dense_weight: <Cpu as Storage>::Buffer,
+    plan_time: Duration,
+    /// Row-major operands for the reference.
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    sparse: Operands,
+    dense: Operands,
+    limits: Limits,
+}
+
+/// Two sets of operands, taken in turn so that no call repeats the one before.
+struct Operands {
+    x: [Strips<Cpu>; 2],
+    dy: [Strips<Cpu>; 2],
+    turn: Cell<usize>,
+}
+
+impl Operands {
+    fn new(cpu: &Cpu, shape: Shape, layout: impl Fn(usize) -> StripLayout, x: &[f32], dy: &[f32]) -> anyhow::Result<Self> {
+        let strips = |data: &[f32], features: usize| -> anyhow::Result<[Strips<Cpu>; 2]> {
+            let layout = layout(features);
+            let mut first = Strips::zeros(cpu, layout)?;
+            layout.pack(MatrixRef::new(data, features, shape.n, shape.n)?, &mut first.data)?;
+            let mut second = Strips::zeros(cpu, layout)?;
+            let shifted: Vec<f32> = data.iter().map(|v| 0.5 * v).collect();
+            layout.pack(MatrixRef::new(&shifted, features, shape.n, shape.n)?, &mut second.data)?;
+            Ok([first, second])
+        };
+        Ok(Self { x: strips(x, shape.k)?, dy: strips(dy, shape.m)?, turn: Cell::new(0) })
+    }
+
+    /// The next operands: `(x, dy)`.
+    fn next(&self) -> (&Strips<Cpu>, &Strips<Cpu>) {
+        let turn = self.turn.get();
+        self.turn.set(1 - turn);
+        (&self.x[turn], &self.dy[turn])
+    }
+}
+
+impl<'a> Case<'a> {
+    fn new(cpu: &'a Cpu, args: &BenchKernelArgs, pattern: CsrPattern, shape: Shape) -> anyhow::Result<Self> {
+        let key = Key::new(args.machine.seed);
+        let numbers = |name: &str, len: usize| -> Vec<f32> {
+            let key = key.with_name(name);
+            (0..len as u64).map(|i| 2.0 * key.uniform(i) - 1.0).collect()
+        };
+        let pattern = Arc::new(pattern);
+        let values = numbers("values", pattern.nnz());
+        let (x, dy) = (numbers("x", shape.k * shape.n), numbers("dy", shape.m * shape.n));
+        let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: args.op == KernelOp::SpmmT };
+        let start = Instant::now();
+        drop(cpu.plan(pattern.clone(), options)?);
+        let plan_time = start.elapsed();
+        let weight = SparseMatrix::new(cpu, pattern.clone(), &values, options)?;
+        let mut dense_weight = cpu.zeros(shape.m * shape.k)?;
+        cpu.upload(&numbers("dense", shape.m * shape.k), &mut dense_weight)?;
+        let sparse = Operands::new(cpu, shape, |f| StripLayout::sparse(shape.n, f), &x, &dy)?;
+        let dense = Operands::new(cpu, shape, |f| StripLayout::single(shape.n, f), &x, &dy)?;
+        let limits = cpu.limits();
+        Ok(Self { cpu, shape, pattern, values, weight, dense_weight, plan_time, x, dy, sparse, dense, limits })
+    }
+
+    /// Checks the result, then times both sides in turn.
+    fn measure(mut self, args: &BenchKernelArgs) -> anyhow::Result<KernelRecord> {
+        let max_error = self.check(args.op, args.machine.seed)?;
+        let failed = max_error.is_nan() || max_error > 1.0;
+        let times = if failed { None } else { Some(self.time(args.op, args.machine.seed)?) };
+        let density = self.pattern.density();
+        let operations = 2.0 * self.pattern.nnz() as f64 * self.shape.n as f64;
+        let speedup = times.map(|[sparse, dense]| dense / sparse);
+        let threads = self.cpu.threads() as f64;
+        let limit_fraction = times.map(|[sparse, _]| match args.op {
+            // Growth computes the dense product.
+            KernelOp::Grow => operations / density / sparse / (threads * self.limits.fma_flops_per_s),
+            _ => operations / sparse / (threads * self.limits.load_fma_flops_per_s),
+        });
+        let nanoseconds = |seconds: f64| (seconds * 1e9).round() as u64;
+        Ok(KernelRecord {
+            event: "kernel",
+            op: args.op.to_string(),
+            format: args.format.to_string(),
+            shape: self.shape.to_string(),
+            pattern: args.pattern.to_string(),
+            density,
+            nnz: self.pattern.nnz(),
+            dtype: args.dtype.to_string(),
+            device: args.machine.device.to_string(),
+            isa: self.cpu.isa().name(),
+            threads: self.cpu.threads(),
+            time_ns: times.map(|[sparse, _]| nanoseconds(sparse)),
+            plan_ns: nanoseconds(self.plan_time.as_secs_f64()),
+            dense_time_ns: times.map(|[_, dense]| nanoseconds(dense)),
+            dense_source: "gemm",
+            speedup,
+            // Growth is dense work by nature: its efficiency is plain speed against the dense product.
+            efficiency: speedup.map(|s| if args.op == KernelOp::Grow { s } else { s * density }),
+            limit_fraction,
+            max_error,
+            failed,
+        })
+    }
+
+    /// Runs the operation once on outputs full of NaN; returns the largest error, 1 being what rounding may cause.
+    fn check(&mut self, op: KernelOp, seed: u64) -> anyhow::Result<f64> {
+        let Shape { m, k, n } = self.shape;
+        let (x, dy) = (&self.sparse.x[0], &self.sparse.dy[0]);
+        let worst = |got: &[f32], exact: &[Exact]| {
+            got.iter().zip(exact).map(|(&got, exact)| exact.error(got)).fold(0.0, f64::max)
+        };
+        let output = |features: usize| -> anyhow::Result<Strips<Cpu>> {
+            let mut strips = Strips::zeros(self.cpu, StripLayout::sparse(n, features))?;
+            self.cpu.fill(f32::NAN, &mut strips.data)?;
+            Ok(strips)
+        };
+        let unpack = |strips: &Strips<Cpu>| -> anyhow::Result<Vec<f32>> {
+            let mut data = vec![0.0; strips.layout.features() * n];
+            strips.layout.unpack(&strips.data, MatrixMut::new(&mut data, strips.layout.features(), n, n)?)?;
+            Ok(data)
+        };
+        Ok(match op {
+            KernelOp::Spmm => {
+                let mut y = output(m)?;
+                self.cpu.spmm(Op::NoTranspose, &self.weight, x, &mut y)?;
+                worst(&unpack(&y)?, &reference::spmm(&self.pattern, &self.values, &self.x, n))
+            }
+            KernelOp::SpmmT => {
+                let mut dx = output(k)?;
+                self.cpu.spmm(Op::Transpose, &self.weight, dy, &mut dx)?;
+                worst(&unpack(&dx)?, &reference::spmm_transposed(&self.pattern, &self.values, &self.dy, n))
+            }
+            KernelOp::Sddmm => {
+                let mut dw = self.cpu.zeros(self.pattern.nnz())?;
+                self.cpu.fill(f32::NAN, &mut dw)?;
+                self.cpu.sddmm(&self.weight.plan, dy, x, &mut dw, false)?;
+                worst(&dw, &reference::sddmm(&self.pattern, &self.dy, &self.x, n))
+            }
+            KernelOp::Grow => {
+                let request = self.grow_request(seed);
+                let candidates = self.cpu.grow(&request, &[(dy, x)])?;
+                self.check_growth(&request, &candidates)?
+            }
+        })
+    }
+
+    /// A growth step that replaces three tenths of the entries, as RigL's first update does.
+    fn grow_request(&self, seed: u64) -> GrowRequest<'_> {
+        let count = 3 * self.pattern.nnz() / 10;
+        GrowRequest { exclude: &self.pattern, count, ties: Key::new(seed).with_name("ties") }
+    }
+
+    /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding.
+    fn check_growth(&self, request: &GrowRequest<'_>, candidates: &[Candidate]) -> anyhow::Result<f64> {
+        let Shape { m, k, n } = self.shape;
+        if candidates.len() != request.count.min(m * k - self.pattern.nnz()) {
+            return Ok(f64::INFINITY);
+        }
+        let found = candidates.iter().map(|c| (c.row, c.column)).collect();
+        let found = CsrPattern::from_positions(m, k, found).context("growth gave positions outside the matrix")?;
+        let scores = reference::sddmm(&found, &self.dy, &self.x, n);
+        let mut worst: f64 = 0.0;
+        let mut smallest = f64::INFINITY;
+        for (candidate, exact) in candidates.iter().zip(&scores) {
+            let score = Exact { value: exact.value.abs(), ..*exact };
+            worst = worst.max(score.error(candidate.score));
+            smallest = smallest.min(score.value);
+        }
+        // A sample of the others, in full: a dense reference of a large layer would take minutes.
+        let sample = random_pattern(m, k, (m * k).min(200_000), request.ties)?;
+        for (position, exact) in sample.positions().zip(reference::sddmm(&sample, &self.dy, &self.x, n)) {
+            let holds = |pattern: &CsrPattern| pattern.row(position.0 as usize).binary_search(&position.1).is_ok();
+            let is_candidate = holds(&found);
+            if holds(&self.pattern) {
+                if is_candidate {
+                    return Ok(f64::INFINITY);
+                }
+            } else if !is_candidate && exact.value.abs() > smallest {
+                worst = worst.max(Exact { value: smallest, ..exact }.error(exact.value.abs() as f32));
+            }
+        }
+        Ok(worst)
+    }
+
+    /// Best seconds of `[sparse, dense]`.
+    fn time(&mut self, op: KernelOp, seed: u64) -> anyhow::Result<[f64; 2]> {
+        let Shape { m, k, n } = self.shape;
+        let cpu = self.cpu;
+        let strips = |layout: StripLayout| Strips::zeros(cpu, layout);
+        let (mut y, mut dx) = (strips(StripLayout::sparse(n, m))?, strips(StripLayout::sparse(n, k))?);
+        let (mut y_dense, mut dx_dense) = (strips(StripLayout::single(n, m))?, strips(StripLayout::single(n, k))?);
+        let mut dw = cpu.zeros(self.pattern.nnz())?;
+        let mut dw_dense = cpu.zeros(m * k)?;
+        let pattern = self.pattern.clone();
+        let request = GrowRequest { exclude: &pattern, ..self.grow_request(seed) };
+        let (weight, dense_weight) = (&mut self.weight, &self.dense_weight);
+        let (sparse, dense) = (&self.sparse, &self.dense);
+        // The calls succeeded in `check`; shapes do not change.
+        let done = "the same call succeeded before";
+        let sparse_call = || {
+            let (x, dy) = sparse.next();
+            match op {
+                KernelOp::Spmm => cpu.spmm(Op::NoTranspose, weight, x, &mut y).expect(done),
+                KernelOp::SpmmT => {
+                    // A training step changes the values between two calls.
+                    weight.refresh(cpu).expect(done);
+                    cpu.spmm(Op::Transpose, weight, dy, &mut dx).expect(done);
+                }
+                KernelOp::Sddmm => cpu.sddmm(&weight.plan, dy, x, &mut dw, false).expect(done),
+                KernelOp::Grow => drop(cpu.grow(&request, &[(dy, x)]).expect(done)),
+            }
+        };
+        let dense_call = || {
+            let (x, dy) = dense.next();
+            match op {
+                KernelOp::Spmm => cpu.gemm(Op::NoTranspose, dense_weight, x, &mut y_dense),
+                KernelOp::SpmmT => cpu.gemm(Op::Transpose, dense_weight, dy, &mut dx_dense),
+                KernelOp::Sddmm | KernelOp::Grow => cpu.gemm_weight_grad(dy, x, &mut dw_dense, false),
+            }
+            .expect(done);
+        };
+        Ok(alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call).map(|best| best.seconds()))
+    }
+}
+
+fn format_time(ns: u64) -> String {
+    let (value, unit) = match ns {
+        0..10_000 => (ns as f64, "ns"),
+        10_000..10_000_000 => (ns as f64 / 1e3, "µs"),
+        _ => (ns as f64 / 1e6, "ms"),
+    };
+    format!("{} {unit}", Significant(value))
+}
