@@ -337,7 +337,8 @@ pub trait Neural: Storage {
     /// `stats[1] =` number of lanes whose largest logit is the label's (the lowest class wins a tie), and, if asked,
     /// `grad = gradient_scale · (softmax − target)` with zeros in padding lanes.
     ///
-    /// A label that is no class makes the loss NaN, as does a logit that is not finite.
+    /// `labels` holds at least as many as there are lanes; the first ones count. A label that is no class makes the loss
+    /// NaN, as does a logit that is not finite.
     ///
     /// # Errors
     /// If the shapes do not fit.

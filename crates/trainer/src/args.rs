@@ -326,6 +326,9 @@ pub struct BenchStepArgs {
     /// How the density is spread over the layers
     #[arg(long, value_enum, default_value_t = Distribution::Erk)]
     pub distribution: Distribution,
+    /// Measure in this process and print the raw numbers: how the command calls itself, once for each density
+    #[arg(long, hide = true)]
+    pub worker: bool,
     /// What every measurement takes.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -421,6 +424,17 @@ impl FromStr for Shape {
         match text.split('x').map(size).collect::<Option<Vec<_>>>().as_deref() {
             Some(&[m, k, n]) => Ok(Self { m, k, n }),
             _ => Err("it must be MxKxN with three numbers of at least 1, such as 512x512x128".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for PatternSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uniform => f.write_str("uniform"),
+            Self::PowerLaw => f.write_str("power-law"),
+            Self::Banded => f.write_str("banded"),
+            Self::File(path) => path.display().fmt(f),
         }
     }
 }

@@ -72,6 +72,25 @@ pub enum ConfigError {
         /// The step at which updates have ended.
         end: u64,
     },
+    /// The network does not read what the data has.
+    #[error(
+        "model: {model} reads {inputs} features and tells {outputs} classes apart, but a sample of {data} has {features} \
+         features and one of {classes} classes; {features}-300-100-{classes} would fit"
+    )]
+    Model {
+        /// The model.
+        model: String,
+        /// Features it reads.
+        inputs: usize,
+        /// Classes it tells apart.
+        outputs: usize,
+        /// The data set.
+        data: String,
+        /// Features of a sample.
+        features: usize,
+        /// Classes of the data set.
+        classes: usize,
+    },
     /// A path that is not Unicode, which a configuration file cannot hold.
     #[error("the configuration cannot be written as TOML: {0}")]
     Encoding(#[from] toml::ser::Error),
@@ -514,7 +533,8 @@ impl TrainConfig {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Checks each value by itself.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let share = |value: f64| (0.0..1.0).contains(&value);
         let share_rule = "at least 0 and below 1";
         let positive = |value: f64| value > 0.0 && value.is_finite();

@@ -4,9 +4,12 @@
 
 pub mod args;
 pub mod atomic_file;
+pub mod bench;
 pub mod checkpoint;
 pub mod commands;
 pub mod config;
 pub mod data;
+pub mod models;
 pub mod report;
 pub mod run_dir;
+pub mod training;

@@ -1,6 +1,8 @@
 //! Measuring: patterns to measure on, and timing that alternates the two sides of a comparison.
 
 pub mod patterns;
+mod step;
 mod timing;
 
+pub use step::StepBench;
 pub use timing::{Best, alternate, peak_rss_bytes};

@@ -4,7 +4,7 @@ mod network;
 
 use rigl::{DistributionError, LayerDensity, LayerGeometry, LayerShape, Override};
 
-use crate::config::{DensityOverride, Distribution, LayerRule, Method, ModelName};
+use crate::config::{DensityOverride, Distribution, LayerRule, Method, ModelName, TrainConfig};
 
 pub use network::{Initialization, Layer, Network, StepCost, strip_of};
 
@@ -97,6 +97,18 @@ pub struct Sparsification {
 }
 
 impl Sparsification {
+    /// That of a training run.
+    pub fn of(config: &TrainConfig) -> Self {
+        Self {
+            method: config.method,
+            density: config.density,
+            distribution: config.distribution,
+            erk_power: config.erk_power,
+            layer_rule: config.layer_rule,
+            overrides: config.density_override.clone(),
+        }
+    }
+
     /// The density and number of weights of each layer.
     ///
     /// The paper's rule for LeNet-300-100 gives the first layer the sparsity asked for, the second 0.9 of it, and

@@ -1,0 +1,69 @@
+//! A whole training step on synthetic data: what a density's step costs beside the dense one.
+
+use anyhow::Context;
+use sparse_kernels::StripLayout;
+use sparse_kernels::cpu::Cpu;
+use sparse_kernels::random::Key;
+
+use crate::config::{Init, Method, TrainConfig};
+use crate::models::{Architecture, Initialization, Network, Sparsification};
+use crate::training::{self, StepOptions, Trainer};
+
+/// A network in training and a batch to train it on, over and over.
+#[derive(Debug)]
+pub struct StepBench<'b> {
+    trainer: Trainer<'b, Cpu>,
+    layout: StripLayout,
+    images: Vec<f32>,
+    labels: Vec<u32>,
+}
+
+impl<'b> StepBench<'b> {
+    /// The network of `sparsification`, on a batch of normal numbers with random labels. Optimizer and batch size are
+    /// the configuration's; dropout is off, and no topology update comes.
+    ///
+    /// # Errors
+    /// If the densities are impossible or there is no room.
+    pub fn new(cpu: &'b Cpu, config: &TrainConfig, sparsification: &Sparsification) -> anyhow::Result<Self> {
+        let config = TrainConfig { dropout: 0.0, begin_step: None, end_step: None, ..config.clone() };
+        let architecture = Architecture::of(&config.model);
+        let densities = sparsification.solve(&architecture)?;
+        let initialization = Initialization { init: Init::DenseFanIn, seed: config.seed };
+        let mut network = Network::new(cpu, architecture, &densities, initialization)?;
+        let optimizer = training::optimizer(&config, cpu, &mut network)?;
+        // A fixed pattern takes the step that every method takes between updates. The learning rate is small, so that
+        // the loss stays finite however often the step is repeated.
+        let method = match sparsification.method {
+            Method::Dense => Method::Dense,
+            Method::Static | Method::Set | Method::Rigl => Method::Static,
+        };
+        let (method, _) = training::method(&TrainConfig { method, ..config.clone() }, 1)?;
+        let mut options = StepOptions::of(&config, 1);
+        options.learning_rate = autograd::optim::Schedule::constant(1e-6);
+        let layout = StripLayout::new(config.batch_size, network.architecture.inputs(), network.strip(config.batch_size))?;
+        let key = Key::new(config.seed).with_name("bench");
+        let mut images = vec![0.0; layout.len()];
+        for feature in 0..layout.features() {
+            for lane in 0..layout.lanes() {
+                images[layout.index(feature, lane)] = key.normal((feature * layout.lanes() + lane) as u64);
+            }
+        }
+        let classes = network.architecture.classes() as u64;
+        let labels = (0..layout.lanes() as u64).map(|n| key.with_name("labels").below(n, classes) as u32).collect();
+        Ok(Self { trainer: Trainer::new(cpu, network, optimizer, method, options), layout, images, labels })
+    }
+
+    /// Stored weights.
+    pub fn nnz(&self, cpu: &Cpu) -> usize {
+        self.trainer.network.cost(cpu).nnz
+    }
+
+    /// One training step.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn step(&mut self) -> anyhow::Result<()> {
+        self.trainer.train_batch(self.layout, &self.images, &self.labels).context("a step of the benchmark")?;
+        Ok(())
+    }
+}

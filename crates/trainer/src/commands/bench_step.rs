@@ -1,0 +1,189 @@
+//! `rigl bench step`: a whole training step of a model over densities, against the dense step.
+//!
+//! Each density runs in processes of its own, so that its peak memory is its own; they take turns with the dense
+//! network's, and the best step of all turns counts.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use sparse_kernels::cpu::Cpu;
+
+use crate::args::BenchStepArgs;
+use crate::bench::{StepBench, peak_rss_bytes};
+use crate::config::{FlopsConvention, LayerRule, Method, TrainConfig, available_threads};
+use crate::models::{Architecture, Sparsification};
+use crate::report::{Significant, Table, print_record};
+
+/// The record of one density.
+#[derive(Debug, Serialize)]
+struct StepRecord {
+    event: &'static str,
+    model: String,
+    batch_size: usize,
+    distribution: String,
+    density: f64,
+    nnz: usize,
+    /// Operations of a step against those of the dense step.
+    flops_ratio: f64,
+    device: String,
+    isa: &'static str,
+    threads: usize,
+    time_ns: u64,
+    dense_time_ns: u64,
+    time_ratio: f64,
+    peak_rss_bytes: Option<u64>,
+    dense_peak_rss_bytes: Option<u64>,
+}
+
+/// What a worker process measures.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Measurement {
+    time_ns: u64,
+    nnz: usize,
+    peak_rss_bytes: Option<u64>,
+}
+
+/// Turns that each density and the dense network take.
+const ROUNDS: usize = 3;
+/// Time and steps of one turn.
+const BUDGET: Duration = Duration::from_millis(1500);
+const LEAST_STEPS: usize = 5;
+
+/// Runs the command.
+///
+/// # Errors
+/// If a density is impossible or a worker fails.
+pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
+    let threads = args.machine.threads.unwrap_or_else(available_threads);
+    if args.worker {
+        return work(args, threads);
+    }
+    let architecture = Architecture::of(&args.model);
+    // Impossible densities are refused before anything is measured.
+    for &density in &args.density {
+        sparsification(args, density).solve(&architecture)?;
+    }
+    let isa = Cpu::new(1, None)?.isa().name();
+    let mut dense: Option<Measurement> = None;
+    let mut best: Vec<Option<Measurement>> = vec![None; args.density.len()];
+    for _ in 0..ROUNDS {
+        dense = Some(better(dense, measure(args, threads, 1.0)?));
+        for (best, &density) in best.iter_mut().zip(&args.density) {
+            *best = Some(better(*best, measure(args, threads, density)?));
+        }
+    }
+    let dense = dense.expect("there is at least one round");
+    let mut table = Table::new(["density", "nnz", "flops", "step", "dense step", "time", "peak memory", "dense"]);
+    for (measurement, &density) in best.into_iter().flatten().zip(&args.density) {
+        let record = StepRecord {
+            event: "step",
+            model: args.model.to_string(),
+            batch_size: args.batch_size,
+            distribution: args.distribution.to_string(),
+            density: measurement.nnz as f64 / architecture.size() as f64,
+            nnz: measurement.nnz,
+            flops_ratio: flops_ratio(args, &architecture, density)?,
+            device: args.machine.device.to_string(),
+            isa,
+            threads,
+            time_ns: measurement.time_ns,
+            dense_time_ns: dense.time_ns,
+            time_ratio: measurement.time_ns as f64 / dense.time_ns as f64,
+            peak_rss_bytes: measurement.peak_rss_bytes,
+            dense_peak_rss_bytes: dense.peak_rss_bytes,
+        };
+        if args.machine.json {
+            print_record(&record)?;
+        } else {
+            let milliseconds = |ns: u64| format!("{} ms", Significant(ns as f64 / 1e6));
+            let mebibytes =
+                |bytes: Option<u64>| bytes.map_or("–".to_owned(), |b| format!("{:.0} MiB", b as f64 / 1048576.0));
+            table.row([
+                Significant(record.density).to_string(),
+                record.nnz.to_string(),
+                format!("{:.3}×", record.flops_ratio),
+                milliseconds(record.time_ns),
+                milliseconds(record.dense_time_ns),
+                format!("{:.3}×", record.time_ratio),
+                mebibytes(record.peak_rss_bytes),
+                mebibytes(record.dense_peak_rss_bytes),
+            ]);
+        }
+    }
+    if !args.machine.json {
+        println!("training step of {} with batches of {}, {threads} threads of {isa}", args.model, args.batch_size);
+        println!("{table}");
+    }
+    Ok(())
+}
+
+fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
+    match best {
+        Some(best) if best.time_ns <= new.time_ns => best,
+        _ => new,
+    }
+}
+
+fn sparsification(args: &BenchStepArgs, density: f64) -> Sparsification {
+    Sparsification {
+        method: if density == 1.0 { Method::Dense } else { Method::Static },
+        density,
+        distribution: args.distribution,
+        erk_power: 1.0,
+        layer_rule: LayerRule::Distribution,
+        overrides: vec![],
+    }
+}
+
+fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) -> anyhow::Result<f64> {
+    let densities = sparsification(args, density).solve(architecture)?;
+    let [sparse, dense] = super::forward_flops(architecture, &densities, FlopsConvention::Mac2);
+    Ok(sparse / dense)
+}
+
+/// Runs one turn of one density in a process of its own.
+fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result<Measurement> {
+    let program = std::env::current_exe().context("cannot find this program to run it again")?;
+    let output = Command::new(program)
+        .args(["bench", "step", "--worker", "--model", &args.model.to_string()])
+        .args(["--batch-size", &args.batch_size.to_string(), "--density", &density.to_string()])
+        .args(["--distribution", &args.distribution.to_string(), "--threads", &threads.to_string()])
+        .args(["--seed", &args.machine.seed.to_string()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run a worker process")?;
+    if !output.status.success() {
+        bail!("the worker process for density {density} failed: {}", output.status);
+    }
+    serde_json::from_slice(&output.stdout).context("a worker process printed no measurement")
+}
+
+/// The worker's side: measures one density and prints a [`Measurement`].
+fn work(args: &BenchStepArgs, threads: usize) -> anyhow::Result<()> {
+    let &[density] = &args.density[..] else { bail!("a worker measures one density") };
+    let cpu = Cpu::new(threads, None)?;
+    let config = TrainConfig {
+        model: args.model.clone(),
+        batch_size: args.batch_size,
+        seed: args.machine.seed,
+        ..TrainConfig::default()
+    };
+    let mut bench = StepBench::new(&cpu, &config, &sparsification(args, density))?;
+    let best = cpu.install(|| -> anyhow::Result<Duration> {
+        bench.step()?;
+        let (start, mut best, mut steps) = (Instant::now(), Duration::MAX, 0);
+        while steps < LEAST_STEPS || start.elapsed() < BUDGET {
+            let step = Instant::now();
+            bench.step()?;
+            best = best.min(step.elapsed());
+            steps += 1;
+        }
+        Ok(best)
+    })?;
+    let time_ns = u64::try_from(best.as_nanos())?;
+    print_record(&Measurement { time_ns, nnz: bench.nnz(&cpu), peak_rss_bytes: peak_rss_bytes() })?;
+    Ok(())
+}
