@@ -157,6 +157,11 @@ pub enum BackendError {
 }
 
 /// `Ok` if `got == expected`, else a [`ShapeError::Mismatch`].
-pub(crate) fn expect_equal(op: &'static str, what: &'static str, expected: usize, got: usize) -> Result<(), ShapeError> {
+pub(crate) fn expect_equal(
+    op: &'static str,
+    what: &'static str,
+    expected: usize,
+    got: usize,
+) -> Result<(), ShapeError> {
     if got == expected { Ok(()) } else { Err(ShapeError::Mismatch { op, what, expected, got }) }
 }

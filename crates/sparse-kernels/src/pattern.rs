@@ -216,7 +216,10 @@ mod tests {
         assert_eq!(new(2, 2, vec![0, 1], vec![0]), Err(FormatError::OffsetsLength { nrows: 2, got: 2 }));
         assert_eq!(new(1, 2, vec![1, 1], vec![0]), Err(FormatError::OffsetsStart { got: 1 }));
         // Runs backwards, and its middle offset lies beyond the columns: must be found before any slice is taken.
-        assert_eq!(new(2, 2, vec![0, 10, 2], vec![0, 1]), Err(FormatError::OffsetsDecrease { row: 1, from: 10, to: 2 }));
+        assert_eq!(
+            new(2, 2, vec![0, 10, 2], vec![0, 1]),
+            Err(FormatError::OffsetsDecrease { row: 1, from: 10, to: 2 })
+        );
         assert_eq!(new(1, 2, vec![0, 2], vec![0]), Err(FormatError::OffsetsEnd { end: 2, nnz: 1 }));
         assert_eq!(new(1, 2, vec![0, 1], vec![2]), Err(FormatError::ColumnOutside { row: 0, column: 2, ncols: 2 }));
         let unsorted = FormatError::ColumnsUnsorted { row: 0, column: 1, previous: 1 };

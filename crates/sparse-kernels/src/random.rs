@@ -51,7 +51,8 @@ impl Key {
     /// The key for one name (a layer, a purpose) below this one. The name enters through FNV-1a, which, unlike the
     /// standard library's hasher, is the same in every process and version.
     pub fn with_name(self, name: &str) -> Self {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
         self.with(hash)
     }
 

@@ -59,9 +59,7 @@ impl StepOptions {
     pub fn of(config: &TrainConfig, total_steps: u64) -> Self {
         let decay = match config.lr_schedule {
             LrSchedule::Constant => Decay::Constant,
-            LrSchedule::Step => {
-                Decay::Step { milestones: config.lr_milestones.clone(), gamma: config.lr_gamma as f32 }
-            }
+            LrSchedule::Step => Decay::Step { milestones: config.lr_milestones.clone(), gamma: config.lr_gamma as f32 },
             LrSchedule::Cosine => Decay::Cosine { total: total_steps },
         };
         Self {
@@ -102,7 +100,10 @@ pub fn optimizer<B: Backend>(
 ///
 /// # Errors
 /// [`config::ConfigError`] or [`rigl::ScheduleError`] if the schedule is impossible.
-pub fn method(config: &TrainConfig, total_steps: u64) -> anyhow::Result<(Box<dyn Method>, Option<config::UpdateWindow>)> {
+pub fn method(
+    config: &TrainConfig,
+    total_steps: u64,
+) -> anyhow::Result<(Box<dyn Method>, Option<config::UpdateWindow>)> {
     let window = config.update_window(total_steps)?;
     let drop_schedule = match config.drop_schedule {
         config::DropSchedule::Constant => DropSchedule::Constant,

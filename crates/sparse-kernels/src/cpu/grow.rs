@@ -1,7 +1,7 @@
 //! Streaming growth: the k largest `abs(dY · Xᵀ)` outside a pattern, without ever holding the dense gradient.
 //!
 //! The gradient is computed in tiles of rows × columns by GEMM. Positions to exclude are struck from the tile, the
-//! rest is compared against a running threshold, and survivors go to a list of at most 2 k; when it is full, a
+//! rest is compared against a running threshold, and survivors go to a list of at most 5/4 k; when it is full, a
 //! selection keeps the best k and raises the threshold. Tiles are grouped by bands of rows, one list a band, and the
 //! bands' lists are joined at the end: the order is total (score, tie hash, position), so the result does not depend
 //! on how tiles were spread over threads.
@@ -19,25 +19,42 @@ use crate::{BackendError, Candidate, Strips};
 const TILE_ROWS: usize = 64;
 const TILE_COLUMNS: usize = 512;
 
-/// A position with everything that orders it.
+/// A position and its score.
 #[derive(Clone, Copy)]
 struct Scored {
     score: f32,
-    tie: u32,
     row: u32,
     column: u32,
 }
 
-impl Scored {
-    /// Best first: larger score, then smaller hash, then smaller position.
-    fn order(&self, other: &Self) -> Ordering {
-        let position = (self.row, self.column).cmp(&(other.row, other.column));
-        other.score.total_cmp(&self.score).then(self.tie.cmp(&other.tie)).then(position)
+/// The total order of candidates.
+#[derive(Clone, Copy)]
+struct Ranking {
+    ties: Key,
+    ncols: u64,
+}
+
+impl Ranking {
+    /// Best first: larger score, then smaller hash, then smaller position. Hashes are made where scores are equal only,
+    /// rather than held.
+    fn order(&self, a: &Scored, b: &Scored) -> Ordering {
+        let hash = |s: &Scored| self.ties.bits(u64::from(s.row) * self.ncols + u64::from(s.column)) as u32;
+        let tied = || hash(a).cmp(&hash(b)).then((a.row, a.column).cmp(&(b.row, b.column)));
+        b.score.total_cmp(&a.score).then_with(tied)
+    }
+
+    /// Moves the best `count` to the front, the worst of them last, and drops the others.
+    fn keep_best(&self, list: &mut Vec<Scored>, count: usize) {
+        if count > 0 && list.len() > count {
+            list.select_nth_unstable_by(count - 1, |a, b| self.order(a, b));
+            list.truncate(count);
+        }
     }
 }
 
 /// The best `count` of what was pushed.
 struct Best {
+    ranking: Ranking,
     count: usize,
     list: Vec<Scored>,
     /// Scores below this cannot be among the best.
@@ -45,23 +62,18 @@ struct Best {
 }
 
 impl Best {
-    fn new(count: usize) -> Self {
-        Self { count, list: Vec::new(), threshold: 0.0 }
+    fn new(ranking: Ranking, count: usize) -> Self {
+        // A quarter more than is kept: selections cost four times their share of pushes, and are rare once the threshold
+        // has risen.
+        Self { ranking, count, list: Vec::with_capacity(count + count / 4 + 256), threshold: 0.0 }
     }
 
     fn push(&mut self, scored: Scored) {
+        if self.list.len() == self.list.capacity() {
+            self.ranking.keep_best(&mut self.list, self.count);
+            self.threshold = self.list.last().map_or(0.0, |last| last.score);
+        }
         self.list.push(scored);
-        if self.list.len() >= 2 * self.count.max(512) {
-            self.compact();
-        }
-    }
-
-    fn compact(&mut self) {
-        if self.count > 0 && self.list.len() > self.count {
-            let (_, last, _) = self.list.select_nth_unstable_by(self.count - 1, Scored::order);
-            self.threshold = last.score;
-            self.list.truncate(self.count);
-        }
     }
 }
 
@@ -83,13 +95,16 @@ pub(super) fn grow(
     if request.count == 0 {
         return Ok(Vec::new());
     }
-    let bands = m.div_ceil(TILE_ROWS);
+    let (bands, ncols) = (m.div_ceil(TILE_ROWS), k as u64);
+    let ranking = Ranking { ties: request.ties, ncols };
+    // There are no more candidates than this.
+    let count = request.count.min(m * k - exclude.nnz());
     let operations = 2 * (m * k) as u64 * lanes.max(1) as u64;
     // One list per worker at a time, taken from and returned to a pool, so that memory does not follow the bands.
     let pool: Mutex<Vec<(Best, Vec<f32>)>> = Mutex::new(Vec::new());
     let take = || pool.lock().expect("no task panics while it holds the lock").pop();
     cpu.for_each_task(bands, operations, |band| {
-        let fresh = || (Best::new(request.count), vec![0.0; TILE_ROWS * TILE_COLUMNS]);
+        let fresh = || (Best::new(ranking, count), vec![0.0; TILE_ROWS * TILE_COLUMNS]);
         let (mut best, mut tile) = take().unwrap_or_else(fresh);
         let rows = band * TILE_ROWS..((band + 1) * TILE_ROWS).min(m);
         for first in (0..k).step_by(TILE_COLUMNS) {
@@ -106,10 +121,12 @@ pub(super) fn grow(
         pool.lock().expect("no task panics while it holds the lock").push((best, tile));
     });
     let lists = pool.into_inner().expect("no task panics while it holds the lock");
-    let mut all: Vec<Scored> = lists.into_iter().flat_map(|(best, _)| best.list).collect();
-    if all.len() > request.count {
-        all.select_nth_unstable_by(request.count - 1, Scored::order);
-        all.truncate(request.count);
+    let mut lists = lists.into_iter().map(|(best, _)| best.list);
+    let mut all = lists.next().unwrap_or_default();
+    ranking.keep_best(&mut all, count);
+    for list in lists {
+        all.extend(list);
+        ranking.keep_best(&mut all, count);
     }
     all.sort_unstable_by_key(|s| (s.row, s.column));
     Ok(all.into_iter().map(|s| Candidate { row: s.row, column: s.column, score: s.score }).collect())
@@ -123,7 +140,6 @@ fn scan(
     columns: std::ops::Range<usize>,
     best: &mut Best,
 ) {
-    let ncols = request.exclude.ncols() as u64;
     for row in rows.clone() {
         let scores = &tile[(row - rows.start) * TILE_COLUMNS..][..columns.len()];
         let excluded = request.exclude.row(row);
@@ -144,15 +160,9 @@ fn scan(
                 }
                 while excluded.next_if(|&c| c < column).is_some() {}
                 if excluded.peek() != Some(&column) {
-                    let tie = tie_hash(request.ties, row as u64 * ncols + column as u64);
-                    best.push(Scored { score, tie, row: row as u32, column: column as u32 });
+                    best.push(Scored { score, row: row as u32, column: column as u32 });
                 }
             }
         }
     }
-}
-
-/// The hash that orders candidates of equal score.
-fn tie_hash(ties: Key, index: u64) -> u32 {
-    ties.bits(index) as u32
 }

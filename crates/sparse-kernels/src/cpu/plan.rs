@@ -47,8 +47,10 @@ const CHUNK_BYTES: usize = 16 << 10;
 const SPMM_ENTRIES: f64 = 20.0;
 /// The same for SDDMM, which starts and ends a row at a higher price: its last group of dot products is seldom full.
 const SDDMM_ENTRIES: f64 = 28.0;
-/// Entries of a row block: enough work to be worth a task, and to read a chunk of X into L1.
-const BLOCK_ENTRIES: usize = 1 << 15;
+/// Entries of a row block in SpMM, whose tasks are blocks × strips: enough to be worth reading X's chunks again.
+const SPMM_BLOCK: usize = 1 << 16;
+/// Entries of a row block in SDDMM, whose tasks are blocks alone.
+const SDDMM_BLOCK: usize = 1 << 14;
 /// Fewest rows of a block: sorting by length pairs rows well only among many.
 const BLOCK_ROWS: usize = 64;
 
@@ -56,20 +58,21 @@ impl Walk {
     /// Plans the walk for strips of `strip` lanes.
     ///
     /// Chunk rule: as many columns as [`CHUNK_BYTES`] of one strip, but so many that a row keeps `entries` entries per
-    /// chunk on average; one chunk if that covers the matrix.
-    pub fn new(pattern: &CsrPattern, strip: usize, entries: f64) -> Self {
+    /// chunk on average; one chunk if that covers the matrix. Row blocks have about `block` entries.
+    pub fn new(pattern: &CsrPattern, strip: usize, entries: f64, block: usize) -> Self {
         let in_l1 = CHUNK_BYTES / (strip * size_of::<f32>());
         let for_length = entries * pattern.ncols() as f64 * pattern.nrows() as f64 / pattern.nnz().max(1) as f64;
         let wanted = (in_l1 as f64).max(for_length).max(1.0);
         let chunks = ((pattern.ncols() as f64 / wanted).round() as usize).max(1);
-        Self::with_chunks(pattern, chunks)
+        Self::with_chunks(pattern, chunks, block)
     }
 
-    fn with_chunks(pattern: &CsrPattern, chunks: usize) -> Self {
+    fn with_chunks(pattern: &CsrPattern, chunks: usize, block: usize) -> Self {
         let chunk_columns = pattern.ncols().div_ceil(chunks).max(1);
-        let block_rows = block_rows(pattern);
+        let block_rows = block_rows(pattern, block);
         let blocks = block_rows.len() - 1;
-        let mut segments = Vec::with_capacity(pattern.nrows() + pattern.nrows() * (chunks - 1) * usize::from(chunks > 1));
+        let mut segments =
+            Vec::with_capacity(pattern.nrows() + pattern.nrows() * (chunks - 1) * usize::from(chunks > 1));
         let mut bounds = Vec::with_capacity(blocks * chunks + 1);
         bounds.push(0);
         let mut cursors = Vec::new();
@@ -160,16 +163,17 @@ impl Walk {
     }
 
     fn bytes(&self) -> usize {
-        self.segments.capacity() * size_of::<Segment>() + (self.bounds.len() + 2 * self.upcoming.len() + self.block_rows.len()) * size_of::<u32>()
+        self.segments.capacity() * size_of::<Segment>()
+            + (self.bounds.len() + 2 * self.upcoming.len() + self.block_rows.len()) * size_of::<u32>()
     }
 }
 
 /// Rows cut into blocks of about equal numbers of entries: a fixed grid of the pattern alone.
-fn block_rows(pattern: &CsrPattern) -> Vec<u32> {
+fn block_rows(pattern: &CsrPattern, block: usize) -> Vec<u32> {
     let (nrows, nnz) = (pattern.nrows(), pattern.nnz());
     // An empty row costs about as much as an entry or two.
     let work = |row: usize| u64::from(pattern.row_offsets()[row]) + row as u64;
-    let blocks = ((nnz + nrows) / BLOCK_ENTRIES).min(nrows / BLOCK_ROWS).max(1);
+    let blocks = ((nnz + nrows) / block).min(nrows / BLOCK_ROWS).max(1);
     let total = work(nrows);
     let mut bounds = vec![0u32];
     for block in 1..blocks {
@@ -203,7 +207,7 @@ pub(super) struct TransposedPlan {
 impl TransposedPlan {
     fn new(pattern: &CsrPattern, strip: usize) -> Self {
         let Transposed { pattern: transposed, permutation } = pattern.transpose();
-        let mut walk = Walk::new(&transposed, strip, SPMM_ENTRIES);
+        let mut walk = Walk::new(&transposed, strip, SPMM_ENTRIES, SPMM_BLOCK);
         let order = walk.reorder();
         let pick = |from: &[u32]| order.iter().map(|&e| from[e as usize]).collect();
         let (columns, permutation) = (pick(transposed.col_indices()), pick(&permutation));
@@ -232,16 +236,17 @@ impl CpuPlan {
             let (op, what, rule) = ("plan", "strip", "16, 32 or 64 lanes for sparse products");
             return Err(ShapeError::Rule { op, what, got: options.strip, rule }.into());
         }
-        let walk = Walk::new(&pattern, options.strip, SPMM_ENTRIES);
-        let sampled_walk = Walk::new(&pattern, options.strip, SDDMM_ENTRIES);
+        let walk = Walk::new(&pattern, options.strip, SPMM_ENTRIES, SPMM_BLOCK);
+        let sampled_walk = Walk::new(&pattern, options.strip, SDDMM_ENTRIES, SDDMM_BLOCK);
         let transposed = options.transpose.then(|| TransposedPlan::new(&pattern, options.strip));
         Ok(Self { pattern, options, walk, sampled_walk, transposed })
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let transposed = self.transposed.as_ref().map_or(0, |t| {
-            (t.permutation.len() + t.columns.len()) * size_of::<u32>() + t.walk.bytes()
-        });
+        let transposed = self
+            .transposed
+            .as_ref()
+            .map_or(0, |t| (t.permutation.len() + t.columns.len()) * size_of::<u32>() + t.walk.bytes());
         self.walk.bytes() + self.sampled_walk.bytes() + transposed
     }
 }
@@ -265,7 +270,7 @@ mod tests {
             nrows in 0usize..200, ncols in 0usize..60, density in 0.0f32..1.0, chunks in 1usize..6, seed in 0u64..1000
         ) {
             let pattern = random_pattern(nrows, ncols, density, seed);
-            let walk = Walk::with_chunks(&pattern, chunks);
+            let walk = Walk::with_chunks(&pattern, chunks, 1 << 10);
             let mut seen = vec![0; pattern.nnz()];
             let mut first = vec![0; nrows];
             for block in 0..walk.blocks() {
@@ -292,10 +297,11 @@ mod tests {
         // One row in ten is full, the rest hold one entry.
         let positions = (0..2000u32).flat_map(|r| (0..if r % 10 == 0 { 500 } else { 1 }).map(move |c| (r, c)));
         let pattern = CsrPattern::from_positions(2000, 500, positions.collect()).unwrap();
-        let walk = Walk::new(&pattern, 32, SPMM_ENTRIES);
+        let walk = Walk::new(&pattern, 32, SPMM_ENTRIES, SDDMM_BLOCK);
         assert!(walk.blocks() >= 3, "{}", walk.blocks());
         let entries = |b| -> usize { walk.rows(b).map(|r| pattern.row(r).len()).sum() };
-        let (least, most) = (0..walk.blocks()).fold((usize::MAX, 0), |(l, m), b| (l.min(entries(b)), m.max(entries(b))));
+        let (least, most) =
+            (0..walk.blocks()).fold((usize::MAX, 0), |(l, m), b| (l.min(entries(b)), m.max(entries(b))));
         assert!(most - least <= 1100, "{least} to {most}");
     }
 

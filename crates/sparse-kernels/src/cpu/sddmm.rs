@@ -125,7 +125,13 @@ impl Part<'_> {
     }
 
     #[inline(always)]
-    fn strips<I: Isa, const P: usize, const V: usize>(&self, isa: I, segments: &[Segment], chunk: usize, strip: usize) -> usize {
+    fn strips<I: Isa, const P: usize, const V: usize>(
+        &self,
+        isa: I,
+        segments: &[Segment],
+        chunk: usize,
+        strip: usize,
+    ) -> usize {
         let add = self.accumulate || strip > 0;
         // The last strips fetch what comes next, a share of it with every segment.
         let last = (strip + P) * self.x_layout.strip() >= self.x_layout.lanes();
@@ -154,9 +160,9 @@ impl Part<'_> {
             let out = self.values.get().add(segment.start as usize);
             let row = self.dy.as_ptr().add(strip * dy_pitch + ((segment.row as usize) << shift));
             let mut dy = [[isa.splat(0.0); V]; P];
-            for p in 0..P {
-                for v in 0..V {
-                    dy[p][v] = isa.load(row.add(p * dy_pitch + v * I::LANES));
+            for (p, dy) in dy.iter_mut().enumerate() {
+                for (v, dy) in dy.iter_mut().enumerate() {
+                    *dy = isa.load(row.add(p * dy_pitch + v * I::LANES));
                 }
             }
             let row = Row { columns, out, x, shift, pitch: x_pitch, dy, add };

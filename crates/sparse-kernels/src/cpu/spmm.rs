@@ -181,15 +181,14 @@ impl StripTile<'_> {
         // the strips `self.strip..self.strip + P`, which the caller found to exist; V vectors are within a strip.
         // Rows are below nrows, y's number of features. Tasks differ in strip or row, so writes are disjoint.
         unsafe {
-            let y: [*mut f32; R] = std::array::from_fn(|r| {
-                part.y.get().add(self.strip * y_pitch + ((group[r].row as usize) << shift))
-            });
+            let y: [*mut f32; R] =
+                std::array::from_fn(|r| part.y.get().add(self.strip * y_pitch + ((group[r].row as usize) << shift)));
             let mut acc = [[[isa.splat(0.0); V]; P]; R];
             if !first {
-                for r in 0..R {
-                    for p in 0..P {
-                        for v in 0..V {
-                            acc[r][p][v] = isa.load(y[r].add(p * y_pitch + v * I::LANES));
+                for (acc, y) in acc.iter_mut().zip(y) {
+                    for (p, acc) in acc.iter_mut().enumerate() {
+                        for (v, acc) in acc.iter_mut().enumerate() {
+                            *acc = isa.load(y.add(p * y_pitch + v * I::LANES));
                         }
                     }
                 }
@@ -208,10 +207,10 @@ impl StripTile<'_> {
                     entry::<I, P, V>(isa, *columns.add(k), *values.add(k), x, shift, x_pitch, &mut acc[r]);
                 }
             }
-            for r in 0..R {
-                for p in 0..P {
-                    for v in 0..V {
-                        isa.store(y[r].add(p * y_pitch + v * I::LANES), acc[r][p][v]);
+            for (acc, y) in acc.iter().zip(y) {
+                for (p, acc) in acc.iter().enumerate() {
+                    for (v, &acc) in acc.iter().enumerate() {
+                        isa.store(y.add(p * y_pitch + v * I::LANES), acc);
                     }
                 }
             }

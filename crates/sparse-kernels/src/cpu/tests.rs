@@ -25,16 +25,17 @@ struct Case {
     exact: bool,
 }
 
-fn case(nrows: usize, ncols: usize, lanes: usize, strip: usize, density: f32, shape: u8, seed: u64, exact: bool) -> Case {
+/// Sizes `[nrows, ncols, lanes]`; `shape` 0: one full row among empty ones, 1: every third row empty, else uniform.
+fn case(sizes: [usize; 3], strip: usize, (density, shape): (f32, u8), seed: u64, exact: bool) -> Case {
+    let [nrows, ncols, lanes] = sizes;
     let key = Key::new(seed).with_name("case");
     let number = |stream: u64, i: usize| {
         let bits = key.with(stream).bits(i as u64);
         if exact { (bits % 9) as f32 - 4.0 } else { (bits as u32 as f32 / u32::MAX as f32) * 2.0 - 1.0 }
     };
     let stored = |row: usize, column: usize| match shape {
-        // One full row among empty ones; every third row empty; uniform.
         0 => row == nrows / 2,
-        1 => row % 3 != 0 && key.uniform((row * ncols + column) as u64) < density,
+        1 => !row.is_multiple_of(3) && key.uniform((row * ncols + column) as u64) < density,
         _ => key.uniform((row * ncols + column) as u64) < density,
     };
     let positions = (0..nrows).flat_map(|r| (0..ncols).map(move |c| (r, c))).filter(|&(r, c)| stored(r, c));
@@ -179,7 +180,7 @@ proptest! {
         nrows in 0usize..80, ncols in 0usize..80, lanes in 0usize..140, strip in prop::sample::select(vec![16, 32, 64]),
         density in 0.0f32..1.0, shape in 0u8..6, seed in 0u64..1_000_000, exact: bool
     ) {
-        case(nrows, ncols, lanes, strip, density * density, shape, seed, exact).verify();
+        case([nrows, ncols, lanes], strip, (density * density, shape), seed, exact).verify();
     }
 }
 
@@ -189,8 +190,8 @@ fn edges() {
         [(0, 5, 5), (5, 0, 5), (5, 5, 0), (1, 1, 1), (1, 70, 33), (70, 1, 31), (3, 9, 15), (3, 9, 16), (3, 9, 17)]
     {
         for (density, strip) in [(0.0, 32), (1.0, 32), (0.5, 16), (0.5, 64)] {
-            case(nrows, ncols, lanes, strip, density, 5, 1, true).verify();
-            case(nrows, ncols, lanes, strip, density, 5, 2, false).verify();
+            case([nrows, ncols, lanes], strip, (density, 5), 1, true).verify();
+            case([nrows, ncols, lanes], strip, (density, 5), 2, false).verify();
         }
     }
 }
@@ -198,8 +199,8 @@ fn edges() {
 /// Large enough for several column chunks and row blocks, and for the thread pool to be used.
 #[test]
 fn many_chunks_and_blocks() {
-    case(700, 900, 130, 32, 0.25, 5, 3, true).verify();
-    case(900, 600, 66, 64, 0.3, 1, 4, false).verify();
+    case([700, 900, 130], 32, (0.25, 5), 3, true).verify();
+    case([900, 600, 66], 64, (0.3, 1), 4, false).verify();
 }
 
 /// The reference for growth: score everything, sort.
@@ -229,7 +230,7 @@ proptest! {
         nrows in 1usize..150, ncols in 1usize..90, lanes in 0usize..40, density in 0.0f32..0.5, fraction in 0.0f64..1.2,
         seed in 0u64..1_000_000
     ) {
-        let case = case(nrows, ncols, lanes, 32, density, 5, seed, true);
+        let case = case([nrows, ncols, lanes], 32, (density, 5), seed, true);
         let ties = Key::new(seed).with_name("ties");
         let count = (fraction * (nrows * ncols) as f64) as usize / 3;
         let request = GrowRequest { exclude: &case.pattern, count, ties };
@@ -245,7 +246,7 @@ proptest! {
 #[test]
 fn growth_sums_over_uses() {
     // Two uses of a weight score as one use with the lanes of both.
-    let (a, b) = (case(30, 40, 20, 32, 0.2, 5, 1, true), case(30, 40, 13, 32, 0.2, 5, 2, true));
+    let (a, b) = (case([30, 40, 20], 32, (0.2, 5), 1, true), case([30, 40, 13], 32, (0.2, 5), 2, true));
     let joined = |a: &[f32], b: &[f32], rows: usize| -> Vec<f32> {
         (0..rows).flat_map(|r| [&a[r * 20..(r + 1) * 20], &b[r * 13..(r + 1) * 13]].concat()).collect()
     };
@@ -261,7 +262,7 @@ fn growth_sums_over_uses() {
 #[test]
 fn wrong_shapes_are_refused_by_name() {
     let cpu = Cpu::new(1, None).unwrap();
-    let case = case(4, 5, 6, 32, 0.5, 5, 1, true);
+    let case = case([4, 5, 6], 32, (0.5, 5), 1, true);
     let options = PlanOptions { strip: 32, transpose: false };
     let w = SparseMatrix::new(&cpu, case.pattern.clone(), &case.values, options).unwrap();
     let (x, mut y) = (case.strips(&cpu, &case.x, 5), case.poisoned(&cpu, 4));

@@ -40,7 +40,8 @@ impl<'b> StepBench<'b> {
         let (method, _) = training::method(&TrainConfig { method, ..config.clone() }, 1)?;
         let mut options = StepOptions::of(&config, 1);
         options.learning_rate = autograd::optim::Schedule::constant(1e-6);
-        let layout = StripLayout::new(config.batch_size, network.architecture.inputs(), network.strip(config.batch_size))?;
+        let layout =
+            StripLayout::new(config.batch_size, network.architecture.inputs(), network.strip(config.batch_size))?;
         let key = Key::new(config.seed).with_name("bench");
         let mut images = vec![0.0; layout.len()];
         for feature in 0..layout.features() {

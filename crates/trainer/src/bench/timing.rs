@@ -23,27 +23,37 @@ impl Best {
     }
 }
 
-/// Calls `first` and `second` in turn, once unmeasured and then until `budget` is spent and each was called
-/// `least_calls` times; returns the best of each. Other load on the machine then disturbs both sides alike, and the
-/// best calls are those that it disturbed least.
+/// Calls `first` and `second` in turns of [`TURN`] until `budget` is spent and each was called `least_calls` times;
+/// returns the best of each.
+///
+/// Other load on the machine then disturbs both sides alike, and the best calls are those that it disturbed least. A
+/// turn is more than one call, so that a side's best call finds the caches as its own calls leave them, not as the other
+/// side's do.
 pub fn alternate(budget: Duration, least_calls: usize, mut first: impl FnMut(), mut second: impl FnMut()) -> [Best; 2] {
-    let time = |call: &mut dyn FnMut()| {
-        let start = Instant::now();
+    let turn = |call: &mut dyn FnMut(), best: &mut Best| {
+        let turn = Instant::now();
         call();
-        start.elapsed()
+        loop {
+            let start = Instant::now();
+            call();
+            best.time = best.time.min(start.elapsed());
+            best.calls += 1;
+            if turn.elapsed() >= TURN {
+                break;
+            }
+        }
     };
-    first();
-    second();
+    let mut best = [Best { time: Duration::MAX, calls: 0 }; 2];
     let start = Instant::now();
-    let mut best = [Duration::MAX; 2];
-    let mut calls = 0;
-    while calls < least_calls || start.elapsed() < budget {
-        best[0] = best[0].min(time(&mut first));
-        best[1] = best[1].min(time(&mut second));
-        calls += 1;
+    while best[0].calls.min(best[1].calls) < least_calls || start.elapsed() < budget {
+        turn(&mut first, &mut best[0]);
+        turn(&mut second, &mut best[1]);
     }
-    best.map(|time| Best { time, calls })
+    best
 }
+
+/// How long one side is called before it is the other's turn. Each turn begins with a call that does not count.
+const TURN: Duration = Duration::from_millis(30);
 
 /// The most memory that this process has held, where the system tells it (Linux).
 pub fn peak_rss_bytes() -> Option<u64> {
@@ -59,9 +69,15 @@ mod tests {
     #[test]
     fn sides_alternate() {
         let order = std::cell::RefCell::new(String::new());
-        let [a, b] = alternate(Duration::ZERO, 3, || order.borrow_mut().push('a'), || order.borrow_mut().push('b'));
-        assert_eq!(order.into_inner(), "abababab");
-        assert_eq!((a.calls, b.calls), (3, 3));
+        let call = |name: char| {
+            std::thread::sleep(TURN / 2);
+            order.borrow_mut().push(name);
+        };
+        let [a, b] = alternate(Duration::ZERO, 2, || call('a'), || call('b'));
+        let order = order.into_inner();
+        let turns = order.chars().zip(order.chars().skip(1)).filter(|(a, b)| a != b).count() + 1;
+        assert!(order.starts_with("aa") && turns >= 2 && turns.is_multiple_of(2), "{order}");
+        assert!(a.calls >= 2 && b.calls >= 2 && a.time >= TURN / 2, "{a:?} {b:?}");
     }
 
     #[test]

@@ -144,7 +144,13 @@ struct Operands {
 }
 
 impl Operands {
-    fn new(cpu: &Cpu, shape: Shape, layout: impl Fn(usize) -> StripLayout, x: &[f32], dy: &[f32]) -> anyhow::Result<Self> {
+    fn new(
+        cpu: &Cpu,
+        shape: Shape,
+        layout: impl Fn(usize) -> StripLayout,
+        x: &[f32],
+        dy: &[f32],
+    ) -> anyhow::Result<Self> {
         let strips = |data: &[f32], features: usize| -> anyhow::Result<[Strips<Cpu>; 2]> {
             let layout = layout(features);
             let mut first = Strips::zeros(cpu, layout)?;

@@ -70,8 +70,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let train_flops_ratio = method.training_flops(sparse_flops, dense_flops) / (3.0 * dense_flops);
 
     let mut table = Table::new(["layer", "shape", "density", "nnz", "flops/sample"]);
-    let paper_size =
-        |density: f64, layer: &crate::models::LinearLayer| layer.geometry().paper_size_bytes(density);
+    let paper_size = |density: f64, layer: &crate::models::LinearLayer| layer.geometry().paper_size_bytes(density);
     let mut paper_size_bytes = 0.0;
     for (layer, solved) in architecture.layers.iter().zip(&densities) {
         let density = solved.nnz as f64 / solved.size as f64;

@@ -267,7 +267,8 @@ impl Run<'_> {
 
     fn loader(&self, split: &Arc<Split>, batch_size: usize, order: Order) -> anyhow::Result<BatchLoader> {
         let batch_size = batch_size.min(split.len());
-        let options = LoaderOptions { batch_size, strip: self.trainer.network.strip(batch_size), order, drop_last: false };
+        let options =
+            LoaderOptions { batch_size, strip: self.trainer.network.strip(batch_size), order, drop_last: false };
         Ok(BatchLoader::new(split.clone(), self.data.features(), self.table, options)?)
     }
 
@@ -344,12 +345,7 @@ fn step_times(
     cpu.install(|| sparse_bench.step().and_then(|()| dense_bench.step()))?;
     let succeeded = "the same step succeeded before";
     let best = cpu.install(|| {
-        alternate(
-            STEP_BUDGET,
-            5,
-            || sparse_bench.step().expect(succeeded),
-            || dense_bench.step().expect(succeeded),
-        )
+        alternate(STEP_BUDGET, 5, || sparse_bench.step().expect(succeeded), || dense_bench.step().expect(succeeded))
     });
     Ok(Some(best.map(|b| b.nanoseconds())))
 }
@@ -369,12 +365,7 @@ fn print_tables(run: &Run<'_>, densities: &[rigl::LayerDensity], done: &DoneReco
     let architecture = &run.trainer.network.architecture;
     let ratio = |ratio: f64| format!("{ratio:.3}×");
     let mut totals = Table::new(["", "this run", "dense", "ratio"]);
-    totals.row([
-        "density".to_owned(),
-        Significant(done.density).to_string(),
-        "1.00".to_owned(),
-        ratio(done.density),
-    ]);
+    totals.row(["density".to_owned(), Significant(done.density).to_string(), "1.00".to_owned(), ratio(done.density)]);
     let size = architecture.size();
     totals.row(["nnz".to_owned(), done.nnz.to_string(), size.to_string(), ratio(done.nnz as f64 / size as f64)]);
     totals.row([

@@ -123,10 +123,8 @@ impl Isa for Avx2 {
             // high those of [4, 5, 6, 7].
             let low = add_quads(add_pairs(v[0], v[1]), add_pairs(v[2], v[3]));
             let high = add_quads(add_pairs(v[4], v[5]), add_pairs(v[6], v[7]));
-            let sums = _mm256_add_ps(
-                _mm256_permute2f128_ps::<0x20>(low, high),
-                _mm256_permute2f128_ps::<0x31>(low, high),
-            );
+            let sums =
+                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
             std::mem::transmute::<__m256, [f32; 8]>(sums)
         }
     }

@@ -40,7 +40,8 @@ pub(super) fn run(
     let layout = logits.layout;
     expect_strips(OP, logits)?;
     // A buffer for full batches may hold a smaller one's labels at its start.
-    let too_few = || ShapeError::Mismatch { op: OP, what: "number of labels", expected: layout.lanes(), got: labels.len() };
+    let too_few =
+        || ShapeError::Mismatch { op: OP, what: "number of labels", expected: layout.lanes(), got: labels.len() };
     let labels = labels.get(..layout.lanes()).ok_or_else(too_few)?;
     expect_equal(OP, "length of stats", 2, stats.len())?;
     if layout.features() == 0 || layout.features() > MAX_CLASSES {

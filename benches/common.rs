@@ -1,0 +1,65 @@
+//! The grid of the kernel benchmarks, as data, and its operands.
+
+use std::sync::Arc;
+
+use rigl::nnz_for_density;
+use rigl::topology::random_pattern;
+use sparse_kernels::cpu::{Buffer, Cpu};
+use sparse_kernels::random::Key;
+use sparse_kernels::{PlanOptions, SparseMatrix, Storage, StripLayout, Strips};
+
+/// Rows × columns × lanes.
+pub const SHAPES: [[usize; 3]; 5] =
+    [[512, 512, 256], [1024, 1024, 256], [2048, 2048, 128], [300, 784, 100], [4096, 1024, 64]];
+
+/// Densities of the weight matrix.
+pub const DENSITIES: [f64; 5] = [0.5, 0.2, 0.1, 0.05, 0.02];
+
+/// A sparse matrix with a uniform pattern, and activations.
+pub struct Operands {
+    /// The weight.
+    pub weight: SparseMatrix<Cpu>,
+    /// Input activations, `[columns, lanes]`.
+    pub x: Strips<Cpu>,
+    /// Output activations, `[rows, lanes]`.
+    pub y: Strips<Cpu>,
+    /// One value per stored entry.
+    pub gradient: Buffer,
+}
+
+/// Operands for the sparse operations.
+///
+/// # Panics
+/// If there is no room; benchmarks have no better way out.
+pub fn sparse_operands(cpu: &Cpu, [m, k, n]: [usize; 3], density: f64) -> Operands {
+    let key = Key::new(0).with_name("bench");
+    let nnz = nnz_for_density(m * k, density);
+    let pattern = Arc::new(random_pattern(m, k, nnz, key.with_name("pattern")).expect("the grid's shapes are valid"));
+    let values: Vec<f32> = (0..nnz as u64).map(|i| key.normal(i)).collect();
+    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: true };
+    let weight = SparseMatrix::new(cpu, pattern, &values, options).expect("one value per entry");
+    let (x, y) = (activations(cpu, StripLayout::sparse(n, k)), activations(cpu, StripLayout::sparse(n, m)));
+    Operands { weight, x, y, gradient: cpu.zeros(nnz).expect("memory for the gradient") }
+}
+
+/// A dense weight and activations in the layout that GEMM likes best.
+///
+/// # Panics
+/// If there is no room.
+pub fn dense_operands(cpu: &Cpu, [m, k, n]: [usize; 3]) -> (Buffer, Strips<Cpu>, Strips<Cpu>) {
+    let key = Key::new(1).with_name("bench");
+    let mut weight = cpu.zeros(m * k).expect("memory for the weight");
+    weight.iter_mut().enumerate().for_each(|(i, w)| *w = key.uniform(i as u64) - 0.5);
+    (weight, activations(cpu, StripLayout::single(n, k)), activations(cpu, StripLayout::single(n, m)))
+}
+
+fn activations(cpu: &Cpu, layout: StripLayout) -> Strips<Cpu> {
+    let key = Key::new(2).with_name("activations");
+    let mut strips = Strips::zeros(cpu, layout).expect("memory for activations");
+    for feature in 0..layout.features() {
+        for lane in 0..layout.lanes() {
+            strips.data[layout.index(feature, lane)] = key.uniform((feature * layout.lanes() + lane) as u64) - 0.5;
+        }
+    }
+    strips
+}

@@ -1,0 +1,205 @@
+//! The command as a user runs it: records, files, exit codes and messages.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn rigl(folder: &Path, args: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
+    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
+    command.output().expect("the command under test was built")
+}
+
+/// Runs a command that succeeds and prints records only.
+fn records(folder: &Path, args: &str) -> Vec<Value> {
+    let output = rigl(folder, args);
+    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+}
+
+/// Runs a command that fails; returns its exit code and message.
+fn failure(folder: &Path, args: &str) -> (i32, String) {
+    let output = rigl(folder, args);
+    assert!(!output.status.success(), "{args} succeeded");
+    assert!(output.stdout.is_empty(), "{args} printed results");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(!message.contains("panicked"), "{args}: {message}");
+    (output.status.code().expect("no signal"), message)
+}
+
+#[test]
+fn training_on_the_embedded_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = "train --json --epochs 3 --val-fraction 0.1 --density 0.2 --seed 4 --out run";
+    let records = records(folder.path(), args);
+    let events: Vec<_> = records.iter().map(|r| r["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["epoch", "epoch", "epoch", "done"]);
+    for (i, epoch) in records[..3].iter().enumerate() {
+        assert_eq!(epoch["epoch"], i as u64 + 1);
+        // A tenth of 12,000 is held out; batches of 100.
+        assert_eq!(epoch["step"], 108 * (i as u64 + 1));
+        assert!(epoch["val_accuracy"].as_f64().unwrap() > 0.6, "{epoch}");
+    }
+    let done = &records[3];
+    assert!(done["test_accuracy"].as_f64().unwrap() > 0.8, "{done}");
+    // nnz = N − floor(0.8 · N), layer by layer; RigL keeps it.
+    assert!((done["nnz"].as_u64().unwrap() as i64 - 53_240).abs() <= 3, "{done}");
+    assert_eq!(done["seed"], 4);
+    for key in ["test_loss", "train_loss", "density", "train_flops_ratio", "inference_flops_ratio", "train_seconds"] {
+        assert!(done[key].is_f64(), "{key} in {done}");
+    }
+    for key in ["samples_per_second", "step_time_ns", "dense_step_time_ns"] {
+        assert!(done[key].as_f64().unwrap() > 0.0, "{key} in {done}");
+    }
+    let run = folder.path().join("run");
+    for file in ["config.toml", "metrics.jsonl", "run.json", "checkpoint.safetensors"] {
+        let length = std::fs::metadata(run.join(file)).unwrap_or_else(|e| panic!("{file}: {e}")).len();
+        assert!(length > 0, "{file} is empty");
+    }
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().count(), 4);
+
+    // The saved settings make the same run again.
+    let again = self::records(folder.path(), "train --config run/config.toml --out again");
+    assert_eq!(again[3]["test_accuracy"], done["test_accuracy"]);
+    let bytes = |run: &str| std::fs::read(folder.path().join(run).join("checkpoint.safetensors")).unwrap();
+    assert_eq!(bytes("run"), bytes("again"));
+}
+
+#[test]
+fn the_table_names_time_against_dense() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = rigl(folder.path(), "train --steps 20");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in ["density", "nnz", "training flops/sample", "time per step, measured", "test accuracy", "runs/"] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    // 20 steps are too few for an update, and the user hears of it.
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("too few for a topology update"), "{log}");
+}
+
+#[test]
+fn every_method_and_optimizer_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let common = "train --json --steps 60";
+    for (i, args) in [
+        "--method static --lr-schedule constant",
+        "--update-interval 10 --method set --update-semantics reference --optimizer adam",
+        "--update-interval 10 --method rigl --update-semantics reference --drop-schedule inverse-power --optimizer adamw --weight-decay 0.01",
+        "--update-interval 10 --method rigl --distribution uniform --dropout 0.1 --label-smoothing 0.1 --lr-schedule step --lr-milestones 20,40",
+        "--update-interval 10 --method rigl --layer-rule paper --density 0.05 --init sparse-fan-in --warmup-steps 5 --nesterov=false",
+        "--update-interval 10 --method rigl --density-override fc1=0.02 --drop-schedule constant --begin-step 5 --end-step 50",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let records = records(folder.path(), &format!("{common} {args} --out run{i}"));
+        let accuracy = records.last().unwrap()["test_accuracy"].as_f64().unwrap();
+        assert!(accuracy > 0.3, "{args}: {accuracy}");
+    }
+    let dense = records(folder.path(), "train --json --steps 60 --method dense --out dense");
+    assert_eq!(dense.last().unwrap()["density"], 1.0);
+}
+
+#[test]
+fn wrong_use_is_refused_with_what_would_be_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let truncated = folder.path().join("mnist");
+    std::fs::create_dir(&truncated).unwrap();
+    for name in ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"] {
+        std::fs::write(truncated.join(format!("{name}-ubyte")), [0, 0, 8, 3, 0, 0, 0, 9]).unwrap();
+    }
+    std::fs::write(folder.path().join("bad.toml"), "densty = 0.1\n").unwrap();
+    std::fs::write(folder.path().join("type.toml"), "epochs = \"many\"\n").unwrap();
+    for (args, code, parts) in [
+        ("train --densty 0.1", 2, &["--densty", "--density"][..]),
+        ("train --density 0", 2, &["density", "0", "above 0"]),
+        ("train --density 1.5", 2, &["density", "1.5", "at most 1"]),
+        ("train --update-interval 0", 2, &["update-interval", "0", "at least 1"]),
+        ("train --model lenet-9", 2, &["lenet-9", "lenet-300-100"]),
+        ("train --model 10-20-10", 2, &["10-20-10", "784", "784-300-100-10"]),
+        ("train --data imagenet", 2, &["imagenet", "fashion-mnist-mini"]),
+        ("train --data mnist", 2, &["mnist", "--data-dir"]),
+        ("train --data mnist --data-dir nowhere", 2, &["nowhere"]),
+        ("train --data mnist --data-dir .", 1, &["train-images-idx3-ubyte", "8"]),
+        ("train --density 1e-18", 2, &["fc1", "density"]),
+        ("train --density-override conv*=0.5", 2, &["conv*", "fc1, fc2, fc3"]),
+        ("train --epochs 2 --steps 3", 2, &["--epochs", "--steps"]),
+        ("train --begin-step 50 --end-step 20", 2, &["begin-step", "50", "20"]),
+        ("train --config none.toml", 2, &["none.toml"]),
+        ("train --config bad.toml", 2, &["bad.toml", "densty"]),
+        ("train --config type.toml", 2, &["type.toml", "epochs"]),
+        ("train --device gpu", 2, &["gpu", "cpu"]),
+        ("train --lr 1e20 --lr-schedule constant --steps 50", 1, &["training loss", "step", "lr"]),
+        ("bench kernel --shape 10x10", 2, &["10x10", "MxKxN"]),
+        ("bench kernel --pattern none.smtx", 2, &["none.smtx"]),
+        ("bench step --density 1e-18", 2, &["density"]),
+        ("plan --density 2", 2, &["density", "2"]),
+        ("fly", 2, &["fly"]),
+    ] {
+        let (got, message) = failure(folder.path(), args);
+        assert_eq!(got, code, "{args}: {message}");
+        for part in parts {
+            assert!(message.contains(part), "{args}: no {part:?} in {message:?}");
+        }
+    }
+}
+
+#[test]
+fn a_run_does_not_overwrite_another() {
+    let folder = tempfile::tempdir().unwrap();
+    records(folder.path(), "train --json --steps 2 --out run");
+    let (code, message) = failure(folder.path(), "train --json --steps 2 --out run");
+    assert_eq!(code, 2);
+    assert!(message.contains("run"), "{message}");
+}
+
+#[test]
+fn kernels_are_checked_before_they_are_timed() {
+    let folder = tempfile::tempdir().unwrap();
+    for op in ["spmm", "spmm_t", "sddmm", "grow"] {
+        for pattern in ["uniform", "power-law"] {
+            let args =
+                format!("bench kernel --json --op {op} --shape 96x80x40 --density 0.2 --pattern {pattern} --threads 2");
+            let records = records(folder.path(), &args);
+            assert_eq!(records.len(), 1);
+            let record = &records[0];
+            assert!(record["max_error"].as_f64().unwrap() <= 1.0, "{record}");
+            for key in ["time_ns", "dense_time_ns", "plan_ns", "speedup", "efficiency", "limit_fraction"] {
+                assert!(record[key].as_f64().unwrap() > 0.0, "{key} in {record}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_is_measured_against_the_dense_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = "bench step --json --model 64-96-10 --batch-size 32 --density 1,0.2 --threads 1";
+    let records = records(folder.path(), args);
+    assert_eq!(records.len(), 2);
+    let densities: Vec<_> = records.iter().map(|r| r["density"].as_f64().unwrap()).collect();
+    assert!(densities[0] == 1.0 && (densities[1] - 0.2).abs() < 1e-3, "{densities:?}");
+    assert!(records.iter().all(|r| r["time_ratio"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
+fn help_tells_what_each_command_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for (args, parts) in [
+        ("--help", &["train", "plan", "bench"][..]),
+        ("train --help", &["--density", "[default: 0.1]", "Examples:", "--update-interval"]),
+        ("plan --help", &["--model", "--flops-convention"]),
+        ("bench kernel --help", &["spmm_t", "--isa", "--pattern"]),
+        ("bench step --help", &["--model", "--batch-size"]),
+    ] {
+        let output = rigl(folder.path(), args);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success());
+        assert!(parts.iter().all(|part| text.contains(part)), "{args}:\n{text}");
+        assert!(!text.contains("--worker"));
+    }
+}

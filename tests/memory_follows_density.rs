@@ -1,0 +1,105 @@
+//! Memory of training, counted by the allocator: it follows the number of stored weights, and nothing of dense size
+//! is ever held.
+//!
+//! One test only: the allocator counts for the whole process.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use sparse_kernels::StripLayout;
+use sparse_kernels::cpu::Cpu;
+use trainer::config::{Method, TrainConfig};
+use trainer::models::{Architecture, Initialization, Network, Sparsification};
+use trainer::training::{self, StepOptions, Trainer};
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+fn count(size: usize) {
+    LIVE.fetch_add(size, Relaxed);
+    LARGEST.fetch_max(size, Relaxed);
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches atomics only.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        count(size);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes per stored weight that training may hold, plans and momentum included.
+const BYTES_PER_NONZERO: f64 = 32.0;
+
+#[test]
+fn memory_follows_density() {
+    let cpu = Cpu::new(2, None).unwrap();
+    let mut report = Vec::new();
+    for density in [0.2, 0.1, 0.05, 0.02] {
+        for method in [Method::Static, Method::Set, Method::Rigl] {
+            let model = "768-1536-1536-10".parse().unwrap();
+            let config = TrainConfig { model, method, density, update_interval: 5, ..TrainConfig::default() };
+            let architecture = Architecture::of(&config.model);
+            let dense_bytes = 4 * 1536 * 1536;
+
+            let before = LIVE.load(Relaxed);
+            let densities = Sparsification::of(&config).solve(&architecture).unwrap();
+            let initialization = Initialization { init: config.init, seed: 0 };
+            let mut network = Network::new(&cpu, architecture.clone(), &densities, initialization).unwrap();
+            let optimizer = training::optimizer(&config, &cpu, &mut network).unwrap();
+            let (method, _) = training::method(&config, 60).unwrap();
+            let nnz = network.cost(&cpu).nnz;
+            let nnz_of_largest_layer = network.layer_nnz(&cpu).into_iter().max().unwrap();
+            let mut trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, 60));
+            let layout = StripLayout::sparse(32, 768);
+            let images: Vec<f32> = (0..layout.len()).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
+            let labels: Vec<u32> = (0..32).map(|n| n % 10).collect();
+            trainer.train_batch(layout, &images, &labels).unwrap();
+
+            let after_first = LIVE.load(Relaxed);
+            LARGEST.store(0, Relaxed);
+            for _ in 0..40 {
+                trainer.train_batch(layout, &images, &labels).unwrap();
+            }
+            let largest = LARGEST.load(Relaxed);
+            // Lists of positions of one layer's entries are the largest things; a tile of growth is 128 KiB.
+            let largest_allowed = (12 * nnz_of_largest_layer).max(400 << 10);
+            assert!(largest <= largest_allowed, "{:?} {density}: a buffer of {largest} bytes", config.method);
+            assert!(largest < dense_bytes / 2, "{:?} {density}: a buffer of {largest} bytes", config.method);
+            let after_all = LIVE.load(Relaxed);
+            // Updates change the numbers of chunks and blocks a little, not more.
+            assert!(after_all < after_first + after_first / 50, "{after_first} to {after_all}");
+
+            // Activations, their gradients, biases and labels do not depend on nnz.
+            let features = 768 + 2 * (1536 + 1536 + 10);
+            let activations = 4 * 32 * features + images.len() * 4 + 12 * (1536 + 1536 + 10);
+            let held = after_all - before;
+            let per_nonzero = (held as f64 - activations as f64) / nnz as f64;
+            report.push(format!("{:?} {density}: {per_nonzero:.1} bytes per nonzero", config.method));
+            assert!(per_nonzero <= BYTES_PER_NONZERO, "{}", report.join("\n"));
+        }
+    }
+    println!("{}", report.join("\n"));
+}
