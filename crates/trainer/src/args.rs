@@ -10,10 +10,12 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use sparse_kernels::BackendError;
+use sparse_kernels::cpu::{Cpu, IsaName};
 
 use crate::config::{
     DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Init, LayerRule, LrSchedule, Method,
-    ModelName, OptimizerKind, UpdateSemantics, complement, parse_density,
+    ModelName, OptimizerKind, UpdateSemantics, available_threads, complement, parse_density,
 };
 
 const NETWORK: &str = "Network and data";
@@ -303,9 +305,6 @@ pub struct BenchKernelArgs {
     /// Type of the stored numbers
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
-    /// Instruction set; auto is the best that this processor has
-    #[arg(long, value_enum, default_value_t = IsaChoice::Auto)]
-    pub isa: IsaChoice,
     /// What every measurement takes.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -340,6 +339,10 @@ pub struct MachineArgs {
     /// Threads, sparse and dense alike [default: one for each core]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub threads: Option<usize>,
+    /// Instruction set of the sparse code; auto is the best that this processor has. The dense side always takes the best:
+    /// to compare at AVX2, build with --no-default-features
+    #[arg(long, value_enum, default_value_t = IsaChoice::Auto)]
+    pub isa: IsaChoice,
     /// Where to compute: cpu
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
@@ -390,6 +393,22 @@ pub enum Format {
 pub enum Dtype {
     /// 32-bit floating point.
     F32,
+}
+
+impl MachineArgs {
+    /// The CPU that the options ask for.
+    ///
+    /// # Errors
+    /// If this machine lacks the instruction set, or refuses the threads.
+    pub fn cpu(&self) -> Result<Cpu, BackendError> {
+        let isa = match self.isa {
+            IsaChoice::Auto => None,
+            IsaChoice::Scalar => Some(IsaName::Scalar),
+            IsaChoice::Avx2 => Some(IsaName::Avx2),
+            IsaChoice::Avx512 => Some(IsaName::Avx512),
+        };
+        Cpu::new(self.threads.unwrap_or_else(available_threads), isa)
+    }
 }
 
 /// An instruction set.

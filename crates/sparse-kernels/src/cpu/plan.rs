@@ -50,7 +50,7 @@ const SDDMM_ENTRIES: f64 = 28.0;
 /// Entries of a row block in SpMM, whose tasks are blocks × strips: enough to be worth reading X's chunks again.
 const SPMM_BLOCK: usize = 1 << 16;
 /// Entries of a row block in SDDMM, whose tasks are blocks alone.
-const SDDMM_BLOCK: usize = 1 << 14;
+const SDDMM_BLOCK: usize = 1 << 15;
 /// Fewest rows of a block: sorting by length pairs rows well only among many.
 const BLOCK_ROWS: usize = 64;
 
@@ -156,10 +156,12 @@ impl Walk {
         &self.segments[self.bounds[at] as usize..self.bounds[at + 1] as usize]
     }
 
-    /// The run of entries to fetch while a kernel works in `block` and `chunk`.
-    pub fn upcoming(&self, block: usize, chunk: usize) -> Range<usize> {
-        let [start, end] = self.upcoming[block * self.chunks + chunk];
-        start as usize..end as usize
+    /// The run of entries to fetch while a kernel works in `block`, `chunk` and some of its `strips`. The run is shared out
+    /// over the strips, so that memory is read evenly rather than all during the last.
+    pub fn upcoming(&self, block: usize, chunk: usize, part: Range<usize>, strips: usize) -> Range<usize> {
+        let [start, end] = self.upcoming[block * self.chunks + chunk].map(|e| e as usize);
+        let at = |strip: usize| start + (end - start) * strip.min(strips) / strips;
+        at(part.start)..at(part.end)
     }
 
     fn bytes(&self) -> usize {

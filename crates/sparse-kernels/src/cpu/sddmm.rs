@@ -133,9 +133,8 @@ impl Part<'_> {
         strip: usize,
     ) -> usize {
         let add = self.accumulate || strip > 0;
-        // The last strips fetch what comes next, a share of it with every segment.
-        let last = (strip + P) * self.x_layout.strip() >= self.x_layout.lanes();
-        let next = if last { self.walk.upcoming(self.block, chunk) } else { 0..0 };
+        // Each segment fetches a share of what comes next.
+        let next = self.walk.upcoming(self.block, chunk, strip..strip + P, self.x_layout.strips());
         let share = next.len().div_ceil(segments.len().max(1)).next_multiple_of(LINE);
         for (i, segment) in segments.iter().enumerate() {
             for at in (next.start + i * share..next.end.min(next.start + (i + 1) * share)).step_by(LINE) {
@@ -208,9 +207,7 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
         let mut acc = [isa.splat(0.0); 8];
         // SAFETY: the caller's promise.
         unsafe {
-            for (g, acc) in acc.iter_mut().enumerate() {
-                *acc = self.dot(isa, k + g);
-            }
+            self.dots(isa, k, &mut acc);
             self.write(k, isa.sum8(acc), skip);
         }
     }
@@ -224,9 +221,7 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
         let mut acc = [isa.splat(0.0); 4];
         // SAFETY: the caller's promise.
         unsafe {
-            for (g, acc) in acc.iter_mut().enumerate() {
-                *acc = self.dot(isa, k + g);
-            }
+            self.dots(isa, k, &mut acc);
             self.write(k, isa.sum4(acc), skip);
         }
     }
@@ -238,7 +233,11 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
     #[inline(always)]
     unsafe fn one(&self, isa: I, k: usize) {
         // SAFETY: the caller's promise.
-        unsafe { self.write(k, [isa.sum(self.dot(isa, k))], 0) };
+        unsafe {
+            let mut acc = [isa.splat(0.0)];
+            self.dots(isa, k, &mut acc);
+            self.write(k, [isa.sum(acc[0])], 0);
+        }
     }
 
     /// Puts sums to entries `k..`, but for the first `skip`.
@@ -255,23 +254,39 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
         }
     }
 
-    /// The lane-wise products of the row of dY and the row of X that entry `k` names, summed over P strips of V
-    /// vectors.
+    /// For each of the N entries from `k` on, the lane-wise products of the row of dY and the entry's row of X, summed over
+    /// P strips of V vectors.
+    ///
+    /// Vector by vector, not entry by entry: neighbouring multiply-adds then are independent, and do not fill the
+    /// scheduler while they wait for each other.
     ///
     /// # Safety
-    /// As [`Row::eight`].
+    /// As [`Row::eight`], for N entries.
     #[inline(always)]
-    unsafe fn dot(&self, isa: I, k: usize) -> I::V {
-        let mut acc = isa.splat(0.0);
+    unsafe fn dots<const N: usize>(&self, isa: I, k: usize, acc: &mut [I::V; N]) {
         // SAFETY: the caller's promise.
         unsafe {
-            let x = self.x.add((*self.columns.add(k) as usize) << self.shift);
+            let mut x = [self.x; N];
+            let mut pairs = x.chunks_exact_mut(2);
+            for (g, pair) in pairs.by_ref().enumerate() {
+                // Two columns in one load: loads are what limits the loop.
+                let columns = self.columns.add(k + 2 * g).cast::<u64>().read_unaligned();
+                let (first, second) = if cfg!(target_endian = "little") { (0, 32) } else { (32, 0) };
+                pair[0] = self.x.add(((columns >> first) as u32 as usize) << self.shift);
+                pair[1] = self.x.add(((columns >> second) as u32 as usize) << self.shift);
+            }
+            if let [single] = pairs.into_remainder() {
+                *single = self.x.add((*self.columns.add(k + N - 1) as usize) << self.shift);
+            }
             for (p, dy) in self.dy.iter().enumerate() {
                 for (v, &dy) in dy.iter().enumerate() {
-                    acc = isa.mul_add(dy, isa.load(x.add(p * self.pitch + v * I::LANES)), acc);
+                    for (acc, x) in acc.iter_mut().zip(x) {
+                        let x = isa.load(x.add(p * self.pitch + v * I::LANES));
+                        // The first product is no multiply-add: it would need a zero and a separate load.
+                        *acc = if p + v == 0 { isa.mul(dy, x) } else { isa.mul_add(dy, x, *acc) };
+                    }
                 }
             }
         }
-        acc
     }
 }

@@ -142,12 +142,12 @@ impl StripTile<'_> {
     #[inline(always)]
     fn run<I: Isa, const R: usize, const P: usize, const V: usize>(&self, isa: I) -> usize {
         let part = self.part;
-        let last = (self.strip + P) * part.x_layout.strip() >= part.x_layout.lanes();
+        let strips = part.x_layout.strips();
         for chunk in 0..part.walk.chunks() {
             let groups = part.walk.segments(part.block, chunk).chunks_exact(R);
             let rest = groups.remainder();
-            // The last strips of a block fetch what comes next, a share of it with every group of rows.
-            let next = if last { part.walk.upcoming(part.block, chunk) } else { 0..0 };
+            // Each group of rows fetches a share of what comes next.
+            let next = part.walk.upcoming(part.block, chunk, self.strip..self.strip + P, strips);
             let share = next.len().div_ceil(groups.len().max(1)).next_multiple_of(LINE);
             for (g, group) in groups.enumerate() {
                 for at in (next.start + g * share..next.end.min(next.start + (g + 1) * share)).step_by(LINE) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rigl::topology::random_pattern;
 use serde::Serialize;
-use sparse_kernels::cpu::{Cpu, IsaName, Limits};
+use sparse_kernels::cpu::{Cpu, Limits};
 use sparse_kernels::random::Key;
 use sparse_kernels::reference::{self, Exact};
 use sparse_kernels::{
@@ -15,9 +15,8 @@ use sparse_kernels::{
     Storage, StripLayout, Strips,
 };
 
-use crate::args::{BenchKernelArgs, IsaChoice, KernelOp, PatternSource, Shape};
+use crate::args::{BenchKernelArgs, KernelOp, PatternSource, Shape};
 use crate::bench::{alternate, patterns};
-use crate::config::available_threads;
 use crate::report::{Significant, Table, print_record};
 
 /// The record of one density.
@@ -56,13 +55,7 @@ const LEAST_CALLS: usize = 7;
 /// # Errors
 /// If the pattern cannot be had, the instruction set is missing, or a result is wrong.
 pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
-    let isa = match args.isa {
-        IsaChoice::Auto => None,
-        IsaChoice::Scalar => Some(IsaName::Scalar),
-        IsaChoice::Avx2 => Some(IsaName::Avx2),
-        IsaChoice::Avx512 => Some(IsaName::Avx512),
-    };
-    let cpu = Cpu::new(args.machine.threads.unwrap_or_else(available_threads), isa)?;
+    let cpu = args.machine.cpu()?;
     let headings = ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "plan", "max error"];
     let mut table = Table::new(headings);
     let mut failed = Vec::new();

@@ -12,7 +12,7 @@ use sparse_kernels::cpu::Cpu;
 
 use crate::args::BenchStepArgs;
 use crate::bench::{StepBench, peak_rss_bytes};
-use crate::config::{FlopsConvention, LayerRule, Method, TrainConfig, available_threads};
+use crate::config::{FlopsConvention, LayerRule, Method, TrainConfig};
 use crate::models::{Architecture, Sparsification};
 use crate::report::{Significant, Table, print_record};
 
@@ -56,16 +56,16 @@ const LEAST_STEPS: usize = 5;
 /// # Errors
 /// If a density is impossible or a worker fails.
 pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
-    let threads = args.machine.threads.unwrap_or_else(available_threads);
+    let cpu = args.machine.cpu()?;
     if args.worker {
-        return work(args, threads);
+        return work(args, &cpu);
     }
+    let (threads, isa) = (cpu.threads(), cpu.isa().name());
     let architecture = Architecture::of(&args.model);
     // Impossible densities are refused before anything is measured.
     for &density in &args.density {
         sparsification(args, density).solve(&architecture)?;
     }
-    let isa = Cpu::new(1, None)?.isa().name();
     let mut dense: Option<Measurement> = None;
     let mut best: Vec<Option<Measurement>> = vec![None; args.density.len()];
     for _ in 0..ROUNDS {
@@ -150,7 +150,7 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
         .args(["bench", "step", "--worker", "--model", &args.model.to_string()])
         .args(["--batch-size", &args.batch_size.to_string(), "--density", &density.to_string()])
         .args(["--distribution", &args.distribution.to_string(), "--threads", &threads.to_string()])
-        .args(["--seed", &args.machine.seed.to_string()])
+        .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -162,16 +162,15 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
 }
 
 /// The worker's side: measures one density and prints a [`Measurement`].
-fn work(args: &BenchStepArgs, threads: usize) -> anyhow::Result<()> {
+fn work(args: &BenchStepArgs, cpu: &Cpu) -> anyhow::Result<()> {
     let &[density] = &args.density[..] else { bail!("a worker measures one density") };
-    let cpu = Cpu::new(threads, None)?;
     let config = TrainConfig {
         model: args.model.clone(),
         batch_size: args.batch_size,
         seed: args.machine.seed,
         ..TrainConfig::default()
     };
-    let mut bench = StepBench::new(&cpu, &config, &sparsification(args, density))?;
+    let mut bench = StepBench::new(cpu, &config, &sparsification(args, density))?;
     let best = cpu.install(|| -> anyhow::Result<Duration> {
         bench.step()?;
         let (start, mut best, mut steps) = (Instant::now(), Duration::MAX, 0);
@@ -184,6 +183,6 @@ fn work(args: &BenchStepArgs, threads: usize) -> anyhow::Result<()> {
         Ok(best)
     })?;
     let time_ns = u64::try_from(best.as_nanos())?;
-    print_record(&Measurement { time_ns, nnz: bench.nnz(&cpu), peak_rss_bytes: peak_rss_bytes() })?;
+    print_record(&Measurement { time_ns, nnz: bench.nnz(cpu), peak_rss_bytes: peak_rss_bytes() })?;
     Ok(())
 }
