@@ -84,6 +84,7 @@ impl FromStr for IsaName {
 /// # Safety
 /// Methods may use the instruction set's intrinsics, so they must be called from code compiled with its features:
 /// that is, inlined into [`dispatch`]'s wrappers.
+#[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "the products need fewer operations than the networks"))]
 pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// A vector of [`Isa::LANES`] f32.
     type V: Copy;
