@@ -23,7 +23,7 @@ impl Best {
     }
 }
 
-/// Calls `first` and `second` in turns of [`TURN`] until `budget` is spent and each was called `least_calls` times;
+/// Calls `first` and `second` in turns of 30 ms until `budget` is spent and each was called `least_calls` times;
 /// returns the best of each.
 ///
 /// Other load on the machine then disturbs both sides alike, and the best calls are those that it disturbed least. A
