@@ -90,6 +90,8 @@ pub(super) fn grow(
         check_lanes("grow", x.layout, dy.layout)?;
         expect_equal("grow", "rows of dY", m, dy.layout.features())?;
         expect_equal("grow", "rows of X", k, x.layout.features())?;
+        expect_equal("grow", "length of dY", dy.layout.len(), dy.data.len())?;
+        expect_equal("grow", "length of X", x.layout.len(), x.data.len())?;
         lanes += x.layout.lanes();
     }
     if request.count == 0 {
