@@ -111,10 +111,12 @@ pub(super) fn grow(
         let rows = band * TILE_ROWS..((band + 1) * TILE_ROWS).min(m);
         for first in (0..k).step_by(TILE_COLUMNS) {
             let columns = first..(first + TILE_COLUMNS).min(k);
-            if pairs.is_empty() {
+            // The first product overwrites what an earlier tile left; without lanes there is no product.
+            let with_lanes = pairs.iter().filter(|(_, x)| x.layout.lanes() > 0);
+            if lanes == 0 {
                 tile.fill(0.0);
             }
-            for (i, (dy, x)) in pairs.iter().enumerate() {
+            for (i, (dy, x)) in with_lanes.enumerate() {
                 // SAFETY: the tile has TILE_ROWS rows of TILE_COLUMNS and is this task's own.
                 unsafe { outer_product(dy, rows.clone(), x, columns.clone(), tile.as_mut_ptr(), TILE_COLUMNS, i > 0) };
             }

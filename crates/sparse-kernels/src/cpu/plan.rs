@@ -39,8 +39,8 @@ pub(super) struct Walk {
     chunks: usize,
 }
 
-/// L1 bytes that a column chunk of one strip may take; the rest is left to the output and the entries. Fixed, so that
-/// results do not depend on the machine; 32 KiB is the smallest L1 in use.
+/// Bytes that a column chunk of one strip may take: half of the smallest L1 in use (32 KiB), since the widest tiles work
+/// on two strips at once. Fixed, so that results do not depend on the machine.
 const CHUNK_BYTES: usize = 16 << 10;
 /// A row should keep this many entries per chunk: below it, starting and ending a row, with its output read and written
 /// again, costs more than reading X from L2.
@@ -71,8 +71,7 @@ impl Walk {
         let chunk_columns = pattern.ncols().div_ceil(chunks).max(1);
         let block_rows = block_rows(pattern, block);
         let blocks = block_rows.len() - 1;
-        let mut segments =
-            Vec::with_capacity(pattern.nrows() + pattern.nrows() * (chunks - 1) * usize::from(chunks > 1));
+        let mut segments = Vec::with_capacity(pattern.nrows() * chunks);
         let mut bounds = Vec::with_capacity(blocks * chunks + 1);
         bounds.push(0);
         let mut cursors = Vec::new();

@@ -257,9 +257,6 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
     /// For each of the N entries from `k` on, the lane-wise products of the row of dY and the entry's row of X, summed over
     /// P strips of V vectors.
     ///
-    /// Vector by vector, not entry by entry: neighbouring multiply-adds then are independent, and do not fill the
-    /// scheduler while they wait for each other.
-    ///
     /// # Safety
     /// As [`Row::eight`], for N entries.
     #[inline(always)]

@@ -175,11 +175,11 @@ impl StripTile<'_> {
         let x = part.x.as_ptr().wrapping_add(self.strip * x_pitch);
         // Segments are sorted by length, so the last is the shortest.
         let common = group[R - 1].len as usize;
-        // SAFETY: `Walk` makes segments of the pattern's rows only, so entries are in bounds of columns and values
-        // (`run`'s caller checked their length); `CsrPattern::new` checked that columns are below ncols, which is
-        // x's number of features (checked by the caller), so `x + (column << shift)` and P · pitch beyond stay within
-        // the strips `self.strip..self.strip + P`, which the caller found to exist; V vectors are within a strip.
-        // Rows are below nrows, y's number of features. Tasks differ in strip or row, so writes are disjoint.
+        // Why the accesses below are in bounds: `Walk` makes segments of the pattern's entries only, and `SparseLinear::spmm`
+        // checked that there are as many values as columns, and that x and y have the pattern's columns and rows as
+        // features and the length of their layouts. Columns are below ncols by `CsrPattern`'s invariants (rows below nrows,
+        // for a transposed plan). The caller found the strips `self.strip..self.strip + P` to exist, of V vectors each.
+        // SAFETY: in bounds as said above; tasks differ in strip or row block, so no other task writes these rows.
         unsafe {
             let y: [*mut f32; R] =
                 std::array::from_fn(|r| part.y.get().add(self.strip * y_pitch + ((group[r].row as usize) << shift)));

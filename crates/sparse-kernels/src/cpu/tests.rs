@@ -259,6 +259,20 @@ fn growth_sums_over_uses() {
     assert_eq!(got, grow_reference(&both, &a.pattern, 50, request.ties));
 }
 
+/// A use without lanes adds nothing, also when a tile's buffer holds an earlier tile's numbers.
+#[test]
+fn growth_ignores_uses_without_lanes() {
+    // More rows than a tile has: the second band reuses the first one's buffer.
+    let (full, empty) = (case([200, 40, 20], 32, (0.2, 5), 1, true), case([200, 40, 0], 32, (0.2, 5), 2, true));
+    let cpu = Cpu::new(1, None).unwrap();
+    let request = GrowRequest { exclude: &full.pattern, count: 300, ties: Key::new(5) };
+    let (x, dy) = (full.strips(&cpu, &full.x, 40), full.strips(&cpu, &full.dy, 200));
+    let (no_x, no_dy) = (empty.strips(&cpu, &empty.x, 40), empty.strips(&cpu, &empty.dy, 200));
+    let expected = grow_reference(&full, &full.pattern, 300, request.ties);
+    assert_eq!(cpu.grow(&request, &[(&no_dy, &no_x), (&dy, &x)]).unwrap(), expected);
+    assert_eq!(cpu.grow(&request, &[(&dy, &x), (&no_dy, &no_x)]).unwrap(), expected);
+}
+
 #[test]
 fn wrong_shapes_are_refused_by_name() {
     let cpu = Cpu::new(1, None).unwrap();

@@ -6,7 +6,7 @@ use rigl::{DistributionError, LayerDensity, LayerGeometry, LayerShape, Override}
 
 use crate::config::{DensityOverride, Distribution, LayerRule, Method, ModelName, TrainConfig};
 
-pub use network::{Initialization, Layer, Network, StepCost, strip_of};
+pub use network::{Initialization, Layer, Network, WeightCount, strip_of};
 
 /// One linear layer of a multi-layer perceptron.
 #[derive(Debug, Clone, PartialEq, Eq)]

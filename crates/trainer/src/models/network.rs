@@ -49,16 +49,16 @@ pub struct Network<B: Backend> {
     strip: Option<usize>,
 }
 
-/// Numbers of a network that follow from its stored weights.
+/// How many weights a network stores, of how many positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepCost {
+pub struct WeightCount {
     /// Stored weights, biases not counted.
     pub nnz: usize,
     /// Positions of all weight matrices.
     pub size: usize,
 }
 
-impl StepCost {
+impl WeightCount {
     /// nnz / size.
     pub fn density(&self) -> f64 {
         self.nnz as f64 / self.size as f64
@@ -154,8 +154,8 @@ impl<B: Backend> Network<B> {
     }
 
     /// Stored weights and positions of the whole network.
-    pub fn cost(&self, backend: &B) -> StepCost {
-        StepCost { nnz: self.layer_nnz(backend).iter().sum(), size: self.architecture.size() }
+    pub fn cost(&self, backend: &B) -> WeightCount {
+        WeightCount { nnz: self.layer_nnz(backend).iter().sum(), size: self.architecture.size() }
     }
 
     /// The sparse layers, as methods see them.
