@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use trainer::models::{StoredLayer, StoredModel, StoredWeight};
 
 fn rigl(folder: &Path, args: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
@@ -61,6 +62,15 @@ fn training_on_the_embedded_data() {
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     assert_eq!(metrics.lines().count(), 4);
 
+    // A run, and each of its checkpoints, can be evaluated again.
+    let eval = |args: &str| self::records(folder.path(), &format!("eval --json {args}")).remove(0);
+    let test = eval("run");
+    assert_eq!((&test["accuracy"], &test["loss"]), (&done["test_accuracy"], &done["test_loss"]));
+    assert_eq!((&test["samples"], &test["nnz"]), (&2000.into(), &done["nnz"]));
+    let earlier = eval("run/checkpoints/step-00000216.safetensors --split train --threads 1");
+    assert_eq!(earlier["samples"], 12_000);
+    assert!(earlier["accuracy"].as_f64().unwrap() > 0.8, "{earlier}");
+
     // The saved settings make the same run again.
     let again = self::records(folder.path(), "train --config run/config.toml --out again");
     assert_eq!(again[3]["test_accuracy"], done["test_accuracy"]);
@@ -114,6 +124,17 @@ fn wrong_use_is_refused_with_what_would_be_right() {
     }
     std::fs::write(folder.path().join("bad.toml"), "densty = 0.1\n").unwrap();
     std::fs::write(folder.path().join("type.toml"), "epochs = \"many\"\n").unwrap();
+    let layer = |name: &str, nrows, ncols| StoredLayer {
+        name: name.to_owned(),
+        weight: StoredWeight::Dense { nrows, ncols, values: vec![0.5; nrows * ncols] },
+        bias: vec![0.0; nrows],
+    };
+    let model = StoredModel { input: None, layers: vec![layer("fc1", 5, 20), layer("fc2", 10, 5)] };
+    model.save(&folder.path().join("model.safetensors")).unwrap();
+    let mut bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(folder.path().join("damaged.safetensors"), bytes).unwrap();
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
     for (args, code, parts) in [
         ("train --densty 0.1", 2, &["--densty", "--density"][..]),
         ("train --density 0", 2, &["density", "0", "above 0"]),
@@ -138,6 +159,20 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("bench kernel --pattern none.smtx", 2, &["none.smtx"]),
         ("bench step --density 1e-18", 2, &["density"]),
         ("plan --density 2", 2, &["density", "2"]),
+        ("train --out bad.toml/run", 2, &["out: bad.toml/run", "give a folder that can be made and written"]),
+        ("train --checkpoint-every 0", 2, &["checkpoint-every", "at least 1"]),
+        ("train --keep-checkpoints 0", 2, &["keep-checkpoints", "at least 1"]),
+        ("train --resume empty", 2, &["empty holds no run", "config.toml"]),
+        ("train --init-from none", 2, &["init-from", "none"]),
+        ("train --init-from damaged.safetensors", 2, &["init-from", "damaged.safetensors", "SHA-256"]),
+        ("train --init-from model.safetensors --density 0.1", 2, &["--density", "no --init-from"]),
+        ("train --init-from model.safetensors --model 20-6-10", 2, &["model.safetensors", "20-5-10", "20-6-10"]),
+        ("train --init-from model.safetensors", 2, &["20-5-10", "784 features"]),
+        ("eval none.safetensors", 2, &["none.safetensors"]),
+        ("eval empty", 2, &["empty has no checkpoint"]),
+        ("eval damaged.safetensors", 1, &["damaged.safetensors", "SHA-256"]),
+        ("eval model.safetensors", 2, &["20-5-10 reads 20 features", "784 features", "784-300-100-10 would fit"]),
+        ("eval bad.toml", 1, &["bad.toml", "not a safetensors file"]),
         ("fly", 2, &["fly"]),
     ] {
         let (got, message) = failure(folder.path(), args);
@@ -190,9 +225,13 @@ fn a_step_is_measured_against_the_dense_step() {
 fn help_tells_what_each_command_does() {
     let folder = tempfile::tempdir().unwrap();
     for (args, parts) in [
-        ("--help", &["train", "plan", "bench"][..]),
+        ("--help", &["train", "plan", "bench", "eval", "export", "import"][..]),
         ("train --help", &["--density", "[default: 0.1]", "Examples:", "--update-interval"]),
-        ("plan --help", &["--model", "--flops-convention"]),
+        ("plan --help", &["--model", "--flops-convention", "[default: 0.1]"]),
+        ("eval --help", &["--split", "Examples:"]),
+        ("export --help", &["--layer", "--dense", "Examples:"]),
+        ("import --help", &["--density", "Examples:", "--init-from"]),
+        ("train --help", &["--resume", "the command line wins over it", "--checkpoint-every"]),
         ("bench kernel --help", &["spmm_t", "--isa", "--pattern"]),
         ("bench step --help", &["--model", "--batch-size"]),
     ] {

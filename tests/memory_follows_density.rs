@@ -3,52 +3,14 @@
 //!
 //! One test only: the allocator counts for the whole process.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+mod counting_allocator;
 
+use counting_allocator::{allocated, live_bytes};
 use sparse_kernels::StripLayout;
 use sparse_kernels::cpu::Cpu;
 use trainer::config::{Method, TrainConfig};
 use trainer::models::{Architecture, Initialization, Network, Sparsification};
 use trainer::training::{self, StepOptions, Trainer};
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
-
-fn count(size: usize) {
-    LIVE.fetch_add(size, Relaxed);
-    LARGEST.fetch_max(size, Relaxed);
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches atomics only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(at, layout) }
-    }
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        count(size);
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Bytes per stored weight that training may hold, plans and momentum included.
 const BYTES_PER_NONZERO: f64 = 32.0;
@@ -64,10 +26,10 @@ fn memory_follows_density() {
             let architecture = Architecture::of(&config.model);
             let dense_bytes = 4 * 1536 * 1536;
 
-            let before = LIVE.load(Relaxed);
+            let before = live_bytes();
             let densities = Sparsification::of(&config).solve(&architecture).unwrap();
             let initialization = Initialization { init: config.init, seed: 0 };
-            let mut network = Network::new(&cpu, architecture.clone(), &densities, initialization).unwrap();
+            let mut network = Network::new(&cpu, &architecture, &densities, initialization).unwrap();
             let optimizer = training::optimizer(&config, &cpu, &mut network).unwrap();
             let (method, _) = training::method(&config, 60).unwrap();
             let nnz = network.cost(&cpu).nnz;
@@ -78,17 +40,18 @@ fn memory_follows_density() {
             let labels: Vec<u32> = (0..32).map(|n| n % 10).collect();
             trainer.train_batch(layout, &images, &labels).unwrap();
 
-            let after_first = LIVE.load(Relaxed);
-            LARGEST.store(0, Relaxed);
-            for _ in 0..40 {
-                trainer.train_batch(layout, &images, &labels).unwrap();
-            }
-            let largest = LARGEST.load(Relaxed);
+            let after_first = live_bytes();
+            let ((), training) = allocated(|| {
+                for _ in 0..40 {
+                    trainer.train_batch(layout, &images, &labels).unwrap();
+                }
+            });
+            let largest = training.largest_bytes;
             // Lists of positions of one layer's entries are the largest things; a tile of growth is 128 KiB.
             let largest_allowed = (12 * nnz_of_largest_layer).max(400 << 10);
             assert!(largest <= largest_allowed, "{:?} {density}: a buffer of {largest} bytes", config.method);
             assert!(largest < dense_bytes / 2, "{:?} {density}: a buffer of {largest} bytes", config.method);
-            let after_all = LIVE.load(Relaxed);
+            let after_all = live_bytes();
             // Updates change the numbers of chunks and blocks a little, not more.
             assert!(after_all < after_first + after_first / 50, "{after_first} to {after_all}");
 

@@ -11,6 +11,8 @@
 //! A position that is dropped and grown in the same update is an entry that stays: it keeps its value and optimizer
 //! slots.
 //!
+//! [`prune_by_magnitude`] makes a sparse layer of a finished dense one. It ranks entries as dropping does.
+//!
 //! # Where this departs from the authors' code
 //!
 //! The code ranks all positions with a little noise on them, so that a weight below the noise can lose to an empty
@@ -26,7 +28,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sparse_kernels::random::Key;
-use sparse_kernels::{CsrPattern, FormatError};
+use sparse_kernels::{Csr, CsrPattern, FormatError};
 use thiserror::Error;
 
 /// Arguments that do not fit together.
@@ -48,6 +50,14 @@ pub enum TopologyError {
     DropCount {
         /// Entries to drop.
         drop_count: usize,
+        /// Entries there are.
+        nnz: usize,
+    },
+    /// More entries to keep than there are.
+    #[error("prune_by_magnitude: cannot keep {keep_count} of {nnz} entries")]
+    KeepCount {
+        /// Entries to keep.
+        keep_count: usize,
         /// Entries there are.
         nnz: usize,
     },
@@ -267,6 +277,35 @@ pub fn kept_pattern(pattern: &CsrPattern, kept: &Kept) -> Result<CsrPattern, Top
         row_offsets.push(col_indices.len() as u32);
     }
     Ok(CsrPattern::new(pattern.nrows(), pattern.ncols(), row_offsets, col_indices)?)
+}
+
+/// The `keep_count` entries of largest magnitude, with their values: one-shot magnitude pruning, of a dense matrix when
+/// the pattern is [`CsrPattern::full`].
+///
+/// Of equal magnitudes the entry with the lower index is kept; NaN counts as largest, as in [`select_kept`]. Stored
+/// zeros are entries like any other.
+///
+/// # Errors
+/// If there are fewer than `keep_count` entries, or the values are of another pattern.
+///
+/// # Cost
+/// O(nrows + nnz) on average.
+///
+/// ```
+/// use rigl::topology::prune_by_magnitude;
+/// use sparse_kernels::CsrPattern;
+/// let pruned = prune_by_magnitude(&CsrPattern::full(2, 3)?, &[0.5, -0.1, -2.0, 0.0, 0.7, 0.5], 3)?;
+/// assert_eq!(pruned.to_dense(), [0.5, 0.0, -2.0, 0.0, 0.7, 0.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn prune_by_magnitude(pattern: &CsrPattern, values: &[f32], keep_count: usize) -> Result<Csr<f32>, TopologyError> {
+    let nnz = pattern.nnz();
+    check_length("prune_by_magnitude", "values", nnz, values.len())?;
+    let drop_count = nnz.checked_sub(keep_count).ok_or(TopologyError::KeepCount { keep_count, nnz })?;
+    let kept = select_kept(values, drop_count)?;
+    let pattern = kept_pattern(pattern, &kept)?;
+    let values = values.iter().zip(&kept.keep).filter(|&(_, &keep)| keep).map(|(&value, _)| value).collect();
+    Ok(Csr::new(Arc::new(pattern), values)?)
 }
 
 /// `count` distinct positions `(row, column)` outside `exclude`, every such set being equally likely, in order of
@@ -556,6 +595,46 @@ mod tests {
         assert_eq!(grown, [(0, 0), (0, 4), (0, 7), (0, 8)]);
     }
 
+    /// Twelve positions, eight of them stored; worked by hand.
+    ///
+    /// ```text
+    /// weight      .3   .  -.5  .3         kept   .   .  -.5   .
+    ///              .  .1    .  -.3    ->   .     .   .    .   .
+    ///             .9   0  .25   .               .9   .    .   .
+    /// ```
+    #[test]
+    fn pruning_by_hand() {
+        let pattern = CsrPattern::new(3, 4, vec![0, 3, 5, 8], vec![0, 2, 3, 1, 3, 0, 1, 2]).unwrap();
+        let values = [0.3, -0.5, 0.3, 0.1, -0.3, 0.9, 0.0, 0.25];
+        let pruned = |keep_count| {
+            let pruned = prune_by_magnitude(&pattern, &values, keep_count).unwrap();
+            pruned.pattern().positions().zip(pruned.values().iter().copied()).collect::<Vec<_>>()
+        };
+        assert_eq!(pruned(2), [((0, 2), -0.5), ((2, 0), 0.9)]);
+        // Of the three of magnitude 0.3 the first ones stay.
+        assert_eq!(pruned(3), [((0, 0), 0.3), ((0, 2), -0.5), ((2, 0), 0.9)]);
+        assert_eq!(pruned(4), [((0, 0), 0.3), ((0, 2), -0.5), ((0, 3), 0.3), ((2, 0), 0.9)]);
+        // A stored zero is an entry, and goes first.
+        assert_eq!(pruned(7).len(), 7);
+        assert!(pruned(7).iter().all(|&(_, value)| value != 0.0));
+        assert_eq!(pruned(8).len(), 8);
+        assert_eq!(pruned(0), []);
+        let error = prune_by_magnitude(&pattern, &values, 9).unwrap_err();
+        assert_eq!(error, TopologyError::KeepCount { keep_count: 9, nnz: 8 });
+        assert_eq!(error.to_string(), "prune_by_magnitude: cannot keep 9 of 8 entries");
+        let error = prune_by_magnitude(&pattern, &values[1..], 1).unwrap_err();
+        assert_eq!(error, TopologyError::Length { op: "prune_by_magnitude", what: "values", expected: 8, got: 7 });
+    }
+
+    /// A broken weight is kept, where it can be seen.
+    #[test]
+    fn pruning_keeps_nan() {
+        let pattern = CsrPattern::full(1, 4).unwrap();
+        let pruned = prune_by_magnitude(&pattern, &[1.0, f32::NAN, f32::NEG_INFINITY, 2.0], 2).unwrap();
+        assert_eq!(pruned.pattern().col_indices(), [1, 2]);
+        assert!(pruned.values()[0].is_nan());
+    }
+
     /// A pattern, its values, how many entries to drop.
     fn updates() -> impl Strategy<Value = (CsrPattern, Vec<f32>, usize, u64)> {
         (1usize..24, 1usize..24, 0.0..=1.0f64, 0.0..=1.0f64, any::<u64>(), any::<bool>()).prop_map(
@@ -606,6 +685,19 @@ mod tests {
                     Err(_) => prop_assert_eq!(from, u32::MAX),
                 }
             }
+        }
+
+        #[test]
+        fn pruning_keeps_the_largest((pattern, values, drop_count, _) in updates()) {
+            let pruned = prune_by_magnitude(&pattern, &values, values.len() - drop_count).unwrap();
+            let mut order: Vec<usize> = (0..values.len()).collect();
+            order.sort_by(|&a, &b| values[b].abs().total_cmp(&values[a].abs()).then(a.cmp(&b)));
+            let mut kept = order[..values.len() - drop_count].to_vec();
+            kept.sort_unstable();
+            let positions: Vec<_> = pattern.positions().collect();
+            let expected: Vec<_> = kept.iter().map(|&e| (positions[e], values[e].to_bits())).collect();
+            let bits = pruned.values().iter().map(|value| value.to_bits());
+            prop_assert_eq!(pruned.pattern().positions().zip(bits).collect::<Vec<_>>(), expected);
         }
 
         #[test]

@@ -17,6 +17,7 @@ use crate::config::{
     DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Init, LayerRule, LrSchedule, Method,
     ModelName, OptimizerKind, UpdateSemantics, available_threads, complement, parse_density,
 };
+use crate::models::Sparsification;
 
 const NETWORK: &str = "Network and data";
 const SPARSITY: &str = "Sparsity";
@@ -47,6 +48,12 @@ pub enum Command {
     /// Time sparse code against dense code on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Evaluate the model of a run, of a checkpoint, or one that was imported.
+    Eval(EvalArgs),
+    /// Write a model, or one of its matrices, for other programs.
+    Export(ExportArgs),
+    /// Make a model of other programs' files, pruned to a density if asked to.
+    Import(ImportArgs),
 }
 
 /// What `rigl bench` times.
@@ -70,6 +77,8 @@ Examples:
       MNIST from ~/data/mnist, a tenth of its training set held out
   rigl train --config experiment.toml --seed 2 --json > records.jsonl
       a file's settings with another seed, records for a machine
+  rigl train --resume runs/lenet-300-100-rigl-d0.1-s0-1
+      go on with a run that was stopped, by Ctrl-C or in any other way
 
 A configuration file has the options' names as keys:
   model = \"784-300-100-10\"
@@ -87,6 +96,10 @@ pub struct TrainArgs {
     /// TOML file with any of the other options, by their names; the command line wins over it
     #[arg(long, value_name = "FILE", help_heading = RUN)]
     pub config: Option<PathBuf>,
+    /// Go on with the run in this folder, from its newest whole checkpoint, to the same result as if it had never
+    /// stopped; only --threads, --data-dir, --checkpoint-every, --keep-checkpoints and --json may differ
+    #[arg(long, value_name = "RUN", conflicts_with = "config", help_heading = RUN)]
+    pub resume: Option<PathBuf>,
 }
 
 /// The settings of a training run, each given or not.
@@ -138,6 +151,9 @@ pub struct TrainOptions {
     /// What the deviation of initial weights follows [default: dense-fan-in]
     #[arg(long, value_enum, help_heading = SPARSITY)]
     pub init: Option<Init>,
+    /// Begin with the weights and connections of this model file or checkpoint, not with random ones
+    #[arg(long, value_name = "FILE", help_heading = SPARSITY)]
+    pub init_from: Option<PathBuf>,
     /// How operations are counted in the report [default: mac2]
     #[arg(long, value_enum, help_heading = SPARSITY)]
     pub flops_convention: Option<FlopsConvention>,
@@ -218,17 +234,26 @@ pub struct TrainOptions {
     /// Where to compute: cpu [default: cpu]
     #[arg(long, value_name = "DEVICE", help_heading = RUN)]
     pub device: Option<Device>,
+    /// Steps from one checkpoint to the next [default: one after each epoch]
+    #[arg(long, value_name = "STEPS", help_heading = RUN)]
+    pub checkpoint_every: Option<u64>,
+    /// How many of the newest checkpoints are kept, beside the one of the end [default: 2]
+    #[arg(long, value_name = "N", help_heading = RUN)]
+    pub keep_checkpoints: Option<usize>,
     /// Print one JSON object a line on standard output, and nothing else there [default: false]
     #[arg(long, value_name = "true|false", hide_possible_values = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = RUN)]
     pub json: Option<bool>,
-    /// Folder for configuration, metrics and checkpoint [default: a new one in runs/]
+    /// Folder for configuration, metrics and checkpoints [default: a new one in runs/]
     #[arg(long, value_name = "DIR", help_heading = RUN)]
     pub out: Option<PathBuf>,
 }
 
 /// `rigl plan`.
 #[derive(Debug, Args)]
+#[command(mut_arg("density", |density| {
+    density.help("Share of the weights of all sparse layers that exist, in (0, 1] [default: 0.1]")
+}))]
 pub struct PlanArgs {
     /// The network: lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10
     #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
@@ -239,6 +264,9 @@ pub struct PlanArgs {
     /// How dense the layers are.
     #[command(flatten)]
     pub density: DensityArgs,
+    /// How it is spread.
+    #[command(flatten)]
+    pub spread: SpreadArgs,
     /// Steps from one topology update to the next; decides the operations of training
     #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub update_interval: u64,
@@ -253,14 +281,19 @@ pub struct PlanArgs {
     pub json: bool,
 }
 
-/// One density and how it is spread over layers.
+/// One density, said in either way.
 #[derive(Debug, Args)]
 pub struct DensityArgs {
     #[arg(long, value_name = "D", value_parser = parse_density, conflicts_with = "sparsity",
-        help = "Share of the weights of all sparse layers that exist, in (0, 1] [default: 0.1]")]
+        help = "Share of the weights of all sparse layers that exist, in (0, 1]")]
     density: Option<f64>,
     #[arg(long, value_name = "S", value_parser = parse_sparsity, help = "The same said the other way round, 1 - density, in [0, 1)")]
     sparsity: Option<f64>,
+}
+
+/// How a density is spread over layers.
+#[derive(Debug, Args)]
+pub struct SpreadArgs {
     /// How the density is spread over the layers
     #[arg(long, value_enum, default_value_t = Distribution::Erk)]
     pub distribution: Distribution,
@@ -276,11 +309,149 @@ pub struct DensityArgs {
     pub density_override: Vec<DensityOverride>,
 }
 
-impl DensityArgs {
-    /// nnz / size over all sparse layers.
-    pub fn density(&self) -> f64 {
-        self.density.or(self.sparsity.map(complement)).unwrap_or(0.1)
+impl SpreadArgs {
+    /// `density` of a network of this method, spread as asked for.
+    pub fn sparsification(&self, method: Method, density: f64) -> Sparsification {
+        Sparsification {
+            method,
+            density,
+            distribution: self.distribution,
+            erk_power: self.erk_power,
+            layer_rule: self.layer_rule,
+            overrides: self.density_override.clone(),
+        }
     }
+}
+
+impl DensityArgs {
+    /// nnz / size over all sparse layers, if it was given.
+    pub fn given(&self) -> Option<f64> {
+        self.density.or(self.sparsity.map(complement))
+    }
+}
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  rigl eval runs/lenet-300-100-rigl-d0.1-s0-1
+      the run's newest good checkpoint, on the test set of the data it was trained on
+  rigl eval model.safetensors --data mnist --data-dir ~/data --json
+      an imported model on MNIST, as a record for a machine";
+
+/// `rigl eval`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EVAL_EXAMPLES)]
+pub struct EvalArgs {
+    /// A run's folder, a checkpoint, or an imported model
+    pub model: PathBuf,
+    /// The data set [default: the one that the model was trained on, else fashion-mnist-mini]
+    #[arg(long, value_name = "NAME")]
+    pub data: Option<String>,
+    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The samples: those for testing, or the whole training set
+    #[arg(long, value_enum, default_value_t = EvalSplit::Test)]
+    pub split: EvalSplit,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub threads: Option<usize>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Samples to evaluate on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EvalSplit {
+    /// The test set.
+    Test,
+    /// The training set, held-out samples included.
+    Train,
+}
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  rigl export runs/1 --out model.safetensors
+      the run's model with PyTorch's names: fc1.weight.crow_indices, .col_indices, .values, fc1.bias
+  rigl export runs/1 --out state_dict.safetensors --dense
+      the same with whole matrices, zeros included: what a dense PyTorch module loads
+  rigl export runs/1 --layer fc1 --out fc1.npz
+      one matrix for scipy.sparse.load_npz; .mtx, .smtx (pattern only) and .npy (dense) likewise
+  rigl export runs/1 --out matrices --format mtx
+      every layer's weight and bias, as files in a folder";
+
+/// `rigl export`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXPORT_EXAMPLES)]
+pub struct ExportArgs {
+    /// A run's folder (its newest good checkpoint), a checkpoint, or an imported model
+    pub model: PathBuf,
+    /// The file to write; for a whole model as matrix files, the folder
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    /// The files' format [default: by the extension of --out]
+    #[arg(long, value_enum)]
+    pub format: Option<ExchangeFormat>,
+    /// Write this layer's weight matrix only
+    #[arg(long, value_name = "NAME")]
+    pub layer: Option<String>,
+    /// Write whole matrices, zeros included (safetensors, mtx; npy always is)
+    #[arg(long)]
+    pub dense: bool,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Formats of other programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExchangeFormat {
+    /// Named tensors, with PyTorch's names.
+    Safetensors,
+    /// SciPy's sparse matrices.
+    Npz,
+    /// Matrix Market.
+    Mtx,
+    /// Patterns of the Deep Learning Matrix Collection.
+    Smtx,
+    /// NumPy's arrays, dense.
+    Npy,
+}
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  rigl import state_dict.safetensors --density 0.1 --out model.safetensors
+      a dense PyTorch model, the smallest weights of each layer pruned; then
+      rigl train --init-from model.safetensors   trains it on, rigl eval model.safetensors evaluates it
+  rigl import fc1.npz fc2.npz fc3.npz --out model.safetensors
+      a multi-layer perceptron of matrices [outputs, inputs], in this order, with biases of 0
+  rigl import matrices --out model.safetensors
+      a folder that rigl export has written, with biases";
+
+/// `rigl import`.
+#[derive(Debug, Args)]
+#[command(after_long_help = IMPORT_EXAMPLES, mut_arg("density", |density| {
+    density.help("Prune each layer's smallest weights, down to this density of the whole, in (0, 1] [default: no pruning]")
+}))]
+pub struct ImportArgs {
+    /// One .safetensors file, one folder of matrix files, or matrix files (.npz, .mtx, .smtx, .npy) from input to output
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<PathBuf>,
+    /// The model file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// What to prune to.
+    #[command(flatten)]
+    pub density: DensityArgs,
+    /// How it is spread.
+    #[command(flatten)]
+    pub spread: SpreadArgs,
+    /// Seed of the values of patterns without values (.smtx), which are drawn as a new network's are
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `rigl bench kernel`.
@@ -298,8 +469,8 @@ pub struct BenchKernelArgs {
     /// How the sparse matrix is stored
     #[arg(long, value_enum, default_value_t = Format::Csr)]
     pub format: Format,
-    /// Where the stored entries are: uniform, power-law (few long rows), banded (near the diagonal), or a file of the
-    /// Deep Learning Matrix Collection (FILE.smtx), which then decides rows, columns and density
+    /// Where the stored entries are: uniform, power-law (few long rows), banded (near the diagonal), or those of the
+    /// matrix in a file (FILE.smtx, FILE.mtx or FILE.npz), which then decides rows, columns and density
     #[arg(long, value_name = "PATTERN", default_value = "uniform")]
     pub pattern: PatternSource,
     /// Type of the stored numbers
@@ -473,7 +644,7 @@ pub enum PatternSource {
     PowerLaw,
     /// Near the diagonal.
     Banded,
-    /// As in a file of the Deep Learning Matrix Collection.
+    /// As in a matrix file.
     File(PathBuf),
 }
 
@@ -485,8 +656,8 @@ impl FromStr for PatternSource {
             "uniform" => Ok(Self::Uniform),
             "power-law" => Ok(Self::PowerLaw),
             "banded" => Ok(Self::Banded),
-            _ if text.ends_with(".smtx") => Ok(Self::File(text.into())),
-            _ => Err("it must be uniform, power-law, banded or the path of a file that ends in .smtx".to_owned()),
+            _ if [".smtx", ".mtx", ".npz"].iter().any(|end| text.ends_with(end)) => Ok(Self::File(text.into())),
+            _ => Err("it must be uniform, power-law, banded or a path that ends in .smtx, .mtx or .npz".to_owned()),
         }
     }
 }
@@ -558,7 +729,7 @@ mod tests {
         for key in toml::Table::try_from(TrainConfig::default()).unwrap().keys() {
             assert!(options.contains(&key.as_str()), "{key}");
         }
-        for option in options.into_iter().filter(|option| !["config", "sparsity"].contains(option)) {
+        for option in options.into_iter().filter(|option| !["config", "resume", "sparsity"].contains(option)) {
             let error = toml::from_str::<TrainConfig>(&format!("{option} = {{ wrong = true }}")).unwrap_err();
             assert!(!error.to_string().contains("unknown field"), "{option}: {error}");
         }
@@ -599,9 +770,9 @@ mod tests {
         assert_eq!((kernel.op.to_string(), kernel.shape.to_string()), ("spmm_t".to_owned(), "512x512x128".to_owned()));
         assert_eq!((kernel.density, kernel.pattern), (vec![0.2, 0.1, 0.05], PatternSource::File("a.smtx".into())));
         let plan = |line: &str| match parse(line).unwrap() {
-            Command::Plan(plan) => plan.density.density(),
+            Command::Plan(plan) => plan.density.given(),
             other => panic!("{other:?}"),
         };
-        assert_eq!((plan("plan"), plan("plan --sparsity 0.8"), plan("plan --density 0.3")), (0.1, 0.2, 0.3));
+        assert_eq!((plan("plan"), plan("plan --sparsity 0.8")), (None, Some(0.2)));
     }
 }

@@ -8,19 +8,34 @@
 //!
 //! The names of a sparse weight are those of PyTorch's CSR tensors. The same state gives the same bytes: tensors are
 //! written in a fixed order, and all metadata is one JSON text with sorted keys and no spaces under one key, because
-//! the format's own metadata map has no fixed order.
+//! the format's own metadata map has no fixed order:
+//!
+//! ```text
+//! {"content": …, "sha256": "…", "version": 1}
+//! ```
+//!
+//! The sum is over the content and every tensor's name, type, shape and bytes. A file with a flipped bit is an error, or,
+//! where the bit means nothing (white space in the header), loads as what was saved.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
-use serde_json::Value;
+use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorView, View};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use sparse_kernels::FormatError;
 
 use crate::atomic_file::write_atomic;
 
 /// The one key of the file's metadata.
-const METADATA_KEY: &str = "rigl";
+pub(crate) const METADATA_KEY: &str = "rigl";
+/// Of the metadata's form. A reader refuses any other.
+const VERSION: u64 = 1;
 
 /// Why a checkpoint cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +61,46 @@ pub enum CheckpointError {
     #[error("not a safetensors file: {0}")]
     Format(#[from] SafeTensorError),
     /// The metadata is not that of a checkpoint.
-    #[error("the metadata must be JSON under the one key {METADATA_KEY:?}: {0}")]
+    #[error(
+        "not a checkpoint of rigl: its metadata must be JSON under the one key {METADATA_KEY:?}: {0}; `rigl import` reads \
+         other programs' files"
+    )]
     Metadata(String),
+    /// A part of the metadata is not there or has another form.
+    #[error("the metadata's part {name:?}: {reason}")]
+    Section {
+        /// The part.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file was written by another version of this crate, with another form of metadata.
+    #[error("the file has format version {got}; this build reads version {VERSION}")]
+    Version {
+        /// The version found.
+        got: Value,
+    },
+    /// The content is not what was saved.
+    #[error("the file is damaged: its content does not have the SHA-256 sum that was saved with it")]
+    Damaged,
+    /// The state does not belong where it is to go.
+    #[error("{what} is {got}, expected {expected}")]
+    Mismatch {
+        /// What does not fit.
+        what: String,
+        /// That of the file.
+        got: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// The stored entries make no matrix.
+    #[error("tensor {name}: {source}")]
+    Matrix {
+        /// The matrix.
+        name: String,
+        /// What is wrong.
+        source: FormatError,
+    },
     /// A tensor's length is not the product of its shape.
     #[error("tensor {name}: {len} values for shape {shape:?}")]
     Length {
@@ -74,6 +127,28 @@ pub enum CheckpointError {
         /// The tensor.
         name: String,
     },
+}
+
+impl CheckpointError {
+    /// A state that does not belong where it is to go.
+    pub fn mismatch(what: impl Into<String>, got: impl ToString, expected: impl ToString) -> Self {
+        Self::Mismatch { what: what.into(), got: got.to_string(), expected: expected.to_string() }
+    }
+
+    /// Whether the command line can mend it: there is no such file, or it belongs to something else.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Content { source, .. } => source.is_usage(),
+            Self::Mismatch { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Adds the file's name.
+    pub fn in_file(path: &Path) -> impl FnOnce(Self) -> Self {
+        move |source| Self::Content { path: path.to_owned(), source: Box::new(source) }
+    }
 }
 
 /// The numbers of one tensor.
@@ -129,13 +204,6 @@ impl TensorData {
         }
     }
 
-    fn to_le_bytes(&self) -> Vec<u8> {
-        match self {
-            Self::F32 { values, .. } => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Self::U32 { values, .. } => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        }
-    }
-
     fn from_view(name: &str, view: &TensorView<'_>) -> Result<Self, CheckpointError> {
         let shape = view.shape().to_vec();
         let words = view.data().chunks_exact(4).map(|word| [word[0], word[1], word[2], word[3]]);
@@ -147,6 +215,27 @@ impl TensorData {
                 Err(CheckpointError::Dtype { name, dtype, expected: "F32 or U32" })
             }
         }
+    }
+}
+
+impl View for &TensorData {
+    fn dtype(&self) -> Dtype {
+        TensorData::dtype(self)
+    }
+
+    fn shape(&self) -> &[usize] {
+        TensorData::shape(self)
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            TensorData::F32 { values, .. } => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            TensorData::U32 { values, .. } => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.len()
     }
 }
 
@@ -176,18 +265,34 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::Length`] if a tensor's values do not fill its shape.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
-        let mut views = Vec::with_capacity(self.tensors.len());
-        let bytes: Vec<_> = self.tensors.values().map(TensorData::to_le_bytes).collect();
-        for ((name, tensor), bytes) in self.tensors.iter().zip(&bytes) {
+        for (name, tensor) in &self.tensors {
             let size = tensor.shape().iter().try_fold(1usize, |product, &length| product.checked_mul(length));
             if size != Some(tensor.len()) {
                 let (name, shape) = (name.clone(), tensor.shape().to_vec());
                 return Err(CheckpointError::Length { name, shape, len: tensor.len() });
             }
-            views.push((name.as_str(), TensorView::new(tensor.dtype(), tensor.shape().to_vec(), bytes)?));
         }
-        let metadata = HashMap::from([(METADATA_KEY.to_owned(), canonical_json(&self.metadata))]);
-        Ok(safetensors::serialize(views, Some(metadata))?)
+        let metadata = json!({ "content": self.metadata, "sha256": self.sha256(), "version": VERSION });
+        let metadata = HashMap::from([(METADATA_KEY.to_owned(), canonical_json(&metadata))]);
+        Ok(safetensors::serialize(&self.tensors, Some(metadata))?)
+    }
+
+    /// The sum of everything in it, in hexadecimal digits.
+    fn sha256(&self) -> String {
+        let mut sum = Sha256::new();
+        // Each part is preceded by its length, so that no two contents run together to the same bytes.
+        let mut part = |bytes: &[u8]| {
+            sum.update((bytes.len() as u64).to_le_bytes());
+            sum.update(bytes);
+        };
+        part(canonical_json(&self.metadata).as_bytes());
+        for (name, tensor) in &self.tensors {
+            part(name.as_bytes());
+            part(tensor.dtype().to_string().as_bytes());
+            part(format!("{:?}", tensor.shape()).as_bytes());
+            part(&tensor.data());
+        }
+        sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// A checkpoint from a file's bytes. Anything that is not one is an error.
@@ -195,9 +300,9 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`] saying what is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
-        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let header = read_header(bytes)?;
         let wrong = |what: &str| Err(CheckpointError::Metadata(what.to_owned()));
-        let metadata = match header.metadata() {
+        let mut metadata: serde_json::Map<String, Value> = match header.metadata() {
             Some(map) if map.len() == 1 => match map.get(METADATA_KEY) {
                 Some(text) => serde_json::from_str(text).map_err(|e| CheckpointError::Metadata(e.to_string()))?,
                 None => return wrong("the key has another name"),
@@ -205,11 +310,17 @@ impl Checkpoint {
             Some(map) => return wrong(&format!("there are {} keys", map.len())),
             None => return wrong("there is none"),
         };
+        let mut take = |key| metadata.remove(key).unwrap_or_default();
+        let (version, sha256, content) = (take("version"), take("sha256"), take("content"));
+        if version != VERSION {
+            return Err(CheckpointError::Version { got: version });
+        }
         let tensors = SafeTensors::deserialize(bytes)?
             .iter()
             .map(|(name, view)| Ok((name.to_owned(), TensorData::from_view(name, &view)?)))
             .collect::<Result<_, CheckpointError>>()?;
-        Ok(Self { tensors, metadata })
+        let checkpoint = Self { tensors, metadata: content };
+        if sha256 == checkpoint.sha256() { Ok(checkpoint) } else { Err(CheckpointError::Damaged) }
     }
 
     /// Writes the file so that it is the old or the new checkpoint at any moment.
@@ -217,7 +328,7 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`] naming the file.
     pub fn save_atomic(&self, path: &Path) -> Result<(), CheckpointError> {
-        let bytes = self.to_bytes().map_err(in_file(path))?;
+        let bytes = self.to_bytes().map_err(CheckpointError::in_file(path))?;
         write_atomic(path, &bytes).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
     }
 
@@ -227,7 +338,7 @@ impl Checkpoint {
     /// [`CheckpointError`] naming the file.
     pub fn load(path: &Path) -> Result<Self, CheckpointError> {
         let bytes = fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
-        Self::from_bytes(&bytes).map_err(in_file(path))
+        Self::from_bytes(&bytes).map_err(CheckpointError::in_file(path))
     }
 
     /// The values of a tensor of f32.
@@ -252,6 +363,24 @@ impl Checkpoint {
         }
     }
 
+    /// One part of the metadata.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Section`] if it is not there or has another form.
+    pub fn section<T: DeserializeOwned>(&self, name: &str) -> Result<T, CheckpointError> {
+        let wrong = |reason| CheckpointError::Section { name: name.to_owned(), reason };
+        let section = self.metadata.get(name).ok_or_else(|| wrong("it is not there".to_owned()))?;
+        T::deserialize(section).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Sets one part of the metadata.
+    ///
+    /// # Panics
+    /// If `value` is not JSON, such as a map whose keys are not text, or the metadata is something without parts.
+    pub fn set_section(&mut self, name: &str, value: &impl Serialize) {
+        self.metadata[name] = serde_json::to_value(value).expect("the parts of a state are JSON");
+    }
+
     fn tensor(&self, name: &str) -> Result<&TensorData, CheckpointError> {
         self.tensors.get(name).ok_or_else(|| CheckpointError::Missing { name: name.to_owned() })
     }
@@ -261,8 +390,21 @@ fn wrong_dtype(name: &str, tensor: &TensorData, expected: &'static str) -> Check
     CheckpointError::Dtype { name: name.to_owned(), dtype: tensor.dtype().to_string(), expected }
 }
 
-fn in_file(path: &Path) -> impl FnOnce(CheckpointError) -> CheckpointError {
-    move |source| CheckpointError::Content { path: path.to_owned(), source: Box::new(source) }
+/// The header of a safetensors file whose tensors lie within it.
+///
+/// The crate adds the last tensor's end to the header's length before it compares the sum with the file's length; for
+/// ends near 2^64 that overflows, which is a panic in builds that check. So ends are looked at first.
+pub(crate) fn read_header(bytes: &[u8]) -> Result<Metadata, SafeTensorError> {
+    let outside = || {
+        let (length, rest) = bytes.split_first_chunk::<8>()?;
+        let header = rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        let tensors: HashMap<String, Value> = serde_json::from_slice(header).ok()?;
+        Some(tensors.values().any(|t| t["data_offsets"][1].as_u64().is_some_and(|end| end > bytes.len() as u64)))
+    };
+    if outside() == Some(true) {
+        return Err(SafeTensorError::MetadataIncompleteBuffer);
+    }
+    Ok(SafeTensors::read_metadata(bytes)?.1)
 }
 
 /// JSON with sorted keys and no spaces. The order is made here because the map's own order is a feature of
@@ -356,12 +498,29 @@ mod tests {
             Checkpoint::from_bytes(&bytes).unwrap_err().to_string()
         };
         let one = |key: &str, value: &str| Some(HashMap::from([(key.to_owned(), value.to_owned())]));
-        assert!(foreign(None, Dtype::F32).ends_with("there is none"));
-        assert!(foreign(one("format", "pt"), Dtype::F32).ends_with("the key has another name"));
+        assert!(foreign(None, Dtype::F32).contains("there is none; `rigl import`"));
+        assert!(foreign(one("format", "pt"), Dtype::F32).contains("the key has another name"));
         assert!(foreign(one("rigl", "{"), Dtype::F32).contains("EOF"));
-        assert_eq!(foreign(one("rigl", "{}"), Dtype::I64), "tensor x: type I64; it must be F32 or U32");
+        assert!(foreign(one("rigl", "[]"), Dtype::F32).contains("invalid type"));
+        let other = foreign(one("rigl", r#"{"version":2}"#), Dtype::F32);
+        assert_eq!(other, "the file has format version 2; this build reads version 1");
+        assert_eq!(foreign(one("rigl", r#"{"version":1}"#), Dtype::I64), "tensor x: type I64; it must be F32 or U32");
+        assert!(foreign(one("rigl", r#"{"version":1}"#), Dtype::F32).starts_with("the file is damaged"));
         let missing = Checkpoint::load(Path::new("no/such/file")).unwrap_err().to_string();
         assert!(missing.starts_with("checkpoint no/such/file: "), "{missing}");
+    }
+
+    /// Eight tensors that together end just below 2^64.
+    #[test]
+    fn offsets_that_overflow_are_refused() {
+        let size = u64::MAX / 8 / 4 * 4;
+        let tensor = |i: u64| {
+            (i.to_string(), json!({ "dtype": "F32", "shape": [size / 4], "data_offsets": [i * size, (i + 1) * size] }))
+        };
+        let header = Value::from((0..8).map(tensor).collect::<serde_json::Map<_, _>>()).to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.bytes());
+        assert!(Checkpoint::from_bytes(&bytes).is_err());
     }
 
     proptest! {
@@ -376,13 +535,16 @@ mod tests {
             let (at, cut) = (at % bytes.len(), cut % bytes.len());
             prop_assert!(Checkpoint::from_bytes(&bytes[..cut]).is_err());
             bytes[at] = byte;
-            let _ = Checkpoint::from_bytes(&bytes);
+            // Another state is never loaded.
+            if let Ok(loaded) = Checkpoint::from_bytes(&bytes) {
+                prop_assert_eq!(loaded, example());
+            }
         }
 
         /// Headers that are JSON, with sizes that lie.
         #[test]
         fn hostile_headers_never_panic(shape in prop::collection::vec(any::<u64>(), 0..4), begin: u64, end: u64, data: Vec<u8>) {
-            let header = json!({ "__metadata__": { "rigl": "{}" }, "x": { "dtype": "F32", "shape": shape, "data_offsets": [begin, end] } });
+            let header = json!({ "__metadata__": { "rigl": r#"{"version":1}"# }, "x": { "dtype": "F32", "shape": shape, "data_offsets": [begin, end] } });
             let header = header.to_string();
             let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
             bytes.extend(header.bytes());

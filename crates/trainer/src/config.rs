@@ -14,7 +14,9 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{TrainArgs, TrainOptions};
+use crate::checkpoint::CheckpointError;
 use crate::data;
+use crate::models::StoredModel;
 
 /// Why settings cannot be used. All are errors of usage.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,20 @@ pub enum ConfigError {
         /// What would give it an effect.
         needs: &'static str,
     },
+    /// An option that a run which goes on cannot change.
+    #[error(
+        "--{option} cannot be changed with --resume, which goes on with the settings of the run; for a new run with \
+         other settings: --config {}", config.display()
+    )]
+    Resume {
+        /// The option.
+        option: String,
+        /// The settings of the run.
+        config: PathBuf,
+    },
+    /// The model file to begin from cannot be used.
+    #[error("init-from: {0}")]
+    InitFrom(CheckpointError),
     /// Topology updates would end before they begin.
     #[error(
         "begin-step: updates cannot begin at step {begin} and end at step {end}; begin-step must be below end-step"
@@ -233,6 +249,11 @@ pub enum ModelName {
 }
 
 impl ModelName {
+    /// The model with these sizes, by the name it is known by, if it has one.
+    pub fn of_sizes(sizes: Vec<usize>) -> Self {
+        if sizes == Self::Lenet300x100.sizes() { Self::Lenet300x100 } else { Self::Mlp(sizes) }
+    }
+
     /// Features from the input to the output.
     pub fn sizes(&self) -> &[usize] {
         match self {
@@ -408,6 +429,8 @@ pub struct TrainConfig {
     pub dropout: f64,
     /// What initial weights' deviation follows.
     pub init: Init,
+    /// A model file whose weights and patterns take the place of random ones.
+    pub init_from: Option<PathBuf>,
 
     /// How operations are counted in reports.
     pub flops_convention: FlopsConvention,
@@ -417,6 +440,10 @@ pub struct TrainConfig {
     pub threads: Option<usize>,
     /// Where it is computed.
     pub device: Device,
+    /// Steps between checkpoints; `None` is one after each epoch.
+    pub checkpoint_every: Option<u64>,
+    /// How many of the newest checkpoints are kept.
+    pub keep_checkpoints: usize,
     /// Whether standard output is JSON lines.
     pub json: bool,
     /// The run's folder. Not written to the run's configuration: the folder is where that file stands, and a run
@@ -461,10 +488,13 @@ impl Default for TrainConfig {
             label_smoothing: 0.0,
             dropout: 0.0,
             init: Init::DenseFanIn,
+            init_from: None,
             flops_convention: FlopsConvention::Mac2,
             seed: 0,
             threads: None,
             device: Device::Cpu,
+            checkpoint_every: None,
+            keep_checkpoints: 2,
             json: false,
             out: None,
         }
@@ -488,7 +518,7 @@ impl TrainConfig {
     /// `RIGL_DATA_DIR`), over the defaults.
     ///
     /// # Errors
-    /// [`ConfigError`]: the file, a value, two options that exclude each other, or an option of the command line that
+    /// [`ConfigError`]: a file, a value, two options that exclude each other, or an option of the command line that
     /// has no effect. A file may hold settings that the chosen method or schedule does not use.
     pub fn resolve(args: &TrainArgs, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
         let from_file = args.config.as_deref().map(read_options).transpose()?.unwrap_or_default();
@@ -501,10 +531,31 @@ impl TrainConfig {
             }
             table.insert(key, value);
         }
+        let (options, mut config) = Self::with_defaults(table)?;
+        if let Some(path) = &config.init_from {
+            let model = StoredModel::load(path).map_err(ConfigError::InitFrom)?;
+            if options.model.is_none() {
+                config.model = model.name();
+            }
+            if model.name() != config.model {
+                let what = format!("{}: the model", path.display());
+                return Err(ConfigError::InitFrom(CheckpointError::mismatch(what, model.name(), &config.model)));
+            }
+            config.density = model.density();
+            // The run's own settings must find it from any folder.
+            config.init_from = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+        }
+        config.find_data(env_data_dir);
+        config.check()?;
+        config.check_effect(given)?;
+        Ok(config)
+    }
+
+    /// Settings with the defaults that depend on others.
+    fn with_defaults(mut table: toml::Table) -> Result<(TrainOptions, Self), ConfigError> {
         let options: TrainOptions = from_table(table.clone());
         table.remove("sparsity");
         let mut config: Self = from_table(table);
-
         if let Some(sparsity) = options.sparsity {
             require(
                 (0.0..1.0).contains(&sparsity),
@@ -523,14 +574,42 @@ impl TrainConfig {
         if options.lr.is_none() && config.optimizer != OptimizerKind::Sgd {
             config.lr = ADAM_LR;
         }
-        if config.data == data::EMBEDDED {
-            config.data_dir = None;
-        } else if config.data_dir.is_none() {
-            config.data_dir = env_data_dir;
+        Ok((options, config))
+    }
+
+    /// Without a folder of data sets, it is that of the environment; the embedded data has none.
+    fn find_data(&mut self, env_data_dir: Option<PathBuf>) {
+        if self.data == data::EMBEDDED {
+            self.data_dir = None;
+        } else if self.data_dir.is_none() {
+            self.data_dir = env_data_dir;
         }
+    }
+
+    /// The configuration of the run in `folder`, gone on with: its own settings, but for those of [`RESUMABLE`] that
+    /// the command line gives.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the run's file, or an option that would make it another run.
+    pub fn resume(given: &TrainOptions, file: &Path, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let given = toml::Table::try_from(given)?;
+        if let Some(option) = given.keys().find(|key| !RESUMABLE.contains(&key.as_str())) {
+            return Err(ConfigError::Resume { option: option.clone(), config: file.to_owned() });
+        }
+        let mut table = toml::Table::try_from(read_options(file)?)?;
+        table.extend(given);
+        let (_, mut config) = Self::with_defaults(table)?;
+        config.find_data(env_data_dir);
         config.check()?;
-        config.check_effect(given)?;
         Ok(config)
+    }
+
+    /// What decides the result of a run, as it stands in checkpoints: everything but [`RESUMABLE`], and no paths.
+    pub fn fingerprint(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).expect("settings are JSON");
+        let settings = value.as_object_mut().expect("settings are a map");
+        RESUMABLE.iter().chain(&["init-from"]).for_each(|&key| drop(settings.remove(key)));
+        value
     }
 
     /// Checks each value by itself.
@@ -572,6 +651,8 @@ impl TrainConfig {
         require(decay >= 0.0 && decay.is_finite(), "weight-decay", decay, "a finite number of at least 0")?;
         require(share(self.label_smoothing), "label-smoothing", self.label_smoothing, share_rule)?;
         require(share(self.dropout), "dropout", self.dropout, share_rule)?;
+        require(self.checkpoint_every != Some(0), "checkpoint-every", 0, at_least_one)?;
+        require(self.keep_checkpoints >= 1, "keep-checkpoints", self.keep_checkpoints, at_least_one)?;
         let threads = self.threads.unwrap_or(1);
         require((1..=MAX_THREADS).contains(&threads), "threads", threads, "at least 1 and at most 1024")?;
         Ok(())
@@ -581,8 +662,9 @@ impl TrainConfig {
     fn check_effect(&self, given: &TrainOptions) -> Result<(), ConfigError> {
         let updates = matches!(self.method, Method::Set | Method::Rigl);
         let needs_updates = "a method that updates the topology (set or rigl)";
-        let sparse = self.method != Method::Dense;
-        let needs_sparse = "a sparse method (not dense)";
+        let fresh = self.init_from.is_none();
+        let sparse = self.method != Method::Dense && fresh;
+        let needs_sparse = if fresh { "a sparse method (not dense)" } else { "a new network (no --init-from)" };
         let spread = sparse && self.layer_rule == LayerRule::Distribution;
         let sgd = self.optimizer == OptimizerKind::Sgd;
         let step = self.lr_schedule == LrSchedule::Step;
@@ -591,15 +673,20 @@ impl TrainConfig {
             ("density", given.density.is_some(), sparse, needs_sparse),
             ("sparsity", given.sparsity.is_some(), sparse, needs_sparse),
             ("layer-rule", given.layer_rule.is_some(), sparse, needs_sparse),
-            ("distribution", given.distribution.is_some(), spread, "a sparse method and --layer-rule distribution"),
+            (
+                "distribution",
+                given.distribution.is_some(),
+                spread,
+                "a new network of a sparse method and --layer-rule distribution",
+            ),
             (
                 "erk-power",
                 given.erk_power.is_some(),
                 spread && self.distribution == Distribution::Erk,
-                "a sparse method, --layer-rule distribution and --distribution erk",
+                "a new network of a sparse method, --layer-rule distribution and --distribution erk",
             ),
             ("density-override", given.density_override.is_some(), sparse, needs_sparse),
-            ("init", given.init.is_some(), sparse, "a sparse method: without one both choices are the same"),
+            ("init", given.init.is_some(), sparse, "a new network of a sparse method: else both choices are the same"),
             ("update-interval", given.update_interval.is_some(), updates, needs_updates),
             ("drop-fraction", given.drop_fraction.is_some(), updates, needs_updates),
             ("drop-schedule", given.drop_schedule.is_some(), updates, needs_updates),
@@ -659,6 +746,9 @@ impl TrainConfig {
         Ok(toml::to_string(self)?)
     }
 }
+
+/// Options that leave a run's result as it is, and so may change when it is gone on with.
+pub const RESUMABLE: [&str; 6] = ["checkpoint-every", "data-dir", "device", "json", "keep-checkpoints", "threads"];
 
 /// More is a slip, not a machine.
 const MAX_THREADS: usize = 1024;

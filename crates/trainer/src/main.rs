@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match commands::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("{}", commands::message(&error));
             ExitCode::from(commands::exit_code(&error))
         }
     }

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use autograd::optim::{Adam, AdamOptions, Decay, Optimizer, Schedule, Sgd, SgdOptions};
 use autograd::{Arena, GrowthRequest, GrowthRequests, LossStats, Mode, NoReduce, Tape};
 use rigl::{
-    DropSchedule, GradientNeed, LayerUpdate, LoopSemantics, Method, MethodOptions, ScheduleOptions, UpdateSchedule,
+    DropSchedule, GradientNeed, LayerUpdate, LoopSemantics, Method, MethodOptions, MethodState, ScheduleOptions,
+    UpdateSchedule,
 };
+use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Backend, StripLayout};
 
+use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::config::{self, LrSchedule, OptimizerKind, TrainConfig, UpdateSemantics};
-use crate::models::Network;
+use crate::models::{Architecture, ModelInput, Network, StoredModel, StoredWeight};
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,9 @@ pub enum TrainingError {
     /// The tape, an optimizer or the backend failed.
     #[error(transparent)]
     Autograd(#[from] autograd::Error),
+    /// A checkpoint does not fit, or cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The method failed.
     #[error(transparent)]
     Method(#[from] rigl::MethodError),
@@ -138,7 +144,106 @@ pub struct StepReport {
     pub optimizer_stepped: bool,
 }
 
+/// What a pass needs beside the parameters, kept from one to the next.
+#[derive(Debug)]
+struct Workspace<'b, B: Backend> {
+    backend: &'b B,
+    arena: Arena<B>,
+    labels: Option<(usize, B::Indices)>,
+}
+
+impl<'b, B: Backend> Workspace<'b, B> {
+    fn new(backend: &'b B) -> Self {
+        Self { backend, arena: Arena::new(), labels: None }
+    }
+
+    /// Copies a batch to the device: images and, in [`Workspace::labels`], labels.
+    fn upload(
+        &mut self,
+        layout: StripLayout,
+        images: &[f32],
+        labels: &[u32],
+    ) -> Result<sparse_kernels::Strips<B>, TrainingError> {
+        if self.labels.as_ref().is_none_or(|(room, _)| *room < labels.len()) {
+            self.labels = Some((labels.len(), self.backend.index_zeros(labels.len())?));
+        }
+        let (_, buffer) = self.labels.as_mut().expect("made above");
+        self.backend.upload_indices(labels, buffer)?;
+        let mut input = self.arena.take(self.backend, layout)?;
+        self.backend.upload(images, &mut input.data)?;
+        Ok(input)
+    }
+
+    fn evaluate(
+        &mut self,
+        network: &mut Network<B>,
+        layout: StripLayout,
+        images: &[f32],
+        labels: &[u32],
+    ) -> Result<LossStats, TrainingError> {
+        let input = self.upload(layout, images, labels)?;
+        let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Evaluation);
+        let x = tape.input(input, false);
+        let logits = Network::forward(&network.layers, &mut tape, x, 0.0, Key::new(0))?;
+        let (_, labels) = self.labels.as_ref().expect("`upload` has made it");
+        let loss = tape.softmax_cross_entropy(logits, labels, 0.0)?;
+        Ok(tape.read_loss(loss)?)
+    }
+}
+
+/// A network that is used, not trained.
+#[derive(Debug)]
+pub struct Evaluator<'b, B: Backend> {
+    /// The network.
+    pub network: Network<B>,
+    workspace: Workspace<'b, B>,
+}
+
+impl<'b, B: Backend> Evaluator<'b, B> {
+    /// Takes the network.
+    pub fn new(backend: &'b B, network: Network<B>) -> Self {
+        Self { network, workspace: Workspace::new(backend) }
+    }
+
+    /// Loss and right answers on one batch: `images` in `layout`, one label per lane.
+    ///
+    /// # Errors
+    /// [`TrainingError`].
+    pub fn evaluate_batch(
+        &mut self,
+        layout: StripLayout,
+        images: &[f32],
+        labels: &[u32],
+    ) -> Result<LossStats, TrainingError> {
+        self.workspace.evaluate(&mut self.network, layout, images, labels)
+    }
+}
+
 /// A network in training.
+///
+/// Its whole state goes to a file and back in three lines:
+///
+/// ```
+/// # use trainer::config::TrainConfig;
+/// # use trainer::models::{Architecture, Initialization, Network, Sparsification};
+/// # use trainer::training::{self, StepOptions, Trainer};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("state.safetensors");
+/// # let config = TrainConfig { model: "20-30-10".parse()?, ..TrainConfig::default() };
+/// # let cpu = sparse_kernels::cpu::Cpu::new(1, None)?;
+/// # let architecture = Architecture::of(&config.model);
+/// # let densities = Sparsification::of(&config).solve(&architecture)?;
+/// # let initialization = Initialization { init: config.init, seed: config.seed };
+/// # let mut network = Network::new(&cpu, &architecture, &densities, initialization)?;
+/// # let optimizer = training::optimizer(&config, &cpu, &mut network)?;
+/// # let (method, _) = training::method(&config, 100)?;
+/// # let mut trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, 100));
+/// use trainer::checkpoint::Checkpoint;
+/// trainer.checkpoint(None)?.save_atomic(&path)?;
+/// // … later, on a trainer of the same model, optimizer and method:
+/// trainer.restore(&Checkpoint::load(&path)?)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Trainer<'b, B: Backend> {
     backend: &'b B,
@@ -149,10 +254,21 @@ pub struct Trainer<'b, B: Backend> {
     /// The method.
     pub method: Box<dyn Method>,
     options: StepOptions,
-    arena: Arena<B>,
-    labels: Option<(usize, B::Indices)>,
+    workspace: Workspace<'b, B>,
     step: u64,
     batches: u64,
+}
+
+/// What a checkpoint holds of a training loop beside tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct TrainingState {
+    /// With the counters, the state of all random numbers.
+    seed: u64,
+    step: u64,
+    batches: u64,
+    optimizer: String,
+    optimizer_steps: u64,
+    method: MethodState,
 }
 
 impl<'b, B: Backend> Trainer<'b, B> {
@@ -164,7 +280,8 @@ impl<'b, B: Backend> Trainer<'b, B> {
         method: Box<dyn Method>,
         options: StepOptions,
     ) -> Self {
-        Self { backend, network, optimizer, method, options, arena: Arena::new(), labels: None, step: 0, batches: 0 }
+        let workspace = Workspace::new(backend);
+        Self { backend, network, optimizer, method, options, workspace, step: 0, batches: 0 }
     }
 
     /// The step counter: what schedules and methods go by.
@@ -229,13 +346,100 @@ impl<'b, B: Backend> Trainer<'b, B> {
         images: &[f32],
         labels: &[u32],
     ) -> Result<LossStats, TrainingError> {
-        let input = self.upload(layout, images, labels)?;
-        let mut tape = Tape::new(self.backend, &mut self.arena, &mut self.network.parameters, Mode::Evaluation);
-        let x = tape.input(input, false);
-        let logits = Network::forward(&self.network.layers, &mut tape, x, 0.0, Key::new(0))?;
-        let (_, labels) = self.labels.as_ref().expect("`upload` has made it");
-        let loss = tape.softmax_cross_entropy(logits, labels, 0.0)?;
-        Ok(tape.read_loss(loss)?)
+        self.workspace.evaluate(&mut self.network, layout, images, labels)
+    }
+
+    /// The state between two steps: weights, patterns, optimizer slots, and all counters. `input` says what the model's
+    /// inputs are made from, for those who use it. Equal states make equal bytes.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    ///
+    /// # Cost
+    /// A copy of weights, patterns and slots on the host.
+    pub fn checkpoint(&self, input: Option<ModelInput>) -> Result<Checkpoint, TrainingError> {
+        let mut checkpoint = self.network.to_stored(self.backend, input)?.to_checkpoint();
+        for (name, id, slot) in self.slots() {
+            let values = self.network.parameters.download_slot(self.backend, id, slot)?;
+            checkpoint.tensors.insert(name, TensorData::f32s(values));
+        }
+        let state = TrainingState {
+            seed: self.options.seed,
+            step: self.step,
+            batches: self.batches,
+            optimizer: self.optimizer.name().to_owned(),
+            optimizer_steps: self.optimizer.steps(),
+            method: self.method.state(),
+        };
+        checkpoint.set_section("training", &state);
+        Ok(checkpoint)
+    }
+
+    /// Goes back to a state: the next step is the one that followed [`Trainer::checkpoint`].
+    ///
+    /// # Errors
+    /// If the state is of another model, seed, optimizer or method, or not whole. The trainer then is as it was, unless
+    /// it is the backend that failed.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainingError> {
+        let state: TrainingState = checkpoint.section("training")?;
+        let stored = StoredModel::from_checkpoint(checkpoint)?;
+        if state.seed != self.options.seed {
+            return Err(CheckpointError::mismatch("the seed", state.seed, self.options.seed).into());
+        }
+        if state.optimizer != self.optimizer.name() {
+            return Err(CheckpointError::mismatch("the optimizer", state.optimizer, self.optimizer.name()).into());
+        }
+        if Architecture::of(&stored.name()) != self.network.architecture {
+            let expected = self.network.architecture.name();
+            return Err(CheckpointError::mismatch("the model", stored.name(), expected).into());
+        }
+        for (layer, stored) in self.network.layers.iter().zip(&stored.layers) {
+            let storage = |sparse| if sparse { "sparse" } else { "dense" };
+            let sparse = matches!(stored.weight, StoredWeight::Sparse(_));
+            if sparse != layer.sparse {
+                let what = format!("the storage of layer {}", layer.name);
+                return Err(CheckpointError::mismatch(what, storage(sparse), storage(layer.sparse)).into());
+            }
+            for (parameter, length) in [("weight", stored.weight.nnz()), ("bias", stored.bias.len())] {
+                for slot in self.optimizer.slots() {
+                    let name = format!("{}.{parameter}.{slot}", layer.name);
+                    let got = checkpoint.f32s(&name)?.len();
+                    if got != length {
+                        let what = format!("the number of values of {name}");
+                        return Err(CheckpointError::mismatch(what, got, length).into());
+                    }
+                }
+            }
+        }
+        self.method.restore(&state.method)?;
+        for (layer, stored) in self.network.layers.iter().zip(&stored.layers) {
+            if let StoredWeight::Sparse(csr) = &stored.weight {
+                let map = vec![u32::MAX; csr.pattern().nnz()];
+                let parameters = &mut self.network.parameters;
+                parameters.replace_pattern(self.backend, layer.weight, csr.pattern().clone(), &map)?;
+            }
+            let parameters = &mut self.network.parameters;
+            parameters.upload_values(self.backend, layer.weight, stored.weight.values())?;
+            parameters.upload_values(self.backend, layer.bias, &stored.bias)?;
+        }
+        for (name, id, slot) in self.slots() {
+            self.network.parameters.upload_slot(self.backend, id, slot, checkpoint.f32s(&name)?)?;
+        }
+        self.optimizer.set_steps(state.optimizer_steps);
+        (self.step, self.batches) = (state.step, state.batches);
+        Ok(())
+    }
+
+    /// Name in a checkpoint, parameter and name of every optimizer slot.
+    fn slots(&self) -> Vec<(String, autograd::ParameterId, &'static str)> {
+        let mut slots = Vec::new();
+        for layer in &self.network.layers {
+            for id in [layer.weight, layer.bias] {
+                let name = self.network.parameters.get(id).name();
+                slots.extend(self.optimizer.slots().iter().map(|&slot| (format!("{name}.{slot}"), id, slot)));
+            }
+        }
+        slots
     }
 
     /// One forward pass in training mode, and the backward pass if there are requests to answer.
@@ -246,33 +450,18 @@ impl<'b, B: Backend> Trainer<'b, B> {
         labels: &[u32],
         growth: Option<&mut GrowthRequests>,
     ) -> Result<LossStats, TrainingError> {
-        let input = self.upload(layout, images, labels)?;
+        let input = self.workspace.upload(layout, images, labels)?;
         let key = Key::new(self.options.seed).with_name("dropout").with(self.batches);
-        let mut tape = Tape::new(self.backend, &mut self.arena, &mut self.network.parameters, Mode::Training);
+        let Workspace { backend, arena, labels } = &mut self.workspace;
+        let mut tape = Tape::new(*backend, arena, &mut self.network.parameters, Mode::Training);
         let x = tape.input(input, false);
         let logits = Network::forward(&self.network.layers, &mut tape, x, self.options.dropout, key)?;
-        let (_, labels) = self.labels.as_ref().expect("`upload` has made it");
+        let (_, labels) = labels.as_ref().expect("`upload` has made it");
         let loss = tape.softmax_cross_entropy(logits, labels, self.options.label_smoothing)?;
         if let Some(growth) = growth {
             tape.backward(&[loss], growth, &mut NoReduce)?;
         }
         Ok(tape.read_loss(loss)?)
-    }
-
-    fn upload(
-        &mut self,
-        layout: StripLayout,
-        images: &[f32],
-        labels: &[u32],
-    ) -> Result<sparse_kernels::Strips<B>, TrainingError> {
-        if self.labels.as_ref().is_none_or(|(room, _)| *room < labels.len()) {
-            self.labels = Some((labels.len(), self.backend.index_zeros(labels.len())?));
-        }
-        let (_, buffer) = self.labels.as_mut().expect("made above");
-        self.backend.upload_indices(labels, buffer)?;
-        let mut input = self.arena.take(self.backend, layout)?;
-        self.backend.upload(images, &mut input.data)?;
-        Ok(input)
     }
 
     fn apply(&mut self, sparse: &[autograd::ParameterId], updates: Vec<LayerUpdate>) -> Result<(), TrainingError> {
@@ -286,14 +475,14 @@ impl<'b, B: Backend> Trainer<'b, B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::{Architecture, Initialization, Sparsification};
+    use crate::models::{Initialization, Sparsification};
     use sparse_kernels::cpu::Cpu;
 
     fn trainer<'b>(cpu: &'b Cpu, config: &TrainConfig, total_steps: u64) -> Trainer<'b, Cpu> {
         let architecture = Architecture::of(&config.model);
         let densities = Sparsification::of(config).solve(&architecture).unwrap();
         let initialization = Initialization { init: config.init, seed: config.seed };
-        let mut network = Network::new(cpu, architecture, &densities, initialization).unwrap();
+        let mut network = Network::new(cpu, &architecture, &densities, initialization).unwrap();
         let optimizer = optimizer(config, cpu, &mut network).unwrap();
         let (method, _) = method(config, total_steps).unwrap();
         Trainer::new(cpu, network, optimizer, method, StepOptions::of(config, total_steps))
@@ -368,6 +557,75 @@ mod tests {
         assert!(message.contains("NaN at step 1") && message.contains("lr"), "{message}");
     }
 
+    /// A trainer that has gone another way goes on from a checkpoint exactly as the one that made it.
+    #[test]
+    fn a_restored_trainer_goes_on_as_the_saved_one() {
+        let cpu = Cpu::new(1, None).unwrap();
+        for optimizer in [OptimizerKind::Sgd, OptimizerKind::Adamw] {
+            for method in [config::Method::Dense, config::Method::Static, config::Method::Set, config::Method::Rigl] {
+                let config = TrainConfig { optimizer, lr: 0.01, dropout: 0.2, ..config(method) };
+                let mut saved = trainer(&cpu, &config, 40);
+                let layout = StripLayout::new(10, 20, saved.network.strip(10)).unwrap();
+                let train = |trainer: &mut Trainer<'_, Cpu>, steps: std::ops::Range<u64>| {
+                    for i in steps {
+                        let (images, labels) = batch(layout, i);
+                        trainer.train_batch(layout, &images, &labels).unwrap();
+                    }
+                };
+                let bytes = |trainer: &Trainer<'_, Cpu>| trainer.checkpoint(None).unwrap().to_bytes().unwrap();
+                train(&mut saved, 0..14);
+                let checkpoint = Checkpoint::from_bytes(&bytes(&saved)).unwrap();
+                let mut restored = trainer(&cpu, &config, 40);
+                train(&mut restored, 7..16);
+                restored.restore(&checkpoint).unwrap();
+                assert_eq!(restored.checkpoint(None).unwrap(), checkpoint);
+                train(&mut saved, 14..25);
+                train(&mut restored, 14..25);
+                assert_eq!(bytes(&saved), bytes(&restored), "{method}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_restored() {
+        let cpu = Cpu::new(1, None).unwrap();
+        let rigl = config(config::Method::Rigl);
+        let mut fitting = trainer(&cpu, &rigl, 20);
+        let before = fitting.checkpoint(None).unwrap();
+        let mut refused = |checkpoint: &Checkpoint, message: &str| {
+            let error = fitting.restore(checkpoint).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+            assert_eq!(fitting.checkpoint(None).unwrap(), before);
+        };
+        for (config, message) in [
+            (
+                TrainConfig { model: "20-31-10".parse().unwrap(), ..rigl.clone() },
+                "the model is 20-31-10, expected 20-30-10",
+            ),
+            (TrainConfig { seed: 1, ..rigl.clone() }, "the seed is 1, expected 0"),
+            (TrainConfig { optimizer: OptimizerKind::Adam, ..rigl.clone() }, "the optimizer is adam, expected sgd"),
+            (TrainConfig { method: config::Method::Set, ..rigl.clone() }, "state of method set"),
+            (TrainConfig { density: 1.0, ..rigl.clone() }, "the storage of layer fc1 is dense, expected sparse"),
+        ] {
+            refused(&trainer(&cpu, &config, 20).checkpoint(None).unwrap(), message);
+        }
+        refused(&Checkpoint::default(), "part \"training\"");
+        let changed = |change: &dyn Fn(&mut Checkpoint)| {
+            let mut checkpoint = before.clone();
+            change(&mut checkpoint);
+            checkpoint
+        };
+        let slot = changed(&|c| drop(c.tensors.insert("fc1.weight.momentum".to_owned(), TensorData::f32s([1.0]))));
+        refused(&slot, "the number of values of fc1.weight.momentum is 1");
+        let slot = changed(&|c| drop(c.tensors.remove("fc2.bias.momentum")));
+        refused(&slot, "there is no tensor fc2.bias.momentum");
+        let columns =
+            changed(&|c| drop(c.tensors.insert("fc1.weight.col_indices".to_owned(), TensorData::u32s([9; 150]))));
+        refused(&columns, "tensor fc1.weight: row 0: column 9 follows 9");
+        let description = changed(&|c| c.metadata["model"]["layers"][0]["shape"] = serde_json::json!([30]));
+        refused(&description, "part \"model\"");
+    }
+
     /// After the first steps, buffers go round: the arena makes no more.
     #[test]
     fn nothing_is_allocated_after_the_first_step() {
@@ -376,10 +634,10 @@ mod tests {
         let layout = StripLayout::sparse(10, 20);
         let (images, labels) = batch(layout, 0);
         trainer.train_batch(layout, &images, &labels).unwrap();
-        let after_one = trainer.arena.stats();
+        let after_one = trainer.workspace.arena.stats();
         for _ in 0..19 {
             trainer.train_batch(layout, &images, &labels).unwrap();
         }
-        assert_eq!(trainer.arena.stats(), after_one);
+        assert_eq!(trainer.workspace.arena.stats(), after_one);
     }
 }

@@ -41,6 +41,14 @@ impl Optimizer {
         }
     }
 
+    /// Its name: `sgd` or `adam`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Optimizer::Sgd(_) => "sgd",
+            Optimizer::Adam(_) => "adam",
+        }
+    }
+
     /// Names of the slots that the optimizer keeps for each parameter.
     pub fn slots(&self) -> &'static [&'static str] {
         match self {

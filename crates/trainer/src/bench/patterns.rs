@@ -1,6 +1,5 @@
 //! Patterns to measure on.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use rigl::topology::random_pattern;
@@ -9,32 +8,18 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{CsrPattern, FormatError};
 use thiserror::Error;
 
+use crate::formats::{self, MatrixFileError};
+
 /// Why there is no pattern.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PatternError {
-    /// The file cannot be read.
+    /// The file cannot be read, or holds no matrix.
+    #[error("pattern: {0}")]
+    File(#[from] MatrixFileError),
+    /// The file's dense matrix is too large for a pattern.
     #[error("pattern: {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
-    },
-    /// The file is not an smtx file.
-    #[error(
-        "pattern: {}: {reason}; an .smtx file is `rows, columns, nnz`, a line of row offsets, a line of column indices",
-        path.display()
-    )]
-    Smtx {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The file's numbers make no pattern.
-    #[error("pattern: {}: {source}", path.display())]
-    Format {
+    Dense {
         /// The file.
         path: PathBuf,
         /// What is wrong.
@@ -104,36 +89,14 @@ fn shuffled(count: usize, key: Key) -> Vec<u32> {
     order
 }
 
-/// A pattern of the Deep Learning Matrix Collection (Gale et al. 2020): a line `rows, columns, nnz`, a line of row
-/// offsets and a line of column indices.
+/// The pattern of the matrix in a file: `.smtx` of the Deep Learning Matrix Collection (Gale et al. 2020), `.mtx` or
+/// `.npz`. Of a dense matrix these are the entries that are not zero.
 ///
 /// # Errors
-/// [`PatternError`] if the file cannot be read or is not such a file.
-pub fn smtx(path: &Path) -> Result<CsrPattern, PatternError> {
-    let read = |source| PatternError::Read { path: path.to_owned(), source };
-    let wrong = |reason: String| PatternError::Smtx { path: path.to_owned(), reason };
-    let mut lines = BufReader::new(std::fs::File::open(path).map_err(read)?).lines();
-    let mut numbers = |what: &str| -> Result<Vec<u32>, PatternError> {
-        let line = lines.next().ok_or_else(|| wrong(format!("there is no line of {what}")))?.map_err(read)?;
-        let number = |text: &str| text.parse().map_err(|_| wrong(format!("{text:?} among the {what} is no index")));
-        line.split([' ', ',', '\t']).filter(|text| !text.is_empty()).map(number).collect()
-    };
-    let sizes = numbers("sizes")?;
-    let &[nrows, ncols, nnz] = &sizes[..] else {
-        return Err(wrong(format!("its first line has {} numbers instead of 3", sizes.len())));
-    };
-    let (row_offsets, mut col_indices) = (numbers("row offsets")?, numbers("column indices")?);
-    if col_indices.len() != nnz as usize {
-        return Err(wrong(format!("it has {} column indices instead of {nnz}", col_indices.len())));
-    }
-    // The collection does not promise sorted columns.
-    for bounds in row_offsets.windows(2) {
-        if let Some(row) = col_indices.get_mut(bounds[0] as usize..bounds[1] as usize) {
-            row.sort_unstable();
-        }
-    }
-    let pattern = CsrPattern::new(nrows as usize, ncols as usize, row_offsets, col_indices);
-    pattern.map_err(|source| PatternError::Format { path: path.to_owned(), source })
+/// [`PatternError`] naming the file, what is wrong and where.
+pub fn from_file(path: &Path) -> Result<CsrPattern, PatternError> {
+    let pattern = formats::read(path)?.into_pattern();
+    pattern.map_err(|source| PatternError::Dense { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -155,26 +118,29 @@ mod tests {
     }
 
     #[test]
-    fn smtx_files_are_read_and_wrong_ones_refused() {
+    fn files_of_every_format_are_read_and_wrong_ones_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let file = |text: &str| {
-            let path = folder.path().join("a.smtx");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
             std::fs::write(&path, text).unwrap();
-            smtx(&path)
+            from_file(&path)
         };
-        let pattern = file("2, 3, 3\n0 2 3 \n2 0 1 \n").unwrap();
-        assert_eq!((pattern.row(0), pattern.row(1)), (&[0, 2][..], &[1][..]));
-        for (text, part) in [
-            ("", "no line of sizes"),
-            ("2, 3\n0 0 0\n\n", "2 numbers"),
-            ("2, 3, 3\n0 2 3\n0 1\n", "2 column indices instead of 3"),
-            ("2, 3, 1\n0 9 1\n0\n", "backwards"),
-            ("2, 3, x\n", "\"x\""),
-            ("1, 2, 1\n0 1\n5\n", "column 5"),
-        ] {
-            let message = file(text).unwrap_err().to_string();
-            assert!(message.contains(part), "{text:?}: {message}");
+        let expected = CsrPattern::new(2, 3, vec![0, 2, 3], vec![0, 2, 1]).unwrap();
+        let smtx = "2, 3, 3\n0 2 3 \n2 0 1 \n";
+        let coordinates = "%%MatrixMarket matrix coordinate real general\n2 3 3\n1 1 5\n1 3 0\n2 2 7\n";
+        let array = "%%MatrixMarket matrix array real general\n2 3\n5\n0\n0\n7\n1\n0\n";
+        for (name, text) in [("a.smtx", smtx), ("a.mtx", coordinates), ("b.mtx", array)] {
+            assert_eq!(file(name, text).unwrap(), expected, "{name}");
         }
-        assert!(smtx(&folder.path().join("none.smtx")).unwrap_err().to_string().contains("none.smtx"));
+        for (name, text, part) in [
+            ("a.smtx", "2, 3, 1\n0 9 1\n0\n", "backwards"),
+            ("a.mtx", smtx, "line 1"),
+            ("a.npz", smtx, "zip"),
+            ("a.txt", smtx, ".smtx"),
+        ] {
+            let message = file(name, text).unwrap_err().to_string();
+            assert!(message.starts_with("pattern: ") && message.contains(name) && message.contains(part), "{message}");
+        }
+        assert!(from_file(&folder.path().join("none.smtx")).unwrap_err().to_string().contains("none.smtx"));
     }
 }

@@ -1,12 +1,13 @@
 //! A whole training step on synthetic data: what a density's step costs beside the dense one.
 
 use anyhow::Context;
+use rigl::LayerDensity;
 use sparse_kernels::StripLayout;
 use sparse_kernels::cpu::Cpu;
 use sparse_kernels::random::Key;
 
 use crate::config::{Init, Method, TrainConfig};
-use crate::models::{Architecture, Initialization, Network, Sparsification};
+use crate::models::{Architecture, Initialization, Network};
 use crate::training::{self, StepOptions, Trainer};
 
 /// A network in training and a batch to train it on, over and over.
@@ -19,25 +20,20 @@ pub struct StepBench<'b> {
 }
 
 impl<'b> StepBench<'b> {
-    /// The network of `sparsification`, on a batch of normal numbers with random labels. Optimizer and batch size are
-    /// the configuration's; dropout is off, and no topology update comes.
+    /// A network of these densities, on a batch of normal numbers with random labels. Model, optimizer and batch size
+    /// are the configuration's; dropout is off, and no topology update comes.
     ///
     /// # Errors
-    /// If the densities are impossible or there is no room.
-    pub fn new(cpu: &'b Cpu, config: &TrainConfig, sparsification: &Sparsification) -> anyhow::Result<Self> {
+    /// If there is no room.
+    pub fn new(cpu: &'b Cpu, config: &TrainConfig, densities: &[LayerDensity]) -> anyhow::Result<Self> {
         let config = TrainConfig { dropout: 0.0, begin_step: None, end_step: None, ..config.clone() };
         let architecture = Architecture::of(&config.model);
-        let densities = sparsification.solve(&architecture)?;
         let initialization = Initialization { init: Init::DenseFanIn, seed: config.seed };
-        let mut network = Network::new(cpu, architecture, &densities, initialization)?;
+        let mut network = Network::new(cpu, &architecture, densities, initialization)?;
         let optimizer = training::optimizer(&config, cpu, &mut network)?;
         // A fixed pattern takes the step that every method takes between updates. The learning rate is small, so that
         // the loss stays finite however often the step is repeated.
-        let method = match sparsification.method {
-            Method::Dense => Method::Dense,
-            Method::Static | Method::Set | Method::Rigl => Method::Static,
-        };
-        let (method, _) = training::method(&TrainConfig { method, ..config.clone() }, 1)?;
+        let (method, _) = training::method(&TrainConfig { method: Method::Static, ..config.clone() }, 1)?;
         let mut options = StepOptions::of(&config, 1);
         options.learning_rate = autograd::optim::Schedule::constant(1e-6);
         let layout =

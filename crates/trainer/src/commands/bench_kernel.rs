@@ -97,7 +97,7 @@ fn cases(args: &BenchKernelArgs) -> anyhow::Result<Vec<(CsrPattern, Shape)>> {
     let Shape { m, k, n } = args.shape;
     let key = Key::new(args.machine.seed).with_name("pattern");
     if let PatternSource::File(path) = &args.pattern {
-        let pattern = patterns::smtx(path)?;
+        let pattern = patterns::from_file(path)?;
         let shape = Shape { m: pattern.nrows(), k: pattern.ncols(), n };
         return Ok(vec![(pattern, shape)]);
     }

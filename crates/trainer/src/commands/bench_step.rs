@@ -170,7 +170,8 @@ fn work(args: &BenchStepArgs, cpu: &Cpu) -> anyhow::Result<()> {
         seed: args.machine.seed,
         ..TrainConfig::default()
     };
-    let mut bench = StepBench::new(cpu, &config, &sparsification(args, density))?;
+    let densities = sparsification(args, density).solve(&Architecture::of(&args.model))?;
+    let mut bench = StepBench::new(cpu, &config, &densities)?;
     let best = cpu.install(|| -> anyhow::Result<Duration> {
         bench.step()?;
         let (start, mut best, mut steps) = (Instant::now(), Duration::MAX, 0);

@@ -2,15 +2,23 @@
 
 mod bench_kernel;
 mod bench_step;
+mod eval;
+mod export;
+mod import;
 mod plan;
+mod summary;
 mod train;
 
 use rigl::LayerDensity;
 
 use crate::args::{BenchCommand, Command};
-use crate::config::{ConfigError, FlopsConvention};
-use crate::data::DataError;
+use crate::checkpoint::CheckpointError;
+use crate::config::{ConfigError, FlopsConvention, ModelName};
+use crate::data::{DataError, Dataset};
+use crate::exchange::ExchangeError;
+use crate::interrupt;
 use crate::models::Architecture;
+use crate::run::RunError;
 use crate::run_dir::RunDirError;
 
 /// Runs a command.
@@ -21,9 +29,28 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => train::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Bench(BenchCommand::Kernel(args)) => bench_kernel::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench_step::run(&args),
     }
+}
+
+/// A network must read what the data has, and know its classes.
+fn check_fit(model: &ModelName, data: &Dataset) -> Result<(), ConfigError> {
+    let architecture = Architecture::of(model);
+    if architecture.inputs() != data.features() || architecture.classes() < data.classes {
+        return Err(ConfigError::Model {
+            model: model.to_string(),
+            inputs: architecture.inputs(),
+            outputs: architecture.classes(),
+            data: data.name.to_string(),
+            features: data.features(),
+            classes: data.classes,
+        });
+    }
+    Ok(())
 }
 
 /// The counting rule of a setting.
@@ -47,18 +74,35 @@ fn forward_flops(architecture: &Architecture, densities: &[LayerDensity], rule: 
 }
 
 /// The process's exit code for an error: 2 if the command line, the configuration or the files it names must change,
-/// 1 if the run failed.
+/// 130 if the run was interrupted, 1 if it failed.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if matches!(error.downcast_ref(), Some(RunError::Interrupted { .. } | RunError::Evaluation)) {
+        return interrupt::EXIT_CODE;
+    }
     let usage = error.chain().any(|cause| {
         cause.is::<ConfigError>()
             || cause.is::<rigl::DistributionError>()
             || cause.is::<rigl::ScheduleError>()
             || cause.is::<crate::bench::patterns::PatternError>()
             || matches!(cause.downcast_ref(), Some(sparse_kernels::BackendError::IsaUnavailable { .. }))
+            || cause.downcast_ref::<ExchangeError>().is_some_and(ExchangeError::is_usage)
             || cause.downcast_ref::<DataError>().is_some_and(DataError::is_usage)
-            || matches!(cause.downcast_ref(), Some(RunDirError::Occupied { .. } | RunDirError::Config(_)))
+            || cause.downcast_ref::<CheckpointError>().is_some_and(CheckpointError::is_usage)
+            || cause.downcast_ref::<RunDirError>().is_some_and(RunDirError::is_usage)
     });
     if usage { 2 } else { 1 }
+}
+
+/// The line that a person reads: each cause once, also where an error says its cause itself.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text += &format!("{separator}{cause}");
+        }
+    }
+    if exit_code(error) == interrupt::EXIT_CODE { text } else { format!("error: {text}") }
 }
 
 #[cfg(test)]
@@ -75,6 +119,15 @@ mod tests {
         assert_eq!(exit_code(&conflict.into()), 2);
         assert_eq!(exit_code(&occupied.into()), 2);
         assert_eq!(exit_code(&broken.into()), 1);
+        let interrupted = RunError::Interrupted { step: 1, saved: "a".into(), run: "b".into() };
+        assert_eq!(exit_code(&interrupted.into()), 130);
         assert_eq!(exit_code(&anyhow::anyhow!("loss is NaN")), 1);
+    }
+
+    #[test]
+    fn a_message_says_each_cause_once() {
+        let missing = CheckpointError::Io { path: "a".into(), source: std::io::ErrorKind::NotFound.into() };
+        let error = anyhow::Error::from(missing).context("loading");
+        assert_eq!(message(&error), "error: loading: checkpoint a: entity not found");
     }
 }

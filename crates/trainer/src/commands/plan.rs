@@ -6,7 +6,7 @@ use sparse_kernels::{Storage, StripLayout};
 
 use crate::args::PlanArgs;
 use crate::config::{Init, TrainConfig};
-use crate::models::{Architecture, Initialization, Network, Sparsification};
+use crate::models::{Architecture, Initialization, Network};
 use crate::report::{Significant, Table, print_record};
 use crate::training;
 
@@ -45,21 +45,15 @@ struct TotalRecord {
 /// If a density is impossible or the network does not fit into memory.
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let architecture = Architecture::of(&args.model);
-    let density = if args.method == crate::config::Method::Dense { 1.0 } else { args.density.density() };
-    let sparsification = Sparsification {
-        method: args.method,
-        density,
-        distribution: args.density.distribution,
-        erk_power: args.density.erk_power,
-        layer_rule: args.density.layer_rule,
-        overrides: args.density.density_override.clone(),
-    };
+    let density = args.density.given().unwrap_or(TrainConfig::default().density);
+    let density = if args.method == crate::config::Method::Dense { 1.0 } else { density };
+    let sparsification = args.spread.sparsification(args.method, density);
     let config = TrainConfig {
         model: args.model.clone(),
         method: args.method,
         update_interval: args.update_interval,
         batch_size: args.batch_size,
-        layer_rule: args.density.layer_rule,
+        layer_rule: args.spread.layer_rule,
         ..TrainConfig::default()
     };
     config.check()?;
@@ -148,7 +142,7 @@ struct Bytes {
 fn bytes(config: &TrainConfig, architecture: &Architecture, densities: &[rigl::LayerDensity]) -> anyhow::Result<Bytes> {
     let cpu = Cpu::new(1, None)?;
     let initialization = Initialization { init: Init::DenseFanIn, seed: 0 };
-    let mut network = Network::new(&cpu, architecture.clone(), densities, initialization)?;
+    let mut network = Network::new(&cpu, architecture, densities, initialization)?;
     let storage = network.parameters.total_bytes(&cpu);
     training::optimizer(config, &cpu, &mut network)?;
     let held = network.parameters.total_bytes(&cpu);

@@ -1,41 +1,25 @@
 //! `rigl train`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use anyhow::Context;
+use rigl::LayerDensity;
 use serde::Serialize;
-use serde_json::json;
 use sparse_kernels::cpu::Cpu;
 
+use super::check_fit;
 use crate::args::TrainArgs;
 use crate::bench::{StepBench, alternate, peak_rss_bytes};
-use crate::checkpoint::{Checkpoint, TensorData};
-use crate::config::{ConfigError, Method, TrainConfig};
-use crate::data::{self, BatchLoader, Dataset, LoaderOptions, Order, Split};
-use crate::models::{Architecture, Initialization, Network, Sparsification};
-use crate::report::{Progress, Significant, Status, Table, print_record};
-use crate::run_dir::{RunDir, RunInfo};
+use crate::checkpoint::CheckpointError;
+use crate::config::{Method, TrainConfig};
+use crate::data;
+use crate::interrupt::Interrupt;
+use crate::models::{Architecture, Initialization, Network, Sparsification, StoredModel, StoredWeight};
+use crate::report::{Significant, Table, print_record};
+use crate::run::{Run, RunError, RunParts};
+use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
 use crate::training::{self, StepOptions, Trainer};
-
-/// The record of an epoch.
-#[derive(Debug, Serialize)]
-struct EpochRecord {
-    event: &'static str,
-    epoch: u64,
-    step: u64,
-    train_loss: f64,
-    val_loss: Option<f64>,
-    val_accuracy: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    test_loss: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    test_accuracy: Option<f64>,
-    nnz: usize,
-    density: f64,
-    seconds: f64,
-}
 
 /// The record of a finished run.
 #[derive(Debug, Serialize)]
@@ -59,32 +43,6 @@ struct DoneRecord {
     seed: u64,
 }
 
-/// Loss and accuracy over a number of samples.
-#[derive(Debug, Clone, Copy, Default)]
-struct Mean {
-    loss: f64,
-    correct: usize,
-    samples: usize,
-}
-
-impl Mean {
-    fn add(&mut self, stats: &autograd::LossStats) {
-        self.loss += f64::from(stats.sum);
-        self.correct += stats.correct;
-        self.samples += stats.lanes;
-    }
-
-    fn loss(&self) -> f64 {
-        self.loss / self.samples.max(1) as f64
-    }
-
-    fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.samples.max(1) as f64
-    }
-}
-
-/// Samples in a batch of an evaluation.
-const EVALUATION_BATCH: usize = 512;
 /// Time spent on measuring a step beside the dense step.
 const STEP_BUDGET: Duration = Duration::from_millis(800);
 /// Above this many weights, the dense network is not built for comparison.
@@ -93,237 +51,130 @@ const LARGEST_DENSE: usize = 1 << 26;
 /// Runs the command.
 ///
 /// # Errors
-/// If the settings are impossible, the data cannot be had, the run diverges, or its folder cannot be written.
+/// If the settings are impossible, the data cannot be had, the run diverges or is interrupted, or its folder cannot be
+/// written.
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
-    let config = TrainConfig::resolve(args, std::env::var_os("RIGL_DATA_DIR").map(Into::into))?;
-    let architecture = Architecture::of(&config.model);
-    let sparsification = Sparsification::of(&config);
-    let densities = sparsification.solve(&architecture)?;
+    let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
+    let config = match &args.resume {
+        Some(run) => TrainConfig::resume(&args.options, &RunDir::config_path(run)?, data_dir)?,
+        None => TrainConfig::resolve(args, data_dir)?,
+    };
+    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
     let mut data = data::load(&config.data, config.data_dir.as_deref())?;
-    check_fit(&config, &architecture, &data)?;
+    check_fit(&config.model, &data)?;
     if config.val_fraction > 0.0 {
         data.hold_out(config.val_fraction, config.seed)?;
     }
     let batches_per_epoch = data.train.len().div_ceil(config.batch_size) as u64;
     let total_steps = config.total_steps(batches_per_epoch);
     let (method, window) = training::method(&config, total_steps)?;
-    if window.is_none() && matches!(config.method, Method::Set | Method::Rigl) {
+    let cpu = Cpu::new(config.thread_count(), None)?;
+    let info = RunInfo::new(cpu.threads(), cpu.isa().name());
+    let resumed = args.resume.as_ref().map(|folder| open(folder, &info)).transpose()?;
+    let (opened, found) = match resumed {
+        Some((run_dir, found)) => (Some(run_dir), found),
+        None => (None, None),
+    };
+    let model = first_model(&config, found.as_ref())?;
+    let densities = model.densities();
+    if densities.iter().all(|d| d.nnz == d.size) && config.method != Method::Dense {
+        tracing::warn!("every layer has all its weights: there is nothing for the method {} to change", config.method);
+    } else if window.is_none() && matches!(config.method, Method::Set | Method::Rigl) {
         tracing::warn!("{total_steps} steps are too few for a topology update: the pattern stays as it begins");
     }
-    let cpu = Cpu::new(config.thread_count(), None)?;
-    let initialization = Initialization { init: config.init, seed: config.seed };
-    let mut network = Network::new(&cpu, architecture.clone(), &densities, initialization)?;
+    let mut network = Network::from_stored(&cpu, model)?;
+    let architecture = network.architecture.clone();
     let optimizer = training::optimizer(&config, &cpu, &mut network)?;
     let trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, total_steps));
-    let run_dir = RunDir::create(&config, &RunInfo::new(cpu.threads(), cpu.isa().name()))?;
-    let table = data.normalization().table();
-    let mut run = Run { cpu: &cpu, config: &config, data: &data, table, trainer, run_dir, total_steps };
-
-    let start = Instant::now();
-    let last_epoch = cpu.install(|| run.train(start))?;
-    let train_seconds = start.elapsed().as_secs_f64();
-    let test = cpu.install(|| run.evaluate(&data.test))?;
-    let checkpoint_path = run.run_dir.checkpoint_path();
-    run.checkpoint()?.save_atomic(&checkpoint_path)?;
+    let run_dir = match opened {
+        Some(run_dir) => run_dir,
+        None => RunDir::create(&config, &info)?,
+    };
+    let mut run =
+        Run::new(RunParts { cpu: &cpu, config: &config, data: &data, trainer, run_dir, total_steps, interrupt });
+    if args.resume.is_some() {
+        let resumed = run.resume(found.as_ref().map(|found| &found.checkpoint));
+        resumed.with_context(|| found.as_ref().map_or(String::new(), |found| found.path.display().to_string()))?;
+        let step = run.trainer().step();
+        tracing::info!("going on after step {step}");
+    }
+    cpu.install(|| run.train())?;
+    let (train_seconds, samples, train_loss) = (run.seconds(), run.samples(), run.epoch().loss());
+    let test = cpu.install(|| run.evaluate(&data.test)).map_err(|error| match error.downcast_ref() {
+        Some(RunError::Evaluation) => run.interrupted().into(),
+        _ => error,
+    })?;
 
     let [sparse_flops, dense_flops] = super::forward_flops(&architecture, &densities, config.flops_convention);
-    let cost = run.trainer.network.cost(&cpu);
-    let samples = run.samples_trained();
+    let cost = run.trainer().network.cost(&cpu);
     let peak_rss_bytes = peak_rss_bytes();
-    let step_times = step_times(&cpu, &config, &architecture, &sparsification)?;
+    let step_times = step_times(&cpu, &config, &architecture, &densities)?;
     let done = DoneRecord {
         event: "done",
         test_accuracy: test.accuracy(),
         test_loss: test.loss(),
-        train_loss: last_epoch.loss(),
+        train_loss,
         nnz: cost.nnz,
         density: cost.density(),
-        train_flops_ratio: run.trainer.method.training_flops(sparse_flops, dense_flops) / (3.0 * dense_flops),
+        train_flops_ratio: run.trainer().method.training_flops(sparse_flops, dense_flops) / (3.0 * dense_flops),
         inference_flops_ratio: sparse_flops / dense_flops,
         train_seconds,
         samples_per_second: samples as f64 / train_seconds,
         peak_rss_bytes,
         step_time_ns: step_times.map(|[sparse, _]| sparse),
         dense_step_time_ns: step_times.map(|[_, dense]| dense),
-        run_dir: run.run_dir.path().display().to_string(),
+        run_dir: run.run_dir().path().display().to_string(),
         seed: config.seed,
     };
-    run.run_dir.append(&done)?;
+    run.append(&done)?;
     if config.json {
         print_record(&done)?;
     } else {
         let flops = [sparse_flops, dense_flops];
-        print_tables(&run, &densities, &done, flops);
+        print_tables(&architecture, &densities, &done, flops, cpu.threads());
     }
     Ok(())
 }
 
-/// The network must read what the data has, and know its classes.
-fn check_fit(config: &TrainConfig, architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {
-    if architecture.inputs() != data.features() || architecture.classes() < data.classes {
-        return Err(ConfigError::Model {
-            model: config.model.to_string(),
-            inputs: architecture.inputs(),
-            outputs: architecture.classes(),
-            data: data.name.to_string(),
-            features: data.features(),
-            classes: data.classes,
-        });
+/// The run in `folder` and its newest whole checkpoint.
+fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)> {
+    let run_dir = RunDir::open(folder, info)?;
+    let (found, damaged) = newest_checkpoint(folder)?;
+    if let Some(found) = &found {
+        found.warn();
     }
-    Ok(())
+    for error in damaged {
+        tracing::warn!("{error}; no checkpoint is whole: the run starts anew");
+    }
+    Ok((run_dir, found))
 }
 
-/// A run in progress.
-struct Run<'a> {
-    cpu: &'a Cpu,
-    config: &'a TrainConfig,
-    data: &'a Dataset,
-    /// The input that each byte of a picture becomes.
-    table: [f32; 256],
-    trainer: Trainer<'a, Cpu>,
-    run_dir: RunDir,
-    total_steps: u64,
-}
-
-impl Run<'_> {
-    /// Trains to the end; returns the last epoch's loss and accuracy on the training set.
-    fn train(&mut self, start: Instant) -> anyhow::Result<Mean> {
-        let order = Order::Shuffled { seed: self.config.seed, first_epoch: 0 };
-        let mut loader = self.loader(&self.data.train, self.config.batch_size, order)?;
-        let progress = Progress::new(self.total_steps, self.config.json);
-        let mut epoch = 0;
-        let mut mean = Mean::default();
-        while self.trainer.step() < self.total_steps {
-            mean = Mean::default();
-            let mut status = None;
-            while self.trainer.step() < self.total_steps {
-                let Some(batch) = loader.next_batch() else { break };
-                let report = self.trainer.train_batch(batch.layout, &batch.images, &batch.labels)?;
-                mean.add(&report.loss);
-                let samples_per_second = self.samples_trained() as f64 / start.elapsed().as_secs_f64();
-                let (step, density) = (self.trainer.step(), self.trainer.network.cost(self.cpu).density());
-                let (loss, accuracy) = (mean.loss(), mean.accuracy());
-                let now = Status { step, loss, accuracy, samples_per_second, density };
-                progress.step(&now);
-                status = Some(now);
-            }
-            // The loader says the end of an epoch with an extra call, which a run may stop short of.
-            let Some(status) = status else { continue };
-            epoch += 1;
-            self.finish_epoch(epoch, &mean, &status, &progress, start)?;
+/// What the network is made of: the checkpoint, else the model file of the settings, else random numbers.
+fn first_model(config: &TrainConfig, found: Option<&Found>) -> anyhow::Result<StoredModel> {
+    if let Some(found) = found {
+        let model = StoredModel::from_checkpoint(&found.checkpoint).map_err(CheckpointError::in_file(&found.path))?;
+        if model.name() != config.model {
+            let mismatch = CheckpointError::mismatch("the model", model.name(), &config.model);
+            return Err(CheckpointError::in_file(&found.path)(mismatch).into());
         }
-        progress.finish();
-        Ok(mean)
+        return Ok(model);
     }
-
-    fn finish_epoch(
-        &mut self,
-        epoch: u64,
-        mean: &Mean,
-        status: &Status,
-        progress: &Progress,
-        start: Instant,
-    ) -> anyhow::Result<()> {
-        let validation = self.data.validation.as_ref().map(|split| self.evaluate(split)).transpose()?;
-        let test = if self.config.eval_test { Some(self.evaluate(&self.data.test)?) } else { None };
-        let cost = self.trainer.network.cost(self.cpu);
-        let record = EpochRecord {
-            event: "epoch",
-            epoch,
-            step: self.trainer.step(),
-            train_loss: mean.loss(),
-            val_loss: validation.map(|m| m.loss()),
-            val_accuracy: validation.map(|m| m.accuracy()),
-            test_loss: test.map(|m| m.loss()),
-            test_accuracy: test.map(|m| m.accuracy()),
-            nnz: cost.nnz,
-            density: cost.density(),
-            seconds: start.elapsed().as_secs_f64(),
-        };
-        self.run_dir.append(&record)?;
-        if self.config.json {
-            print_record(&record)?;
+    let model = match &config.init_from {
+        Some(path) => StoredModel::load(path)?,
+        None => {
+            let architecture = Architecture::of(&config.model);
+            let densities = Sparsification::of(config).solve(&architecture)?;
+            let initialization = Initialization { init: config.init, seed: config.seed };
+            StoredModel::random(&architecture, &densities, initialization)?
         }
-        let mut more = String::new();
-        for (name, mean) in [("validation", validation), ("test", test)] {
-            if let Some(mean) = mean {
-                let separator = if more.is_empty() { "" } else { "  " };
-                more += &format!("{separator}{name} loss {:.4} accuracy {:.2}%", mean.loss(), 100.0 * mean.accuracy());
-            }
+    };
+    let sparse = model.layers.iter().find(|layer| matches!(layer.weight, StoredWeight::Sparse(_)));
+    match (config.method, sparse) {
+        (Method::Dense, Some(layer)) => {
+            let what = format!("the storage of layer {} for the method dense", layer.name);
+            Err(CheckpointError::mismatch(what, "sparse", "dense; choose static, set or rigl").into())
         }
-        progress.epoch(epoch, status, &more);
-        Ok(())
-    }
-
-    /// Loss and accuracy on a split.
-    fn evaluate(&mut self, split: &Arc<Split>) -> anyhow::Result<Mean> {
-        let mut loader = self.loader(split, EVALUATION_BATCH, Order::Stored)?;
-        let mut mean = Mean::default();
-        while let Some(batch) = loader.next_batch() {
-            mean.add(&self.trainer.evaluate_batch(batch.layout, &batch.images, &batch.labels)?);
-        }
-        Ok(mean)
-    }
-
-    fn loader(&self, split: &Arc<Split>, batch_size: usize, order: Order) -> anyhow::Result<BatchLoader> {
-        let batch_size = batch_size.min(split.len());
-        let options =
-            LoaderOptions { batch_size, strip: self.trainer.network.strip(batch_size), order, drop_last: false };
-        Ok(BatchLoader::new(split.clone(), self.data.features(), self.table, options)?)
-    }
-
-    fn samples_trained(&self) -> u64 {
-        // Whole epochs, then whole batches: only an epoch's last batch is smaller.
-        let samples = self.data.train.len() as u64;
-        let batches = samples.div_ceil(self.config.batch_size as u64);
-        let (epochs, rest) = (self.trainer.batches() / batches, self.trainer.batches() % batches);
-        epochs * samples + rest * self.config.batch_size as u64
-    }
-
-    /// The state of the run: parameters, optimizer slots and counters, and nothing of clock, path, threads or host.
-    fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
-        let parameters = &self.trainer.network.parameters;
-        let mut tensors = BTreeMap::new();
-        let tensor = |shape: &[usize], values: Vec<f32>| TensorData::F32 { shape: shape.to_vec(), values };
-        for layer in &self.trainer.network.layers {
-            for id in [layer.weight, layer.bias] {
-                let parameter = parameters.get(id);
-                let name = parameter.name();
-                let values = parameters.download_values(self.cpu, id)?;
-                let shape = match (parameters.pattern(self.cpu, id), parameter.value()) {
-                    (Some(pattern), _) => {
-                        tensors.insert(format!("{name}.crow_indices"), TensorData::u32s(pattern.row_offsets()));
-                        tensors.insert(format!("{name}.col_indices"), TensorData::u32s(pattern.col_indices()));
-                        tensors.insert(format!("{name}.values"), TensorData::f32s(values));
-                        vec![pattern.nnz()]
-                    }
-                    (None, value) => {
-                        let shape = match value {
-                            autograd::ParameterValue::Dense { nrows, ncols, .. } => vec![*nrows, *ncols],
-                            _ => vec![values.len()],
-                        };
-                        tensors.insert(name.to_owned(), tensor(&shape, values));
-                        shape
-                    }
-                };
-                for slot in self.trainer.optimizer.slots() {
-                    let values = parameters.download_slot(self.cpu, id, slot)?;
-                    tensors.insert(format!("{name}.{slot}"), tensor(&shape, values));
-                }
-            }
-        }
-        let layers: Vec<_> = self.trainer.network.architecture.layers.iter().collect();
-        let shape = |l: &&crate::models::LinearLayer| json!({"name": l.name, "shape": [l.outputs, l.inputs]});
-        let metadata = json!({
-            "model": self.config.model.to_string(),
-            "layers": layers.iter().map(shape).collect::<Vec<_>>(),
-            "seed": self.config.seed,
-            "step": self.trainer.step(),
-            "batches": self.trainer.batches(),
-            "optimizer_steps": self.trainer.optimizer.steps(),
-            "method": self.trainer.method.state(),
-        });
-        Ok(Checkpoint { tensors, metadata })
+        _ => Ok(model),
     }
 }
 
@@ -333,13 +184,13 @@ fn step_times(
     cpu: &Cpu,
     config: &TrainConfig,
     architecture: &Architecture,
-    sparsification: &Sparsification,
+    densities: &[LayerDensity],
 ) -> anyhow::Result<Option<[u64; 2]>> {
     if architecture.size() > LARGEST_DENSE {
         return Ok(None);
     }
-    let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparsification.clone() };
-    let mut sparse_bench = StepBench::new(cpu, config, sparsification)?;
+    let dense: Vec<_> = densities.iter().map(|d| LayerDensity { density: 1.0, nnz: d.size, size: d.size }).collect();
+    let mut sparse_bench = StepBench::new(cpu, config, densities)?;
     let mut dense_bench = StepBench::new(cpu, config, &dense)?;
     // Once each, so that an error is an error and not a panic in the timed loop.
     cpu.install(|| sparse_bench.step().and_then(|()| dense_bench.step()))?;
@@ -350,9 +201,15 @@ fn step_times(
     Ok(Some(best.map(|b| b.nanoseconds())))
 }
 
-fn print_tables(run: &Run<'_>, densities: &[rigl::LayerDensity], done: &DoneRecord, [sparse, dense]: [f64; 2]) {
+fn print_tables(
+    architecture: &Architecture,
+    densities: &[LayerDensity],
+    done: &DoneRecord,
+    [sparse, dense]: [f64; 2],
+    threads: usize,
+) {
     let mut layers = Table::new(["layer", "shape", "density", "nnz"]);
-    for (layer, solved) in run.trainer.network.architecture.layers.iter().zip(densities) {
+    for (layer, solved) in architecture.layers.iter().zip(densities) {
         layers.row([
             layer.name.clone(),
             format!("{}×{}", layer.outputs, layer.inputs),
@@ -362,7 +219,6 @@ fn print_tables(run: &Run<'_>, densities: &[rigl::LayerDensity], done: &DoneReco
     }
     println!("{layers}");
 
-    let architecture = &run.trainer.network.architecture;
     let ratio = |ratio: f64| format!("{ratio:.3}×");
     let mut totals = Table::new(["", "this run", "dense", "ratio"]);
     totals.row(["density".to_owned(), Significant(done.density).to_string(), "1.00".to_owned(), ratio(done.density)]);
@@ -394,6 +250,6 @@ fn print_tables(run: &Run<'_>, densities: &[rigl::LayerDensity], done: &DoneReco
     let (accuracy, loss) = (100.0 * done.test_accuracy, done.test_loss);
     println!("test accuracy {accuracy:.2}%  loss {loss:.4}");
     let per_second = done.samples_per_second;
-    println!("trained in {:.1} s, {per_second:.0} samples/s on {} threads", done.train_seconds, run.cpu.threads());
+    println!("trained in {:.1} s, {per_second:.0} samples/s on {threads} threads", done.train_seconds);
     println!("results are in {}", Path::new(&done.run_dir).display());
 }

@@ -5,15 +5,16 @@
 //! ```
 //!
 //! Files may be gzip-compressed; the first two bytes tell. Memory grows with the data that is really there, never
-//! with what a header claims.
+//! with what a header claims, and compressed data may not unfold without limit ([`crate::formats::unfold`]).
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::DataError;
+use crate::formats::unfold::Allowance;
 
 /// Grey images of one size.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Images {
 /// # Errors
 /// [`DataError`] naming the file if it cannot be read, or is not exactly one IDX array of that kind.
 pub fn read_images(file: &Path) -> Result<Images, DataError> {
-    parse_images(file, open(file)?)
+    parse_images(file, &bytes(file)?)
 }
 
 /// Reads a label file: bytes in one dimension, each below `classes`.
@@ -47,23 +48,23 @@ pub fn read_images(file: &Path) -> Result<Images, DataError> {
 /// [`DataError`] naming the file if it cannot be read, is not exactly one IDX array of that kind, or has a label that
 /// is no class.
 pub fn read_labels(file: &Path, classes: usize) -> Result<Vec<u8>, DataError> {
-    parse_labels(file, open(file)?, classes)
+    parse_labels(file, &bytes(file)?, classes)
 }
 
-/// Images from any source; `file` is the name for messages.
+/// Images from a file's bytes; `file` is the name for messages.
 ///
 /// # Errors
 /// As [`read_images`].
-pub fn parse_images(file: &Path, from: impl BufRead) -> Result<Images, DataError> {
+pub fn parse_images(file: &Path, from: &[u8]) -> Result<Images, DataError> {
     let ([_, height, width], pixels) = parse::<3>(file, "images", from)?;
     Ok(Images { height, width, pixels })
 }
 
-/// Labels from any source; `file` is the name for messages.
+/// Labels from a file's bytes; `file` is the name for messages.
 ///
 /// # Errors
 /// As [`read_labels`].
-pub fn parse_labels(file: &Path, from: impl BufRead, classes: usize) -> Result<Vec<u8>, DataError> {
+pub fn parse_labels(file: &Path, from: &[u8], classes: usize) -> Result<Vec<u8>, DataError> {
     let (_, labels) = parse::<1>(file, "labels", from)?;
     match labels.iter().position(|&label| usize::from(label) >= classes) {
         Some(index) => Err(DataError::Label { file: file.to_owned(), index, got: labels[index], classes }),
@@ -71,18 +72,18 @@ pub fn parse_labels(file: &Path, from: impl BufRead, classes: usize) -> Result<V
     }
 }
 
-fn open(file: &Path) -> Result<BufReader<File>, DataError> {
-    File::open(file).map(BufReader::new).map_err(|source| DataError::Io { file: file.to_owned(), source })
+fn bytes(file: &Path) -> Result<Vec<u8>, DataError> {
+    fs::read(file).map_err(|source| DataError::Io { file: file.to_owned(), source })
 }
 
 fn parse<const DIMS: usize>(
     file: &Path,
     what: &'static str,
-    mut from: impl BufRead,
+    from: &[u8],
 ) -> Result<([usize; DIMS], Vec<u8>), DataError> {
-    let start = from.fill_buf().map_err(|source| DataError::Io { file: file.to_owned(), source })?;
-    if start.starts_with(&[0x1f, 0x8b]) {
-        parse_plain(file, what, MultiGzDecoder::new(from))
+    if from.starts_with(&[0x1f, 0x8b]) {
+        let mut allowance = Allowance::new(from.len() as u64);
+        parse_plain(file, what, allowance.reader(MultiGzDecoder::new(from)))
     } else {
         parse_plain(file, what, from)
     }
@@ -184,7 +185,7 @@ mod tests {
                 bytes = gzip(&bytes);
             }
             let _ = images(&bytes);
-            let _ = parse_labels(Path::new("labels"), bytes.as_slice(), 10);
+            let _ = parse_labels(Path::new("labels"), &bytes, 10);
         }
 
         #[test]
@@ -213,7 +214,7 @@ mod tests {
         assert!(message(&idx(&[1, 2, 2], &[1; 5])).contains("goes on after the 20 bytes"));
         assert!(message(&idx(&[0, 2, 2], &[])).contains("the header says [0, 2, 2]"));
         assert!(message(&idx(&[u32::MAX; 3], &[1; 4])).contains("every dimension must be at least 1"));
-        let labels = parse_labels(Path::new("labels"), idx(&[3], &[0, 10, 1]).as_slice(), 10).unwrap_err();
+        let labels = parse_labels(Path::new("labels"), &idx(&[3], &[0, 10, 1]), 10).unwrap_err();
         assert_eq!(labels.to_string(), "labels: label 1 is 10; it must be below the number of classes, 10");
         assert!(read_images(Path::new("no/such/file")).unwrap_err().to_string().starts_with("no/such/file: "));
     }
@@ -227,6 +228,13 @@ mod tests {
         let checksum = flipped.len() - 6;
         flipped[checksum] ^= 1;
         assert!(matches!(images(&flipped).unwrap_err(), DataError::Io { .. }));
+    }
+
+    /// Zeros fold a thousand times.
+    #[test]
+    fn a_file_that_unfolds_without_limit_is_refused() {
+        let error = images(&gzip(&idx(&[64, 256, 256], &vec![0; 64 << 16]))).unwrap_err().to_string();
+        assert!(error.starts_with("pictures: its ") && error.contains("64 times"), "{error}");
     }
 
     /// A header that promises 2^60 bytes costs nothing: the buffer follows the data.

@@ -47,6 +47,8 @@ pub enum Order {
         seed: u64,
         /// The epoch that comes first, counted from 0.
         first_epoch: u64,
+        /// The batch of that epoch that comes first: a resumed run goes on in the middle.
+        first_batch: usize,
     },
 }
 
@@ -104,7 +106,7 @@ const BUFFERS: usize = 4;
 /// ```
 /// use trainer::data::{self, BatchLoader, LoaderOptions, Order};
 /// let data = data::load("fashion-mnist-mini", None)?;
-/// let order = Order::Shuffled { seed: 0, first_epoch: 0 };
+/// let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0 };
 /// let options = LoaderOptions { batch_size: 100, strip: 32, order, drop_last: false };
 /// let mut loader = BatchLoader::new(data.train.clone(), data.features(), data.normalization().table(), options)?;
 /// for _epoch in 0..2 {
@@ -223,10 +225,12 @@ fn work(
     let mut filler = Filler { features, table, rows: vec![0; GROUP * features] };
     let mut epoch = 0;
     loop {
-        if let Order::Shuffled { seed, first_epoch } = options.order {
+        let mut skipped = 0;
+        if let Order::Shuffled { seed, first_epoch, first_batch } = options.order {
             shuffle(&mut keyed, &mut order, split.len(), epoch_key(seed, first_epoch + epoch));
+            skipped = if epoch == 0 { first_batch } else { 0 };
         }
-        for samples in order.chunks(options.batch_size) {
+        for samples in order.chunks(options.batch_size).skip(skipped) {
             if options.drop_last && samples.len() < options.batch_size {
                 break;
             }
@@ -330,7 +334,12 @@ mod tests {
     }
 
     fn shuffled(seed: u64, first_epoch: u64) -> LoaderOptions {
-        LoaderOptions { batch_size: 7, strip: 16, order: Order::Shuffled { seed, first_epoch }, drop_last: false }
+        LoaderOptions {
+            batch_size: 7,
+            strip: 16,
+            order: Order::Shuffled { seed, first_epoch, first_batch: 0 },
+            drop_last: false,
+        }
     }
 
     #[test]
@@ -349,6 +358,10 @@ mod tests {
         assert_eq!(epoch(&mut loader(100, 3, shuffled(1, 0))), first);
         assert_eq!(epoch(&mut loader(100, 3, shuffled(1, 1))), second);
         assert_ne!(epoch(&mut loader(100, 3, shuffled(2, 0))), first);
+        // Beginning in the middle of an epoch is going on after a stop there.
+        let order = Order::Shuffled { seed: 1, first_epoch: 0, first_batch: 4 };
+        let mut middle = loader(100, 3, LoaderOptions { order, ..shuffled(1, 0) });
+        assert_eq!((epoch(&mut middle), epoch(&mut middle)), (first[4 * 7..].to_vec(), second));
         // The batch size cuts the order, it does not change it.
         assert_eq!(epoch(&mut loader(100, 3, LoaderOptions { batch_size: 64, ..shuffled(1, 0) })), first);
     }
@@ -375,7 +388,7 @@ mod tests {
             samples in 1usize..90, features in 1usize..40, batch_size in 1usize..90, strip in 1usize..4, seed: u64,
         ) {
             let data = split(samples, features);
-            let order = Order::Shuffled { seed, first_epoch: 0 };
+            let order = Order::Shuffled { seed, first_epoch: 0, first_batch: 0 };
             let options = LoaderOptions { batch_size, strip: strip * 16, order, drop_last: false };
             let mut loader = BatchLoader::new(data.clone(), features, table(), options).unwrap();
             for number in 0..2 {
@@ -467,7 +480,7 @@ mod tests {
                 times[times.len() * 9 / 10]
             );
         }
-        let order = Order::Shuffled { seed: 0, first_epoch: 0 };
+        let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0 };
         let options = LoaderOptions { batch_size: 100, strip: 32, order, drop_last: false };
         let mut loader = BatchLoader::new(data.train.clone(), 784, table, options).unwrap();
         let start = std::time::Instant::now();

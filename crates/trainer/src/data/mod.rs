@@ -12,6 +12,7 @@ mod loader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
 
 pub use error::DataError;
@@ -132,7 +133,7 @@ impl Dataset {
 }
 
 /// How pixels become inputs: `(pixel / 255 − mean) / deviation`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Normalization {
     /// Mean of `pixel / 255`.
     pub mean: f64,

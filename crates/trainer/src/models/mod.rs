@@ -1,12 +1,14 @@
 //! Networks: which layers they have, how dense each one is, and how they compute.
 
 mod network;
+mod stored;
 
 use rigl::{DistributionError, LayerDensity, LayerGeometry, LayerShape, Override};
 
 use crate::config::{DensityOverride, Distribution, LayerRule, Method, ModelName, TrainConfig};
 
 pub use network::{Initialization, Layer, Network, WeightCount, strip_of};
+pub use stored::{ModelInput, StoredLayer, StoredModel, StoredWeight};
 
 /// One linear layer of a multi-layer perceptron.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +58,11 @@ impl Architecture {
             relu: i + 2 < sizes.len(),
         });
         Self { layers: layers.collect() }
+    }
+
+    /// The name that [`Architecture::of`] makes it from.
+    pub fn name(&self) -> ModelName {
+        ModelName::of_sizes(std::iter::once(self.inputs()).chain(self.layers.iter().map(|l| l.outputs)).collect())
     }
 
     /// Features of the input.

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use autograd::init::{FanIn, Initializer};
-use autograd::{ParameterId, Parameters, Tape, Var};
-use rigl::topology::random_pattern;
+use autograd::{ParameterId, ParameterValue, Parameters, Tape, Var};
 use rigl::{LayerDensity, Layers};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Backend, BackendError, CsrPattern, PlanOptions, SparseMatrix, StripLayout};
+use sparse_kernels::{Backend, BackendError, Csr, CsrPattern, PlanOptions, SparseMatrix, StripLayout};
 
-use super::Architecture;
+use super::{Architecture, ModelInput, StoredLayer, StoredModel, StoredWeight};
+use crate::checkpoint::CheckpointError;
 use crate::config::Init;
+use crate::training::TrainingError;
 
 /// One layer's parameters.
 #[derive(Debug, Clone)]
@@ -74,48 +74,73 @@ pub fn strip_of(any_sparse: bool, lanes: usize) -> usize {
 }
 
 impl<B: Backend> Network<B> {
-    /// A network with random patterns of the given densities, Xavier-uniform weights and zero biases.
-    ///
-    /// A weight's first value depends on seed, layer name and position only: networks of different densities share
-    /// the values of the positions they share. So do their patterns' random choices not depend on the values.
+    /// A network with the weights that [`StoredModel::random`] draws.
     ///
     /// # Errors
     /// If a pattern is impossible or the backend has no room.
     pub fn new(
         backend: &B,
-        architecture: Architecture,
+        architecture: &Architecture,
         densities: &[LayerDensity],
         initialization: Initialization,
     ) -> anyhow::Result<Self> {
-        let Initialization { init, seed } = initialization;
-        let fan_in = match init {
-            Init::DenseFanIn => FanIn::Dense,
-            Init::SparseFanIn => FanIn::Sparse,
-        };
-        let any_sparse = densities.iter().any(|d| d.nnz < d.size);
+        Ok(Self::from_stored(backend, StoredModel::random(architecture, densities, initialization)?)?)
+    }
+
+    /// The network of a stored model.
+    ///
+    /// # Errors
+    /// If its layers do not fit each other ([`StoredModel::check_chain`]) or the backend has no room.
+    pub fn from_stored(backend: &B, model: StoredModel) -> Result<Self, TrainingError> {
+        model.check_chain()?;
+        let architecture = Architecture::of(&model.name());
+        let any_sparse = model.layers.iter().any(|layer| matches!(layer.weight, StoredWeight::Sparse(_)));
         let mut parameters = Parameters::new();
         let mut layers = Vec::new();
-        for (i, (layer, density)) in architecture.layers.iter().zip(densities).enumerate() {
-            let (nrows, ncols) = (layer.outputs, layer.inputs);
-            let key = |purpose| Key::new(seed).with_name(purpose).with_name(&layer.name);
-            let name = format!("{}.weight", layer.name);
-            let sparse = density.nnz < density.size;
-            let weight = if sparse {
-                let pattern = Arc::new(random_pattern(nrows, ncols, density.nnz, key("pattern"))?);
-                let values = Initializer::XavierUniform.sparse(&pattern, fan_in, key("weight"));
-                // Nothing asks for the gradient of the network's input.
-                let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: i > 0 };
-                parameters.add_sparse(name, SparseMatrix::new(backend, pattern, &values, options)?)
-            } else {
-                let mut buffer = backend.zeros(nrows * ncols)?;
-                backend.upload(&Initializer::XavierUniform.dense(nrows, ncols, key("weight")), &mut buffer)?;
-                parameters.add_dense(name, backend, buffer, nrows, ncols)?
+        for (i, (stored, layer)) in model.layers.into_iter().zip(&architecture.layers).enumerate() {
+            let StoredLayer { name, weight, bias } = stored;
+            if name != layer.name {
+                return Err(CheckpointError::mismatch("the name of a layer", name, &layer.name).into());
+            }
+            let sparse = matches!(weight, StoredWeight::Sparse(_));
+            let parameter = format!("{name}.weight");
+            let weight = match weight {
+                StoredWeight::Sparse(csr) => {
+                    // Nothing asks for the gradient of the network's input.
+                    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: i > 0 };
+                    let matrix = SparseMatrix::new(backend, csr.pattern().clone(), csr.values(), options)?;
+                    parameters.add_sparse(parameter, matrix)
+                }
+                StoredWeight::Dense { nrows, ncols, values } => {
+                    parameters.add_dense(parameter, backend, uploaded(backend, &values)?, nrows, ncols)?
+                }
             };
-            let bias = parameters.add_vector(format!("{}.bias", layer.name), backend.zeros(nrows)?);
-            layers.push(Layer { name: layer.name.clone(), weight, bias, relu: layer.relu, sparse });
+            let bias = parameters.add_vector(format!("{name}.bias"), uploaded(backend, &bias)?);
+            layers.push(Layer { name, weight, bias, relu: layer.relu, sparse });
         }
         let strip = any_sparse.then_some(StripLayout::SPARSE_STRIP);
         Ok(Self { architecture, parameters, layers, strip })
+    }
+
+    /// The weights, on the host.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn to_stored(&self, backend: &B, input: Option<ModelInput>) -> Result<StoredModel, TrainingError> {
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for Layer { name, weight, bias, .. } in &self.layers {
+            let values = self.parameters.download_values(backend, *weight)?;
+            let weight = match (self.parameters.pattern(backend, *weight), self.parameters.get(*weight).value()) {
+                (Some(pattern), _) => {
+                    StoredWeight::Sparse(Csr::new(pattern.clone(), values).map_err(BackendError::from)?)
+                }
+                (None, &ParameterValue::Dense { nrows, ncols, .. }) => StoredWeight::Dense { nrows, ncols, values },
+                (None, _) => unreachable!("the weights of a network are matrices"),
+            };
+            let bias = self.parameters.download_values(backend, *bias)?;
+            layers.push(StoredLayer { name: name.clone(), weight, bias });
+        }
+        Ok(StoredModel { input, layers })
     }
 
     /// Lanes per strip of the activations of batches of `lanes` samples, see [`strip_of`].
@@ -162,6 +187,12 @@ impl<B: Backend> Network<B> {
     pub fn sparse_layers<'n>(&'n self, backend: &'n B) -> SparseLayers<'n, B> {
         SparseLayers { backend, network: self, layers: self.layers.iter().filter(|l| l.sparse).collect() }
     }
+}
+
+fn uploaded<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Buffer, BackendError> {
+    let mut buffer = backend.zeros(values.len())?;
+    backend.upload(values, &mut buffer)?;
+    Ok(buffer)
 }
 
 /// The layers whose topology a method manages.

@@ -1,0 +1,73 @@
+//! `rigl eval`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde::Serialize;
+use sparse_kernels::cpu::Cpu;
+
+use super::check_fit;
+use crate::args::{EvalArgs, EvalSplit};
+use crate::config::available_threads;
+use crate::data;
+use crate::interrupt::Interrupt;
+use crate::models::Network;
+use crate::report::print_record;
+use crate::run::evaluate;
+use crate::run_dir::load_model;
+use crate::training::Evaluator;
+
+/// The record of an evaluation.
+#[derive(Debug, Serialize)]
+struct EvalRecord {
+    event: &'static str,
+    accuracy: f64,
+    loss: f64,
+    samples: u64,
+    model: String,
+    nnz: usize,
+    density: f64,
+    data: String,
+    checkpoint: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model or the data cannot be had, do not fit each other, or the evaluation is interrupted.
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let (model, checkpoint) = load_model(&args.model)?;
+    let trained_on = model.input.clone();
+    let name = args.data.as_deref().or(trained_on.as_ref().map(|input| &*input.data)).unwrap_or(data::EMBEDDED);
+    let data_dir = args.data_dir.clone().or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into));
+    let data = data::load(name, data_dir.as_deref())?;
+    check_fit(&model.name(), &data)?;
+    // A model goes on to see what it was trained to see.
+    let table = trained_on.map_or_else(|| data.normalization(), |input| input.normalization).table();
+    let (model_name, nnz, density) = (model.name().to_string(), model.nnz(), model.density());
+
+    let cpu = Cpu::new(args.threads.unwrap_or_else(available_threads), None)?;
+    let network = Network::from_stored(&cpu, model)?;
+    let any_sparse = network.layers.iter().any(|layer| layer.sparse);
+    let mut evaluator = Evaluator::new(&cpu, network);
+    let split = match args.split {
+        EvalSplit::Test => &data.test,
+        EvalSplit::Train => &data.train,
+    };
+    let strip = |lanes| crate::models::strip_of(any_sparse, lanes);
+    let mean = cpu.install(|| {
+        evaluate(split, data.features(), table, strip, &interrupt, |batch| {
+            evaluator.evaluate_batch(batch.layout, &batch.images, &batch.labels)
+        })
+    })?;
+    let (accuracy, loss, samples) = (mean.accuracy(), mean.loss(), mean.samples());
+    if args.json {
+        let (event, model, data) = ("eval", model_name, data.name);
+        print_record(&EvalRecord { event, accuracy, loss, samples, model, nnz, density, data, checkpoint })?;
+    } else {
+        println!("{} of {}", model_name, checkpoint.display());
+        println!("accuracy {:.2}%  loss {loss:.4}  on {samples} samples of {}", 100.0 * accuracy, data.name);
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! Layers as files name them, and how they become those of a model.
+
+use std::cmp::Ordering;
+
+use autograd::init::{FanIn, Initializer};
+use sparse_kernels::random::Key;
+use sparse_kernels::{Csr, FormatError};
+
+use crate::checkpoint::CheckpointError;
+use crate::formats::Matrix;
+use crate::models::{StoredLayer, StoredModel, StoredWeight};
+
+/// A layer that has no place in a model yet.
+#[derive(Debug)]
+pub(super) struct NamedLayer {
+    /// What messages call it.
+    pub name: String,
+    pub weight: StoredWeight,
+    /// Zeros if there is none.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// The model of these layers, from input to output, named as the trainer names them. A sparse weight that stores every
+/// position becomes a dense one, as the trainer stores it.
+///
+/// # Errors
+/// [`CheckpointError::Mismatch`], by the names that the layers came with, if they do not follow each other.
+pub(super) fn chain(layers: Vec<NamedLayer>) -> Result<StoredModel, CheckpointError> {
+    let stored = layers.into_iter().map(|NamedLayer { name, weight, bias }| {
+        let [nrows, ncols] = weight.shape();
+        // A matrix without columns can claim any number of rows; the check refuses it before they take memory.
+        let bias = bias.unwrap_or_else(|| vec![0.0; if ncols == 0 { 0 } else { nrows }]);
+        StoredLayer { name, weight: dense_if_full(weight), bias }
+    });
+    let mut model = StoredModel { input: None, layers: stored.collect() };
+    model.check_chain()?;
+    for (index, layer) in model.layers.iter_mut().enumerate() {
+        layer.name = model_name(index);
+    }
+    Ok(model)
+}
+
+/// The name of a model's layer, counted from 0; [`Architecture::of`](crate::models::Architecture::of) gives the same.
+pub(super) fn model_name(index: usize) -> String {
+    format!("fc{}", index + 1)
+}
+
+fn dense_if_full(weight: StoredWeight) -> StoredWeight {
+    let [nrows, ncols] = weight.shape();
+    match weight {
+        StoredWeight::Sparse(csr) if nrows.checked_mul(ncols) == Some(csr.values().len()) => {
+            StoredWeight::Dense { nrows, ncols, values: csr.values().to_vec() }
+        }
+        other => other,
+    }
+}
+
+/// The weight of a matrix. A pattern gets the values that a new network of this seed has at its positions.
+pub(super) fn weight_of(matrix: Matrix, layer: &str, seed: u64) -> Result<StoredWeight, FormatError> {
+    Ok(match matrix {
+        Matrix::Sparse(csr) => StoredWeight::Sparse(csr),
+        Matrix::Dense(dense) => {
+            let (nrows, ncols) = (dense.nrows(), dense.ncols());
+            StoredWeight::Dense { nrows, ncols, values: dense.into_values() }
+        }
+        Matrix::Pattern(pattern) => {
+            let key = Key::new(seed).with_name("weight").with_name(layer);
+            let values = Initializer::XavierUniform.sparse(&pattern, FanIn::Dense, key);
+            StoredWeight::Sparse(Csr::new(pattern.into(), values)?)
+        }
+    })
+}
+
+/// Orders names as a reader would: numbers in them by value, so that `fc2` comes before `fc10`.
+pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
+    natural_key(a).cmp(&natural_key(b)).then_with(|| a.cmp(b))
+}
+
+/// Numbers before text; numbers by their digits without leading zeros, the shorter first.
+fn natural_key(name: &str) -> Vec<(bool, usize, &[u8])> {
+    let runs = name.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
+    let keyed = runs.map(|run| {
+        if !run[0].is_ascii_digit() {
+            return (true, 0, run);
+        }
+        let zeros = run.iter().take_while(|&&digit| digit == b'0').count();
+        (false, run.len() - zeros, &run[zeros..])
+    });
+    keyed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::DenseMatrix;
+    use crate::models::{Architecture, Initialization, Network};
+    use sparse_kernels::CsrPattern;
+    use std::sync::Arc;
+
+    #[test]
+    fn numbers_in_names_order_by_value() {
+        let mut names =
+            ["fc10", "b", "fc2", "", "10.0", "2.1", "fc", "2.10", "fc02", "a1b2", "a1b10", "99999999999999999999999"];
+        names.sort_by(|a, b| natural_order(a, b));
+        let expected =
+            ["", "2.1", "2.10", "10.0", "99999999999999999999999", "a1b2", "a1b10", "b", "fc", "fc02", "fc2", "fc10"];
+        assert_eq!(names, expected);
+    }
+
+    fn named(name: &str, nrows: usize, ncols: usize) -> NamedLayer {
+        let weight = StoredWeight::Dense { nrows, ncols, values: vec![1.0; nrows * ncols] };
+        NamedLayer { name: name.to_owned(), weight, bias: None }
+    }
+
+    #[test]
+    fn layers_get_the_models_names_and_zero_biases() {
+        let model = chain(vec![named("a", 3, 4), named("b", 2, 3)]).unwrap();
+        let names: Vec<_> = model.layers.iter().map(|l| l.name.as_str()).collect();
+        let expected: Vec<_> = Architecture::of(&model.name()).layers.into_iter().map(|l| l.name).collect();
+        assert_eq!(names, expected);
+        assert_eq!(model.layers[0].bias, [0.0; 3]);
+        let message = chain(vec![named("a", 3, 4), named("b", 2, 5)]).unwrap_err().to_string();
+        assert_eq!(message, "layer b: the number of inputs is 5, expected 3, the outputs before it");
+        assert_eq!(chain(vec![]).unwrap_err().to_string(), "the number of layers is 0, expected at least 1");
+        // Nothing is allocated for rows without columns.
+        let hollow = StoredWeight::Dense { nrows: usize::MAX, ncols: 0, values: vec![] };
+        let message = chain(vec![NamedLayer { name: "a".into(), weight: hollow, bias: None }]).unwrap_err().to_string();
+        assert!(message.starts_with("layer a: the number of outputs or inputs is 0"), "{message}");
+    }
+
+    #[test]
+    fn a_full_weight_is_dense() {
+        let full = Csr::new(Arc::new(CsrPattern::full(1, 2).unwrap()), vec![0.0, 3.0]).unwrap();
+        let layer = NamedLayer { name: "a".into(), weight: StoredWeight::Sparse(full), bias: Some(vec![1.0]) };
+        let model = chain(vec![layer]).unwrap();
+        assert_eq!(model.layers[0].weight, StoredWeight::Dense { nrows: 1, ncols: 2, values: vec![0.0, 3.0] });
+        // Stored zeros do not make a weight full, nor does their lack make it sparse.
+        let dense = DenseMatrix::new(1, 2, vec![0.0, 0.0]).unwrap();
+        assert_eq!(weight_of(Matrix::Dense(dense), "fc1", 0).unwrap().nnz(), 2);
+    }
+
+    #[test]
+    fn a_patterns_values_are_those_of_a_new_network() {
+        let cpu = sparse_kernels::cpu::Cpu::new(1, None).unwrap();
+        let architecture = Architecture::of(&"5-4-3".parse().unwrap());
+        let density = rigl::LayerDensity { density: 0.5, nnz: 7, size: 20 };
+        let densities = [density, rigl::LayerDensity { nnz: 6, size: 12, ..density }];
+        let initialization = Initialization { init: crate::config::Init::DenseFanIn, seed: 9 };
+        let network = Network::new(&cpu, &architecture, &densities, initialization).unwrap();
+        for layer in &network.layers {
+            let pattern = network.parameters.pattern(&cpu, layer.weight).unwrap();
+            let weight = weight_of(Matrix::Pattern(CsrPattern::clone(pattern)), &layer.name, 9).unwrap();
+            assert_eq!(weight.values(), network.parameters.download_values(&cpu, layer.weight).unwrap());
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Models of and for other programs: what `rigl export` writes and `rigl import` reads.
+//!
+//! | on disk | layers | biases | read by |
+//! | --- | --- | --- | --- |
+//! | a `.safetensors` file, see [`pytorch`] | all | yes | PyTorch, NumPy and all that read safetensors |
+//! | a [`folder`] of matrix files | all | yes, but with `.smtx` | SciPy, NumPy and others, see [`formats`](crate::formats) |
+//! | one matrix file | one | no | the same |
+//!
+//! [`read_model`] makes a [`StoredModel`](crate::models::StoredModel) of any of these, with its layers named `fc1`, `fc2`,
+//! … as the trainer names them; [`prune`] makes it sparse; [`Target`] writes one.
+
+pub mod folder;
+pub mod pytorch;
+
+mod error;
+mod layers;
+mod prune;
+mod source;
+mod target;
+#[cfg(test)]
+mod testing;
+
+pub use error::{ExchangeError, TensorsError};
+pub use prune::prune;
+pub use source::read_model;
+pub use target::{Target, check_not_read, check_out};

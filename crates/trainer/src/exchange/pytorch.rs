@@ -1,0 +1,613 @@
+//! Models in safetensors files, with PyTorch's names.
+//!
+//! | tensor | name | type |
+//! | --- | --- | --- |
+//! | dense weight `[outputs, inputs]` | `<layer>.weight` | F32 |
+//! | sparse weight, as `torch.sparse_csr_tensor` takes it | `<layer>.weight.crow_indices`, `.col_indices`; `.values` | I32, or I64 if need be; F32 |
+//! | bias `[outputs]` | `<layer>.bias` | F32 |
+//!
+//! CSR does not tell how many columns there are, so the metadata has `<layer>.weight.shape` with a value such as
+//! `[300, 784]`. Written files have `format` `pt` there too, which some readers want to see. The same model gives the
+//! same bytes.
+//!
+//! Read are files of anyone: all types of floats from 16 bits on, indices of 32 and 64 bits; layers without bias; a single
+//! layer without name (`weight`, `bias`). A file does not keep its tensors' order, so layers are taken in the order of
+//! their names, numbers in them by value: `0.weight`, `2.weight`, `10.weight` of a `torch.nn.Sequential`. A matrix that
+//! follows another has as many columns as that one rows, so that only the first one's shape must be told. Anything else
+//! in the file (convolutions, normalization) is an error, not left out. Our own checkpoints are read too, and keep what is
+//! known of their inputs.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+use sparse_kernels::{Csr, CsrPattern};
+
+use super::layers::{NamedLayer, chain, natural_order};
+use super::target::whole;
+use super::{ExchangeError, TensorsError};
+use crate::checkpoint::{Checkpoint, METADATA_KEY, read_header};
+use crate::models::{StoredLayer, StoredModel, StoredWeight};
+
+/// What a tensor is to its layer, by the end of its name, and its dimensions.
+const PARTS: [(&str, usize); 5] =
+    [("weight", 2), ("weight.crow_indices", 1), ("weight.col_indices", 1), ("weight.values", 1), ("bias", 1)];
+
+/// The tensors of one layer, as in [`PARTS`].
+type Parts<'d> = [Option<TensorView<'d>>; PARTS.len()];
+
+/// A tensor to be written.
+struct Tensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl View for &Tensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Tensor {
+    fn f32s(shape: &[usize], values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+    }
+
+    /// PyTorch has signed indices only.
+    fn indices(values: &[u32], wide: bool) -> Self {
+        let (dtype, bytes) = if wide {
+            (Dtype::I64, values.iter().flat_map(|&value| i64::from(value).to_le_bytes()).collect())
+        } else {
+            (Dtype::I32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        };
+        Self { dtype, shape: vec![values.len()], bytes }
+    }
+}
+
+/// Collects a file's content.
+#[derive(Default)]
+struct Writer {
+    tensors: BTreeMap<String, Tensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Writer {
+    fn weight(&mut self, layer: &StoredLayer, dense: bool) -> Result<(), ExchangeError> {
+        let name = format!("{}.weight", layer.name);
+        let shape = layer.weight.shape();
+        let sparse = match &layer.weight {
+            StoredWeight::Sparse(csr) if !dense => csr,
+            _ => {
+                self.tensors.insert(name, Tensor::f32s(&shape, &whole(layer)?));
+                return Ok(());
+            }
+        };
+        let pattern = sparse.pattern();
+        // Both arrays have one type in PyTorch; offsets go up to nnz, columns stay below ncols.
+        let wide = pattern.nnz().max(pattern.ncols()) > i32::MAX as usize;
+        let mut insert = |part, tensor| self.tensors.insert(format!("{name}.{part}"), tensor);
+        insert("crow_indices", Tensor::indices(pattern.row_offsets(), wide));
+        insert("col_indices", Tensor::indices(pattern.col_indices(), wide));
+        insert("values", Tensor::f32s(&[pattern.nnz()], sparse.values()));
+        self.metadata.insert(shape_key(&name), format!("[{}, {}]", shape[0], shape[1]));
+        Ok(())
+    }
+
+    fn bias(&mut self, layer: &StoredLayer) {
+        let tensor = Tensor::f32s(&[layer.bias.len()], &layer.bias);
+        self.tensors.insert(format!("{}.bias", layer.name), tensor);
+    }
+
+    /// The crate's own metadata is a hash map, whose order changes from run to run. So the file is made without, and
+    /// its header then gets ours.
+    fn finish(mut self) -> Vec<u8> {
+        self.metadata.insert("format".to_owned(), "pt".to_owned());
+        let bare = safetensors::serialize(&self.tensors, None).expect("every tensor has the bytes of its shape");
+        let (length, rest) = bare.split_at(size_of::<u64>());
+        let length = u64::from_le_bytes(length.try_into().expect("split there")) as usize;
+        let (header, data) = rest.split_at(length);
+        let tensors = header.trim_ascii_end().strip_prefix(b"{").expect("the header is a JSON object");
+        let metadata = serde_json::to_string(&self.metadata).expect("texts are JSON");
+        let mut header = format!("{{\"__metadata__\":{metadata},").into_bytes();
+        header.extend(tensors);
+        // Data begins at a multiple of eight.
+        header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
+        [&(header.len() as u64).to_le_bytes(), header.as_slice(), data].concat()
+    }
+}
+
+fn shape_key(weight: &str) -> String {
+    format!("{weight}.shape")
+}
+
+/// A file with all layers; `dense`: with whole matrices, zeros included, as a dense module loads them.
+///
+/// # Errors
+/// [`ExchangeError::Memory`] if a whole matrix has no room.
+pub fn to_bytes(model: &StoredModel, dense: bool) -> Result<Vec<u8>, ExchangeError> {
+    let mut writer = Writer::default();
+    for layer in &model.layers {
+        writer.weight(layer, dense)?;
+        writer.bias(layer);
+    }
+    Ok(writer.finish())
+}
+
+/// A file with the weight of one layer.
+///
+/// # Errors
+/// As [`to_bytes`].
+pub fn weight_to_bytes(layer: &StoredLayer, dense: bool) -> Result<Vec<u8>, ExchangeError> {
+    let mut writer = Writer::default();
+    writer.weight(layer, dense)?;
+    Ok(writer.finish())
+}
+
+/// The model of a file, with its layers named `fc1`, `fc2`, ….
+///
+/// # Errors
+/// [`TensorsError`] saying what is wrong.
+///
+/// # Cost
+/// Time and memory follow the bytes that are there, whatever the header claims.
+pub fn from_bytes(bytes: &[u8]) -> Result<StoredModel, TensorsError> {
+    let header = read_header(bytes)?;
+    let metadata = |key: &str| header.metadata().as_ref()?.get(key);
+    if metadata(METADATA_KEY).is_some() {
+        let StoredModel { input, layers } = StoredModel::from_checkpoint(&Checkpoint::from_bytes(bytes)?)?;
+        let named = |layer: StoredLayer| NamedLayer { name: layer.name, weight: layer.weight, bias: Some(layer.bias) };
+        return Ok(StoredModel { input, ..chain(layers.into_iter().map(named).collect())? });
+    }
+    let file = SafeTensors::deserialize(bytes)?;
+    if file.is_empty() {
+        return Err(TensorsError::Empty);
+    }
+    let mut layers = Vec::new();
+    let mut outputs = None;
+    for (name, parts) in sorted_layers(&file)? {
+        let [dense, crow_indices, col_indices, values, bias] = parts;
+        let weight_name = tensor_name(&name, "weight");
+        let csr = [crow_indices, col_indices, values];
+        let weight = match dense {
+            Some(_) if csr.iter().any(Option::is_some) => return Err(TensorsError::Twice { name: weight_name }),
+            Some(dense) => {
+                let values = floats(&weight_name, &dense)?;
+                StoredWeight::Dense { nrows: dense.shape()[0], ncols: dense.shape()[1], values }
+            }
+            None => {
+                let shape = metadata(&shape_key(&weight_name));
+                StoredWeight::Sparse(read_csr(weight_name, csr, shape, outputs)?)
+            }
+        };
+        outputs = Some(weight.shape()[0]);
+        let bias = bias.map(|bias| floats(&tensor_name(&name, "bias"), &bias)).transpose()?;
+        layers.push(NamedLayer { name: if name.is_empty() { "weight".to_owned() } else { name }, weight, bias });
+    }
+    let order = layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>().join(", ");
+    chain(layers).map_err(|reason| TensorsError::Chain { order, reason })
+}
+
+fn tensor_name(layer: &str, part: &str) -> String {
+    if layer.is_empty() { part.to_owned() } else { format!("{layer}.{part}") }
+}
+
+/// The layer that a tensor of this name is the `part` of.
+fn layer_of<'n>(name: &'n str, part: &str) -> Option<&'n str> {
+    let layer = name.strip_suffix(part)?;
+    if layer.is_empty() { Some(layer) } else { layer.strip_suffix('.') }
+}
+
+/// The tensors by layer, in the order of the layers' names.
+fn sorted_layers<'d>(file: &SafeTensors<'d>) -> Result<Vec<(String, Parts<'d>)>, TensorsError> {
+    let mut layers: HashMap<String, Parts<'d>> = HashMap::new();
+    let mut unsupported = Vec::new();
+    for (name, view) in file.iter() {
+        let part = PARTS.iter().enumerate().find_map(|(i, (part, dimensions))| {
+            let layer = layer_of(name, part)?;
+            (view.shape().len() == *dimensions).then(|| (layer.to_owned(), i))
+        });
+        match part {
+            Some((layer, i)) => layers.entry(layer).or_default()[i] = Some(view),
+            None => unsupported.push((name.to_owned(), view.shape().to_vec())),
+        }
+    }
+    layers.retain(|layer, parts| {
+        let [weight @ .., bias] = parts;
+        let alone = weight.iter().all(Option::is_none);
+        if let Some(bias) = bias.as_ref().filter(|_| alone) {
+            unsupported.push((tensor_name(layer, "bias"), bias.shape().to_vec()));
+        }
+        !alone
+    });
+    if !unsupported.is_empty() {
+        return Err(TensorsError::Unsupported { tensors: list(unsupported) });
+    }
+    let mut layers: Vec<_> = layers.into_iter().collect();
+    layers.sort_by(|(a, _), (b, _)| natural_order(a, b));
+    Ok(layers)
+}
+
+/// The first few tensors, and how many more there are.
+fn list(mut tensors: Vec<(String, Vec<usize>)>) -> String {
+    const SHOWN: usize = 6;
+    tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
+    let mut shown: Vec<_> = tensors.iter().take(SHOWN).map(|(name, shape)| format!("{name} {shape:?}")).collect();
+    if tensors.len() > SHOWN {
+        shown.push(format!("and {} more", tensors.len() - SHOWN));
+    }
+    shown.join(", ")
+}
+
+fn read_csr(
+    weight: String,
+    parts: [Option<TensorView<'_>>; 3],
+    shape: Option<&String>,
+    outputs_before: Option<usize>,
+) -> Result<Csr<f32>, TensorsError> {
+    let names = ["crow_indices", "col_indices", "values"].map(|part| format!("{weight}.{part}"));
+    let missing = |name: &String| TensorsError::Missing { name: name.clone() };
+    let [crow_indices, col_indices, values] = parts;
+    let row_offsets = indices(&names[0], &crow_indices.ok_or_else(|| missing(&names[0]))?)?;
+    let col_indices = indices(&names[1], &col_indices.ok_or_else(|| missing(&names[1]))?)?;
+    let values = floats(&names[2], &values.ok_or_else(|| missing(&names[2]))?)?;
+    let [nrows, ncols] = match (shape, outputs_before) {
+        (Some(text), _) => {
+            let wrong = |_| TensorsError::Shape { key: shape_key(&weight), got: text.clone() };
+            serde_json::from_str(text).map_err(wrong)?
+        }
+        // An empty array of offsets is refused as too short for no rows.
+        (None, Some(outputs)) => [row_offsets.len().saturating_sub(1), outputs],
+        (None, None) => return Err(TensorsError::NoShape { weight }),
+    };
+    let pattern = CsrPattern::new(nrows, ncols, row_offsets, col_indices);
+    let csr = pattern.and_then(|pattern| Csr::new(Arc::new(pattern), values));
+    csr.map_err(|reason| TensorsError::Matrix { weight, reason })
+}
+
+fn wrong_dtype(name: &str, view: &TensorView<'_>, expected: &'static str) -> TensorsError {
+    TensorsError::Dtype { name: name.to_owned(), dtype: view.dtype().to_string(), expected }
+}
+
+/// The words of a tensor; the file's reader has checked that there is a whole number of them.
+fn words<'d, const BYTES: usize>(view: &TensorView<'d>) -> impl Iterator<Item = [u8; BYTES]> + use<'d, BYTES> {
+    view.data().as_chunks().0.iter().copied()
+}
+
+fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, TensorsError> {
+    match view.dtype() {
+        Dtype::F32 => Ok(words(view).map(f32::from_le_bytes).collect()),
+        Dtype::F16 => Ok(words(view).map(|word| f16::from_le_bytes(word).to_f32()).collect()),
+        Dtype::BF16 => Ok(words(view).map(|word| bf16::from_le_bytes(word).to_f32()).collect()),
+        Dtype::F64 => {
+            let narrow = |(index, got): (usize, f64)| match got as f32 {
+                infinite if infinite.is_infinite() && got.is_finite() => {
+                    Err(TensorsError::Range { name: name.to_owned(), index, got })
+                }
+                narrow => Ok(narrow),
+            };
+            words(view).map(f64::from_le_bytes).enumerate().map(narrow).collect()
+        }
+        _ => Err(wrong_dtype(name, view, "F32, F64, F16 or BF16")),
+    }
+}
+
+fn indices(name: &str, view: &TensorView<'_>) -> Result<Vec<u32>, TensorsError> {
+    match view.dtype() {
+        Dtype::I32 => to_indices(name, words(view).map(i32::from_le_bytes)),
+        Dtype::U32 => to_indices(name, words(view).map(u32::from_le_bytes)),
+        Dtype::I64 => to_indices(name, words(view).map(i64::from_le_bytes)),
+        Dtype::U64 => to_indices(name, words(view).map(u64::from_le_bytes)),
+        _ => Err(wrong_dtype(name, view, "I32, I64, U32 or U64")),
+    }
+}
+
+fn to_indices<T>(name: &str, values: impl Iterator<Item = T>) -> Result<Vec<u32>, TensorsError>
+where
+    T: Copy + Into<i128> + TryInto<u32>,
+{
+    let index = |(index, value): (usize, T)| match value.try_into() {
+        Ok(value) if value < u32::MAX => Ok(value),
+        _ => Err(TensorsError::Index { name: name.to_owned(), index, got: value.into() }),
+    };
+    values.enumerate().map(index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::data::Normalization;
+    use crate::models::ModelInput;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// A file of another program: names, types, shapes and bytes.
+    fn foreign(tensors: &[(&str, Dtype, &[usize], Vec<u8>)], metadata: &[(&str, &str)]) -> Vec<u8> {
+        let tensors = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            let tensor = Tensor { dtype: *dtype, shape: shape.to_vec(), bytes: bytes.clone() };
+            (name.to_string(), tensor)
+        });
+        let tensors: BTreeMap<_, _> = tensors.collect();
+        let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        safetensors::serialize(&tensors, Some(metadata)).unwrap()
+    }
+
+    fn f32s(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn i64s(values: &[i64]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn message(tensors: &[(&str, Dtype, &[usize], Vec<u8>)], metadata: &[(&str, &str)]) -> String {
+        from_bytes(&foreign(tensors, metadata)).unwrap_err().to_string()
+    }
+
+    fn header(bytes: &[u8]) -> Value {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        assert_eq!(length % 8, 0);
+        serde_json::from_slice(&bytes[8..8 + length]).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let model = example();
+        assert_same(&from_bytes(&to_bytes(&model, false).unwrap()).unwrap(), &model);
+        assert_same(&from_bytes(&to_bytes(&model, true).unwrap()).unwrap(), &all_dense(&model));
+        let weight = from_bytes(&weight_to_bytes(&model.layers[0], false).unwrap()).unwrap();
+        assert_eq!(weight.layers[0].weight, model.layers[0].weight);
+        assert_eq!(weight.layers[0].bias, [0.0; 3]);
+    }
+
+    #[test]
+    fn names_types_and_metadata_are_pytorchs() {
+        let bytes = to_bytes(&example(), false).unwrap();
+        let header = header(&bytes);
+        assert_eq!(header["__metadata__"], json!({ "format": "pt", "fc1.weight.shape": "[3, 5]" }));
+        for (name, dtype, shape) in [
+            ("fc1.weight.crow_indices", "I32", vec![4]),
+            ("fc1.weight.col_indices", "I32", vec![5]),
+            ("fc1.weight.values", "F32", vec![5]),
+            ("fc1.bias", "F32", vec![3]),
+            ("fc2.weight", "F32", vec![2, 3]),
+            ("fc2.bias", "F32", vec![2]),
+        ] {
+            assert_eq!((&header[name]["dtype"], &header[name]["shape"]), (&dtype.into(), &shape.into()), "{name}");
+        }
+        assert_eq!(header.as_object().unwrap().len(), 7);
+        let dense = self::header(&to_bytes(&example(), true).unwrap());
+        assert_eq!(dense["__metadata__"], json!({ "format": "pt" }));
+        assert_eq!(dense["fc1.weight"]["shape"], json!([3, 5]));
+    }
+
+    #[test]
+    fn the_same_model_gives_the_same_bytes() {
+        let bytes = to_bytes(&example(), false).unwrap();
+        for _ in 0..10 {
+            assert_eq!(to_bytes(&example(), false).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn indices_beyond_32_bits_with_sign_are_wide() {
+        let ncols = 3_000_000_000;
+        let wide = layer("fc1", sparse(2, ncols, &[(0, 1), (1, 2_999_999_999)]));
+        let model = StoredModel { input: None, layers: vec![wide] };
+        let bytes = to_bytes(&model, false).unwrap();
+        assert_eq!(header(&bytes)["fc1.weight.col_indices"]["dtype"], "I64");
+        assert_eq!(header(&bytes)["fc1.weight.crow_indices"]["dtype"], "I64");
+        assert_same(&from_bytes(&bytes).unwrap(), &model);
+        let too_large = layer("fc1", sparse(4_000_000, 4_000_000_000, &[]));
+        let error = whole(&too_large).unwrap_err();
+        assert!(matches!(error, ExchangeError::Memory { nrows: 4_000_000, .. }), "{error}");
+    }
+
+    /// Names of `torch.nn.Sequential`, several types, a missing bias, a shape told and one that follows.
+    #[test]
+    fn other_programs_files() {
+        let half = |values: &[f32]| values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect::<Vec<_>>();
+        let brain = |values: &[f32]| values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect::<Vec<_>>();
+        let f64s = |values: &[f64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        let u32s = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        let bytes = foreign(
+            &[
+                ("10.weight", Dtype::F16, &[1, 3], half(&[0.5, -0.0, 65504.0])),
+                ("10.bias", Dtype::BF16, &[1], brain(&[3e38])),
+                ("2.weight.crow_indices", Dtype::U32, &[4], u32s(&[0, 1, 1, 2])),
+                ("2.weight.col_indices", Dtype::U32, &[2], u32s(&[1, 0])),
+                ("2.weight.values", Dtype::F64, &[2], f64s(&[0.1, f64::INFINITY])),
+                ("0.weight.crow_indices", Dtype::I64, &[3], i64s(&[0, 2, 3])),
+                ("0.weight.col_indices", Dtype::U64, &[3], i64s(&[0, 3, 2])),
+                ("0.weight.values", Dtype::F32, &[3], f32s(&[1.0, 2.0, 3.0])),
+                ("0.bias", Dtype::F64, &[2], f64s(&[1.0 / 3.0, 1e-300])),
+            ],
+            &[("format", "pt"), ("0.weight.shape", "[2,4]")],
+        );
+        let model = from_bytes(&bytes).unwrap();
+        assert_eq!(model.name().to_string(), "4-2-3-1");
+        let names: Vec<_> = model.layers.iter().map(|l| l.name.as_str()).collect();
+        assert_eq!(names, ["fc1", "fc2", "fc3"]);
+        assert_eq!(model.layers[0].weight.to_dense(), [1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 3.0, 0.0]);
+        assert_eq!(model.layers[0].bias, [1.0 / 3.0, 0.0]);
+        assert_eq!(model.layers[1].weight.values(), [0.1, f32::INFINITY]);
+        assert_eq!(model.layers[1].bias, [0.0; 3]);
+        assert_eq!(model.layers[2].weight, dense(1, 3, &[0.5, -0.0, 65504.0]));
+        assert_eq!(model.layers[2].bias, [bf16::from_f32(3e38).to_f32()]);
+
+        let single = foreign(&[("weight", Dtype::F32, &[1, 2], f32s(&[1.0, 2.0]))], &[]);
+        assert_eq!(from_bytes(&single).unwrap().layers[0].weight, dense(1, 2, &[1.0, 2.0]));
+    }
+
+    #[test]
+    fn checkpoints_are_read_and_damaged_ones_are_not() {
+        let input =
+            ModelInput { data: "mnist".to_owned(), normalization: Normalization { mean: 0.5, deviation: 0.25 } };
+        let model = StoredModel { input: Some(input), ..example() };
+        let bytes = model.to_checkpoint().to_bytes().unwrap();
+        assert_same(&from_bytes(&bytes).unwrap(), &model);
+        let mut damaged = bytes.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(from_bytes(&damaged).unwrap_err().to_string().starts_with("the file is damaged"));
+    }
+
+    #[test]
+    fn what_is_no_linear_layer_is_named() {
+        let one = |name| (name, Dtype::F32, &[1usize][..], f32s(&[0.0]));
+        let weight = ("fc.weight", Dtype::F32, &[1usize, 1][..], f32s(&[0.0]));
+        let conv = ("conv1.weight", Dtype::F32, &[1usize, 1, 1, 1][..], f32s(&[0.0]));
+        let text = message(&[weight.clone(), conv, one("bn.weight"), one("bn.bias"), one("bn.running_mean")], &[]);
+        let expected = "no fully connected layer has these tensors: bn.bias [1], bn.running_mean [1], bn.weight [1], \
+                        conv1.weight [1, 1, 1, 1]; a layer is LAYER.weight [outputs, inputs], or";
+        assert!(text.starts_with(expected), "{text}");
+        let names: Vec<String> = (0..20).map(|i| format!("x{i}")).collect();
+        let many: Vec<_> = names.iter().map(|name| one(name)).collect();
+        let text = message(&many, &[]);
+        assert!(text.contains("x4 [1], x5 [1], and 14 more"), "{text}");
+        // A name that only ends like a part of a layer is another name.
+        assert!(message(&[one("preweight.bias"), one("fcbias")], &[]).contains("fcbias [1], preweight.bias [1];"));
+        assert_eq!(message(&[], &[("format", "pt")]), "there are no tensors in it");
+    }
+
+    #[test]
+    fn wrong_content_is_named() {
+        let crow = |values: &[i64]| ("a.weight.crow_indices", Dtype::I64, vec![values.len()], i64s(values));
+        let col = |values: &[i64]| ("a.weight.col_indices", Dtype::I64, vec![values.len()], i64s(values));
+        let values = |values: &[f32]| ("a.weight.values", Dtype::F32, vec![values.len()], f32s(values));
+        type Owned = (&'static str, Dtype, Vec<usize>, Vec<u8>);
+        let message = |tensors: &[Owned], metadata: &[(&str, &str)]| {
+            let tensors: Vec<_> =
+                tensors.iter().map(|(n, d, shape, b)| (*n, *d, shape.as_slice(), b.clone())).collect();
+            message(&tensors, metadata)
+        };
+        let good = [crow(&[0, 1]), col(&[1]), values(&[1.0])];
+        let text = message(&good, &[]);
+        assert!(text.starts_with("the number of columns of a.weight is not told"), "{text}");
+        assert!(text.contains("a.weight.shape"), "{text}");
+        for (shape, part) in [
+            ("[2, 3]", "a.weight: row_offsets has 2 entries, a matrix of 2 rows needs 3"),
+            ("[1, 1]", "a.weight: row 0: column 1 is outside 0..1"),
+            ("[18446744073709551615, 3]", "nrows is 18446744073709551615, more than"),
+            ("[1, 2, 3]", "the metadata's a.weight.shape is \"[1, 2, 3]\"; it must be"),
+            ("torch.Size([1, 3])", "it must be the shape as \"[outputs, inputs]\""),
+            ("[-1, 3]", "it must be the shape"),
+        ] {
+            let text = message(&good, &[("a.weight.shape", shape)]);
+            assert!(text.contains(part), "{shape}: {text}");
+        }
+        let shape = [("a.weight.shape", "[1, 3]")];
+        let bias = |n: usize| ("a.bias", Dtype::F32, vec![n], f32s(&vec![0.0; n]));
+        let whole = ("a.weight", Dtype::F32, vec![1, 1], f32s(&[0.0]));
+        let next = ("b.weight", Dtype::F32, vec![1, 2], f32s(&[0.0; 2]));
+        let huge = ("a.weight.values", Dtype::F64, vec![1], 1e39f64.to_le_bytes().to_vec());
+        let integers = ("a.weight.values", Dtype::I32, vec![1], vec![0; 4]);
+        let floats = ("a.weight.col_indices", Dtype::F32, vec![1], vec![0; 4]);
+        let unsigned = ("a.weight.col_indices", Dtype::U64, vec![1], u64::MAX.to_le_bytes().to_vec());
+        for (tensors, part) in [
+            (vec![crow(&[0, 1]), col(&[1])], "there is no tensor a.weight.values, though"),
+            (vec![crow(&[0, 2]), col(&[2, 1]), values(&[1.0; 2])], "column 1 follows 2"),
+            (vec![crow(&[0, 1]), col(&[-1]), values(&[1.0])], "tensor a.weight.col_indices: entry 0 is -1; it must be"),
+            (vec![crow(&[0, 1 << 32]), col(&[1]), values(&[1.0])], "entry 1 is 4294967296"),
+            (vec![crow(&[0, 1]), unsigned, values(&[1.0])], "entry 0 is 18446744073709551615"),
+            (vec![crow(&[]), col(&[]), values(&[])], "row_offsets has 0 entries"),
+            (vec![crow(&[0, 1]), col(&[1]), values(&[1.0; 2])], "2 values for a pattern of 1 entries"),
+            (vec![crow(&[0, 1]), col(&[1]), huge], "tensor a.weight.values: entry 0 is 1e39, beyond f32's range"),
+            (vec![crow(&[0, 1]), col(&[1]), integers], "type I32; it must be F32, F64, F16 or BF16"),
+            (vec![crow(&[0, 1]), floats, values(&[1.0])], "type F32; it must be I32, I64, U32 or U64"),
+            (vec![whole.clone(), col(&[1])], "there are both a.weight and a.weight.values"),
+            (vec![whole.clone(), bias(2)], "layer a: the number of biases is 2, expected 1"),
+            (vec![whole, next], "order of their names, are a, b: layer b: the number of inputs is 2, expected 1"),
+        ] {
+            let text = message(&tensors, &shape);
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        // A shape without positions costs no memory, however large its other side.
+        let hollow = ("a.weight", Dtype::F32, vec![1 << 60, 0], vec![]);
+        assert!(message(&[hollow], &[]).contains("the number of outputs or inputs is 0"));
+    }
+
+    /// A model that a hostile file gave can be written and read.
+    fn check(bytes: &[u8]) {
+        if let Ok(model) = from_bytes(bytes) {
+            let written = to_bytes(&model, false).unwrap();
+            let again = from_bytes(&written).unwrap();
+            assert_eq!(to_bytes(&again, false).unwrap(), written);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            check(&bytes);
+        }
+
+        #[test]
+        fn damaged_files_never_panic(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), cut: Option<prop::sample::Index>,
+            in_header: bool, dense: bool,
+        ) {
+            let mut bytes = to_bytes(&example(), dense).unwrap();
+            let reach = if in_header { 500.min(bytes.len()) } else { bytes.len() };
+            for (at, byte) in damage {
+                // Digits keep the header JSON, and change its sizes.
+                bytes[at.index(reach)] = if in_header { b'0' + byte % 10 } else { byte };
+            }
+            bytes.truncate(cut.map_or(bytes.len(), |cut| cut.index(bytes.len())));
+            check(&bytes);
+        }
+
+        /// Headers that are JSON, with names, types and sizes of a model, and no truth in them.
+        #[test]
+        fn hostile_headers_never_panic(
+            tensors in prop::collection::vec(
+                (0..PARTS.len(), 0..7usize, prop::collection::vec(prop_oneof![0..4u64, any::<u64>()], 0..3), 0..40u64), 0..5
+            ),
+            shape in prop::collection::vec(prop_oneof![0..4u64, any::<u64>()], 0..3),
+            data in prop::collection::vec(0..3u8, 0..80),
+        ) {
+            let mut header = json!({ "__metadata__": { "a.weight.shape": json!(shape).to_string() } });
+            let mut begin = 0;
+            for (part, dtype, shape, length) in tensors {
+                let dtype = ["F32", "F64", "F16", "I32", "I64", "U32", "BOOL"][dtype];
+                let end = begin + length;
+                header[format!("a.{}", PARTS[part].0)] = json!({ "dtype": dtype, "shape": shape, "data_offsets": [begin, end] });
+                begin = end;
+            }
+            let header = header.to_string();
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.bytes());
+            bytes.extend(data);
+            check(&bytes);
+        }
+
+        /// Files in good form whose indices and shape are anything.
+        #[test]
+        fn hostile_indices_never_panic(
+            crow in prop::collection::vec(-1..5i64, 0..5), col in prop::collection::vec(-1..5i64, 0..5),
+            values in prop::collection::vec(any::<f32>(), 0..5), shape in [0..5u64, 0..5u64],
+        ) {
+            let bytes = foreign(&[
+                ("weight.crow_indices", Dtype::I64, &[crow.len()], i64s(&crow)),
+                ("weight.col_indices", Dtype::I64, &[col.len()], i64s(&col)),
+                ("weight.values", Dtype::F32, &[values.len()], f32s(&values)),
+            ], &[("weight.shape", &format!("{shape:?}"))]);
+            check(&bytes);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What can be imported.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::layers::{NamedLayer, chain, model_name, weight_of};
+use super::{ExchangeError, folder, pytorch};
+use crate::formats::{self, MatrixFormat};
+use crate::models::StoredModel;
+
+/// Reads a model from one `.safetensors` file, one folder of matrix files, or matrix files from input to output. Its
+/// layers are named `fc1`, `fc2`, …. `seed` is that of the values of patterns.
+///
+/// # Errors
+/// [`ExchangeError`] naming the file.
+pub fn read_model(sources: &[PathBuf], seed: u64) -> Result<StoredModel, ExchangeError> {
+    let mut matrices = 0;
+    for path in sources {
+        let kind = fs::metadata(path).map_err(|reason| ExchangeError::Io { path: path.clone(), reason })?;
+        if !kind.is_dir() && !is_safetensors(path) {
+            let wrong = |_| ExchangeError::Extension { path: path.clone(), out: false };
+            MatrixFormat::from_path(path).map_err(wrong)?;
+            matrices += 1;
+        }
+    }
+    match sources {
+        _ if matrices == sources.len() => read_matrices(sources, seed),
+        [path] if is_safetensors(path) && !path.is_dir() => {
+            let bytes = fs::read(path).map_err(|reason| ExchangeError::Io { path: path.clone(), reason })?;
+            let wrong = |reason| ExchangeError::Tensors { path: path.clone(), reason: Box::new(reason) };
+            pytorch::from_bytes(&bytes).map_err(wrong)
+        }
+        [path] => folder::read(path, seed),
+        _ => Err(ExchangeError::Sources { count: sources.len() }),
+    }
+}
+
+fn read_matrices(paths: &[PathBuf], seed: u64) -> Result<StoredModel, ExchangeError> {
+    let read = |(index, path): (usize, &PathBuf)| {
+        let name = path.display().to_string();
+        let weight = weight_of(formats::read(path)?, &model_name(index), seed);
+        let weight = weight.map_err(|reason| ExchangeError::Format { layer: name.clone(), reason })?;
+        Ok(NamedLayer { name, weight, bias: None })
+    };
+    let layers = paths.iter().enumerate().map(read).collect::<Result<_, ExchangeError>>()?;
+    chain(layers).map_err(ExchangeError::Order)
+}
+
+/// Whether a file of this name is read and written as safetensors.
+pub(super) fn is_safetensors(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::formats::Matrix;
+    use crate::models::StoredWeight;
+
+    #[test]
+    fn matrix_files_become_layers_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let StoredWeight::Sparse(csr) = sparse(3, 5, &[(0, 1), (2, 4)]) else { panic!("it is sparse") };
+        formats::write(&path("b.npz"), &Matrix::Sparse(csr.clone())).unwrap();
+        formats::write(&path("a.npy"), &Matrix::Dense(formats::DenseMatrix::new(2, 3, vec![0.0; 6]).unwrap())).unwrap();
+        let pattern = sparse_kernels::CsrPattern::from_positions(4, 2, vec![(3, 1)]).unwrap();
+        formats::write(&path("c.smtx"), &Matrix::Pattern(pattern)).unwrap();
+        let model = read_model(&[path("b.npz"), path("a.npy"), path("c.smtx")], 3).unwrap();
+        assert_eq!(model.name().to_string(), "5-3-2-4");
+        assert_eq!(model.layers[0].weight, StoredWeight::Sparse(csr));
+        assert_eq!(model.layers[1].weight, dense(2, 3, &[0.0; 6]));
+        assert_eq!((model.layers[2].weight.nnz(), model.layers[2].name.as_str()), (1, "fc3"));
+        assert!(model.layers.iter().all(|layer| layer.bias.iter().all(|&bias| bias == 0.0)));
+
+        let error = read_model(&[path("a.npy"), path("b.npz")], 0).unwrap_err();
+        let message = error.to_string();
+        assert!(error.is_usage() && message.contains("b.npz: the number of inputs is 5, expected 2"), "{message}");
+        assert!(message.ends_with("in the order from input to output, each a matrix [outputs, inputs]"), "{message}");
+    }
+
+    #[test]
+    fn sources_that_do_not_go_together_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["a.npz", "a.safetensors", "b.safetensors", "model.pt"] {
+            fs::write(path(name), "text").unwrap();
+        }
+        fs::create_dir(path("sub")).unwrap();
+        fs::create_dir(path("sub.npz")).unwrap();
+        let error = |names: &[&str]| {
+            let sources: Vec<_> = names.iter().map(|name| path(name)).collect();
+            let error = read_model(&sources, 0).unwrap_err();
+            (error.is_usage(), error.to_string())
+        };
+        for names in
+            [&["a.npz", "a.safetensors"][..], &["a.safetensors", "b.safetensors"], &["sub", "a.npz"], &["sub", "sub"]]
+        {
+            let (usage, message) = error(names);
+            assert!(usage && message.contains("must be one .safetensors file, one folder"), "{names:?}: {message}");
+        }
+        for (names, usage, part) in [
+            (&["none.npz"][..], true, "No such file"),
+            (&["none"], true, "No such file"),
+            (&["model.pt"], true, "safetensors.torch.save_file"),
+            (&["a.npz", "model.pt"], true, "must be .safetensors, .npz, .mtx, .smtx or .npy"),
+            (&["a.npz"], false, "a.npz: "),
+            (&["a.safetensors"], false, "a.safetensors: not a safetensors file: "),
+            // A folder is one, whatever its name.
+            (&["sub.npz"], true, "no files of a model"),
+        ] {
+            let (got, message) = error(names);
+            assert!(got == usage && message.contains(part), "{names:?}: {message}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The weights of a model on the host: what a file holds of it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use autograd::init::{FanIn, Initializer};
+use rigl::topology::random_pattern;
+use rigl::{LayerDensity, TopologyError};
+use serde::{Deserialize, Serialize};
+use sparse_kernels::random::Key;
+use sparse_kernels::{Csr, CsrPattern, FormatError};
+
+use super::{Architecture, Initialization, LinearLayer};
+use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
+use crate::config::{Init, ModelName};
+use crate::data::Normalization;
+
+/// A weight matrix of `[outputs, inputs]`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoredWeight {
+    /// Only the entries that exist.
+    Sparse(Csr<f32>),
+    /// All of them, row-major.
+    Dense {
+        /// Outputs.
+        nrows: usize,
+        /// Inputs.
+        ncols: usize,
+        /// `nrows · ncols` values.
+        values: Vec<f32>,
+    },
+}
+
+impl StoredWeight {
+    /// Outputs and inputs.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Sparse(csr) => [csr.pattern().nrows(), csr.pattern().ncols()],
+            Self::Dense { nrows, ncols, .. } => [*nrows, *ncols],
+        }
+    }
+
+    /// Stored weights.
+    pub fn nnz(&self) -> usize {
+        self.values().len()
+    }
+
+    /// The stored weights, row after row.
+    pub fn values(&self) -> &[f32] {
+        match self {
+            Self::Sparse(csr) => csr.values(),
+            Self::Dense { values, .. } => values,
+        }
+    }
+
+    /// The whole matrix, row-major, zeros included.
+    pub fn to_dense(&self) -> Vec<f32> {
+        match self {
+            Self::Sparse(csr) => csr.to_dense(),
+            Self::Dense { values, .. } => values.clone(),
+        }
+    }
+}
+
+/// One fully connected layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredLayer {
+    /// Its name.
+    pub name: String,
+    /// The weights.
+    pub weight: StoredWeight,
+    /// One value per output.
+    pub bias: Vec<f32>,
+}
+
+/// What a model's inputs are made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelInput {
+    /// The data set it was trained on.
+    pub data: String,
+    /// How pixels become inputs.
+    pub normalization: Normalization,
+}
+
+/// The weights of a model, in a file of ours: a checkpoint, or a model that was imported.
+///
+/// ```
+/// # use trainer::models::{StoredLayer, StoredModel, StoredWeight};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.safetensors");
+/// # let weight = StoredWeight::Dense { nrows: 1, ncols: 2, values: vec![0.5, -1.0] };
+/// # StoredModel { input: None, layers: vec![StoredLayer { name: "fc1".into(), weight, bias: vec![0.0] }] }.save(&path)?;
+/// let mut model = StoredModel::load(&path)?;
+/// model.layers[0].bias[0] = 1.0;
+/// model.save(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredModel {
+    /// What its inputs are made from, where that is known.
+    pub input: Option<ModelInput>,
+    /// From input to output: each layer reads what the one before it writes.
+    pub layers: Vec<StoredLayer>,
+}
+
+/// How the metadata describes a model.
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
+    name: ModelName,
+    layers: Vec<LayerDescription>,
+    input: Option<ModelInput>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct LayerDescription {
+    name: String,
+    shape: [usize; 2],
+}
+
+impl StoredModel {
+    /// A model with random patterns of the given densities, Xavier-uniform weights and zero biases. A layer that has
+    /// all its weights is stored dense.
+    ///
+    /// A weight's first value depends on seed, layer name and position only: networks of different densities share
+    /// the values of the positions they share. So do their patterns' random choices not depend on the values.
+    ///
+    /// # Errors
+    /// If a layer is too large for 32-bit indices.
+    pub fn random(
+        architecture: &Architecture,
+        densities: &[LayerDensity],
+        Initialization { init, seed }: Initialization,
+    ) -> Result<Self, TopologyError> {
+        let fan_in = match init {
+            Init::DenseFanIn => FanIn::Dense,
+            Init::SparseFanIn => FanIn::Sparse,
+        };
+        let layer = |(layer, density): (&LinearLayer, &LayerDensity)| -> Result<StoredLayer, TopologyError> {
+            let LinearLayer { name, inputs: ncols, outputs: nrows, .. } = layer;
+            let (nrows, ncols) = (*nrows, *ncols);
+            let key = |purpose| Key::new(seed).with_name(purpose).with_name(name);
+            let weight = if density.nnz < density.size {
+                let pattern = Arc::new(random_pattern(nrows, ncols, density.nnz, key("pattern"))?);
+                let values = Initializer::XavierUniform.sparse(&pattern, fan_in, key("weight"));
+                StoredWeight::Sparse(Csr::new(pattern, values).expect("there is one value per entry"))
+            } else {
+                StoredWeight::Dense {
+                    nrows,
+                    ncols,
+                    values: Initializer::XavierUniform.dense(nrows, ncols, key("weight")),
+                }
+            };
+            Ok(StoredLayer { name: name.clone(), weight, bias: vec![0.0; nrows] })
+        };
+        Ok(Self {
+            input: None,
+            layers: architecture.layers.iter().zip(densities).map(layer).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The density and number of weights of each layer, as they are.
+    pub fn densities(&self) -> Vec<LayerDensity> {
+        let density = |layer: &StoredLayer| {
+            let (nnz, size) = (layer.weight.nnz(), layer.weight.shape().iter().product());
+            LayerDensity { density: nnz as f64 / size as f64, nnz, size }
+        };
+        self.layers.iter().map(density).collect()
+    }
+
+    /// The name of this model: its sizes, or that of a known model with these sizes.
+    ///
+    /// # Panics
+    /// If there is no layer.
+    pub fn name(&self) -> ModelName {
+        let inputs = self.layers[0].weight.shape()[1];
+        ModelName::of_sizes(std::iter::once(inputs).chain(self.layers.iter().map(|l| l.weight.shape()[0])).collect())
+    }
+
+    /// Stored weights, biases not counted.
+    pub fn nnz(&self) -> usize {
+        self.layers.iter().map(|l| l.weight.nnz()).sum()
+    }
+
+    /// Positions of all weight matrices.
+    pub fn size(&self) -> usize {
+        self.layers.iter().map(|l| l.weight.shape().iter().product::<usize>()).sum()
+    }
+
+    /// nnz / size.
+    pub fn density(&self) -> f64 {
+        self.nnz() as f64 / self.size() as f64
+    }
+
+    /// Reads the model of a checkpoint or model file.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file.
+    pub fn load(path: &Path) -> Result<Self, CheckpointError> {
+        Self::from_checkpoint(&Checkpoint::load(path)?).map_err(CheckpointError::in_file(path))
+    }
+
+    /// Writes a model file, so that it is the old or the new one at any moment.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file.
+    pub fn save(&self, path: &Path) -> Result<(), CheckpointError> {
+        self.to_checkpoint().save_atomic(path)
+    }
+
+    /// The model as a checkpoint without training state.
+    pub fn to_checkpoint(&self) -> Checkpoint {
+        let mut checkpoint = Checkpoint::default();
+        let description = Description {
+            name: self.name(),
+            layers: self
+                .layers
+                .iter()
+                .map(|l| LayerDescription { name: l.name.clone(), shape: l.weight.shape() })
+                .collect(),
+            input: self.input.clone(),
+        };
+        checkpoint.set_section("model", &description);
+        for StoredLayer { name, weight, bias } in &self.layers {
+            let mut insert = |part: &str, tensor| checkpoint.tensors.insert(format!("{name}.{part}"), tensor);
+            match weight {
+                StoredWeight::Sparse(csr) => {
+                    insert("weight.crow_indices", TensorData::u32s(csr.pattern().row_offsets()));
+                    insert("weight.col_indices", TensorData::u32s(csr.pattern().col_indices()));
+                    insert("weight.values", TensorData::f32s(csr.values()));
+                }
+                StoredWeight::Dense { nrows, ncols, values } => {
+                    insert("weight", TensorData::F32 { shape: vec![*nrows, *ncols], values: values.clone() });
+                }
+            }
+            insert("bias", TensorData::f32s(bias.as_slice()));
+        }
+        checkpoint
+    }
+
+    /// The model of a checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if it describes none, or its tensors are not those of the description.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let Description { name, layers, input } = checkpoint.section("model")?;
+        let described = layers.into_iter().map(|layer| read_layer(checkpoint, layer));
+        let model = Self { input, layers: described.collect::<Result<_, _>>()? };
+        model.check_chain()?;
+        let got = model.name();
+        if got != name {
+            return Err(CheckpointError::mismatch("the name of the model", name, got));
+        }
+        Ok(model)
+    }
+
+    /// Each layer must read what the one before it writes, and have a bias for each output.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Mismatch`] naming the first layer that does not.
+    pub fn check_chain(&self) -> Result<(), CheckpointError> {
+        if self.layers.is_empty() {
+            return Err(CheckpointError::mismatch("the number of layers", 0, "at least 1"));
+        }
+        let mut inputs = None;
+        for StoredLayer { name, weight, bias } in &self.layers {
+            let [nrows, ncols] = weight.shape();
+            let wrong = |what: &str, got, expected| {
+                Err(CheckpointError::mismatch(format!("layer {name}: the number of {what}"), got, expected))
+            };
+            if nrows == 0 || ncols == 0 {
+                return wrong("outputs or inputs", 0, "at least 1".to_owned());
+            }
+            if inputs.is_some_and(|inputs| inputs != ncols) {
+                return wrong("inputs", ncols, format!("{}, the outputs before it", inputs.unwrap_or(0)));
+            }
+            if bias.len() != nrows {
+                return wrong("biases", bias.len(), nrows.to_string());
+            }
+            inputs = Some(nrows);
+        }
+        Ok(())
+    }
+}
+
+fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription) -> Result<StoredLayer, CheckpointError> {
+    let LayerDescription { name, shape: [nrows, ncols] } = layer;
+    let weight = format!("{name}.weight");
+    let weight = if checkpoint.tensors.contains_key(&weight) {
+        let expected = nrows.checked_mul(ncols);
+        let values = checkpoint.f32s(&weight)?;
+        if expected != Some(values.len()) {
+            let what = format!("the number of values of {weight}");
+            return Err(CheckpointError::mismatch(what, values.len(), format!("{nrows} × {ncols}")));
+        }
+        StoredWeight::Dense { nrows, ncols, values: values.to_vec() }
+    } else {
+        let part = |part| format!("{weight}.{part}");
+        let row_offsets = checkpoint.u32s(&part("crow_indices"))?.to_vec();
+        let col_indices = checkpoint.u32s(&part("col_indices"))?.to_vec();
+        let values = checkpoint.f32s(&part("values"))?.to_vec();
+        let csr = || -> Result<_, FormatError> {
+            Csr::new(Arc::new(CsrPattern::new(nrows, ncols, row_offsets, col_indices)?), values)
+        };
+        StoredWeight::Sparse(csr().map_err(|source| CheckpointError::Matrix { name: weight.clone(), source })?)
+    };
+    let bias = checkpoint.f32s(&format!("{name}.bias"))?.to_vec();
+    Ok(StoredLayer { name, weight, bias })
+}

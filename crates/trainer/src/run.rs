@@ -1,0 +1,427 @@
+//! A training run: epochs, records and checkpoints, from a start or from where an earlier process stopped.
+//!
+//! ```text
+//! loop:  epoch over and not recorded → evaluate, record     (resumed here, this comes first)
+//!        checkpoint due              → save
+//!        interrupted                 → save, stop
+//!        all steps done              → save as final, end
+//!        train on the next batch
+//! ```
+//!
+//! A checkpoint holds everything that the rest of the run depends on: the trainer's state, the place in the epoch (from
+//! the number of batches), the epoch's running means and the number of records written. So a run that is killed and
+//! resumed, however often, ends in the same bytes. Checkpoints hold no time: the records' `seconds` alone differ.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sparse_kernels::cpu::Cpu;
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::TrainConfig;
+use crate::data::{BatchLoader, Dataset, LoaderOptions, Order, Split};
+use crate::interrupt::Interrupt;
+use crate::models::ModelInput;
+use crate::report::{Progress, Status, print_record};
+use crate::run_dir::RunDir;
+use crate::training::Trainer;
+
+/// A run that stopped before its end, with everything saved that there is to save.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// It was asked to.
+    #[error("interrupted after step {step}; saved {}; go on with: rigl train --resume {}", saved.display(), run.display())]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+        /// The checkpoint.
+        saved: PathBuf,
+        /// The run's folder.
+        run: PathBuf,
+    },
+    /// An evaluation was asked to stop.
+    #[error("interrupted")]
+    Evaluation,
+    /// The run's folder cannot be written.
+    #[error(
+        "cannot save the run after step {step}; {}; make room, then go on with: rigl train --resume {}",
+        newest.as_ref().map_or("there is no checkpoint yet".to_owned(), |path| format!("the last good state is {}", path.display())),
+        run.display()
+    )]
+    Unsaved {
+        /// Steps done.
+        step: u64,
+        /// The checkpoint that is there.
+        newest: Option<PathBuf>,
+        /// The run's folder.
+        run: PathBuf,
+    },
+}
+
+/// Loss and accuracy over a number of samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Mean {
+    /// Sum over the samples.
+    loss: f64,
+    correct: u64,
+    samples: u64,
+}
+
+impl Mean {
+    /// Adds a batch.
+    pub fn add(&mut self, stats: &autograd::LossStats) {
+        self.loss += f64::from(stats.sum);
+        self.correct += stats.correct as u64;
+        self.samples += stats.lanes as u64;
+    }
+
+    /// Mean loss.
+    pub fn loss(&self) -> f64 {
+        self.loss / self.samples.max(1) as f64
+    }
+
+    /// Share of right answers.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.samples.max(1) as f64
+    }
+
+    /// Number of samples.
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+}
+
+/// The record of an epoch.
+#[derive(Debug, Serialize)]
+struct EpochRecord {
+    event: &'static str,
+    epoch: u64,
+    step: u64,
+    train_loss: f64,
+    val_loss: Option<f64>,
+    val_accuracy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test_loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test_accuracy: Option<f64>,
+    nnz: usize,
+    density: f64,
+    seconds: f64,
+}
+
+/// What a checkpoint holds of a run beside the trainer's state.
+#[derive(Debug, Serialize, Deserialize)]
+struct RunState {
+    /// See [`TrainConfig::fingerprint`].
+    config: Value,
+    /// Lines of `metrics.jsonl`.
+    records: u64,
+    /// Of the training batches of the epoch so far.
+    epoch: Mean,
+}
+
+/// Samples in a batch of an evaluation.
+const EVALUATION_BATCH: usize = 512;
+
+/// Loss and accuracy on a split, by a function of each batch's layout, images and labels.
+///
+/// # Errors
+/// The function's; [`RunError::Evaluation`] if interrupted.
+pub fn evaluate<E>(
+    split: &Arc<Split>,
+    features: usize,
+    table: [f32; 256],
+    strip: impl Fn(usize) -> usize,
+    interrupt: &Interrupt,
+    mut batch: impl FnMut(&crate::data::Batch) -> Result<autograd::LossStats, E>,
+) -> anyhow::Result<Mean>
+where
+    anyhow::Error: From<E>,
+{
+    let batch_size = EVALUATION_BATCH.min(split.len());
+    let options = LoaderOptions { batch_size, strip: strip(batch_size), order: Order::Stored, drop_last: false };
+    let mut loader = BatchLoader::new(split.clone(), features, table, options)?;
+    let mut mean = Mean::default();
+    while let Some(next) = loader.next_batch() {
+        if interrupt.requested() {
+            return Err(RunError::Evaluation.into());
+        }
+        mean.add(&batch(next)?);
+    }
+    Ok(mean)
+}
+
+/// What a run is made of.
+#[derive(Debug)]
+pub struct RunParts<'a> {
+    /// Where it computes.
+    pub cpu: &'a Cpu,
+    /// Its settings.
+    pub config: &'a TrainConfig,
+    /// Its data.
+    pub data: &'a Dataset,
+    /// Network, optimizer and method, at step 0.
+    pub trainer: Trainer<'a, Cpu>,
+    /// Its folder.
+    pub run_dir: RunDir,
+    /// Its length.
+    pub total_steps: u64,
+    /// What may stop it.
+    pub interrupt: Interrupt,
+}
+
+/// A run in progress.
+#[derive(Debug)]
+pub struct Run<'a> {
+    parts: RunParts<'a>,
+    input: ModelInput,
+    /// The input that each byte of a picture becomes.
+    table: [f32; 256],
+    batches_per_epoch: u64,
+    records: u64,
+    epoch: Mean,
+    /// Batches at the last save.
+    saved: Option<u64>,
+    /// Seconds of training before this process.
+    seconds_before: f64,
+    start: Instant,
+}
+
+impl<'a> Run<'a> {
+    /// A run at its start.
+    pub fn new(parts: RunParts<'a>) -> Self {
+        let normalization = parts.data.normalization();
+        let batches_per_epoch = parts.data.train.len().div_ceil(parts.config.batch_size) as u64;
+        Self {
+            input: ModelInput { data: parts.data.name.clone(), normalization },
+            table: normalization.table(),
+            batches_per_epoch,
+            records: 0,
+            epoch: Mean::default(),
+            saved: None,
+            seconds_before: 0.0,
+            start: Instant::now(),
+            parts,
+        }
+    }
+
+    /// Goes back to where the checkpoint was saved, and the records with it. Without one, to the start.
+    ///
+    /// # Errors
+    /// If the checkpoint is of other settings, model or data, or the records cannot be cut.
+    pub fn resume(&mut self, checkpoint: Option<&Checkpoint>) -> anyhow::Result<()> {
+        if let Some(checkpoint) = checkpoint {
+            let state: RunState = checkpoint.section("run")?;
+            let config = self.parts.config.fingerprint();
+            for (key, expected) in config.as_object().into_iter().flatten() {
+                let got = state.config.get(key).unwrap_or(&Value::Null);
+                if got != expected {
+                    return Err(CheckpointError::mismatch(format!("the setting {key}"), got, expected).into());
+                }
+            }
+            self.parts.trainer.restore(checkpoint)?;
+            (self.records, self.epoch) = (state.records, state.epoch);
+            self.saved = Some(self.parts.trainer.batches());
+        }
+        let last = self.parts.run_dir.cut_metrics(self.records)?;
+        self.seconds_before = last.and_then(|record| record["seconds"].as_f64()).unwrap_or(0.0);
+        Ok(())
+    }
+
+    /// The trainer.
+    pub fn trainer(&self) -> &Trainer<'a, Cpu> {
+        &self.parts.trainer
+    }
+
+    /// The run's folder.
+    pub fn run_dir(&mut self) -> &mut RunDir {
+        &mut self.parts.run_dir
+    }
+
+    /// Loss and accuracy on the training batches of the last epoch.
+    pub fn epoch(&self) -> &Mean {
+        &self.epoch
+    }
+
+    /// Seconds of training that led here, in this process and before it.
+    pub fn seconds(&self) -> f64 {
+        self.seconds_before + self.start.elapsed().as_secs_f64()
+    }
+
+    /// Samples trained on that led here, with repetitions.
+    pub fn samples(&self) -> u64 {
+        // Whole epochs, then whole batches: only an epoch's last batch is smaller.
+        let RunParts { data, config, trainer, .. } = &self.parts;
+        let (epochs, rest) = (trainer.batches() / self.batches_per_epoch, trainer.batches() % self.batches_per_epoch);
+        epochs * data.train.len() as u64 + rest * config.batch_size as u64
+    }
+
+    /// Trains to the end and saves the final checkpoint.
+    ///
+    /// # Errors
+    /// [`RunError`]; if the training diverges; if something cannot be evaluated.
+    pub fn train(&mut self) -> anyhow::Result<()> {
+        self.start = Instant::now();
+        let samples_before = self.samples();
+        let RunParts { config, data, trainer, total_steps, .. } = &self.parts;
+        let total_steps = *total_steps;
+        let batch_size = config.batch_size.min(data.train.len());
+        let (first_epoch, first_batch) =
+            (trainer.batches() / self.batches_per_epoch, (trainer.batches() % self.batches_per_epoch) as usize);
+        let order = Order::Shuffled { seed: config.seed, first_epoch, first_batch };
+        let options = LoaderOptions { batch_size, strip: trainer.network.strip(batch_size), order, drop_last: false };
+        let mut loader = BatchLoader::new(data.train.clone(), data.features(), self.table, options)?;
+        let progress = Progress::new(total_steps, config.json);
+        loop {
+            let batches = self.parts.trainer.batches();
+            let over = batches > 0 && self.epoch_is_over();
+            if over && self.records < batches.div_ceil(self.batches_per_epoch) {
+                match self.finish_epoch(&progress, samples_before) {
+                    // Resumed, the run begins with what was left out.
+                    Err(error) if matches!(error.downcast_ref(), Some(RunError::Evaluation)) => {}
+                    finished => finished?,
+                }
+            }
+            let finished = self.parts.trainer.step() >= total_steps;
+            let due = match self.parts.config.checkpoint_every {
+                Some(steps) => batches > 0 && self.parts.trainer.step().is_multiple_of(steps),
+                None => over,
+            };
+            if self.parts.interrupt.requested() {
+                return Err(self.stop()?.into());
+            }
+            if finished {
+                let checkpoint = self.checkpoint()?;
+                let saved = self.parts.run_dir.save_final(&checkpoint);
+                progress.finish();
+                return saved.map(drop).map_err(|error| self.unsaved(error.into()));
+            }
+            if due && self.saved != Some(batches) {
+                self.save()?;
+            }
+            // The loader says the end of an epoch with an extra call.
+            let Some(batch) = loader.next_batch() else { continue };
+            if over || batches == 0 {
+                self.epoch = Mean::default();
+            }
+            let report = self.parts.trainer.train_batch(batch.layout, &batch.images, &batch.labels)?;
+            self.epoch.add(&report.loss);
+            progress.step(&self.status(samples_before));
+        }
+    }
+
+    fn epoch_is_over(&self) -> bool {
+        let trainer = &self.parts.trainer;
+        trainer.batches().is_multiple_of(self.batches_per_epoch) || trainer.step() >= self.parts.total_steps
+    }
+
+    fn status(&self, samples_before: u64) -> Status {
+        let RunParts { trainer, cpu, .. } = &self.parts;
+        Status {
+            step: trainer.step(),
+            loss: self.epoch.loss(),
+            accuracy: self.epoch.accuracy(),
+            samples_per_second: (self.samples() - samples_before) as f64 / self.start.elapsed().as_secs_f64(),
+            density: trainer.network.cost(cpu).density(),
+        }
+    }
+
+    fn finish_epoch(&mut self, progress: &Progress, samples_before: u64) -> anyhow::Result<()> {
+        let data = self.parts.data;
+        let validation = data.validation.as_ref().map(|split| self.evaluate(split)).transpose()?;
+        let test = if self.parts.config.eval_test { Some(self.evaluate(&data.test)?) } else { None };
+        let cost = self.parts.trainer.network.cost(self.parts.cpu);
+        let record = EpochRecord {
+            event: "epoch",
+            epoch: self.records + 1,
+            step: self.parts.trainer.step(),
+            train_loss: self.epoch.loss(),
+            val_loss: validation.map(|m| m.loss()),
+            val_accuracy: validation.map(|m| m.accuracy()),
+            test_loss: test.map(|m| m.loss()),
+            test_accuracy: test.map(|m| m.accuracy()),
+            nnz: cost.nnz,
+            density: cost.density(),
+            seconds: self.seconds(),
+        };
+        self.append(&record)?;
+        self.records += 1;
+        if self.parts.config.json {
+            print_record(&record)?;
+        }
+        let mut more = String::new();
+        for (name, mean) in [("validation", validation), ("test", test)] {
+            if let Some(mean) = mean {
+                let separator = if more.is_empty() { "" } else { "  " };
+                more += &format!("{separator}{name} loss {:.4} accuracy {:.2}%", mean.loss(), 100.0 * mean.accuracy());
+            }
+        }
+        progress.epoch(record.epoch, &self.status(samples_before), &more);
+        Ok(())
+    }
+
+    /// Loss and accuracy on a split.
+    ///
+    /// # Errors
+    /// [`RunError::Evaluation`] if interrupted, or if the device fails.
+    pub fn evaluate(&mut self, split: &Arc<Split>) -> anyhow::Result<Mean> {
+        let RunParts { trainer, data, interrupt, .. } = &mut self.parts;
+        let any_sparse = trainer.network.layers.iter().any(|layer| layer.sparse);
+        let strip = |lanes| crate::models::strip_of(any_sparse, lanes);
+        evaluate(split, data.features(), self.table, strip, interrupt, |batch| {
+            trainer.evaluate_batch(batch.layout, &batch.images, &batch.labels)
+        })
+    }
+
+    /// Appends a record to the run's metrics.
+    ///
+    /// # Errors
+    /// [`RunError::Unsaved`].
+    pub fn append(&mut self, record: &impl Serialize) -> anyhow::Result<()> {
+        self.parts.run_dir.append(record).map_err(|error| self.unsaved(error.into()))
+    }
+
+    /// The state of the run between two steps: equal states make equal bytes, on any machine and at any time.
+    fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
+        let mut checkpoint = self.parts.trainer.checkpoint(Some(self.input.clone()))?;
+        let state = RunState { config: self.parts.config.fingerprint(), records: self.records, epoch: self.epoch };
+        checkpoint.set_section("run", &state);
+        Ok(checkpoint)
+    }
+
+    fn save(&mut self) -> anyhow::Result<()> {
+        let checkpoint = self.checkpoint()?;
+        let RunParts { run_dir, config, trainer, .. } = &mut self.parts;
+        match run_dir.save(&checkpoint, trainer.step(), config.keep_checkpoints) {
+            Ok(_) => {
+                self.saved = Some(self.parts.trainer.batches());
+                Ok(())
+            }
+            Err(error) => Err(self.unsaved(error.into())),
+        }
+    }
+
+    fn stop(&mut self) -> anyhow::Result<RunError> {
+        if self.saved != Some(self.parts.trainer.batches()) {
+            self.save()?;
+        }
+        Ok(self.interrupted())
+    }
+
+    /// The error of a run that was asked to stop after its last checkpoint.
+    pub fn interrupted(&self) -> RunError {
+        let RunParts { run_dir, trainer, .. } = &self.parts;
+        let run = run_dir.path().to_owned();
+        RunError::Interrupted { step: trainer.step(), saved: run_dir.newest_path().unwrap_or_default(), run }
+    }
+
+    fn unsaved(&self, error: anyhow::Error) -> anyhow::Error {
+        let RunParts { run_dir, trainer, .. } = &self.parts;
+        let (newest, run) = (run_dir.newest_path(), run_dir.path().to_owned());
+        error.context(RunError::Unsaved { step: trainer.step(), newest, run })
+    }
+}

@@ -1,0 +1,158 @@
+//! What is done with hostile input of each format: it must end in an error or a sound value, without a panic, and hold no
+//! more memory than a small multiple of the input. Fuzz targets and `tests/hostile_input.rs` run the same functions.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use sparse_kernels::Csr;
+use trainer::args::{TrainArgs, TrainOptions};
+use trainer::checkpoint::{Checkpoint, TensorData};
+use trainer::config::TrainConfig;
+use trainer::data::idx;
+use trainer::exchange::pytorch;
+use trainer::formats::{Matrix, matrix_market, npy, npz, smtx};
+use trainer::models::StoredModel;
+
+use crate::counting_allocator::allocated;
+
+/// A function of [`TARGETS`].
+pub type Target = fn(&[u8]);
+
+/// Every format, by the name of its fuzz target and of its folder in `fuzz/seeds`.
+#[allow(dead_code, reason = "a fuzz target runs one of them")]
+pub const TARGETS: [(&str, Target); 6] =
+    [("idx", idx), ("safetensors", safetensors), ("npz", npz), ("mtx", mtx), ("smtx", smtx), ("toml", toml)];
+
+/// Bytes that any parser may take for itself.
+const FREE_BYTES: usize = 1 << 20;
+/// As [`trainer::formats::unfold`]: compressed input may unfold to 64 bytes a byte and 1 MiB, which are then copied to
+/// wider types and sorted.
+const UNFOLDED: (usize, usize) = (64 * 12, 12 << 20);
+/// A header of JSON becomes maps of strings; entries of text become indices and values that are sorted.
+const PARSED: (usize, usize) = (64, FREE_BYTES);
+/// A matrix may have 2^20 rows without entries, at two times 4 bytes.
+const ROWS: (usize, usize) = (64, (8 << 20) + FREE_BYTES);
+
+fn bounded<T>(bytes: &[u8], (factor, free): (usize, usize), parse: impl FnOnce(&[u8]) -> T) -> T {
+    let (value, allocated) = allocated(|| parse(bytes));
+    let allowed = factor * bytes.len() + free;
+    assert!(
+        allocated.peak_bytes <= allowed,
+        "{} bytes of input made the parser hold {} bytes, {allowed} are allowed",
+        bytes.len(),
+        allocated.peak_bytes
+    );
+    value
+}
+
+/// IDX images and labels, plain or compressed.
+pub fn idx(bytes: &[u8]) {
+    if let Ok(images) = bounded(bytes, UNFOLDED, |bytes| idx::parse_images(Path::new("images"), bytes)) {
+        assert_eq!(images.pixels.len(), images.count() * images.height * images.width);
+    }
+    if let Ok(labels) = bounded(bytes, UNFOLDED, |bytes| idx::parse_labels(Path::new("labels"), bytes, 10)) {
+        assert!(labels.iter().all(|&label| label < 10));
+    }
+}
+
+/// Checkpoints, and other programs' safetensors files.
+pub fn safetensors(bytes: &[u8]) {
+    let _ = bounded(bytes, PARSED, Checkpoint::from_bytes);
+    // What the checksum keeps out must not be trusted where it is forged.
+    if let Ok(model) = bounded(bytes, PARSED, |bytes| StoredModel::from_checkpoint(&unchecked(bytes))) {
+        sound(&model);
+    }
+    if let Ok(model) = bounded(bytes, PARSED, pytorch::from_bytes) {
+        sound(&model);
+    }
+}
+
+fn sound(model: &StoredModel) {
+    model.check_chain().expect("a model that was read is whole");
+    let again = StoredModel::from_checkpoint(&model.to_checkpoint()).expect("a model that was read can be written");
+    assert_eq!(again.densities(), model.densities());
+}
+
+/// The file's content, whatever its sum; empty if it is not a safetensors file at all.
+fn unchecked(bytes: &[u8]) -> Checkpoint {
+    let read = || {
+        let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+        let metadata = header.metadata().as_ref().and_then(|map| map.get("rigl")).cloned().unwrap_or_default();
+        let metadata: serde_json::Value = serde_json::from_str(&metadata).ok()?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in SafeTensors::deserialize(bytes).ok()?.iter() {
+            let words: Vec<u32> =
+                view.data().chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+            let tensor = match view.dtype() {
+                safetensors::Dtype::U32 => TensorData::u32s(words),
+                _ => TensorData::f32s(words.into_iter().map(f32::from_bits).collect::<Vec<_>>()),
+            };
+            tensors.insert(name.to_owned(), tensor);
+        }
+        let metadata = metadata.get("content").cloned().unwrap_or_default();
+        Some(Checkpoint { tensors, metadata })
+    };
+    read().unwrap_or_default()
+}
+
+/// SciPy's sparse matrices, and the NumPy arrays that they consist of.
+pub fn npz(bytes: &[u8]) {
+    matrix(bounded(bytes, UNFOLDED, npz::parse).ok(), npz::to_bytes, npz::parse);
+    matrix(bounded(bytes, PARSED, npy::parse).ok(), npy::to_bytes, npy::parse);
+}
+
+/// Matrix Market.
+pub fn mtx(bytes: &[u8]) {
+    matrix(bounded(bytes, ROWS, matrix_market::parse).ok(), matrix_market::to_bytes, matrix_market::parse);
+}
+
+/// Patterns of the Deep Learning Matrix Collection.
+pub fn smtx(bytes: &[u8]) {
+    matrix(bounded(bytes, PARSED, smtx::parse).ok(), smtx::to_bytes, smtx::parse);
+}
+
+/// What was read can be written, and read again.
+fn matrix<E: std::fmt::Debug>(
+    read: Option<Matrix>,
+    write: impl Fn(&Matrix) -> Result<Vec<u8>, E>,
+    parse: impl Fn(&[u8]) -> Result<Matrix, E>,
+) {
+    let Some(matrix) = read else { return };
+    // Some kinds of matrix have no place in a format.
+    let Ok(bytes) = write(&matrix) else { return };
+    let again = parse(&bytes).expect("what was written can be read");
+    assert_eq!(shape(&again), shape(&matrix));
+}
+
+/// Rows, columns, stored entries.
+fn shape(matrix: &Matrix) -> (usize, usize, usize) {
+    match matrix {
+        Matrix::Sparse(csr) => of_csr(csr),
+        Matrix::Pattern(pattern) => (pattern.nrows(), pattern.ncols(), pattern.nnz()),
+        Matrix::Dense(dense) => (dense.nrows(), dense.ncols(), dense.values().len()),
+    }
+}
+
+fn of_csr(csr: &Csr<f32>) -> (usize, usize, usize) {
+    (csr.pattern().nrows(), csr.pattern().ncols(), csr.values().len())
+}
+
+/// Configuration files of `rigl train`.
+pub fn toml(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let options = bounded(bytes, (512, FREE_BYTES), |_| toml::from_str::<TrainOptions>(text));
+    let Ok(mut options) = options else { return };
+    // Reads a file.
+    options.init_from = None;
+    let args = TrainArgs { options, config: None, resume: None };
+    let Ok(config) = bounded(bytes, (512, FREE_BYTES), |_| TrainConfig::resolve(&args, None)) else { return };
+    let _ = config.update_window(config.total_steps(100));
+    // What is saved with a run means the same.
+    let saved = config.to_toml().expect("settings from TOML can be written as TOML");
+    let mut again: TrainConfig = toml::from_str(&saved).expect("what was written can be read");
+    if again.steps.is_some() {
+        again.epochs = None;
+    }
+    assert_eq!(again.fingerprint(), config.fingerprint());
+}
