@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use sparse_kernels::Csr;
 use trainer::args::{TrainArgs, TrainOptions};
-use trainer::checkpoint::{Checkpoint, TensorData};
+use trainer::checkpoint::{Checkpoint, TensorData, read_header};
 use trainer::config::TrainConfig;
 use trainer::data::idx;
 use trainer::exchange::pytorch;
@@ -77,7 +77,7 @@ fn sound(model: &StoredModel) {
 /// The file's content, whatever its sum; empty if it is not a safetensors file at all.
 fn unchecked(bytes: &[u8]) -> Checkpoint {
     let read = || {
-        let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+        let header = read_header(bytes).ok()?;
         let metadata = header.metadata().as_ref().and_then(|map| map.get("rigl")).cloned().unwrap_or_default();
         let metadata: serde_json::Value = serde_json::from_str(&metadata).ok()?;
         let mut tensors = BTreeMap::new();

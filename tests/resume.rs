@@ -93,11 +93,9 @@ fn killed_runs_end_in_the_same_bytes() {
                 sleep(Duration::from_secs_f64(moment));
                 child.kill().unwrap();
                 child.wait().unwrap();
-                // Before the run has a folder there is nothing to go on with: it starts again.
+                // Before the run has written its settings there is nothing to go on with: the same command starts it.
                 if out.join("config.toml").exists() {
                     args = format!("--resume {} --threads {}", out.display(), 3 - threads);
-                } else {
-                    let _ = fs::remove_dir_all(&out);
                 }
                 let newest = checkpoints(&out).first().map(|path| path.file_name().unwrap().to_owned());
                 seen += &format!(" at {:.0} ms ({newest:?})", 1e3 * moment);
@@ -114,6 +112,7 @@ fn interrupted_runs_save_and_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     run(&format!("{RUN} --out {}", whole.display()));
+    // A press of Ctrl-C that arrives twice, as wrappers pass it on, is one press.
     for (name, signals) in [("-INT", 1), ("-TERM", 1), ("-INT", 2)] {
         let out = folder.path().join(format!("interrupted{name}{signals}"));
         let child = start_and_wait(&format!("{RUN} --out {}", out.display()), &out);
@@ -122,14 +121,32 @@ fn interrupted_runs_save_and_go_on() {
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(130), "{message}");
         let newest = checkpoints(&out).remove(0);
-        if signals == 1 {
-            let saved = format!("saved {}", newest.display());
-            assert!(message.contains(&saved) && message.contains("rigl train --resume"), "{message}");
-        }
+        let saved = format!("saved {}", newest.display());
+        assert!(message.contains(&saved) && message.contains("rigl train --resume"), "{message}");
         Checkpoint::load(&newest).unwrap();
         run(&format!("--resume {}", out.display()));
         assert!(result(&out) == result(&whole), "{name} {signals}");
     }
+}
+
+/// While the step is measured at the end, nothing looks for a first interrupt; a second one stops at once.
+#[test]
+fn a_second_interrupt_stops_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut child = start(&format!("--steps 30 --out {}", out.display()));
+    while !out.join("checkpoint.safetensors").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
+        sleep(Duration::from_millis(1));
+    }
+    sleep(Duration::from_millis(100));
+    signal(&child, "-INT");
+    sleep(Duration::from_millis(400));
+    signal(&child, "-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!fs::read_to_string(out.join("metrics.jsonl")).unwrap().contains("\"done\""));
+    run(&format!("--resume {}", out.display()));
+    assert!(fs::read_to_string(out.join("metrics.jsonl")).unwrap().contains("\"done\""));
 }
 
 #[test]
@@ -202,6 +219,24 @@ fn damage_is_found_and_the_checkpoint_before_is_used() {
     }
 }
 
+/// Results that nobody can read are no reason to lose the state behind them.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_standard_output_leaves_the_state_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, whole) = (folder.path().join("run"), folder.path().join("whole"));
+    let args = "--model 784-20-10 --epochs 2";
+    run(&format!("{args} --out {}", whole.display()));
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = rigl(&format!("{args} --out {}", out.display())).stdout(full).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("saved after step 120") && message.contains("standard output"), "{message}");
+    assert_eq!(checkpoints(&out).len(), 1);
+    run(&format!("--resume {}", out.display()));
+    assert!(result(&out) == result(&whole));
+}
+
 /// The real command where the system allows no file as large as a checkpoint.
 #[test]
 #[cfg(unix)]
@@ -271,6 +306,27 @@ fn a_run_is_not_gone_on_with_as_another() {
     refused(resume(&small), 2, &["step-00000002", "the model is 784-40-10, expected 784-30-10"]);
     fs::copy(&checkpoints(&adam)[0], &checkpoints(&small)[0]).unwrap();
     refused(resume(&small), 2, &["step-00000002", "the setting lr is 0.001, expected 0.1"]);
+    // The same settings on other data.
+    let data = |name: &str, pixel: u8| {
+        let dir = folder.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        for (part, samples) in [("train", 40u32), ("t10k", 10)] {
+            let header = |magic: u32, sizes: &[u32]| -> Vec<u8> {
+                [magic].iter().chain(sizes).flat_map(|word| word.to_be_bytes()).collect()
+            };
+            let mut images = header(0x803, &[samples, 28, 28]);
+            images.extend((0..samples * 784).map(|i| if i % 784 == 3 { pixel } else { (i % 251) as u8 }));
+            let mut labels = header(0x801, &[samples]);
+            labels.extend((0..samples).map(|i| (i % 10) as u8));
+            fs::write(dir.join(format!("{part}-images-idx3-ubyte")), images).unwrap();
+            fs::write(dir.join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
+        }
+        dir.display().to_string()
+    };
+    let (ours, others) = (data("ours", 1), data("others", 2));
+    let moved = make("moved", &format!("--model 784-30-10 --data mnist --data-dir {ours}"));
+    refused(format!("{} --data-dir {others}", resume(&moved)), 2, &["step-00000002", "samples of mnist"]);
+    refused(format!("{} --data-dir {others}", resume(&large)), 2, &["--data-dir", "no effect"]);
     // A setting changed behind the run's back, a value of a wrong type, an unknown key.
     let text = fs::read_to_string(adam.join("config.toml")).unwrap();
     for (from, to, parts) in [

@@ -97,7 +97,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", help_heading = RUN)]
     pub config: Option<PathBuf>,
     /// Go on with the run in this folder, from its newest whole checkpoint, to the same result as if it had never
-    /// stopped; only --threads, --data-dir, --checkpoint-every, --keep-checkpoints and --json may differ
+    /// stopped; only --threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints and --json may
+    /// differ
     #[arg(long, value_name = "RUN", conflicts_with = "config", help_heading = RUN)]
     pub resume: Option<PathBuf>,
 }

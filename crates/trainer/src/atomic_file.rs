@@ -60,15 +60,22 @@ fn write_synced(path: &Path, bytes: &[u8], writer: impl FnOnce(&File) -> Box<dyn
     file.sync_all()
 }
 
-/// Makes the rename itself durable. Only Unix lets a folder be opened for that.
+/// Makes it durable that `path` is in its folder. Only Unix lets a folder be opened for that.
+///
+/// # Errors
+/// What the file system reports.
 #[cfg(unix)]
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
+/// Nothing on this system.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-fn sync_folder(_path: &Path) -> io::Result<()> {
+pub fn sync_folder(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 

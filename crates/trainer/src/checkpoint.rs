@@ -14,7 +14,7 @@
 //! {"content": …, "sha256": "…", "version": 1}
 //! ```
 //!
-//! The sum is over the content and every tensor's name, type, shape and bytes. A file with a flipped bit is an error, or,
+//! The sum is over the version, the content and every tensor's name, type, shape and bytes. A file with a flipped bit is an error, or,
 //! where the bit means nothing (white space in the header), loads as what was saved.
 
 use std::borrow::Cow;
@@ -141,6 +141,15 @@ impl CheckpointError {
             Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::Content { source, .. } => source.is_usage(),
             Self::Mismatch { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the file is whole, and of another version of this crate.
+    pub fn is_version(&self) -> bool {
+        match self {
+            Self::Content { source, .. } => source.is_version(),
+            Self::Version { .. } => true,
             _ => false,
         }
     }
@@ -272,19 +281,21 @@ impl Checkpoint {
                 return Err(CheckpointError::Length { name, shape, len: tensor.len() });
             }
         }
-        let metadata = json!({ "content": self.metadata, "sha256": self.sha256(), "version": VERSION });
+        let sha256 = self.sha256(&json!(VERSION));
+        let metadata = json!({ "content": self.metadata, "sha256": sha256, "version": VERSION });
         let metadata = HashMap::from([(METADATA_KEY.to_owned(), canonical_json(&metadata))]);
         Ok(safetensors::serialize(&self.tensors, Some(metadata))?)
     }
 
-    /// The sum of everything in it, in hexadecimal digits.
-    fn sha256(&self) -> String {
+    /// The sum of everything in it and the file's version, in hexadecimal digits.
+    fn sha256(&self, version: &Value) -> String {
         let mut sum = Sha256::new();
         // Each part is preceded by its length, so that no two contents run together to the same bytes.
         let mut part = |bytes: &[u8]| {
             sum.update((bytes.len() as u64).to_le_bytes());
             sum.update(bytes);
         };
+        part(version.to_string().as_bytes());
         part(canonical_json(&self.metadata).as_bytes());
         for (name, tensor) in &self.tensors {
             part(name.as_bytes());
@@ -312,15 +323,18 @@ impl Checkpoint {
         };
         let mut take = |key| metadata.remove(key).unwrap_or_default();
         let (version, sha256, content) = (take("version"), take("sha256"), take("content"));
-        if version != VERSION {
-            return Err(CheckpointError::Version { got: version });
-        }
         let tensors = SafeTensors::deserialize(bytes)?
             .iter()
             .map(|(name, view)| Ok((name.to_owned(), TensorData::from_view(name, &view)?)))
             .collect::<Result<_, CheckpointError>>()?;
         let checkpoint = Self { tensors, metadata: content };
-        if sha256 == checkpoint.sha256() { Ok(checkpoint) } else { Err(CheckpointError::Damaged) }
+        if sha256 != checkpoint.sha256(&version) {
+            Err(CheckpointError::Damaged)
+        } else if version != VERSION {
+            Err(CheckpointError::Version { got: version })
+        } else {
+            Ok(checkpoint)
+        }
     }
 
     /// Writes the file so that it is the old or the new checkpoint at any moment.
@@ -394,7 +408,10 @@ fn wrong_dtype(name: &str, tensor: &TensorData, expected: &'static str) -> Check
 ///
 /// The crate adds the last tensor's end to the header's length before it compares the sum with the file's length; for
 /// ends near 2^64 that overflows, which is a panic in builds that check. So ends are looked at first.
-pub(crate) fn read_header(bytes: &[u8]) -> Result<Metadata, SafeTensorError> {
+///
+/// # Errors
+/// If it is not such a file.
+pub fn read_header(bytes: &[u8]) -> Result<Metadata, SafeTensorError> {
     let outside = || {
         let (length, rest) = bytes.split_first_chunk::<8>()?;
         let header = rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
@@ -502,8 +519,12 @@ mod tests {
         assert!(foreign(one("format", "pt"), Dtype::F32).contains("the key has another name"));
         assert!(foreign(one("rigl", "{"), Dtype::F32).contains("EOF"));
         assert!(foreign(one("rigl", "[]"), Dtype::F32).contains("invalid type"));
-        let other = foreign(one("rigl", r#"{"version":2}"#), Dtype::F32);
+        // A whole file of another version is no damaged one.
+        let next = Checkpoint { tensors: [("x".to_owned(), TensorData::f32s([0.0]))].into(), metadata: Value::Null };
+        let text = json!({ "version": 2, "sha256": next.sha256(&json!(2)) }).to_string();
+        let other = foreign(one("rigl", &text), Dtype::F32);
         assert_eq!(other, "the file has format version 2; this build reads version 1");
+        assert!(foreign(one("rigl", r#"{"version":2}"#), Dtype::F32).starts_with("the file is damaged"));
         assert_eq!(foreign(one("rigl", r#"{"version":1}"#), Dtype::I64), "tensor x: type I64; it must be F32 or U32");
         assert!(foreign(one("rigl", r#"{"version":1}"#), Dtype::F32).starts_with("the file is damaged"));
         let missing = Checkpoint::load(Path::new("no/such/file")).unwrap_err().to_string();

@@ -581,8 +581,10 @@ impl TrainConfig {
     fn find_data(&mut self, env_data_dir: Option<PathBuf>) {
         if self.data == data::EMBEDDED {
             self.data_dir = None;
-        } else if self.data_dir.is_none() {
-            self.data_dir = env_data_dir;
+        } else {
+            // The run's own settings must find it from any folder.
+            let folder = self.data_dir.take().or(env_data_dir);
+            self.data_dir = folder.map(|folder| std::path::absolute(&folder).unwrap_or(folder));
         }
     }
 
@@ -592,6 +594,7 @@ impl TrainConfig {
     /// # Errors
     /// [`ConfigError`]: the run's file, or an option that would make it another run.
     pub fn resume(given: &TrainOptions, file: &Path, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let given_data_dir = given.data_dir.is_some();
         let given = toml::Table::try_from(given)?;
         if let Some(option) = given.keys().find(|key| !RESUMABLE.contains(&key.as_str())) {
             return Err(ConfigError::Resume { option: option.clone(), config: file.to_owned() });
@@ -599,6 +602,10 @@ impl TrainConfig {
         let mut table = toml::Table::try_from(read_options(file)?)?;
         table.extend(given);
         let (_, mut config) = Self::with_defaults(table)?;
+        if given_data_dir && config.data == data::EMBEDDED {
+            let needs = "--data fashion-mnist or mnist";
+            return Err(ConfigError::NoEffect { option: "data-dir", needs });
+        }
         config.find_data(env_data_dir);
         config.check()?;
         Ok(config)

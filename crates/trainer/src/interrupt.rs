@@ -1,11 +1,18 @@
 //! Ctrl-C, and other signals that end a process before its time.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{io, process, thread};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// Exit code of a command that was interrupted.
 pub const EXIT_CODE: u8 = 130;
+
+/// One press of Ctrl-C may arrive more than once: wrappers pass on what the whole process group gets too.
+const ONE_PRESS: Duration = Duration::from_millis(250);
 
 /// Whether the process has been asked to stop. Clones share the answer.
 #[derive(Debug, Clone, Default)]
@@ -13,20 +20,23 @@ pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// From now on, Ctrl-C (and SIGTERM, which a job scheduler sends) only sets this flag; a second one ends the process
-    /// at once with [`EXIT_CODE`]. A write beyond the size that the system allows for a file (SIGXFSZ) becomes an error
-    /// of that write, where it would kill the process.
+    /// at once with [`EXIT_CODE`].
     ///
     /// # Errors
     /// If the system refuses.
     pub fn install() -> io::Result<Self> {
         let interrupt = Self::default();
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // In this order: the first signal finds the flag unset, sets it and goes on.
-            signal_hook::flag::register_conditional_shutdown(signal, EXIT_CODE.into(), interrupt.0.clone())?;
-            signal_hook::flag::register(signal, interrupt.0.clone())?;
-        }
-        #[cfg(unix)]
-        signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let flag = interrupt.clone();
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let mut first: Option<Instant> = None;
+            for _ in signals.forever() {
+                flag.request();
+                if first.get_or_insert_with(Instant::now).elapsed() > ONE_PRESS {
+                    process::exit(EXIT_CODE.into());
+                }
+            }
+        })?;
         Ok(interrupt)
     }
 
@@ -39,4 +49,15 @@ impl Interrupt {
     pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// A write beyond the size that the system allows for a file (SIGXFSZ) becomes an error of that write, where it would
+/// kill the process.
+///
+/// # Errors
+/// If the system refuses.
+pub fn make_size_limits_errors() -> io::Result<()> {
+    #[cfg(unix)]
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use trainer::args::Cli;
-use trainer::commands;
+use trainer::{commands, interrupt};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let filter =
         EnvFilter::builder().with_env_var("RIGL_LOG").try_from_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().with_target(false).init();
-    match commands::run(cli.command) {
+    match interrupt::make_size_limits_errors().map_err(Into::into).and_then(|()| commands::run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", commands::message(&error));

@@ -12,13 +12,19 @@ use serde::Serialize;
 /// Writes one record as a line of standard output, at once.
 ///
 /// # Errors
-/// What the stream reports; a closed pipe is an error, not a panic.
+/// As [`print_text`].
 pub fn print_record(record: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(record)?;
-    line.push(b'\n');
+    print_text(serde_json::to_string(record)?)
+}
+
+/// Writes text and the end of its line to standard output, at once.
+///
+/// # Errors
+/// What the stream reports, with its name; a closed pipe is an error, not a panic.
+pub fn print_text(text: impl fmt::Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(&line)?;
-    stdout.flush()
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    written.map_err(|error| io::Error::new(error.kind(), format!("standard output: {error}")))
 }
 
 /// Where training stands.

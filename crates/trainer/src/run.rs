@@ -12,10 +12,12 @@
 //! the number of batches), the epoch's running means and the number of records written. So a run that is killed and
 //! resumed, however often, ends in the same bytes. Checkpoints hold no time: the records' `seconds` alone differ.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sparse_kernels::cpu::Cpu;
@@ -118,6 +120,8 @@ struct EpochRecord {
 struct RunState {
     /// See [`TrainConfig::fingerprint`].
     config: Value,
+    /// See [`Dataset::sha256`].
+    data_sha256: String,
     /// Lines of `metrics.jsonl`.
     records: u64,
     /// Of the training batches of the epoch so far.
@@ -179,6 +183,7 @@ pub struct RunParts<'a> {
 pub struct Run<'a> {
     parts: RunParts<'a>,
     input: ModelInput,
+    data_sha256: String,
     /// The input that each byte of a picture becomes.
     table: [f32; 256],
     batches_per_epoch: u64,
@@ -189,6 +194,8 @@ pub struct Run<'a> {
     /// Seconds of training before this process.
     seconds_before: f64,
     start: Instant,
+    /// Samples before this process.
+    samples_before: u64,
 }
 
 impl<'a> Run<'a> {
@@ -198,6 +205,7 @@ impl<'a> Run<'a> {
         let batches_per_epoch = parts.data.train.len().div_ceil(parts.config.batch_size) as u64;
         Self {
             input: ModelInput { data: parts.data.name.clone(), normalization },
+            data_sha256: parts.data.sha256(),
             table: normalization.table(),
             batches_per_epoch,
             records: 0,
@@ -205,6 +213,7 @@ impl<'a> Run<'a> {
             saved: None,
             seconds_before: 0.0,
             start: Instant::now(),
+            samples_before: 0,
             parts,
         }
     }
@@ -222,6 +231,10 @@ impl<'a> Run<'a> {
                 if got != expected {
                     return Err(CheckpointError::mismatch(format!("the setting {key}"), got, expected).into());
                 }
+            }
+            if state.data_sha256 != self.data_sha256 {
+                let what = format!("the SHA-256 sum of the samples of {}", self.input.data);
+                return Err(CheckpointError::mismatch(what, state.data_sha256, &self.data_sha256).into());
             }
             self.parts.trainer.restore(checkpoint)?;
             (self.records, self.epoch) = (state.records, state.epoch);
@@ -247,13 +260,22 @@ impl<'a> Run<'a> {
         &self.epoch
     }
 
-    /// Seconds of training that led here, in this process and before it.
+    /// Seconds of training that led here, in this process and before it. Of an earlier process the time up to its last
+    /// record counts: checkpoints hold no time.
     pub fn seconds(&self) -> f64 {
         self.seconds_before + self.start.elapsed().as_secs_f64()
     }
 
+    /// Samples a second in this process, or of the whole run if this one had nothing left to train.
+    pub fn samples_per_second(&self) -> f64 {
+        match self.samples() - self.samples_before {
+            0 => self.samples() as f64 / self.seconds(),
+            samples => samples as f64 / self.start.elapsed().as_secs_f64(),
+        }
+    }
+
     /// Samples trained on that led here, with repetitions.
-    pub fn samples(&self) -> u64 {
+    fn samples(&self) -> u64 {
         // Whole epochs, then whole batches: only an epoch's last batch is smaller.
         let RunParts { data, config, trainer, .. } = &self.parts;
         let (epochs, rest) = (trainer.batches() / self.batches_per_epoch, trainer.batches() % self.batches_per_epoch);
@@ -266,7 +288,7 @@ impl<'a> Run<'a> {
     /// [`RunError`]; if the training diverges; if something cannot be evaluated.
     pub fn train(&mut self) -> anyhow::Result<()> {
         self.start = Instant::now();
-        let samples_before = self.samples();
+        self.samples_before = self.samples();
         let RunParts { config, data, trainer, total_steps, .. } = &self.parts;
         let total_steps = *total_steps;
         let batch_size = config.batch_size.min(data.train.len());
@@ -279,11 +301,13 @@ impl<'a> Run<'a> {
         loop {
             let batches = self.parts.trainer.batches();
             let over = batches > 0 && self.epoch_is_over();
+            let mut told = Ok(());
             if over && self.records < batches.div_ceil(self.batches_per_epoch) {
-                match self.finish_epoch(&progress, samples_before) {
+                match self.finish_epoch(&progress) {
+                    Ok(printed) => told = printed,
                     // Resumed, the run begins with what was left out.
                     Err(error) if matches!(error.downcast_ref(), Some(RunError::Evaluation)) => {}
-                    finished => finished?,
+                    Err(error) => return Err(error),
                 }
             }
             let finished = self.parts.trainer.step() >= total_steps;
@@ -291,6 +315,8 @@ impl<'a> Run<'a> {
                 Some(steps) => batches > 0 && self.parts.trainer.step().is_multiple_of(steps),
                 None => over,
             };
+            // The file that the weights came from may be gone when the run is gone on with.
+            let due = due || batches == 0 && self.parts.config.init_from.is_some();
             if self.parts.interrupt.requested() {
                 return Err(self.stop()?.into());
             }
@@ -300,9 +326,10 @@ impl<'a> Run<'a> {
                 progress.finish();
                 return saved.map(drop).map_err(|error| self.unsaved(error.into()));
             }
-            if due && self.saved != Some(batches) {
+            if (due || told.is_err()) && self.saved != Some(batches) {
                 self.save()?;
             }
+            told.with_context(|| format!("saved after step {}", self.parts.trainer.step()))?;
             // The loader says the end of an epoch with an extra call.
             let Some(batch) = loader.next_batch() else { continue };
             if over || batches == 0 {
@@ -310,7 +337,7 @@ impl<'a> Run<'a> {
             }
             let report = self.parts.trainer.train_batch(batch.layout, &batch.images, &batch.labels)?;
             self.epoch.add(&report.loss);
-            progress.step(&self.status(samples_before));
+            progress.step(&self.status());
         }
     }
 
@@ -319,18 +346,20 @@ impl<'a> Run<'a> {
         trainer.batches().is_multiple_of(self.batches_per_epoch) || trainer.step() >= self.parts.total_steps
     }
 
-    fn status(&self, samples_before: u64) -> Status {
+    fn status(&self) -> Status {
         let RunParts { trainer, cpu, .. } = &self.parts;
         Status {
             step: trainer.step(),
             loss: self.epoch.loss(),
             accuracy: self.epoch.accuracy(),
-            samples_per_second: (self.samples() - samples_before) as f64 / self.start.elapsed().as_secs_f64(),
+            samples_per_second: self.samples_per_second(),
             density: trainer.network.cost(cpu).density(),
         }
     }
 
-    fn finish_epoch(&mut self, progress: &Progress, samples_before: u64) -> anyhow::Result<()> {
+    /// Evaluates and records the epoch that is over. In the second place: whether it could be told to who reads standard
+    /// output, which is no reason to leave the state unsaved.
+    fn finish_epoch(&mut self, progress: &Progress) -> anyhow::Result<io::Result<()>> {
         let data = self.parts.data;
         let validation = data.validation.as_ref().map(|split| self.evaluate(split)).transpose()?;
         let test = if self.parts.config.eval_test { Some(self.evaluate(&data.test)?) } else { None };
@@ -350,9 +379,7 @@ impl<'a> Run<'a> {
         };
         self.append(&record)?;
         self.records += 1;
-        if self.parts.config.json {
-            print_record(&record)?;
-        }
+        let told = if self.parts.config.json { print_record(&record) } else { Ok(()) };
         let mut more = String::new();
         for (name, mean) in [("validation", validation), ("test", test)] {
             if let Some(mean) = mean {
@@ -360,8 +387,8 @@ impl<'a> Run<'a> {
                 more += &format!("{separator}{name} loss {:.4} accuracy {:.2}%", mean.loss(), 100.0 * mean.accuracy());
             }
         }
-        progress.epoch(record.epoch, &self.status(samples_before), &more);
-        Ok(())
+        progress.epoch(record.epoch, &self.status(), &more);
+        Ok(told)
     }
 
     /// Loss and accuracy on a split.
@@ -388,7 +415,8 @@ impl<'a> Run<'a> {
     /// The state of the run between two steps: equal states make equal bytes, on any machine and at any time.
     fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
         let mut checkpoint = self.parts.trainer.checkpoint(Some(self.input.clone()))?;
-        let state = RunState { config: self.parts.config.fingerprint(), records: self.records, epoch: self.epoch };
+        let (config, data_sha256) = (self.parts.config.fingerprint(), self.data_sha256.clone());
+        let state = RunState { config, data_sha256, records: self.records, epoch: self.epoch };
         checkpoint.set_section("run", &state);
         Ok(checkpoint)
     }

@@ -9,7 +9,8 @@
 //! | `checkpoint.safetensors` | the state at the end of the training | then |
 //!
 //! Checkpoints are never seen half-written, whatever happens to the process or the machine; see
-//! [`crate::atomic_file`]. While a process works on a run, it holds a lock on `metrics.jsonl`.
+//! [`crate::atomic_file`]. A run that is gone on with renames those that are damaged (`.damaged`), so that nothing takes
+//! them for a newer state. While a process works on a run, it holds a lock on the file `.lock`.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -19,7 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::atomic_file::{remove_temporaries, write_atomic};
+use crate::atomic_file::{remove_temporaries, sync_folder, write_atomic};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{ConfigError, TrainConfig, available_threads};
 use crate::models::StoredModel;
@@ -27,6 +28,7 @@ use crate::models::StoredModel;
 const CONFIG: &str = "config.toml";
 const RUN: &str = "run.json";
 const METRICS: &str = "metrics.jsonl";
+const LOCK: &str = ".lock";
 const CHECKPOINTS: &str = "checkpoints";
 const FINAL: &str = "checkpoint.safetensors";
 
@@ -178,28 +180,41 @@ pub struct Found {
     pub path: PathBuf,
     /// What it holds.
     pub checkpoint: Checkpoint,
-    /// What is wrong with newer ones.
-    pub damaged: Vec<CheckpointError>,
 }
 
-/// The newest checkpoint of the run in `folder` that is whole. `None` if there is none at all; those that are damaged
-/// are then in the second place.
+/// A checkpoint that cannot be used, and why.
+#[derive(Debug)]
+pub struct Unusable {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub error: CheckpointError,
+}
+
+/// The newest checkpoint of the run in `folder` that is whole, if there is one, and those newer than it that are not.
 ///
 /// # Errors
-/// If a folder or file that is there cannot be read.
-pub fn newest_checkpoint(folder: &Path) -> Result<(Option<Found>, Vec<CheckpointError>), RunDirError> {
+/// If the folder cannot be read, or a checkpoint is whole and of another version of this crate.
+pub fn newest_checkpoint(folder: &Path) -> Result<(Option<Found>, Vec<Unusable>), RunDirError> {
+    let mut unusable = Vec::new();
+    for path in checkpoints(folder)? {
+        match Checkpoint::load(&path) {
+            Ok(checkpoint) => return Ok((Some(Found { path, checkpoint }), unusable)),
+            // A run at work has removed it meanwhile.
+            Err(CheckpointError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.is_version() => return Err(error.into()),
+            Err(error) => unusable.push(Unusable { path, error }),
+        }
+    }
+    Ok((None, unusable))
+}
+
+/// All checkpoints, newest first: that of the end, then those of steps.
+fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, RunDirError> {
     let last = folder.join(FINAL);
     let mut paths = if last.exists() { vec![last] } else { vec![] };
     paths.extend(step_checkpoints(folder)?);
-    let mut damaged = Vec::new();
-    for path in paths {
-        match Checkpoint::load(&path) {
-            Ok(checkpoint) => return Ok((Some(Found { path, checkpoint, damaged }), vec![])),
-            Err(error @ CheckpointError::Io { .. }) => return Err(error.into()),
-            Err(error) => damaged.push(error),
-        }
-    }
-    Ok((None, damaged))
+    Ok(paths)
 }
 
 /// The model of a run's newest whole checkpoint (of a folder) or of a checkpoint or model file, and that file.
@@ -210,20 +225,16 @@ pub fn load_model(path: &Path) -> anyhow::Result<(StoredModel, PathBuf)> {
     if !path.is_dir() {
         return Ok((StoredModel::load(path)?, path.to_owned()));
     }
-    let (found, damaged) = newest_checkpoint(path)?;
-    let found = found.ok_or_else(|| RunDirError::NoCheckpoint { path: path.to_owned(), damaged })?;
-    found.warn();
+    let (found, unusable) = newest_checkpoint(path)?;
+    let Some(found) = found else {
+        let damaged = unusable.into_iter().map(|unusable| unusable.error).collect();
+        return Err(RunDirError::NoCheckpoint { path: path.to_owned(), damaged }.into());
+    };
+    for Unusable { error, .. } in unusable {
+        tracing::warn!("{error}; falling back to {}", found.path.display());
+    }
     let model = StoredModel::from_checkpoint(&found.checkpoint).map_err(CheckpointError::in_file(&found.path))?;
     Ok((model, found.path))
-}
-
-impl Found {
-    /// Tells of newer checkpoints that could not be used.
-    pub fn warn(&self) {
-        for error in &self.damaged {
-            tracing::warn!("{error}; falling back to {}", self.path.display());
-        }
-    }
 }
 
 /// Newest first.
@@ -250,8 +261,9 @@ fn step_checkpoints(folder: &Path) -> Result<Vec<PathBuf>, RunDirError> {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    /// Locked as long as it is open.
     metrics: File,
+    /// Locked as long as it is open.
+    _lock: File,
 }
 
 impl RunDir {
@@ -268,18 +280,16 @@ impl RunDir {
             }
             None => fresh(Path::new("runs"), config)?,
         };
-        if let Some(file) = [CONFIG, RUN, CHECKPOINTS, FINAL].into_iter().find(|file| path.join(file).exists()) {
+        // Of two runs that start at once, one has the lock and the other fails here, or finds the first one's files.
+        let folder = match Self::lock(path.clone()) {
+            Err(RunDirError::Io { source, .. }) => return Err(RunDirError::Create { path, source }),
+            locked => locked?,
+        };
+        // What else there is was left by a process that was killed before it had written its settings.
+        if let Some(file) = [CONFIG, CHECKPOINTS, FINAL].into_iter().find(|file| path.join(file).exists()) {
             return Err(RunDirError::Occupied { path, file });
         }
-        // Creating this file claims the folder: of two runs that start at once, one fails here.
-        let metrics = match File::options().append(true).create_new(true).open(path.join(METRICS)) {
-            Ok(metrics) => metrics,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(RunDirError::Occupied { path, file: METRICS });
-            }
-            Err(source) => return Err(RunDirError::Create { path, source }),
-        };
-        let folder = Self::lock(path, metrics)?;
+        folder.metrics.set_len(0).map_err(|source| RunDirError::Io { path: path.join(METRICS), source })?;
         folder.write_start(info)?;
         // Last, because this is the file by which a run is known.
         folder.write(CONFIG, config.to_toml()?.as_bytes())?;
@@ -292,10 +302,7 @@ impl RunDir {
     /// [`RunDirError`]: there is no run, another process works on it, or something cannot be written.
     pub fn open(path: &Path, info: &RunInfo) -> Result<Self, RunDirError> {
         Self::config_path(path)?;
-        let metrics = path.join(METRICS);
-        let metrics = File::options().read(true).append(true).create(true).open(&metrics);
-        let metrics = metrics.map_err(|source| RunDirError::Io { path: path.join(METRICS), source })?;
-        let folder = Self::lock(path.to_owned(), metrics)?;
+        let folder = Self::lock(path.to_owned())?;
         // What a process left that was killed while it wrote.
         for folder in [path.to_owned(), path.join(CHECKPOINTS)] {
             remove_temporaries(&folder).map_err(|source| RunDirError::Io { path: folder, source })?;
@@ -313,14 +320,30 @@ impl RunDir {
         if config.is_file() { Ok(config) } else { Err(RunDirError::NoRun { path: path.to_owned(), file: CONFIG }) }
     }
 
-    fn lock(path: PathBuf, metrics: File) -> Result<Self, RunDirError> {
-        match metrics.try_lock() {
-            Ok(()) => Ok(Self { path, metrics }),
-            Err(TryLockError::WouldBlock) => Err(RunDirError::InUse { path }),
+    fn lock(path: PathBuf) -> Result<Self, RunDirError> {
+        let open = |file: &str, options: &mut fs::OpenOptions| {
+            let file = path.join(file);
+            options.read(true).create(true).open(&file).map_err(|source| RunDirError::Io { path: file, source })
+        };
+        let lock = open(LOCK, File::options().write(true).truncate(false))?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(RunDirError::InUse { path }),
             // Some network file systems have no locks; a run there is on its own.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(Self { path, metrics }),
-            Err(TryLockError::Error(source)) => Err(RunDirError::Io { path: path.join(METRICS), source }),
+            Err(TryLockError::Error(error)) => tracing::debug!("{}: no lock: {error}", path.display()),
+            Ok(()) => {}
         }
+        let metrics = open(METRICS, File::options().append(true))?;
+        Ok(Self { path, metrics, _lock: lock })
+    }
+
+    /// Puts a checkpoint that cannot be used out of the way.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn set_aside(&self, unusable: &Unusable) -> Result<(), RunDirError> {
+        let mut name = unusable.path.clone().into_os_string();
+        name.push(".damaged");
+        fs::rename(&unusable.path, name).map_err(|source| RunDirError::Io { path: unusable.path.clone(), source })
     }
 
     /// Adds this start to `run.json`.
@@ -332,6 +355,9 @@ impl RunDir {
             Some(Value::Array(starts)) => starts.clone(),
             _ => vec![],
         };
+        if let Some(isa) = starts.last().and_then(|start| start.get("isa")).filter(|&isa| *isa != info.isa.as_str()) {
+            tracing::warn!("the run was computed with {isa}; with {:?} its numbers are rounded differently", info.isa);
+        }
         starts.push(serde_json::to_value(info).map_err(record)?);
         let mut run = serde_json::to_vec_pretty(&serde_json::json!({ "starts": starts })).map_err(record)?;
         run.push(b'\n');
@@ -349,10 +375,14 @@ impl RunDir {
     /// If it cannot be written; what was there is there still.
     pub fn save(&mut self, checkpoint: &Checkpoint, step: u64, keep: usize) -> Result<PathBuf, RunDirError> {
         let folder = self.path.join(CHECKPOINTS);
-        fs::create_dir_all(&folder).map_err(|source| RunDirError::Io { path: folder.clone(), source })?;
+        if !folder.exists() {
+            let made = fs::create_dir(&folder).and_then(|()| sync_folder(&folder));
+            made.map_err(|source| RunDirError::Io { path: folder.clone(), source })?;
+        }
         let path = folder.join(format!("step-{step:08}.safetensors"));
         self.save_as(checkpoint, &path)?;
-        for old in step_checkpoints(&self.path)?.into_iter().skip(keep) {
+        let others = step_checkpoints(&self.path)?.into_iter().filter(|other| *other != path);
+        for old in others.skip(keep.saturating_sub(1)) {
             fs::remove_file(&old).map_err(|source| RunDirError::Io { path: old, source })?;
         }
         Ok(path)
@@ -374,10 +404,9 @@ impl RunDir {
         Ok(checkpoint.save_atomic(path)?)
     }
 
-    /// The newest checkpoint there is, whole or not: for messages.
+    /// The newest checkpoint there is: for messages.
     pub fn newest_path(&self) -> Option<PathBuf> {
-        let last = self.path.join(FINAL);
-        if last.exists() { Some(last) } else { step_checkpoints(&self.path).ok()?.into_iter().next() }
+        checkpoints(&self.path).ok()?.into_iter().next()
     }
 
     /// Appends one record to `metrics.jsonl`, as one write.
@@ -498,13 +527,21 @@ mod tests {
             let bytes = fs::read(path).unwrap();
             fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
         }
-        let found = newest().0.unwrap();
-        assert_eq!((&found.path, found.damaged.len()), (&paths[2], 2));
-        assert!(found.damaged[0].to_string().contains("checkpoint.safetensors"), "{}", found.damaged[0]);
+        let (found, unusable) = newest();
+        assert_eq!(found.unwrap().path, paths[2]);
+        assert_eq!(unusable.iter().map(|u| &u.path).collect::<Vec<_>>(), [&last, &paths[3]]);
         fs::write(&paths[2], "").unwrap();
-        assert!(matches!(newest(), (None, damaged) if damaged.len() == 3));
+        assert!(matches!(newest(), (None, unusable) if unusable.len() == 3));
         let error = load_model(out.path()).unwrap_err().to_string();
         assert!(error.contains("no checkpoint that can be read; checkpoint "), "{error}");
+        // Set aside, they are no longer taken for the newest, nor do they count when old ones are removed.
+        newest().1.iter().for_each(|unusable| folder.set_aside(unusable).unwrap());
+        assert!(matches!(newest(), (None, unusable) if unusable.is_empty()));
+        let path = folder.save(&state(5), 5, 1).unwrap();
+        assert_eq!((newest().0.unwrap().path, folder.newest_path()), (path.clone(), Some(path)));
+        // Saved after a newer step's, as when a damaged file was not set aside: the new one stays.
+        folder.save(&state(9), 9, 1).unwrap();
+        assert!(folder.save(&state(6), 6, 1).unwrap().exists());
     }
 
     #[test]
@@ -512,11 +549,15 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         create(out.path()).unwrap();
         assert!(matches!(create(out.path()).unwrap_err(), RunDirError::Occupied { file: CONFIG, .. }));
-        for file in [CONFIG, RUN] {
-            fs::remove_file(out.path().join(file)).unwrap();
-        }
         let error = create(out.path()).unwrap_err();
-        assert!(error.to_string().contains("holds a run already (metrics.jsonl); give a new folder"), "{error}");
+        assert!(error.to_string().contains("holds a run already (config.toml); give a new folder"), "{error}");
+        // A process that was killed before it had written its settings leaves a folder that can be used.
+        fs::remove_file(out.path().join(CONFIG)).unwrap();
+        fs::write(out.path().join(METRICS), "old").unwrap();
+        let held = create(out.path()).unwrap();
+        assert_eq!(fs::read(out.path().join(METRICS)).unwrap(), b"");
+        assert!(matches!(create(out.path()).unwrap_err(), RunDirError::InUse { .. }));
+        drop(held);
         let file = out.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(create(&file).unwrap_err().to_string().starts_with(&format!("out: {}", file.display())));

@@ -17,7 +17,7 @@ use sparse_kernels::{
 
 use crate::args::{BenchKernelArgs, KernelOp, PatternSource, Shape};
 use crate::bench::{alternate, patterns};
-use crate::report::{Significant, Table, print_record};
+use crate::report::{Significant, Table, print_record, print_text};
 
 /// The record of one density.
 #[derive(Debug, Serialize)]
@@ -83,8 +83,10 @@ pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
         }
     }
     if !args.machine.json {
-        println!("{} {} on {} threads of {}\n{table}", args.op, args.shape, cpu.threads(), cpu.isa());
-        println!("efficiency: dense time · density / time; of limit: against one load per multiply-add from L1");
+        print_text(format_args!("{} {} on {} threads of {}\n{table}", args.op, args.shape, cpu.threads(), cpu.isa()))?;
+        print_text(format_args!(
+            "efficiency: dense time · density / time; of limit: against one load per multiply-add from L1"
+        ))?;
     }
     if !failed.is_empty() {
         bail!("{} gave wrong results at density {failed:?}", args.op);

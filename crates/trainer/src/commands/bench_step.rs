@@ -14,7 +14,7 @@ use crate::args::BenchStepArgs;
 use crate::bench::{StepBench, peak_rss_bytes};
 use crate::config::{FlopsConvention, LayerRule, Method, TrainConfig};
 use crate::models::{Architecture, Sparsification};
-use crate::report::{Significant, Table, print_record};
+use crate::report::{Significant, Table, print_record, print_text};
 
 /// The record of one density.
 #[derive(Debug, Serialize)]
@@ -113,8 +113,11 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
         }
     }
     if !args.machine.json {
-        println!("training step of {} with batches of {}, {threads} threads of {isa}", args.model, args.batch_size);
-        println!("{table}");
+        print_text(format_args!(
+            "training step of {} with batches of {}, {threads} threads of {isa}",
+            args.model, args.batch_size
+        ))?;
+        print_text(format_args!("{table}"))?;
     }
     Ok(())
 }

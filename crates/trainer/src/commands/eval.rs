@@ -8,11 +8,11 @@ use sparse_kernels::cpu::Cpu;
 
 use super::check_fit;
 use crate::args::{EvalArgs, EvalSplit};
-use crate::config::available_threads;
+use crate::config::{ConfigError, available_threads};
 use crate::data;
 use crate::interrupt::Interrupt;
 use crate::models::Network;
-use crate::report::print_record;
+use crate::report::{print_record, print_text};
 use crate::run::evaluate;
 use crate::run_dir::load_model;
 use crate::training::Evaluator;
@@ -40,6 +40,10 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let (model, checkpoint) = load_model(&args.model)?;
     let trained_on = model.input.clone();
     let name = args.data.as_deref().or(trained_on.as_ref().map(|input| &*input.data)).unwrap_or(data::EMBEDDED);
+    if args.data_dir.is_some() && name == data::EMBEDDED {
+        let needs = "--data fashion-mnist or mnist";
+        return Err(ConfigError::NoEffect { option: "data-dir", needs }.into());
+    }
     let data_dir = args.data_dir.clone().or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into));
     let data = data::load(name, data_dir.as_deref())?;
     check_fit(&model.name(), &data)?;
@@ -66,8 +70,12 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         let (event, model, data) = ("eval", model_name, data.name);
         print_record(&EvalRecord { event, accuracy, loss, samples, model, nnz, density, data, checkpoint })?;
     } else {
-        println!("{} of {}", model_name, checkpoint.display());
-        println!("accuracy {:.2}%  loss {loss:.4}  on {samples} samples of {}", 100.0 * accuracy, data.name);
+        print_text(format_args!("{} of {}", model_name, checkpoint.display()))?;
+        print_text(format_args!(
+            "accuracy {:.2}%  loss {loss:.4}  on {samples} samples of {}",
+            100.0 * accuracy,
+            data.name
+        ))?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use sparse_kernels::{Storage, StripLayout};
 use crate::args::PlanArgs;
 use crate::config::{Init, TrainConfig};
 use crate::models::{Architecture, Initialization, Network};
-use crate::report::{Significant, Table, print_record};
+use crate::report::{Significant, Table, print_record, print_text};
 use crate::training;
 
 /// The record of one layer.
@@ -109,7 +109,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         print_record(&total)?;
         return Ok(());
     }
-    println!("{table}");
+    print_text(format_args!("{table}"))?;
     let dense_paper_size: f64 = architecture.layers.iter().map(|l| paper_size(1.0, l)).sum();
     let dense_storage = 4 * architecture.parameters();
     let mut totals = Table::new(["", "this network", "dense", "ratio"]);
@@ -125,8 +125,11 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     row("size, bitmask format", paper_size_bytes, dense_paper_size, &kilobytes);
     row("size, CSR", bytes.storage as f64, dense_storage as f64, &kilobytes);
     row("training memory", bytes.training as f64, total.dense_training_bytes as f64, &kilobytes);
-    println!("{totals}");
-    println!("flops are counted as {convention}; training with {} and batches of {}", args.method, args.batch_size);
+    print_text(format_args!("{totals}"))?;
+    print_text(format_args!(
+        "flops are counted as {convention}; training with {} and batches of {}",
+        args.method, args.batch_size
+    ))?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::models::StoredLayer;
-use crate::report::{Significant, Table, print_record};
+use crate::report::{Significant, Table, print_record, print_text};
 
 /// The record of a model, or a part of one.
 #[derive(Debug, Serialize)]
@@ -61,9 +61,9 @@ pub fn print(
         let path = path.display().to_string();
         print_record(&Record { event, path, format, layers: records, nnz, size, density: density(nnz, size) })?;
     } else {
-        println!("{table}");
+        print_text(format_args!("{table}"))?;
         let density = Significant(density(nnz, size));
-        println!("{nnz} of {size} weights, density {density}, are in {}", path.display());
+        print_text(format_args!("{nnz} of {size} weights, density {density}, are in {}", path.display()))?;
     }
     Ok(())
 }

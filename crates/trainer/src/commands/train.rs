@@ -1,5 +1,6 @@
 //! `rigl train`.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::config::{Method, TrainConfig};
 use crate::data;
 use crate::interrupt::Interrupt;
 use crate::models::{Architecture, Initialization, Network, Sparsification, StoredModel, StoredWeight};
-use crate::report::{Significant, Table, print_record};
+use crate::report::{Significant, Table, print_record, print_text};
 use crate::run::{Run, RunError, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
 use crate::training::{self, StepOptions, Trainer};
@@ -99,7 +100,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         tracing::info!("going on after step {step}");
     }
     cpu.install(|| run.train())?;
-    let (train_seconds, samples, train_loss) = (run.seconds(), run.samples(), run.epoch().loss());
+    let (train_seconds, samples_per_second, train_loss) = (run.seconds(), run.samples_per_second(), run.epoch().loss());
     let test = cpu.install(|| run.evaluate(&data.test)).map_err(|error| match error.downcast_ref() {
         Some(RunError::Evaluation) => run.interrupted().into(),
         _ => error,
@@ -108,7 +109,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let [sparse_flops, dense_flops] = super::forward_flops(&architecture, &densities, config.flops_convention);
     let cost = run.trainer().network.cost(&cpu);
     let peak_rss_bytes = peak_rss_bytes();
-    let step_times = step_times(&cpu, &config, &architecture, &densities)?;
+    let batch_size = config.batch_size.min(data.train.len());
+    let measured = TrainConfig { batch_size, ..config.clone() };
+    let step_times = step_times(&cpu, &measured, &architecture, &densities)?;
     let done = DoneRecord {
         event: "done",
         test_accuracy: test.accuracy(),
@@ -119,7 +122,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         train_flops_ratio: run.trainer().method.training_flops(sparse_flops, dense_flops) / (3.0 * dense_flops),
         inference_flops_ratio: sparse_flops / dense_flops,
         train_seconds,
-        samples_per_second: samples as f64 / train_seconds,
+        samples_per_second,
         peak_rss_bytes,
         step_time_ns: step_times.map(|[sparse, _]| sparse),
         dense_step_time_ns: step_times.map(|[_, dense]| dense),
@@ -131,20 +134,22 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         print_record(&done)?;
     } else {
         let flops = [sparse_flops, dense_flops];
-        print_tables(&architecture, &densities, &done, flops, cpu.threads());
+        print_tables(&architecture, &densities, &done, flops, cpu.threads())?;
     }
     Ok(())
 }
 
-/// The run in `folder` and its newest whole checkpoint.
+/// The run in `folder` and its newest whole checkpoint. Those that are not whole are set aside.
 fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)> {
     let run_dir = RunDir::open(folder, info)?;
-    let (found, damaged) = newest_checkpoint(folder)?;
-    if let Some(found) = &found {
-        found.warn();
-    }
-    for error in damaged {
-        tracing::warn!("{error}; no checkpoint is whole: the run starts anew");
+    let (found, unusable) = newest_checkpoint(folder)?;
+    for unusable in unusable {
+        let error = &unusable.error;
+        match &found {
+            Some(found) => tracing::warn!("{error}; falling back to {}", found.path.display()),
+            None => tracing::warn!("{error}; no checkpoint is whole: the run starts anew"),
+        }
+        run_dir.set_aside(&unusable)?;
     }
     Ok((run_dir, found))
 }
@@ -207,7 +212,7 @@ fn print_tables(
     done: &DoneRecord,
     [sparse, dense]: [f64; 2],
     threads: usize,
-) {
+) -> io::Result<()> {
     let mut layers = Table::new(["layer", "shape", "density", "nnz"]);
     for (layer, solved) in architecture.layers.iter().zip(densities) {
         layers.row([
@@ -217,7 +222,7 @@ fn print_tables(
             solved.nnz.to_string(),
         ]);
     }
-    println!("{layers}");
+    print_text(format_args!("{layers}"))?;
 
     let ratio = |ratio: f64| format!("{ratio:.3}×");
     let mut totals = Table::new(["", "this run", "dense", "ratio"]);
@@ -246,10 +251,10 @@ fn print_tables(
         ]),
         _ => totals.row(["time per step", "–", "too large to build", "–"]),
     }
-    println!("{totals}");
+    print_text(format_args!("{totals}"))?;
     let (accuracy, loss) = (100.0 * done.test_accuracy, done.test_loss);
-    println!("test accuracy {accuracy:.2}%  loss {loss:.4}");
+    print_text(format_args!("test accuracy {accuracy:.2}%  loss {loss:.4}"))?;
     let per_second = done.samples_per_second;
-    println!("trained in {:.1} s, {per_second:.0} samples/s on {threads} threads", done.train_seconds);
-    println!("results are in {}", Path::new(&done.run_dir).display());
+    print_text(format_args!("trained in {:.1} s, {per_second:.0} samples/s on {threads} threads", done.train_seconds))?;
+    print_text(format_args!("results are in {}", Path::new(&done.run_dir).display()))
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sparse_kernels::random::Key;
 
 pub use error::DataError;
@@ -124,6 +125,18 @@ impl Dataset {
         };
         (self.validation, self.train) = (Some(part(held)), part(kept));
         Ok(())
+    }
+
+    /// A sum over all samples, in the order in which they are used. Equal data sets have equal sums, wherever they were
+    /// read from.
+    pub fn sha256(&self) -> String {
+        let mut sum = Sha256::new();
+        for split in [Some(&self.train), self.validation.as_ref(), Some(&self.test)].into_iter().flatten() {
+            sum.update((split.len() as u64).to_le_bytes());
+            sum.update(&split.images);
+            sum.update(&split.labels);
+        }
+        sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Mean and deviation of all pixels of the training set (without those held out).

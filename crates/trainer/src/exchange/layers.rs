@@ -73,20 +73,19 @@ pub(super) fn weight_of(matrix: Matrix, layer: &str, seed: u64) -> Result<Stored
 
 /// Orders names as a reader would: numbers in them by value, so that `fc2` comes before `fc10`.
 pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
-    natural_key(a).cmp(&natural_key(b)).then_with(|| a.cmp(b))
+    natural_key(a).cmp(natural_key(b)).then_with(|| a.cmp(b))
 }
 
 /// Numbers before text; numbers by their digits without leading zeros, the shorter first.
-fn natural_key(name: &str) -> Vec<(bool, usize, &[u8])> {
+fn natural_key(name: &str) -> impl Iterator<Item = (bool, usize, &[u8])> {
     let runs = name.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
-    let keyed = runs.map(|run| {
+    runs.map(|run| {
         if !run[0].is_ascii_digit() {
             return (true, 0, run);
         }
         let zeros = run.iter().take_while(|&&digit| digit == b'0').count();
         (false, run.len() - zeros, &run[zeros..])
-    });
-    keyed.collect()
+    })
 }
 
 #[cfg(test)]

@@ -243,6 +243,13 @@ impl StoredModel {
     /// [`CheckpointError`] if it describes none, or its tensors are not those of the description.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let Description { name, layers, input } = checkpoint.section("model")?;
+        // Before anything is copied: a header could name one layer any number of times.
+        for (i, layer) in layers.iter().enumerate() {
+            let expected = format!("fc{}", i + 1);
+            if layer.name != expected {
+                return Err(CheckpointError::mismatch(format!("the name of layer {}", i + 1), &layer.name, expected));
+            }
+        }
         let described = layers.into_iter().map(|layer| read_layer(checkpoint, layer));
         let model = Self { input, layers: described.collect::<Result<_, _>>()? };
         model.check_chain()?;
@@ -305,4 +312,23 @@ fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription) -> Result<Stored
     };
     let bias = checkpoint.f32s(&format!("{name}.bias"))?.to_vec();
     Ok(StoredLayer { name, weight, bias })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header that names one layer many times makes no copies of it.
+    #[test]
+    fn layers_are_named_once_each() {
+        let layer = |name: &str| {
+            let weight = StoredWeight::Dense { nrows: 4, ncols: 4, values: vec![0.5; 16] };
+            StoredLayer { name: name.to_owned(), weight, bias: vec![0.0; 4] }
+        };
+        let mut model = StoredModel { input: None, layers: vec![layer("fc1"), layer("fc2")] };
+        assert_eq!(StoredModel::from_checkpoint(&model.to_checkpoint()).unwrap(), model);
+        model.layers[1].name = "fc1".to_owned();
+        let error = StoredModel::from_checkpoint(&model.to_checkpoint()).unwrap_err().to_string();
+        assert_eq!(error, "the name of layer 2 is fc1, expected fc2");
+    }
 }
