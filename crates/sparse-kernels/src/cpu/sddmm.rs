@@ -5,13 +5,14 @@
 //!   for each column chunk, each group of P strips     X's part settles in the cache
 //!     for each segment (a row's entries in the chunk)
 //!       dy[P · V] = the row of dY                     stays in registers
-//!       for each 8 entries
+//!       for each 8 entries                            (4 where registers are few)
 //!         acc[8] = Σ dy[p, v] · X[p][columns[e]][v]   one load per multiply-add, 8 chains
 //!         dW[8] += sums of acc's lanes                one transposing tree of adds
 //! ```
 //!
 //! Eight dot products at once share the horizontal sums: a tree of shuffles and adds turns eight accumulators into
-//! one vector of eight sums, about three operations per entry.
+//! one vector of eight sums, about three operations per entry. With four at once there are four chains only, but one
+//! group does not wait for another: the processor runs the next group's multiply-adds meanwhile.
 
 use super::isa::{Isa, Kernel, dispatch};
 use super::plan::{Segment, Walk};
@@ -99,33 +100,36 @@ impl Part<'_> {
         let alike = (strip..self.x_layout.strips()).take_while(|&s| vectors_of(s) == vectors).count();
         if I::REGISTERS >= 32 {
             match (vectors, alike) {
-                (1, 4..) => self.strips::<I, 4, 1>(isa, segments, chunk, strip),
-                (1, _) => self.strips::<I, 1, 1>(isa, segments, chunk, strip),
-                (2, 2..) => self.strips::<I, 2, 2>(isa, segments, chunk, strip),
-                (2, _) => self.strips::<I, 1, 2>(isa, segments, chunk, strip),
-                (3, _) => self.strips::<I, 1, 3>(isa, segments, chunk, strip),
-                (4, 2..) => self.strips::<I, 2, 4>(isa, segments, chunk, strip),
-                (4, _) => self.strips::<I, 1, 4>(isa, segments, chunk, strip),
+                (1, 4..) => self.strips::<I, 4, 1, 8>(isa, segments, chunk, strip),
+                (1, _) => self.strips::<I, 1, 1, 8>(isa, segments, chunk, strip),
+                (2, 2..) => self.strips::<I, 2, 2, 8>(isa, segments, chunk, strip),
+                (2, _) => self.strips::<I, 1, 2, 8>(isa, segments, chunk, strip),
+                (3, _) => self.strips::<I, 1, 3, 8>(isa, segments, chunk, strip),
+                (4, 2..) => self.strips::<I, 2, 4, 8>(isa, segments, chunk, strip),
+                (4, _) => self.strips::<I, 1, 4, 8>(isa, segments, chunk, strip),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         } else {
             match (vectors, alike) {
-                (1, _) => self.strips::<I, 1, 1>(isa, segments, chunk, strip),
-                (2, 2..) => self.strips::<I, 2, 2>(isa, segments, chunk, strip),
-                (2, _) => self.strips::<I, 1, 2>(isa, segments, chunk, strip),
-                (3, _) => self.strips::<I, 1, 3>(isa, segments, chunk, strip),
-                (4, _) => self.strips::<I, 1, 4>(isa, segments, chunk, strip),
-                (5, _) => self.strips::<I, 1, 5>(isa, segments, chunk, strip),
-                (6, _) => self.strips::<I, 1, 6>(isa, segments, chunk, strip),
-                (7, _) => self.strips::<I, 1, 7>(isa, segments, chunk, strip),
-                (8, _) => self.strips::<I, 1, 8>(isa, segments, chunk, strip),
+                (1, _) => self.strips::<I, 1, 1, 8>(isa, segments, chunk, strip),
+                (2, 2..) => self.strips::<I, 2, 2, 8>(isa, segments, chunk, strip),
+                (2, _) => self.strips::<I, 1, 2, 8>(isa, segments, chunk, strip),
+                (3, _) => self.strips::<I, 1, 3, 8>(isa, segments, chunk, strip),
+                // Two strips' rows of dY fill half of the registers, which leaves four dot products at once: the sums
+                // are then made half as often.
+                (4, 2..) => self.strips::<I, 2, 4, 4>(isa, segments, chunk, strip),
+                (4, _) => self.strips::<I, 1, 4, 8>(isa, segments, chunk, strip),
+                (5, _) => self.strips::<I, 1, 5, 8>(isa, segments, chunk, strip),
+                (6, _) => self.strips::<I, 1, 6, 8>(isa, segments, chunk, strip),
+                (7, _) => self.strips::<I, 1, 7, 8>(isa, segments, chunk, strip),
+                (8, _) => self.strips::<I, 1, 8, 8>(isa, segments, chunk, strip),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         }
     }
 
     #[inline(always)]
-    fn strips<I: Isa, const P: usize, const V: usize>(
+    fn strips<I: Isa, const P: usize, const V: usize, const DOTS: usize>(
         &self,
         isa: I,
         segments: &[Segment],
@@ -141,14 +145,20 @@ impl Part<'_> {
                 isa.prefetch(self.pattern.col_indices().as_ptr().wrapping_add(at).cast());
                 isa.prefetch(self.values.get().wrapping_add(at));
             }
-            self.segment::<I, P, V>(isa, segment, strip, add);
+            self.segment::<I, P, V, DOTS>(isa, segment, strip, add);
         }
         P
     }
 
-    /// The entries of one segment over P strips of V vectors from `strip` on.
+    /// The entries of one segment over P strips of V vectors from `strip` on, DOTS (4 or 8) at a time.
     #[inline(always)]
-    fn segment<I: Isa, const P: usize, const V: usize>(&self, isa: I, segment: &Segment, strip: usize, add: bool) {
+    fn segment<I: Isa, const P: usize, const V: usize, const DOTS: usize>(
+        &self,
+        isa: I,
+        segment: &Segment,
+        strip: usize,
+        add: bool,
+    ) {
         let shift = self.x_layout.strip().trailing_zeros();
         let (x_pitch, dy_pitch) = (self.x_layout.strip_pitch(), self.dy_layout.strip_pitch());
         let x = self.x.as_ptr().wrapping_add(strip * x_pitch);
@@ -166,9 +176,9 @@ impl Part<'_> {
             }
             let row = Row { columns, out, x, shift, pitch: x_pitch, dy, add };
             let len = segment.len as usize;
-            let whole = len / 8 * 8;
-            for k in (0..whole).step_by(8) {
-                row.eight(isa, k, 0);
+            let whole = len / DOTS * DOTS;
+            for k in (0..whole).step_by(DOTS) {
+                if DOTS == 8 { row.eight(isa, k, 0) } else { row.four(isa, k, 0) }
             }
             // The rest goes through groups that end with the row's last entry: their first `skip` entries were done
             // before and are left as they are.
