@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::random::Key;
-use crate::{BackendError, CsrPattern, Strips};
+use crate::{BackendError, BsrPattern, CsrPattern, Strips};
 
 /// Which matrix a product uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -262,6 +262,97 @@ pub trait SparseLinear: Storage {
         request: &GrowRequest<'_>,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError>;
+}
+
+/// A block-sparse weight matrix on a backend. There is no transposed copy: a block is read transposed where it stands.
+#[derive(Debug)]
+pub struct BlockMatrix<B: BlockSparseLinear> {
+    /// The pattern, prepared for the device.
+    pub plan: B::BlockPlan,
+    /// One value per stored entry, `[nnz_blocks][r][c]`.
+    pub values: B::Buffer,
+}
+
+impl<B: BlockSparseLinear> BlockMatrix<B> {
+    /// Plans `pattern` and uploads `values`.
+    ///
+    /// # Errors
+    /// If there is not one value per stored entry, padding included, or the device has no room.
+    pub fn new(
+        backend: &B,
+        pattern: Arc<BsrPattern>,
+        values: &[f32],
+        options: PlanOptions,
+    ) -> Result<Self, BackendError> {
+        if values.len() != pattern.nnz() {
+            let (nnz, got) = (pattern.nnz(), values.len());
+            return Err(crate::FormatError::ValuesLength { nnz, got }.into());
+        }
+        let mut buffer = backend.zeros(values.len())?;
+        backend.upload(values, &mut buffer)?;
+        Ok(Self { plan: backend.plan_blocks(pattern, options)?, values: buffer })
+    }
+}
+
+/// Products with a block-sparse weight matrix `W[m, k]`, BSR.
+///
+/// A block's rows share each row of X that they load, so these run at the speed of a dense product per stored value,
+/// where unstructured ones ([`SparseLinear`]) load a vector for every multiply-add.
+pub trait BlockSparseLinear: Storage {
+    /// A pattern prepared for this device: rebuilt when the pattern changes, never when only values do.
+    type BlockPlan: Debug + Send + Sync;
+
+    /// Prepares `pattern`.
+    ///
+    /// # Errors
+    /// If an option is impossible or the device has no room.
+    ///
+    /// # Cost
+    /// O(m / r + k / c + nnz_blocks); the CPU's plan takes 8 bytes a block for the transposed index.
+    fn plan_blocks(&self, pattern: Arc<BsrPattern>, options: PlanOptions) -> Result<Self::BlockPlan, BackendError>;
+
+    /// The pattern a plan was made of.
+    fn block_pattern<'a>(&self, plan: &'a Self::BlockPlan) -> &'a Arc<BsrPattern>;
+
+    /// What a plan was made for.
+    fn block_plan_options(&self, plan: &Self::BlockPlan) -> PlanOptions;
+
+    /// Bytes that a plan holds beside the pattern.
+    fn block_plan_bytes(&self, plan: &Self::BlockPlan) -> usize;
+
+    /// `y = W · x` ([`Op::NoTranspose`]: x is `[k, n]`, y is `[m, n]`) or `y = Wᵀ · x` ([`Op::Transpose`]: x is
+    /// `[m, n]`, y is `[k, n]`). `y` is overwritten, its padding lanes with zeros. Padding of the blocks is not read.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or the plan has no transpose.
+    ///
+    /// # Cost
+    /// `2 · nnz · n` operations.
+    fn spmm_bsr(
+        &self,
+        op: Op,
+        w: &BlockMatrix<Self>,
+        x: &Strips<Self>,
+        y: &mut Strips<Self>,
+    ) -> Result<(), BackendError>;
+
+    /// `values[e] = Σ_n dy[i, n] · x[j, n]` for every stored entry `e = (i, j)`; dy is `[m, n]`, x is `[k, n]`.
+    /// Overwrites, or adds with `accumulate`. Padding of the blocks becomes 0 either way, so that an optimizer whose
+    /// weights are 0 there keeps them so.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    ///
+    /// # Cost
+    /// `2 · nnz · n` operations.
+    fn sddmm_bsr(
+        &self,
+        plan: &Self::BlockPlan,
+        dy: &Strips<Self>,
+        x: &Strips<Self>,
+        values: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
 }
 
 /// Products with a dense weight matrix `W[m, k]`, row-major in a buffer of `m · k`.

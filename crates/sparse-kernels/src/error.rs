@@ -84,6 +84,30 @@ pub enum FormatError {
         /// Values given.
         got: usize,
     },
+    /// A block size that there are no kernels for.
+    #[error("blocks of {r}×{c}: rows and columns of a block must be 1, 2, 4, 8 or 16")]
+    BlockSize {
+        /// Rows of a block.
+        r: usize,
+        /// Columns of a block.
+        c: usize,
+    },
+    /// A pattern of another shape than the matrix, or its grid of blocks, has.
+    #[error("a pattern of {}×{}, expected {}×{}", got[0], got[1], expected[0], expected[1])]
+    BlockGrid {
+        /// Rows and columns that it must have.
+        expected: [usize; 2],
+        /// Rows and columns that it has.
+        got: [usize; 2],
+    },
+    /// An entry that lies in no stored block.
+    #[error("row {row}: column {column} lies in no stored block")]
+    NotStored {
+        /// Row of the entry.
+        row: usize,
+        /// Its column.
+        column: usize,
+    },
 }
 
 /// Operands whose shapes do not fit together.

@@ -11,6 +11,7 @@
 //! | transposed SpMM | `dX[k, n] = Wᵀ[k, m] · dY[m, n]` | [`SparseLinear::spmm`] with [`Op::Transpose`] |
 //! | SDDMM | `dW[i, j] = Σ_n dY[i, n] · X[j, n]` at the stored `(i, j)` | [`SparseLinear::sddmm`] |
 //! | streaming growth | the `k` largest `abs(dY · Xᵀ)` outside a pattern | [`SparseLinear::grow`] |
+//! | all three in blocks | the same, with `W` in blocks of `r × c` ([`BsrPattern`]) | [`BlockSparseLinear`] |
 //! | GEMM | the same three products with a dense `W` | [`DenseLinear`] |
 //!
 //! # Support
@@ -18,11 +19,12 @@
 //! | operation | format | CPU backend ([`cpu::Cpu`]) | storage types |
 //! | --- | --- | --- | --- |
 //! | SpMM, transposed SpMM, SDDMM | CSR | scalar, AVX2+FMA, AVX-512 | f32; f16 and bf16 as row-major operands ([`MatrixRef`]), converted when packed |
+//! | SpMM, transposed SpMM, SDDMM | BSR, r and c of 1, 2, 4, 8 or 16 | scalar, AVX2+FMA, AVX-512 | f32 |
 //! | streaming growth | CSR | crate `gemm` | f32 |
 //! | GEMM | dense | crate `gemm` | f32 |
 //! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | – | all of the above | f32 |
 //!
-//! Not there: block-sparse formats, convolution, NEON, and the GPU.
+//! Not there: growth of block-sparse patterns, convolution, NEON, and the GPU.
 //!
 //! # Determinism
 //!
@@ -30,6 +32,7 @@
 //! output is computed by one task in one order, and random numbers are counter-based ([`random`]).
 
 pub mod backend;
+mod bsr;
 pub mod cpu;
 mod csr;
 mod dense;
@@ -41,7 +44,11 @@ pub mod reference;
 
 #[cfg(feature = "nn")]
 pub use backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
-pub use backend::{Backend, Candidate, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear, SparseMatrix, Storage};
+pub use backend::{
+    Backend, BlockMatrix, BlockSparseLinear, Candidate, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear,
+    SparseMatrix, Storage,
+};
+pub use bsr::{BlockEntry, BsrPattern};
 pub use csr::Csr;
 pub use dense::{MatrixMut, MatrixRef, StripLayout, Strips};
 pub use element::Element;

@@ -192,7 +192,8 @@ impl CsrPattern {
     }
 }
 
-fn check_size(what: &'static str, size: u64) -> Result<(), FormatError> {
+/// [`FormatError::TooLarge`] if `size` does not fit the indices.
+pub(crate) fn check_size(what: &'static str, size: u64) -> Result<(), FormatError> {
     if size > MAX_INDEX { Err(FormatError::TooLarge { what, got: size, max: MAX_INDEX }) } else { Ok(()) }
 }
 

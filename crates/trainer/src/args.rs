@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
-use sparse_kernels::BackendError;
 use sparse_kernels::cpu::{Cpu, IsaName};
+use sparse_kernels::{BackendError, BsrPattern};
 
 use crate::config::{
     DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Init, LayerRule, LrSchedule, Method,
@@ -467,8 +467,9 @@ pub struct BenchKernelArgs {
     /// Densities of the weight matrix, each in (0, 1]
     #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
     pub density: Vec<f64>,
-    /// How the sparse matrix is stored
-    #[arg(long, value_enum, default_value_t = Format::Csr)]
+    /// How the sparse matrix is stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...);
+    /// then --density and --pattern are those of the blocks
+    #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]
     pub format: Format,
     /// Where the stored entries are: uniform, power-law (few long rows), banded (near the diagonal), or those of the
     /// matrix in a file (FILE.smtx, FILE.mtx or FILE.npz), which then decides rows, columns and density
@@ -537,7 +538,7 @@ macro_rules! display_as_value {
         }
     )+};
 }
-display_as_value!(KernelOp, Format, Dtype, IsaChoice);
+display_as_value!(KernelOp, Dtype, IsaChoice);
 
 /// An operation that `rigl bench kernel` times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -554,10 +555,37 @@ pub enum KernelOp {
 }
 
 /// How a sparse matrix is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Compressed sparse rows.
     Csr,
+    /// Compressed sparse rows of blocks, with the rows and columns of a block.
+    Bsr([usize; 2]),
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "csr" {
+            return Ok(Self::Csr);
+        }
+        // As it is printed, so that bsr04x4 is no second name.
+        let sizes = BsrPattern::BLOCK_SIZES;
+        let mut formats = sizes.into_iter().flat_map(|r| sizes.into_iter().map(move |c| Self::Bsr([r, c])));
+        formats
+            .find(|format| format.to_string() == text)
+            .ok_or_else(|| "it must be csr, or bsrRxC with R and C of 1, 2, 4, 8 or 16, such as bsr4x4".to_owned())
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Csr => f.write_str("csr"),
+            Self::Bsr([r, c]) => write!(f, "bsr{r}x{c}"),
+        }
+    }
 }
 
 /// Type of the stored numbers.
@@ -749,7 +777,7 @@ mod tests {
             ("plan --update-interval 0", &["--update-interval"]),
             ("bench kernel --op conv_forward", &["--op", "spmm, spmm_t, sddmm, grow"]),
             ("bench kernel --isa neon", &["--isa", "auto, scalar, avx2, avx512"]),
-            ("bench kernel --format bsr4x4", &["--format", "csr"]),
+            ("bench kernel --format bsr3x4", &["--format", "csr", "bsr4x4", "16"]),
             ("bench kernel --dtype f16", &["--dtype", "f32"]),
             ("bench kernel --shape 3x4", &["--shape", "MxKxN"]),
             ("bench kernel --pattern diagonal", &["--pattern", "banded", ".smtx"]),
@@ -769,6 +797,11 @@ mod tests {
         };
         assert_eq!((kernel.op, kernel.shape), (KernelOp::SpmmT, Shape { m: 512, k: 512, n: 128 }));
         assert_eq!((kernel.op.to_string(), kernel.shape.to_string()), ("spmm_t".to_owned(), "512x512x128".to_owned()));
+        assert_eq!(kernel.format, Format::Csr);
+        for text in ["csr", "bsr4x4", "bsr16x1", "bsr1x8"] {
+            assert_eq!(text.parse::<Format>().unwrap().to_string(), text);
+        }
+        assert!(["bsr", "bsr04x4", "bsr4", "bsr4x4x4", "csr4x4"].iter().all(|text| text.parse::<Format>().is_err()));
         assert_eq!((kernel.density, kernel.pattern), (vec![0.2, 0.1, 0.05], PatternSource::File("a.smtx".into())));
         let plan = |line: &str| match parse(line).unwrap() {
             Command::Plan(plan) => plan.density.given(),

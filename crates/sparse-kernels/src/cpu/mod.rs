@@ -1,5 +1,6 @@
 //! The CPU backend: SIMD kernels behind run-time dispatch, rayon over fixed grids of work.
 
+mod bsr;
 mod buffer;
 mod gemm;
 mod grow;
@@ -16,6 +17,7 @@ mod tests;
 
 use rayon::prelude::*;
 
+pub use bsr::CpuBlockPlan;
 pub use buffer::Buffer;
 pub use isa::IsaName;
 pub use limits::Limits;

@@ -69,7 +69,7 @@ impl Walk {
 
     fn with_chunks(pattern: &CsrPattern, chunks: usize, block: usize) -> Self {
         let chunk_columns = pattern.ncols().div_ceil(chunks).max(1);
-        let block_rows = block_rows(pattern, block);
+        let block_rows = block_rows(pattern, block, BLOCK_ROWS);
         let blocks = block_rows.len() - 1;
         let mut segments = Vec::with_capacity(pattern.nrows() * chunks);
         let mut bounds = Vec::with_capacity(blocks * chunks + 1);
@@ -169,12 +169,12 @@ impl Walk {
     }
 }
 
-/// Rows cut into blocks of about equal numbers of entries: a fixed grid of the pattern alone.
-fn block_rows(pattern: &CsrPattern, block: usize) -> Vec<u32> {
+/// Rows cut into blocks of about `block` entries and of `least` rows or more on average: a fixed grid of the pattern alone.
+pub(super) fn block_rows(pattern: &CsrPattern, block: usize, least: usize) -> Vec<u32> {
     let (nrows, nnz) = (pattern.nrows(), pattern.nnz());
     // An empty row costs about as much as an entry or two.
     let work = |row: usize| u64::from(pattern.row_offsets()[row]) + row as u64;
-    let blocks = ((nnz + nrows) / block).min(nrows / BLOCK_ROWS).max(1);
+    let blocks = ((nnz + nrows) / block).min(nrows / least).max(1);
     let total = work(nrows);
     let mut bounds = vec![0u32];
     for block in 1..blocks {
@@ -233,14 +233,19 @@ impl CpuPlan {
     const STRIPS: [usize; 3] = [16, 32, 64];
 
     pub(super) fn new(pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<Self, BackendError> {
-        if !Self::STRIPS.contains(&options.strip) {
-            let (op, what, rule) = ("plan", "strip", "16, 32 or 64 lanes for sparse products");
-            return Err(ShapeError::Rule { op, what, got: options.strip, rule }.into());
-        }
+        Self::check_strip("plan", options.strip)?;
         let walk = Walk::new(&pattern, options.strip, SPMM_ENTRIES, SPMM_BLOCK);
         let sampled_walk = Walk::new(&pattern, options.strip, SDDMM_ENTRIES, SDDMM_BLOCK);
         let transposed = options.transpose.then(|| TransposedPlan::new(&pattern, options.strip));
         Ok(Self { pattern, options, walk, sampled_walk, transposed })
+    }
+
+    /// Whether the sparse kernels take strips of this width.
+    pub(super) fn check_strip(op: &'static str, strip: usize) -> Result<(), ShapeError> {
+        if Self::STRIPS.contains(&strip) {
+            return Ok(());
+        }
+        Err(ShapeError::Rule { op, what: "strip", got: strip, rule: "16, 32 or 64 lanes for sparse products" })
     }
 
     pub(super) fn bytes(&self) -> usize {

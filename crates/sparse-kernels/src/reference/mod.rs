@@ -4,7 +4,7 @@
 #[cfg(feature = "nn")]
 pub mod nn;
 
-use crate::CsrPattern;
+use crate::{BsrPattern, CsrPattern};
 
 /// A sum of products and what its terms amount to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,4 +75,38 @@ pub fn sddmm(pattern: &CsrPattern, dy: &[f32], x: &[f32], lanes: usize) -> Vec<E
         sum
     };
     pattern.positions().map(dot).collect()
+}
+
+/// `Y[m, n] = W[m, k] · X[k, n]` with `W` in blocks, all row-major.
+pub fn spmm_bsr(pattern: &BsrPattern, values: &[f32], x: &[f32], lanes: usize) -> Vec<Exact> {
+    assert_eq!((values.len(), x.len()), (pattern.nnz(), pattern.ncols() * lanes));
+    let mut y = vec![Exact::ZERO; pattern.nrows() * lanes];
+    for e in pattern.entries() {
+        for n in 0..lanes {
+            y[e.row * lanes + n].add(values[e.position], x[e.column * lanes + n]);
+        }
+    }
+    y
+}
+
+/// `X[k, n] = Wᵀ[k, m] · Y[m, n]` with `W` in blocks, all row-major.
+pub fn spmm_bsr_transposed(pattern: &BsrPattern, values: &[f32], y: &[f32], lanes: usize) -> Vec<Exact> {
+    assert_eq!((values.len(), y.len()), (pattern.nnz(), pattern.nrows() * lanes));
+    let mut x = vec![Exact::ZERO; pattern.ncols() * lanes];
+    for e in pattern.entries() {
+        for n in 0..lanes {
+            x[e.column * lanes + n].add(values[e.position], y[e.row * lanes + n]);
+        }
+    }
+    x
+}
+
+/// `dW[e] = Σ_n dY[i, n] · X[j, n]` for every stored entry `e = (i, j)` of the blocks; padding is an empty sum.
+pub fn sddmm_bsr(pattern: &BsrPattern, dy: &[f32], x: &[f32], lanes: usize) -> Vec<Exact> {
+    assert_eq!((dy.len(), x.len()), (pattern.nrows() * lanes, pattern.ncols() * lanes));
+    let mut values = vec![Exact::ZERO; pattern.nnz()];
+    for e in pattern.entries() {
+        (0..lanes).for_each(|n| values[e.position].add(dy[e.row * lanes + n], x[e.column * lanes + n]));
+    }
+    values
 }

@@ -1,11 +1,12 @@
 //! Patterns to measure on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rigl::topology::random_pattern;
 use rigl::{TopologyError, nnz_for_density};
 use sparse_kernels::random::Key;
-use sparse_kernels::{CsrPattern, FormatError};
+use sparse_kernels::{BsrPattern, CsrPattern, FormatError};
 use thiserror::Error;
 
 use crate::formats::{self, MatrixFileError};
@@ -66,6 +67,20 @@ pub fn power_law(nrows: usize, ncols: usize, density: f64, key: Key) -> Result<C
         positions.extend(columns.row(0).iter().map(|&column| (row, column)));
     }
     Ok(CsrPattern::from_positions(nrows, ncols, positions)?)
+}
+
+/// The blocks that `place(block rows, block columns)` puts on the grid.
+///
+/// # Errors
+/// [`PatternError`] if `place` fails or the size does not fit 32-bit indices.
+pub fn in_blocks(
+    nrows: usize,
+    ncols: usize,
+    block_size: [usize; 2],
+    place: impl Fn(usize, usize) -> Result<CsrPattern, PatternError>,
+) -> Result<BsrPattern, PatternError> {
+    let blocks = place(nrows.div_ceil(block_size[0]), ncols.div_ceil(block_size[1]))?;
+    Ok(BsrPattern::from_blocks(nrows, ncols, block_size, Arc::new(blocks))?)
 }
 
 /// Entries near the diagonal: each row holds one contiguous run.

@@ -11,12 +11,13 @@ use sparse_kernels::cpu::{Cpu, Limits};
 use sparse_kernels::random::Key;
 use sparse_kernels::reference::{self, Exact};
 use sparse_kernels::{
-    Candidate, CsrPattern, DenseLinear, GrowRequest, MatrixMut, MatrixRef, Op, PlanOptions, SparseLinear, SparseMatrix,
-    Storage, StripLayout, Strips,
+    BackendError, BlockMatrix, BlockSparseLinear, BsrPattern, Candidate, CsrPattern, DenseLinear, GrowRequest,
+    MatrixMut, MatrixRef, Op, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout, Strips,
 };
 
-use crate::args::{BenchKernelArgs, KernelOp, PatternSource, Shape};
+use crate::args::{BenchKernelArgs, Format, KernelOp, PatternSource, Shape};
 use crate::bench::{alternate, patterns};
+use crate::config::ConfigError;
 use crate::report::{Significant, Table, print_record, print_text};
 
 /// The record of one density.
@@ -53,8 +54,13 @@ const LEAST_CALLS: usize = 7;
 /// Runs the command.
 ///
 /// # Errors
-/// If the pattern cannot be had, the instruction set is missing, or a result is wrong.
+/// If the pattern cannot be had, the instruction set is missing, the format does not have the operation, or a result is
+/// wrong.
 pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
+    if let (KernelOp::Grow, Format::Bsr(_)) = (args.op, args.format) {
+        let rule = "csr for the operation grow";
+        return Err(ConfigError::Value { option: "--format", value: args.format.to_string(), rule }.into());
+    }
     let cpu = args.machine.cpu()?;
     let headings = ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "plan", "max error"];
     let mut table = Table::new(headings);
@@ -84,9 +90,11 @@ pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
     }
     if !args.machine.json {
         print_text(format_args!("{} {} on {} threads of {}\n{table}", args.op, args.shape, cpu.threads(), cpu.isa()))?;
-        print_text(format_args!(
-            "efficiency: dense time · density / time; of limit: against one load per multiply-add from L1"
-        ))?;
+        let limit = match (args.format, args.op) {
+            (Format::Csr, KernelOp::Spmm | KernelOp::SpmmT | KernelOp::Sddmm) => "one load per multiply-add from L1",
+            _ => "multiply-adds on registers",
+        };
+        print_text(format_args!("efficiency: dense time · density / time; of limit: against {limit}"))?;
     }
     if !failed.is_empty() {
         bail!("{} gave wrong results at density {failed:?}", args.op);
@@ -94,33 +102,107 @@ pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Which entries are stored, and how.
+#[derive(Debug, Clone)]
+enum Stored {
+    Csr(Arc<CsrPattern>),
+    Bsr(Arc<BsrPattern>),
+}
+
+impl Stored {
+    fn nnz(&self) -> usize {
+        match self {
+            Self::Csr(pattern) => pattern.nnz(),
+            Self::Bsr(pattern) => pattern.nnz(),
+        }
+    }
+
+    fn density(&self) -> f64 {
+        match self {
+            Self::Csr(pattern) => pattern.density(),
+            Self::Bsr(pattern) => pattern.density(),
+        }
+    }
+}
+
 /// The patterns to measure, with their shapes.
-fn cases(args: &BenchKernelArgs) -> anyhow::Result<Vec<(CsrPattern, Shape)>> {
+fn cases(args: &BenchKernelArgs) -> anyhow::Result<Vec<(Stored, Shape)>> {
     let Shape { m, k, n } = args.shape;
     let key = Key::new(args.machine.seed).with_name("pattern");
     if let PatternSource::File(path) = &args.pattern {
         let pattern = patterns::from_file(path)?;
         let shape = Shape { m: pattern.nrows(), k: pattern.ncols(), n };
-        return Ok(vec![(pattern, shape)]);
+        let stored = match args.format {
+            Format::Csr => Stored::Csr(Arc::new(pattern)),
+            // Every block that holds an entry of the file's matrix.
+            Format::Bsr(block_size) => Stored::Bsr(Arc::new(BsrPattern::from_csr(&pattern, block_size)?)),
+        };
+        return Ok(vec![(stored, shape)]);
     }
     let make = |&density: &f64| {
-        let pattern = match &args.pattern {
-            PatternSource::PowerLaw => patterns::power_law(m, k, density, key)?,
-            PatternSource::Banded => patterns::banded(m, k, density)?,
-            PatternSource::Uniform | PatternSource::File(_) => patterns::uniform(m, k, density, key)?,
+        let place = |nrows: usize, ncols: usize| match &args.pattern {
+            PatternSource::PowerLaw => patterns::power_law(nrows, ncols, density, key),
+            PatternSource::Banded => patterns::banded(nrows, ncols, density),
+            PatternSource::Uniform | PatternSource::File(_) => patterns::uniform(nrows, ncols, density, key),
         };
-        Ok((pattern, args.shape))
+        let stored = match args.format {
+            Format::Csr => Stored::Csr(Arc::new(place(m, k)?)),
+            Format::Bsr(block_size) => Stored::Bsr(Arc::new(patterns::in_blocks(m, k, block_size, place)?)),
+        };
+        Ok((stored, args.shape))
     };
     args.density.iter().map(make).collect()
+}
+
+/// A weight matrix of either format.
+enum Weight {
+    Csr(Box<SparseMatrix<Cpu>>),
+    Bsr(Box<BlockMatrix<Cpu>>),
+}
+
+impl Weight {
+    fn new(cpu: &Cpu, stored: &Stored, values: &[f32], options: PlanOptions) -> anyhow::Result<Self> {
+        Ok(match stored {
+            Stored::Csr(pattern) => Self::Csr(Box::new(SparseMatrix::new(cpu, pattern.clone(), values, options)?)),
+            Stored::Bsr(pattern) => Self::Bsr(Box::new(BlockMatrix::new(cpu, pattern.clone(), values, options)?)),
+        })
+    }
+
+    /// The product, as a training step pays it.
+    fn spmm(&mut self, cpu: &Cpu, op: Op, x: &Strips<Cpu>, y: &mut Strips<Cpu>) -> Result<(), BackendError> {
+        match self {
+            Self::Csr(weight) => {
+                if op == Op::Transpose {
+                    // A training step changes the values between two calls.
+                    weight.refresh(cpu)?;
+                }
+                cpu.spmm(op, weight, x, y)
+            }
+            Self::Bsr(weight) => cpu.spmm_bsr(op, weight, x, y),
+        }
+    }
+
+    fn sddmm(
+        &self,
+        cpu: &Cpu,
+        dy: &Strips<Cpu>,
+        x: &Strips<Cpu>,
+        values: &mut <Cpu as Storage>::Buffer,
+    ) -> Result<(), BackendError> {
+        match self {
+            Self::Csr(weight) => cpu.sddmm(&weight.plan, dy, x, values, false),
+            Self::Bsr(weight) => cpu.sddmm_bsr(&weight.plan, dy, x, values, false),
+        }
+    }
 }
 
 /// One pattern with operands in the layouts of both sides.
 struct Case<'a> {
     cpu: &'a Cpu,
     shape: Shape,
-    pattern: Arc<CsrPattern>,
+    stored: Stored,
     values: Vec<f32>,
-    weight: SparseMatrix<Cpu>,
+    weight: Weight,
     dense_weight: <Cpu as Storage>::Buffer,
     plan_time: Duration,
     /// Row-major operands for the reference.
@@ -167,26 +249,28 @@ impl Operands {
 }
 
 impl<'a> Case<'a> {
-    fn new(cpu: &'a Cpu, args: &BenchKernelArgs, pattern: CsrPattern, shape: Shape) -> anyhow::Result<Self> {
+    fn new(cpu: &'a Cpu, args: &BenchKernelArgs, stored: Stored, shape: Shape) -> anyhow::Result<Self> {
         let key = Key::new(args.machine.seed);
         let numbers = |name: &str, len: usize| -> Vec<f32> {
             let key = key.with_name(name);
             (0..len as u64).map(|i| 2.0 * key.uniform(i) - 1.0).collect()
         };
-        let pattern = Arc::new(pattern);
-        let values = numbers("values", pattern.nnz());
+        let values = numbers("values", stored.nnz());
         let (x, dy) = (numbers("x", shape.k * shape.n), numbers("dy", shape.m * shape.n));
         let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: args.op == KernelOp::SpmmT };
         let start = Instant::now();
-        drop(cpu.plan(pattern.clone(), options)?);
+        match &stored {
+            Stored::Csr(pattern) => drop(cpu.plan(pattern.clone(), options)?),
+            Stored::Bsr(pattern) => drop(cpu.plan_blocks(pattern.clone(), options)?),
+        }
         let plan_time = start.elapsed();
-        let weight = SparseMatrix::new(cpu, pattern.clone(), &values, options)?;
+        let weight = Weight::new(cpu, &stored, &values, options)?;
         let mut dense_weight = cpu.zeros(shape.m * shape.k)?;
         cpu.upload(&numbers("dense", shape.m * shape.k), &mut dense_weight)?;
         let sparse = Operands::new(cpu, shape, |f| StripLayout::sparse(shape.n, f), &x, &dy)?;
         let dense = Operands::new(cpu, shape, |f| StripLayout::single(shape.n, f), &x, &dy)?;
         let limits = cpu.limits();
-        Ok(Self { cpu, shape, pattern, values, weight, dense_weight, plan_time, x, dy, sparse, dense, limits })
+        Ok(Self { cpu, shape, stored, values, weight, dense_weight, plan_time, x, dy, sparse, dense, limits })
     }
 
     /// Checks the result, then times both sides in turn.
@@ -194,14 +278,15 @@ impl<'a> Case<'a> {
         let max_error = self.check(args.op, args.machine.seed)?;
         let failed = max_error.is_nan() || max_error > 1.0;
         let times = if failed { None } else { Some(self.time(args.op, args.machine.seed)?) };
-        let density = self.pattern.density();
-        let operations = 2.0 * self.pattern.nnz() as f64 * self.shape.n as f64;
+        let density = self.stored.density();
+        let operations = 2.0 * self.stored.nnz() as f64 * self.shape.n as f64;
         let speedup = times.map(|[sparse, dense]| dense / sparse);
         let threads = self.cpu.threads() as f64;
-        let limit_fraction = times.map(|[sparse, _]| match args.op {
+        let limit_fraction = times.map(|[sparse, _]| match (args.op, args.format) {
             // Growth computes the dense product.
-            KernelOp::Grow => operations / density / sparse / (threads * self.limits.fma_flops_per_s),
-            _ => operations / sparse / (threads * self.limits.load_fma_flops_per_s),
+            (KernelOp::Grow, _) => operations / density / sparse / (threads * self.limits.fma_flops_per_s),
+            (_, Format::Csr) => operations / sparse / (threads * self.limits.load_fma_flops_per_s),
+            (_, Format::Bsr(_)) => operations / sparse / (threads * self.limits.fma_flops_per_s),
         });
         let nanoseconds = |seconds: f64| (seconds * 1e9).round() as u64;
         Ok(KernelRecord {
@@ -211,7 +296,7 @@ impl<'a> Case<'a> {
             shape: self.shape.to_string(),
             pattern: args.pattern.to_string(),
             density,
-            nnz: self.pattern.nnz(),
+            nnz: self.stored.nnz(),
             dtype: args.dtype.to_string(),
             device: args.machine.device.to_string(),
             isa: self.cpu.isa().name(),
@@ -249,38 +334,45 @@ impl<'a> Case<'a> {
         Ok(match op {
             KernelOp::Spmm => {
                 let mut y = output(m)?;
-                self.cpu.spmm(Op::NoTranspose, &self.weight, x, &mut y)?;
-                worst(&unpack(&y)?, &reference::spmm(&self.pattern, &self.values, &self.x, n))
+                self.weight.spmm(self.cpu, Op::NoTranspose, x, &mut y)?;
+                let exact = match &self.stored {
+                    Stored::Csr(pattern) => reference::spmm(pattern, &self.values, &self.x, n),
+                    Stored::Bsr(pattern) => reference::spmm_bsr(pattern, &self.values, &self.x, n),
+                };
+                worst(&unpack(&y)?, &exact)
             }
             KernelOp::SpmmT => {
                 let mut dx = output(k)?;
-                self.cpu.spmm(Op::Transpose, &self.weight, dy, &mut dx)?;
-                worst(&unpack(&dx)?, &reference::spmm_transposed(&self.pattern, &self.values, &self.dy, n))
+                self.weight.spmm(self.cpu, Op::Transpose, dy, &mut dx)?;
+                let exact = match &self.stored {
+                    Stored::Csr(pattern) => reference::spmm_transposed(pattern, &self.values, &self.dy, n),
+                    Stored::Bsr(pattern) => reference::spmm_bsr_transposed(pattern, &self.values, &self.dy, n),
+                };
+                worst(&unpack(&dx)?, &exact)
             }
             KernelOp::Sddmm => {
-                let mut dw = self.cpu.zeros(self.pattern.nnz())?;
+                let mut dw = self.cpu.zeros(self.stored.nnz())?;
                 self.cpu.fill(f32::NAN, &mut dw)?;
-                self.cpu.sddmm(&self.weight.plan, dy, x, &mut dw, false)?;
-                worst(&dw, &reference::sddmm(&self.pattern, &self.dy, &self.x, n))
+                self.weight.sddmm(self.cpu, dy, x, &mut dw)?;
+                let exact = match &self.stored {
+                    Stored::Csr(pattern) => reference::sddmm(pattern, &self.dy, &self.x, n),
+                    Stored::Bsr(pattern) => reference::sddmm_bsr(pattern, &self.dy, &self.x, n),
+                };
+                worst(&dw, &exact)
             }
             KernelOp::Grow => {
-                let request = self.grow_request(seed);
+                let Stored::Csr(pattern) = &self.stored else { unreachable!("`run` refuses growth of blocks") };
+                let request = grow_request(pattern, seed);
                 let candidates = self.cpu.grow(&request, &[(dy, x)])?;
                 self.check_growth(&request, &candidates)?
             }
         })
     }
 
-    /// A growth step that replaces three tenths of the entries, as RigL's first update does.
-    fn grow_request(&self, seed: u64) -> GrowRequest<'_> {
-        let count = 3 * self.pattern.nnz() / 10;
-        GrowRequest { exclude: &self.pattern, count, ties: Key::new(seed).with_name("ties") }
-    }
-
     /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding.
     fn check_growth(&self, request: &GrowRequest<'_>, candidates: &[Candidate]) -> anyhow::Result<f64> {
         let Shape { m, k, n } = self.shape;
-        if candidates.len() != request.count.min(m * k - self.pattern.nnz()) {
+        if candidates.len() != request.count.min(m * k - request.exclude.nnz()) {
             return Ok(f64::INFINITY);
         }
         let found = candidates.iter().map(|c| (c.row, c.column)).collect();
@@ -298,7 +390,7 @@ impl<'a> Case<'a> {
         for (position, exact) in sample.positions().zip(reference::sddmm(&sample, &self.dy, &self.x, n)) {
             let holds = |pattern: &CsrPattern| pattern.row(position.0 as usize).binary_search(&position.1).is_ok();
             let is_candidate = holds(&found);
-            if holds(&self.pattern) {
+            if holds(request.exclude) {
                 if is_candidate {
                     return Ok(f64::INFINITY);
                 }
@@ -316,25 +408,23 @@ impl<'a> Case<'a> {
         let strips = |layout: StripLayout| Strips::zeros(cpu, layout);
         let (mut y, mut dx) = (strips(StripLayout::sparse(n, m))?, strips(StripLayout::sparse(n, k))?);
         let (mut y_dense, mut dx_dense) = (strips(StripLayout::single(n, m))?, strips(StripLayout::single(n, k))?);
-        let mut dw = cpu.zeros(self.pattern.nnz())?;
+        let mut dw = cpu.zeros(self.stored.nnz())?;
         let mut dw_dense = cpu.zeros(m * k)?;
-        let pattern = self.pattern.clone();
-        let request = GrowRequest { exclude: &pattern, ..self.grow_request(seed) };
+        let stored = self.stored.clone();
         let (weight, dense_weight) = (&mut self.weight, &self.dense_weight);
         let (sparse, dense) = (&self.sparse, &self.dense);
         // The calls succeeded in `check`; shapes do not change.
         let done = "the same call succeeded before";
         let sparse_call = || {
             let (x, dy) = sparse.next();
-            match op {
-                KernelOp::Spmm => cpu.spmm(Op::NoTranspose, weight, x, &mut y).expect(done),
-                KernelOp::SpmmT => {
-                    // A training step changes the values between two calls.
-                    weight.refresh(cpu).expect(done);
-                    cpu.spmm(Op::Transpose, weight, dy, &mut dx).expect(done);
+            match (op, &stored) {
+                (KernelOp::Spmm, _) => weight.spmm(cpu, Op::NoTranspose, x, &mut y).expect(done),
+                (KernelOp::SpmmT, _) => weight.spmm(cpu, Op::Transpose, dy, &mut dx).expect(done),
+                (KernelOp::Sddmm, _) => weight.sddmm(cpu, dy, x, &mut dw).expect(done),
+                (KernelOp::Grow, Stored::Csr(pattern)) => {
+                    drop(cpu.grow(&grow_request(pattern, seed), &[(dy, x)]).expect(done));
                 }
-                KernelOp::Sddmm => cpu.sddmm(&weight.plan, dy, x, &mut dw, false).expect(done),
-                KernelOp::Grow => drop(cpu.grow(&request, &[(dy, x)]).expect(done)),
+                (KernelOp::Grow, Stored::Bsr(_)) => unreachable!("`run` refuses growth of blocks"),
             }
         };
         let dense_call = || {
@@ -348,6 +438,11 @@ impl<'a> Case<'a> {
         };
         Ok(alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call).map(|best| best.seconds()))
     }
+}
+
+/// A growth step that replaces three tenths of the entries, as RigL's first update does.
+fn grow_request(pattern: &CsrPattern, seed: u64) -> GrowRequest<'_> {
+    GrowRequest { exclude: pattern, count: 3 * pattern.nnz() / 10, ties: Key::new(seed).with_name("ties") }
 }
 
 fn format_time(ns: u64) -> String {

@@ -132,6 +132,9 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
     /// Asks for the cache line at `at` to be brought near; any address is allowed.
     fn prefetch(self, at: *const f32);
+    /// `a`, computed here: the compiler moves neither its computation nor any load past this point. Keeps a schedule that
+    /// uses all registers from being rearranged into one that needs more.
+    fn pin(self, a: Self::V) -> Self::V;
 }
 
 /// A computation that can be compiled for each instruction set.

@@ -82,4 +82,8 @@ impl Isa for Scalar {
     }
     #[inline(always)]
     fn prefetch(self, _at: *const f32) {}
+    #[inline(always)]
+    fn pin(self, a: V) -> V {
+        a
+    }
 }

@@ -1,5 +1,6 @@
 //! AVX2 with FMA: eight floats a vector.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::Isa;
@@ -34,6 +35,15 @@ unsafe fn add_quads(a: __m256, b: __m256) -> __m256 {
         let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
         _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
     }
+}
+
+/// [`Isa::pin`]; a function of its own, since vector registers can be named only where their feature is enabled.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pin(mut a: __m256) -> __m256 {
+    // SAFETY: no instruction at all; not marked `nomem`, so that loads stay on their side of it.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) a, options(nostack, preserves_flags)) };
+    a
 }
 
 // SAFETY of every block below: holding `self` proves that the machine has the features, and the functions are
@@ -141,5 +151,10 @@ impl Isa for Avx2 {
     fn prefetch(self, at: *const f32) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    fn pin(self, a: __m256) -> __m256 {
+        // SAFETY: see above.
+        unsafe { pin(a) }
     }
 }

@@ -1,5 +1,6 @@
 //! AVX-512: sixteen floats a vector.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::Isa;
@@ -34,6 +35,15 @@ unsafe fn add_quads(a: __m512, b: __m512) -> __m512 {
         let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
         _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
     }
+}
+
+/// [`Isa::pin`]; a function of its own, since vector registers can be named only where their feature is enabled.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pin(mut a: __m512) -> __m512 {
+    // SAFETY: no instruction at all; not marked `nomem`, so that loads stay on their side of it.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) a, options(nostack, preserves_flags)) };
+    a
 }
 
 // SAFETY of every block below: holding `self` proves that the machine has the features, and the functions are
@@ -148,5 +158,10 @@ impl Isa for Avx512 {
     fn prefetch(self, at: *const f32) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    fn pin(self, a: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { pin(a) }
     }
 }

@@ -1,0 +1,314 @@
+//! Block-sparse patterns and matrices: which blocks of a matrix are stored.
+
+use std::sync::Arc;
+
+use crate::pattern::check_size;
+use crate::{CsrPattern, FormatError};
+
+/// Which `r × c` blocks of an `nrows × ncols` matrix are stored, in block compressed sparse row order.
+///
+/// The blocks lie on a grid of `⌈nrows / r⌉ × ⌈ncols / c⌉`, and a [`CsrPattern`] of that shape says which are stored.
+/// A value array holds them one after the other, each row-major, `[nnz_blocks][r][c]` (PyTorch's order): entry
+/// (i, j) of block `b` stands at `(b · r + i) · c + j`.
+///
+/// Where `r` does not divide `nrows`, or `c` does not divide `ncols`, blocks at the edge reach beyond the matrix. Their
+/// entries there are *padding*: stored and counted by [`Self::nnz`], but no part of the matrix. Products never read
+/// them, and the sampled product writes 0 there.
+///
+/// Invariants, checked by every constructor and never broken afterwards (the pattern is immutable):
+///
+/// * `r` and `c` are 1, 2, 4, 8 or 16;
+/// * the block pattern has `⌈nrows / r⌉` rows and `⌈ncols / c⌉` columns, and holds to the invariants of [`CsrPattern`];
+/// * `nrows`, `ncols` and `nnz_blocks · r · c` are at most `u32::MAX - 1`.
+///
+/// All of these are *hard*: the kernels' unchecked loads rest on them.
+///
+/// ```
+/// use sparse_kernels::BsrPattern;
+/// // [[x x . . .]     3 × 5 in blocks of 2 × 2: a grid of 2 × 3,
+/// //  [x x . . .]     whose last row and column are cut by the edge
+/// //  [. . . . x]]
+/// let pattern = BsrPattern::new(3, 5, [2, 2], vec![0, 1, 2], vec![0, 2])?;
+/// assert_eq!((pattern.nnz_blocks(), pattern.nnz()), (2, 8));
+/// let dense = pattern.to_dense(&[1.0, 2.0, 3.0, 4.0, 5.0, 0.0, 0.0, 0.0])?;
+/// assert_eq!(dense, [1.0, 2.0, 0.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 5.0]);
+/// # Ok::<(), sparse_kernels::FormatError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BsrPattern {
+    nrows: usize,
+    ncols: usize,
+    block_size: [usize; 2],
+    blocks: Arc<CsrPattern>,
+}
+
+/// One stored entry of a block-sparse matrix that is no padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockEntry {
+    /// Its row.
+    pub row: usize,
+    /// Its column.
+    pub column: usize,
+    /// Where its value stands.
+    pub position: usize,
+}
+
+impl BsrPattern {
+    /// Sizes that the rows and the columns of a block may have.
+    pub const BLOCK_SIZES: [usize; 5] = [1, 2, 4, 8, 16];
+
+    /// Checks every invariant and makes the pattern. `block_row_offsets` and `block_col_indices` are a [`CsrPattern`]'s
+    /// arrays over the grid of blocks.
+    ///
+    /// # Errors
+    /// The first invariant broken, as a [`FormatError`].
+    ///
+    /// # Cost
+    /// O(nrows / r + nnz_blocks), no copy.
+    pub fn new(
+        nrows: usize,
+        ncols: usize,
+        block_size: [usize; 2],
+        block_row_offsets: Vec<u32>,
+        block_col_indices: Vec<u32>,
+    ) -> Result<Self, FormatError> {
+        let [block_rows, block_cols] = grid(nrows, ncols, block_size)?;
+        let blocks = CsrPattern::new(block_rows, block_cols, block_row_offsets, block_col_indices)?;
+        Self::from_blocks(nrows, ncols, block_size, Arc::new(blocks))
+    }
+
+    /// The pattern whose stored blocks are the entries of `blocks`.
+    ///
+    /// # Errors
+    /// [`FormatError`] if the block size is none of [`Self::BLOCK_SIZES`], `blocks` has not the grid's shape, or a size
+    /// does not fit.
+    pub fn from_blocks(
+        nrows: usize,
+        ncols: usize,
+        block_size: [usize; 2],
+        blocks: Arc<CsrPattern>,
+    ) -> Result<Self, FormatError> {
+        let expected = grid(nrows, ncols, block_size)?;
+        let got = [blocks.nrows(), blocks.ncols()];
+        if got != expected {
+            return Err(FormatError::BlockGrid { expected, got });
+        }
+        check_size("nrows", nrows as u64)?;
+        check_size("ncols", ncols as u64)?;
+        // At most 2^32 · 256.
+        check_size("nnz", blocks.nnz() as u64 * (block_size[0] * block_size[1]) as u64)?;
+        Ok(Self { nrows, ncols, block_size, blocks })
+    }
+
+    /// The pattern with every block stored.
+    ///
+    /// # Errors
+    /// [`FormatError`] as [`Self::from_blocks`].
+    pub fn full(nrows: usize, ncols: usize, block_size: [usize; 2]) -> Result<Self, FormatError> {
+        let [block_rows, block_cols] = grid(nrows, ncols, block_size)?;
+        Self::from_blocks(nrows, ncols, block_size, Arc::new(CsrPattern::full(block_rows, block_cols)?))
+    }
+
+    /// The pattern of all blocks that hold an entry of `pattern`.
+    ///
+    /// # Errors
+    /// [`FormatError`] as [`Self::from_blocks`].
+    ///
+    /// # Cost
+    /// O(nnz log nnz) time in the entries of one row of blocks.
+    pub fn from_csr(pattern: &CsrPattern, block_size: [usize; 2]) -> Result<Self, FormatError> {
+        let (nrows, ncols) = (pattern.nrows(), pattern.ncols());
+        let [block_rows, _] = grid(nrows, ncols, block_size)?;
+        let [r, c] = block_size;
+        let mut offsets = vec![0u32];
+        let mut columns: Vec<u32> = Vec::new();
+        let mut row = Vec::new();
+        for block_row in 0..block_rows {
+            let rows = block_row * r..((block_row + 1) * r).min(nrows);
+            row.clear();
+            row.extend(rows.flat_map(|row| pattern.row(row)).map(|&column| column / c as u32));
+            row.sort_unstable();
+            row.dedup();
+            columns.extend(&row);
+            offsets.push(columns.len() as u32);
+        }
+        Self::new(nrows, ncols, block_size, offsets, columns)
+    }
+
+    /// Rows of the matrix.
+    pub fn nrows(&self) -> usize {
+        self.nrows
+    }
+
+    /// Columns of the matrix.
+    pub fn ncols(&self) -> usize {
+        self.ncols
+    }
+
+    /// Rows and columns of a block: `[r, c]`.
+    pub fn block_size(&self) -> [usize; 2] {
+        self.block_size
+    }
+
+    /// Which blocks of the grid are stored.
+    pub fn blocks(&self) -> &Arc<CsrPattern> {
+        &self.blocks
+    }
+
+    /// Stored blocks.
+    pub fn nnz_blocks(&self) -> usize {
+        self.blocks.nnz()
+    }
+
+    /// Stored values, padding included: `nnz_blocks · r · c`.
+    pub fn nnz(&self) -> usize {
+        self.blocks.nnz() * self.block_size[0] * self.block_size[1]
+    }
+
+    /// `nnz / (nrows · ncols)`, so above 1 for a full pattern with padding; 0 for a matrix without positions.
+    pub fn density(&self) -> f64 {
+        let positions = self.nrows as f64 * self.ncols as f64;
+        if positions == 0.0 { 0.0 } else { self.nnz() as f64 / positions }
+    }
+
+    /// Every stored entry that is no padding, in the order of the values.
+    pub fn entries(&self) -> impl Iterator<Item = BlockEntry> + '_ {
+        let [r, c] = self.block_size;
+        self.blocks.positions().enumerate().flat_map(move |(block, (block_row, block_col))| {
+            let (top, left) = (block_row as usize * r, block_col as usize * c);
+            let (rows, columns) = (r.min(self.nrows - top), c.min(self.ncols - left));
+            (0..rows).flat_map(move |i| {
+                let at = (block * r + i) * c;
+                (0..columns).map(move |j| BlockEntry { row: top + i, column: left + j, position: at + j })
+            })
+        })
+    }
+
+    /// The same matrix entry by entry: the pattern of all entries that are no padding and, for each, where its value
+    /// stands in this pattern's order.
+    ///
+    /// # Cost
+    /// O(nrows + nnz).
+    pub fn to_csr(&self) -> (CsrPattern, Vec<u32>) {
+        let mut row_offsets = vec![0u32; self.nrows + 1];
+        self.entries().for_each(|e| row_offsets[e.row + 1] += 1);
+        for row in 0..self.nrows {
+            row_offsets[row + 1] += row_offsets[row];
+        }
+        let mut next = row_offsets.clone();
+        let entries = row_offsets[self.nrows] as usize;
+        let (mut col_indices, mut positions) = (vec![0u32; entries], vec![0u32; entries]);
+        for e in self.entries() {
+            let slot = &mut next[e.row];
+            col_indices[*slot as usize] = e.column as u32;
+            positions[*slot as usize] = e.position as u32;
+            *slot += 1;
+        }
+        let pattern = CsrPattern::new(self.nrows, self.ncols, row_offsets, col_indices);
+        (pattern.expect("blocks are sorted and disjoint, so the entries of a row are"), positions)
+    }
+
+    /// The values of this pattern that equal the CSR matrix of `pattern` and `values`; 0 in what the blocks hold
+    /// besides, padding included.
+    ///
+    /// # Errors
+    /// [`FormatError`] if the shapes differ, there is not one value per entry of `pattern`, or an entry lies in no stored
+    /// block.
+    pub fn values_of_csr(&self, pattern: &CsrPattern, values: &[f32]) -> Result<Vec<f32>, FormatError> {
+        let [r, c] = self.block_size;
+        let (expected, got) = ([self.nrows, self.ncols], [pattern.nrows(), pattern.ncols()]);
+        if expected != got {
+            return Err(FormatError::BlockGrid { expected, got });
+        }
+        if values.len() != pattern.nnz() {
+            return Err(FormatError::ValuesLength { nnz: pattern.nnz(), got: values.len() });
+        }
+        let mut blocks = vec![0.0; self.nnz()];
+        for ((row, column), &value) in pattern.positions().zip(values) {
+            let (row, column) = (row as usize, column as usize);
+            let range = self.blocks.row_range(row / r);
+            let block = self.blocks.row(row / r).binary_search(&((column / c) as u32));
+            let block = range.start + block.map_err(|_| FormatError::NotStored { row, column })?;
+            blocks[(block * r + row % r) * c + column % c] = value;
+        }
+        Ok(blocks)
+    }
+
+    /// The whole matrix, row-major, zeros included: for tests and export.
+    ///
+    /// # Errors
+    /// [`FormatError::ValuesLength`] unless there is one value per stored entry.
+    pub fn to_dense(&self, values: &[f32]) -> Result<Vec<f32>, FormatError> {
+        if values.len() != self.nnz() {
+            return Err(FormatError::ValuesLength { nnz: self.nnz(), got: values.len() });
+        }
+        let mut dense = vec![0.0; self.nrows * self.ncols];
+        self.entries().for_each(|e| dense[e.row * self.ncols + e.column] = values[e.position]);
+        Ok(dense)
+    }
+}
+
+/// Rows and columns of the grid of blocks.
+fn grid(nrows: usize, ncols: usize, block_size: [usize; 2]) -> Result<[usize; 2], FormatError> {
+    let [r, c] = block_size;
+    if [r, c].iter().any(|size| !BsrPattern::BLOCK_SIZES.contains(size)) {
+        return Err(FormatError::BlockSize { r, c });
+    }
+    Ok([nrows.div_ceil(r), ncols.div_ceil(c)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hostile_input_is_refused_by_name() {
+        let new = BsrPattern::new;
+        assert_eq!(new(4, 4, [3, 2], vec![0], vec![]), Err(FormatError::BlockSize { r: 3, c: 2 }));
+        assert_eq!(new(4, 4, [0, 2], vec![0], vec![]), Err(FormatError::BlockSize { r: 0, c: 2 }));
+        assert_eq!(new(5, 4, [4, 4], vec![0, 1], vec![0]), Err(FormatError::OffsetsLength { nrows: 2, got: 2 }));
+        let outside = FormatError::ColumnOutside { row: 0, column: 1, ncols: 1 };
+        assert_eq!(new(4, 4, [4, 4], vec![0, 1], vec![1]), Err(outside));
+        let grid = FormatError::BlockGrid { expected: [1, 2], got: [1, 1] };
+        let blocks = Arc::new(CsrPattern::full(1, 1).unwrap());
+        assert_eq!(BsrPattern::from_blocks(4, 5, [4, 4], blocks), Err(grid));
+        // The grid fits 32 bits, the values or the columns do not.
+        let large = BsrPattern::full(1 << 16, 1 << 16, [16, 16]);
+        assert!(matches!(large, Err(FormatError::TooLarge { what: "nnz", .. })), "{large:?}");
+        let wide = new(1, 1 << 33, [1, 16], vec![0, 0], vec![]);
+        assert!(matches!(wide, Err(FormatError::TooLarge { what: "ncols", .. })), "{wide:?}");
+        assert!(matches!(new(usize::MAX, 1, [1, 1], vec![], vec![]), Err(FormatError::TooLarge { .. })));
+        let pattern = new(2, 2, [1, 1], vec![0, 1, 1], vec![0]).unwrap();
+        assert!(pattern.to_dense(&[]).is_err());
+        let full = CsrPattern::full(2, 2).unwrap();
+        let stray = pattern.values_of_csr(&full, &[1.0; 4]);
+        assert_eq!(stray, Err(FormatError::NotStored { row: 0, column: 1 }));
+        assert!(pattern.values_of_csr(&CsrPattern::full(2, 3).unwrap(), &[1.0; 6]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn conversions_keep_the_matrix(
+            nrows in 0usize..40, ncols in 0usize..40, r in prop::sample::select(BsrPattern::BLOCK_SIZES.to_vec()),
+            c in prop::sample::select(BsrPattern::BLOCK_SIZES.to_vec()),
+            raw in prop::collection::vec((0u32..40, 0u32..40), 0..60)
+        ) {
+            let inside = |&(row, column): &(u32, u32)| (row as usize) < nrows && (column as usize) < ncols;
+            let csr = CsrPattern::from_positions(nrows, ncols, raw.into_iter().filter(inside).collect()).unwrap();
+            let values: Vec<f32> = (1..=csr.nnz()).map(|i| i as f32).collect();
+            let bsr = BsrPattern::from_csr(&csr, [r, c]).unwrap();
+            let blocks = bsr.values_of_csr(&csr, &values).unwrap();
+            let dense = crate::Csr::new(Arc::new(csr.clone()), values).unwrap().to_dense();
+            prop_assert_eq!(&bsr.to_dense(&blocks).unwrap(), &dense);
+            // Every block holds an entry.
+            for block in blocks.chunks(r * c) {
+                prop_assert!(block.iter().any(|&v| v != 0.0));
+            }
+            let (expanded, positions) = bsr.to_csr();
+            let values = positions.iter().map(|&p| blocks[p as usize]).collect();
+            prop_assert_eq!(expanded.nnz(), bsr.entries().count());
+            prop_assert_eq!(crate::Csr::new(Arc::new(expanded), values).unwrap().to_dense(), dense);
+        }
+    }
+}

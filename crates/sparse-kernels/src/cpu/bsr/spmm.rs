@@ -1,0 +1,270 @@
+//! Block-sparse SpMM over strips: `Y[m, n] = W[m, k] · X[k, n]`, and its transpose through the transposed block index.
+//!
+//! ```text
+//! for each band of block rows, each group of strips          (parallel)
+//!   for each V vectors of the group's lanes                  of one strip, or of neighbouring ones
+//!     for each block row, each R of its rows
+//!       acc[R][V] = 0
+//!       for each block, each of its columns j                the hot loop:
+//!         x[V] = X[column j]                                 V loads
+//!         acc[r][v] += value[r, j] · x[v]                    R broadcasts, R · V multiply-adds
+//!       Y = acc
+//! ```
+//!
+//! A loaded vector of X serves R rows and a broadcast value V vectors: (R + V) loads for R · V multiply-adds. Y is
+//! written once and never read. For the transpose, the roles of a block's rows and columns are swapped.
+
+use super::with_block_size;
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::{Buffer, Cpu, SharedMut};
+use crate::{CsrPattern, StripLayout};
+
+/// One product: blocks and their values, from strips `x` to strips `y`.
+pub(super) struct Spmm<'a> {
+    /// For each block row of Y, the block rows of X that its blocks meet.
+    pub blocks: &'a CsrPattern,
+    /// Where each block stands among the values, for the transposed product; `None`: in order.
+    pub places: Option<&'a [u32]>,
+    /// Bounds of the bands of block rows.
+    pub bands: &'a [u32],
+    /// Rows and columns of a block as it is stored.
+    pub block_size: [usize; 2],
+    pub values: &'a [f32],
+    pub x_layout: StripLayout,
+    pub x: &'a [f32],
+    pub y_layout: StripLayout,
+    pub y: &'a mut Buffer,
+}
+
+/// Lanes that one task spans.
+const GROUP_LANES: usize = 128;
+
+impl Spmm<'_> {
+    /// Runs the product; the caller has checked all shapes.
+    pub fn run(self, cpu: &Cpu) {
+        let [r, c] = self.block_size;
+        match self.places {
+            None => with_block_size!(r, H => with_block_size!(c, W => self.run_sized::<H, W, 1>(cpu, c))),
+            Some(_) => with_block_size!(c, H => self.run_sized::<H, 1, H>(cpu, r)),
+        }
+    }
+
+    /// Blocks that have `H` rows of Y and `width` rows of X; values of neighbouring rows are `DOWN` apart, those of
+    /// neighbouring columns `ACROSS`.
+    fn run_sized<const H: usize, const DOWN: usize, const ACROSS: usize>(self, cpu: &Cpu, width: usize) {
+        debug_assert_eq!(self.values.len(), self.blocks.nnz() * H * width);
+        debug_assert_eq!((self.x.len(), self.y.len()), (self.x_layout.len(), self.y_layout.len()));
+        let strips = self.x_layout.strips();
+        let operations = 2 * self.values.len() as u64 * self.x_layout.lanes() as u64;
+        let per_group = GROUP_LANES / self.x_layout.strip();
+        let groups = strips.div_ceil(per_group);
+        let y = SharedMut::new(self.y);
+        // Bands outermost: a band's values then stay in L2 for all lanes. Each output is computed by one task.
+        cpu.for_each_task((self.bands.len() - 1) * groups, operations, |task| {
+            let (band, group) = (task / groups, task % groups);
+            let part = Part::<H, DOWN, ACROSS> {
+                blocks: self.blocks,
+                places: self.places,
+                values: self.values,
+                x_layout: self.x_layout,
+                x: self.x,
+                y_layout: self.y_layout,
+                y,
+                width,
+                block_rows: self.bands[band] as usize..self.bands[band + 1] as usize,
+                // Even groups rather than a short last one.
+                strips: group * strips / groups..(group + 1) * strips / groups,
+            };
+            dispatch(cpu.isa(), part);
+        });
+    }
+}
+
+/// The work of one task.
+struct Part<'a, const H: usize, const DOWN: usize, const ACROSS: usize> {
+    blocks: &'a CsrPattern,
+    places: Option<&'a [u32]>,
+    values: &'a [f32],
+    x_layout: StripLayout,
+    x: &'a [f32],
+    y_layout: StripLayout,
+    y: SharedMut,
+    width: usize,
+    block_rows: std::ops::Range<usize>,
+    strips: std::ops::Range<usize>,
+}
+
+impl<const H: usize, const DOWN: usize, const ACROSS: usize> Kernel for Part<'_, H, DOWN, ACROSS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        // The vectors that hold lanes which count: all of each strip but the last.
+        let of_strip = self.x_layout.strip() / I::LANES;
+        let last = self.x_layout.lanes_of(self.strips.end - 1).div_ceil(I::LANES);
+        let vectors = (self.strips.len() - 1) * of_strip + last;
+        let mut first = 0;
+        while first < vectors {
+            first += self.widest(isa, first, vectors - first);
+        }
+        if last < of_strip {
+            self.clear_padding(last * I::LANES);
+        }
+    }
+}
+
+impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, ACROSS> {
+    /// Does one or more of the `left` vectors from `first` on and returns how many. R · V accumulators, V vectors of X
+    /// and one broadcast must fit the registers; 12 accumulators or more keep the multiply-adds busy, 8 just so.
+    #[inline(always)]
+    fn widest<I: Isa>(&self, isa: I, first: usize, left: usize) -> usize {
+        // Constant blocks, so that the tiles of other heights are not even compiled.
+        if const { H == 1 } {
+            match left {
+                8.. => self.vectors::<I, 1, 8>(isa, first),
+                4.. => self.vectors::<I, 1, 4>(isa, first),
+                2.. => self.vectors::<I, 1, 2>(isa, first),
+                _ => self.vectors::<I, 1, 1>(isa, first),
+            }
+        } else if const { H == 2 } {
+            match left {
+                6 | 8 | 9 | 12.. => self.vectors::<I, 2, 6>(isa, first),
+                4.. => self.vectors::<I, 2, 4>(isa, first),
+                2.. => self.vectors::<I, 2, 2>(isa, first),
+                _ => self.vectors::<I, 2, 1>(isa, first),
+            }
+        } else if const { H == 4 && I::REGISTERS >= 32 } {
+            match left {
+                6 | 8 | 9 | 12.. => self.vectors::<I, 4, 6>(isa, first),
+                4.. => self.vectors::<I, 4, 4>(isa, first),
+                2.. => self.vectors::<I, 4, 2>(isa, first),
+                _ => self.vectors::<I, 4, 1>(isa, first),
+            }
+        } else if const { H > 4 && I::REGISTERS >= 32 } {
+            match left {
+                3 | 5.. => self.vectors::<I, 8, 3>(isa, first),
+                2.. => self.vectors::<I, 8, 2>(isa, first),
+                _ => self.vectors::<I, 8, 1>(isa, first),
+            }
+        } else {
+            match left {
+                // Four are two and two, not three and one.
+                3 | 5.. => self.vectors::<I, 4, 3>(isa, first),
+                2.. => self.vectors::<I, 4, 2>(isa, first),
+                _ => self.vectors::<I, 4, 1>(isa, first),
+            }
+        }
+    }
+
+    /// All block rows over V vectors from `first` on, R rows at a time.
+    #[inline(always)]
+    fn vectors<I: Isa, const R: usize, const V: usize>(&self, isa: I, first: usize) -> usize {
+        let of_strip = self.x_layout.strip() / I::LANES;
+        let place = |v: usize| (self.strips.start + (first + v) / of_strip, (first + v) % of_strip * I::LANES);
+        // Rows of X and Y are at equal distances within a strip, so each vector has one base in each.
+        let x: [*const f32; V] = std::array::from_fn(|v| {
+            let (strip, lane) = place(v);
+            self.x.as_ptr().wrapping_add(strip * self.x_layout.strip_pitch() + lane)
+        });
+        let y: [*mut f32; V] = std::array::from_fn(|v| {
+            let (strip, lane) = place(v);
+            self.y.get().wrapping_add(strip * self.y_layout.strip_pitch() + lane)
+        });
+        for block_row in self.block_rows.clone() {
+            let rows = H.min(self.y_layout.features() - block_row * H);
+            let mut row = 0;
+            while row + R <= rows {
+                self.rows::<I, R, V>(isa, block_row, row, &x, &y);
+                row += R;
+            }
+            if const { R > 1 } {
+                while row < rows {
+                    self.rows::<I, 1, V>(isa, block_row, row, &x, &y);
+                    row += 1;
+                }
+            }
+        }
+        V
+    }
+
+    /// Rows `row..row + R` of a block row over V vectors.
+    #[inline(always)]
+    fn rows<I: Isa, const R: usize, const V: usize>(
+        &self,
+        isa: I,
+        block_row: usize,
+        row: usize,
+        x: &[*const f32; V],
+        y: &[*mut f32; V],
+    ) {
+        let (strip, width) = (self.x_layout.strip(), self.width);
+        let range = self.blocks.row_range(block_row);
+        let columns = &self.blocks.col_indices()[range.clone()];
+        let mut acc = [[isa.splat(0.0); V]; R];
+        // Why the accesses below are in bounds: the caller found the vectors to exist in X and Y, whose lengths and features
+        // `spmm_bsr` checked, and `row + R` rows of the block row to be below Y's features. A block has `width` rows of X,
+        // less those beyond X's features. There are H · width values for each block, and `places` is a permutation of the
+        // blocks.
+        // SAFETY: in bounds as said above; tasks differ in block row or strip, so no other task writes these rows of Y.
+        unsafe {
+            for (k, &column) in columns.iter().enumerate() {
+                let first = column as usize * width;
+                let block = range.start + k;
+                let place = self.places.map_or(block, |places| *places.get_unchecked(block) as usize);
+                let mut values = self.values.as_ptr().add(place * H * width + row * DOWN);
+                let mut offset = first * strip;
+                for _ in 0..width.min(self.x_layout.features() - first) {
+                    column_step::<I, R, V, DOWN>(isa, values, x, offset, &mut acc);
+                    // Past the last column this may point behind the values.
+                    values = values.wrapping_add(ACROSS);
+                    offset += strip;
+                }
+            }
+            let to = (block_row * H + row) * strip;
+            for (r, acc) in acc.iter().enumerate() {
+                for (y, &acc) in y.iter().zip(acc) {
+                    isa.store(y.add(to + r * strip), acc);
+                }
+            }
+        }
+    }
+
+    /// Zeroes the lanes of the part's rows from `from` on, in its last strip.
+    fn clear_padding(&self, from: usize) {
+        let strip = self.y_layout.strip();
+        let rows = self.block_rows.start * H..(self.block_rows.end * H).min(self.y_layout.features());
+        for row in rows {
+            let at = (self.strips.end - 1) * self.y_layout.strip_pitch() + row * strip;
+            // SAFETY: row is below y's features and the strip exists, so the strip's lanes of the row are in bounds; no
+            // other task writes this row of this strip.
+            unsafe { std::slice::from_raw_parts_mut(self.y.get().add(at + from), strip - from).fill(0.0) };
+        }
+    }
+}
+
+/// `acc += values · X`: R rows of one column of a block, whose row of X stands at `offset`.
+///
+/// # Safety
+/// R values at distances of `DOWN` are at `values`, and a vector at `offset` behind each of `x`.
+#[inline(always)]
+unsafe fn column_step<I: Isa, const R: usize, const V: usize, const DOWN: usize>(
+    isa: I,
+    values: *const f32,
+    x: &[*const f32; V],
+    offset: usize,
+    acc: &mut [[I::V; V]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x: [I::V; V] = std::array::from_fn(|v| isa.load(x[v].add(offset)));
+        for (r, acc) in acc.iter_mut().enumerate() {
+            let w = isa.splat(*values.add(r * DOWN));
+            for (acc, &x) in acc.iter_mut().zip(&x) {
+                *acc = isa.mul_add(w, x, *acc);
+            }
+            // 4 · 3 accumulators, 3 vectors of X and the broadcast take all 16 registers of AVX2: the compiler must not begin
+            // the next row or column before this one is done.
+            acc.iter_mut().for_each(|acc| *acc = isa.pin(*acc));
+        }
+    }
+}
