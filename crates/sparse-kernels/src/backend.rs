@@ -95,6 +95,13 @@ pub struct PlanOptions {
     pub transpose: bool,
 }
 
+/// Strips of [`crate::StripLayout::SPARSE_STRIP`] lanes and no transpose: what inference needs.
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self { strip: crate::StripLayout::SPARSE_STRIP, transpose: false }
+    }
+}
+
 /// A sparse weight matrix on a backend: plan, values, and the same values in transposed order.
 #[derive(Debug)]
 pub struct SparseMatrix<B: SparseLinear> {

@@ -214,6 +214,16 @@ impl<'a, T: Element> MatrixRef<'a, T> {
         self.ncols
     }
 
+    /// Elements from one row to the next.
+    pub fn leading(&self) -> usize {
+        self.leading
+    }
+
+    /// All elements, those between the rows included.
+    pub(crate) fn data(&self) -> &'a [T] {
+        self.data
+    }
+
     /// One row.
     ///
     /// # Panics
@@ -232,6 +242,26 @@ impl<'a, T: Element> MatrixMut<'a, T> {
     pub fn new(data: &'a mut [T], nrows: usize, ncols: usize, leading: usize) -> Result<Self, ShapeError> {
         check_view(nrows, ncols, leading, data.len())?;
         Ok(Self { data, nrows, ncols, leading })
+    }
+
+    /// Rows of the view.
+    pub fn nrows(&self) -> usize {
+        self.nrows
+    }
+
+    /// Columns of the view.
+    pub fn ncols(&self) -> usize {
+        self.ncols
+    }
+
+    /// Elements from one row to the next.
+    pub fn leading(&self) -> usize {
+        self.leading
+    }
+
+    /// All elements, those between the rows included.
+    pub(crate) fn data_mut(&mut self) -> &mut [T] {
+        self.data
     }
 
     /// One row.

@@ -2,9 +2,25 @@
 
 use half::{bf16, f16};
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
+pub(crate) mod sealed {
+    pub trait Sealed: Sized {
+        /// The elements as they are, if they are f32.
+        fn as_f32(_: &[Self]) -> Option<&[f32]> {
+            None
+        }
+        /// As [`Sealed::as_f32`], to write.
+        fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+            None
+        }
+    }
+    impl Sealed for f32 {
+        fn as_f32(elements: &[f32]) -> Option<&[f32]> {
+            Some(elements)
+        }
+        fn as_f32_mut(elements: &mut [f32]) -> Option<&mut [f32]> {
+            Some(elements)
+        }
+    }
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}
 }

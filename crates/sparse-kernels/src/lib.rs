@@ -14,17 +14,46 @@
 //! | all three in blocks | the same, with `W` in blocks of `r × c` ([`BsrPattern`]) | [`BlockSparseLinear`] |
 //! | GEMM | the same three products with a dense `W` | [`DenseLinear`] |
 //!
+//! # Row-major operands
+//!
+//! Who embeds the kernels has operands as `[feature][sample]` in a slice: [`cpu::Cpu::spmm_row_major`] and its relatives
+//! take such views, for any number of samples, and convert in a [`cpu::Workspace`] what must be converted. Products of 1
+//! to 8 samples, inference, have kernels of their own there.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use sparse_kernels::cpu::{Cpu, Workspace};
+//! use sparse_kernels::{CsrPattern, MatrixMut, MatrixRef, Op, PlanOptions, SparseMatrix};
+//! let cpu = Cpu::new(1, None)?;
+//! let pattern = Arc::new(CsrPattern::new(2, 3, vec![0, 2, 3], vec![0, 2, 1])?);
+//! let w = SparseMatrix::new(&cpu, pattern, &[1.0, 2.0, 3.0], PlanOptions::default())?;
+//! let (x, mut y) = ([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [0.0f32; 4]);
+//! let (from, to) = (MatrixRef::new(&x, 3, 2, 2)?, MatrixMut::new(&mut y, 2, 2, 2)?);
+//! cpu.spmm_row_major(Op::NoTranspose, &w, from, to, &mut Workspace::default())?;
+//! assert_eq!(y, [11.0, 14.0, 9.0, 12.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Support
 //!
-//! | operation | format | CPU backend ([`cpu::Cpu`]) | storage types |
-//! | --- | --- | --- | --- |
-//! | SpMM, transposed SpMM, SDDMM | CSR | scalar, AVX2+FMA, AVX-512 | f32; f16 and bf16 as row-major operands ([`MatrixRef`]), converted when packed |
-//! | SpMM, transposed SpMM, SDDMM | BSR, r and c of 1, 2, 4, 8 or 16 | scalar, AVX2+FMA, AVX-512 | f32 |
-//! | streaming growth | CSR | crate `gemm` | f32 |
-//! | GEMM | dense | crate `gemm` | f32 |
-//! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | – | all of the above | f32 |
+//! Backend [`cpu::Cpu`], which picks scalar, AVX2+FMA or AVX-512 code at run time; – is a gap. *Converted*: row-major operands
+//! ([`MatrixRef`], [`MatrixMut`]) may have that type, are converted when packed, and computed with in f32; weights are f32.
 //!
-//! Not there: growth of block-sparse patterns, convolution, NEON, and the GPU.
+//! | operation | format | CPU: f32 | CPU: f16, bf16 | GPU |
+//! | --- | --- | --- | --- | --- |
+//! | SpMM, transposed SpMM | CSR | scalar, AVX2, AVX-512 | converted | – |
+//! | SpMM, transposed SpMM, 1 to 8 lanes | CSR | scalar, AVX2 (AVX-512 runs the same vectors) | converted | – |
+//! | SpMM, transposed SpMM | BSR | scalar, AVX2, AVX-512 | – | – |
+//! | SDDMM | CSR | scalar, AVX2, AVX-512 | converted | – |
+//! | SDDMM | BSR | scalar, AVX2, AVX-512 | – | – |
+//! | streaming growth | CSR | crate `gemm` | – | – |
+//! | streaming growth | BSR | – | – | – |
+//! | GEMM | dense | crate `gemm` | converted | – |
+//! | GEMM, 1 to 8 lanes | dense | scalar, AVX2, AVX-512 | converted | – |
+//! | convolution | CSR, BSR, dense | – | – | – |
+//! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | values | scalar, AVX2, AVX-512 | – | – |
+//!
+//! Not there at all: NEON (scalar code runs), and any GPU.
 //!
 //! # Determinism
 //!

@@ -461,7 +461,10 @@ pub struct BenchKernelArgs {
     /// The operation
     #[arg(long, value_enum, default_value_t = KernelOp::Spmm)]
     pub op: KernelOp,
-    /// Rows × columns × lanes: the weight matrix is M×K, the other operand has N lanes (samples)
+    /// Rows × columns × lanes: the weight matrix is M×K, the other operand has N lanes (samples). Products with N up to 8 run
+    /// row-major, as an inference does, with weights that do not change: the dense side is then the faster of a
+    /// matrix-vector kernel (gemv) and gemm, and limit_fraction is the rate at which entries are read, 8 bytes each, over
+    /// that of a sum over an array of that size
     #[arg(long, value_name = "MxKxN", default_value = "512x512x128")]
     pub shape: Shape,
     /// Densities of the weight matrix, each in (0, 1]

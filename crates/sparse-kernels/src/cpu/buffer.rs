@@ -10,6 +10,7 @@ struct Line([f32; LINE]);
 
 /// A fixed number of f32, zero at first, starting on a cache line: a vector of any instruction set that stands at a
 /// multiple of its own width never crosses one. (On a Zen 5 core, 512-bit loads that cross lines halve the rate.)
+#[derive(Default)]
 pub struct Buffer {
     lines: Vec<Line>,
     len: usize,
@@ -19,6 +20,12 @@ impl Buffer {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
         Self { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
+    }
+
+    /// Changes the length to `len`, in the same memory if it was ever that long. Elements hold anything.
+    pub(super) fn resize(&mut self, len: usize) {
+        self.lines.resize(len.div_ceil(LINE), Line([0.0; LINE]));
+        self.len = len;
     }
 }
 

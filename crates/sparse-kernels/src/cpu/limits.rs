@@ -31,6 +31,59 @@ impl Cpu {
         };
         Limits { fma_flops_per_s: best(false), load_fma_flops_per_s: best(true) }
     }
+
+    /// Bytes a second at which all threads together read an array of `bytes` bytes and add it up, again and again: from
+    /// the cache that holds it, or from memory. The yardstick of products with few lanes, whose entries are read once.
+    /// Takes some 50 ms.
+    pub fn read_bytes_per_s(&self, bytes: usize) -> f64 {
+        // Parts of 512 KiB, as large as the row blocks of a product; at least one for each thread of a small array.
+        let floats = (bytes / size_of::<f32>()).max(1);
+        let mut data = Buffer::zeros(floats);
+        data.fill(1.0);
+        let part = (1 << 17).min(floats.div_ceil(self.threads()).next_multiple_of(1 << 10));
+        let parts = floats.div_ceil(part);
+        let data = &data[..];
+        let pass = || {
+            let start = Instant::now();
+            self.for_each_task(parts, u64::MAX, |i| {
+                let data = std::hint::black_box(&data[i * part..floats.min((i + 1) * part)]);
+                std::hint::black_box(dispatch(self.isa, Sum { data }));
+            });
+            start.elapsed().as_secs_f64()
+        };
+        let start = Instant::now();
+        let mut best = f64::INFINITY;
+        let mut passes = 0;
+        while passes < 4 || start.elapsed().as_secs_f64() < 0.05 {
+            best = self.install(pass).min(best);
+            passes += 1;
+        }
+        (floats * size_of::<f32>()) as f64 / best
+    }
+}
+
+/// The sum of an array, with nothing to wait for but its loads.
+struct Sum<'a> {
+    data: &'a [f32],
+}
+
+impl Kernel for Sum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> f32 {
+        const ACCUMULATORS: usize = 8;
+        let mut acc = [isa.splat(0.0); ACCUMULATORS];
+        let steps = self.data.chunks_exact(ACCUMULATORS * I::LANES);
+        let rest = steps.remainder().iter().sum::<f32>();
+        for step in steps {
+            for (v, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: `step` has ACCUMULATORS · LANES floats.
+                *acc = isa.add(*acc, unsafe { isa.load(step.as_ptr().add(v * I::LANES)) });
+            }
+        }
+        acc.into_iter().map(|a| isa.sum(a)).sum::<f32>() + rest
+    }
 }
 
 /// Some 2 million multiply-adds on 12 accumulators, which hide the latency and leave registers in every set.
@@ -79,5 +132,12 @@ mod tests {
     fn limits_are_positive() {
         let limits = Cpu::new(1, None).unwrap().limits();
         assert!(limits.fma_flops_per_s > 0.0 && limits.load_fma_flops_per_s > 0.0, "{limits:?}");
+    }
+
+    #[test]
+    fn any_array_is_read() {
+        for (threads, bytes) in [(1, 0), (2, 4), (2, 1 << 20)] {
+            assert!(Cpu::new(threads, None).unwrap().read_bytes_per_s(bytes) > 0.0);
+        }
     }
 }

@@ -2,13 +2,16 @@
 
 mod bsr;
 mod buffer;
+mod few_lanes;
 mod gemm;
+mod gemv;
 mod grow;
 mod isa;
 mod limits;
 #[cfg(feature = "nn")]
 mod nn;
 mod plan;
+mod row_major;
 mod sddmm;
 mod sparse_linear;
 mod spmm;
@@ -22,6 +25,7 @@ pub use buffer::Buffer;
 pub use isa::IsaName;
 pub use limits::Limits;
 pub use plan::CpuPlan;
+pub use row_major::Workspace;
 
 use crate::error::expect_equal;
 use crate::{BackendError, FormatError, Storage};

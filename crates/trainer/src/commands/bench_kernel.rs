@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rigl::topology::random_pattern;
 use serde::Serialize;
-use sparse_kernels::cpu::{Cpu, Limits};
+use sparse_kernels::cpu::{Cpu, Limits, Workspace};
 use sparse_kernels::random::Key;
 use sparse_kernels::reference::{self, Exact};
 use sparse_kernels::{
@@ -34,22 +34,36 @@ struct KernelRecord {
     device: String,
     isa: &'static str,
     threads: usize,
-    /// Best of many calls, as a training step pays them. Null if the check failed.
+    /// Best of many calls, as a training step pays them (an inference, for products with few lanes). Null if the check failed.
     time_ns: Option<u64>,
     plan_ns: u64,
     dense_time_ns: Option<u64>,
     dense_source: &'static str,
     speedup: Option<f64>,
     efficiency: Option<f64>,
+    /// Achieved rate over the machine's, measured in the same run: operations over one load per multiply-add from L1
+    /// (growth: over multiply-adds on registers); products with few lanes: bytes, 8 an entry, over those at which an array
+    /// of that size is read.
     limit_fraction: Option<f64>,
     /// Largest error of an entry, as a fraction of what rounding in f32 may amount to; above 1 the check failed.
     max_error: f64,
     failed: bool,
 }
 
+/// Why timed calls do not fail: they succeeded in the check, and shapes do not change.
+const CHECKED: &str = "the same call succeeded before";
+
 /// Time spent on one density, both sides together.
 const BUDGET: Duration = Duration::from_millis(1500);
 const LEAST_CALLS: usize = 7;
+
+/// Products with at most this many lanes run row-major, as an inference runs them.
+const FEW_LANES: usize = 8;
+
+/// Whether a case takes the kernels for few lanes.
+fn is_few(op: KernelOp, format: Format, shape: Shape) -> bool {
+    matches!(op, KernelOp::Spmm | KernelOp::SpmmT) && format == Format::Csr && shape.n <= FEW_LANES
+}
 
 /// Runs the command.
 ///
@@ -91,6 +105,7 @@ pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
     if !args.machine.json {
         print_text(format_args!("{} {} on {} threads of {}\n{table}", args.op, args.shape, cpu.threads(), cpu.isa()))?;
         let limit = match (args.format, args.op) {
+            _ if is_few(args.op, args.format, args.shape) => "reading 8 bytes an entry once",
             (Format::Csr, KernelOp::Spmm | KernelOp::SpmmT | KernelOp::Sddmm) => "one load per multiply-add from L1",
             _ => "multiply-adds on registers",
         };
@@ -277,12 +292,19 @@ impl<'a> Case<'a> {
     fn measure(mut self, args: &BenchKernelArgs) -> anyhow::Result<KernelRecord> {
         let max_error = self.check(args.op, args.machine.seed)?;
         let failed = max_error.is_nan() || max_error > 1.0;
-        let times = if failed { None } else { Some(self.time(args.op, args.machine.seed)?) };
+        let few = self.few(args.op).is_some();
+        let (times, dense_source) = match self.few(args.op) {
+            _ if failed => (None, "gemm"),
+            Some((_, weight)) => self.time_few(args.op, weight).map(|(times, source)| (Some(times), source))?,
+            None => (Some(self.time(args.op, args.machine.seed)?), "gemm"),
+        };
         let density = self.stored.density();
         let operations = 2.0 * self.stored.nnz() as f64 * self.shape.n as f64;
         let speedup = times.map(|[sparse, dense]| dense / sparse);
         let threads = self.cpu.threads() as f64;
+        let bytes = 8 * self.stored.nnz();
         let limit_fraction = times.map(|[sparse, _]| match (args.op, args.format) {
+            _ if few => bytes as f64 / sparse / self.cpu.read_bytes_per_s(bytes),
             // Growth computes the dense product.
             (KernelOp::Grow, _) => operations / density / sparse / (threads * self.limits.fma_flops_per_s),
             (_, Format::Csr) => operations / sparse / (threads * self.limits.load_fma_flops_per_s),
@@ -304,7 +326,7 @@ impl<'a> Case<'a> {
             time_ns: times.map(|[sparse, _]| nanoseconds(sparse)),
             plan_ns: nanoseconds(self.plan_time.as_secs_f64()),
             dense_time_ns: times.map(|[_, dense]| nanoseconds(dense)),
-            dense_source: "gemm",
+            dense_source,
             speedup,
             // Growth is dense work by nature: its efficiency is plain speed against the dense product.
             efficiency: speedup.map(|s| if args.op == KernelOp::Grow { s } else { s * density }),
@@ -317,6 +339,9 @@ impl<'a> Case<'a> {
     /// Runs the operation once on outputs full of NaN; returns the largest error, 1 being what rounding may cause.
     fn check(&mut self, op: KernelOp, seed: u64) -> anyhow::Result<f64> {
         let Shape { m, k, n } = self.shape;
+        if let Some((pattern, weight)) = self.few(op) {
+            return self.check_few(op, pattern, weight);
+        }
         let (x, dy) = (&self.sparse.x[0], &self.sparse.dy[0]);
         let worst = |got: &[f32], exact: &[Exact]| {
             got.iter().zip(exact).map(|(&got, exact)| exact.error(got)).fold(0.0, f64::max)
@@ -369,6 +394,71 @@ impl<'a> Case<'a> {
         })
     }
 
+    /// What the kernels for few lanes work on, if the case takes them.
+    fn few(&self, op: KernelOp) -> Option<(&CsrPattern, &SparseMatrix<Cpu>)> {
+        match (&self.stored, &self.weight) {
+            (Stored::Csr(pattern), Weight::Csr(weight)) if is_few(op, Format::Csr, self.shape) => {
+                Some((pattern, weight))
+            }
+            _ => None,
+        }
+    }
+
+    /// As [`Case::check`], with the row-major product.
+    fn check_few(&self, op: KernelOp, pattern: &CsrPattern, weight: &SparseMatrix<Cpu>) -> anyhow::Result<f64> {
+        let n = self.shape.n;
+        let (op, x, exact) = match op {
+            KernelOp::SpmmT => {
+                (Op::Transpose, &self.dy, reference::spmm_transposed(pattern, &self.values, &self.dy, n))
+            }
+            _ => (Op::NoTranspose, &self.x, reference::spmm(pattern, &self.values, &self.x, n)),
+        };
+        let mut y = vec![f32::NAN; exact.len()];
+        let view = MatrixRef::new(x, x.len() / n, n, n)?;
+        let out = MatrixMut::new(&mut y, exact.len() / n, n, n)?;
+        self.cpu.spmm_row_major(op, weight, view, out, &mut Workspace::default())?;
+        Ok(y.iter().zip(&exact).map(|(&got, exact)| exact.error(got)).fold(0.0, f64::max))
+    }
+
+    /// Best seconds of `[sparse, dense]` with few lanes, and which dense code was the faster: the kernel for few lanes or
+    /// crate `gemm`. Weights do not change between the calls of an inference, so the transpose's copy of them is not
+    /// refreshed.
+    fn time_few(&self, op: KernelOp, weight: &SparseMatrix<Cpu>) -> anyhow::Result<([f64; 2], &'static str)> {
+        let Shape { m, k, n } = self.shape;
+        let (cpu, dense_weight, dense) = (self.cpu, &self.dense_weight, &self.dense);
+        let (op, from, inner, out) = match op {
+            KernelOp::SpmmT => (Op::Transpose, &self.dy, m, k),
+            _ => (Op::NoTranspose, &self.x, k, m),
+        };
+        let second: Vec<f32> = from.iter().map(|v| 0.5 * v).collect();
+        let turn = Cell::new(false);
+        let x = || {
+            turn.set(!turn.get());
+            MatrixRef::new(if turn.get() { from } else { &second }, inner, n, n).expect(CHECKED)
+        };
+        let (mut y, mut y_dense) = (vec![0.0f32; out * n], vec![0.0f32; out * n]);
+        let (mut workspace, mut dense_workspace) = (Workspace::default(), Workspace::default());
+        let sparse_call = || {
+            let y = MatrixMut::new(&mut y, out, n, n).expect(CHECKED);
+            cpu.spmm_row_major(op, weight, x(), y, &mut workspace).expect(CHECKED);
+        };
+        let mut few_call = || {
+            let y = MatrixMut::new(&mut y_dense, out, n, n).expect(CHECKED);
+            cpu.gemm_row_major(op, dense_weight, x(), y, &mut dense_workspace).expect(CHECKED);
+        };
+        let mut y_strips = Strips::zeros(cpu, StripLayout::single(n, out))?;
+        let mut gemm_call = || {
+            let (x, dy) = dense.next();
+            let x = if op == Op::Transpose { dy } else { x };
+            cpu.gemm(op, dense_weight, x, &mut y_strips).expect(CHECKED);
+        };
+        let [few, gemm] = alternate(BUDGET / 10, 3, &mut few_call, &mut gemm_call);
+        let (source, dense_call): (_, &mut dyn FnMut()) =
+            if few.time <= gemm.time { ("gemv", &mut few_call) } else { ("gemm", &mut gemm_call) };
+        let best = alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call);
+        Ok((best.map(|best| best.seconds()), source))
+    }
+
     /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding.
     fn check_growth(&self, request: &GrowRequest<'_>, candidates: &[Candidate]) -> anyhow::Result<f64> {
         let Shape { m, k, n } = self.shape;
@@ -413,8 +503,7 @@ impl<'a> Case<'a> {
         let stored = self.stored.clone();
         let (weight, dense_weight) = (&mut self.weight, &self.dense_weight);
         let (sparse, dense) = (&self.sparse, &self.dense);
-        // The calls succeeded in `check`; shapes do not change.
-        let done = "the same call succeeded before";
+        let done = CHECKED;
         let sparse_call = || {
             let (x, dy) = sparse.next();
             match (op, &stored) {

@@ -135,6 +135,39 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// `a`, computed here: the compiler moves neither its computation nor any load past this point. Keeps a schedule that
     /// uses all registers from being rearranged into one that needs more.
     fn pin(self, a: Self::V) -> Self::V;
+
+    /// Eight f32, whatever [`Isa::LANES`] is: `8 / P` entries of `P` lanes each, for products with `P` = 1, 2, 4 or 8.
+    type Eight: Copy;
+    /// Eight zeros.
+    fn zero_eight(self) -> Self::Eight;
+    /// `a + b`.
+    fn add_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
+    /// `a · b + c`, fused where the instruction set fuses.
+    fn mul_add_eight(self, a: Self::Eight, b: Self::Eight, c: Self::Eight) -> Self::Eight;
+    /// Reads `P` floats at `from + P · columns[e]` for each of `8 / P` entries `e`.
+    ///
+    /// # Safety
+    /// `columns` is valid for reading `8 / P` columns, and each of the places for reading `P` floats; any alignment.
+    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> Self::Eight;
+    /// Reads `8 / P` values and repeats each `P` times.
+    ///
+    /// # Safety
+    /// `values` is valid for reading `8 / P` floats; any alignment.
+    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> Self::Eight;
+    /// Zero in all but the last `count` of the eight; `count` is at most 8.
+    fn keep_last_eight(self, a: Self::Eight, count: usize) -> Self::Eight;
+    /// The sum over the `8 / P` entries in the first `P` of the eight; the others hold anything.
+    fn fold_eight<const P: usize>(self, a: Self::Eight) -> Self::Eight;
+    /// Reads the first `P` of the eight; the others hold zero.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `P` floats; any alignment.
+    unsafe fn load_first<const P: usize>(self, from: *const f32) -> Self::Eight;
+    /// Writes the first `P` of the eight.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `P` floats; any alignment.
+    unsafe fn store_first<const P: usize>(self, to: *mut f32, value: Self::Eight);
 }
 
 /// A computation that can be compiled for each instruction set.

@@ -86,4 +86,54 @@ impl Isa for Scalar {
     fn pin(self, a: V) -> V {
         a
     }
+
+    type Eight = V;
+
+    #[inline(always)]
+    fn zero_eight(self) -> V {
+        [0.0; 8]
+    }
+    #[inline(always)]
+    fn add_eight(self, a: V, b: V) -> V {
+        self.add(a, b)
+    }
+    #[inline(always)]
+    fn mul_add_eight(self, a: V, b: V, c: V) -> V {
+        self.mul_add(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> V {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|i| unsafe { *from.add(*columns.add(i / P) as usize * P + i % P) })
+    }
+    #[inline(always)]
+    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> V {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|i| unsafe { *values.add(i / P) })
+    }
+    #[inline(always)]
+    fn keep_last_eight(self, a: V, count: usize) -> V {
+        std::array::from_fn(|i| if i + count >= 8 { a[i] } else { 0.0 })
+    }
+    #[inline(always)]
+    fn fold_eight<const P: usize>(self, mut a: V) -> V {
+        let mut width = 8;
+        while width > P {
+            width /= 2;
+            for i in 0..width {
+                a[i] += a[i + width];
+            }
+        }
+        a
+    }
+    #[inline(always)]
+    unsafe fn load_first<const P: usize>(self, from: *const f32) -> V {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|i| if i < P { unsafe { *from.add(i) } } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn store_first<const P: usize>(self, to: *mut f32, value: V) {
+        // SAFETY: the caller's promise; `P` is at most 8.
+        unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), to, P) }
+    }
 }

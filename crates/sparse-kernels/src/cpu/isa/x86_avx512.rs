@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::Isa;
+use super::{Avx2, Isa};
 
 /// Proof that the machine has AVX-512 F, DQ, VL and BW, and all of AVX2's set.
 #[derive(Debug, Clone, Copy)]
@@ -16,7 +16,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bw")
-            && super::Avx2::detect().is_some();
+            && Avx2::detect().is_some();
         there.then_some(Self(()))
     }
 }
@@ -163,5 +163,50 @@ impl Isa for Avx512 {
     fn pin(self, a: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { pin(a) }
+    }
+
+    // Products with few lanes are bound by their loads of single entries, which wider vectors do not make fewer: AVX2's
+    // code, in AVX-512's encoding.
+    type Eight = __m256;
+
+    #[inline(always)]
+    fn zero_eight(self) -> __m256 {
+        Avx2::of_avx512(self).zero_eight()
+    }
+    #[inline(always)]
+    fn add_eight(self, a: __m256, b: __m256) -> __m256 {
+        Avx2::of_avx512(self).add_eight(a, b)
+    }
+    #[inline(always)]
+    fn mul_add_eight(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        Avx2::of_avx512(self).mul_add_eight(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::of_avx512(self).gather_eight::<P>(from, columns) }
+    }
+    #[inline(always)]
+    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::of_avx512(self).spread_eight::<P>(values) }
+    }
+    #[inline(always)]
+    fn keep_last_eight(self, a: __m256, count: usize) -> __m256 {
+        Avx2::of_avx512(self).keep_last_eight(a, count)
+    }
+    #[inline(always)]
+    fn fold_eight<const P: usize>(self, a: __m256) -> __m256 {
+        Avx2::of_avx512(self).fold_eight::<P>(a)
+    }
+    #[inline(always)]
+    unsafe fn load_first<const P: usize>(self, from: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::of_avx512(self).load_first::<P>(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_first<const P: usize>(self, to: *mut f32, value: __m256) {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::of_avx512(self).store_first::<P>(to, value) }
     }
 }
