@@ -4,10 +4,11 @@
 //! to look for a regression.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use rigl::topology::{kept_pattern, random_growth, rewire, select_kept};
 use rigl_benches::{DENSITIES, Operands, SHAPES, dense_operands, sparse_operands};
 use sparse_kernels::cpu::Cpu;
 use sparse_kernels::random::Key;
-use sparse_kernels::{DenseLinear, GrowRequest, Op, SparseLinear};
+use sparse_kernels::{DenseLinear, GrowRequest, Op, SparseLinear, SparseMatrix, Storage};
 
 fn products(criterion: &mut Criterion) {
     let cpu = Cpu::new(1, None).expect("every machine has one thread");
@@ -53,5 +54,50 @@ fn products(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products);
+/// A RigL update of one layer, all but the growth itself, against ten products with 256 lanes, on one and two threads.
+fn topology_update(criterion: &mut Criterion) {
+    let [m, k, n, density] = [4096.0, 4096.0, 256.0, 0.1];
+    for threads in [1, 2] {
+        let cpu = Cpu::new(threads, None).expect("threads can be started");
+        let Operands { weight, x, mut y, .. } = sparse_operands(&cpu, [m, k, n].map(|size| size as usize), density);
+        let pattern = cpu.pattern(&weight.plan).clone();
+        let options = cpu.plan_options(&weight.plan);
+        let drop_count = 3 * pattern.nnz() / 10;
+        let exclude = |values: &[f32]| {
+            let kept = select_kept(values, drop_count).expect("fewer than there are");
+            (kept_pattern(&pattern, &kept).expect("of this pattern"), kept)
+        };
+        let grown = random_growth(&exclude(&weight.values).0, drop_count, Key::new(3));
+        let mut group = criterion.benchmark_group(format!("topology_update/4096x4096/{density}/{threads} threads"));
+        group.sample_size(10);
+        group.bench_function("update", |b| {
+            b.iter(|| {
+                cpu.install(|| {
+                    let mut values = vec![0.0; pattern.nnz()];
+                    cpu.download(&weight.values, &mut values).expect("one value per entry");
+                    let (_excluded, kept) = exclude(&values);
+                    let rewired = rewire(&pattern, &kept, &grown).expect("grown outside what is kept");
+                    let moved = || {
+                        let mut moved = cpu.zeros(rewired.map.len()).expect("memory for the values");
+                        cpu.gather(&weight.values, &rewired.map, &mut moved).expect("a map from the old pattern");
+                        moved
+                    };
+                    // The weight and one optimizer slot.
+                    let matrix = SparseMatrix::from_buffer(&cpu, rewired.pattern.clone(), moved(), options);
+                    (matrix.expect("one value per entry"), moved())
+                })
+            })
+        });
+        group.bench_function("ten products", |b| {
+            b.iter(|| {
+                cpu.install(|| {
+                    (0..10).for_each(|_| cpu.spmm(Op::NoTranspose, &weight, &x, &mut y).expect("shapes fit"));
+                })
+            })
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, products, topology_update);
 criterion_main!(benches);

@@ -192,6 +192,26 @@ impl CsrPattern {
     }
 }
 
+/// How many of sorted `columns` are below `bound`: looked for at `guess`, then farther and farther off. Halving the whole
+/// list instead touches memory that is far away and not needed otherwise.
+#[inline]
+pub(crate) fn count_below(columns: &[u32], bound: usize, guess: usize) -> usize {
+    let below = |&c: &u32| (c as usize) < bound;
+    let guess = guess.min(columns.len());
+    let (mut low, mut high, mut step) = (guess, guess, 1);
+    while low > 0 && !below(&columns[low - 1]) {
+        high = low - 1;
+        low = high.saturating_sub(step);
+        step *= 2;
+    }
+    while high < columns.len() && below(&columns[high]) {
+        low = high + 1;
+        high = (low + step).min(columns.len());
+        step *= 2;
+    }
+    low + columns[low..high].partition_point(below)
+}
+
 /// [`FormatError::TooLarge`] if `size` does not fit the indices.
 pub(crate) fn check_size(what: &'static str, size: u64) -> Result<(), FormatError> {
     if size > MAX_INDEX { Err(FormatError::TooLarge { what, got: size, max: MAX_INDEX }) } else { Ok(()) }
@@ -241,6 +261,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_guess_counts_the_columns_below(
+            mut columns in prop::collection::vec(0u32..50, 0..40), bound in 0usize..60, guess in 0usize..60
+        ) {
+            columns.sort_unstable();
+            let expected = columns.iter().filter(|&&c| (c as usize) < bound).count();
+            prop_assert_eq!(count_below(&columns, bound, guess), expected);
+        }
+
         #[test]
         fn transposing_twice_is_the_identity(
             nrows in 1usize..20, ncols in 1usize..20, raw in prop::collection::vec((0u32..20, 0u32..20), 0..100)

@@ -66,7 +66,7 @@ const GRAD_ROWS: [usize; 2] = [512, 1024];
 const GRAD_COLUMNS: usize = 4096;
 
 /// A grid over `size` with tiles of at most `tile`: number of tiles, and the range of one.
-fn grid(size: usize, tile: usize) -> (usize, impl Fn(usize) -> std::ops::Range<usize> + Sync) {
+pub(super) fn grid(size: usize, tile: usize) -> (usize, impl Fn(usize) -> std::ops::Range<usize> + Sync) {
     let tiles = size.div_ceil(tile);
     // Even tiles rather than a short last one.
     (tiles, move |i: usize| i * size / tiles..(i + 1) * size / tiles)

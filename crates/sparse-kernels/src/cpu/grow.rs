@@ -1,33 +1,151 @@
 //! Streaming growth: the k largest `abs(dY · Xᵀ)` outside a pattern, without ever holding the dense gradient.
 //!
-//! The gradient is computed in tiles of rows × columns by GEMM. Positions to exclude are struck from the tile, the
-//! rest is compared against a running threshold, and survivors go to a list of at most 5/4 k; when it is full, a
-//! selection keeps the best k and raises the threshold. Tiles are grouped by bands of rows, one list a band, and the
-//! bands' lists are joined at the end: the order is total (score, tie hash, position), so the result does not depend
-//! on how tiles were spread over threads.
+//! ```text
+//! threshold = guess from a sample of the gradient
+//! repeat
+//!     for each band of rows, for each tile of columns (parallel)
+//!         pack the tile of X as panels [panel][lane][column]
+//!         for each group of 6 or 12 rows of the band
+//!             bits = which positions of group × tile are excluded
+//!             for each panel
+//!                 scores = abs(group of dY · panel)       in registers, over all lanes
+//!                 append scores >= threshold outside bits to their row's candidates
+//!             append the rows' candidates to the thread's list;
+//!                 if that is full, keep its best k and raise the threshold
+//! until the lists hold k, or the threshold was 0; else lower the threshold
+//! keep the best k of all lists, in order of position
+//! ```
+//!
+//! The guess decides how long this takes, never what it finds: a threshold that leaves at least k positions leaves all of
+//! the best k. Which k are best is a total order (score, tie hash, position), and a score is one chain of multiply-adds
+//! over the lanes, the same in whatever tile it is computed. So neither tiles nor threads can be seen in the result.
+//!
+//! # Cost
+//!
+//! The product, and for each excluded position and each candidate some nanoseconds. A thread holds 12 bytes per position
+//! asked for, a tile of X of 256 KiB (or, beyond 2048 lanes, 128 bytes a lane) and as much again for a group's rows.
+//! A guess that was too high costs the product once more.
+//!
+//! # What was done for speed
+//!
+//! * The gradient is compared where it is computed, in registers: nothing of dense size is written, where a dense product
+//!   writes 4 bytes a position. Rows of dY are read in place; only X is packed, once for a band of 1024 rows.
+//! * The sample is of random rows and columns, one position in 128. Its quantile is taken three standard errors low.
+//! * Excluded positions are bits, made in one pass over the entries and taken out of the comparison's result. What is left
+//!   of a vector is stored closed up ([`Isa::store_where`]): a loop over its bits would end at a place that no branch
+//!   predictor knows.
+//! * With rows outside and panels inside, a tile's candidates come in order of position, and no sort is needed.
+//! * Selection takes the k-th score from a histogram of the scores' bits, which order as the scores do, and hashes only
+//!   positions whose score ties with it.
+//!
+//! # What was tried and left out
+//!
+//! See `docs/kernels.md`, "Growth".
 
-use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Mutex;
 
-use super::Cpu;
-use super::gemm::{check_lanes, outer_product};
+use super::gemm::{check_lanes, grid};
+use super::isa::{Isa, Kernel, dispatch};
+use super::{Buffer, Cpu};
 use crate::backend::GrowRequest;
 use crate::error::expect_equal;
+use crate::pattern::count_below;
 use crate::random::Key;
-use crate::{BackendError, Candidate, Strips};
+use crate::{BackendError, Candidate, StripLayout, Strips};
 
-const TILE_ROWS: usize = 64;
-const TILE_COLUMNS: usize = 512;
+/// Floats of a packed tile of X: it stays in an L2 of 512 KiB or more while a band's rows pass by.
+const TILE_FLOATS: usize = 64 << 10;
+/// Rows of a band: packing costs one part in some 60 of what 1024 rows' products do.
+const BAND_ROWS: usize = 1024;
+/// Vectors of a panel's row. With two, a broadcast of dY serves two multiply-adds.
+const VECTORS: usize = 2;
+/// Columns of the pattern in a cache line.
+const LINE: usize = 64 / size_of::<u32>();
+/// Most rows of a group: 12 rows of two vectors leave 8 of 32 registers, 6 rows 4 of 16.
+const MOST_ROWS: usize = 12;
+/// Most lanes of a vector.
+const MOST_LANES: usize = 16;
+/// Fewest and most positions in a sample.
+const SAMPLE: [usize; 2] = [2 << 10, 16 << 10];
+/// Most positions of a sample that are looked up among the excluded.
+const LOOKED_UP: usize = 256;
+/// Row groups that a sampled panel is multiplied with: gathering the panel costs as much as one of them.
+const SAMPLE_GROUPS: usize = 4;
 
-/// A position and its score.
-#[derive(Clone, Copy)]
-struct Scored {
-    score: f32,
-    row: u32,
-    column: u32,
+/// Candidates as two floats each.
+#[derive(Default)]
+struct List {
+    scores: Vec<f32>,
+    /// `row · PLACE_ROW + column` within the tile: whole numbers below 2^24, which f32 holds exactly, so that vectors of
+    /// them take the same operations as scores.
+    places: Vec<f32>,
+    /// Where each tile's candidates start, and its first row and column. They are in order of position.
+    tiles: Vec<(usize, [u32; 2])>,
 }
 
-/// The total order of candidates.
+/// Step of a place from row to row: no tile has more columns.
+const PLACE_ROW: usize = 1024;
+const _: () = assert!(BAND_ROWS * PLACE_ROW <= 1 << 24, "places in a tile must be exact in f32");
+
+impl List {
+    /// Adds another list's candidates behind these.
+    fn append(&mut self, other: List) {
+        let start = self.scores.len();
+        self.scores.extend(other.scores);
+        self.places.extend(other.places);
+        self.tiles.extend(other.tiles.into_iter().map(|(first, tile)| (start + first, tile)));
+    }
+
+    /// Ranges of tiles with their first rows and columns.
+    fn tiles(&self) -> impl Iterator<Item = (Range<usize>, [u32; 2])> {
+        let ends = self.tiles.iter().skip(1).map(|t| t.0).chain([self.scores.len()]);
+        self.tiles.iter().zip(ends).map(|(&(start, tile), end)| (start..end, tile))
+    }
+
+    /// Candidates of one range that `is_kept`.
+    #[inline(always)]
+    fn for_each(
+        &self,
+        (range, [row, column]): (Range<usize>, [u32; 2]),
+        is_kept: impl Fn(&Candidate) -> bool,
+        mut f: impl FnMut(Candidate),
+    ) {
+        for (&score, &place) in self.scores[range.clone()].iter().zip(&self.places[range]) {
+            let place = place as u32;
+            let (row, column) = (row + place / PLACE_ROW as u32, column + place % PLACE_ROW as u32);
+            let candidate = Candidate { row, column, score };
+            if is_kept(&candidate) {
+                f(candidate);
+            }
+        }
+    }
+
+    /// Removes candidates from place `from` on that are not kept.
+    fn retain(&mut self, from: usize, is_kept: impl Fn(&Candidate) -> bool) {
+        let mut next = from;
+        let tiles = self.tiles.len();
+        for tile in 0..tiles {
+            let (start, [row, column]) = self.tiles[tile];
+            let end = self.tiles.get(tile + 1).map_or(self.scores.len(), |t| t.0);
+            if start >= from {
+                self.tiles[tile].0 = next;
+            }
+            for i in start.max(from)..end {
+                let (score, place) = (self.scores[i], self.places[i] as u32);
+                let (row, column) = (row + place / PLACE_ROW as u32, column + place % PLACE_ROW as u32);
+                if is_kept(&Candidate { row, column, score }) {
+                    (self.scores[next], self.places[next]) = (score, self.places[i]);
+                    next += 1;
+                }
+            }
+        }
+        self.scores.truncate(next);
+        self.places.truncate(next);
+    }
+}
+
+/// The total order of candidates: larger score, then smaller hash, then smaller position.
 #[derive(Clone, Copy)]
 struct Ranking {
     ties: Key,
@@ -35,46 +153,468 @@ struct Ranking {
 }
 
 impl Ranking {
-    /// Best first: larger score, then smaller hash, then smaller position. Hashes are made where scores are equal only,
-    /// rather than held.
-    fn order(&self, a: &Scored, b: &Scored) -> Ordering {
-        let hash = |s: &Scored| self.ties.bits(u64::from(s.row) * self.ncols + u64::from(s.column)) as u32;
-        let tied = || hash(a).cmp(&hash(b)).then((a.row, a.column).cmp(&(b.row, b.column)));
-        b.score.total_cmp(&a.score).then_with(tied)
+    fn position(&self, [row, column]: [u32; 2]) -> u64 {
+        u64::from(row) * self.ncols + u64::from(column)
     }
 
-    /// Moves the best `count` to the front, the worst of them last, and drops the others.
-    fn keep_best(&self, list: &mut Vec<Scored>, count: usize) {
-        if count > 0 && list.len() > count {
-            list.select_nth_unstable_by(count - 1, |a, b| self.order(a, b));
-            list.truncate(count);
+    fn hash(&self, place: [u32; 2]) -> u32 {
+        self.ties.bits(self.position(place)) as u32
+    }
+
+    /// The worst of the best `count` candidates; `0 < count <=` number of candidates.
+    fn cut(&self, list: &List, count: usize) -> Cut {
+        let (score, greater, equal) = kth_largest(&list.scores, count);
+        let wanted = count - greater;
+        if wanted == equal {
+            return Cut { score, ..Cut::NONE };
         }
+        let mut ties = Vec::with_capacity(equal);
+        for tile in list.tiles() {
+            list.for_each(
+                tile,
+                |c| c.score == score,
+                |c| ties.push((self.hash([c.row, c.column]), self.position([c.row, c.column]))),
+            );
+        }
+        let (_, &mut (hash, position), _) = ties.select_nth_unstable(wanted - 1);
+        Cut { score, hash, position }
+    }
+
+    #[inline(always)]
+    fn is_kept(&self, c: &Candidate, cut: &Cut) -> bool {
+        // Without a branch but for ties, which are few.
+        let mut kept = c.score >= cut.score;
+        if c.score == cut.score && cut.hash != u32::MAX {
+            kept = self.is_tie_kept([c.row, c.column], cut);
+        }
+        kept
+    }
+
+    // By value: a candidate that is borrowed here would be kept in memory by every caller.
+    #[cold]
+    fn is_tie_kept(&self, place: [u32; 2], cut: &Cut) -> bool {
+        (self.hash(place), self.position(place)) <= (cut.hash, cut.position)
     }
 }
 
-/// The best `count` of what was pushed.
+/// A place in the total order; what stands behind it is left out.
+#[derive(Clone, Copy)]
+struct Cut {
+    score: f32,
+    hash: u32,
+    position: u64,
+}
+
+impl Cut {
+    const NONE: Cut = Cut { score: 0.0, hash: u32::MAX, position: u64::MAX };
+}
+
+/// The `count`-th largest score, how many are greater and how many equal.
+///
+/// Scores are not negative and not NaN, so their bits order as they do: a histogram over the bits finds the neighbourhood.
+fn kth_largest(scores: &[f32], count: usize) -> (f32, usize, usize) {
+    const BUCKETS_LOG2: u32 = 12;
+    let (mut least, mut most) = (u32::MAX, 0);
+    for score in scores {
+        (least, most) = (least.min(score.to_bits()), most.max(score.to_bits()));
+    }
+    let shift = (u32::BITS - (most - least).leading_zeros()).saturating_sub(BUCKETS_LOG2);
+    let mut histogram = [0u32; 1 << BUCKETS_LOG2];
+    for score in scores {
+        histogram[((score.to_bits() - least) >> shift) as usize % histogram.len()] += 1;
+    }
+    let (mut wanted, mut bucket) = (count, (most - least) >> shift);
+    while wanted > histogram[bucket as usize] as usize {
+        wanted -= histogram[bucket as usize] as usize;
+        bucket -= 1;
+    }
+    let mut near = Vec::with_capacity(histogram[bucket as usize] as usize);
+    for score in scores {
+        if (score.to_bits() - least) >> shift == bucket {
+            near.push(score.to_bits());
+        }
+    }
+    let kth = *near.select_nth_unstable_by(wanted - 1, |a, b| b.cmp(a)).1;
+    let (mut greater, mut equal) = (count - wanted, 0);
+    for bits in near {
+        greater += usize::from(bits > kth);
+        equal += usize::from(bits == kth);
+    }
+    (f32::from_bits(kth), greater, equal)
+}
+
+/// The best `count` of what was pushed, and some more.
 struct Best {
     ranking: Ranking,
     count: usize,
-    list: Vec<Scored>,
-    /// Scores below this cannot be among the best.
-    threshold: f32,
+    list: List,
+    /// What stands behind this cannot be among the best.
+    cut: Cut,
 }
 
 impl Best {
-    fn new(ranking: Ranking, count: usize) -> Self {
-        // A quarter more than is kept: selections cost four times their share of pushes, and are rare once the threshold
-        // has risen.
-        Self { ranking, count, list: Vec::with_capacity(count + count / 4 + 256), threshold: 0.0 }
+    fn new(ranking: Ranking, count: usize, threshold: f32, tile_columns: usize) -> Self {
+        // Half more than is kept holds what a good guess lets through, even where the sample is small.
+        let capacity = count + count / 2 + MOST_ROWS * tile_columns;
+        let (scores, places) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
+        let list = List { scores, places, tiles: Vec::new() };
+        Self { ranking, count, list, cut: Cut { score: threshold, ..Cut::NONE } }
     }
 
-    fn push(&mut self, scored: Scored) {
-        if self.list.len() == self.list.capacity() {
-            self.ranking.keep_best(&mut self.list, self.count);
-            self.threshold = self.list.last().map_or(0.0, |last| last.score);
+    /// Adds some positions of a row of a tile, in order; at most as many as [`Best::new`] leaves room for beside `count`.
+    #[inline(always)]
+    fn push(&mut self, scores: &[f32], row: usize, columns: &[f32]) {
+        let before = self.list.scores.len();
+        if before + scores.len() > self.list.scores.capacity() {
+            self.prune();
         }
-        self.list.push(scored);
+        let before = self.list.scores.len();
+        self.list.scores.extend_from_slice(scores);
+        let row = (row * PLACE_ROW) as f32;
+        self.list.places.extend(columns.iter().map(|column| row + column));
+        if self.cut.hash != u32::MAX {
+            self.list.retain(before, |c| self.ranking.is_kept(c, &self.cut));
+        }
     }
+
+    #[cold]
+    #[inline(never)]
+    fn prune(&mut self) {
+        self.cut = self.ranking.cut(&self.list, self.count);
+        self.list.retain(0, |c| self.ranking.is_kept(c, &self.cut));
+    }
+}
+
+/// One strip of one pair of operands: `[feature][width]`, of which `lanes` count.
+struct StripPair<'a> {
+    dy: &'a [f32],
+    x: &'a [f32],
+    width: usize,
+    lanes: usize,
+}
+
+/// `G = dY · Xᵀ`, summed over all strips of all pairs.
+struct Gradient<'a> {
+    strips: Vec<StripPair<'a>>,
+    nrows: usize,
+    ncols: usize,
+    lanes: usize,
+}
+
+impl<'a> Gradient<'a> {
+    fn new(nrows: usize, ncols: usize, pairs: &'a [(&'a Strips<Cpu>, &'a Strips<Cpu>)]) -> Result<Self, BackendError> {
+        let (mut strips, mut lanes) = (Vec::new(), 0);
+        for (dy, x) in pairs {
+            check_lanes("grow", x.layout, dy.layout)?;
+            expect_equal("grow", "rows of dY", nrows, dy.layout.features())?;
+            expect_equal("grow", "rows of X", ncols, x.layout.features())?;
+            expect_equal("grow", "length of dY", dy.layout.len(), dy.data.len())?;
+            expect_equal("grow", "length of X", x.layout.len(), x.data.len())?;
+            lanes += x.layout.lanes();
+            strips.extend((0..x.layout.strips()).map(|s| {
+                let part = |strips: &'a Strips<Cpu>| {
+                    let pitch = strips.layout.strip_pitch();
+                    &strips.data[s * pitch..][..pitch]
+                };
+                StripPair { dy: part(dy), x: part(x), width: x.layout.strip(), lanes: x.layout.lanes_of(s) }
+            }));
+        }
+        Ok(Self { strips, nrows, ncols, lanes })
+    }
+
+    /// Writes the panel `[lane][VECTORS · LANES]` of the given columns of Xᵀ; beyond the last column it keeps what it
+    /// held.
+    #[inline(always)]
+    fn pack<I: Isa>(&self, _isa: I, columns: impl ExactSizeIterator<Item = usize> + Clone, panel: &mut [f32]) {
+        let width = VECTORS * I::LANES;
+        let mut panel = &mut panel[..self.lanes * width];
+        for strip in &self.strips {
+            let (part, rest) = panel.split_at_mut(strip.lanes * width);
+            for (i, column) in columns.clone().enumerate() {
+                let from = &strip.x[column * strip.width..][..strip.lanes];
+                for (to, &from) in part[i..].iter_mut().step_by(width).zip(from) {
+                    *to = from;
+                }
+            }
+            panel = rest;
+        }
+    }
+
+    /// Scores of `ROWS` rows from `first` on and all columns of a panel.
+    #[inline(always)]
+    fn product<I: Isa, const ROWS: usize>(&self, isa: I, first: usize, panel: &[f32]) -> [[I::V; VECTORS]; ROWS] {
+        let width = VECTORS * I::LANES;
+        assert!(first + ROWS <= self.nrows && self.lanes * width <= panel.len());
+        let mut sums = [[isa.splat(0.0); VECTORS]; ROWS];
+        let mut panel = panel;
+        for strip in &self.strips {
+            let (part, rest) = panel.split_at(strip.lanes * width);
+            let dy = &strip.dy[first * strip.width..][..ROWS * strip.width];
+            // A distance between rows that the compiler knows is part of the addresses; another takes a register a row.
+            match strip.width {
+                StripLayout::SPARSE_STRIP => add_strip(isa, dy, StripLayout::SPARSE_STRIP, part, &mut sums),
+                other => add_strip(isa, dy, other, part, &mut sums),
+            }
+            panel = rest;
+        }
+        sums
+    }
+
+    fn operations(&self) -> u64 {
+        2 * (self.nrows * self.ncols) as u64 * self.lanes.max(1) as u64
+    }
+}
+
+/// Adds the products of one strip: rows of dY at distances of `strip` floats, panel `[lane][VECTORS · LANES]`.
+#[inline(always)]
+fn add_strip<I: Isa, const ROWS: usize>(
+    isa: I,
+    dy: &[f32],
+    strip: usize,
+    panel: &[f32],
+    sums: &mut [[I::V; VECTORS]; ROWS],
+) {
+    let lanes = panel.len() / (VECTORS * I::LANES);
+    assert!(lanes <= strip && ROWS * strip <= dy.len());
+    for lane in 0..lanes {
+        let x: [I::V; VECTORS] = std::array::from_fn(|v| {
+            // SAFETY: the panel has VECTORS · LANES floats for each lane.
+            unsafe { isa.load(panel.as_ptr().add((lane * VECTORS + v) * I::LANES)) }
+        });
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: row < ROWS and lane < lanes <= strip, and dy has ROWS · strip floats.
+            let dy = isa.splat(unsafe { *dy.as_ptr().add(row * strip + lane) });
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum = isa.mul_add(dy, x, *sum);
+            }
+        }
+    }
+}
+
+/// Calls `$body` with `$rows` bound to the number of rows whose sums fit the registers beside a panel's vectors and a
+/// broadcast.
+macro_rules! with_rows {
+    ($isa:ty, $nrows:expr, $call:ident($($argument:expr),*)) => {
+        match <$isa>::REGISTERS {
+            _ if $nrows < 6 => $call::<$isa, 1>($($argument),*),
+            32 if $nrows >= 12 => $call::<$isa, 12>($($argument),*),
+            _ => $call::<$isa, 6>($($argument),*),
+        }
+    };
+}
+
+/// Pushes what may be among the best of some rows and columns.
+struct Scan<'a> {
+    gradient: &'a Gradient<'a>,
+    request: &'a GrowRequest<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    scratch: &'a mut Scratch,
+    best: &'a mut Best,
+}
+
+/// A thread's memory for a tile.
+struct Scratch {
+    /// The packed tile of X.
+    panels: Buffer,
+    /// Excluded positions of a group of rows.
+    excluded: Vec<u32>,
+    /// Scores and columns of each row of a group, and room for a vector more.
+    scores: Vec<f32>,
+    found: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(tile_columns: usize) -> Self {
+        let rows = || vec![0.0; MOST_ROWS * (tile_columns + MOST_LANES)];
+        Self { panels: Buffer::zeros(0), excluded: Vec::new(), scores: rows(), found: rows() }
+    }
+}
+
+impl Kernel for Scan<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        with_rows!(I, self.rows.len(), scan(isa, self))
+    }
+}
+
+#[inline(always)]
+fn scan<I: Isa, const ROWS: usize>(isa: I, task: Scan<'_>) {
+    let Scan { gradient, request, rows, columns, scratch, best } = task;
+    let width = VECTORS * I::LANES;
+    let lanes = gradient.lanes;
+    let panels = columns.len().div_ceil(width);
+    if scratch.panels.len() < panels * width * lanes {
+        scratch.panels = Buffer::zeros(panels * width * lanes);
+    }
+    for panel in 0..panels {
+        let first = columns.start + panel * width;
+        let part = first..(first + width).min(columns.end);
+        gradient.pack(isa, part, &mut scratch.panels[panel * width * lanes..]);
+    }
+    best.list.tiles.push((best.list.scores.len(), [rows.start as u32, columns.start as u32]));
+    let mut counting = [0.0f32; MOST_LANES];
+    counting.iter_mut().enumerate().for_each(|(i, c)| *c = i as f32);
+    // SAFETY: no vector has more lanes than MOST_LANES.
+    let counting = unsafe { isa.load(counting.as_ptr()) };
+    let zero = isa.splat(0.0);
+    let pitch = columns.len() + MOST_LANES;
+    assert!(ROWS <= MOST_ROWS && I::LANES <= MOST_LANES && columns.len() <= PLACE_ROW);
+    let Scratch { panels: packed, excluded, scores, found } = scratch;
+    assert!(scores.len() >= ROWS * pitch && found.len() == scores.len());
+    let mut next = rows.start;
+    while next < rows.end {
+        // The last group overlaps the one before and leaves its rows alone.
+        let first = next.min(rows.end - ROWS);
+        mark_excluded(request, first..first + ROWS, columns.clone(), width, excluded);
+        excluded[..(next - first) * panels].fill(u32::MAX);
+        // The next rows' part is a few hundred bytes from each, which hardware does not foresee.
+        for row in (first + ROWS..(first + 2 * ROWS).min(rows.end)).map(|row| request.exclude.row(row)) {
+            let at = |column: usize| row.len() * column / request.exclude.ncols();
+            for line in (at(columns.start)..at(columns.end)).step_by(LINE) {
+                isa.prefetch(row.as_ptr().wrapping_add(line).cast());
+            }
+        }
+        let bound = isa.splat(best.cut.score);
+        let mut lens = [0; ROWS];
+        for panel in 0..panels {
+            let x = &packed[panel * width * lanes..][..width * lanes];
+            let sums = gradient.product::<I, ROWS>(isa, first, x);
+            let column = |v: usize| isa.add(isa.splat((panel * width + v * I::LANES) as f32), counting);
+            let columns: [I::V; VECTORS] = std::array::from_fn(column);
+            for (r, sums) in sums.into_iter().enumerate() {
+                let free = !excluded[r * panels + panel];
+                for (v, sum) in sums.into_iter().enumerate() {
+                    // The second maximum makes a NaN 0: a step whose gradient is NaN is reported elsewhere.
+                    let score = isa.max(isa.max(sum, isa.sub(zero, sum)), zero);
+                    let bits = isa.not_below(score, bound) & (free >> (v * I::LANES));
+                    let at = r * pitch + lens[r];
+                    // SAFETY: a row finds no more than the tile's columns, what lies beyond them being marked as
+                    // excluded, and `pitch` leaves room for a vector behind them; there are ROWS such rows.
+                    unsafe {
+                        isa.store_where(scores.as_mut_ptr().add(at), score, bits);
+                        isa.store_where(found.as_mut_ptr().add(at), columns[v], bits);
+                    }
+                    lens[r] += bits.count_ones() as usize;
+                }
+            }
+        }
+        for (r, len) in lens.into_iter().enumerate() {
+            let row = r * pitch..r * pitch + len;
+            best.push(&scores[row.clone()], first + r - rows.start, &found[row]);
+        }
+        next = first + ROWS;
+    }
+}
+
+/// Sets in `bits[row][panel]` the bits of excluded columns, and of those beyond the last.
+#[inline(always)]
+fn mark_excluded(
+    request: &GrowRequest<'_>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    width: usize,
+    bits: &mut Vec<u32>,
+) {
+    let panels = columns.len().div_ceil(width);
+    let last = columns.len() - (panels - 1) * width;
+    bits.clear();
+    bits.resize(panels * rows.len(), 0);
+    for (bits, row) in bits.chunks_exact_mut(panels).zip(rows) {
+        if last < width {
+            bits[panels - 1] = u32::MAX << last;
+        }
+        let excluded = request.exclude.row(row);
+        let guess = excluded.len() * columns.start / request.exclude.ncols();
+        let first = count_below(excluded, columns.start, guess);
+        for &column in &excluded[first..] {
+            let at = (column as usize).wrapping_sub(columns.start);
+            let Some(bits) = bits.get_mut(at / width) else { break };
+            *bits |= 1 << (at % width);
+        }
+    }
+}
+
+/// Scores of random positions.
+struct Sample<'a> {
+    gradient: &'a Gradient<'a>,
+    key: Key,
+    positions: usize,
+}
+
+impl Kernel for Sample<'_> {
+    type Output = Vec<Candidate>;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> Vec<Candidate> {
+        with_rows!(I, self.gradient.nrows, sample(isa, self))
+    }
+}
+
+#[inline(always)]
+fn sample<I: Isa, const ROWS: usize>(isa: I, task: Sample<'_>) -> Vec<Candidate> {
+    let Sample { gradient, key, positions } = task;
+    let width = VECTORS * I::LANES;
+    let groups = positions.div_ceil(ROWS * width);
+    let mut list = Vec::with_capacity(groups * ROWS * width);
+    let mut panel = Buffer::zeros(width * gradient.lanes);
+    let (mut columns, starts) = (Vec::with_capacity(width), (gradient.nrows - ROWS + 1) as u64);
+    let mut draws = 0..;
+    let mut draw = |bound: u64| key.below(draws.next().unwrap_or(0), bound);
+    for group in 0..groups {
+        if group % SAMPLE_GROUPS == 0 {
+            columns.clear();
+            columns.extend((0..width).map(|_| draw(gradient.ncols as u64) as u32));
+            gradient.pack(isa, columns.iter().map(|&c| c as usize), &mut panel);
+        }
+        let first = draw(starts) as usize;
+        for (r, sums) in gradient.product::<I, ROWS>(isa, first, &panel).into_iter().enumerate() {
+            let mut scores = [0.0f32; VECTORS * MOST_LANES];
+            for (v, sum) in sums.into_iter().enumerate() {
+                // SAFETY: two vectors have at most 32 lanes.
+                unsafe { isa.store(scores.as_mut_ptr().add(v * I::LANES), sum) };
+            }
+            let row = (first + r) as u32;
+            // This maximum makes a NaN 0, too.
+            let scores = scores.map(|s| s.abs().max(0.0));
+            list.extend(columns.iter().zip(scores).map(|(&column, score)| Candidate { row, column, score }));
+        }
+    }
+    list
+}
+
+/// Thresholds to try, the last one 0.
+fn thresholds(cpu: &Cpu, gradient: &Gradient<'_>, request: &GrowRequest<'_>, count: usize) -> Vec<f32> {
+    let all = gradient.nrows * gradient.ncols;
+    let positions = (all / 128).clamp(SAMPLE[0], SAMPLE[1]);
+    // In a small matrix, and where most positions are wanted, a threshold saves less than it costs.
+    if all < 8 * positions || gradient.lanes == 0 || count > all / 2 {
+        return vec![0.0];
+    }
+    let key = request.ties.with_name("sample");
+    let mut sample = dispatch(cpu.isa, Sample { gradient, key, positions });
+    let expected = sample.len() as f64 * count as f64 / all as f64;
+    // Hits are about Poisson distributed: three standard errors, and some for few of them.
+    let rank = expected + 3.0 * expected.sqrt() + 4.0;
+    let score_at = |sample: &mut [Candidate], rank: f64| {
+        let at = (rank as usize).min(sample.len()) - 1;
+        sample.select_nth_unstable_by(at, |a, b| b.score.total_cmp(&a.score)).1.score
+    };
+    score_at(&mut sample, rank);
+    // Excluded positions do not count. How many there are among the largest is asked of some of them.
+    let largest = &sample[..(rank as usize).min(sample.len())];
+    let asked = largest.iter().step_by(largest.len().div_ceil(LOOKED_UP));
+    let is_free = |c: &&Candidate| request.exclude.row(c.row as usize).binary_search(&c.column).is_err();
+    let free = (1 + asked.clone().filter(is_free).count()) as f64 / (1 + asked.len()) as f64;
+    // The second is for matrices whose rows or columns differ so much that few positions cannot speak for the rest.
+    [1.0, 4.0]
+        .map(|factor| score_at(&mut sample, factor * rank / free))
+        .into_iter()
+        .filter(|&t| t > 0.0)
+        .chain([0.0])
+        .collect()
 }
 
 /// See [`crate::SparseLinear::grow`].
@@ -84,89 +624,253 @@ pub(super) fn grow(
     pairs: &[(&Strips<Cpu>, &Strips<Cpu>)],
 ) -> Result<Vec<Candidate>, BackendError> {
     let exclude = request.exclude;
-    let (m, k) = (exclude.nrows(), exclude.ncols());
-    let mut lanes = 0;
-    for (dy, x) in pairs {
-        check_lanes("grow", x.layout, dy.layout)?;
-        expect_equal("grow", "rows of dY", m, dy.layout.features())?;
-        expect_equal("grow", "rows of X", k, x.layout.features())?;
-        expect_equal("grow", "length of dY", dy.layout.len(), dy.data.len())?;
-        expect_equal("grow", "length of X", x.layout.len(), x.data.len())?;
-        lanes += x.layout.lanes();
-    }
-    if request.count == 0 {
+    let gradient = Gradient::new(exclude.nrows(), exclude.ncols(), pairs)?;
+    // There are no more candidates than this.
+    let count = request.count.min(gradient.nrows * gradient.ncols - exclude.nnz());
+    if count == 0 {
         return Ok(Vec::new());
     }
-    let (bands, ncols) = (m.div_ceil(TILE_ROWS), k as u64);
-    let ranking = Ranking { ties: request.ties, ncols };
-    // There are no more candidates than this.
-    let count = request.count.min(m * k - exclude.nnz());
-    let operations = 2 * (m * k) as u64 * lanes.max(1) as u64;
-    // One list per worker at a time, taken from and returned to a pool, so that memory does not follow the bands.
-    let pool: Mutex<Vec<(Best, Vec<f32>)>> = Mutex::new(Vec::new());
-    let take = || pool.lock().expect("no task panics while it holds the lock").pop();
-    cpu.for_each_task(bands, operations, |band| {
-        let fresh = || (Best::new(ranking, count), vec![0.0; TILE_ROWS * TILE_COLUMNS]);
-        let (mut best, mut tile) = take().unwrap_or_else(fresh);
-        let rows = band * TILE_ROWS..((band + 1) * TILE_ROWS).min(m);
-        for first in (0..k).step_by(TILE_COLUMNS) {
-            let columns = first..(first + TILE_COLUMNS).min(k);
-            // The first product overwrites what an earlier tile left; without lanes there is no product.
-            let with_lanes = pairs.iter().filter(|(_, x)| x.layout.lanes() > 0);
-            if lanes == 0 {
-                tile.fill(0.0);
-            }
-            for (i, (dy, x)) in with_lanes.enumerate() {
-                // SAFETY: the tile has TILE_ROWS rows of TILE_COLUMNS and is this task's own.
-                unsafe { outer_product(dy, rows.clone(), x, columns.clone(), tile.as_mut_ptr(), TILE_COLUMNS, i > 0) };
-            }
-            scan(request, &tile, rows.clone(), columns, &mut best);
+    Ok(grow_from(cpu, request, &gradient, count, &thresholds(cpu, &gradient, request, count)))
+}
+
+/// The best `count`, with scans from one threshold after another until one finds as many; the last is 0.
+fn grow_from(
+    cpu: &Cpu,
+    request: &GrowRequest<'_>,
+    gradient: &Gradient<'_>,
+    count: usize,
+    thresholds: &[f32],
+) -> Vec<Candidate> {
+    let ranking = Ranking { ties: request.ties, ncols: gradient.ncols as u64 };
+    let mut all = List::default();
+    for &threshold in thresholds {
+        all = candidates(cpu, request, gradient, ranking, count, threshold);
+        if all.scores.len() >= count {
+            break;
         }
-        pool.lock().expect("no task panics while it holds the lock").push((best, tile));
+    }
+    in_order(&all, ranking, count)
+}
+
+/// All positions that score at least `threshold`, or the best `count` of them and some more.
+fn candidates(
+    cpu: &Cpu,
+    request: &GrowRequest<'_>,
+    gradient: &Gradient<'_>,
+    ranking: Ranking,
+    count: usize,
+    threshold: f32,
+) -> List {
+    // Even tiles, each a whole number of the widest panels.
+    let panel = VECTORS * MOST_LANES;
+    let most_columns = (TILE_FLOATS / gradient.lanes.max(1)).clamp(panel, PLACE_ROW) / panel * panel;
+    let tile_columns = gradient.ncols.div_ceil(gradient.ncols.div_ceil(most_columns)).next_multiple_of(panel);
+    let tiles = gradient.ncols.div_ceil(tile_columns);
+    let columns_of = |tile: usize| tile * tile_columns..((tile + 1) * tile_columns).min(gradient.ncols);
+    let (bands, rows_of) = grid(gradient.nrows, BAND_ROWS);
+    // One list per worker at a time, taken from and returned to a pool, so that memory does not follow the tasks.
+    let pool: Mutex<Vec<(Best, Scratch)>> = Mutex::new(Vec::new());
+    let take = || pool.lock().expect("no task panics while it holds the lock").pop();
+    cpu.for_each_task(bands * tiles, gradient.operations(), |task| {
+        let fresh = || (Best::new(ranking, count, threshold, tile_columns), Scratch::new(tile_columns));
+        let (mut best, mut scratch) = take().unwrap_or_else(fresh);
+        let (rows, columns) = (rows_of(task / tiles), columns_of(task % tiles));
+        dispatch(cpu.isa, Scan { gradient, request, rows, columns, scratch: &mut scratch, best: &mut best });
+        pool.lock().expect("no task panics while it holds the lock").push((best, scratch));
     });
     let lists = pool.into_inner().expect("no task panics while it holds the lock");
     let mut lists = lists.into_iter().map(|(best, _)| best.list);
     let mut all = lists.next().unwrap_or_default();
-    ranking.keep_best(&mut all, count);
-    for list in lists {
-        all.extend(list);
-        ranking.keep_best(&mut all, count);
-    }
-    all.sort_unstable_by_key(|s| (s.row, s.column));
-    Ok(all.into_iter().map(|s| Candidate { row: s.row, column: s.column, score: s.score }).collect())
+    lists.for_each(|list| all.append(list));
+    all
 }
 
-/// Pushes the tile's positions outside the excluded pattern that may be among the best.
-fn scan(
-    request: &GrowRequest<'_>,
-    tile: &[f32],
-    rows: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
-    best: &mut Best,
-) {
-    for row in rows.clone() {
-        let scores = &tile[(row - rows.start) * TILE_COLUMNS..][..columns.len()];
-        let excluded = request.exclude.row(row);
-        let from = excluded.partition_point(|&c| (c as usize) < columns.start);
-        let mut excluded = excluded[from..].iter().map(|&c| c as usize).peekable();
-        // Blocks let the compiler test a vector at once; nearly all blocks hold nothing above the threshold.
-        for (block, part) in scores.chunks(16).enumerate() {
-            // A NaN compares false here and counts as 0 below: a step whose gradient is NaN is reported elsewhere.
-            let above = part.iter().fold(false, |any, s| any | (s.abs() >= best.threshold));
-            if !above && best.threshold > 0.0 {
-                continue;
-            }
-            for (offset, value) in part.iter().enumerate() {
-                let column = columns.start + block * 16 + offset;
-                let score = if value.is_nan() { 0.0 } else { value.abs() };
-                if score < best.threshold {
-                    continue;
-                }
-                while excluded.next_if(|&c| c < column).is_some() {}
-                if excluded.peek() != Some(&column) {
-                    best.push(Scored { score, row: row as u32, column: column as u32 });
+/// The best `count`, in order of position: the tiles of a band are in that order already, and are merged row by row.
+fn in_order(list: &List, ranking: Ranking, count: usize) -> Vec<Candidate> {
+    let cut = if list.scores.len() > count { ranking.cut(list, count) } else { Cut::NONE };
+    // Every candidate is written and only the kept ones are counted: which those are no branch predictor can know.
+    let mut sorted: Vec<Candidate> = Vec::with_capacity(count.min(list.scores.len()) + 1);
+    let to = sorted.spare_capacity_mut();
+    let mut kept = 0;
+    let mut tiles: Vec<_> = list.tiles().filter(|(range, _)| !range.is_empty()).collect();
+    tiles.sort_unstable_by_key(|(_, tile)| *tile);
+    for band in tiles.chunk_by_mut(|a, b| a.1[0] == b.1[0]) {
+        for row in 0..BAND_ROWS {
+            let next_row = ((row + 1) * PLACE_ROW) as f32;
+            for (range, [first_row, first_column]) in &mut *band {
+                let (scores, places) = (&list.scores[range.clone()], &list.places[range.clone()]);
+                let (row_of_all, start) = (*first_row + row as u32, (row * PLACE_ROW) as u32);
+                for (&score, &place) in scores.iter().zip(places) {
+                    if place >= next_row {
+                        break;
+                    }
+                    let candidate =
+                        Candidate { row: row_of_all, column: *first_column + (place as u32 - start), score };
+                    to[kept].write(candidate);
+                    kept += usize::from(ranking.is_kept(&candidate, &cut));
+                    range.start += 1;
                 }
             }
         }
+    }
+    // SAFETY: the first `kept` elements of the spare capacity were written.
+    unsafe { sorted.set_len(kept) };
+    sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::IsaName;
+    use crate::{CsrPattern, MatrixRef};
+    use proptest::prelude::*;
+
+    fn strips(cpu: &Cpu, layout: StripLayout, value: impl Fn(usize) -> f32) -> Strips<Cpu> {
+        let data: Vec<f32> = (0..layout.features() * layout.lanes()).map(value).collect();
+        let mut strips = Strips::zeros(cpu, layout).unwrap();
+        let view = MatrixRef::new(&data, layout.features(), layout.lanes(), layout.lanes()).unwrap();
+        layout.pack(view, &mut strips.data).unwrap();
+        strips
+    }
+
+    fn uniform(nrows: usize, ncols: usize, density: f32, key: Key) -> CsrPattern {
+        let all = (0..nrows as u32).flat_map(|r| (0..ncols as u32).map(move |c| (r, c)));
+        let stored = all.enumerate().filter(|(i, _)| key.uniform(*i as u64) < density).map(|(_, p)| p);
+        CsrPattern::from_positions(nrows, ncols, stored.collect()).unwrap()
+    }
+
+    /// Sorts all positions; scores are sums of whole numbers, so that every order of summation gives the same.
+    fn naive(request: &GrowRequest<'_>, dy: &Strips<Cpu>, x: &Strips<Cpu>) -> Vec<Candidate> {
+        let (nrows, ncols) = (request.exclude.nrows(), request.exclude.ncols());
+        let mut all = Vec::new();
+        for row in 0..nrows {
+            for column in (0..ncols).filter(|&c| request.exclude.row(row).binary_search(&(c as u32)).is_err()) {
+                let product = |n| dy.data[dy.layout.index(row, n)] * x.data[x.layout.index(column, n)];
+                let sum: f32 = (0..x.layout.lanes()).map(product).sum();
+                let score = if sum.is_nan() { 0.0 } else { sum.abs() };
+                all.push(Candidate { row: row as u32, column: column as u32, score });
+            }
+        }
+        let position = |c: &Candidate| u64::from(c.row) * ncols as u64 + u64::from(c.column);
+        all.sort_by(|a, b| {
+            let hash = |c| request.ties.bits(position(c)) as u32;
+            b.score.total_cmp(&a.score).then(hash(a).cmp(&hash(b))).then(position(a).cmp(&position(b)))
+        });
+        all.truncate(request.count);
+        all.sort_by_key(position);
+        all
+    }
+
+    /// Small whole numbers below `range`; all zero if it is 1.
+    fn whole(key: Key, range: u64) -> impl Fn(usize) -> f32 {
+        move |i| key.below(i as u64, 2 * range - 1) as f32 - (range - 1) as f32
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        /// Several tiles and bands, samples and none, thresholds that are too high, many ties.
+        #[test]
+        fn every_threshold_and_thread_count_finds_the_same(
+            nrows in 1usize..300, ncols in 1usize..300, lanes in 0usize..70, layout in 0usize..3,
+            density in 0.0f32..1.0, fraction in 0.0f64..1.1, range in 1u64..6, seed in 0u64..1_000_000
+        ) {
+            let key = Key::new(seed);
+            let exclude = uniform(nrows, ncols, density * density, key.with_name("pattern"));
+            let count = (fraction * fraction * (nrows * ncols) as f64) as usize;
+            let request = GrowRequest { exclude: &exclude, count, ties: key.with_name("ties") };
+            let layout = |features| match layout {
+                0 => StripLayout::single(lanes, features),
+                1 => StripLayout::new(lanes, features, 16).unwrap(),
+                _ => StripLayout::sparse(lanes, features),
+            };
+            let any = Cpu::new(1, None).unwrap();
+            let x = strips(&any, layout(ncols), whole(key.with_name("x"), range));
+            let dy = strips(&any, layout(nrows), whole(key.with_name("dy"), range));
+            let expected = naive(&request, &dy, &x);
+            for isa in IsaName::ALL.into_iter().filter(|isa| isa.is_available()) {
+                for threads in [1, 2, 7] {
+                    let cpu = Cpu::new(threads, Some(isa)).unwrap();
+                    prop_assert_eq!(&grow(&cpu, &request, &[(&dy, &x)]).unwrap(), &expected);
+                    let pairs = [(&dy, &x)];
+                    let gradient = Gradient::new(nrows, ncols, &pairs).unwrap();
+                    let best = expected.iter().map(|c| c.score).fold(0.0, f32::max);
+                    for thresholds in [&[0.0][..], &[f32::INFINITY, best, 0.0], &[best / 2.0, 0.0]] {
+                        let count = expected.len();
+                        if count > 0 {
+                            prop_assert_eq!(&grow_from(&cpu, &request, &gradient, count, thresholds), &expected);
+                        }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn the_kth_largest_is_that_of_a_sort(
+            mut scores in prop::collection::vec(prop_oneof![Just(0.0f32), 0.0f32..4.0, (0u8..4).prop_map(f32::from)], 1..400),
+            at in 0.0f64..1.0
+        ) {
+            let count = 1 + (at * (scores.len() - 1) as f64) as usize;
+            let got = kth_largest(&scores, count);
+            scores.sort_by(|a, b| b.total_cmp(a));
+            let kth = scores[count - 1];
+            let number = |test: fn(f32, f32) -> bool| scores.iter().filter(|&&s| test(s, kth)).count();
+            prop_assert_eq!(got, (kth, number(|s, k| s > k), number(|s, k| s == k)));
+        }
+    }
+
+    /// Sizes around those of groups, panels, tiles and bands.
+    #[test]
+    fn borders_of_tiles() {
+        let key = Key::new(4);
+        for (nrows, ncols, lanes) in [
+            (5, 15, 3),
+            (6, 16, 32),
+            (7, 17, 33),
+            (11, 31, 64),
+            (12, 32, 1),
+            (13, 33, 31),
+            (1, 1025, 2),
+            (1023, 40, 5),
+            (1025, 40, 5),
+            (2050, 7, 2),
+            (30, 600, 300),
+            (17, 40, 3000),
+        ] {
+            let exclude = uniform(nrows, ncols, 0.2, key);
+            let cpu = Cpu::new(2, None).unwrap();
+            let x = strips(&cpu, StripLayout::sparse(lanes, ncols), whole(key.with(1), 4));
+            let dy = strips(&cpu, StripLayout::sparse(lanes, nrows), whole(key.with(2), 4));
+            for count in [1, nrows * ncols / 20 + 1, nrows * ncols] {
+                let request = GrowRequest { exclude: &exclude, count, ties: key };
+                let got = grow(&cpu, &request, &[(&dy, &x)]).unwrap();
+                assert_eq!(got, naive(&request, &dy, &x), "{nrows}×{ncols}, {lanes} lanes, {count}");
+            }
+        }
+    }
+
+    /// Rows and columns of very different size, so that a sample says little; and a NaN row, which scores 0.
+    #[test]
+    fn uneven_gradients() {
+        let (key, cpu) = (Key::new(5), Cpu::new(1, None).unwrap());
+        let (nrows, ncols, lanes) = (300, 300, 8);
+        let exclude = uniform(nrows, ncols, 0.1, key);
+        let (a, b) = (whole(key.with(1), 4), whole(key.with(2), 4));
+        let size = |feature: usize| if feature.is_multiple_of(97) { 64.0 } else { 1.0 };
+        let x = strips(&cpu, StripLayout::sparse(lanes, ncols), |i| a(i) * size(i / lanes));
+        let value = |i: usize| if i / lanes == 8 { f32::NAN } else { b(i) * size(i / lanes) };
+        let dy = strips(&cpu, StripLayout::sparse(lanes, nrows), value);
+        for count in [1, 10, 1000, 30_000, 90_000] {
+            let request = GrowRequest { exclude: &exclude, count, ties: key };
+            assert_eq!(grow(&cpu, &request, &[(&dy, &x)]).unwrap(), naive(&request, &dy, &x), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_full_pattern_has_no_candidates() {
+        let (key, cpu) = (Key::new(6), Cpu::new(1, None).unwrap());
+        let x = strips(&cpu, StripLayout::sparse(3, 20), whole(key, 4));
+        let exclude = CsrPattern::full(20, 20).unwrap();
+        let request = GrowRequest { exclude: &exclude, count: 5, ties: key };
+        assert_eq!(grow(&cpu, &request, &[(&x, &x)]).unwrap(), []);
     }
 }

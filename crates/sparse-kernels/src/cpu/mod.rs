@@ -109,6 +109,19 @@ impl Cpu {
         }
     }
 
+    /// Calls both, in parallel if `operations` (of both together) make it worth while.
+    pub(crate) fn join<A: Send, B: Send>(
+        &self,
+        operations: u64,
+        a: impl FnOnce() -> A + Send,
+        b: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        match &self.pool {
+            Some(pool) if operations >= FORK_OPERATIONS => pool.install(|| rayon::join(a, b)),
+            _ => (a(), b()),
+        }
+    }
+
     /// Calls `task(first_index, chunk)` for fixed-size chunks of `data`.
     pub(crate) fn for_each_chunk(
         &self,
@@ -198,13 +211,21 @@ impl Storage for Cpu {
 
     fn gather(&self, from: &Buffer, map: &[u32], to: &mut Buffer) -> Result<(), BackendError> {
         expect_equal("gather", "length of the map", to.len(), map.len())?;
-        if let Some(&outside) = map.iter().find(|&&i| i != u32::MAX && i as usize >= from.len()) {
-            return Err(too_long("gather", from.len(), outside as usize));
+        // `u32::MAX`, for nothing, becomes 0 here.
+        let needed = map.iter().fold(0, |most, i| i.wrapping_add(1).max(most)) as usize;
+        if needed > from.len() {
+            return Err(too_long("gather", from.len(), needed));
         }
+        let Some(last) = from.len().checked_sub(1) else {
+            to.fill(0.0);
+            return Ok(());
+        };
         let operations = 8 * to.len() as u64;
         self.for_each_chunk(to, ELEMENTS_PER_TASK, operations, |start, part| {
             for (to, &index) in part.iter_mut().zip(&map[start..]) {
-                *to = if index == u32::MAX { 0.0 } else { from[index as usize] };
+                // Newcomers lie scattered, and a branch on them would often go wrong: their bits are masked away.
+                let there = u32::from(index != u32::MAX).wrapping_neg();
+                *to = f32::from_bits(from[(index as usize).min(last)].to_bits() & there);
             }
         });
         Ok(())

@@ -12,7 +12,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Cpu;
 use crate::backend::PlanOptions;
+use crate::pattern::count_below;
 use crate::{BackendError, CsrPattern, ShapeError, Transposed};
 
 /// Part of one row: its entries within one column chunk.
@@ -80,11 +82,12 @@ impl Walk {
             cursors.clear();
             cursors.extend(rows.clone().map(|row| pattern.row_offsets()[row]));
             for chunk in 0..chunks {
-                let end_column = ((chunk + 1) * chunk_columns).min(pattern.ncols()) as u32;
+                let end_column = ((chunk + 1) * chunk_columns).min(pattern.ncols());
                 let first = segments.len();
                 for (cursor, row) in cursors.iter_mut().zip(rows.clone()) {
                     let rest = &pattern.col_indices()[*cursor as usize..pattern.row_offsets()[row + 1] as usize];
-                    let len = if chunk + 1 == chunks { rest.len() } else { rest.partition_point(|&c| c < end_column) };
+                    let even = rest.len() / (chunks - chunk);
+                    let len = if chunk + 1 == chunks { rest.len() } else { count_below(rest, end_column, even) };
                     // The first chunk lists empty rows too: their outputs must be written.
                     if len > 0 || chunk == 0 {
                         segments.push(Segment { row: row as u32, start: *cursor, len: len as u32 });
@@ -109,16 +112,17 @@ impl Walk {
     }
 
     /// Moves the entries to the order \[chunk\]\[block\]\[segment\], so that what a kernel reads in one block and chunk
-    /// is one contiguous run: returns, for each place in that order, the entry's place in the pattern.
-    fn reorder(&mut self) -> Vec<u32> {
-        let entries = self.segments.iter().map(|s| s.len as usize).sum();
-        let mut order = Vec::with_capacity(entries);
+    /// is one contiguous run: returns two arrays over the pattern's entries in that order.
+    fn reorder(&mut self, arrays: [&[u32]; 2]) -> [Vec<u32>; 2] {
+        let mut ordered = arrays.map(|array| Vec::with_capacity(array.len()));
         for chunk in 0..self.chunks {
             for block in 0..self.blocks() {
                 let at = block * self.chunks + chunk;
                 for s in &mut self.segments[self.bounds[at] as usize..self.bounds[at + 1] as usize] {
-                    let start = order.len() as u32;
-                    order.extend(s.start..s.start + s.len);
+                    let start = ordered[0].len() as u32;
+                    for (to, from) in ordered.iter_mut().zip(arrays) {
+                        to.extend_from_slice(&from[s.start as usize..][..s.len as usize]);
+                    }
                     s.start = start;
                 }
             }
@@ -131,7 +135,7 @@ impl Walk {
         };
         let runs = self.blocks() * self.chunks;
         self.upcoming = (1..=runs).map(|at| if at < runs { run(at) } else { [0, 0] }).collect();
-        order
+        ordered
     }
 
     /// Number of row blocks.
@@ -209,9 +213,7 @@ impl TransposedPlan {
     fn new(pattern: &CsrPattern, strip: usize) -> Self {
         let Transposed { pattern: transposed, permutation } = pattern.transpose();
         let mut walk = Walk::new(&transposed, strip, SPMM_ENTRIES, SPMM_BLOCK);
-        let order = walk.reorder();
-        let pick = |from: &[u32]| order.iter().map(|&e| from[e as usize]).collect();
-        let (columns, permutation) = (pick(transposed.col_indices()), pick(&permutation));
+        let [columns, permutation] = walk.reorder([transposed.col_indices(), &permutation]);
         Self { nrows: transposed.nrows(), ncols: transposed.ncols(), columns, permutation, walk }
     }
 }
@@ -232,11 +234,22 @@ impl CpuPlan {
     /// Strip widths the sparse kernels take: powers of two, so that a column becomes an address by a shift.
     const STRIPS: [usize; 3] = [16, 32, 64];
 
-    pub(super) fn new(pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<Self, BackendError> {
+    #[cfg(test)]
+    fn new(pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<Self, BackendError> {
+        Self::for_cpu(&Cpu::new(1, None)?, pattern, options)
+    }
+
+    /// Makes the three walks, in parallel.
+    pub(super) fn for_cpu(cpu: &Cpu, pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<Self, BackendError> {
         Self::check_strip("plan", options.strip)?;
-        let walk = Walk::new(&pattern, options.strip, SPMM_ENTRIES, SPMM_BLOCK);
-        let sampled_walk = Walk::new(&pattern, options.strip, SDDMM_ENTRIES, SDDMM_BLOCK);
-        let transposed = options.transpose.then(|| TransposedPlan::new(&pattern, options.strip));
+        // An entry takes some 20 operations.
+        let operations = 20 * (pattern.nnz() + pattern.nrows() + pattern.ncols()) as u64;
+        let forward = || {
+            let walk = Walk::new(&pattern, options.strip, SPMM_ENTRIES, SPMM_BLOCK);
+            (walk, Walk::new(&pattern, options.strip, SDDMM_ENTRIES, SDDMM_BLOCK))
+        };
+        let transposed = || options.transpose.then(|| TransposedPlan::new(&pattern, options.strip));
+        let (transposed, (walk, sampled_walk)) = cpu.join(operations, transposed, forward);
         Ok(Self { pattern, options, walk, sampled_walk, transposed })
     }
 

@@ -15,7 +15,7 @@ impl SparseLinear for Cpu {
     type Plan = CpuPlan;
 
     fn plan(&self, pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<CpuPlan, BackendError> {
-        CpuPlan::new(pattern, options)
+        CpuPlan::for_cpu(self, pattern, options)
     }
 
     fn pattern<'a>(&self, plan: &'a CpuPlan) -> &'a Arc<CsrPattern> {

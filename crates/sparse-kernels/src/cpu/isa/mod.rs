@@ -168,6 +168,13 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` is valid for writing `P` floats; any alignment.
     unsafe fn store_first<const P: usize>(self, to: *mut f32, value: Self::Eight);
+    /// Bit `i` is set where `a[i] >= b[i]`; not where either is NaN.
+    fn not_below(self, a: Self::V, b: Self::V) -> u32;
+    /// Writes the lanes whose bits are set one after the other; what follows them, up to `LANES` in all, holds anything.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `LANES` floats; any alignment.
+    unsafe fn store_where(self, to: *mut f32, value: Self::V, bits: u32);
 }
 
 /// A computation that can be compiled for each instruction set.
@@ -242,6 +249,34 @@ mod tests {
                 println!("{name}: not run, this machine lacks it");
             }
         }
+    }
+
+    struct StoresWhere;
+    impl Kernel for StoresWhere {
+        type Output = ();
+        #[inline(always)]
+        fn eval<I: Isa>(self, isa: I) {
+            let data: Vec<f32> = (0..I::LANES).map(|i| i as f32).collect();
+            // SAFETY: data holds LANES floats.
+            let vector = unsafe { isa.load(data.as_ptr()) };
+            for bits in 0..1u32 << I::LANES {
+                let mut to = vec![f32::NAN; I::LANES];
+                // SAFETY: `to` holds LANES floats.
+                unsafe { isa.store_where(to.as_mut_ptr(), vector, bits) };
+                let expected: Vec<f32> = data.iter().copied().filter(|&i| bits >> i as u32 & 1 == 1).collect();
+                assert_eq!(to[..expected.len()], expected, "{bits:b}");
+            }
+            for bound in 0..=I::LANES {
+                let expected = (0..I::LANES).filter(|&i| i >= bound).fold(0, |bits, i| bits | 1 << i);
+                assert_eq!(isa.not_below(vector, isa.splat(bound as f32)), expected);
+            }
+            assert_eq!(isa.not_below(isa.splat(f32::NAN), isa.splat(0.0)), 0);
+        }
+    }
+
+    #[test]
+    fn lanes_are_stored_by_bits() {
+        IsaName::ALL.into_iter().filter(|name| name.is_available()).for_each(|name| dispatch(name, StoresWhere));
     }
 
     #[test]

@@ -83,6 +83,19 @@ impl Isa for Scalar {
     #[inline(always)]
     fn prefetch(self, _at: *const f32) {}
     #[inline(always)]
+    fn not_below(self, a: V, b: V) -> u32 {
+        a.iter().zip(b).enumerate().fold(0, |bits, (i, (&a, b))| bits | u32::from(a >= b) << i)
+    }
+    #[inline(always)]
+    unsafe fn store_where(self, to: *mut f32, value: V, bits: u32) {
+        let mut next = 0;
+        for (i, lane) in value.into_iter().enumerate() {
+            // SAFETY: next <= i < 8.
+            unsafe { to.add(next).write(lane) };
+            next += (bits >> i & 1) as usize;
+        }
+    }
+    #[inline(always)]
     fn pin(self, a: V) -> V {
         a
     }

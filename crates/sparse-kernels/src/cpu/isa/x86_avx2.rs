@@ -52,6 +52,24 @@ fn pin(mut a: __m256) -> __m256 {
     a
 }
 
+/// For each byte, which bits are set, lowest first; zeros follow.
+static SET_BITS: [[u8; 8]; 256] = {
+    let mut table = [[0; 8]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut bit, mut next) = (0, 0);
+        while bit < 8 {
+            if byte >> bit & 1 == 1 {
+                table[byte][next] = bit;
+                next += 1;
+            }
+            bit += 1;
+        }
+        byte += 1;
+    }
+    table
+};
+
 // SAFETY of every block below: holding `self` proves that the machine has the features, and the functions are
 // inlined into a wrapper that enables them; pointers are the caller's promise.
 impl Isa for Avx2 {
@@ -157,6 +175,20 @@ impl Isa for Avx2 {
     fn prefetch(self, at: *const f32) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    fn not_below(self, a: __m256, b: __m256) -> u32 {
+        // SAFETY: see above.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b)) as u32 }
+    }
+    #[inline(always)]
+    unsafe fn store_where(self, to: *mut f32, value: __m256, bits: u32) {
+        let lanes = SET_BITS[bits as usize % SET_BITS.len()];
+        // SAFETY: see above.
+        unsafe {
+            let lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(lanes)));
+            _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(value, lanes))
+        }
     }
     #[inline(always)]
     fn pin(self, a: __m256) -> __m256 {

@@ -160,6 +160,17 @@ impl Isa for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
+    fn not_below(self, a: __m512, b: __m512) -> u32 {
+        // SAFETY: see above.
+        unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn store_where(self, to: *mut f32, value: __m512, bits: u32) {
+        // Compressed in a register: compressing into memory is microcode on Zen 4.
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(to, _mm512_maskz_compress_ps(bits as u16, value)) }
+    }
+    #[inline(always)]
     fn pin(self, a: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { pin(a) }
