@@ -45,6 +45,7 @@ use crate::{BackendError, FormatError, Storage};
 pub struct Cpu {
     isa: IsaName,
     threads: usize,
+    l1_bytes: usize,
     /// `None` for one thread: everything then runs on the caller's.
     pool: Option<rayon::ThreadPool>,
 }
@@ -77,7 +78,7 @@ impl Cpu {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             Some(pool.map_err(|e| BackendError::Threads { threads, reason: e.to_string() })?)
         };
-        Ok(Self { isa, threads, pool })
+        Ok(Self { isa, threads, l1_bytes: l1_data_cache().unwrap_or(32 << 10), pool })
     }
 
     /// The instruction set in use.
@@ -88,6 +89,11 @@ impl Cpu {
     /// The number of threads.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Bytes of the L1 data cache, which plans go by; 32 KiB where the processor does not tell.
+    pub fn l1_bytes(&self) -> usize {
+        self.l1_bytes
     }
 
     /// Runs `f` inside the thread pool, so that the operations it calls fork cheaply: call it once a training step.
@@ -138,6 +144,20 @@ impl Cpu {
             _ => data.chunks_mut(chunk).enumerate().for_each(|(i, part)| task(i * chunk, part)),
         }
     }
+}
+
+/// What the processor says of its L1 data cache, within reason: virtual ones say anything.
+fn l1_data_cache() -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use raw_cpuid::{CacheType, CpuId};
+        let mut caches = CpuId::new().get_cache_parameters()?;
+        let l1 = caches.find(|c| c.level() == 1 && matches!(c.cache_type(), CacheType::Data | CacheType::Unified))?;
+        let bytes = l1.associativity() * l1.physical_line_partitions() * l1.coherency_line_size() * l1.sets();
+        (16 << 10..=256 << 10).contains(&bytes).then_some(bytes)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
 }
 
 /// A pointer that tasks share to write disjoint parts of one output.

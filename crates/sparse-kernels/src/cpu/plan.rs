@@ -41,32 +41,51 @@ pub(super) struct Walk {
     chunks: usize,
 }
 
-/// Bytes that a column chunk of one strip may take: half of the smallest L1 in use (32 KiB), since the widest tiles work
-/// on two strips at once. Fixed, so that results do not depend on the machine.
-const CHUNK_BYTES: usize = 16 << 10;
-/// A row should keep this many entries per chunk: below it, starting and ending a row, with its output read and written
-/// again, costs more than reading X from L2.
-const SPMM_ENTRIES: f64 = 20.0;
-/// The same for SDDMM, which starts and ends a row at a higher price: its last group of dot products is seldom full.
-const SDDMM_ENTRIES: f64 = 28.0;
-/// Entries of a row block in SpMM, whose tasks are blocks × strips: enough to be worth reading X's chunks again.
-const SPMM_BLOCK: usize = 1 << 16;
-/// Entries of a row block in SDDMM, whose tasks are blocks alone.
-const SDDMM_BLOCK: usize = 1 << 15;
+/// How a kernel wants its walk cut. Outputs do not depend on it: every sum runs over a row's entries in their order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    /// Bytes that a column chunk of one strip may take.
+    chunk_bytes: usize,
+    /// Entries that a row should keep per chunk.
+    entries: f64,
+    /// Entries of a row block.
+    block: usize,
+}
+
+impl Cut {
+    /// For SpMM, whose tasks are blocks × strips: a block is large enough to be worth reading X's chunks again.
+    pub fn spmm(cpu: &Cpu) -> Self {
+        Self::of(cpu, if cpu.isa().registers() >= 32 { 2 } else { 1 }, 320, 1 << 16)
+    }
+
+    /// For SDDMM, whose tasks are blocks alone. It starts and ends a row at a higher price: the last group of dot products
+    /// is seldom full.
+    pub fn sddmm(cpu: &Cpu) -> Self {
+        Self::of(cpu, 2, 448, 1 << 15)
+    }
+
+    /// A chunk of X of `strips` strips, as many as a tile works on at once, takes two thirds of L1. Below `floats / lanes`
+    /// entries, starting and ending a row, with its output read and written again, costs more than reading X from L2. Wider
+    /// vectors do a row in fewer cycles but get no more from L2, so they bear shorter rows.
+    fn of(cpu: &Cpu, strips: usize, floats: usize, block: usize) -> Self {
+        Self { chunk_bytes: cpu.l1_bytes() * 2 / 3 / strips, entries: (floats / cpu.isa().lanes()) as f64, block }
+    }
+}
+
 /// Fewest rows of a block: sorting by length pairs rows well only among many.
 const BLOCK_ROWS: usize = 64;
 
 impl Walk {
     /// Plans the walk for strips of `strip` lanes.
     ///
-    /// Chunk rule: as many columns as [`CHUNK_BYTES`] of one strip, but so many that a row keeps `entries` entries per
-    /// chunk on average; one chunk if that covers the matrix. Row blocks have about `block` entries.
-    pub fn new(pattern: &CsrPattern, strip: usize, entries: f64, block: usize) -> Self {
-        let in_l1 = CHUNK_BYTES / (strip * size_of::<f32>());
-        let for_length = entries * pattern.ncols() as f64 * pattern.nrows() as f64 / pattern.nnz().max(1) as f64;
+    /// Chunk rule: as many columns as fit the chunk's bytes in one strip, but so many that a row keeps the entries asked for
+    /// per chunk on average; one chunk if that covers the matrix.
+    pub fn new(pattern: &CsrPattern, strip: usize, cut: Cut) -> Self {
+        let in_l1 = cut.chunk_bytes / (strip * size_of::<f32>());
+        let for_length = cut.entries * pattern.ncols() as f64 * pattern.nrows() as f64 / pattern.nnz().max(1) as f64;
         let wanted = (in_l1 as f64).max(for_length).max(1.0);
         let chunks = ((pattern.ncols() as f64 / wanted).round() as usize).max(1);
-        Self::with_chunks(pattern, chunks, block)
+        Self::with_chunks(pattern, chunks, cut.block)
     }
 
     fn with_chunks(pattern: &CsrPattern, chunks: usize, block: usize) -> Self {
@@ -173,6 +192,17 @@ impl Walk {
     }
 }
 
+/// Two columns in one load: loads are what limits the kernels.
+///
+/// # Safety
+/// `columns` is valid for reading two columns.
+#[inline(always)]
+pub(super) unsafe fn two_columns(columns: *const u32) -> [u32; 2] {
+    // SAFETY: the caller's promise.
+    let both = unsafe { columns.cast::<u64>().read_unaligned() };
+    if cfg!(target_endian = "little") { [both as u32, (both >> 32) as u32] } else { [(both >> 32) as u32, both as u32] }
+}
+
 /// Rows cut into blocks of about `block` entries and of `least` rows or more on average: a fixed grid of the pattern alone.
 pub(super) fn block_rows(pattern: &CsrPattern, block: usize, least: usize) -> Vec<u32> {
     let (nrows, nnz) = (pattern.nrows(), pattern.nnz());
@@ -210,9 +240,9 @@ pub(super) struct TransposedPlan {
 }
 
 impl TransposedPlan {
-    fn new(pattern: &CsrPattern, strip: usize) -> Self {
+    fn new(pattern: &CsrPattern, strip: usize, cut: Cut) -> Self {
         let Transposed { pattern: transposed, permutation } = pattern.transpose();
-        let mut walk = Walk::new(&transposed, strip, SPMM_ENTRIES, SPMM_BLOCK);
+        let mut walk = Walk::new(&transposed, strip, cut);
         let [columns, permutation] = walk.reorder([transposed.col_indices(), &permutation]);
         Self { nrows: transposed.nrows(), ncols: transposed.ncols(), columns, permutation, walk }
     }
@@ -245,10 +275,10 @@ impl CpuPlan {
         // An entry takes some 20 operations.
         let operations = 20 * (pattern.nnz() + pattern.nrows() + pattern.ncols()) as u64;
         let forward = || {
-            let walk = Walk::new(&pattern, options.strip, SPMM_ENTRIES, SPMM_BLOCK);
-            (walk, Walk::new(&pattern, options.strip, SDDMM_ENTRIES, SDDMM_BLOCK))
+            let walk = Walk::new(&pattern, options.strip, Cut::spmm(cpu));
+            (walk, Walk::new(&pattern, options.strip, Cut::sddmm(cpu)))
         };
-        let transposed = || options.transpose.then(|| TransposedPlan::new(&pattern, options.strip));
+        let transposed = || options.transpose.then(|| TransposedPlan::new(&pattern, options.strip, Cut::spmm(cpu)));
         let (transposed, (walk, sampled_walk)) = cpu.join(operations, transposed, forward);
         Ok(Self { pattern, options, walk, sampled_walk, transposed })
     }
@@ -316,7 +346,7 @@ mod tests {
         // One row in ten is full, the rest hold one entry.
         let positions = (0..2000u32).flat_map(|r| (0..if r % 10 == 0 { 500 } else { 1 }).map(move |c| (r, c)));
         let pattern = CsrPattern::from_positions(2000, 500, positions.collect()).unwrap();
-        let walk = Walk::new(&pattern, 32, SPMM_ENTRIES, SDDMM_BLOCK);
+        let walk = Walk::new(&pattern, 32, Cut::sddmm(&Cpu::new(1, None).unwrap()));
         assert!(walk.blocks() >= 3, "{}", walk.blocks());
         let entries = |b| -> usize { walk.rows(b).map(|r| pattern.row(r).len()).sum() };
         let (least, most) =

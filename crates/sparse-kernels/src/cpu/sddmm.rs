@@ -15,7 +15,7 @@
 //! group does not wait for another: the processor runs the next group's multiply-adds meanwhile.
 
 use super::isa::{Isa, Kernel, dispatch};
-use super::plan::{Segment, Walk};
+use super::plan::{Segment, Walk, two_columns};
 use super::{Cpu, SharedMut};
 use crate::{CsrPattern, StripLayout};
 
@@ -196,6 +196,9 @@ impl Part<'_> {
     }
 }
 
+/// Sums are kept where the bits are set: from place 8 − n on, n are not.
+const KEEP: [u32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, !0, !0, !0, !0, !0, !0, !0, !0];
+
 /// One segment's row of dY in registers, and where its entries are.
 struct Row<I: Isa, const P: usize, const V: usize> {
     columns: *const u32,
@@ -258,10 +261,18 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
     unsafe fn write<const N: usize>(&self, k: usize, sums: [f32; N], skip: usize) {
         // SAFETY: the caller's promise; an array has no stricter alignment than its elements.
         let to = unsafe { &mut *self.out.add(k).cast::<[f32; N]>() };
-        for (g, (to, sum)) in to.iter_mut().zip(sums).enumerate() {
-            let new = if self.add { *to + sum } else { sum };
-            *to = if g < skip { *to } else { new };
+        if !self.add {
+            // Those to be skipped were written before, with the same sums.
+            *to = sums;
+            return;
         }
+        let mut sums = sums;
+        if skip > 0 {
+            // Without a branch for each.
+            let masks: &[u32; N] = KEEP[8 - skip..][..N].try_into().expect("N floats");
+            sums = std::array::from_fn(|g| f32::from_bits(sums[g].to_bits() & masks[g]));
+        }
+        *to = std::array::from_fn(|g| to[g] + sums[g]);
     }
 
     /// For each of the N entries from `k` on, the lane-wise products of the row of dY and the entry's row of X, summed over
@@ -276,11 +287,10 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
             let mut x = [self.x; N];
             let mut pairs = x.chunks_exact_mut(2);
             for (g, pair) in pairs.by_ref().enumerate() {
-                // Two columns in one load: loads are what limits the loop.
-                let columns = self.columns.add(k + 2 * g).cast::<u64>().read_unaligned();
-                let (first, second) = if cfg!(target_endian = "little") { (0, 32) } else { (32, 0) };
-                pair[0] = self.x.add(((columns >> first) as u32 as usize) << self.shift);
-                pair[1] = self.x.add(((columns >> second) as u32 as usize) << self.shift);
+                let columns = two_columns(self.columns.add(k + 2 * g));
+                for (x, column) in pair.iter_mut().zip(columns) {
+                    *x = self.x.add((column as usize) << self.shift);
+                }
             }
             if let [single] = pairs.into_remainder() {
                 *single = self.x.add((*self.columns.add(k + N - 1) as usize) << self.shift);
@@ -291,6 +301,10 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
                         let x = isa.load(x.add(p * self.pitch + v * I::LANES));
                         // The first product is no multiply-add: it would need a zero and a separate load.
                         *acc = if p + v == 0 { isa.mul(dy, x) } else { isa.mul_add(dy, x, *acc) };
+                    }
+                    // The compiler would take one dot product after the other, whose multiply-adds wait for each other.
+                    for acc in acc.iter_mut() {
+                        *acc = isa.pin(*acc);
                     }
                 }
             }

@@ -10,12 +10,13 @@
 //!       Y = acc
 //! ```
 //!
-//! The hot loop holds its outputs in registers: per entry, one load of the column, one broadcast of the value, and
-//! P · V multiply-adds with a memory operand. R rows in flight hide the latency of the multiply-add and share the
-//! loop's overhead. Tiles are chosen by [`Tile::of`].
+//! The hot loop holds its outputs in registers: per entry, P · V multiply-adds with a memory operand. Loads are what is
+//! scarce, two a cycle, so those of entries are shared: one brings four values, which shuffles spread over vectors, and one
+//! two columns. That is P · V + 0.75 loads an entry where P · V + 2 would do it singly. R rows in flight hide the latency of
+//! the multiply-add and share the loop's overhead. Tiles are chosen by [`StripTile::run_widest`].
 
 use super::isa::{Isa, Kernel, dispatch};
-use super::plan::{Segment, Walk};
+use super::plan::{Segment, Walk, two_columns};
 use super::{Buffer, Cpu, SharedMut};
 use crate::StripLayout;
 
@@ -195,16 +196,32 @@ impl StripTile<'_> {
             }
             let starts: [(*const u32, *const f32); R] =
                 std::array::from_fn(|r| (columns.add(group[r].start as usize), values.add(group[r].start as usize)));
-            for k in 0..common {
-                for r in 0..R {
-                    let (columns, values) = starts[r];
-                    entry::<I, P, V>(isa, *columns.add(k), *values.add(k), x, shift, x_pitch, &mut acc[r]);
+            let x = Source { x, shift, pitch: x_pitch };
+            let fours = common / 4 * 4;
+            for k in (0..fours).step_by(4) {
+                // Written out: as a loop, the compiler leaves it rolled where R is large, and the accumulators in memory.
+                macro_rules! rows {
+                    ($($r:literal)*) => { $(if $r < R {
+                        let (columns, values) = (starts[$r].0.add(k), isa.load_four(starts[$r].1.add(k)));
+                        let ([a, b], [c, d]) = (two_columns(columns), two_columns(columns.add(2)));
+                        x.add_row(isa, a, isa.splat_of_four::<0>(values), &mut acc[$r]);
+                        x.add_row(isa, b, isa.splat_of_four::<1>(values), &mut acc[$r]);
+                        x.add_row(isa, c, isa.splat_of_four::<2>(values), &mut acc[$r]);
+                        x.add_row(isa, d, isa.splat_of_four::<3>(values), &mut acc[$r]);
+                    })* };
+                }
+                const { assert!(R <= 8) };
+                rows!(0 1 2 3 4 5 6 7);
+            }
+            for k in fours..common {
+                for (acc, (columns, values)) in acc.iter_mut().zip(starts) {
+                    x.add_row(isa, *columns.add(k), isa.splat(*values.add(k)), acc);
                 }
             }
             for r in 0..R - 1 {
                 let (columns, values) = starts[r];
                 for k in common..group[r].len as usize {
-                    entry::<I, P, V>(isa, *columns.add(k), *values.add(k), x, shift, x_pitch, &mut acc[r]);
+                    x.add_row(isa, *columns.add(k), isa.splat(*values.add(k)), &mut acc[r]);
                 }
             }
             for (acc, y) in acc.iter().zip(y) {
@@ -229,27 +246,36 @@ impl StripTile<'_> {
     }
 }
 
-/// `acc += value · X[column]` over P strips.
-///
-/// # Safety
-/// `x + (column << shift)`, and the same in the P − 1 strips behind it at distances of `pitch`, hold V vectors.
-#[inline(always)]
-unsafe fn entry<I: Isa, const P: usize, const V: usize>(
-    isa: I,
-    column: u32,
-    value: f32,
+/// P strips of X, and how to find a row in them.
+#[derive(Clone, Copy)]
+struct Source {
     x: *const f32,
+    /// Base-2 logarithm of a strip's lanes.
     shift: u32,
+    /// From strip to strip.
     pitch: usize,
-    acc: &mut [[I::V; V]; P],
-) {
-    let w = isa.splat(value);
-    // SAFETY: the caller's promise.
-    unsafe {
-        let x = x.add((column as usize) << shift);
-        for (p, acc) in acc.iter_mut().enumerate() {
-            for (v, acc) in acc.iter_mut().enumerate() {
-                *acc = isa.mul_add(w, isa.load(x.add(p * pitch + v * I::LANES)), *acc);
+}
+
+impl Source {
+    /// `acc += w · X[column]` over P strips of V vectors.
+    ///
+    /// # Safety
+    /// X has that row, and P strips of V vectors.
+    #[inline(always)]
+    unsafe fn add_row<I: Isa, const P: usize, const V: usize>(
+        self,
+        isa: I,
+        column: u32,
+        w: I::V,
+        acc: &mut [[I::V; V]; P],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = self.x.add((column as usize) << self.shift);
+            for (p, acc) in acc.iter_mut().enumerate() {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = isa.mul_add(w, isa.load(x.add(p * self.pitch + v * I::LANES)), *acc);
+                }
             }
         }
     }

@@ -43,6 +43,24 @@ impl IsaName {
         }
     }
 
+    /// f32 of a vector.
+    pub fn lanes(self) -> usize {
+        self.shape()[0]
+    }
+
+    /// Vector registers.
+    pub fn registers(self) -> usize {
+        self.shape()[1]
+    }
+
+    fn shape(self) -> [usize; 2] {
+        match self {
+            IsaName::Scalar => [Scalar::LANES, Scalar::REGISTERS],
+            IsaName::Avx2 => [8, 16],
+            IsaName::Avx512 => [16, 32],
+        }
+    }
+
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
         match self {
@@ -130,6 +148,13 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn sum8(self, vectors: [Self::V; 8]) -> [f32; 8];
     /// The sums of four vectors' lanes, in a fixed order.
     fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
+    /// Reads four floats: one load where [`Isa::splat`] of each would be four, for [`Isa::splat_of_four`] to pick from.
+    ///
+    /// # Safety
+    /// `from` is valid for reading 4 floats; any alignment.
+    unsafe fn load_four(self, from: *const f32) -> Self::V;
+    /// All lanes equal to the `N`-th of four read by [`Isa::load_four`].
+    fn splat_of_four<const N: usize>(self, four: Self::V) -> Self::V;
     /// Asks for the cache line at `at` to be brought near; any address is allowed.
     fn prefetch(self, at: *const f32);
     /// `a`, computed here: the compiler moves neither its computation nor any load past this point. Keeps a schedule that

@@ -81,6 +81,15 @@ impl Isa for Scalar {
         vectors.map(|v| self.sum(v))
     }
     #[inline(always)]
+    unsafe fn load_four(self, from: *const f32) -> V {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|i| unsafe { *from.add(i % 4) })
+    }
+    #[inline(always)]
+    fn splat_of_four<const N: usize>(self, four: V) -> V {
+        [four[N]; 8]
+    }
+    #[inline(always)]
     fn prefetch(self, _at: *const f32) {}
     #[inline(always)]
     fn not_below(self, a: V, b: V) -> u32 {

@@ -52,6 +52,15 @@ fn pin(mut a: __m256) -> __m256 {
     a
 }
 
+/// `a`, of which the compiler knows nothing: it would turn what [`Isa::splat_of_four`] picks back into four loads.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn opaque(mut a: __m256) -> __m256 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) a, options(pure, nomem, nostack, preserves_flags)) };
+    a
+}
+
 /// For each byte, which bits are set, lowest first; zeros follow.
 static SET_BITS: [[u8; 8]; 256] = {
     let mut table = [[0; 8]; 256];
@@ -169,6 +178,24 @@ impl Isa for Avx2 {
             let sums = add_quads(add_pairs(v[0], v[1]), add_pairs(v[2], v[3]));
             let sums = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
             std::mem::transmute::<__m128, [f32; 4]>(sums)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_four(self, from: *const f32) -> __m256 {
+        // SAFETY: see above.
+        unsafe { opaque(_mm256_broadcast_ps(&*from.cast::<__m128>())) }
+    }
+    #[inline(always)]
+    fn splat_of_four<const N: usize>(self, four: __m256) -> __m256 {
+        // SAFETY: see above.
+        unsafe {
+            match N {
+                0 => _mm256_permute_ps::<0x00>(four),
+                1 => _mm256_permute_ps::<0x55>(four),
+                2 => _mm256_permute_ps::<0xaa>(four),
+                3 => _mm256_permute_ps::<0xff>(four),
+                _ => unreachable!("there are four"),
+            }
         }
     }
     #[inline(always)]

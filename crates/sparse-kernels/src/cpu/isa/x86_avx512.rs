@@ -46,6 +46,15 @@ fn pin(mut a: __m512) -> __m512 {
     a
 }
 
+/// As AVX2's: `a`, of which the compiler knows nothing.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn opaque(mut a: __m512) -> __m512 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) a, options(pure, nomem, nostack, preserves_flags)) };
+    a
+}
+
 // SAFETY of every block below: holding `self` proves that the machine has the features, and the functions are
 // inlined into a wrapper that enables them; pointers are the caller's promise.
 impl Isa for Avx512 {
@@ -152,6 +161,24 @@ impl Isa for Avx512 {
             let halves = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps::<1>(sums));
             let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
             std::mem::transmute::<__m128, [f32; 4]>(sums)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_four(self, from: *const f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { opaque(_mm512_broadcast_f32x4(_mm_loadu_ps(from))) }
+    }
+    #[inline(always)]
+    fn splat_of_four<const N: usize>(self, four: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            match N {
+                0 => _mm512_permute_ps::<0x00>(four),
+                1 => _mm512_permute_ps::<0x55>(four),
+                2 => _mm512_permute_ps::<0xaa>(four),
+                3 => _mm512_permute_ps::<0xff>(four),
+                _ => unreachable!("there are four"),
+            }
         }
     }
     #[inline(always)]
