@@ -35,8 +35,11 @@ impl SparseLinear for Cpu {
         expect_values(plan.pattern.nnz(), values.len())?;
         expect_values(plan.pattern.nnz(), transposed.len())?;
         let operations = 8 * values.len() as u64;
+        // Entries of a band of the pattern's rows: while one is gathered, the next is brought near.
+        let band = values.len() / t.walk.chunks();
         self.for_each_chunk(transposed, ELEMENTS_PER_TASK, operations, |start, part| {
-            dispatch(self.isa, Gather { values, permutation: &t.permutation[start..][..part.len()], start, to: part });
+            let permutation = &t.permutation[start..][..part.len()];
+            dispatch(self.isa, Gather { values, permutation, ahead: start + band, to: part });
         });
         Ok(())
     }
@@ -101,11 +104,13 @@ fn check_strip(op: &'static str, plan: &CpuPlan, layout: StripLayout) -> Result<
     expect_equal(op, "strip width", plan.options.strip, layout.strip())
 }
 
-/// `to[i] = values[permutation[i]]`, for places `start..` of a transposed plan.
+/// `to[i] = values[permutation[i]]`, for some places of a transposed plan.
 struct Gather<'a> {
     values: &'a [f32],
     permutation: &'a [u32],
-    start: usize,
+    /// Values from here on will be wanted next. (A band of the transposed order takes its values from one band of the
+    /// pattern's order, see `TransposedPlan`.)
+    ahead: usize,
     to: &'a mut [f32],
 }
 
@@ -114,12 +119,9 @@ impl Kernel for Gather<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        // A band of the transposed order takes its values from the same places of the pattern's order (see
-        // `TransposedPlan`), so what stands this far ahead there will be wanted soon.
-        const AHEAD: usize = 1 << 14;
         let places = self.to.chunks_mut(LINE).zip(self.permutation.chunks(LINE)).enumerate();
         for (line, (to, from)) in places {
-            isa.prefetch(self.values.as_ptr().wrapping_add(self.start + line * LINE + AHEAD));
+            isa.prefetch(self.values.as_ptr().wrapping_add(self.ahead + line * LINE));
             for (to, &from) in to.iter_mut().zip(from) {
                 *to = self.values[from as usize];
             }
