@@ -78,6 +78,60 @@ fn training_on_the_embedded_data() {
     assert_eq!(bytes("run"), bytes("again"));
 }
 
+/// Training, evaluation, export and import in blocks; 100 rows in blocks of 8, and 10, reach beyond the matrix.
+#[test]
+fn training_in_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = "train --json --epochs 3 --density 0.2 --format bsr8x8 --distribution uniform --seed 4 --out run";
+    let done = records(folder.path(), args).pop().unwrap();
+    assert!(done["test_accuracy"].as_f64().unwrap() > 0.78, "{done}");
+    // As planned, in whole blocks: 735 of 3724, 94 of 494 and 3 of 26.
+    let plan = records(folder.path(), "plan --json --density 0.2 --format bsr8x8 --distribution uniform");
+    let blocks: Vec<_> = plan[..3].iter().map(|r| r["nnz_blocks"].as_u64().unwrap()).collect();
+    assert_eq!(blocks, [735, 94, 3]);
+    assert_eq!((&plan[3]["nnz"], &plan[3]["format"]), (&((735 + 94 + 3) * 64).into(), &"bsr8x8".into()));
+    assert_eq!((&done["nnz"], &done["density"]), (&plan[3]["nnz"], &plan[3]["density"]));
+    // Fewer indices than entry by entry.
+    let csr = records(folder.path(), "plan --json --density 0.2 --distribution uniform");
+    let bytes = |plan: &[Value], key: &str| plan[3][key].as_u64().unwrap();
+    for key in ["storage_bytes", "training_bytes"] {
+        assert!(bytes(&plan, key) < bytes(&csr, key), "{key}");
+    }
+
+    let model = StoredModel::load(&folder.path().join("run/checkpoint.safetensors")).unwrap();
+    let [fc1, .., fc3] = &model.layers[..] else { panic!("three layers") };
+    assert!(matches!(&fc1.weight, StoredWeight::BlockSparse(bsr) if bsr.pattern().nnz_blocks() == 735));
+    assert_eq!((fc3.weight.shape(), fc3.weight.nnz()), ([10, 100], 192));
+    let eval = |path: &str| records(folder.path(), &format!("eval --json {path}")).remove(0)["accuracy"].clone();
+    assert_eq!(eval("run"), done["test_accuracy"]);
+
+    // Out and in again: as blocks, entry by entry, and whole.
+    for (out, options, format) in
+        [("model.safetensors", "", "bsr8x8"), ("npz", "--format npz", "csr"), ("dense.safetensors", "--dense", "dense")]
+    {
+        records(folder.path(), &format!("export run --json --out {out} {options}"));
+        records(folder.path(), &format!("import --json {out} --out in.safetensors"));
+        let imported = StoredModel::load(&folder.path().join("in.safetensors")).unwrap();
+        for (got, expected) in imported.layers.iter().zip(&model.layers) {
+            assert_eq!(got.weight.storage(), format, "{out}");
+            assert_eq!((got.weight.to_dense(), &got.bias), (expected.weight.to_dense(), &expected.bias), "{out}");
+            assert!(format != "bsr8x8" || got == expected);
+        }
+    }
+    // An imported model keeps its format in training, and pruning its blocks.
+    let args = "import --json model.safetensors --density 0.1 --distribution uniform --out pruned.safetensors";
+    let pruned = records(folder.path(), args).remove(0);
+    let blocks = |size: u64| (size / 10 + 32) / 64;
+    let expected = (blocks(235_200) + blocks(30_000) + blocks(1_000)) * 64;
+    assert_eq!(pruned["nnz"], expected);
+    let args = "train --json --init-from pruned.safetensors --steps 60 --update-interval 10 --out again";
+    let again = records(folder.path(), args).pop().unwrap();
+    assert_eq!(again["nnz"], expected);
+    assert!(again["test_accuracy"].as_f64().unwrap() > 0.5, "{again}");
+    let (_, message) = failure(folder.path(), "train --init-from pruned.safetensors --format csr");
+    assert!(message.contains("--format has no effect"), "{message}");
+}
+
 #[test]
 fn the_table_names_time_against_dense() {
     let folder = tempfile::tempdir().unwrap();
@@ -124,6 +178,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
     }
     std::fs::write(folder.path().join("bad.toml"), "densty = 0.1\n").unwrap();
     std::fs::write(folder.path().join("type.toml"), "epochs = \"many\"\n").unwrap();
+    std::fs::write(folder.path().join("format.toml"), "format = \"bsr4\"\n").unwrap();
     let layer = |name: &str, nrows, ncols| StoredLayer {
         name: name.to_owned(),
         weight: StoredWeight::Dense { nrows, ncols, values: vec![0.5; nrows * ncols] },
@@ -154,6 +209,9 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("train --config bad.toml", 2, &["bad.toml", "densty"]),
         ("train --config type.toml", 2, &["type.toml", "epochs"]),
         ("train --device gpu", 2, &["gpu", "cpu"]),
+        ("train --format bsr3x3", 2, &["--format", "bsr3x3", "csr", "1, 2, 4, 8 or 16"]),
+        ("train --config format.toml", 2, &["format.toml", "bsr4", "bsrRxC"]),
+        ("train --method dense --format bsr4x4", 2, &["--format", "sparse method"]),
         ("train --lr 1e20 --lr-schedule constant --steps 50", 1, &["training loss", "step", "lr"]),
         ("bench kernel --shape 10x10", 2, &["10x10", "MxKxN"]),
         ("bench kernel --pattern none.smtx", 2, &["none.smtx"]),
@@ -209,6 +267,9 @@ fn kernels_are_checked_before_they_are_timed() {
                 assert!(record[key].as_f64().unwrap() > 0.0, "{key} in {record}");
             }
         }
+        let blocks = "--format bsr8x4 --shape 97x83x40 --density 0.2 --threads 2";
+        let record = records(folder.path(), &format!("bench kernel --json --op {op} {blocks}")).remove(0);
+        assert!(record["max_error"].as_f64().unwrap() <= 1.0 && record["time_ns"].is_u64(), "{record}");
     }
 }
 
@@ -221,6 +282,9 @@ fn a_step_is_measured_against_the_dense_step() {
     let densities: Vec<_> = records.iter().map(|r| r["density"].as_f64().unwrap()).collect();
     assert!(densities[0] == 1.0 && (densities[1] - 0.2).abs() < 1e-3, "{densities:?}");
     assert!(records.iter().all(|r| r["time_ratio"].as_f64().unwrap() > 0.0));
+    let args = "bench step --json --model 64-96-10 --batch-size 32 --density 0.2 --format bsr4x4 --threads 1";
+    let blocks = self::records(folder.path(), args).remove(0);
+    assert_eq!((&blocks["format"], blocks["nnz"].as_u64().unwrap() % 4), (&"bsr4x4".into(), 0));
 }
 
 #[test]

@@ -11,6 +11,12 @@ fn checkpoints_do_not_depend_on_threads() {
         ("wide", "--model 784-1200-1000-10 --batch-size 256 --steps 40 --update-interval 5 --dropout 0.1"),
         ("set", "--method set --optimizer adam --steps 100 --update-interval 10 --density 0.02"),
         ("dense", "--method dense --steps 50"),
+        ("blocks", "--format bsr8x8 --steps 150 --update-interval 10"),
+        (
+            "wide blocks",
+            "--format bsr4x16 --model 784-1200-1000-10 --batch-size 256 --steps 30 --update-interval 5 --dropout 0.1",
+        ),
+        ("blocks, set", "--format bsr16x1 --method set --optimizer adam --steps 60 --update-interval 10"),
     ] {
         let mut first: Option<Vec<u8>> = None;
         for threads in [1, 2, 7] {

@@ -8,7 +8,7 @@ mod counting_allocator;
 use counting_allocator::{allocated, live_bytes};
 use sparse_kernels::StripLayout;
 use sparse_kernels::cpu::Cpu;
-use trainer::config::{Method, TrainConfig};
+use trainer::config::{Format, Method, TrainConfig};
 use trainer::models::{Architecture, Initialization, Network, Sparsification};
 use trainer::training::{self, StepOptions, Trainer};
 
@@ -20,15 +20,22 @@ fn memory_follows_density() {
     let cpu = Cpu::new(2, None).unwrap();
     let mut report = Vec::new();
     for density in [0.2, 0.1, 0.05, 0.02] {
-        for method in [Method::Static, Method::Set, Method::Rigl] {
+        for (method, format) in [
+            (Method::Static, Format::Csr),
+            (Method::Set, Format::Csr),
+            (Method::Rigl, Format::Csr),
+            (Method::Rigl, Format::Bsr([4, 4])),
+            (Method::Set, Format::Bsr([16, 8])),
+        ] {
             let model = "768-1536-1536-10".parse().unwrap();
-            let config = TrainConfig { model, method, density, update_interval: 5, ..TrainConfig::default() };
+            let config = TrainConfig { model, method, format, density, update_interval: 5, ..TrainConfig::default() };
             let architecture = Architecture::of(&config.model);
             let dense_bytes = 4 * 1536 * 1536;
+            let method_name = method;
 
             let before = live_bytes();
             let densities = Sparsification::of(&config).solve(&architecture).unwrap();
-            let initialization = Initialization { init: config.init, seed: 0 };
+            let initialization = Initialization { format, init: config.init, seed: 0 };
             let mut network = Network::new(&cpu, &architecture, &densities, initialization).unwrap();
             let optimizer = training::optimizer(&config, &cpu, &mut network).unwrap();
             let (method, _) = training::method(&config, 60).unwrap();
@@ -49,8 +56,8 @@ fn memory_follows_density() {
             let largest = training.largest_bytes;
             // Lists of positions of one layer's entries are the largest things; a tile of growth is 128 KiB.
             let largest_allowed = (12 * nnz_of_largest_layer).max(400 << 10);
-            assert!(largest <= largest_allowed, "{:?} {density}: a buffer of {largest} bytes", config.method);
-            assert!(largest < dense_bytes / 2, "{:?} {density}: a buffer of {largest} bytes", config.method);
+            assert!(largest <= largest_allowed, "{method_name} {format} {density}: a buffer of {largest} bytes");
+            assert!(largest < dense_bytes / 2, "{method_name} {format} {density}: a buffer of {largest} bytes");
             let after_all = live_bytes();
             // Updates change the numbers of chunks and blocks a little, not more.
             assert!(after_all < after_first + after_first / 50, "{after_first} to {after_all}");
@@ -60,7 +67,7 @@ fn memory_follows_density() {
             let activations = 4 * 32 * features + images.len() * 4 + 12 * (1536 + 1536 + 10);
             let held = after_all - before;
             let per_nonzero = (held as f64 - activations as f64) / nnz as f64;
-            report.push(format!("{:?} {density}: {per_nonzero:.1} bytes per nonzero", config.method));
+            report.push(format!("{method_name} {format} {density}: {per_nonzero:.1} bytes per nonzero"));
             assert!(per_nonzero <= BYTES_PER_NONZERO, "{}", report.join("\n"));
         }
     }

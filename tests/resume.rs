@@ -129,6 +129,19 @@ fn interrupted_runs_save_and_go_on() {
     }
 }
 
+#[test]
+fn runs_in_blocks_are_interrupted_and_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, out] = ["whole", "interrupted"].map(|name| folder.path().join(name));
+    let args = format!("{RUN} --format bsr8x4");
+    run(&format!("{args} --out {}", whole.display()));
+    let child = start_and_wait(&format!("{args} --threads 2 --out {}", out.display()), &out);
+    signal(&child, "-INT");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    run(&format!("--resume {} --threads 1", out.display()));
+    assert!(result(&out) == result(&whole));
+}
+
 /// While the step is measured at the end, nothing looks for a first interrupt; a second one stops at once.
 #[test]
 fn a_second_interrupt_stops_at_once() {
@@ -298,6 +311,7 @@ fn a_run_is_not_gone_on_with_as_another() {
     let config = small.join("config.toml");
     let config = config.to_str().unwrap();
     refused(format!("{} --density 0.5", resume(&small)), 2, &["--density", "cannot be changed", config]);
+    refused(format!("{} --format bsr4x4", resume(&small)), 2, &["--format", "cannot be changed"]);
     refused(format!("{} --out b", resume(&small)), 2, &["--out", "cannot be changed"]);
     refused(format!("{} --config a.toml", resume(&small)), 2, &["--resume", "--config"]);
     refused(resume(&folder.path().join("none")), 2, &["none", "holds no run", "config.toml"]);

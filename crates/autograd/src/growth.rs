@@ -10,9 +10,10 @@ use crate::ParameterId;
 /// A parameter for which the next backward pass finds candidates for growth instead of a gradient.
 #[derive(Debug, Clone)]
 pub struct GrowthRequest {
-    /// The parameter, a sparse one.
+    /// The parameter, a sparse or block-sparse one.
     pub parameter: ParameterId,
-    /// Positions that are not candidates: those that the update keeps.
+    /// Positions that are not candidates: those that the update keeps. Of a block-sparse parameter they are blocks, and so
+    /// are the candidates.
     pub exclude: Arc<CsrPattern>,
     /// How many to find.
     pub count: usize,

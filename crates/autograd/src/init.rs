@@ -4,8 +4,8 @@
 //! layer starts with the same number at a position as the dense one of the same key, up to the row's scale, whatever
 //! else its pattern holds.
 
-use sparse_kernels::CsrPattern;
 use sparse_kernels::random::Key;
+use sparse_kernels::{BsrPattern, CsrPattern};
 
 /// Distribution of initial weights. `fan_in` and `fan_out` are those of [`FanIn`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,26 @@ impl Initializer {
             let scale = self.scale(nrows, ncols, fan_in);
             let first = row as u64 * ncols as u64;
             values.extend(columns.iter().map(|&column| self.draw(scale, key, first + u64::from(column))));
+        }
+        values
+    }
+
+    /// The values of a block-sparse matrix, in storage order: those that [`Initializer::sparse`] draws at the same
+    /// positions, and 0 in padding. A row's stored entries are those of its blocks, padding not counted.
+    ///
+    /// # Cost
+    /// O(nrows + nnz).
+    pub fn block_sparse(self, pattern: &BsrPattern, fan_in: FanIn, key: Key) -> Vec<f32> {
+        let (nrows, ncols) = (pattern.nrows(), pattern.ncols());
+        let (mut values, mut stored) = (vec![0.0; pattern.nnz()], vec![0; nrows]);
+        pattern.entries().for_each(|e| stored[e.row] += 1);
+        let scale = |stored| match fan_in {
+            FanIn::Dense => self.scale(nrows, ncols, ncols),
+            FanIn::Sparse => self.scale(nrows, ncols, stored),
+        };
+        let scales: Vec<f32> = stored.into_iter().map(scale).collect();
+        for e in pattern.entries() {
+            values[e.position] = self.draw(scales[e.row], key, e.row as u64 * ncols as u64 + e.column as u64);
         }
         values
     }
@@ -99,6 +119,27 @@ mod tests {
             for (i, (scaled, dense)) in scaled.iter().zip(&expected).enumerate() {
                 let factor = (4.0 / if i < 2 { 2.0f32 } else { 3.0 }).sqrt();
                 assert!((scaled - dense * factor).abs() <= 1e-6 * scaled.abs());
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_have_the_values_of_their_positions() {
+        let key = Key::new(1).with_name("layer");
+        for block_size in [[1, 1], [2, 2], [4, 8]] {
+            let grid = [5usize.div_ceil(block_size[0]), 7usize.div_ceil(block_size[1])];
+            let stored = (0..grid[0] as u32).map(|row| (row, row % grid[1] as u32)).collect();
+            let blocks = CsrPattern::from_positions(grid[0], grid[1], stored).unwrap();
+            let pattern = BsrPattern::from_blocks(5, 7, block_size, blocks.into()).unwrap();
+            let (csr, positions) = pattern.to_csr();
+            for initializer in ALL {
+                for fan_in in [FanIn::Dense, FanIn::Sparse] {
+                    let mut values = initializer.block_sparse(&pattern, fan_in, key);
+                    let drawn: Vec<f32> = positions.iter().map(|&p| values[p as usize]).collect();
+                    assert_eq!(drawn, initializer.sparse(&csr, fan_in, key));
+                    positions.iter().for_each(|&p| values[p as usize] = 0.0);
+                    assert!(values.iter().all(|&v| v == 0.0), "padding holds numbers");
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sparse_kernels::{Backend, CsrPattern, ShapeError, SparseMatrix};
+use sparse_kernels::{Backend, BlockMatrix, BsrPattern, CsrPattern, ShapeError, SparseMatrix};
 
 use crate::Error;
 
@@ -22,6 +22,9 @@ impl ParameterId {
 pub enum ParameterValue<B: Backend> {
     /// A sparse matrix.
     Sparse(SparseMatrix<B>),
+    /// A block-sparse matrix. Values, gradient and slots are of the stored blocks, padding included; it is 0 in all of
+    /// them, and optimizers keep it so.
+    BlockSparse(BlockMatrix<B>),
     /// A dense matrix, row-major.
     Dense {
         /// `nrows · ncols` values.
@@ -40,6 +43,7 @@ impl<B: Backend> ParameterValue<B> {
     pub fn values(&self) -> &B::Buffer {
         match self {
             ParameterValue::Sparse(matrix) => &matrix.values,
+            ParameterValue::BlockSparse(matrix) => &matrix.values,
             ParameterValue::Dense { values, .. } | ParameterValue::Vector(values) => values,
         }
     }
@@ -47,6 +51,7 @@ impl<B: Backend> ParameterValue<B> {
     pub(crate) fn values_mut(&mut self) -> &mut B::Buffer {
         match self {
             ParameterValue::Sparse(matrix) => &mut matrix.values,
+            ParameterValue::BlockSparse(matrix) => &mut matrix.values,
             ParameterValue::Dense { values, .. } | ParameterValue::Vector(values) => values,
         }
     }
@@ -62,6 +67,7 @@ impl<B: Backend> ParameterValue<B> {
     fn kind(&self) -> &'static str {
         match self {
             ParameterValue::Sparse(_) => "sparse matrix",
+            ParameterValue::BlockSparse(_) => "block-sparse matrix",
             ParameterValue::Dense { .. } => "dense matrix",
             ParameterValue::Vector(_) => "vector",
         }
@@ -135,7 +141,7 @@ pub struct ParameterBytes {
     pub gradient: usize,
     /// Optimizer slots.
     pub slots: usize,
-    /// The pattern's row offsets and column indices.
+    /// The pattern's row offsets and column indices, of blocks for a block-sparse matrix.
     pub pattern: usize,
     /// The plan, beside the pattern.
     pub plan: usize,
@@ -186,6 +192,11 @@ impl<B: Backend> Parameters<B> {
     /// Adds a sparse matrix.
     pub fn add_sparse(&mut self, name: impl Into<String>, matrix: SparseMatrix<B>) -> ParameterId {
         self.add(name.into(), ParameterValue::Sparse(matrix))
+    }
+
+    /// Adds a block-sparse matrix. Its padding must be 0, as [`sparse_kernels::Bsr`] makes it.
+    pub fn add_block_sparse(&mut self, name: impl Into<String>, matrix: BlockMatrix<B>) -> ParameterId {
+        self.add(name.into(), ParameterValue::BlockSparse(matrix))
     }
 
     /// Adds a dense matrix, row-major.
@@ -256,6 +267,26 @@ impl<B: Backend> Parameters<B> {
         }
     }
 
+    /// The pattern of a block-sparse parameter; none for others.
+    ///
+    /// # Panics
+    /// As [`Parameters::get`].
+    pub fn block_pattern<'a>(&'a self, backend: &B, id: ParameterId) -> Option<&'a Arc<BsrPattern>> {
+        match &self.get(id).value {
+            ParameterValue::BlockSparse(matrix) => Some(backend.block_pattern(&matrix.plan)),
+            _ => None,
+        }
+    }
+
+    /// What a topology update replaces: the pattern of a sparse parameter, the pattern of the blocks of a block-sparse
+    /// one; none for others.
+    ///
+    /// # Panics
+    /// As [`Parameters::get`].
+    pub fn topology<'a>(&'a self, backend: &B, id: ParameterId) -> Option<&'a Arc<CsrPattern>> {
+        self.pattern(backend, id).or_else(|| self.block_pattern(backend, id).map(|pattern| pattern.blocks()))
+    }
+
     fn entry(&mut self, op: &'static str, id: ParameterId) -> Result<&mut Parameter<B>, Error> {
         self.list.get_mut(id.0).ok_or_else(|| missing(op, "parameter", id.0))
     }
@@ -268,6 +299,24 @@ impl<B: Backend> Parameters<B> {
         let parameter = self.checked(op, id)?;
         match &parameter.value {
             ParameterValue::Sparse(matrix) => Ok(matrix),
+            _ => Err(wrong_kind(op, parameter, "sparse matrix")),
+        }
+    }
+
+    pub(crate) fn block_sparse(&self, op: &'static str, id: ParameterId) -> Result<&BlockMatrix<B>, Error> {
+        let parameter = self.checked(op, id)?;
+        match &parameter.value {
+            ParameterValue::BlockSparse(matrix) => Ok(matrix),
+            _ => Err(wrong_kind(op, parameter, "block-sparse matrix")),
+        }
+    }
+
+    /// Rows and columns of a stored block: 1 and 1 for a sparse parameter. Others have no topology.
+    pub(crate) fn block_size(&self, op: &'static str, backend: &B, id: ParameterId) -> Result<[usize; 2], Error> {
+        let parameter = self.checked(op, id)?;
+        match &parameter.value {
+            ParameterValue::Sparse(_) => Ok([1, 1]),
+            ParameterValue::BlockSparse(matrix) => Ok(backend.block_pattern(&matrix.plan).block_size()),
             _ => Err(wrong_kind(op, parameter, "sparse matrix")),
         }
     }
@@ -326,19 +375,19 @@ impl<B: Backend> Parameters<B> {
         }
     }
 
-    /// Gives a sparse parameter a new pattern: value and every optimizer slot move through one map, the plan is built
-    /// anew with the same options, and the gradient is forgotten.
+    /// Gives a sparse or block-sparse parameter a new topology ([`Parameters::topology`]): value and every optimizer slot
+    /// move through one map, the plan is built anew with the same options, and the gradient is forgotten.
     ///
     /// Entry `e` of the new pattern takes what entry `map[e]` of the old one held, or zero where `map[e]` is
-    /// `u32::MAX`.
+    /// `u32::MAX`. Of a block-sparse parameter an entry is a block, all of whose values move with it.
     ///
     /// # Errors
-    /// If the parameter is not sparse, `map` does not have one element per entry of the new pattern, or points outside
+    /// If the parameter is neither, `map` does not have one element per entry of the new pattern, or points outside
     /// the old one. The parameter then is as it was.
     ///
     /// # Cost
     /// O(m + k + nnz) for the plan, and one gather for the value and each slot; no more than two value arrays are held
-    /// beside the parameter's own.
+    /// beside the parameter's own, and for blocks an index for each value.
     pub fn replace_pattern(
         &mut self,
         backend: &B,
@@ -347,21 +396,34 @@ impl<B: Backend> Parameters<B> {
         map: &[u32],
     ) -> Result<(), Error> {
         const OP: &str = "replace_pattern";
-        let old = self.sparse(OP, id)?;
-        let nnz = pattern.nnz();
-        let old_pattern = backend.pattern(&old.plan);
+        let block_size = self.block_size(OP, backend, id)?;
+        let old_pattern = self.topology(backend, id).expect("what has a block size has a topology");
         for (what, expected, got) in [
             ("number of rows", old_pattern.nrows(), pattern.nrows()),
             ("number of columns", old_pattern.ncols(), pattern.ncols()),
-            ("length of the map", nnz, map.len()),
+            ("length of the map", pattern.nnz(), map.len()),
         ] {
             if expected != got {
                 return Err(ShapeError::Mismatch { op: OP, what, expected, got }.into());
             }
         }
+        let expanded = expand_blocks(map, block_size);
+        let map = expanded.as_deref().unwrap_or(map);
+        let nnz = map.len();
         let mut values = backend.zeros(nnz)?;
-        backend.gather(&old.values, map, &mut values)?;
-        let matrix = SparseMatrix::from_buffer(backend, pattern, values, backend.plan_options(&old.plan))?;
+        let old = &self.get(id).value;
+        backend.gather(old.values(), map, &mut values)?;
+        let value = match old {
+            ParameterValue::BlockSparse(old) => {
+                let (options, old) = (backend.block_plan_options(&old.plan), backend.block_pattern(&old.plan));
+                let pattern = BsrPattern::from_blocks(old.nrows(), old.ncols(), block_size, pattern)?;
+                ParameterValue::BlockSparse(BlockMatrix::from_buffer(backend, Arc::new(pattern), values, options)?)
+            }
+            _ => {
+                let options = backend.plan_options(&self.sparse(OP, id)?.plan);
+                ParameterValue::Sparse(SparseMatrix::from_buffer(backend, pattern, values, options)?)
+            }
+        };
         let parameter = &mut self.list[id.0];
         let mut slots = Vec::with_capacity(parameter.slots.len());
         for (name, slot) in &parameter.slots {
@@ -370,7 +432,7 @@ impl<B: Backend> Parameters<B> {
             slots.push((name.clone(), moved));
         }
         parameter.slots = slots;
-        parameter.value = ParameterValue::Sparse(matrix);
+        parameter.value = value;
         parameter.gradient_written = false;
         parameter.gradient = parameter.gradient.take().filter(|g| backend.len(g) == nnz);
         Ok(())
@@ -434,11 +496,16 @@ impl<B: Backend> Parameters<B> {
             slots: parameter.slots.iter().map(|(_, slot)| size(slot)).sum(),
             ..ParameterBytes::default()
         };
-        if let ParameterValue::Sparse(matrix) = &parameter.value {
-            let pattern = backend.pattern(&matrix.plan);
-            bytes.transposed_values = size(&matrix.transposed_values);
+        if let Some(pattern) = self.topology(backend, id) {
             bytes.pattern = 4 * (pattern.nrows() + 1 + pattern.nnz());
-            bytes.plan = backend.plan_bytes(&matrix.plan);
+        }
+        match &parameter.value {
+            ParameterValue::Sparse(matrix) => {
+                bytes.transposed_values = size(&matrix.transposed_values);
+                bytes.plan = backend.plan_bytes(&matrix.plan);
+            }
+            ParameterValue::BlockSparse(matrix) => bytes.plan = backend.block_plan_bytes(&matrix.plan),
+            ParameterValue::Dense { .. } | ParameterValue::Vector(_) => {}
         }
         bytes
     }
@@ -447,6 +514,17 @@ impl<B: Backend> Parameters<B> {
     pub fn total_bytes(&self, backend: &B) -> ParameterBytes {
         (0..self.list.len()).fold(ParameterBytes::default(), |sum, i| sum + self.bytes(backend, ParameterId(i)))
     }
+}
+
+/// The map of values that a map of blocks stands for; none where a block is one value, and the map is that already.
+fn expand_blocks(map: &[u32], [r, c]: [usize; 2]) -> Option<Vec<u32>> {
+    let size = (r * c) as u32;
+    let value = |block: u32, i: u32| match block {
+        u32::MAX => u32::MAX,
+        // What points outside the old blocks points outside their values: it must not wrap around, nor become a newcomer.
+        _ => block.saturating_mul(size).saturating_add(i).min(u32::MAX - 1),
+    };
+    (size > 1).then(|| map.iter().flat_map(|&block| (0..size).map(move |i| value(block, i))).collect())
 }
 
 fn download<B: Backend>(backend: &B, from: &B::Buffer) -> Result<Vec<f32>, Error> {

@@ -166,8 +166,8 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// the last of them has its output's gradient. Gradients and candidates pass through `reduce`.
     ///
     /// # Errors
-    /// On an evaluation tape, at a second call, if a request is for a parameter that is not sparse, or if the backend
-    /// or `reduce` fails.
+    /// On an evaluation tape, at a second call, if a request is for a parameter that is neither sparse nor block-sparse, or
+    /// if the backend or `reduce` fails.
     ///
     /// # Cost
     /// For each sparse layer `4 · nnz · n` operations (`2 · nnz · n` where the input needs no gradient); with a growth
@@ -204,7 +204,7 @@ impl<'a, B: Backend> Tape<'a, B> {
             return Err(Error::Backward { reason: "it has run on this tape already" });
         }
         for (request, _) in &growth.entries {
-            self.parameters.sparse("growth request", request.parameter)?;
+            self.parameters.block_size("growth request", self.backend, request.parameter)?;
         }
         self.parameters.clear_gradients();
         self.grads.resize_with(self.values.len(), || None);
@@ -474,7 +474,10 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (dy, tape.stored(x.storage))).collect();
         let (wanted, answer) = &mut self.growth.entries[request];
         let wanted = GrowRequest { exclude: &wanted.exclude, count: wanted.count, ties: wanted.ties };
-        let mut candidates = tape.backend.grow(&wanted, &pairs)?;
+        let mut candidates = match tape.parameters.block_pattern(tape.backend, parameter) {
+            Some(pattern) => tape.backend.grow_blocks(pattern.block_size(), &wanted, &pairs)?,
+            None => tape.backend.grow(&wanted, &pairs)?,
+        };
         self.reduce.reduce(tape.backend, parameter, Reduction::Candidates(&mut candidates))?;
         *answer = Some(candidates);
         for (_, dy, x) in uses {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use sparse_kernels::cpu::Cpu;
 use sparse_kernels::random::Key;
+use sparse_kernels::reference;
 use sparse_kernels::{
-    Candidate, CsrPattern, GrowRequest, MatrixRef, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout,
-    Strips,
+    BlockMatrix, Bsr, BsrPattern, Candidate, CsrPattern, GrowRequest, MatrixRef, PlanOptions, SparseLinear,
+    SparseMatrix, Storage, StripLayout, Strips,
 };
 
 use crate::gradcheck::{Objective, gradcheck};
@@ -42,6 +43,20 @@ pub(crate) fn sparse(
     let values = normals(name, pattern.nnz());
     let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose };
     parameters.add_sparse(name, SparseMatrix::new(&cpu(), pattern, &values, options).unwrap())
+}
+
+pub(crate) fn block_sparse(
+    parameters: &mut Parameters<Cpu>,
+    name: &str,
+    [nrows, ncols]: [usize; 2],
+    block_size: [usize; 2],
+    density: f32,
+) -> ParameterId {
+    let blocks = random_pattern(name, nrows.div_ceil(block_size[0]), ncols.div_ceil(block_size[1]), density);
+    let pattern = Arc::new(BsrPattern::from_blocks(nrows, ncols, block_size, blocks).unwrap());
+    let bsr = Bsr::new(pattern.clone(), normals(name, pattern.nnz())).unwrap();
+    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: true };
+    parameters.add_block_sparse(name, BlockMatrix::new(&cpu(), pattern, bsr.values(), options).unwrap())
 }
 
 pub(crate) fn dense(parameters: &mut Parameters<Cpu>, name: &str, nrows: usize, ncols: usize) -> ParameterId {
@@ -338,7 +353,7 @@ fn two_uses(
     let mut tape = Tape::new(&cpu, &mut arena, parameters, Mode::Training);
     let seed = |(x, dy)| {
         let x = tape.input(x, true);
-        (tape.sparse_linear(w, x).unwrap(), dy)
+        (tape.linear(w, x).unwrap(), dy)
     };
     let seeds = x.into_iter().zip(dy).map(seed).collect();
     tape.backward_from(seeds, growth, reduce).unwrap();
@@ -391,6 +406,99 @@ fn growth_over_two_uses_is_growth_over_all_their_lanes() {
             (0..32).map(|n| dy[row as usize * 32 + n] * x[column as usize * 32 + n]).sum()
         };
         assert_eq!(doubled[i], 2.0 * uses.iter().map(dot).sum::<f32>());
+    }
+}
+
+#[test]
+fn growth_of_blocks_is_over_the_grid() {
+    let cpu = cpu();
+    let mut parameters = Parameters::new();
+    let w = block_sparse(&mut parameters, "w", [6, 7], [4, 2], 0.3);
+    let whole = |name: &str, len| normals(name, len).iter().map(|x| (2.0 * x).round()).collect::<Vec<f32>>();
+    let uses = [(whole("x", 7 * 32), whole("dy", 6 * 32))];
+    let exclude = parameters.topology(&cpu, w).unwrap().clone();
+    assert_eq!([exclude.nrows(), exclude.ncols()], [2, 4]);
+    let (count, ties) = (3, Key::new(3));
+    let mut growth = GrowthRequests::new();
+    growth.add(GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties });
+    two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 32);
+    assert!(parameters.get(w).gradient().is_none());
+    let request = GrowRequest { exclude: &exclude, count, ties };
+    let expected = reference::grow_blocks([6, 7], [4, 2], &request, &uses[0].1, &uses[0].0, 32);
+    assert_eq!(growth.take(w).unwrap(), expected);
+    // Without a part in the loss, all blocks score 0.
+    growth.add(GrowthRequest { parameter: w, exclude, count, ties });
+    two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &[], 32);
+    let candidates = growth.take(w).unwrap();
+    assert!(candidates.len() == 3 && candidates.iter().all(|c| c.score == 0.0));
+}
+
+/// Blocks move whole, with their slots; newcomers are 0, and padding stays so under every optimizer.
+#[test]
+fn a_new_pattern_of_blocks_takes_their_values_and_slots_along() {
+    let cpu = cpu();
+    let mut parameters = Parameters::new();
+    // 3 × 5 in blocks of 2 × 4: a grid of 2 × 2, whose last row and column reach beyond the matrix.
+    let old = Arc::new(BsrPattern::new(3, 5, [2, 4], vec![0, 1, 2], vec![0, 1]).unwrap());
+    let values: Vec<f32> = (1..=16).map(|i| i as f32).collect();
+    let bsr = Bsr::new(old.clone(), values.clone()).unwrap();
+    let options = PlanOptions { strip: 32, transpose: true };
+    let matrix = BlockMatrix::new(&cpu, old.clone(), bsr.values(), options).unwrap();
+    let w = parameters.add_block_sparse("w", matrix);
+    let mut adam =
+        Adam::new(AdamOptions { weight_decay: 0.1, ..AdamOptions::default() }, &cpu, &mut parameters).unwrap();
+    parameters.upload_slot(&cpu, w, "first_moment", bsr.values()).unwrap();
+    let bytes = parameters.bytes(&cpu, w);
+    assert_eq!((bytes.values, bytes.slots, bytes.transposed_values, bytes.pattern), (64, 128, 0, 20));
+    assert!(bytes.plan > 0);
+
+    // Keeps the block at (1, 1), drops the one at (0, 0), grows (0, 1) and (1, 0).
+    let new = Arc::new(CsrPattern::new(2, 2, vec![0, 1, 3], vec![1, 0, 1]).unwrap());
+    parameters.replace_pattern(&cpu, w, new.clone(), &[u32::MAX, u32::MAX, 1]).unwrap();
+    assert!(Arc::ptr_eq(parameters.topology(&cpu, w).unwrap(), &new));
+    assert_eq!(parameters.pattern(&cpu, w), None);
+    let mut expected = vec![0.0; 24];
+    expected[16] = values[8]; // (2, 4), the only entry of the last block
+    assert_eq!(parameters.download_values(&cpu, w).unwrap(), expected);
+    assert_eq!(parameters.download_slot(&cpu, w, "first_moment").unwrap(), expected);
+    assert_eq!(parameters.download_slot(&cpu, w, "second_moment").unwrap(), [0.0; 24]);
+
+    // What does not fit is refused, and nothing changes.
+    assert!(parameters.replace_pattern(&cpu, w, new.clone(), &[0, 1]).is_err());
+    assert!(parameters.replace_pattern(&cpu, w, new.clone(), &[0, 1, 3]).is_err());
+    assert!(parameters.replace_pattern(&cpu, w, new.clone(), &[0, 1, u32::MAX - 1]).is_err());
+    let other = Arc::new(CsrPattern::full(3, 5).unwrap());
+    assert!(parameters.replace_pattern(&cpu, w, other, &[u32::MAX; 15]).is_err());
+    assert_eq!(parameters.download_values(&cpu, w).unwrap(), expected);
+
+    let mut sgd = Sgd::new(
+        SgdOptions { momentum: 0.9, nesterov: true, weight_decay: 0.1, ..SgdOptions::default() },
+        &cpu,
+        &mut parameters,
+    )
+    .unwrap();
+    let mut arena = Arena::new();
+    for step in 0..4 {
+        let x = pack(&cpu, &mut arena, StripLayout::sparse(7, 5), &normals("x", 35));
+        let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
+        let x = tape.input(x, true);
+        let y = tape.linear(w, x).unwrap();
+        let mut seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
+        cpu.fill(1.0, &mut seed.data).unwrap();
+        tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce).unwrap();
+        drop(tape);
+        match step % 2 {
+            0 => sgd.step(&cpu, &mut parameters, 0.1).unwrap(),
+            _ => adam.step(&cpu, &mut parameters, 0.1).unwrap(),
+        }
+    }
+    let pattern = parameters.block_pattern(&cpu, w).unwrap().clone();
+    let mut padding = vec![true; pattern.nnz()];
+    pattern.entries().for_each(|e| padding[e.position] = false);
+    let arrays = ["momentum", "first_moment", "second_moment"].map(|s| parameters.download_slot(&cpu, w, s).unwrap());
+    for values in arrays.into_iter().chain([parameters.download_values(&cpu, w).unwrap()]) {
+        let zero: Vec<bool> = values.iter().map(|&v| v == 0.0).collect();
+        assert_eq!(zero, padding, "padding is 0 and nothing else is");
     }
 }
 

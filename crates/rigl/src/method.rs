@@ -81,6 +81,11 @@ pub enum MethodError {
 }
 
 /// What a method sees of the network: the layers whose topology it manages, by index.
+///
+/// A method drops and grows *entries of a pattern*, by one number each. Of an unstructured layer an entry is a weight. Of a
+/// block-sparse layer it is a block: the pattern is that over the grid of blocks, an entry's number the Frobenius norm of
+/// its weights, [`GradientNeed::Growth`] asks for the blocks whose dense gradient has the largest norms, and the map of a
+/// [`LayerUpdate`] moves whole blocks. So every method works with blocks without knowing of them.
 pub trait Layers {
     /// How many layers there are.
     fn len(&self) -> usize;
@@ -93,10 +98,10 @@ pub trait Layers {
     /// A layer's name; random numbers depend on it.
     fn name(&self, layer: usize) -> &str;
 
-    /// A layer's pattern.
+    /// A layer's pattern; that of its blocks, for a block-sparse layer.
     fn pattern(&self, layer: usize) -> &Arc<CsrPattern>;
 
-    /// A layer's weights, in the pattern's order.
+    /// A layer's weights, in the pattern's order; the norms of its blocks, for a block-sparse layer.
     ///
     /// # Errors
     /// If the device fails.
@@ -109,7 +114,7 @@ pub trait Layers {
 /// How the weights of a method are stored and multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightStorage {
-    /// In CSR: time and memory follow density.
+    /// In CSR or BSR: time and memory follow density.
     Sparse,
     /// As dense matrices. They have no pattern, and a training loop hands none of them to the method: its
     /// [`Layers`] are empty.
@@ -123,8 +128,8 @@ pub enum GradientNeed {
     None,
     /// The gradient at the stored entries, for the optimizer.
     Sampled,
-    /// The `count` positions outside `exclude` where the magnitude of the dense gradient is largest: the fields of
-    /// [`sparse_kernels::GrowRequest`].
+    /// The `count` positions outside `exclude` where the magnitude of the dense gradient is largest (its norm in a block, of
+    /// a block-sparse layer): the fields of [`sparse_kernels::GrowRequest`].
     Growth {
         /// Positions that are not candidates.
         exclude: CsrPattern,

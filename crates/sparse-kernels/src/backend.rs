@@ -236,6 +236,23 @@ pub trait SparseLinear: Storage {
     /// `2 · nnz · n` operations.
     fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
 
+    /// `y = act(W · x + bias)`, `act` being ReLU or, without `relu`, nothing: [`SparseLinear::spmm`] whose sums begin with
+    /// the bias and are stored through ReLU, which saves a pass over `y`. Padding lanes of `y` become zero.
+    ///
+    /// # Errors
+    /// If the shapes do not fit; `bias` has one element per row of W.
+    ///
+    /// # Cost
+    /// `2 · nnz · n` operations.
+    fn spmm_bias_relu(
+        &self,
+        w: &SparseMatrix<Self>,
+        bias: &Self::Buffer,
+        relu: bool,
+        x: &Strips<Self>,
+        y: &mut Strips<Self>,
+    ) -> Result<(), BackendError>;
+
     /// `values[e] = Σ_n dy[i, n] · x[j, n]` for every stored entry `e = (i, j)`; dy is `[m, n]`, x is `[k, n]`.
     /// Overwrites, or adds with `accumulate`.
     ///
@@ -297,7 +314,24 @@ impl<B: BlockSparseLinear> BlockMatrix<B> {
         }
         let mut buffer = backend.zeros(values.len())?;
         backend.upload(values, &mut buffer)?;
-        Ok(Self { plan: backend.plan_blocks(pattern, options)?, values: buffer })
+        Self::from_buffer(backend, pattern, buffer, options)
+    }
+
+    /// Plans `pattern` for values that are on the device already.
+    ///
+    /// # Errors
+    /// If there is not one value per stored entry, padding included, or the device has no room.
+    pub fn from_buffer(
+        backend: &B,
+        pattern: Arc<BsrPattern>,
+        values: B::Buffer,
+        options: PlanOptions,
+    ) -> Result<Self, BackendError> {
+        let (nnz, got) = (pattern.nnz(), backend.len(&values));
+        if got != nnz {
+            return Err(crate::FormatError::ValuesLength { nnz, got }.into());
+        }
+        Ok(Self { plan: backend.plan_blocks(pattern, options)?, values })
     }
 }
 
@@ -360,6 +394,28 @@ pub trait BlockSparseLinear: Storage {
         values: &mut Self::Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError>;
+
+    /// The `count` blocks outside `exclude` where the dense gradient `Σ dy · xᵀ`, summed over `pairs` of `(dy, x)`, has the
+    /// largest Frobenius norm (all of them if there are fewer), in order of position. A block whose norm is NaN scores 0;
+    /// of a block that reaches beyond the matrix only what lies inside counts.
+    ///
+    /// `request` speaks of the grid of `r × c` blocks, `[r, c]` being `block_size`: the rows and columns of
+    /// [`GrowRequest::exclude`] are those of the grid, `⌈m / r⌉ × ⌈k / c⌉`, and so are positions, for ties too. A
+    /// candidate's row, column and score are the block's row, its column and its norm.
+    ///
+    /// The dense gradient is computed in tiles and never stored whole.
+    ///
+    /// # Errors
+    /// If the block size is none of [`BsrPattern::BLOCK_SIZES`], or the shapes do not fit.
+    ///
+    /// # Cost
+    /// `2 · m · k · n` operations per pair; memory O(count + tile) per thread.
+    fn grow_blocks(
+        &self,
+        block_size: [usize; 2],
+        request: &GrowRequest<'_>,
+        pairs: &[(&Strips<Self>, &Strips<Self>)],
+    ) -> Result<Vec<Candidate>, BackendError>;
 }
 
 /// Products with a dense weight matrix `W[m, k]`, row-major in a buffer of `m · k`.
@@ -524,12 +580,12 @@ pub trait Optimizer: Storage {
 
 /// Everything that training a fully connected network needs.
 #[cfg(feature = "nn")]
-pub trait Backend: SparseLinear + DenseLinear + Neural + Optimizer {}
+pub trait Backend: SparseLinear + BlockSparseLinear + DenseLinear + Neural + Optimizer {}
 #[cfg(feature = "nn")]
-impl<B: SparseLinear + DenseLinear + Neural + Optimizer> Backend for B {}
+impl<B: SparseLinear + BlockSparseLinear + DenseLinear + Neural + Optimizer> Backend for B {}
 
 /// Everything that the products need.
 #[cfg(not(feature = "nn"))]
-pub trait Backend: SparseLinear + DenseLinear {}
+pub trait Backend: SparseLinear + BlockSparseLinear + DenseLinear {}
 #[cfg(not(feature = "nn"))]
-impl<B: SparseLinear + DenseLinear> Backend for B {}
+impl<B: SparseLinear + BlockSparseLinear + DenseLinear> Backend for B {}

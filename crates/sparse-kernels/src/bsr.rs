@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::pattern::check_size;
-use crate::{CsrPattern, FormatError};
+use crate::{Csr, CsrPattern, FormatError};
 
 /// Which `r × c` blocks of an `nrows × ncols` matrix are stored, in block compressed sparse row order.
 ///
@@ -234,17 +234,104 @@ impl BsrPattern {
         Ok(blocks)
     }
 
+    /// The Frobenius norm of each stored block, `√(Σ value²)`, in the order of the blocks; padding counts like any other
+    /// value, and is 0 in what this crate computes. Sums are in f64: no square of a finite value overflows or vanishes.
+    ///
+    /// # Errors
+    /// [`FormatError::ValuesLength`] unless there is one value per stored entry.
+    pub fn block_norms(&self, values: &[f32]) -> Result<Vec<f32>, FormatError> {
+        self.check_values(values)?;
+        let square = |value: &f32| f64::from(*value) * f64::from(*value);
+        let norm = |block: &[f32]| block.iter().map(square).sum::<f64>().sqrt() as f32;
+        Ok(values.chunks_exact(self.block_size[0] * self.block_size[1]).map(norm).collect())
+    }
+
+    fn check_values(&self, values: &[f32]) -> Result<(), FormatError> {
+        let (nnz, got) = (self.nnz(), values.len());
+        if got == nnz { Ok(()) } else { Err(FormatError::ValuesLength { nnz, got }) }
+    }
+
     /// The whole matrix, row-major, zeros included: for tests and export.
     ///
     /// # Errors
     /// [`FormatError::ValuesLength`] unless there is one value per stored entry.
     pub fn to_dense(&self, values: &[f32]) -> Result<Vec<f32>, FormatError> {
-        if values.len() != self.nnz() {
-            return Err(FormatError::ValuesLength { nnz: self.nnz(), got: values.len() });
-        }
+        self.check_values(values)?;
         let mut dense = vec![0.0; self.nrows * self.ncols];
         self.entries().for_each(|e| dense[e.row * self.ncols + e.column] = values[e.position]);
         Ok(dense)
+    }
+}
+
+/// A block-sparse matrix on the host: a shared [`BsrPattern`] and one value per stored entry, `[nnz_blocks][r][c]`.
+/// Padding is 0.
+///
+/// ```
+/// use std::sync::Arc;
+/// use sparse_kernels::{Bsr, BsrPattern};
+/// // The second block has one column inside the matrix, and one of padding.
+/// let pattern = Arc::new(BsrPattern::new(2, 3, [2, 2], vec![0, 2], vec![0, 1])?);
+/// let w = Bsr::new(pattern, vec![1.0, 2.0, 3.0, 4.0, 5.0, 9.0, 6.0, 9.0])?;
+/// assert_eq!(w.values()[4..], [5.0, 0.0, 6.0, 0.0]);
+/// assert_eq!(w.to_dense(), [1.0, 2.0, 5.0, 3.0, 4.0, 6.0]);
+/// # Ok::<(), sparse_kernels::FormatError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bsr {
+    pattern: Arc<BsrPattern>,
+    values: Vec<f32>,
+}
+
+impl Bsr {
+    /// Joins a pattern and its values, of which those that are padding become 0.
+    ///
+    /// # Errors
+    /// [`FormatError::ValuesLength`] unless there is one value per stored entry, padding included.
+    ///
+    /// # Cost
+    /// O(nrows / r + nnz_blocks), and one pass over the blocks at the edge.
+    pub fn new(pattern: Arc<BsrPattern>, mut values: Vec<f32>) -> Result<Self, FormatError> {
+        pattern.check_values(&values)?;
+        let [r, c] = pattern.block_size;
+        for (block, (block_row, block_col)) in values.chunks_exact_mut(r * c).zip(pattern.blocks.positions()) {
+            let rows = r.min(pattern.nrows - block_row as usize * r);
+            let columns = c.min(pattern.ncols - block_col as usize * c);
+            block[rows * c..].fill(0.0);
+            if columns < c {
+                block.chunks_exact_mut(c).for_each(|row| row[columns..].fill(0.0));
+            }
+        }
+        Ok(Self { pattern, values })
+    }
+
+    /// The pattern.
+    pub fn pattern(&self) -> &Arc<BsrPattern> {
+        &self.pattern
+    }
+
+    /// The stored values, padding included.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The Frobenius norm of each stored block, see [`BsrPattern::block_norms`].
+    pub fn block_norms(&self) -> Vec<f32> {
+        self.pattern.block_norms(&self.values).expect("there is one value per stored entry")
+    }
+
+    /// The same matrix entry by entry, stored zeros of the blocks included, padding not.
+    ///
+    /// # Cost
+    /// O(nrows + nnz).
+    pub fn to_csr(&self) -> Csr<f32> {
+        let (pattern, positions) = self.pattern.to_csr();
+        let values = positions.iter().map(|&position| self.values[position as usize]).collect();
+        Csr::new(Arc::new(pattern), values).expect("there is one position per entry")
+    }
+
+    /// The whole matrix, row-major, zeros included: for tests and export.
+    pub fn to_dense(&self) -> Vec<f32> {
+        self.pattern.to_dense(&self.values).expect("there is one value per stored entry")
     }
 }
 
@@ -306,9 +393,18 @@ mod tests {
                 prop_assert!(block.iter().any(|&v| v != 0.0));
             }
             let (expanded, positions) = bsr.to_csr();
-            let values = positions.iter().map(|&p| blocks[p as usize]).collect();
+            let values: Vec<f32> = positions.iter().map(|&p| blocks[p as usize]).collect();
             prop_assert_eq!(expanded.nnz(), bsr.entries().count());
-            prop_assert_eq!(crate::Csr::new(Arc::new(expanded), values).unwrap().to_dense(), dense);
+            prop_assert_eq!(&crate::Csr::new(Arc::new(expanded), values).unwrap().to_dense(), &dense);
+            // Padding is made 0, whatever is given for it.
+            let mut given = vec![f32::NAN; bsr.nnz()];
+            bsr.entries().for_each(|e| given[e.position] = blocks[e.position]);
+            let host = Bsr::new(Arc::new(bsr.clone()), given).unwrap();
+            prop_assert_eq!(host.values(), &blocks[..]);
+            prop_assert_eq!(&host.to_csr().to_dense(), &dense);
+            let squares: f64 = host.block_norms().iter().map(|&n| f64::from(n).powi(2)).sum();
+            let expected: f64 = dense.iter().map(|&v| f64::from(v).powi(2)).sum();
+            prop_assert!((squares - expected).abs() <= 1e-6 * expected);
         }
     }
 }

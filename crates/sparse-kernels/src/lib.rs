@@ -11,7 +11,7 @@
 //! | transposed SpMM | `dX[k, n] = Wᵀ[k, m] · dY[m, n]` | [`SparseLinear::spmm`] with [`Op::Transpose`] |
 //! | SDDMM | `dW[i, j] = Σ_n dY[i, n] · X[j, n]` at the stored `(i, j)` | [`SparseLinear::sddmm`] |
 //! | streaming growth | the `k` largest `abs(dY · Xᵀ)` outside a pattern | [`SparseLinear::grow`] |
-//! | all three in blocks | the same, with `W` in blocks of `r × c` ([`BsrPattern`]) | [`BlockSparseLinear`] |
+//! | all of these in blocks | the same, with `W` in blocks of `r × c` ([`BsrPattern`]); growth by the blocks' norms | [`BlockSparseLinear`] |
 //! | GEMM | the same three products with a dense `W` | [`DenseLinear`] |
 //!
 //! # Row-major operands
@@ -46,8 +46,7 @@
 //! | SpMM, transposed SpMM | BSR | scalar, AVX2, AVX-512 | – | – |
 //! | SDDMM | CSR | scalar, AVX2, AVX-512 | converted | – |
 //! | SDDMM | BSR | scalar, AVX2, AVX-512 | – | – |
-//! | streaming growth | CSR | crate `gemm` | – | – |
-//! | streaming growth | BSR | – | – | – |
+//! | streaming growth | CSR, BSR | scalar, AVX2, AVX-512 | – | – |
 //! | GEMM | dense | crate `gemm` | converted | – |
 //! | GEMM, 1 to 8 lanes | dense | scalar, AVX2, AVX-512 | converted | – |
 //! | convolution | CSR, BSR, dense | – | – | – |
@@ -77,7 +76,7 @@ pub use backend::{
     Backend, BlockMatrix, BlockSparseLinear, Candidate, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear,
     SparseMatrix, Storage,
 };
-pub use bsr::{BlockEntry, BsrPattern};
+pub use bsr::{BlockEntry, Bsr, BsrPattern};
 pub use csr::Csr;
 pub use dense::{MatrixMut, MatrixRef, StripLayout, Strips};
 pub use element::Element;

@@ -10,11 +10,11 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use sparse_kernels::BackendError;
 use sparse_kernels::cpu::{Cpu, IsaName};
-use sparse_kernels::{BackendError, BsrPattern};
 
 use crate::config::{
-    DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Init, LayerRule, LrSchedule, Method,
+    DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Format, Init, LayerRule, LrSchedule, Method,
     ModelName, OptimizerKind, UpdateSemantics, available_threads, complement, parse_density,
 };
 use crate::models::Sparsification;
@@ -149,6 +149,11 @@ pub struct TrainOptions {
     /// last match counts
     #[arg(long, value_name = "PATTERN=DENSITY", action = clap::ArgAction::Append, help_heading = SPARSITY)]
     pub density_override: Option<Vec<DensityOverride>>,
+    /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...), which
+    /// compute faster and are dropped and grown whole; a layer has the nearest number of blocks to its density, at least
+    /// one [default: csr]
+    #[arg(long, value_name = "csr|bsrRxC", help_heading = SPARSITY)]
+    pub format: Option<Format>,
     /// What the deviation of initial weights follows [default: dense-fan-in]
     #[arg(long, value_enum, help_heading = SPARSITY)]
     pub init: Option<Init>,
@@ -268,6 +273,9 @@ pub struct PlanArgs {
     /// How it is spread.
     #[command(flatten)]
     pub spread: SpreadArgs,
+    /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...)
+    #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]
+    pub format: Format,
     /// Steps from one topology update to the next; decides the operations of training
     #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub update_interval: u64,
@@ -311,11 +319,12 @@ pub struct SpreadArgs {
 }
 
 impl SpreadArgs {
-    /// `density` of a network of this method, spread as asked for.
-    pub fn sparsification(&self, method: Method, density: f64) -> Sparsification {
+    /// `density` of a network of this method, spread as asked for and stored in this format.
+    pub fn sparsification(&self, method: Method, density: f64, format: Format) -> Sparsification {
         Sparsification {
             method,
             density,
+            format,
             distribution: self.distribution,
             erk_power: self.erk_power,
             layer_rule: self.layer_rule,
@@ -501,6 +510,9 @@ pub struct BenchStepArgs {
     /// How the density is spread over the layers
     #[arg(long, value_enum, default_value_t = Distribution::Erk)]
     pub distribution: Distribution,
+    /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...)
+    #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]
+    pub format: Format,
     /// Measure in this process and print the raw numbers: how the command calls itself, once for each density
     #[arg(long, hide = true)]
     pub worker: bool,
@@ -553,42 +565,8 @@ pub enum KernelOp {
     SpmmT,
     /// dW = dY · Xᵀ at the stored entries, the gradient of the weights.
     Sddmm,
-    /// The largest entries of dY · Xᵀ among those that are not stored: a growth step of RigL.
+    /// The largest entries (with bsrRxC: blocks) of dY · Xᵀ among those that are not stored: a growth step of RigL.
     Grow,
-}
-
-/// How a sparse matrix is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Compressed sparse rows.
-    Csr,
-    /// Compressed sparse rows of blocks, with the rows and columns of a block.
-    Bsr([usize; 2]),
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "csr" {
-            return Ok(Self::Csr);
-        }
-        // As it is printed, so that bsr04x4 is no second name.
-        let sizes = BsrPattern::BLOCK_SIZES;
-        let mut formats = sizes.into_iter().flat_map(|r| sizes.into_iter().map(move |c| Self::Bsr([r, c])));
-        formats
-            .find(|format| format.to_string() == text)
-            .ok_or_else(|| "it must be csr, or bsrRxC with R and C of 1, 2, 4, 8 or 16, such as bsr4x4".to_owned())
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Csr => f.write_str("csr"),
-            Self::Bsr([r, c]) => write!(f, "bsr{r}x{c}"),
-        }
-    }
 }
 
 /// Type of the stored numbers.
@@ -781,6 +759,9 @@ mod tests {
             ("bench kernel --op conv_forward", &["--op", "spmm, spmm_t, sddmm, grow"]),
             ("bench kernel --isa neon", &["--isa", "auto, scalar, avx2, avx512"]),
             ("bench kernel --format bsr3x4", &["--format", "csr", "bsr4x4", "16"]),
+            ("train --format bsr3x3", &["--format", "bsr3x3", "csr", "1, 2, 4, 8 or 16"]),
+            ("plan --format bsr", &["--format", "bsr4x4"]),
+            ("bench step --format 8x8", &["--format", "bsr4x4"]),
             ("bench kernel --dtype f16", &["--dtype", "f32"]),
             ("bench kernel --shape 3x4", &["--shape", "MxKxN"]),
             ("bench kernel --pattern diagonal", &["--pattern", "banded", ".smtx"]),

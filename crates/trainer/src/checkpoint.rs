@@ -3,10 +3,11 @@
 //! | tensor | name |
 //! | --- | --- |
 //! | sparse weight | `<layer>.weight.crow_indices`, `<layer>.weight.col_indices` (u32), `<layer>.weight.values` (f32) |
+//! | block-sparse weight | the same, of blocks; values have the shape `[blocks, r, c]`, which tells it from a sparse weight |
 //! | dense weight, bias | `<layer>.weight`, `<layer>.bias` |
 //! | optimizer slot, on the weight's pattern | `<layer>.weight.<slot>`, `<layer>.bias.<slot>` |
 //!
-//! The names of a sparse weight are those of PyTorch's CSR tensors. The same state gives the same bytes: tensors are
+//! The names of a sparse weight are those of PyTorch's CSR and BSR tensors. The same state gives the same bytes: tensors are
 //! written in a fixed order, and all metadata is one JSON text with sorted keys and no spaces under one key, because
 //! the format's own metadata map has no fixed order:
 //!

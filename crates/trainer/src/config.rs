@@ -12,6 +12,7 @@ use std::{fs, io};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use sparse_kernels::BsrPattern;
 
 use crate::args::{TrainArgs, TrainOptions};
 use crate::checkpoint::CheckpointError;
@@ -238,6 +239,41 @@ impl FromStr for Device {
     }
 }
 
+/// How a sparse matrix is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Format {
+    /// Compressed sparse rows.
+    Csr,
+    /// Compressed sparse rows of blocks, with the rows and columns of a block.
+    Bsr([usize; 2]),
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "csr" {
+            return Ok(Self::Csr);
+        }
+        // As it is printed, so that bsr04x4 is no second name.
+        let sizes = BsrPattern::BLOCK_SIZES;
+        let mut formats = sizes.into_iter().flat_map(|r| sizes.into_iter().map(move |c| Self::Bsr([r, c])));
+        formats
+            .find(|format| format.to_string() == text)
+            .ok_or_else(|| "it must be csr, or bsrRxC with R and C of 1, 2, 4, 8 or 16, such as bsr4x4".to_owned())
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Csr => f.pad("csr"),
+            Self::Bsr([r, c]) => f.pad(&format!("bsr{r}x{c}")),
+        }
+    }
+}
+
 /// A network by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -335,7 +371,7 @@ macro_rules! serde_through_text {
         }
     )+};
 }
-serde_through_text!(Device, ModelName, DensityOverride);
+serde_through_text!(Device, Format, ModelName, DensityOverride);
 
 const DENSITY_RULE: &str = "above 0 and at most 1 (density is the share of weights that exist)";
 
@@ -382,6 +418,8 @@ pub struct TrainConfig {
     pub layer_rule: LayerRule,
     /// Densities of single layers.
     pub density_override: Vec<DensityOverride>,
+    /// How sparse layers are stored. Blocks are dropped and grown whole.
+    pub format: Format,
 
     /// Steps between topology updates.
     pub update_interval: u64,
@@ -466,6 +504,7 @@ impl Default for TrainConfig {
             erk_power: 1.0,
             layer_rule: LayerRule::Distribution,
             density_override: Vec::new(),
+            format: Format::Csr,
             update_interval: 100,
             drop_fraction: 0.3,
             drop_schedule: DropSchedule::Cosine,
@@ -542,6 +581,7 @@ impl TrainConfig {
                 return Err(ConfigError::InitFrom(CheckpointError::mismatch(what, model.name(), &config.model)));
             }
             config.density = model.density();
+            config.format = model.format();
             // The run's own settings must find it from any folder.
             config.init_from = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
         }
@@ -693,6 +733,7 @@ impl TrainConfig {
                 "a new network of a sparse method, --layer-rule distribution and --distribution erk",
             ),
             ("density-override", given.density_override.is_some(), sparse, needs_sparse),
+            ("format", given.format.is_some(), sparse, needs_sparse),
             ("init", given.init.is_some(), sparse, "a new network of a sparse method: else both choices are the same"),
             ("update-interval", given.update_interval.is_some(), updates, needs_updates),
             ("drop-fraction", given.drop_fraction.is_some(), updates, needs_updates),
@@ -913,6 +954,7 @@ mod tests {
         let wrong_type = message("seed = 1\nlr = 'fast'");
         assert!(wrong_type.contains("line 2") && wrong_type.contains("lr = 'fast'"), "{wrong_type}");
         assert!(message("optimizer = 'lion'").contains("expected one of `sgd`, `adam`, `adamw`"));
+        assert!(message("format = 'bsr3x3'").contains("bsrRxC with R and C of 1, 2, 4, 8 or 16"));
         assert!(message("device = 'gpu:0'").contains("this build has only the device cpu"));
         assert!(message("model = 'resnet'").contains("784-300-100-10"));
         assert!(message("density-override = ['fc1=2']").contains("a density must be"));
@@ -929,6 +971,7 @@ mod tests {
         for line in [
             "--method dense --density 0.1",
             "--method dense --init sparse-fan-in",
+            "--method dense --format bsr4x4",
             "--method static --drop-fraction 0.2",
             "--drop-exponent 2",
             "--distribution uniform --erk-power 0.5",
@@ -965,6 +1008,7 @@ mod tests {
     fn a_configuration_survives_its_file() {
         for line in [
             "--out somewhere",
+            "--format bsr16x1 --epochs 2",
             "--steps 70 --sparsity 0.95 --optimizer adam --seed 9223372036854775807 --threads 3",
             "--method dense --data mnist --data-dir /data --lr-schedule step --lr-milestones 10,20",
             "--density-override fc1=0.05 --density-override *=1 --drop-schedule inverse-power --begin-step 5 --json",

@@ -226,8 +226,10 @@ impl<'a> Run<'a> {
         if let Some(checkpoint) = checkpoint {
             let state: RunState = checkpoint.section("run")?;
             let config = self.parts.config.fingerprint();
+            // A setting that a checkpoint does not know is younger than it; it was saved by what is the default now.
+            let defaults = TrainConfig::default().fingerprint();
             for (key, expected) in config.as_object().into_iter().flatten() {
-                let got = state.config.get(key).unwrap_or(&Value::Null);
+                let got = state.config.get(key).or(defaults.get(key)).unwrap_or(&Value::Null);
                 if got != expected {
                     return Err(CheckpointError::mismatch(format!("the setting {key}"), got, expected).into());
                 }

@@ -14,7 +14,7 @@ use sparse_kernels::{Backend, StripLayout};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::config::{self, LrSchedule, OptimizerKind, TrainConfig, UpdateSemantics};
-use crate::models::{Architecture, ModelInput, Network, StoredModel, StoredWeight};
+use crate::models::{Architecture, ModelInput, Network, StoredModel};
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -233,7 +233,7 @@ impl<'b, B: Backend> Evaluator<'b, B> {
 /// # let cpu = sparse_kernels::cpu::Cpu::new(1, None)?;
 /// # let architecture = Architecture::of(&config.model);
 /// # let densities = Sparsification::of(&config).solve(&architecture)?;
-/// # let initialization = Initialization { init: config.init, seed: config.seed };
+/// # let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
 /// # let mut network = Network::new(&cpu, &architecture, &densities, initialization)?;
 /// # let optimizer = training::optimizer(&config, &cpu, &mut network)?;
 /// # let (method, _) = training::method(&config, 100)?;
@@ -394,11 +394,10 @@ impl<'b, B: Backend> Trainer<'b, B> {
             return Err(CheckpointError::mismatch("the model", stored.name(), expected).into());
         }
         for (layer, stored) in self.network.layers.iter().zip(&stored.layers) {
-            let storage = |sparse| if sparse { "sparse" } else { "dense" };
-            let sparse = matches!(stored.weight, StoredWeight::Sparse(_));
-            if sparse != layer.sparse {
+            let (got, expected) = (stored.weight.storage(), self.network.storage(self.backend, layer));
+            if got != expected {
                 let what = format!("the storage of layer {}", layer.name);
-                return Err(CheckpointError::mismatch(what, storage(sparse), storage(layer.sparse)).into());
+                return Err(CheckpointError::mismatch(what, got, expected).into());
             }
             for (parameter, length) in [("weight", stored.weight.nnz()), ("bias", stored.bias.len())] {
                 for slot in self.optimizer.slots() {
@@ -413,10 +412,10 @@ impl<'b, B: Backend> Trainer<'b, B> {
         }
         self.method.restore(&state.method)?;
         for (layer, stored) in self.network.layers.iter().zip(&stored.layers) {
-            if let StoredWeight::Sparse(csr) = &stored.weight {
-                let map = vec![u32::MAX; csr.pattern().nnz()];
+            if let Some(topology) = stored.weight.topology() {
+                let map = vec![u32::MAX; topology.nnz()];
                 let parameters = &mut self.network.parameters;
-                parameters.replace_pattern(self.backend, layer.weight, csr.pattern().clone(), &map)?;
+                parameters.replace_pattern(self.backend, layer.weight, topology.clone(), &map)?;
             }
             let parameters = &mut self.network.parameters;
             parameters.upload_values(self.backend, layer.weight, stored.weight.values())?;
@@ -475,13 +474,14 @@ impl<'b, B: Backend> Trainer<'b, B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Format;
     use crate::models::{Initialization, Sparsification};
     use sparse_kernels::cpu::Cpu;
 
     fn trainer<'b>(cpu: &'b Cpu, config: &TrainConfig, total_steps: u64) -> Trainer<'b, Cpu> {
         let architecture = Architecture::of(&config.model);
         let densities = Sparsification::of(config).solve(&architecture).unwrap();
-        let initialization = Initialization { init: config.init, seed: config.seed };
+        let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
         let mut network = Network::new(cpu, &architecture, &densities, initialization).unwrap();
         let optimizer = optimizer(config, cpu, &mut network).unwrap();
         let (method, _) = method(config, total_steps).unwrap();
@@ -509,11 +509,88 @@ mod tests {
         (images, labels)
     }
 
+    fn topology(trainer: &Trainer<'_, Cpu>, cpu: &Cpu) -> Vec<sparse_kernels::CsrPattern> {
+        let Network { parameters, layers, .. } = &trainer.network;
+        layers.iter().filter_map(|l| parameters.topology(cpu, l.weight).map(|t| (**t).clone())).collect()
+    }
+
+    /// In weights and slots.
+    fn assert_padding_is_zero(trainer: &Trainer<'_, Cpu>, cpu: &Cpu) {
+        let parameters = &trainer.network.parameters;
+        for layer in &trainer.network.layers {
+            let Some(pattern) = parameters.block_pattern(cpu, layer.weight) else { continue };
+            let slots =
+                trainer.optimizer.slots().iter().map(|s| parameters.download_slot(cpu, layer.weight, s).unwrap());
+            for mut values in slots.chain([parameters.download_values(cpu, layer.weight).unwrap()]) {
+                assert!(values.iter().any(|&v| v != 0.0));
+                pattern.entries().for_each(|e| values[e.position] = 0.0);
+                assert!(values.iter().all(|&v| v == 0.0), "padding of {} holds numbers", layer.name);
+            }
+        }
+    }
+
+    /// An update moves blocks whole, by their norms, and new ones start at zero.
+    #[test]
+    fn new_blocks_start_at_zero() {
+        for method in [config::Method::Set, config::Method::Rigl] {
+            let format = Format::Bsr([2, 4]);
+            let (cpu, config) = (Cpu::new(1, None).unwrap(), TrainConfig { format, ..config(method) });
+            let mut trainer = trainer(&cpu, &config, 40);
+            let layout = StripLayout::sparse(10, 20);
+            let (images, labels) = batch(layout, 0);
+            let read = |trainer: &Trainer<'_, Cpu>| {
+                let parameters = &trainer.network.parameters;
+                let read = |l: &crate::models::Layer| {
+                    let pattern = parameters.block_pattern(&cpu, l.weight)?.clone();
+                    let slot = parameters.download_slot(&cpu, l.weight, "momentum").unwrap();
+                    Some((pattern, parameters.download_values(&cpu, l.weight).unwrap(), slot))
+                };
+                trainer.network.layers.iter().filter_map(read).collect::<Vec<_>>()
+            };
+            let (mut grown, mut moved) = (0, 0);
+            for _ in 0..12 {
+                let before = read(&trainer);
+                if trainer.train_batch(layout, &images, &labels).unwrap().optimizer_stepped {
+                    continue;
+                }
+                for ((old, old_values, old_slot), (new, values, slot)) in before.iter().zip(read(&trainer)) {
+                    let place = |position| old.blocks().positions().position(|p| p == position);
+                    let norms = old.block_norms(old_values).unwrap();
+                    let mut kept = vec![false; old.nnz_blocks()];
+                    for (block, position) in new.blocks().positions().enumerate() {
+                        let (from, part) = (place(position), block * 8..block * 8 + 8);
+                        let expected = |all: &[f32]| from.map_or(vec![0.0; 8], |b| all[b * 8..b * 8 + 8].to_vec());
+                        assert_eq!(values[part.clone()], expected(old_values));
+                        assert_eq!(slot[part], expected(old_slot));
+                        from.map_or_else(|| grown += 1, |b| kept[b] = true);
+                        moved += usize::from(from.is_some_and(|b| b != block));
+                    }
+                    // Smaller than what is gone is only what was dropped, too, and grown again: of three tenths at most.
+                    let of = |is_kept: bool| norms.iter().zip(&kept).filter(move |(_, k)| **k == is_kept);
+                    let largest_gone = of(false).map(|(n, _)| *n).fold(0.0, f32::max);
+                    let regrown = of(true).filter(|(n, _)| **n < largest_gone).count();
+                    assert!(10 * regrown <= 3 * old.nnz_blocks(), "{regrown} of {}", old.nnz_blocks());
+                }
+            }
+            assert!(grown > 0 && moved > 0, "{method}: {grown} grown, {moved} moved");
+        }
+    }
+
     #[test]
     fn every_method_learns_and_keeps_its_density() {
-        for method in [config::Method::Dense, config::Method::Static, config::Method::Set, config::Method::Rigl] {
-            let (cpu, config) = (Cpu::new(1, None).unwrap(), config(method));
+        use config::Method::{Dense, Rigl, Set, Static};
+        // Neither side of these blocks divides all layers' sizes.
+        let (csr, bsr) = (Format::Csr, Format::Bsr([4, 8]));
+        for (method, format) in
+            [(Dense, csr), (Static, csr), (Set, csr), (Rigl, csr), (Static, bsr), (Set, bsr), (Rigl, bsr)]
+        {
+            let (cpu, mut config) = (Cpu::new(1, None).unwrap(), TrainConfig { format, ..config(method) });
+            if format == bsr {
+                // Few blocks leave some inputs out, and with them what tells a class.
+                config.density = 0.6;
+            }
             let mut trainer = trainer(&cpu, &config, 60);
+            let first_topology = topology(&trainer, &cpu);
             let layout = StripLayout::new(50, 20, trainer.network.strip(50)).unwrap();
             let before = trainer.network.cost(&cpu);
             let (mut first, mut last) = (f32::NAN, f32::NAN);
@@ -524,8 +601,11 @@ mod tests {
                     first = last;
                 }
             }
-            assert!(last < 0.5 * first, "{method}: {first} to {last}");
+            assert!(last < 0.5 * first, "{method} {format}: {first} to {last}");
             assert_eq!(trainer.network.cost(&cpu), before);
+            let rewired = topology(&trainer, &cpu) != first_topology;
+            assert_eq!(rewired, matches!(method, Set | Rigl), "{method} {format}");
+            assert_padding_is_zero(&trainer, &cpu);
             let (images, labels) = batch(layout, 99);
             assert!(trainer.evaluate_batch(layout, &images, &labels).unwrap().correct > 35);
         }
@@ -562,8 +642,10 @@ mod tests {
     fn a_restored_trainer_goes_on_as_the_saved_one() {
         let cpu = Cpu::new(1, None).unwrap();
         for optimizer in [OptimizerKind::Sgd, OptimizerKind::Adamw] {
-            for method in [config::Method::Dense, config::Method::Static, config::Method::Set, config::Method::Rigl] {
-                let config = TrainConfig { optimizer, lr: 0.01, dropout: 0.2, ..config(method) };
+            use config::Method::{Dense, Rigl, Set, Static};
+            let (csr, bsr) = (Format::Csr, Format::Bsr([4, 8]));
+            for (method, format) in [(Dense, csr), (Static, csr), (Set, csr), (Rigl, csr), (Set, bsr), (Rigl, bsr)] {
+                let config = TrainConfig { format, optimizer, lr: 0.01, dropout: 0.2, ..config(method) };
                 let mut saved = trainer(&cpu, &config, 40);
                 let layout = StripLayout::new(10, 20, saved.network.strip(10)).unwrap();
                 let train = |trainer: &mut Trainer<'_, Cpu>, steps: std::ops::Range<u64>| {
@@ -581,7 +663,7 @@ mod tests {
                 assert_eq!(restored.checkpoint(None).unwrap(), checkpoint);
                 train(&mut saved, 14..25);
                 train(&mut restored, 14..25);
-                assert_eq!(bytes(&saved), bytes(&restored), "{method}");
+                assert_eq!(bytes(&saved), bytes(&restored), "{method} {format}");
             }
         }
     }
@@ -605,7 +687,11 @@ mod tests {
             (TrainConfig { seed: 1, ..rigl.clone() }, "the seed is 1, expected 0"),
             (TrainConfig { optimizer: OptimizerKind::Adam, ..rigl.clone() }, "the optimizer is adam, expected sgd"),
             (TrainConfig { method: config::Method::Set, ..rigl.clone() }, "state of method set"),
-            (TrainConfig { density: 1.0, ..rigl.clone() }, "the storage of layer fc1 is dense, expected sparse"),
+            (TrainConfig { density: 1.0, ..rigl.clone() }, "the storage of layer fc1 is dense, expected csr"),
+            (
+                TrainConfig { format: Format::Bsr([2, 4]), ..rigl.clone() },
+                "the storage of layer fc1 is bsr2x4, expected csr",
+            ),
         ] {
             refused(&trainer(&cpu, &config, 20).checkpoint(None).unwrap(), message);
         }

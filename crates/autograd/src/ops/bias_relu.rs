@@ -20,9 +20,15 @@ impl<B: Backend> Tape<'_, B> {
     /// One pass over X forward, one over Y and dY backward.
     pub fn bias_relu(&mut self, bias: ParameterId, relu: bool, x: Var) -> Result<Var, Error> {
         let storage = self.read_to_overwrite(OP, x, None)?;
-        let (backend, training) = (self.backend, self.mode() == Mode::Training);
+        let backend = self.backend;
         let (strips, parameters) = self.stored_and_parameters(storage);
         backend.bias_relu(parameters.vector(OP, bias)?, relu, strips)?;
+        Ok(self.record_bias_relu(bias, relu, x))
+    }
+
+    /// Notes that bias and ReLU have been done to `x` in place.
+    pub(crate) fn record_bias_relu(&mut self, bias: ParameterId, relu: bool, x: Var) -> Var {
+        let training = self.mode() == Mode::Training;
         let output = self.push_in_place(OP, x, self.layout(x), training);
         let saved = self.save(OP, output, relu.then_some(Need::Sign));
         self.record(x, output, Some(bias), move |pass, mut dy| {
@@ -31,7 +37,7 @@ impl<B: Backend> Tape<'_, B> {
             pass.accumulate(x, dy)?;
             pass.use_done(bias)
         });
-        Ok(output)
+        output
     }
 }
 

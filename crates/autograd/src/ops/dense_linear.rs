@@ -45,15 +45,36 @@ impl<B: Backend> Tape<'_, B> {
         Ok(output)
     }
 
-    /// [`Tape::sparse_linear`] or [`Tape::dense_linear`], as the parameter is.
+    /// [`Tape::sparse_linear`], [`Tape::block_sparse_linear`] or [`Tape::dense_linear`], as the parameter is.
     ///
     /// # Errors
     /// As those.
     pub fn linear(&mut self, weight: ParameterId, x: Var) -> Result<Var, Error> {
-        match self.parameters.sparse(OP, weight) {
-            Ok(_) => self.sparse_linear(weight, x),
-            Err(_) => self.dense_linear(weight, x),
+        if self.parameters.sparse(OP, weight).is_ok() {
+            self.sparse_linear(weight, x)
+        } else if self.parameters.block_sparse(OP, weight).is_ok() {
+            self.block_sparse_linear(weight, x)
+        } else {
+            self.dense_linear(weight, x)
         }
+    }
+
+    /// [`Tape::linear`] and [`Tape::bias_relu`]; in one pass where the weight is sparse.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn linear_bias_relu(
+        &mut self,
+        weight: ParameterId,
+        bias: ParameterId,
+        relu: bool,
+        x: Var,
+    ) -> Result<Var, Error> {
+        if self.parameters.sparse(OP, weight).is_ok() {
+            return self.sparse_linear_bias_relu(weight, bias, relu, x);
+        }
+        let y = self.linear(weight, x)?;
+        self.bias_relu(bias, relu, y)
     }
 }
 

@@ -2,6 +2,7 @@
 //! [`crate::Tape`]; nothing lists them.
 
 mod bias_relu;
+mod block_sparse_linear;
 mod dense_linear;
 mod dropout;
 mod reshape;

@@ -1,9 +1,9 @@
 //! `Y = W · X` with a sparse weight.
 
-use sparse_kernels::{Backend, Op};
+use sparse_kernels::{Backend, Op, SparseMatrix, Strips};
 
 use crate::tape::Need;
-use crate::{Error, ParameterId, ParameterValue, Tape, Var};
+use crate::{Error, ParameterId, ParameterValue, Parameters, Tape, Var};
 
 const OP: &str = "sparse_linear";
 
@@ -20,12 +20,42 @@ impl<B: Backend> Tape<'_, B> {
     /// # Cost
     /// `2 · nnz · n` operations forward, as much again for each of dX and dW.
     pub fn sparse_linear(&mut self, weight: ParameterId, x: Var) -> Result<Var, Error> {
+        self.sparse_product(weight, x, |backend, _, w, x, y| Ok(backend.spmm(Op::NoTranspose, w, x, y)?))
+    }
+
+    /// [`Tape::sparse_linear`] and [`Tape::bias_relu`] in one pass over Y.
+    ///
+    /// # Errors
+    /// As those.
+    ///
+    /// # Cost
+    /// As those, but for the forward pass over Y.
+    pub fn sparse_linear_bias_relu(
+        &mut self,
+        weight: ParameterId,
+        bias: ParameterId,
+        relu: bool,
+        x: Var,
+    ) -> Result<Var, Error> {
+        let y = self.sparse_product(weight, x, |backend, parameters, w, x, y| {
+            Ok(backend.spmm_bias_relu(w, parameters.vector(OP, bias)?, relu, x, y)?)
+        })?;
+        Ok(self.record_bias_relu(bias, relu, y))
+    }
+
+    /// Y by `product` of backend, parameters, W and X, and the backward pass of `Y = W · X`.
+    fn sparse_product(
+        &mut self,
+        weight: ParameterId,
+        x: Var,
+        product: impl FnOnce(&B, &Parameters<B>, &SparseMatrix<B>, &Strips<B>, &mut Strips<B>) -> Result<(), Error>,
+    ) -> Result<Var, Error> {
         let storage = self.read(OP, x)?;
         let nrows = self.backend.pattern(&self.parameters.sparse(OP, weight)?.plan).nrows();
         let layout = self.layout(x);
         let mut y = self.arena.take(self.backend, layout.with_features(nrows))?;
         let w = self.parameters.sparse(OP, weight)?;
-        self.backend.spmm(Op::NoTranspose, w, self.stored(storage), &mut y)?;
+        product(self.backend, self.parameters, w, self.stored(storage), &mut y)?;
         let saved = self.save(OP, x, Some(Need::Exact));
         let output = self.push_output(OP, x, y);
         self.record(x, output, Some(weight), move |pass, dy| {
@@ -51,12 +81,11 @@ impl<B: Backend> Tape<'_, B> {
 
 #[cfg(test)]
 mod tests {
-    use sparse_kernels::StripLayout;
+    use sparse_kernels::{Storage, StripLayout, Strips};
 
     use crate::gradcheck::{Objective, gradcheck};
     use crate::tests::{cpu, normals, sparse};
-    use crate::{Arena, Error, Mode, Parameters, Tape};
-    use sparse_kernels::Storage;
+    use crate::{Arena, Error, GrowthRequests, Mode, NoReduce, Parameters, Tape};
 
     #[test]
     fn gradients_are_those_of_central_differences() {
@@ -69,6 +98,52 @@ mod tests {
                 Ok(Objective::Output(tape.sparse_linear(w, x)?))
             });
             assert!(report.unwrap().max_error() < 1e-4);
+        }
+    }
+
+    fn fill(strips: &mut Strips<sparse_kernels::cpu::Cpu>, name: &str) {
+        let layout = strips.layout;
+        let values = normals(name, layout.features() * layout.lanes());
+        for (i, value) in values.into_iter().enumerate() {
+            strips.data[layout.index(i / layout.lanes(), i % layout.lanes())] = value;
+        }
+    }
+
+    #[test]
+    fn fused_with_bias_and_relu_it_is_the_same() {
+        for (relu, lanes) in [(false, 5), (true, 5), (true, 40)] {
+            let cpu = cpu();
+            let mut parameters = Parameters::new();
+            let w = sparse(&mut parameters, "w", 6, 9, 0.4, true);
+            let bias = parameters.add_vector("bias", cpu.zeros(6).unwrap());
+            parameters.upload_values(&cpu, bias, &[0.5, -0.25, 0.0, 1.0, -3.0, 3.0]).unwrap();
+            // What is summed up differently rounds differently.
+            let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5);
+            let mut results = Vec::new();
+            for fused in [true, false] {
+                let mut arena = Arena::new();
+                let mut x = arena.take(&cpu, StripLayout::sparse(lanes, 9)).unwrap();
+                fill(&mut x, "x");
+                let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
+                let x = tape.input(x, true);
+                let y = if fused {
+                    tape.sparse_linear_bias_relu(w, bias, relu, x).unwrap()
+                } else {
+                    let y = tape.sparse_linear(w, x).unwrap();
+                    tape.bias_relu(bias, relu, y).unwrap()
+                };
+                let mut seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
+                fill(&mut seed, "dy");
+                let output = tape.value(y).unwrap().data.to_vec();
+                tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce).unwrap();
+                let dx = tape.gradient(x).unwrap().data.to_vec();
+                drop(tape);
+                let gradient = |id| parameters.get(id).gradient().unwrap().to_vec();
+                results.push([output, dx, gradient(w), gradient(bias)]);
+            }
+            let [fused, apart] = &results[..] else { unreachable!("two were made") };
+            assert!(fused.iter().zip(apart).all(|(a, b)| near(a, b)), "relu {relu}, {lanes} lanes");
+            assert!(fused[0].iter().any(|&y| y < 0.0) != relu);
         }
     }
 

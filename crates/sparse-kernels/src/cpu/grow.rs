@@ -59,13 +59,13 @@ const TILE_FLOATS: usize = 64 << 10;
 /// Rows of a band: packing costs one part in some 60 of what 1024 rows' products do.
 const BAND_ROWS: usize = 1024;
 /// Vectors of a panel's row. With two, a broadcast of dY serves two multiply-adds.
-const VECTORS: usize = 2;
+pub(super) const VECTORS: usize = 2;
 /// Columns of the pattern in a cache line.
 const LINE: usize = 64 / size_of::<u32>();
 /// Most rows of a group: 12 rows of two vectors leave 8 of 32 registers, 6 rows 4 of 16.
 const MOST_ROWS: usize = 12;
 /// Most lanes of a vector.
-const MOST_LANES: usize = 16;
+pub(super) const MOST_LANES: usize = 16;
 /// Fewest and most positions in a sample.
 const SAMPLE: [usize; 2] = [2 << 10, 16 << 10];
 /// Most positions of a sample that are looked up among the excluded.
@@ -75,13 +75,13 @@ const SAMPLE_GROUPS: usize = 4;
 
 /// Candidates as two floats each.
 #[derive(Default)]
-struct List {
-    scores: Vec<f32>,
+pub(super) struct List {
+    pub scores: Vec<f32>,
     /// `row · PLACE_ROW + column` within the tile: whole numbers below 2^24, which f32 holds exactly, so that vectors of
     /// them take the same operations as scores.
     places: Vec<f32>,
     /// Where each tile's candidates start, and its first row and column. They are in order of position.
-    tiles: Vec<(usize, [u32; 2])>,
+    pub tiles: Vec<(usize, [u32; 2])>,
 }
 
 /// Step of a place from row to row: no tile has more columns.
@@ -147,9 +147,9 @@ impl List {
 
 /// The total order of candidates: larger score, then smaller hash, then smaller position.
 #[derive(Clone, Copy)]
-struct Ranking {
-    ties: Key,
-    ncols: u64,
+pub(super) struct Ranking {
+    pub ties: Key,
+    pub ncols: u64,
 }
 
 impl Ranking {
@@ -199,8 +199,8 @@ impl Ranking {
 
 /// A place in the total order; what stands behind it is left out.
 #[derive(Clone, Copy)]
-struct Cut {
-    score: f32,
+pub(super) struct Cut {
+    pub score: f32,
     hash: u32,
     position: u64,
 }
@@ -244,16 +244,16 @@ fn kth_largest(scores: &[f32], count: usize) -> (f32, usize, usize) {
 }
 
 /// The best `count` of what was pushed, and some more.
-struct Best {
+pub(super) struct Best {
     ranking: Ranking,
     count: usize,
-    list: List,
+    pub list: List,
     /// What stands behind this cannot be among the best.
-    cut: Cut,
+    pub cut: Cut,
 }
 
 impl Best {
-    fn new(ranking: Ranking, count: usize, threshold: f32, tile_columns: usize) -> Self {
+    pub fn new(ranking: Ranking, count: usize, threshold: f32, tile_columns: usize) -> Self {
         // Half more than is kept holds what a good guess lets through, even where the sample is small.
         let capacity = count + count / 2 + MOST_ROWS * tile_columns;
         let (scores, places) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
@@ -263,7 +263,7 @@ impl Best {
 
     /// Adds some positions of a row of a tile, in order; at most as many as [`Best::new`] leaves room for beside `count`.
     #[inline(always)]
-    fn push(&mut self, scores: &[f32], row: usize, columns: &[f32]) {
+    pub fn push(&mut self, scores: &[f32], row: usize, columns: &[f32]) {
         let before = self.list.scores.len();
         if before + scores.len() > self.list.scores.capacity() {
             self.prune();
@@ -294,15 +294,19 @@ struct StripPair<'a> {
 }
 
 /// `G = dY · Xᵀ`, summed over all strips of all pairs.
-struct Gradient<'a> {
+pub(super) struct Gradient<'a> {
     strips: Vec<StripPair<'a>>,
-    nrows: usize,
+    pub nrows: usize,
     ncols: usize,
-    lanes: usize,
+    pub lanes: usize,
 }
 
 impl<'a> Gradient<'a> {
-    fn new(nrows: usize, ncols: usize, pairs: &'a [(&'a Strips<Cpu>, &'a Strips<Cpu>)]) -> Result<Self, BackendError> {
+    pub fn new(
+        nrows: usize,
+        ncols: usize,
+        pairs: &'a [(&'a Strips<Cpu>, &'a Strips<Cpu>)],
+    ) -> Result<Self, BackendError> {
         let (mut strips, mut lanes) = (Vec::new(), 0);
         for (dy, x) in pairs {
             check_lanes("grow", x.layout, dy.layout)?;
@@ -340,9 +344,24 @@ impl<'a> Gradient<'a> {
         }
     }
 
+    /// Packs a tile's columns as panels, one after the other; returns how many there are.
+    #[inline(always)]
+    pub fn pack_tile<I: Isa>(&self, isa: I, columns: Range<usize>, panels: &mut Buffer) -> usize {
+        let width = VECTORS * I::LANES;
+        let (count, size) = (columns.len().div_ceil(width), width * self.lanes);
+        if panels.len() < count * size {
+            *panels = Buffer::zeros(count * size);
+        }
+        for panel in 0..count {
+            let first = columns.start + panel * width;
+            self.pack(isa, first..(first + width).min(columns.end), &mut panels[panel * size..]);
+        }
+        count
+    }
+
     /// Scores of `ROWS` rows from `first` on and all columns of a panel.
     #[inline(always)]
-    fn product<I: Isa, const ROWS: usize>(&self, isa: I, first: usize, panel: &[f32]) -> [[I::V; VECTORS]; ROWS] {
+    pub fn product<I: Isa, const ROWS: usize>(&self, isa: I, first: usize, panel: &[f32]) -> [[I::V; VECTORS]; ROWS] {
         let width = VECTORS * I::LANES;
         assert!(first + ROWS <= self.nrows && self.lanes * width <= panel.len());
         let mut sums = [[isa.splat(0.0); VECTORS]; ROWS];
@@ -403,6 +422,8 @@ macro_rules! with_rows {
     };
 }
 
+pub(super) use with_rows;
+
 /// Pushes what may be among the best of some rows and columns.
 struct Scan<'a> {
     gradient: &'a Gradient<'a>,
@@ -445,15 +466,7 @@ fn scan<I: Isa, const ROWS: usize>(isa: I, task: Scan<'_>) {
     let Scan { gradient, request, rows, columns, scratch, best } = task;
     let width = VECTORS * I::LANES;
     let lanes = gradient.lanes;
-    let panels = columns.len().div_ceil(width);
-    if scratch.panels.len() < panels * width * lanes {
-        scratch.panels = Buffer::zeros(panels * width * lanes);
-    }
-    for panel in 0..panels {
-        let first = columns.start + panel * width;
-        let part = first..(first + width).min(columns.end);
-        gradient.pack(isa, part, &mut scratch.panels[panel * width * lanes..]);
-    }
+    let panels = gradient.pack_tile(isa, columns.clone(), &mut scratch.panels);
     best.list.tiles.push((best.list.scores.len(), [rows.start as u32, columns.start as u32]));
     let mut counting = [0.0f32; MOST_LANES];
     counting.iter_mut().enumerate().for_each(|(i, c)| *c = i as f32);
@@ -661,22 +674,39 @@ fn candidates(
     count: usize,
     threshold: f32,
 ) -> List {
+    let fresh = |tile_columns| (Best::new(ranking, count, threshold, tile_columns), Scratch::new(tile_columns));
+    best_of_tiles(cpu, gradient, 1, fresh, |rows, columns, (best, scratch)| {
+        dispatch(cpu.isa, Scan { gradient, request, rows, columns, scratch, best });
+    })
+}
+
+/// What `scan(rows, columns, state)` leaves in the lists of all states, after a call for each tile of the gradient. Bands
+/// are of whole blocks of `block_rows` rows. A state belongs to one call at a time; `fresh(columns of a tile)` makes them.
+pub(super) fn best_of_tiles<S: Send>(
+    cpu: &Cpu,
+    gradient: &Gradient<'_>,
+    block_rows: usize,
+    fresh: impl Fn(usize) -> (Best, S) + Sync + Send,
+    scan: impl Fn(Range<usize>, Range<usize>, &mut (Best, S)) + Sync + Send,
+) -> List {
     // Even tiles, each a whole number of the widest panels.
     let panel = VECTORS * MOST_LANES;
     let most_columns = (TILE_FLOATS / gradient.lanes.max(1)).clamp(panel, PLACE_ROW) / panel * panel;
     let tile_columns = gradient.ncols.div_ceil(gradient.ncols.div_ceil(most_columns)).next_multiple_of(panel);
     let tiles = gradient.ncols.div_ceil(tile_columns);
     let columns_of = |tile: usize| tile * tile_columns..((tile + 1) * tile_columns).min(gradient.ncols);
-    let (bands, rows_of) = grid(gradient.nrows, BAND_ROWS);
+    let (bands, blocks_of) = grid(gradient.nrows.div_ceil(block_rows), BAND_ROWS / block_rows);
+    let rows_of = |band: usize| {
+        let blocks = blocks_of(band);
+        blocks.start * block_rows..(blocks.end * block_rows).min(gradient.nrows)
+    };
     // One list per worker at a time, taken from and returned to a pool, so that memory does not follow the tasks.
-    let pool: Mutex<Vec<(Best, Scratch)>> = Mutex::new(Vec::new());
+    let pool: Mutex<Vec<(Best, S)>> = Mutex::new(Vec::new());
     let take = || pool.lock().expect("no task panics while it holds the lock").pop();
     cpu.for_each_task(bands * tiles, gradient.operations(), |task| {
-        let fresh = || (Best::new(ranking, count, threshold, tile_columns), Scratch::new(tile_columns));
-        let (mut best, mut scratch) = take().unwrap_or_else(fresh);
-        let (rows, columns) = (rows_of(task / tiles), columns_of(task % tiles));
-        dispatch(cpu.isa, Scan { gradient, request, rows, columns, scratch: &mut scratch, best: &mut best });
-        pool.lock().expect("no task panics while it holds the lock").push((best, scratch));
+        let mut state = take().unwrap_or_else(|| fresh(tile_columns));
+        scan(rows_of(task / tiles), columns_of(task % tiles), &mut state);
+        pool.lock().expect("no task panics while it holds the lock").push(state);
     });
     let lists = pool.into_inner().expect("no task panics while it holds the lock");
     let mut lists = lists.into_iter().map(|(best, _)| best.list);
@@ -686,7 +716,7 @@ fn candidates(
 }
 
 /// The best `count`, in order of position: the tiles of a band are in that order already, and are merged row by row.
-fn in_order(list: &List, ranking: Ranking, count: usize) -> Vec<Candidate> {
+pub(super) fn in_order(list: &List, ranking: Ranking, count: usize) -> Vec<Candidate> {
     let cut = if list.scores.len() > count { ranking.cut(list, count) } else { Cut::NONE };
     // Every candidate is written and only the kept ones are counted: which those are no branch predictor can know.
     let mut sorted: Vec<Candidate> = Vec::with_capacity(count.min(list.scores.len()) + 1);
@@ -721,16 +751,13 @@ fn in_order(list: &List, ranking: Ranking, count: usize) -> Vec<Candidate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::IsaName;
-    use crate::{CsrPattern, MatrixRef};
+    use crate::CsrPattern;
+    use crate::cpu::{IsaName, testing};
     use proptest::prelude::*;
 
     fn strips(cpu: &Cpu, layout: StripLayout, value: impl Fn(usize) -> f32) -> Strips<Cpu> {
         let data: Vec<f32> = (0..layout.features() * layout.lanes()).map(value).collect();
-        let mut strips = Strips::zeros(cpu, layout).unwrap();
-        let view = MatrixRef::new(&data, layout.features(), layout.lanes(), layout.lanes()).unwrap();
-        layout.pack(view, &mut strips.data).unwrap();
-        strips
+        testing::strips(cpu, layout, &data)
     }
 
     fn uniform(nrows: usize, ncols: usize, density: f32, key: Key) -> CsrPattern {

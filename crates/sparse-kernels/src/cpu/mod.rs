@@ -16,6 +16,8 @@ mod sddmm;
 mod sparse_linear;
 mod spmm;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use rayon::prelude::*;

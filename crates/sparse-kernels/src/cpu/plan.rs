@@ -58,10 +58,10 @@ impl Cut {
         Self::of(cpu, if cpu.isa().registers() >= 32 { 2 } else { 1 }, 320, 1 << 16)
     }
 
-    /// For SDDMM, whose tasks are blocks alone. It starts and ends a row at a higher price: the last group of dot products
+    /// For SDDMM, whose tasks are blocks × chunks. It starts and ends a row at a higher price: the last group of dot products
     /// is seldom full.
     pub fn sddmm(cpu: &Cpu) -> Self {
-        Self::of(cpu, 2, 448, 1 << 15)
+        Self::of(cpu, 2, 448, 1 << 16)
     }
 
     /// A chunk of X of `strips` strips, as many as a tile works on at once, takes two thirds of L1. Below `floats / lanes`
@@ -107,8 +107,8 @@ impl Walk {
                     let rest = &pattern.col_indices()[*cursor as usize..pattern.row_offsets()[row + 1] as usize];
                     let even = rest.len() / (chunks - chunk);
                     let len = if chunk + 1 == chunks { rest.len() } else { count_below(rest, end_column, even) };
-                    // The first chunk lists empty rows too: their outputs must be written.
-                    if len > 0 || chunk == 0 {
+                    // The first and the last chunk list empty rows too: their outputs must be written, and pass through ReLU.
+                    if len > 0 || chunk == 0 || chunk + 1 == chunks {
                         segments.push(Segment { row: row as u32, start: *cursor, len: len as u32 });
                     }
                     *cursor += len as u32;
@@ -172,10 +172,17 @@ impl Walk {
         self.block_rows[block] as usize..self.block_rows[block + 1] as usize
     }
 
-    /// The segments of a block in a chunk, longest first. The first chunk has every row of the block.
+    /// The segments of a block in a chunk, longest first. The first and the last chunk have every row of the block.
     pub fn segments(&self, block: usize, chunk: usize) -> &[Segment] {
         let at = block * self.chunks + chunk;
         &self.segments[self.bounds[at] as usize..self.bounds[at + 1] as usize]
+    }
+
+    /// [`Walk::segments`], and up to `more` of those that follow them in the walk.
+    pub fn segments_and_more(&self, block: usize, chunk: usize, more: usize) -> &[Segment] {
+        let at = block * self.chunks + chunk;
+        let end = (self.bounds[at + 1] as usize + more).min(self.segments.len());
+        &self.segments[self.bounds[at] as usize..end]
     }
 
     /// The run of entries to fetch while a kernel works in `block`, `chunk` and some of its `strips`. The run is shared out
@@ -315,13 +322,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_walk_visits_every_entry_once_and_every_row_first(
+        fn a_walk_visits_every_entry_once_and_every_row_first_and_last(
             nrows in 0usize..200, ncols in 0usize..60, density in 0.0f32..1.0, chunks in 1usize..6, seed in 0u64..1000
         ) {
             let pattern = random_pattern(nrows, ncols, density, seed);
             let walk = Walk::with_chunks(&pattern, chunks, 1 << 10);
             let mut seen = vec![0; pattern.nnz()];
-            let mut first = vec![0; nrows];
+            let (mut first, mut last) = (vec![0; nrows], vec![0; nrows]);
             for block in 0..walk.blocks() {
                 for chunk in 0..walk.chunks() {
                     let segments = walk.segments(block, chunk);
@@ -329,6 +336,7 @@ mod tests {
                     for s in segments {
                         prop_assert!(walk.rows(block).contains(&(s.row as usize)));
                         first[s.row as usize] += usize::from(chunk == 0);
+                        last[s.row as usize] += usize::from(chunk + 1 == walk.chunks());
                         for e in s.start..s.start + s.len {
                             prop_assert!(pattern.row_range(s.row as usize).contains(&(e as usize)));
                             seen[e as usize] += 1;
@@ -337,7 +345,7 @@ mod tests {
                 }
             }
             prop_assert!(seen.iter().all(|&n| n == 1));
-            prop_assert!(first.iter().all(|&n| n == 1));
+            prop_assert!(first.iter().chain(&last).all(|&n| n == 1));
         }
     }
 
@@ -346,7 +354,7 @@ mod tests {
         // One row in ten is full, the rest hold one entry.
         let positions = (0..2000u32).flat_map(|r| (0..if r % 10 == 0 { 500 } else { 1 }).map(move |c| (r, c)));
         let pattern = CsrPattern::from_positions(2000, 500, positions.collect()).unwrap();
-        let walk = Walk::new(&pattern, 32, Cut::sddmm(&Cpu::new(1, None).unwrap()));
+        let walk = Walk::with_chunks(&pattern, 1, 1 << 15);
         assert!(walk.blocks() >= 3, "{}", walk.blocks());
         let entries = |b| -> usize { walk.rows(b).map(|r| pattern.row(r).len()).sum() };
         let (least, most) =

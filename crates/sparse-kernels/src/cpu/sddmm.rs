@@ -1,8 +1,8 @@
 //! SDDMM over strips: `dW[i, j] = Σ_n dY[i, n] · X[j, n]` at the stored positions `(i, j)`.
 //!
 //! ```text
-//! for each row block                                  (parallel)
-//!   for each column chunk, each group of P strips     X's part settles in the cache
+//! for each row block, each column chunk               (parallel)
+//!   for each group of P strips                        X's part settles in the cache
 //!     for each segment (a row's entries in the chunk)
 //!       dy[P · V] = the row of dY                     stays in registers
 //!       for each 8 entries                            (4 where registers are few)
@@ -41,7 +41,8 @@ impl Sddmm<'_> {
         }
         let operations = 2 * self.pattern.nnz() as u64 * self.x_layout.lanes() as u64;
         let values = SharedMut::new(self.values);
-        cpu.for_each_task(self.walk.blocks(), operations, |block| {
+        let chunks = self.walk.chunks();
+        cpu.for_each_task(self.walk.blocks() * chunks, operations, |task| {
             let part = Part {
                 pattern: self.pattern,
                 walk: self.walk,
@@ -51,17 +52,22 @@ impl Sddmm<'_> {
                 x: self.x,
                 values,
                 accumulate: self.accumulate,
-                block,
+                block: task / chunks,
+                chunk: task % chunks,
             };
             dispatch(cpu.isa, part);
         });
     }
 }
 
+/// How many segments ahead entries are fetched: segments are sorted by length, so that the next one starts anywhere, and a
+/// line from L3 takes about as long as two.
+const AHEAD: usize = 3;
+
 /// Entries in a cache line.
 const LINE: usize = 64 / size_of::<f32>();
 
-/// The work of one task: one row block.
+/// The work of one task: one row block and column chunk.
 struct Part<'a> {
     pattern: &'a CsrPattern,
     walk: &'a Walk,
@@ -72,6 +78,7 @@ struct Part<'a> {
     values: SharedMut,
     accumulate: bool,
     block: usize,
+    chunk: usize,
 }
 
 impl Kernel for Part<'_> {
@@ -79,12 +86,10 @@ impl Kernel for Part<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        for chunk in 0..self.walk.chunks() {
-            let segments = self.walk.segments(self.block, chunk);
-            let mut strip = 0;
-            while strip < self.x_layout.strips() {
-                strip += self.widest(isa, segments, chunk, strip);
-            }
+        let segments = self.walk.segments(self.block, self.chunk);
+        let mut strip = 0;
+        while strip < self.x_layout.strips() {
+            strip += self.widest(isa, segments, strip);
         }
     }
 }
@@ -93,36 +98,36 @@ impl Part<'_> {
     /// Does one or more strips from `strip` on and returns how many: as many as leave the eight accumulators and the
     /// row of dY in registers.
     #[inline(always)]
-    fn widest<I: Isa>(&self, isa: I, segments: &[Segment], chunk: usize, strip: usize) -> usize {
+    fn widest<I: Isa>(&self, isa: I, segments: &[Segment], strip: usize) -> usize {
         let vectors_of = |s: usize| self.x_layout.lanes_of(s).div_ceil(I::LANES);
         let vectors = vectors_of(strip);
         // Tails are last and may have fewer vectors; a group of strips must be uniform.
         let alike = (strip..self.x_layout.strips()).take_while(|&s| vectors_of(s) == vectors).count();
         if I::REGISTERS >= 32 {
             match (vectors, alike) {
-                (1, 4..) => self.strips::<I, 4, 1, 8>(isa, segments, chunk, strip),
-                (1, _) => self.strips::<I, 1, 1, 8>(isa, segments, chunk, strip),
-                (2, 2..) => self.strips::<I, 2, 2, 8>(isa, segments, chunk, strip),
-                (2, _) => self.strips::<I, 1, 2, 8>(isa, segments, chunk, strip),
-                (3, _) => self.strips::<I, 1, 3, 8>(isa, segments, chunk, strip),
-                (4, 2..) => self.strips::<I, 2, 4, 8>(isa, segments, chunk, strip),
-                (4, _) => self.strips::<I, 1, 4, 8>(isa, segments, chunk, strip),
+                (1, 4..) => self.strips::<I, 4, 1, 8>(isa, segments, strip),
+                (1, _) => self.strips::<I, 1, 1, 8>(isa, segments, strip),
+                (2, 2..) => self.strips::<I, 2, 2, 8>(isa, segments, strip),
+                (2, _) => self.strips::<I, 1, 2, 8>(isa, segments, strip),
+                (3, _) => self.strips::<I, 1, 3, 8>(isa, segments, strip),
+                (4, 2..) => self.strips::<I, 2, 4, 8>(isa, segments, strip),
+                (4, _) => self.strips::<I, 1, 4, 8>(isa, segments, strip),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         } else {
             match (vectors, alike) {
-                (1, _) => self.strips::<I, 1, 1, 8>(isa, segments, chunk, strip),
-                (2, 2..) => self.strips::<I, 2, 2, 8>(isa, segments, chunk, strip),
-                (2, _) => self.strips::<I, 1, 2, 8>(isa, segments, chunk, strip),
-                (3, _) => self.strips::<I, 1, 3, 8>(isa, segments, chunk, strip),
+                (1, _) => self.strips::<I, 1, 1, 8>(isa, segments, strip),
+                (2, 2..) => self.strips::<I, 2, 2, 8>(isa, segments, strip),
+                (2, _) => self.strips::<I, 1, 2, 8>(isa, segments, strip),
+                (3, _) => self.strips::<I, 1, 3, 8>(isa, segments, strip),
                 // Two strips' rows of dY fill half of the registers, which leaves four dot products at once: the sums
                 // are then made half as often.
-                (4, 2..) => self.strips::<I, 2, 4, 4>(isa, segments, chunk, strip),
-                (4, _) => self.strips::<I, 1, 4, 8>(isa, segments, chunk, strip),
-                (5, _) => self.strips::<I, 1, 5, 8>(isa, segments, chunk, strip),
-                (6, _) => self.strips::<I, 1, 6, 8>(isa, segments, chunk, strip),
-                (7, _) => self.strips::<I, 1, 7, 8>(isa, segments, chunk, strip),
-                (8, _) => self.strips::<I, 1, 8, 8>(isa, segments, chunk, strip),
+                (4, 2..) => self.strips::<I, 2, 4, 4>(isa, segments, strip),
+                (4, _) => self.strips::<I, 1, 4, 8>(isa, segments, strip),
+                (5, _) => self.strips::<I, 1, 5, 8>(isa, segments, strip),
+                (6, _) => self.strips::<I, 1, 6, 8>(isa, segments, strip),
+                (7, _) => self.strips::<I, 1, 7, 8>(isa, segments, strip),
+                (8, _) => self.strips::<I, 1, 8, 8>(isa, segments, strip),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         }
@@ -133,17 +138,16 @@ impl Part<'_> {
         &self,
         isa: I,
         segments: &[Segment],
-        chunk: usize,
         strip: usize,
     ) -> usize {
         let add = self.accumulate || strip > 0;
-        // Each segment fetches a share of what comes next.
-        let next = self.walk.upcoming(self.block, chunk, strip..strip + P, self.x_layout.strips());
-        let share = next.len().div_ceil(segments.len().max(1)).next_multiple_of(LINE);
+        let all = self.walk.segments_and_more(self.block, self.chunk, AHEAD);
         for (i, segment) in segments.iter().enumerate() {
-            for at in (next.start + i * share..next.end.min(next.start + (i + 1) * share)).step_by(LINE) {
-                isa.prefetch(self.pattern.col_indices().as_ptr().wrapping_add(at).cast());
-                isa.prefetch(self.values.get().wrapping_add(at));
+            if let Some(next) = all.get(i + AHEAD) {
+                for at in (next.start as usize..(next.start + next.len) as usize + LINE - 1).step_by(LINE) {
+                    isa.prefetch(self.pattern.col_indices().as_ptr().wrapping_add(at).cast());
+                    isa.prefetch(self.values.get().wrapping_add(at));
+                }
             }
             self.segment::<I, P, V, DOTS>(isa, segment, strip, add);
         }

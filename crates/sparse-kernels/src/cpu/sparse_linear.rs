@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::gemm::check_lanes;
 use super::isa::{Isa, Kernel, dispatch};
 use super::sddmm::Sddmm;
-use super::spmm::Spmm;
+use super::spmm::{Epilogue, Spmm};
 use super::{Buffer, Cpu, CpuPlan, ELEMENTS_PER_TASK, expect_values, grow};
 use crate::backend::{GrowRequest, PlanOptions, SparseMatrix};
 use crate::error::expect_equal;
@@ -45,28 +45,20 @@ impl SparseLinear for Cpu {
     }
 
     fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
-        let plan = &w.plan;
-        let (nrows, ncols) = (plan.pattern.nrows(), plan.pattern.ncols());
-        let (nrows, ncols, columns, walk, values) = match op {
-            Op::NoTranspose => (nrows, ncols, plan.pattern.col_indices(), &plan.walk, &w.values),
-            Op::Transpose => {
-                let Some(t) = &plan.transposed else {
-                    let rule = "1: the plan was made without its transposed index";
-                    return Err(ShapeError::Rule { op: "spmm", what: "PlanOptions::transpose", got: 0, rule }.into());
-                };
-                (t.nrows, t.ncols, &t.columns[..], &t.walk, &w.transposed_values)
-            }
-        };
-        check_strip("spmm", plan, x.layout)?;
-        check_lanes("spmm", x.layout, y.layout)?;
-        expect_equal("spmm", "rows of X", ncols, x.layout.features())?;
-        expect_equal("spmm", "rows of Y", nrows, y.layout.features())?;
-        expect_equal("spmm", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("spmm", "length of Y", y.layout.len(), y.data.len())?;
-        expect_values(columns.len(), values.len())?;
-        let (x_layout, y_layout) = (x.layout, y.layout);
-        Spmm { columns, walk, values, x_layout, x: &x.data, y_layout, y: &mut y.data }.run(self);
-        Ok(())
+        self.product("spmm", op, w, Epilogue::default(), x, y)
+    }
+
+    fn spmm_bias_relu(
+        &self,
+        w: &SparseMatrix<Self>,
+        bias: &Buffer,
+        relu: bool,
+        x: &Strips<Self>,
+        y: &mut Strips<Self>,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "spmm_bias_relu";
+        expect_equal(OP, "length of the bias", w.plan.pattern.nrows(), bias.len())?;
+        self.product(OP, Op::NoTranspose, w, Epilogue { bias: Some(bias), relu }, x, y)
     }
 
     fn sddmm(
@@ -97,6 +89,41 @@ impl SparseLinear for Cpu {
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         grow::grow(self, request, pairs)
+    }
+}
+
+impl Cpu {
+    fn product(
+        &self,
+        op_name: &'static str,
+        op: Op,
+        w: &SparseMatrix<Self>,
+        epilogue: Epilogue<'_>,
+        x: &Strips<Self>,
+        y: &mut Strips<Self>,
+    ) -> Result<(), BackendError> {
+        let plan = &w.plan;
+        let (nrows, ncols) = (plan.pattern.nrows(), plan.pattern.ncols());
+        let (nrows, ncols, columns, walk, values) = match op {
+            Op::NoTranspose => (nrows, ncols, plan.pattern.col_indices(), &plan.walk, &w.values),
+            Op::Transpose => {
+                let Some(t) = &plan.transposed else {
+                    let rule = "1: the plan was made without its transposed index";
+                    return Err(ShapeError::Rule { op: op_name, what: "PlanOptions::transpose", got: 0, rule }.into());
+                };
+                (t.nrows, t.ncols, &t.columns[..], &t.walk, &w.transposed_values)
+            }
+        };
+        check_strip(op_name, plan, x.layout)?;
+        check_lanes(op_name, x.layout, y.layout)?;
+        expect_equal(op_name, "rows of X", ncols, x.layout.features())?;
+        expect_equal(op_name, "rows of Y", nrows, y.layout.features())?;
+        expect_equal(op_name, "length of X", x.layout.len(), x.data.len())?;
+        expect_equal(op_name, "length of Y", y.layout.len(), y.data.len())?;
+        expect_values(columns.len(), values.len())?;
+        let (x_layout, y_layout) = (x.layout, y.layout);
+        Spmm { columns, walk, values, epilogue, x_layout, x: &x.data, y_layout, y: &mut y.data }.run(self);
+        Ok(())
     }
 }
 

@@ -4,10 +4,10 @@
 //! for each group of P strips                          (parallel with the row blocks)
 //!   for each column chunk                             X's part of the chunk settles in L1
 //!     for each row block, for each R segments in it   rows of about equal length, in lock-step
-//!       acc[R][P · V] = first chunk ? 0 : Y
+//!       acc[R][P · V] = first chunk ? 0 or the bias : Y
 //!       for each entry e of the segments              the hot loop:
 //!         acc[r][p, v] += values[e] · X[p][columns[e]][v]     one load per multiply-add
-//!       Y = acc
+//!       Y = last chunk, with ReLU ? max(0, acc) : acc
 //! ```
 //!
 //! The hot loop holds its outputs in registers: per entry, P · V multiply-adds with a memory operand. Loads are what is
@@ -26,10 +26,20 @@ pub(super) struct Spmm<'a> {
     pub columns: &'a [u32],
     pub walk: &'a Walk,
     pub values: &'a [f32],
+    pub epilogue: Epilogue<'a>,
     pub x_layout: StripLayout,
     pub x: &'a [f32],
     pub y_layout: StripLayout,
     pub y: &'a mut Buffer,
+}
+
+/// What becomes of a sum on its way to Y.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Epilogue<'a> {
+    /// What the sum of each row begins with; zeros if there is none.
+    pub bias: Option<&'a [f32]>,
+    /// Whether negative sums become zero.
+    pub relu: bool,
 }
 
 impl Spmm<'_> {
@@ -41,19 +51,22 @@ impl Spmm<'_> {
         let (walk, blocks) = (self.walk, self.walk.blocks());
         let operations = 2 * self.columns.len() as u64 * self.x_layout.lanes() as u64;
         let y = SharedMut::new(self.y);
-        // Blocks outermost: a block's entries then stay in L2 for all strips. Each output is computed by one task.
-        let groups = strips.div_ceil(STRIPS_PER_GROUP);
+        // Blocks outermost: a block's entries then stay in L2 for all strips. Each output is computed by one task. A group is
+        // as many strips as one tile spans.
+        let per_group = if cpu.isa().registers() >= 32 { 2 } else { 1 };
+        let groups = strips.div_ceil(per_group);
         cpu.for_each_task(blocks * groups, operations, |task| {
             let (block, group) = (task / groups, task % groups);
             let part = Part {
                 columns: self.columns,
                 walk,
                 values: self.values,
+                epilogue: self.epilogue,
                 x_layout: self.x_layout,
                 x: self.x,
                 y_layout: self.y_layout,
                 y,
-                strips: group * STRIPS_PER_GROUP..((group + 1) * STRIPS_PER_GROUP).min(strips),
+                strips: group * per_group..((group + 1) * per_group).min(strips),
                 block,
             };
             dispatch(cpu.isa, part);
@@ -64,14 +77,12 @@ impl Spmm<'_> {
 /// Entries in a cache line.
 const LINE: usize = 64 / size_of::<f32>();
 
-/// Most strips that one tile spans.
-const STRIPS_PER_GROUP: usize = 2;
-
 /// The work of one task.
 struct Part<'a> {
     columns: &'a [u32],
     walk: &'a Walk,
     values: &'a [f32],
+    epilogue: Epilogue<'a>,
     x_layout: StripLayout,
     x: &'a [f32],
     y_layout: StripLayout,
@@ -85,7 +96,7 @@ impl Kernel for Part<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let strip_vectors = self.x_layout.strip() / I::LANES;
+        let strip = self.x_layout.strip();
         let mut s = self.strips.start;
         while s < self.strips.end {
             // A tail strip computes only the vectors that hold lanes which count.
@@ -93,9 +104,12 @@ impl Kernel for Part<'_> {
             let pair = s + 1 < self.strips.end && self.x_layout.lanes_of(s + 1).div_ceil(I::LANES) == vectors;
             let tile = StripTile { part: &self, strip: s };
             let used = tile.run_widest(isa, vectors, pair);
-            if vectors < strip_vectors {
-                for p in 0..used {
-                    StripTile { part: &self, strip: s + p }.clear_padding(vectors * I::LANES);
+            for s in s..s + used {
+                // Sums of padding lanes are zeros, unless they begin with a bias.
+                let computed = vectors * I::LANES;
+                let from = if self.epilogue.bias.is_some() { self.x_layout.lanes_of(s) } else { computed };
+                if from < strip {
+                    StripTile { part: &self, strip: s }.clear_padding(from);
                 }
             }
             s += used;
@@ -145,6 +159,7 @@ impl StripTile<'_> {
         let part = self.part;
         let strips = part.x_layout.strips();
         for chunk in 0..part.walk.chunks() {
+            let (first, last) = (chunk == 0, chunk + 1 == part.walk.chunks());
             let groups = part.walk.segments(part.block, chunk).chunks_exact(R);
             let rest = groups.remainder();
             // Each group of rows fetches a share of what comes next.
@@ -156,10 +171,10 @@ impl StripTile<'_> {
                     isa.prefetch(part.values.as_ptr().wrapping_add(at));
                 }
                 let group: &[Segment; R] = group.try_into().expect("chunks_exact gives R");
-                self.rows::<I, R, P, V>(isa, group, chunk == 0);
+                self.rows::<I, R, P, V>(isa, group, first, last);
             }
             for segment in rest {
-                self.rows::<I, 1, P, V>(isa, std::array::from_ref(segment), chunk == 0);
+                self.rows::<I, 1, P, V>(isa, std::array::from_ref(segment), first, last);
             }
         }
         P
@@ -167,7 +182,13 @@ impl StripTile<'_> {
 
     /// R rows in lock-step over P strips of V vectors.
     #[inline(always)]
-    fn rows<I: Isa, const R: usize, const P: usize, const V: usize>(&self, isa: I, group: &[Segment; R], first: bool) {
+    fn rows<I: Isa, const R: usize, const P: usize, const V: usize>(
+        &self,
+        isa: I,
+        group: &[Segment; R],
+        first: bool,
+        last: bool,
+    ) {
         let part = self.part;
         let shift = part.x_layout.strip().trailing_zeros();
         let (x_pitch, y_pitch) = (part.x_layout.strip_pitch(), part.y_layout.strip_pitch());
@@ -185,7 +206,11 @@ impl StripTile<'_> {
             let y: [*mut f32; R] =
                 std::array::from_fn(|r| part.y.get().add(self.strip * y_pitch + ((group[r].row as usize) << shift)));
             let mut acc = [[[isa.splat(0.0); V]; P]; R];
-            if !first {
+            if first {
+                if let Some(bias) = part.epilogue.bias {
+                    acc = std::array::from_fn(|r| [[isa.splat(bias[group[r].row as usize]); V]; P]);
+                }
+            } else {
                 for (acc, y) in acc.iter_mut().zip(y) {
                     for (p, acc) in acc.iter_mut().enumerate() {
                         for (v, acc) in acc.iter_mut().enumerate() {
@@ -223,6 +248,13 @@ impl StripTile<'_> {
                 for k in common..group[r].len as usize {
                     x.add_row(isa, *columns.add(k), isa.splat(*values.add(k)), &mut acc[r]);
                 }
+            }
+            if last && part.epilogue.relu {
+                // The second operand is the one that comes through if either is NaN: NaN is not hidden.
+                acc.as_flattened_mut()
+                    .as_flattened_mut()
+                    .iter_mut()
+                    .for_each(|acc| *acc = isa.max(isa.splat(0.0), *acc));
             }
             for (acc, y) in acc.iter().zip(y) {
                 for (p, acc) in acc.iter().enumerate() {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::testing::{self, check, read};
 use super::{Cpu, IsaName};
 use crate::random::Key;
 use crate::reference::{self, Exact};
 use crate::{
-    Candidate, CsrPattern, DenseLinear, GrowRequest, MatrixMut, MatrixRef, Op, PlanOptions, SparseLinear, SparseMatrix,
-    Storage, StripLayout, Strips,
+    Candidate, CsrPattern, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout,
+    Strips,
 };
 
 /// A product's operands: shapes, pattern, and row-major activations.
@@ -52,42 +53,15 @@ impl Case {
     }
 
     fn strips(&self, cpu: &Cpu, data: &[f32], features: usize) -> Strips<Cpu> {
-        let mut strips = Strips::zeros(cpu, self.layout(features)).unwrap();
-        let view = MatrixRef::new(data, features, self.lanes, self.lanes).unwrap();
-        strips.layout.pack(view, &mut strips.data).unwrap();
-        strips
+        testing::strips(cpu, self.layout(features), data)
     }
 
-    /// An output that holds NaN everywhere.
     fn poisoned(&self, cpu: &Cpu, features: usize) -> Strips<Cpu> {
-        let mut strips = Strips::zeros(cpu, self.layout(features)).unwrap();
-        cpu.fill(f32::NAN, &mut strips.data).unwrap();
-        strips
-    }
-
-    /// Lanes of `strips` row-major, after a check that padding lanes are zero.
-    fn read(&self, strips: &Strips<Cpu>) -> Vec<f32> {
-        let layout = strips.layout;
-        for feature in 0..layout.features() {
-            for lane in layout.lanes()..layout.strips() * layout.strip() {
-                assert_eq!(strips.data[layout.index(feature, lane)], 0.0, "padding lane {lane} of feature {feature}");
-            }
-        }
-        let mut data = vec![0.0f32; layout.features() * layout.lanes()];
-        let view = MatrixMut::new(&mut data, layout.features(), layout.lanes(), layout.lanes()).unwrap();
-        layout.unpack(&strips.data, view).unwrap();
-        data
+        testing::poisoned(cpu, self.layout(features))
     }
 
     fn check(&self, what: &str, got: &[f32], expected: &[Exact]) {
-        assert_eq!(got.len(), expected.len(), "{what}");
-        for (i, (&got, expected)) in got.iter().zip(expected).enumerate() {
-            if self.exact {
-                assert_eq!(f64::from(got), expected.value, "{what} entry {i}");
-            } else {
-                assert!(expected.error(got) <= 1.0, "{what} entry {i}: {got} instead of {expected:?}");
-            }
-        }
+        check(what, self.exact, got, expected);
     }
 
     /// All products on one backend, as bits for comparison between backends of one instruction set.
@@ -98,6 +72,14 @@ impl Case {
         let (x, dy) = (self.strips(cpu, &self.x, k), self.strips(cpu, &self.dy, m));
         let (mut y, mut dx) = (self.poisoned(cpu, m), self.poisoned(cpu, k));
         cpu.spmm(Op::NoTranspose, &w, &x, &mut y).unwrap();
+        let mut bias = cpu.zeros(m).unwrap();
+        cpu.upload(&self.bias(), &mut bias).unwrap();
+        let fused = |relu| {
+            let mut y = self.poisoned(cpu, m);
+            cpu.spmm_bias_relu(&w, &bias, relu, &x, &mut y).unwrap();
+            read(&y)
+        };
+        let (biased, rectified) = (fused(false), fused(true));
         cpu.spmm(Op::Transpose, &w, &dy, &mut dx).unwrap();
         let mut dw = cpu.zeros(self.pattern.nnz()).unwrap();
         cpu.fill(f32::NAN, &mut dw).unwrap();
@@ -112,15 +94,13 @@ impl Case {
         let mut dw_dense = cpu.zeros(m * k).unwrap();
         cpu.fill(f32::NAN, &mut dw_dense).unwrap();
         cpu.gemm_weight_grad(&dy, &x, &mut dw_dense, false).unwrap();
-        vec![
-            self.read(&y),
-            self.read(&dx),
-            dw.to_vec(),
-            twice.to_vec(),
-            self.read(&y_dense),
-            self.read(&dx_dense),
-            dw_dense.to_vec(),
-        ]
+        let dense = [read(&y_dense), read(&dx_dense), dw_dense.to_vec()];
+        [read(&y), read(&dx), dw.to_vec(), twice.to_vec()].into_iter().chain(dense).chain([biased, rectified]).collect()
+    }
+
+    /// Some below and some above the sums, whole numbers as all that must be exact.
+    fn bias(&self) -> Vec<f32> {
+        (0..self.pattern.nrows()).map(|row| (row % 5) as f32 - 2.0).collect()
     }
 
     fn dense_weight(&self, cpu: &Cpu) -> super::Buffer {
@@ -132,6 +112,13 @@ impl Case {
 
     fn verify(&self) {
         let y = reference::spmm(&self.pattern, &self.values, &self.x, self.lanes);
+        let bias = self.bias();
+        let with_bias = |(i, e): (usize, &Exact)| {
+            let bias = f64::from(bias[i / self.lanes]);
+            Exact { value: e.value + bias, magnitude: e.magnitude + bias.abs(), terms: e.terms + 1 }
+        };
+        let biased: Vec<Exact> = y.iter().enumerate().map(with_bias).collect();
+        let rectified: Vec<Exact> = biased.iter().map(|e| Exact { value: e.value.max(0.0), ..*e }).collect();
         let dx = reference::spmm_transposed(&self.pattern, &self.values, &self.dy, self.lanes);
         let dw = reference::sddmm(&self.pattern, &self.dy, &self.x, self.lanes);
         let full = CsrPattern::full(self.pattern.nrows(), self.pattern.ncols()).unwrap();
@@ -154,6 +141,8 @@ impl Case {
             self.check(&format!("{isa} gemm"), &results[4], &dense(&y, self.pattern.ncols()));
             self.check(&format!("{isa} gemm_t"), &results[5], &dense(&dx, self.pattern.nrows()));
             self.check(&format!("{isa} gemm_weight_grad"), &results[6], &dw_dense);
+            self.check(&format!("{isa} spmm with bias"), &results[7], &biased);
+            self.check(&format!("{isa} spmm with bias and ReLU"), &results[8], &rectified);
             for threads in [2, 7] {
                 let cpu = Cpu::new(threads, Some(isa)).unwrap();
                 let bits = |r: &[Vec<f32>]| r.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();

@@ -4,7 +4,8 @@
 #[cfg(feature = "nn")]
 pub mod nn;
 
-use crate::{BsrPattern, CsrPattern};
+use crate::backend::GrowRequest;
+use crate::{BsrPattern, Candidate, CsrPattern};
 
 /// A sum of products and what its terms amount to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -109,4 +110,43 @@ pub fn sddmm_bsr(pattern: &BsrPattern, dy: &[f32], x: &[f32], lanes: usize) -> V
         (0..lanes).for_each(|n| values[e.position].add(dy[e.row * lanes + n], x[e.column * lanes + n]));
     }
     values
+}
+
+/// The Frobenius norm of `dY · Xᵀ` in each stored block of the pattern. What of a block lies outside the matrix does not
+/// count.
+///
+/// The magnitude is the norm of the entries' magnitudes: rounding moves a norm by no more than the norm of what it moves
+/// the entries by.
+pub fn block_norms(pattern: &BsrPattern, dy: &[f32], x: &[f32], lanes: usize) -> Vec<Exact> {
+    let [r, c] = pattern.block_size();
+    let norm = |entries: &[Exact]| {
+        let of = |part: fn(&Exact) -> f64| entries.iter().map(|e| part(e) * part(e)).sum::<f64>().sqrt();
+        Exact { value: of(|e| e.value), magnitude: of(|e| e.magnitude), terms: lanes }
+    };
+    sddmm_bsr(pattern, dy, x, lanes).chunks_exact(r * c).map(norm).collect()
+}
+
+/// The blocks that [`crate::BlockSparseLinear::grow_blocks`] finds in a matrix of `[nrows, ncols]`: all norms are sorted.
+pub fn grow_blocks(
+    [nrows, ncols]: [usize; 2],
+    block_size: [usize; 2],
+    request: &GrowRequest<'_>,
+    dy: &[f32],
+    x: &[f32],
+    lanes: usize,
+) -> Vec<Candidate> {
+    let columns = request.exclude.ncols();
+    let full = BsrPattern::full(nrows, ncols, block_size).expect("a matrix that fits memory fits its indices");
+    let norms = block_norms(&full, dy, x, lanes);
+    let is_free = |at: &usize| request.exclude.row(at / columns).binary_search(&((at % columns) as u32)).is_err();
+    let mut free: Vec<(usize, f32)> = (0..norms.len())
+        .filter(is_free)
+        .map(|at| (at, if norms[at].value.is_nan() { 0.0 } else { norms[at].value as f32 }))
+        .collect();
+    let hash = |at: usize| request.ties.bits(at as u64) as u32;
+    free.sort_by(|a, b| b.1.total_cmp(&a.1).then(hash(a.0).cmp(&hash(b.0))).then(a.0.cmp(&b.0)));
+    free.truncate(request.count);
+    free.sort_by_key(|&(at, _)| at);
+    let candidate = |(at, score)| Candidate { row: (at / columns) as u32, column: (at % columns) as u32, score };
+    free.into_iter().map(candidate).collect()
 }

@@ -20,15 +20,15 @@ pub struct StepBench<'b> {
 }
 
 impl<'b> StepBench<'b> {
-    /// A network of these densities, on a batch of normal numbers with random labels. Model, optimizer and batch size
-    /// are the configuration's; dropout is off, and no topology update comes.
+    /// A network of these densities, on a batch of normal numbers with random labels. Model, format, optimizer and batch
+    /// size are the configuration's; dropout is off, and no topology update comes.
     ///
     /// # Errors
     /// If there is no room.
     pub fn new(cpu: &'b Cpu, config: &TrainConfig, densities: &[LayerDensity]) -> anyhow::Result<Self> {
         let config = TrainConfig { dropout: 0.0, begin_step: None, end_step: None, ..config.clone() };
         let architecture = Architecture::of(&config.model);
-        let initialization = Initialization { init: Init::DenseFanIn, seed: config.seed };
+        let initialization = Initialization { format: config.format, init: Init::DenseFanIn, seed: config.seed };
         let mut network = Network::new(cpu, &architecture, densities, initialization)?;
         let optimizer = training::optimizer(&config, cpu, &mut network)?;
         // A fixed pattern takes the step that every method takes between updates. The learning rate is small, so that

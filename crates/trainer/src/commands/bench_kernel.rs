@@ -15,9 +15,9 @@ use sparse_kernels::{
     MatrixMut, MatrixRef, Op, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout, Strips,
 };
 
-use crate::args::{BenchKernelArgs, Format, KernelOp, PatternSource, Shape};
+use crate::args::{BenchKernelArgs, KernelOp, PatternSource, Shape};
 use crate::bench::{alternate, patterns};
-use crate::config::ConfigError;
+use crate::config::Format;
 use crate::report::{Significant, Table, print_record, print_text};
 
 /// The record of one density.
@@ -68,13 +68,8 @@ fn is_few(op: KernelOp, format: Format, shape: Shape) -> bool {
 /// Runs the command.
 ///
 /// # Errors
-/// If the pattern cannot be had, the instruction set is missing, the format does not have the operation, or a result is
-/// wrong.
+/// If the pattern cannot be had, the instruction set is missing, or a result is wrong.
 pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
-    if let (KernelOp::Grow, Format::Bsr(_)) = (args.op, args.format) {
-        let rule = "csr for the operation grow";
-        return Err(ConfigError::Value { option: "--format", value: args.format.to_string(), rule }.into());
-    }
     let cpu = args.machine.cpu()?;
     let headings = ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "plan", "max error"];
     let mut table = Table::new(headings);
@@ -136,6 +131,38 @@ impl Stored {
         match self {
             Self::Csr(pattern) => pattern.density(),
             Self::Bsr(pattern) => pattern.density(),
+        }
+    }
+}
+
+impl Stored {
+    /// Rows and columns of what growth finds.
+    fn block_size(&self) -> [usize; 2] {
+        match self {
+            Self::Csr(_) => [1, 1],
+            Self::Bsr(pattern) => pattern.block_size(),
+        }
+    }
+
+    /// A growth step that replaces three tenths of the entries or blocks, as RigL's first update does.
+    fn grow_request(&self, seed: u64) -> GrowRequest<'_> {
+        let exclude = match self {
+            Self::Csr(pattern) => pattern,
+            Self::Bsr(pattern) => &**pattern.blocks(),
+        };
+        GrowRequest { exclude, count: 3 * exclude.nnz() / 10, ties: Key::new(seed).with_name("ties") }
+    }
+
+    fn grow(
+        &self,
+        cpu: &Cpu,
+        request: &GrowRequest<'_>,
+        dy: &Strips<Cpu>,
+        x: &Strips<Cpu>,
+    ) -> Result<Vec<Candidate>, BackendError> {
+        match self {
+            Self::Csr(_) => cpu.grow(request, &[(dy, x)]),
+            Self::Bsr(pattern) => cpu.grow_blocks(pattern.block_size(), request, &[(dy, x)]),
         }
     }
 }
@@ -386,9 +413,8 @@ impl<'a> Case<'a> {
                 worst(&dw, &exact)
             }
             KernelOp::Grow => {
-                let Stored::Csr(pattern) = &self.stored else { unreachable!("`run` refuses growth of blocks") };
-                let request = grow_request(pattern, seed);
-                let candidates = self.cpu.grow(&request, &[(dy, x)])?;
+                let request = self.stored.grow_request(seed);
+                let candidates = self.stored.grow(self.cpu, &request, dy, x)?;
                 self.check_growth(&request, &candidates)?
             }
         })
@@ -459,33 +485,39 @@ impl<'a> Case<'a> {
         Ok((best.map(|best| best.seconds()), source))
     }
 
-    /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding.
+    /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding. Single
+    /// entries are blocks of one.
     fn check_growth(&self, request: &GrowRequest<'_>, candidates: &[Candidate]) -> anyhow::Result<f64> {
         let Shape { m, k, n } = self.shape;
-        if candidates.len() != request.count.min(m * k - request.exclude.nnz()) {
+        let (rows, columns) = (request.exclude.nrows(), request.exclude.ncols());
+        let block_size @ [r, c] = self.stored.block_size();
+        if candidates.len() != request.count.min(rows * columns - request.exclude.nnz()) {
             return Ok(f64::INFINITY);
         }
+        let scores = |positions: &CsrPattern| -> anyhow::Result<Vec<Exact>> {
+            let blocks = BsrPattern::from_blocks(m, k, block_size, Arc::new(positions.clone()))?;
+            Ok(reference::block_norms(&blocks, &self.dy, &self.x, n))
+        };
         let found = candidates.iter().map(|c| (c.row, c.column)).collect();
-        let found = CsrPattern::from_positions(m, k, found).context("growth gave positions outside the matrix")?;
-        let scores = reference::sddmm(&found, &self.dy, &self.x, n);
+        let found = CsrPattern::from_positions(rows, columns, found);
+        let found = found.context("growth gave positions outside the matrix")?;
         let mut worst: f64 = 0.0;
         let mut smallest = f64::INFINITY;
-        for (candidate, exact) in candidates.iter().zip(&scores) {
-            let score = Exact { value: exact.value.abs(), ..*exact };
-            worst = worst.max(score.error(candidate.score));
-            smallest = smallest.min(score.value);
+        for (candidate, exact) in candidates.iter().zip(scores(&found)?) {
+            worst = worst.max(exact.error(candidate.score));
+            smallest = smallest.min(exact.value);
         }
         // A sample of the others, in full: a dense reference of a large layer would take minutes.
-        let sample = random_pattern(m, k, (m * k).min(200_000), request.ties)?;
-        for (position, exact) in sample.positions().zip(reference::sddmm(&sample, &self.dy, &self.x, n)) {
+        let sample = random_pattern(rows, columns, (rows * columns).min(200_000 / (r * c)), request.ties)?;
+        for (position, exact) in sample.positions().zip(scores(&sample)?) {
             let holds = |pattern: &CsrPattern| pattern.row(position.0 as usize).binary_search(&position.1).is_ok();
             let is_candidate = holds(&found);
             if holds(request.exclude) {
                 if is_candidate {
                     return Ok(f64::INFINITY);
                 }
-            } else if !is_candidate && exact.value.abs() > smallest {
-                worst = worst.max(Exact { value: smallest, ..exact }.error(exact.value.abs() as f32));
+            } else if !is_candidate && exact.value > smallest {
+                worst = worst.max(Exact { value: smallest, ..exact }.error(exact.value as f32));
             }
         }
         Ok(worst)
@@ -506,14 +538,11 @@ impl<'a> Case<'a> {
         let done = CHECKED;
         let sparse_call = || {
             let (x, dy) = sparse.next();
-            match (op, &stored) {
-                (KernelOp::Spmm, _) => weight.spmm(cpu, Op::NoTranspose, x, &mut y).expect(done),
-                (KernelOp::SpmmT, _) => weight.spmm(cpu, Op::Transpose, dy, &mut dx).expect(done),
-                (KernelOp::Sddmm, _) => weight.sddmm(cpu, dy, x, &mut dw).expect(done),
-                (KernelOp::Grow, Stored::Csr(pattern)) => {
-                    drop(cpu.grow(&grow_request(pattern, seed), &[(dy, x)]).expect(done));
-                }
-                (KernelOp::Grow, Stored::Bsr(_)) => unreachable!("`run` refuses growth of blocks"),
+            match op {
+                KernelOp::Spmm => weight.spmm(cpu, Op::NoTranspose, x, &mut y).expect(done),
+                KernelOp::SpmmT => weight.spmm(cpu, Op::Transpose, dy, &mut dx).expect(done),
+                KernelOp::Sddmm => weight.sddmm(cpu, dy, x, &mut dw).expect(done),
+                KernelOp::Grow => drop(stored.grow(cpu, &stored.grow_request(seed), dy, x).expect(done)),
             }
         };
         let dense_call = || {
@@ -527,11 +556,6 @@ impl<'a> Case<'a> {
         };
         Ok(alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call).map(|best| best.seconds()))
     }
-}
-
-/// A growth step that replaces three tenths of the entries, as RigL's first update does.
-fn grow_request(pattern: &CsrPattern, seed: u64) -> GrowRequest<'_> {
-    GrowRequest { exclude: pattern, count: 3 * pattern.nnz() / 10, ties: Key::new(seed).with_name("ties") }
 }
 
 fn format_time(ns: u64) -> String {

@@ -12,7 +12,7 @@ use sparse_kernels::cpu::Cpu;
 
 use crate::args::BenchStepArgs;
 use crate::bench::{StepBench, peak_rss_bytes};
-use crate::config::{FlopsConvention, LayerRule, Method, TrainConfig};
+use crate::config::{FlopsConvention, Format, LayerRule, Method, TrainConfig};
 use crate::models::{Architecture, Sparsification};
 use crate::report::{Significant, Table, print_record, print_text};
 
@@ -23,6 +23,7 @@ struct StepRecord {
     model: String,
     batch_size: usize,
     distribution: String,
+    format: String,
     density: f64,
     nnz: usize,
     /// Operations of a step against those of the dense step.
@@ -82,6 +83,7 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
             model: args.model.to_string(),
             batch_size: args.batch_size,
             distribution: args.distribution.to_string(),
+            format: args.format.to_string(),
             density: measurement.nnz as f64 / architecture.size() as f64,
             nnz: measurement.nnz,
             flops_ratio: flops_ratio(args, &architecture, density)?,
@@ -113,8 +115,9 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
         }
     }
     if !args.machine.json {
+        let format = if args.format == Format::Csr { String::new() } else { format!(" in {}", args.format) };
         print_text(format_args!(
-            "training step of {} with batches of {}, {threads} threads of {isa}",
+            "training step of {}{format} with batches of {}, {threads} threads of {isa}",
             args.model, args.batch_size
         ))?;
         print_text(format_args!("{table}"))?;
@@ -133,6 +136,7 @@ fn sparsification(args: &BenchStepArgs, density: f64) -> Sparsification {
     Sparsification {
         method: if density == 1.0 { Method::Dense } else { Method::Static },
         density,
+        format: args.format,
         distribution: args.distribution,
         erk_power: 1.0,
         layer_rule: LayerRule::Distribution,
@@ -153,6 +157,7 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
         .args(["bench", "step", "--worker", "--model", &args.model.to_string()])
         .args(["--batch-size", &args.batch_size.to_string(), "--density", &density.to_string()])
         .args(["--distribution", &args.distribution.to_string(), "--threads", &threads.to_string()])
+        .args(["--format", &args.format.to_string()])
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -169,6 +174,7 @@ fn work(args: &BenchStepArgs, cpu: &Cpu) -> anyhow::Result<()> {
     let &[density] = &args.density[..] else { bail!("a worker measures one density") };
     let config = TrainConfig {
         model: args.model.clone(),
+        format: args.format,
         batch_size: args.batch_size,
         seed: args.machine.seed,
         ..TrainConfig::default()

@@ -2,7 +2,7 @@
 
 use super::summary;
 use crate::args::{ImportArgs, SpreadArgs};
-use crate::config::{ConfigError, Distribution, LayerRule, Method, TrainConfig};
+use crate::config::{ConfigError, Distribution, Format, LayerRule, Method, TrainConfig};
 use crate::exchange::{check_out, prune, read_model};
 use crate::models::Architecture;
 
@@ -20,7 +20,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         // The layer rule is for one model only.
         let layer_rule = args.spread.layer_rule;
         TrainConfig { model: model.name(), layer_rule, ..TrainConfig::default() }.check()?;
-        let sparsification = args.spread.sparsification(Method::Rigl, density);
+        let sparsification = args.spread.sparsification(Method::Rigl, density, Format::Csr);
         let densities = sparsification.solve(&Architecture::of(&model.name()))?;
         prune(&mut model, &densities)?;
     }

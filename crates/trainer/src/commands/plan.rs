@@ -5,7 +5,7 @@ use sparse_kernels::cpu::Cpu;
 use sparse_kernels::{Storage, StripLayout};
 
 use crate::args::PlanArgs;
-use crate::config::{Init, TrainConfig};
+use crate::config::{Format, Init, TrainConfig};
 use crate::models::{Architecture, Initialization, Network};
 use crate::report::{Significant, Table, print_record, print_text};
 use crate::training;
@@ -16,8 +16,13 @@ struct LayerRecord {
     event: &'static str,
     name: String,
     shape: [usize; 2],
+    /// As stored: nnz / size.
     density: f64,
+    /// Padding of blocks included.
     nnz: usize,
+    /// Blocks of a layer in such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nnz_blocks: Option<usize>,
     /// Of a forward pass of one sample.
     flops: f64,
 }
@@ -30,6 +35,7 @@ struct TotalRecord {
     params: usize,
     nnz: usize,
     density: f64,
+    format: String,
     inference_flops: f64,
     inference_flops_ratio: f64,
     train_flops_ratio: f64,
@@ -47,13 +53,14 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let architecture = Architecture::of(&args.model);
     let density = args.density.given().unwrap_or(TrainConfig::default().density);
     let density = if args.method == crate::config::Method::Dense { 1.0 } else { density };
-    let sparsification = args.spread.sparsification(args.method, density);
+    let sparsification = args.spread.sparsification(args.method, density, args.format);
     let config = TrainConfig {
         model: args.model.clone(),
         method: args.method,
         update_interval: args.update_interval,
         batch_size: args.batch_size,
         layer_rule: args.spread.layer_rule,
+        format: args.format,
         ..TrainConfig::default()
     };
     config.check()?;
@@ -63,29 +70,40 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let (method, _) = training::method(&config, u64::MAX / 8)?;
     let train_flops_ratio = method.training_flops(sparse_flops, dense_flops) / (3.0 * dense_flops);
 
-    let mut table = Table::new(["layer", "shape", "density", "nnz", "flops/sample"]);
+    let mut table = Table::new(["layer", "shape", "density", "nnz", "stored", "flops/sample"]);
     let paper_size = |density: f64, layer: &crate::models::LinearLayer| layer.geometry().paper_size_bytes(density);
     let mut paper_size_bytes = 0.0;
     for (layer, solved) in architecture.layers.iter().zip(&densities) {
         let density = solved.nnz as f64 / solved.size as f64;
         let flops = layer.geometry().forward_flops(density, super::convention(convention));
         paper_size_bytes += paper_size(density, layer);
+        let nnz_blocks = match args.format {
+            Format::Bsr([r, c]) if solved.nnz < solved.size => Some(solved.nnz / (r * c)),
+            _ => None,
+        };
         let record = LayerRecord {
             event: "layer",
             name: layer.name.clone(),
             shape: [layer.outputs, layer.inputs],
             density,
             nnz: solved.nnz,
+            nnz_blocks,
             flops,
         };
         if args.json {
             print_record(&record)?;
         }
+        let stored = match nnz_blocks {
+            _ if solved.nnz == solved.size => "dense".to_owned(),
+            Some(blocks) => format!("{blocks} blocks"),
+            None => args.format.to_string(),
+        };
         table.row([
             record.name,
             format!("{}×{}", layer.outputs, layer.inputs),
             Significant(density).to_string(),
             solved.nnz.to_string(),
+            stored,
             Significant(flops).to_string(),
         ]);
     }
@@ -97,6 +115,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         params: architecture.parameters(),
         nnz,
         density: nnz as f64 / architecture.size() as f64,
+        format: args.format.to_string(),
         inference_flops: sparse_flops,
         inference_flops_ratio: sparse_flops / dense_flops,
         train_flops_ratio,
@@ -123,7 +142,12 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     row("inference flops/sample", sparse_flops, dense_flops, &count);
     row("training flops/sample", train_flops_ratio * 3.0 * dense_flops, 3.0 * dense_flops, &count);
     row("size, bitmask format", paper_size_bytes, dense_paper_size, &kilobytes);
-    row("size, CSR", bytes.storage as f64, dense_storage as f64, &kilobytes);
+    row(
+        &format!("size, {}", args.format.to_string().to_uppercase().replace('X', "x")),
+        bytes.storage as f64,
+        dense_storage as f64,
+        &kilobytes,
+    );
     row("training memory", bytes.training as f64, total.dense_training_bytes as f64, &kilobytes);
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(
@@ -144,7 +168,7 @@ struct Bytes {
 /// Counted on the network itself, built and planned as for training, so that nothing is left out.
 fn bytes(config: &TrainConfig, architecture: &Architecture, densities: &[rigl::LayerDensity]) -> anyhow::Result<Bytes> {
     let cpu = Cpu::new(1, None)?;
-    let initialization = Initialization { init: Init::DenseFanIn, seed: 0 };
+    let initialization = Initialization { format: config.format, init: Init::DenseFanIn, seed: 0 };
     let mut network = Network::new(&cpu, architecture, densities, initialization)?;
     let storage = network.parameters.total_bytes(&cpu);
     training::optimizer(config, &cpu, &mut network)?;

@@ -16,7 +16,7 @@ use crate::checkpoint::CheckpointError;
 use crate::config::{Method, TrainConfig};
 use crate::data;
 use crate::interrupt::Interrupt;
-use crate::models::{Architecture, Initialization, Network, Sparsification, StoredModel, StoredWeight};
+use crate::models::{Architecture, Initialization, Network, Sparsification, StoredModel};
 use crate::report::{Significant, Table, print_record, print_text};
 use crate::run::{Run, RunError, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
@@ -169,15 +169,15 @@ fn first_model(config: &TrainConfig, found: Option<&Found>) -> anyhow::Result<St
         None => {
             let architecture = Architecture::of(&config.model);
             let densities = Sparsification::of(config).solve(&architecture)?;
-            let initialization = Initialization { init: config.init, seed: config.seed };
+            let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
             StoredModel::random(&architecture, &densities, initialization)?
         }
     };
-    let sparse = model.layers.iter().find(|layer| matches!(layer.weight, StoredWeight::Sparse(_)));
+    let sparse = model.layers.iter().find(|layer| layer.weight.is_sparse());
     match (config.method, sparse) {
         (Method::Dense, Some(layer)) => {
             let what = format!("the storage of layer {} for the method dense", layer.name);
-            Err(CheckpointError::mismatch(what, "sparse", "dense; choose static, set or rigl").into())
+            Err(CheckpointError::mismatch(what, layer.weight.storage(), "dense; choose static, set or rigl").into())
         }
         _ => Ok(model),
     }

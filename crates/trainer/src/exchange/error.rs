@@ -252,26 +252,26 @@ pub enum TensorsError {
     Empty,
     /// Tensors that belong to no fully connected layer.
     #[error(
-        "no fully connected layer has these tensors: {tensors}; a layer is LAYER.weight [outputs, inputs], or its CSR \
-         parts LAYER.weight.crow_indices, .col_indices and .values, with or without LAYER.bias [outputs]"
+        "no fully connected layer has these tensors: {tensors}; a layer is LAYER.weight [outputs, inputs], or its CSR or \
+         BSR parts LAYER.weight.crow_indices, .col_indices and .values, with or without LAYER.bias [outputs]"
     )]
     Unsupported {
         /// Names and shapes.
         tensors: String,
     },
     /// A weight stored both whole and in parts.
-    #[error("there are both {name} and {name}.values; a weight is dense or CSR")]
+    #[error("there are both {name} and {name}.values; a weight is dense, CSR or BSR")]
     Twice {
         /// The weight.
         name: String,
     },
-    /// Some parts of a CSR matrix are there and others not.
+    /// Some parts of a CSR or BSR matrix are there and others not.
     #[error("there is no tensor {name}, though other parts of this matrix are there")]
     Missing {
         /// The tensor.
         name: String,
     },
-    /// The columns of a CSR matrix are not told.
+    /// The columns of a CSR or BSR matrix are not told.
     #[error(
         "the number of columns of {weight} is not told; the file's metadata must have it: safetensors.torch.save_file(…, \
          metadata={{\"{weight}.shape\": \"[outputs, inputs]\"}}), with the two numbers"
@@ -280,7 +280,7 @@ pub enum TensorsError {
         /// The matrix.
         weight: String,
     },
-    /// The shape of a CSR matrix is not told in the form expected.
+    /// The shape of a CSR or BSR matrix is not told in the form expected.
     #[error("the metadata's {key} is {got:?}; it must be the shape as \"[outputs, inputs]\", such as \"[300, 784]\"")]
     Shape {
         /// The key.
@@ -318,7 +318,7 @@ pub enum TensorsError {
         /// The value.
         got: f64,
     },
-    /// The parts of a CSR matrix do not make one.
+    /// The parts of a CSR or BSR matrix do not make one.
     #[error("{weight}: {reason}")]
     Matrix {
         /// The matrix.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use autograd::init::{FanIn, Initializer};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Csr, FormatError};
+use sparse_kernels::{Csr, CsrPattern, FormatError};
 
 use crate::checkpoint::CheckpointError;
 use crate::formats::Matrix;
@@ -21,7 +21,7 @@ pub(super) struct NamedLayer {
 }
 
 /// The model of these layers, from input to output, named as the trainer names them. A sparse weight that stores every
-/// position becomes a dense one, as the trainer stores it.
+/// position, one by one or in blocks, becomes a dense one, as the trainer stores it.
 ///
 /// # Errors
 /// [`CheckpointError::Mismatch`], by the names that the layers came with, if they do not follow each other.
@@ -51,8 +51,16 @@ fn dense_if_full(weight: StoredWeight) -> StoredWeight {
         StoredWeight::Sparse(csr) if nrows.checked_mul(ncols) == Some(csr.values().len()) => {
             StoredWeight::Dense { nrows, ncols, values: csr.values().to_vec() }
         }
+        StoredWeight::BlockSparse(bsr) if bsr.pattern().nnz_blocks() == positions(bsr.pattern().blocks()) => {
+            StoredWeight::Dense { nrows, ncols, values: bsr.to_dense() }
+        }
         other => other,
     }
+}
+
+/// Positions of a matrix whose sides fit 32 bits.
+fn positions(pattern: &CsrPattern) -> usize {
+    pattern.nrows() * pattern.ncols()
 }
 
 /// The weight of a matrix. A pattern gets the values that a new network of this seed has at its positions.
@@ -93,7 +101,6 @@ mod tests {
     use super::*;
     use crate::formats::DenseMatrix;
     use crate::models::{Architecture, Initialization, Network};
-    use sparse_kernels::CsrPattern;
     use std::sync::Arc;
 
     #[test]
@@ -144,7 +151,8 @@ mod tests {
         let architecture = Architecture::of(&"5-4-3".parse().unwrap());
         let density = rigl::LayerDensity { density: 0.5, nnz: 7, size: 20 };
         let densities = [density, rigl::LayerDensity { nnz: 6, size: 12, ..density }];
-        let initialization = Initialization { init: crate::config::Init::DenseFanIn, seed: 9 };
+        let initialization =
+            Initialization { format: crate::config::Format::Csr, init: crate::config::Init::DenseFanIn, seed: 9 };
         let network = Network::new(&cpu, &architecture, &densities, initialization).unwrap();
         for layer in &network.layers {
             let pattern = network.parameters.pattern(&cpu, layer.weight).unwrap();

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use rigl::LayerDensity;
-use rigl::topology::prune_by_magnitude;
-use sparse_kernels::CsrPattern;
+use rigl::topology::{kept_pattern, prune_by_magnitude, select_kept};
+use rigl::{LayerDensity, TopologyError};
+use sparse_kernels::{Bsr, BsrPattern, CsrPattern};
 
 use super::ExchangeError;
 use crate::models::{StoredModel, StoredWeight};
 
-/// Keeps of each layer the weights of largest magnitude, as many as its density gives it: one-shot magnitude pruning. A
-/// layer that has no more weights than that stays as it is; if it has fewer, a warning tells so. Biases stay.
+/// Keeps of each layer the weights of largest magnitude, as many as its density gives it: one-shot magnitude pruning. Of a
+/// layer in blocks those of the largest norm stay, in the nearest number to that, at least one. A layer that has no more weights than that stays as it is; if it has fewer, a warning tells so. Biases stay.
 ///
 /// `densities` are in the order of the layers, as [`Sparsification::solve`](crate::models::Sparsification::solve) gives
 /// them.
@@ -30,7 +30,12 @@ pub fn prune(model: &mut StoredModel, densities: &[LayerDensity]) -> Result<(), 
         if nnz <= wanted {
             continue;
         }
+        let wrong = |reason| ExchangeError::Prune { layer: layer.name.clone(), reason };
         let pattern = match &layer.weight {
+            StoredWeight::BlockSparse(bsr) => {
+                layer.weight = StoredWeight::BlockSparse(prune_blocks(bsr, wanted).map_err(wrong)?);
+                continue;
+            }
             StoredWeight::Sparse(csr) => csr.pattern().clone(),
             StoredWeight::Dense { nrows, ncols, .. } => {
                 let full = CsrPattern::full(*nrows, *ncols);
@@ -38,10 +43,22 @@ pub fn prune(model: &mut StoredModel, densities: &[LayerDensity]) -> Result<(), 
             }
         };
         let pruned = prune_by_magnitude(&pattern, layer.weight.values(), wanted);
-        let pruned = pruned.map_err(|reason| ExchangeError::Prune { layer: layer.name.clone(), reason })?;
-        layer.weight = StoredWeight::Sparse(pruned);
+        layer.weight = StoredWeight::Sparse(pruned.map_err(wrong)?);
     }
     Ok(())
+}
+
+/// The blocks of largest norm, with about `wanted` values.
+fn prune_blocks(bsr: &Bsr, wanted: usize) -> Result<Bsr, TopologyError> {
+    let pattern = bsr.pattern();
+    let size = pattern.block_size()[0] * pattern.block_size()[1];
+    let count = ((wanted + size / 2) / size).clamp(1, pattern.nnz_blocks());
+    let kept = select_kept(&bsr.block_norms(), pattern.nnz_blocks() - count)?;
+    let blocks = Arc::new(kept_pattern(pattern.blocks(), &kept)?);
+    let values = bsr.values().chunks_exact(size).enumerate().filter(|(block, _)| kept.is_kept(*block));
+    let values = values.flat_map(|(_, block)| block).copied().collect();
+    let pattern = BsrPattern::from_blocks(pattern.nrows(), pattern.ncols(), pattern.block_size(), blocks)?;
+    Ok(Bsr::new(Arc::new(pattern), values)?)
 }
 
 #[cfg(test)]
@@ -73,6 +90,25 @@ mod tests {
         assert_eq!((second.weight.nnz(), second.weight.to_dense()), (2, vec![0.1, 0.0, 0.0, 0.0, 0.0, -3.4e38]));
         let biases = |model: &StoredModel| model.layers.iter().map(|l| l.bias.clone()).collect::<Vec<_>>();
         assert_eq!(biases(&after), biases(&before));
+    }
+
+    /// By norm: one large weight among zeros against many small ones. Half a block and more is one more.
+    #[test]
+    fn the_largest_blocks_stay() {
+        let pattern = Arc::new(BsrPattern::full(2, 6, [2, 2]).unwrap());
+        let values = [0.5, 0.5, 0.5, 0.5, 0.0, -0.9, 0.0, 0.0, 1.1, 0.0, 0.0, 0.0];
+        let bsr = Bsr::new(pattern, values.to_vec()).unwrap();
+        let before = model(vec![StoredWeight::BlockSparse(bsr)]);
+        let pruned = |nnz| {
+            let mut after = before.clone();
+            prune(&mut after, &[wanted(nnz, 12)]).unwrap();
+            (after.layers[0].weight.storage(), after.layers[0].weight.values().to_vec())
+        };
+        let bsr = "bsr2x2".to_owned();
+        assert_eq!(pruned(6), (bsr.clone(), [&values[..4], &values[8..]].concat()));
+        assert_eq!(pruned(5), (bsr.clone(), values[8..].to_vec()));
+        assert_eq!(pruned(1), (bsr.clone(), values[8..].to_vec()));
+        assert_eq!(pruned(12), (bsr, values.to_vec()));
     }
 
     #[test]

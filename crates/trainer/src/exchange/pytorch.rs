@@ -4,11 +4,15 @@
 //! | --- | --- | --- |
 //! | dense weight `[outputs, inputs]` | `<layer>.weight` | F32 |
 //! | sparse weight, as `torch.sparse_csr_tensor` takes it | `<layer>.weight.crow_indices`, `.col_indices`; `.values` | I32, or I64 if need be; F32 |
+//! | block-sparse weight, as `torch.sparse_bsr_tensor` takes it | the same; `.values` of `[blocks, r, c]` | as above |
 //! | bias `[outputs]` | `<layer>.bias` | F32 |
 //!
-//! CSR does not tell how many columns there are, so the metadata has `<layer>.weight.shape` with a value such as
+//! Neither tells how many columns there are, so the metadata has `<layer>.weight.shape` with a value such as
 //! `[300, 784]`. Written files have `format` `pt` there too, which some readers want to see. The same model gives the
 //! same bytes.
+//!
+//! Blocks may reach beyond the matrix, by zeros; PyTorch itself takes only sizes that the block's sides divide, so such a
+//! matrix is made with its sizes rounded up to that, and cut.
 //!
 //! Read are files of anyone: all types of floats from 16 bits on, indices of 32 and 64 bits; layers without bias; a single
 //! layer without name (`weight`, `bias`). A file does not keep its tensors' order, so layers are taken in the order of
@@ -23,7 +27,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
-use sparse_kernels::{Csr, CsrPattern};
+use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
 use super::layers::{NamedLayer, chain, natural_order};
 use super::target::whole;
@@ -32,8 +36,14 @@ use crate::checkpoint::{Checkpoint, METADATA_KEY, read_header};
 use crate::models::{StoredLayer, StoredModel, StoredWeight};
 
 /// What a tensor is to its layer, by the end of its name, and its dimensions.
-const PARTS: [(&str, usize); 5] =
-    [("weight", 2), ("weight.crow_indices", 1), ("weight.col_indices", 1), ("weight.values", 1), ("bias", 1)];
+const PARTS: [(&str, usize); 6] = [
+    ("weight", 2),
+    ("weight.crow_indices", 1),
+    ("weight.col_indices", 1),
+    ("weight.values", 1),
+    ("weight.values", 3),
+    ("bias", 1),
+];
 
 /// The tensors of one layer, as in [`PARTS`].
 type Parts<'d> = [Option<TensorView<'d>>; PARTS.len()];
@@ -91,20 +101,24 @@ impl Writer {
     fn weight(&mut self, layer: &StoredLayer, dense: bool) -> Result<(), ExchangeError> {
         let name = format!("{}.weight", layer.name);
         let shape = layer.weight.shape();
-        let sparse = match &layer.weight {
-            StoredWeight::Sparse(csr) if !dense => csr,
+        let values = layer.weight.values();
+        let (pattern, values) = match &layer.weight {
+            StoredWeight::Sparse(csr) if !dense => (&**csr.pattern(), Tensor::f32s(&[values.len()], values)),
+            StoredWeight::BlockSparse(bsr) if !dense => {
+                let [r, c] = bsr.pattern().block_size();
+                (&**bsr.pattern().blocks(), Tensor::f32s(&[bsr.pattern().nnz_blocks(), r, c], values))
+            }
             _ => {
                 self.tensors.insert(name, Tensor::f32s(&shape, &whole(layer)?));
                 return Ok(());
             }
         };
-        let pattern = sparse.pattern();
         // Both arrays have one type in PyTorch; offsets go up to nnz, columns stay below ncols.
         let wide = pattern.nnz().max(pattern.ncols()) > i32::MAX as usize;
         let mut insert = |part, tensor| self.tensors.insert(format!("{name}.{part}"), tensor);
         insert("crow_indices", Tensor::indices(pattern.row_offsets(), wide));
         insert("col_indices", Tensor::indices(pattern.col_indices(), wide));
-        insert("values", Tensor::f32s(&[pattern.nnz()], sparse.values()));
+        insert("values", values);
         self.metadata.insert(shape_key(&name), format!("[{}, {}]", shape[0], shape[1]));
         Ok(())
     }
@@ -181,18 +195,18 @@ pub fn from_bytes(bytes: &[u8]) -> Result<StoredModel, TensorsError> {
     let mut layers = Vec::new();
     let mut outputs = None;
     for (name, parts) in sorted_layers(&file)? {
-        let [dense, crow_indices, col_indices, values, bias] = parts;
+        let [dense, crow_indices, col_indices, entries, blocks, bias] = parts;
         let weight_name = tensor_name(&name, "weight");
-        let csr = [crow_indices, col_indices, values];
+        let sparse = [crow_indices, col_indices, entries.or(blocks)];
         let weight = match dense {
-            Some(_) if csr.iter().any(Option::is_some) => return Err(TensorsError::Twice { name: weight_name }),
+            Some(_) if sparse.iter().any(Option::is_some) => return Err(TensorsError::Twice { name: weight_name }),
             Some(dense) => {
                 let values = floats(&weight_name, &dense)?;
                 StoredWeight::Dense { nrows: dense.shape()[0], ncols: dense.shape()[1], values }
             }
             None => {
                 let shape = metadata(&shape_key(&weight_name));
-                StoredWeight::Sparse(read_csr(weight_name, csr, shape, outputs)?)
+                read_sparse(weight_name, sparse, shape, outputs)?
             }
         };
         outputs = Some(weight.shape()[0]);
@@ -254,30 +268,49 @@ fn list(mut tensors: Vec<(String, Vec<usize>)>) -> String {
     shown.join(", ")
 }
 
-fn read_csr(
+/// A matrix in CSR, or in BSR if its values have the dimensions of blocks.
+fn read_sparse(
     weight: String,
     parts: [Option<TensorView<'_>>; 3],
     shape: Option<&String>,
     outputs_before: Option<usize>,
-) -> Result<Csr<f32>, TensorsError> {
+) -> Result<StoredWeight, TensorsError> {
     let names = ["crow_indices", "col_indices", "values"].map(|part| format!("{weight}.{part}"));
     let missing = |name: &String| TensorsError::Missing { name: name.clone() };
     let [crow_indices, col_indices, values] = parts;
     let row_offsets = indices(&names[0], &crow_indices.ok_or_else(|| missing(&names[0]))?)?;
     let col_indices = indices(&names[1], &col_indices.ok_or_else(|| missing(&names[1]))?)?;
-    let values = floats(&names[2], &values.ok_or_else(|| missing(&names[2]))?)?;
+    let values = values.ok_or_else(|| missing(&names[2]))?;
+    let block_size = match *values.shape() {
+        [_, r, c] => Some([r, c]),
+        _ => None,
+    };
+    let values = floats(&names[2], &values)?;
     let [nrows, ncols] = match (shape, outputs_before) {
         (Some(text), _) => {
             let wrong = |_| TensorsError::Shape { key: shape_key(&weight), got: text.clone() };
             serde_json::from_str(text).map_err(wrong)?
         }
         // An empty array of offsets is refused as too short for no rows.
-        (None, Some(outputs)) => [row_offsets.len().saturating_sub(1), outputs],
+        (None, Some(outputs)) => {
+            let block_rows = row_offsets.len().saturating_sub(1);
+            [block_rows.saturating_mul(block_size.map_or(1, |[r, _]| r)), outputs]
+        }
         (None, None) => return Err(TensorsError::NoShape { weight }),
     };
-    let pattern = CsrPattern::new(nrows, ncols, row_offsets, col_indices);
-    let csr = pattern.and_then(|pattern| Csr::new(Arc::new(pattern), values));
-    csr.map_err(|reason| TensorsError::Matrix { weight, reason })
+    let matrix = || -> Result<_, FormatError> {
+        Ok(match block_size {
+            Some(block_size) => {
+                let pattern = BsrPattern::new(nrows, ncols, block_size, row_offsets, col_indices)?;
+                StoredWeight::BlockSparse(Bsr::new(Arc::new(pattern), values)?)
+            }
+            None => {
+                let pattern = CsrPattern::new(nrows, ncols, row_offsets, col_indices)?;
+                StoredWeight::Sparse(Csr::new(Arc::new(pattern), values)?)
+            }
+        })
+    };
+    matrix().map_err(|reason| TensorsError::Matrix { weight, reason })
 }
 
 fn wrong_dtype(name: &str, view: &TensorView<'_>, expected: &'static str) -> TensorsError {
@@ -395,6 +428,49 @@ mod tests {
         let dense = self::header(&to_bytes(&example(), true).unwrap());
         assert_eq!(dense["__metadata__"], json!({ "format": "pt" }));
         assert_eq!(dense["fc1.weight"]["shape"], json!([3, 5]));
+    }
+
+    /// As `torch.sparse_bsr_tensor` takes them; ragged ones too, whose padding a file cannot fill.
+    #[test]
+    fn blocks_are_written_and_read() {
+        let model = blocks();
+        let bytes = to_bytes(&model, false).unwrap();
+        let header = header(&bytes);
+        assert_eq!(header["__metadata__"]["fc1.weight.shape"], "[3, 5]");
+        for (name, dtype, shape) in [
+            ("fc1.weight.crow_indices", "I32", vec![3]),
+            ("fc1.weight.col_indices", "I32", vec![3]),
+            ("fc1.weight.values", "F32", vec![3, 2, 4]),
+        ] {
+            assert_eq!((&header[name]["dtype"], &header[name]["shape"]), (&dtype.into(), &shape.into()), "{name}");
+        }
+        assert_same(&from_bytes(&bytes).unwrap(), &model);
+        assert_same(&from_bytes(&to_bytes(&model, true).unwrap()).unwrap(), &all_dense(&model));
+        assert_same(&from_bytes(&model.to_checkpoint().to_bytes().unwrap()).unwrap(), &model);
+
+        // Another program's: the second layer's shape follows from the first one's outputs.
+        let of = |name: &str, part: &str| format!("{name}.weight.{part}");
+        let names = ["a", "b"].map(|name| ["crow_indices", "col_indices", "values"].map(|part| of(name, part)));
+        let [a, b] = &names;
+        let ones = |n| f32s(&vec![1.0; n]);
+        let tensors = |block: &'static [usize]| {
+            [
+                (a[0].as_str(), Dtype::I64, &[2usize][..], i64s(&[0, 1])),
+                (&a[1], Dtype::I64, &[1], i64s(&[1])),
+                (&a[2], Dtype::F32, block, ones(block.iter().product())),
+                (&b[0], Dtype::I64, &[3], i64s(&[0, 1, 1])),
+                (&b[1], Dtype::I64, &[1], i64s(&[0])),
+                (&b[2], Dtype::F32, &[1, 2, 1], ones(2)),
+            ]
+        };
+        let shape = [("a.weight.shape", "[2, 3]")];
+        let model = from_bytes(&foreign(&tensors(&[1, 2, 2]), &shape)).unwrap();
+        assert_eq!(model.name().to_string(), "3-2-4");
+        assert_eq!(model.layers[0].weight.to_dense(), [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
+        assert_eq!(model.layers[0].weight.values(), [1.0, 0.0, 1.0, 0.0]);
+        assert!(message(&tensors(&[1, 3, 2]), &shape).contains("3"));
+        assert!(message(&tensors(&[2, 2, 2]), &shape).contains("8 values for a pattern of 4 entries"));
+        assert!(message(&tensors(&[1, 2, 2, 1]), &shape).starts_with("no fully connected layer has these tensors"));
     }
 
     #[test]
@@ -600,14 +676,20 @@ mod tests {
         #[test]
         fn hostile_indices_never_panic(
             crow in prop::collection::vec(-1..5i64, 0..5), col in prop::collection::vec(-1..5i64, 0..5),
-            values in prop::collection::vec(any::<f32>(), 0..5), shape in [0..5u64, 0..5u64],
+            values in prop::collection::vec(any::<f32>(), 0..5), shape in [0..5u64, 0..5u64], block in [0..5usize, 0..5usize],
         ) {
-            let bytes = foreign(&[
-                ("weight.crow_indices", Dtype::I64, &[crow.len()], i64s(&crow)),
-                ("weight.col_indices", Dtype::I64, &[col.len()], i64s(&col)),
-                ("weight.values", Dtype::F32, &[values.len()], f32s(&values)),
-            ], &[("weight.shape", &format!("{shape:?}"))]);
-            check(&bytes);
+            for blocks in [false, true] {
+                let count = values.len();
+                let (dimensions, size) =
+                    if blocks { (vec![count, block[0], block[1]], block[0] * block[1]) } else { (vec![count], 1) };
+                let values = values.repeat(size);
+                let bytes = foreign(&[
+                    ("weight.crow_indices", Dtype::I64, &[crow.len()], i64s(&crow)),
+                    ("weight.col_indices", Dtype::I64, &[col.len()], i64s(&col)),
+                    ("weight.values", Dtype::F32, &dimensions, f32s(&values)),
+                ], &[("weight.shape", &format!("{shape:?}"))]);
+                check(&bytes);
+            }
         }
     }
 }

@@ -165,6 +165,8 @@ pub(super) fn matrix_of(layer: &StoredLayer, format: MatrixFormat, dense: bool) 
     Ok(match &layer.weight {
         _ if as_dense => Matrix::Dense(DenseMatrix::new(nrows, ncols, whole(layer)?).expect("it has every position")),
         StoredWeight::Sparse(csr) => Matrix::Sparse(csr.clone()),
+        // None of these formats has blocks of its own: all entries of the stored ones, zeros among them.
+        StoredWeight::BlockSparse(bsr) => Matrix::Sparse(bsr.to_csr()),
         StoredWeight::Dense { values, .. } => {
             let pattern = Arc::new(CsrPattern::full(nrows, ncols).map_err(wrong)?);
             Matrix::Sparse(Csr::new(pattern, values.clone()).map_err(wrong)?)

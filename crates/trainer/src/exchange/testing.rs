@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sparse_kernels::{Csr, CsrPattern};
+use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern};
 
 use crate::models::{StoredLayer, StoredModel, StoredWeight};
 
@@ -27,6 +27,15 @@ pub fn layer(name: &str, weight: StoredWeight) -> StoredLayer {
 /// A sparse layer with an empty row, and a dense one.
 pub fn example() -> StoredModel {
     let first = sparse(3, 5, &[(0, 1), (0, 4), (2, 0), (2, 2), (2, 3)]);
+    let second = dense(2, 3, &[0.5, 0.0, -0.0, 0.3, 1e-45, -7.0]);
+    StoredModel { input: None, layers: vec![layer("fc1", first), layer("fc2", second)] }
+}
+
+/// A layer in blocks that reach beyond its edges, and a dense one.
+pub fn blocks() -> StoredModel {
+    let pattern = BsrPattern::new(3, 5, [2, 4], vec![0, 1, 3], vec![1, 0, 1]).unwrap();
+    let values = (0..pattern.nnz()).map(|e| VALUES[e % 4]).collect();
+    let first = StoredWeight::BlockSparse(Bsr::new(Arc::new(pattern), values).unwrap());
     let second = dense(2, 3, &[0.5, 0.0, -0.0, 0.3, 1e-45, -7.0]);
     StoredModel { input: None, layers: vec![layer("fc1", first), layer("fc2", second)] }
 }

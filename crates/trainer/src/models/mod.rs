@@ -5,7 +5,7 @@ mod stored;
 
 use rigl::{DistributionError, LayerDensity, LayerGeometry, LayerShape, Override};
 
-use crate::config::{DensityOverride, Distribution, LayerRule, Method, ModelName, TrainConfig};
+use crate::config::{DensityOverride, Distribution, Format, LayerRule, Method, ModelName, TrainConfig};
 
 pub use network::{Initialization, Layer, Network, WeightCount, strip_of};
 pub use stored::{ModelInput, StoredLayer, StoredModel, StoredWeight};
@@ -93,6 +93,8 @@ pub struct Sparsification {
     pub method: Method,
     /// nnz / size over all layers.
     pub density: f64,
+    /// How sparse layers are stored, and so in how many weights at a time.
+    pub format: Format,
     /// How it is spread.
     pub distribution: Distribution,
     /// Exponent of [`Distribution::Erk`].
@@ -109,6 +111,7 @@ impl Sparsification {
         Self {
             method: config.method,
             density: config.density,
+            format: config.format,
             distribution: config.distribution,
             erk_power: config.erk_power,
             layer_rule: config.layer_rule,
@@ -120,6 +123,10 @@ impl Sparsification {
     ///
     /// The paper's rule for LeNet-300-100 gives the first layer the sparsity asked for, the second 0.9 of it, and
     /// leaves the third dense (google-research/rigl, `rigl/mnist/mnist_train_eval.py`). Overrides go before either.
+    ///
+    /// In blocks, a layer has the nearest number of blocks to the weights that its density gives it, at least one; its nnz
+    /// is that of the blocks, padding included ([`sparse_kernels::BsrPattern::nnz`]). A layer whose blocks would hold no
+    /// fewer values than the whole matrix has all its weights.
     ///
     /// # Errors
     /// [`DistributionError`] if a density or an override is impossible, or a layer would be left empty.
@@ -142,8 +149,23 @@ impl Sparsification {
             Distribution::Er => rigl::Distribution::ErdosRenyi,
             Distribution::Erk => rigl::Distribution::ErdosRenyiKernel { power: self.erk_power },
         };
-        rigl::solve(&shapes, self.density, distribution, &overrides)
+        let mut layers = rigl::solve(&shapes, self.density, distribution, &overrides)?;
+        if let Format::Bsr(block_size) = self.format {
+            layers
+                .iter_mut()
+                .zip(&architecture.layers)
+                .for_each(|(solved, layer)| in_blocks(solved, layer, block_size));
+        }
+        Ok(layers)
     }
+}
+
+/// Makes a layer's weights a whole number of blocks.
+fn in_blocks(solved: &mut LayerDensity, layer: &LinearLayer, [r, c]: [usize; 2]) {
+    let grid = layer.outputs.div_ceil(r) * layer.inputs.div_ceil(c);
+    let blocks = (solved.nnz + r * c / 2) / (r * c);
+    let nnz = blocks.clamp(1, grid) * r * c;
+    solved.nnz = if solved.nnz == solved.size || nnz >= solved.size { solved.size } else { nnz };
 }
 
 #[cfg(test)]
@@ -154,6 +176,7 @@ mod tests {
         let sparsification = Sparsification {
             method: Method::Rigl,
             density,
+            format: Format::Csr,
             distribution: Distribution::Erk,
             erk_power: 1.0,
             layer_rule: LayerRule::Distribution,
@@ -180,6 +203,24 @@ mod tests {
             assert!((layer.density - expected).abs() < 1e-12, "{layer:?}");
         }
         assert_eq!(densities[2].nnz, 1000);
+    }
+
+    #[test]
+    fn layers_have_whole_numbers_of_blocks() {
+        let (lenet, mut sparsification) = lenet(0.1);
+        let mut nnz = |format: &str, overrides: &[&str]| {
+            sparsification.format = format.parse().unwrap();
+            sparsification.overrides = overrides.iter().map(|o| o.parse().unwrap()).collect();
+            sparsification.solve(&lenet).unwrap().iter().map(|l| l.nnz).collect::<Vec<_>>()
+        };
+        assert_eq!(nnz("csr", &[]), [18715, 6906, 1000]);
+        assert_eq!(nnz("bsr1x1", &[]), [18715, 6906, 1000]);
+        // 292.4 and 107.9 blocks of 64.
+        assert_eq!(nnz("bsr8x8", &[]), [292 * 64, 108 * 64, 1000]);
+        // At least one; and where blocks hold no less than the matrix, all of it: 15.6 blocks of 64 are 999 weights.
+        assert_eq!(nnz("bsr8x8", &["fc3=0.001"])[2], 64);
+        assert_eq!(nnz("bsr8x8", &["fc3=0.999"])[2], 1000);
+        assert_eq!(nnz("bsr8x8", &["fc3=0.95"])[2], 960);
     }
 
     #[test]

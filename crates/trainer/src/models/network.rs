@@ -5,11 +5,13 @@ use std::sync::Arc;
 use autograd::{ParameterId, ParameterValue, Parameters, Tape, Var};
 use rigl::{LayerDensity, Layers};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Backend, BackendError, Csr, CsrPattern, PlanOptions, SparseMatrix, StripLayout};
+use sparse_kernels::{
+    Backend, BackendError, BlockMatrix, Bsr, Csr, CsrPattern, PlanOptions, SparseMatrix, StripLayout,
+};
 
 use super::{Architecture, ModelInput, StoredLayer, StoredModel, StoredWeight};
 use crate::checkpoint::CheckpointError;
-use crate::config::Init;
+use crate::config::{Format, Init};
 use crate::training::TrainingError;
 
 /// One layer's parameters.
@@ -23,14 +25,16 @@ pub struct Layer {
     pub bias: ParameterId,
     /// Whether a ReLU follows.
     pub relu: bool,
-    /// Whether the weight is stored sparse. A layer that has all its weights is stored and multiplied dense, and no
-    /// method changes it.
+    /// Whether the weight is stored sparse, in CSR or in blocks. A layer that has all its weights is stored and
+    /// multiplied dense, and no method changes it.
     pub sparse: bool,
 }
 
-/// How the first values are drawn.
+/// How a new network is stored, and its first values drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Initialization {
+    /// How sparse layers are stored.
+    pub format: Format,
     /// What the deviation follows.
     pub init: Init,
     /// The run's seed.
@@ -52,7 +56,7 @@ pub struct Network<B: Backend> {
 /// How many weights a network stores, of how many positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WeightCount {
-    /// Stored weights, biases not counted.
+    /// Stored weights, biases not counted, padding of blocks included.
     pub nnz: usize,
     /// Positions of all weight matrices.
     pub size: usize,
@@ -94,7 +98,7 @@ impl<B: Backend> Network<B> {
     pub fn from_stored(backend: &B, model: StoredModel) -> Result<Self, TrainingError> {
         model.check_chain()?;
         let architecture = Architecture::of(&model.name());
-        let any_sparse = model.layers.iter().any(|layer| matches!(layer.weight, StoredWeight::Sparse(_)));
+        let any_sparse = model.layers.iter().any(|layer| layer.weight.is_sparse());
         let mut parameters = Parameters::new();
         let mut layers = Vec::new();
         for (i, (stored, layer)) in model.layers.into_iter().zip(&architecture.layers).enumerate() {
@@ -102,14 +106,18 @@ impl<B: Backend> Network<B> {
             if name != layer.name {
                 return Err(CheckpointError::mismatch("the name of a layer", name, &layer.name).into());
             }
-            let sparse = matches!(weight, StoredWeight::Sparse(_));
+            let sparse = weight.is_sparse();
+            // Nothing asks for the gradient of the network's input.
+            let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: i > 0 };
             let parameter = format!("{name}.weight");
             let weight = match weight {
                 StoredWeight::Sparse(csr) => {
-                    // Nothing asks for the gradient of the network's input.
-                    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: i > 0 };
                     let matrix = SparseMatrix::new(backend, csr.pattern().clone(), csr.values(), options)?;
                     parameters.add_sparse(parameter, matrix)
+                }
+                StoredWeight::BlockSparse(bsr) => {
+                    let matrix = BlockMatrix::new(backend, bsr.pattern().clone(), bsr.values(), options)?;
+                    parameters.add_block_sparse(parameter, matrix)
                 }
                 StoredWeight::Dense { nrows, ncols, values } => {
                     parameters.add_dense(parameter, backend, uploaded(backend, &values)?, nrows, ncols)?
@@ -130,12 +138,17 @@ impl<B: Backend> Network<B> {
         let mut layers = Vec::with_capacity(self.layers.len());
         for Layer { name, weight, bias, .. } in &self.layers {
             let values = self.parameters.download_values(backend, *weight)?;
-            let weight = match (self.parameters.pattern(backend, *weight), self.parameters.get(*weight).value()) {
-                (Some(pattern), _) => {
-                    StoredWeight::Sparse(Csr::new(pattern.clone(), values).map_err(BackendError::from)?)
+            let weight = match self.parameters.get(*weight).value() {
+                ParameterValue::Sparse(matrix) => {
+                    let csr = Csr::new(backend.pattern(&matrix.plan).clone(), values);
+                    StoredWeight::Sparse(csr.map_err(BackendError::from)?)
                 }
-                (None, &ParameterValue::Dense { nrows, ncols, .. }) => StoredWeight::Dense { nrows, ncols, values },
-                (None, _) => unreachable!("the weights of a network are matrices"),
+                ParameterValue::BlockSparse(matrix) => {
+                    let bsr = Bsr::new(backend.block_pattern(&matrix.plan).clone(), values);
+                    StoredWeight::BlockSparse(bsr.map_err(BackendError::from)?)
+                }
+                &ParameterValue::Dense { nrows, ncols, .. } => StoredWeight::Dense { nrows, ncols, values },
+                ParameterValue::Vector(_) => unreachable!("the weights of a network are matrices"),
             };
             let bias = self.parameters.download_values(backend, *bias)?;
             layers.push(StoredLayer { name: name.clone(), weight, bias });
@@ -163,8 +176,7 @@ impl<B: Backend> Network<B> {
     ) -> Result<Var, autograd::Error> {
         let mut x = x;
         for layer in layers {
-            let y = tape.linear(layer.weight, x)?;
-            x = tape.bias_relu(layer.bias, layer.relu, y)?;
+            x = tape.linear_bias_relu(layer.weight, layer.bias, layer.relu, x)?;
             if layer.relu && dropout > 0.0 {
                 x = tape.dropout(key.with_name(&layer.name), dropout, x)?;
             }
@@ -172,7 +184,16 @@ impl<B: Backend> Network<B> {
         Ok(x)
     }
 
-    /// Stored weights of each layer.
+    /// How a layer's weight is stored: `dense`, or a [`Format`].
+    pub fn storage(&self, backend: &B, layer: &Layer) -> String {
+        match self.parameters.block_pattern(backend, layer.weight) {
+            Some(pattern) => Format::Bsr(pattern.block_size()).to_string(),
+            None if layer.sparse => Format::Csr.to_string(),
+            None => "dense".to_owned(),
+        }
+    }
+
+    /// Stored weights of each layer, padding of blocks included.
     pub fn layer_nnz(&self, backend: &B) -> Vec<usize> {
         let nnz = |layer: &Layer| backend.len(self.parameters.get(layer.weight).value().values());
         self.layers.iter().map(nnz).collect()
@@ -195,7 +216,7 @@ fn uploaded<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Buffer, Backen
     Ok(buffer)
 }
 
-/// The layers whose topology a method manages.
+/// The layers whose topology a method manages. Of a block-sparse layer it sees the blocks, see [`Layers`].
 #[derive(Debug)]
 pub struct SparseLayers<'n, B: Backend> {
     backend: &'n B,
@@ -213,15 +234,18 @@ impl<B: Backend> Layers for SparseLayers<'_, B> {
     }
 
     fn pattern(&self, layer: usize) -> &Arc<CsrPattern> {
-        let pattern = self.network.parameters.pattern(self.backend, self.layers[layer].weight);
+        let pattern = self.network.parameters.topology(self.backend, self.layers[layer].weight);
         pattern.expect("layers are listed here if they are sparse")
     }
 
     fn values(&self, layer: usize) -> Result<Vec<f32>, BackendError> {
-        let parameter = self.network.parameters.get(self.layers[layer].weight);
-        let buffer = parameter.value().values();
+        let id = self.layers[layer].weight;
+        let buffer = self.network.parameters.get(id).value().values();
         let mut values = vec![0.0; self.backend.len(buffer)];
         self.backend.download(buffer, &mut values)?;
-        Ok(values)
+        match self.network.parameters.block_pattern(self.backend, id) {
+            Some(pattern) => Ok(pattern.block_norms(&values)?),
+            None => Ok(values),
+        }
     }
 }

@@ -8,11 +8,11 @@ use rigl::topology::random_pattern;
 use rigl::{LayerDensity, TopologyError};
 use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Csr, CsrPattern, FormatError};
+use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
 use super::{Architecture, Initialization, LinearLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
-use crate::config::{Init, ModelName};
+use crate::config::{Format, Init, ModelName};
 use crate::data::Normalization;
 
 /// A weight matrix of `[outputs, inputs]`.
@@ -20,6 +20,8 @@ use crate::data::Normalization;
 pub enum StoredWeight {
     /// Only the entries that exist.
     Sparse(Csr<f32>),
+    /// Only the blocks that exist. Their padding, where they reach beyond the matrix, counts as weights.
+    BlockSparse(Bsr),
     /// All of them, row-major.
     Dense {
         /// Outputs.
@@ -36,6 +38,7 @@ impl StoredWeight {
     pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::Sparse(csr) => [csr.pattern().nrows(), csr.pattern().ncols()],
+            Self::BlockSparse(bsr) => [bsr.pattern().nrows(), bsr.pattern().ncols()],
             Self::Dense { nrows, ncols, .. } => [*nrows, *ncols],
         }
     }
@@ -45,11 +48,40 @@ impl StoredWeight {
         self.values().len()
     }
 
-    /// The stored weights, row after row.
+    /// The stored weights, row after row; of blocks, block after block.
     pub fn values(&self) -> &[f32] {
         match self {
             Self::Sparse(csr) => csr.values(),
+            Self::BlockSparse(bsr) => bsr.values(),
             Self::Dense { values, .. } => values,
+        }
+    }
+
+    /// Whether only some of the weights are stored.
+    pub fn is_sparse(&self) -> bool {
+        self.format().is_some()
+    }
+
+    /// How it is stored; none for a dense matrix.
+    pub fn format(&self) -> Option<Format> {
+        match self {
+            Self::Sparse(_) => Some(Format::Csr),
+            Self::BlockSparse(bsr) => Some(Format::Bsr(bsr.pattern().block_size())),
+            Self::Dense { .. } => None,
+        }
+    }
+
+    /// The name of how it is stored: `dense`, or that of the [`Format`].
+    pub fn storage(&self) -> String {
+        self.format().map_or("dense".to_owned(), |format| format.to_string())
+    }
+
+    /// What a topology update replaces: the pattern, or that of the blocks; none for a dense matrix.
+    pub fn topology(&self) -> Option<&Arc<CsrPattern>> {
+        match self {
+            Self::Sparse(csr) => Some(csr.pattern()),
+            Self::BlockSparse(bsr) => Some(bsr.pattern().blocks()),
+            Self::Dense { .. } => None,
         }
     }
 
@@ -57,6 +89,7 @@ impl StoredWeight {
     pub fn to_dense(&self) -> Vec<f32> {
         match self {
             Self::Sparse(csr) => csr.to_dense(),
+            Self::BlockSparse(bsr) => bsr.to_dense(),
             Self::Dense { values, .. } => values.clone(),
         }
     }
@@ -119,17 +152,19 @@ struct LayerDescription {
 
 impl StoredModel {
     /// A model with random patterns of the given densities, Xavier-uniform weights and zero biases. A layer that has
-    /// all its weights is stored dense.
+    /// all its weights is stored dense; in blocks, a layer's nnz is rounded down to whole ones
+    /// ([`Sparsification::solve`](super::Sparsification::solve) gives such numbers).
     ///
     /// A weight's first value depends on seed, layer name and position only: networks of different densities share
-    /// the values of the positions they share. So do their patterns' random choices not depend on the values.
+    /// the values of the positions they share, whatever their formats. So do their patterns' random choices not depend on
+    /// the values.
     ///
     /// # Errors
     /// If a layer is too large for 32-bit indices.
     pub fn random(
         architecture: &Architecture,
         densities: &[LayerDensity],
-        Initialization { init, seed }: Initialization,
+        Initialization { format, init, seed }: Initialization,
     ) -> Result<Self, TopologyError> {
         let fan_in = match init {
             Init::DenseFanIn => FanIn::Dense,
@@ -139,15 +174,22 @@ impl StoredModel {
             let LinearLayer { name, inputs: ncols, outputs: nrows, .. } = layer;
             let (nrows, ncols) = (*nrows, *ncols);
             let key = |purpose| Key::new(seed).with_name(purpose).with_name(name);
-            let weight = if density.nnz < density.size {
-                let pattern = Arc::new(random_pattern(nrows, ncols, density.nnz, key("pattern"))?);
-                let values = Initializer::XavierUniform.sparse(&pattern, fan_in, key("weight"));
-                StoredWeight::Sparse(Csr::new(pattern, values).expect("there is one value per entry"))
-            } else {
-                StoredWeight::Dense {
-                    nrows,
-                    ncols,
-                    values: Initializer::XavierUniform.dense(nrows, ncols, key("weight")),
+            let weight = match format {
+                _ if density.nnz >= density.size => {
+                    let values = Initializer::XavierUniform.dense(nrows, ncols, key("weight"));
+                    StoredWeight::Dense { nrows, ncols, values }
+                }
+                Format::Csr => {
+                    let pattern = Arc::new(random_pattern(nrows, ncols, density.nnz, key("pattern"))?);
+                    let values = Initializer::XavierUniform.sparse(&pattern, fan_in, key("weight"));
+                    StoredWeight::Sparse(Csr::new(pattern, values).expect("there is one value per entry"))
+                }
+                Format::Bsr([r, c]) => {
+                    let (rows, columns) = (nrows.div_ceil(r), ncols.div_ceil(c));
+                    let blocks = Arc::new(random_pattern(rows, columns, density.nnz / (r * c), key("pattern"))?);
+                    let pattern = Arc::new(BsrPattern::from_blocks(nrows, ncols, [r, c], blocks)?);
+                    let values = Initializer::XavierUniform.block_sparse(&pattern, fan_in, key("weight"));
+                    StoredWeight::BlockSparse(Bsr::new(pattern, values).expect("there is one value per entry"))
                 }
             };
             Ok(StoredLayer { name: name.clone(), weight, bias: vec![0.0; nrows] })
@@ -176,7 +218,12 @@ impl StoredModel {
         ModelName::of_sizes(std::iter::once(inputs).chain(self.layers.iter().map(|l| l.weight.shape()[0])).collect())
     }
 
-    /// Stored weights, biases not counted.
+    /// How its sparse layers are stored: as the first of them; as CSR if there is none.
+    pub fn format(&self) -> Format {
+        self.layers.iter().find_map(|layer| layer.weight.format()).unwrap_or(Format::Csr)
+    }
+
+    /// Stored weights, biases not counted, padding of blocks included.
     pub fn nnz(&self) -> usize {
         self.layers.iter().map(|l| l.weight.nnz()).sum()
     }
@@ -227,6 +274,13 @@ impl StoredModel {
                     insert("weight.crow_indices", TensorData::u32s(csr.pattern().row_offsets()));
                     insert("weight.col_indices", TensorData::u32s(csr.pattern().col_indices()));
                     insert("weight.values", TensorData::f32s(csr.values()));
+                }
+                StoredWeight::BlockSparse(bsr) => {
+                    let (pattern, values) = (bsr.pattern(), bsr.values().to_vec());
+                    let [r, c] = pattern.block_size();
+                    insert("weight.crow_indices", TensorData::u32s(pattern.blocks().row_offsets()));
+                    insert("weight.col_indices", TensorData::u32s(pattern.blocks().col_indices()));
+                    insert("weight.values", TensorData::F32 { shape: vec![pattern.nnz_blocks(), r, c], values });
                 }
                 StoredWeight::Dense { nrows, ncols, values } => {
                     insert("weight", TensorData::F32 { shape: vec![*nrows, *ncols], values: values.clone() });
@@ -305,10 +359,20 @@ fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription) -> Result<Stored
         let row_offsets = checkpoint.u32s(&part("crow_indices"))?.to_vec();
         let col_indices = checkpoint.u32s(&part("col_indices"))?.to_vec();
         let values = checkpoint.f32s(&part("values"))?.to_vec();
-        let csr = || -> Result<_, FormatError> {
-            Csr::new(Arc::new(CsrPattern::new(nrows, ncols, row_offsets, col_indices)?), values)
+        let matrix = || -> Result<_, FormatError> {
+            Ok(match *checkpoint.tensors[&part("values")].shape() {
+                // Blocks have two dimensions more than entries.
+                [_, r, c] => {
+                    let pattern = BsrPattern::new(nrows, ncols, [r, c], row_offsets, col_indices)?;
+                    StoredWeight::BlockSparse(Bsr::new(Arc::new(pattern), values)?)
+                }
+                _ => {
+                    let pattern = CsrPattern::new(nrows, ncols, row_offsets, col_indices)?;
+                    StoredWeight::Sparse(Csr::new(Arc::new(pattern), values)?)
+                }
+            })
         };
-        StoredWeight::Sparse(csr().map_err(|source| CheckpointError::Matrix { name: weight.clone(), source })?)
+        matrix().map_err(|source| CheckpointError::Matrix { name: weight.clone(), source })?
     };
     let bias = checkpoint.f32s(&format!("{name}.bias"))?.to_vec();
     Ok(StoredLayer { name, weight, bias })
@@ -317,6 +381,37 @@ fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription) -> Result<Stored
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Blocks of every kind of edge: the last row and column of the grid reach beyond the matrix.
+    #[test]
+    fn blocks_survive_a_checkpoint() {
+        let architecture = Architecture::of(&"21-10-3".parse().unwrap());
+        let [format, other] = [Format::Bsr([4, 8]), Format::Csr];
+        let density = |nnz, size| LayerDensity { density: 0.5, nnz, size };
+        let densities = [density(128, 210), density(64, 30)];
+        let initialization = Initialization { format, init: Init::SparseFanIn, seed: 3 };
+        let model = StoredModel::random(&architecture, &densities, initialization).unwrap();
+        assert_eq!((model.format(), model.layers[0].weight.nnz()), (format, 128));
+        assert_eq!(model.layers[1].weight.storage(), "dense");
+        let checkpoint = model.to_checkpoint();
+        assert_eq!(checkpoint.tensors["fc1.weight.values"].shape(), [4, 4, 8]);
+        assert_eq!(checkpoint.tensors["fc1.weight.crow_indices"].shape(), [4]);
+        assert_eq!(StoredModel::from_checkpoint(&checkpoint).unwrap(), model);
+        let mut wrong = checkpoint.clone();
+        wrong
+            .tensors
+            .insert("fc1.weight.values".into(), TensorData::F32 { shape: vec![4, 3, 8], values: vec![0.0; 96] });
+        let error = StoredModel::from_checkpoint(&wrong).unwrap_err().to_string();
+        assert!(error.starts_with("tensor fc1.weight: ") && error.contains('3'), "{error}");
+        // A position has the value that it has in CSR, with the dense layer's fan-in.
+        let drawn = |format| {
+            let initialization = Initialization { format, init: Init::DenseFanIn, seed: 3 };
+            StoredModel::random(&architecture, &densities, initialization).unwrap().layers[0].weight.to_dense()
+        };
+        let both = drawn(format).into_iter().zip(drawn(other)).filter(|&(a, b)| a != 0.0 && b != 0.0);
+        let both: Vec<_> = both.collect();
+        assert!(both.len() > 10 && both.iter().all(|(a, b)| a == b));
+    }
 
     /// A header that names one layer many times makes no copies of it.
     #[test]

@@ -1,5 +1,6 @@
 //! Block-sparse products: checks shapes, plans, and hands over to the kernels.
 
+mod grow;
 mod sddmm;
 mod spmm;
 #[cfg(test)]
@@ -12,9 +13,9 @@ use self::spmm::Spmm;
 use super::gemm::check_lanes;
 use super::plan::block_rows;
 use super::{Buffer, Cpu, CpuPlan, expect_values};
-use crate::backend::{BlockMatrix, PlanOptions};
+use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
 use crate::error::expect_equal;
-use crate::{BackendError, BlockSparseLinear, BsrPattern, CsrPattern, Op, ShapeError, Strips, Transposed};
+use crate::{BackendError, BlockSparseLinear, BsrPattern, Candidate, CsrPattern, Op, ShapeError, Strips, Transposed};
 
 /// Evaluates `$body` with the constant `$SIZE` set to a block's number of rows or columns.
 macro_rules! with_block_size {
@@ -151,5 +152,14 @@ impl BlockSparseLinear for Cpu {
         let (bands, dy_layout, x_layout) = (&plan.sampled_bands[..], dy.layout, x.layout);
         Sddmm { pattern, bands, dy_layout, dy: &dy.data, x_layout, x: &x.data, values, accumulate }.run(self);
         Ok(())
+    }
+
+    fn grow_blocks(
+        &self,
+        block_size: [usize; 2],
+        request: &GrowRequest<'_>,
+        pairs: &[(&Strips<Self>, &Strips<Self>)],
+    ) -> Result<Vec<Candidate>, BackendError> {
+        grow::grow_blocks(self, block_size, request, pairs)
     }
 }

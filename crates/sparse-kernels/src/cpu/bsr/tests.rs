@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::cpu::testing::{self, check, read};
 use crate::cpu::{Buffer, Cpu, IsaName};
 use crate::random::Key;
 use crate::reference::{self, Exact};
 use crate::{
-    BlockMatrix, BlockSparseLinear, BsrPattern, CsrPattern, MatrixMut, MatrixRef, Op, PlanOptions, Storage,
+    BlockMatrix, BlockSparseLinear, BsrPattern, Candidate, CsrPattern, GrowRequest, Op, PlanOptions, SparseLinear,
     StripLayout, Strips,
 };
 
@@ -69,48 +70,19 @@ impl Case {
 
     /// `data` in strips; features of which `used` says no hold NaN.
     fn strips(&self, cpu: &Cpu, data: &[f32], used: &[bool]) -> Strips<Cpu> {
-        let mut strips = Strips::zeros(cpu, self.layout(used.len())).unwrap();
         let mut data = data.to_vec();
         for (feature, _) in used.iter().enumerate().filter(|(_, used)| !**used) {
             data[feature * self.lanes..][..self.lanes].fill(f32::NAN);
         }
-        strips
-            .layout
-            .pack(MatrixRef::new(&data, used.len(), self.lanes, self.lanes).unwrap(), &mut strips.data)
-            .unwrap();
-        strips
+        testing::strips(cpu, self.layout(used.len()), &data)
     }
 
-    /// An output that holds NaN everywhere.
     fn poisoned(&self, cpu: &Cpu, features: usize) -> Strips<Cpu> {
-        let mut strips = Strips::zeros(cpu, self.layout(features)).unwrap();
-        cpu.fill(f32::NAN, &mut strips.data).unwrap();
-        strips
-    }
-
-    /// Lanes of `strips` row-major, after a check that padding lanes are zero.
-    fn read(&self, strips: &Strips<Cpu>) -> Vec<f32> {
-        let layout = strips.layout;
-        for feature in 0..layout.features() {
-            for lane in layout.lanes()..layout.strips() * layout.strip() {
-                assert_eq!(strips.data[layout.index(feature, lane)], 0.0, "padding lane {lane} of feature {feature}");
-            }
-        }
-        let mut data = vec![0.0f32; layout.features() * layout.lanes()];
-        let view = MatrixMut::new(&mut data, layout.features(), layout.lanes(), layout.lanes()).unwrap();
-        layout.unpack(&strips.data, view).unwrap();
-        data
+        testing::poisoned(cpu, self.layout(features))
     }
 
     fn check(&self, what: &str, got: &[f32], expected: &[Exact]) {
-        assert_eq!(got.len(), expected.len(), "{what}");
-        for (i, (&got, expected)) in got.iter().zip(expected).enumerate() {
-            if self.exact {
-                assert_eq!(f64::from(got), expected.value, "{what} entry {i}");
-            } else {
-                assert!(expected.error(got) <= 1.0, "{what} entry {i}: {got} instead of {expected:?}");
-            }
-        }
+        check(what, self.exact, got, expected);
     }
 
     /// The three products, and the sampled one added to itself.
@@ -128,7 +100,7 @@ impl Case {
         cpu.sddmm_bsr(&w.plan, &dy, &x, &mut dw, false).unwrap();
         let once = dw.to_vec();
         cpu.sddmm_bsr(&w.plan, &dy, &x, &mut dw, true).unwrap();
-        [self.read(&y), self.read(&dx), once, dw.to_vec()]
+        [read(&y), read(&dx), once, dw.to_vec()]
     }
 
     fn verify(&self) {
@@ -198,6 +170,142 @@ fn edges() {
 fn many_bands() {
     case([700, 901, 130], [4, 4], 32, (0.4, 5), 3, true).verify();
     case([902, 603, 200], [8, 8], 64, (0.5, 1), 4, false).verify();
+}
+
+impl Case {
+    /// Growth outside the case's blocks, with all uses of the weight in one.
+    fn grow(&self, cpu: &Cpu, count: usize, ties: Key) -> Vec<Candidate> {
+        let (m, k) = (self.pattern.nrows(), self.pattern.ncols());
+        let (x, dy) = (self.strips(cpu, &self.x, &vec![true; k]), self.strips(cpu, &self.dy, &vec![true; m]));
+        let request = GrowRequest { exclude: self.pattern.blocks(), count, ties };
+        cpu.grow_blocks(self.pattern.block_size(), &request, &[(&dy, &x)]).unwrap()
+    }
+
+    /// Every instruction set and number of threads finds what the reference finds.
+    fn verify_growth(&self, count: usize, seed: u64) {
+        let ties = Key::new(seed).with_name("ties");
+        let (shape, block_size) = ([self.pattern.nrows(), self.pattern.ncols()], self.pattern.block_size());
+        let request = GrowRequest { exclude: self.pattern.blocks(), count, ties };
+        let expected = reference::grow_blocks(shape, block_size, &request, &self.dy, &self.x, self.lanes);
+        for isa in IsaName::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let got = self.grow(&Cpu::new(1, Some(isa)).unwrap(), count, ties);
+            for threads in [2, 7] {
+                let again = self.grow(&Cpu::new(threads, Some(isa)).unwrap(), count, ties);
+                let bits = |found: &[Candidate]| -> Vec<_> {
+                    found.iter().map(|c| (c.row, c.column, c.score.to_bits())).collect()
+                };
+                assert_eq!(bits(&again), bits(&got), "{isa} with {threads} threads");
+            }
+            if self.exact {
+                assert_eq!(got, expected, "{isa}");
+                continue;
+            }
+            // Rounding may exchange blocks whose norms differ by no more than it.
+            assert_eq!(got.len(), expected.len(), "{isa}");
+            assert!(got.is_sorted_by_key(|c| (c.row, c.column)), "{isa}");
+            let full = BsrPattern::full(shape[0], shape[1], block_size).unwrap();
+            let norms = reference::block_norms(&full, &self.dy, &self.x, self.lanes);
+            let columns = self.pattern.blocks().ncols();
+            let at = |c: &Candidate| norms[c.row as usize * columns + c.column as usize];
+            let least = expected.iter().map(|c| at(c).value).fold(f64::INFINITY, f64::min);
+            for found in &got {
+                let exact = at(found);
+                assert!(exact.error(found.score) <= 1.0, "{isa}: {found:?}, {exact:?}");
+                let slack = exact.magnitude * 2.0 * (self.lanes + 1) as f64 * f64::from(f32::EPSILON);
+                assert!(exact.value + slack >= least, "{isa}: {found:?} is not among the largest");
+                assert!(request.exclude.row(found.row as usize).binary_search(&found.column).is_err());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    // Whole numbers, so that norms tie often and are equal to the reference's exactly.
+    #[test]
+    fn growth_finds_the_largest_blocks(
+        nrows in 1usize..140, ncols in 1usize..140, lanes in 0usize..70, r in sizes(), c in sizes(),
+        strip in prop::sample::select(vec![16, 32, 64]), density in 0.0f32..1.0, fraction in 0.0f64..1.2,
+        seed in 0u64..1_000_000, exact: bool
+    ) {
+        let case = case([nrows, ncols, lanes], [r, c], strip, (density * density, 5), seed, exact);
+        let blocks = case.pattern.blocks().nrows() * case.pattern.blocks().ncols();
+        case.verify_growth((fraction * fraction * blocks as f64) as usize, seed);
+    }
+}
+
+/// Several bands and tiles, chunks that end in a group of rows, and enough work for the threads.
+#[test]
+fn growth_over_many_tiles() {
+    for (nrows, ncols, lanes) in [(1100, 70, 20), (53, 2100, 33), (5, 40, 3), (49, 33, 2300), (1025, 1030, 3)] {
+        for block_size in [[1, 1], [4, 4], [8, 16], [16, 2]] {
+            let case = case([nrows, ncols, lanes], block_size, 32, (0.2, 5), 7, true);
+            for share in [50, 3, 1] {
+                case.verify_growth(case.pattern.blocks().nrows() * case.pattern.blocks().ncols() / share + 1, 3);
+            }
+        }
+    }
+}
+
+/// Blocks of one entry are what unstructured growth finds, with the same scores.
+#[test]
+fn growth_of_single_entries_is_growth() {
+    let case = case([70, 90, 40], [1, 1], 32, (0.2, 5), 1, false);
+    let cpu = Cpu::new(2, None).unwrap();
+    let (x, dy) = (case.strips(&cpu, &case.x, &[true; 90]), case.strips(&cpu, &case.dy, &[true; 70]));
+    let request = GrowRequest { exclude: case.pattern.blocks(), count: 300, ties: Key::new(2) };
+    let expected = cpu.grow(&request, &[(&dy, &x)]).unwrap();
+    assert_eq!(cpu.grow_blocks([1, 1], &request, &[(&dy, &x)]).unwrap(), expected);
+}
+
+/// A block with a NaN scores 0, one whose squares would overflow f32 does not; without uses all score 0.
+#[test]
+fn growth_with_numbers_out_of_the_ordinary() {
+    let mut case = case([20, 20, 4], [4, 4], 32, (0.0, 5), 1, true);
+    case.dy[9 * 4 + 1] = f32::NAN;
+    case.dy[2 * 4..3 * 4].fill(2f32.powi(100));
+    case.x[5 * 4..6 * 4].fill(1.0);
+    case.verify_growth(7, 1);
+    case.verify_growth(25, 1);
+    let cpu = Cpu::new(1, None).unwrap();
+    let found = case.grow(&cpu, 25, Key::new(1));
+    assert!(found.iter().all(|c| c.score.is_finite() && (c.row != 2 || c.score == 0.0)), "{found:?}");
+    assert!(found.iter().any(|c| c.score > 1e30));
+    let request = GrowRequest { exclude: case.pattern.blocks(), count: 4, ties: Key::new(1) };
+    let found = cpu.grow_blocks([4, 4], &request, &[]).unwrap();
+    assert!(found.len() == 4 && found.iter().all(|c| c.score == 0.0), "{found:?}");
+}
+
+/// Two uses of a weight score as one use with the lanes of both; one without lanes adds nothing.
+#[test]
+fn growth_sums_over_uses() {
+    let cases = [13, 0, 20].map(|lanes| case([30, 41, lanes], [8, 4], 32, (0.3, 5), lanes as u64, true));
+    let joined = |part: fn(&Case) -> &Vec<f32>, rows: usize| -> Vec<f32> {
+        (0..rows).flat_map(|r| cases.iter().flat_map(move |c| part(c)[r * c.lanes..][..c.lanes].to_vec())).collect()
+    };
+    let (dy, x) = (joined(|c| &c.dy, 30), joined(|c| &c.x, 41));
+    let exclude = cases[0].pattern.blocks();
+    let request = GrowRequest { exclude, count: 9, ties: Key::new(5) };
+    let cpu = Cpu::new(2, None).unwrap();
+    let strips = |c: &Case| (c.strips(&cpu, &c.dy, &[true; 30]), c.strips(&cpu, &c.x, &[true; 41]));
+    let operands = [strips(&cases[0]), strips(&cases[1]), strips(&cases[2])];
+    let pairs: Vec<_> = operands.iter().map(|(dy, x)| (dy, x)).collect();
+    let expected = reference::grow_blocks([30, 41], [8, 4], &request, &dy, &x, 33);
+    assert_eq!(cpu.grow_blocks([8, 4], &request, &pairs).unwrap(), expected);
+}
+
+#[test]
+fn impossible_growth_is_refused_by_name() {
+    let cpu = Cpu::new(1, None).unwrap();
+    let case = case([20, 30, 4], [4, 8], 32, (0.5, 5), 1, true);
+    let (x, dy) = (case.strips(&cpu, &case.x, &[true; 30]), case.strips(&cpu, &case.dy, &[true; 20]));
+    let request = GrowRequest { exclude: case.pattern.blocks(), count: 1, ties: Key::new(1) };
+    let message = |block_size| cpu.grow_blocks(block_size, &request, &[(&dy, &x)]).unwrap_err().to_string();
+    assert!(message([3, 8]).contains("3"), "{}", message([3, 8]));
+    assert!(message([8, 8]).contains("number of block rows is 5, expected 3"), "{}", message([8, 8]));
+    assert!(message([4, 4]).contains("number of block columns is 4, expected 8"), "{}", message([4, 4]));
+    let other = case.strips(&cpu, &case.x[..4 * 29], &[true; 29]);
+    assert!(cpu.grow_blocks([4, 8], &request, &[(&dy, &x), (&dy, &other)]).is_err());
 }
 
 #[test]
