@@ -36,23 +36,23 @@
 //!
 //! # Support
 //!
-//! Backend [`cpu::Cpu`], which picks scalar, AVX2+FMA or AVX-512 code at run time; – is a gap. *Converted*: row-major operands
+//! Backend [`cpu::Cpu`], which picks scalar, NEON, AVX2+FMA or AVX-512 code at run time; – is a gap. *Converted*: row-major operands
 //! ([`MatrixRef`], [`MatrixMut`]) may have that type, are converted when packed, and computed with in f32; weights are f32.
 //!
 //! | operation | format | CPU: f32 | CPU: f16, bf16 | GPU |
 //! | --- | --- | --- | --- | --- |
-//! | SpMM, transposed SpMM | CSR | scalar, AVX2, AVX-512 | converted | – |
-//! | SpMM, transposed SpMM, 1 to 8 lanes | CSR | scalar, AVX2 (AVX-512 runs the same vectors) | converted | – |
-//! | SpMM, transposed SpMM | BSR | scalar, AVX2, AVX-512 | – | – |
-//! | SDDMM | CSR | scalar, AVX2, AVX-512 | converted | – |
-//! | SDDMM | BSR | scalar, AVX2, AVX-512 | – | – |
-//! | streaming growth | CSR, BSR | scalar, AVX2, AVX-512 | – | – |
+//! | SpMM, transposed SpMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | – |
+//! | SpMM, transposed SpMM, 1 to 8 lanes | CSR | scalar, NEON, AVX2 (AVX-512 runs the same vectors) | converted | – |
+//! | SpMM, transposed SpMM | BSR | scalar, NEON, AVX2, AVX-512 | – | – |
+//! | SDDMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | – |
+//! | SDDMM | BSR | scalar, NEON, AVX2, AVX-512 | – | – |
+//! | streaming growth | CSR, BSR | scalar, NEON, AVX2, AVX-512 | – | – |
 //! | GEMM | dense | crate `gemm` | converted | – |
-//! | GEMM, 1 to 8 lanes | dense | scalar, AVX2, AVX-512 | converted | – |
+//! | GEMM, 1 to 8 lanes | dense | scalar, NEON, AVX2, AVX-512 | converted | – |
 //! | convolution | CSR, BSR, dense | – | – | – |
-//! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | values | scalar, AVX2, AVX-512 | – | – |
+//! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | values | scalar, NEON, AVX2, AVX-512 | – | – |
 //!
-//! Not there at all: NEON (scalar code runs), and any GPU.
+//! NEON code (aarch64) was run under emulation only and never timed on a processor. Not there at all: any GPU.
 //!
 //! # Determinism
 //!

@@ -585,6 +585,7 @@ impl MachineArgs {
         let isa = match self.isa {
             IsaChoice::Auto => None,
             IsaChoice::Scalar => Some(IsaName::Scalar),
+            IsaChoice::Neon => Some(IsaName::Neon),
             IsaChoice::Avx2 => Some(IsaName::Avx2),
             IsaChoice::Avx512 => Some(IsaName::Avx512),
         };
@@ -599,6 +600,8 @@ pub enum IsaChoice {
     Auto,
     /// Plain Rust.
     Scalar,
+    /// NEON, of aarch64.
+    Neon,
     /// AVX2 and FMA.
     Avx2,
     /// AVX-512F.
@@ -757,7 +760,7 @@ mod tests {
             ("plan --density 2", &["--density", "at most 1"]),
             ("plan --update-interval 0", &["--update-interval"]),
             ("bench kernel --op conv_forward", &["--op", "spmm, spmm_t, sddmm, grow"]),
-            ("bench kernel --isa neon", &["--isa", "auto, scalar, avx2, avx512"]),
+            ("bench kernel --isa sse9", &["--isa", "auto, scalar, neon, avx2, avx512"]),
             ("bench kernel --format bsr3x4", &["--format", "csr", "bsr4x4", "16"]),
             ("train --format bsr3x3", &["--format", "bsr3x3", "csr", "1, 2, 4, 8 or 16"]),
             ("plan --format bsr", &["--format", "bsr4x4"]),

@@ -4,6 +4,8 @@
 //! that enables the instruction set's features ([`dispatch`]). Parallel loops go *outside* the dispatch: a closure
 //! that another thread runs does not inherit the features.
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod aarch64_neon;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
@@ -13,6 +15,8 @@ mod x86_avx512;
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub(crate) use aarch64_neon::Neon;
 pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_avx2::Avx2;
@@ -24,6 +28,8 @@ pub(crate) use x86_avx512::Avx512;
 pub enum IsaName {
     /// Plain Rust, eight floats at a time; whatever the target's baseline makes of it.
     Scalar,
+    /// NEON, of aarch64: pairs of its 32 registers of four floats, so eight floats a vector and 16 of them.
+    Neon,
     /// AVX2 with FMA: eight floats a vector, 16 registers.
     Avx2,
     /// AVX-512 (F): sixteen floats a vector, 32 registers.
@@ -31,13 +37,14 @@ pub enum IsaName {
 }
 
 impl IsaName {
-    /// All of them, the fastest last.
-    pub const ALL: [IsaName; 3] = [IsaName::Scalar, IsaName::Avx2, IsaName::Avx512];
+    /// All of them; of those that one machine can have, the fastest last.
+    pub const ALL: [IsaName; 4] = [IsaName::Scalar, IsaName::Neon, IsaName::Avx2, IsaName::Avx512];
 
     /// Name on the command line and in records.
     pub fn name(self) -> &'static str {
         match self {
             IsaName::Scalar => "scalar",
+            IsaName::Neon => "neon",
             IsaName::Avx2 => "avx2",
             IsaName::Avx512 => "avx512",
         }
@@ -48,7 +55,7 @@ impl IsaName {
         self.shape()[0]
     }
 
-    /// Vector registers.
+    /// Vectors that the registers hold.
     pub fn registers(self) -> usize {
         self.shape()[1]
     }
@@ -56,7 +63,7 @@ impl IsaName {
     fn shape(self) -> [usize; 2] {
         match self {
             IsaName::Scalar => [Scalar::LANES, Scalar::REGISTERS],
-            IsaName::Avx2 => [8, 16],
+            IsaName::Neon | IsaName::Avx2 => [8, 16],
             IsaName::Avx512 => [16, 32],
         }
     }
@@ -65,11 +72,13 @@ impl IsaName {
     pub fn is_available(self) -> bool {
         match self {
             IsaName::Scalar => true,
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            IsaName::Neon => Neon::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
             IsaName::Avx2 => Avx2::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
             IsaName::Avx512 => Avx512::detect().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
+            // Those of other processors.
             _ => false,
         }
     }
@@ -108,7 +117,7 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     type V: Copy;
     /// Lanes of a vector.
     const LANES: usize;
-    /// Vector registers.
+    /// Vectors that the registers hold.
     const REGISTERS: usize;
 
     /// All lanes equal.
@@ -217,6 +226,16 @@ pub(crate) trait Kernel {
 pub(crate) fn dispatch<K: Kernel>(name: IsaName, kernel: K) -> K::Output {
     match name {
         IsaName::Scalar => kernel.eval(Scalar),
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        IsaName::Neon => {
+            #[target_feature(enable = "neon")]
+            fn run<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
+                kernel.eval(isa)
+            }
+            let isa = Neon::detect().expect("Cpu::new checked that NEON is there");
+            // SAFETY: `detect` tested the feature that `run` enables.
+            unsafe { run(isa, kernel) }
+        }
         #[cfg(target_arch = "x86_64")]
         IsaName::Avx2 => {
             #[target_feature(enable = "avx2,fma,bmi1,bmi2")]
@@ -237,7 +256,6 @@ pub(crate) fn dispatch<K: Kernel>(name: IsaName, kernel: K) -> K::Output {
             // SAFETY: `detect` tested every feature that `run` enables.
             unsafe { run(isa, kernel) }
         }
-        #[cfg(not(target_arch = "x86_64"))]
         other => panic!("{other} is not available: Cpu::new refuses it"),
     }
 }
@@ -248,9 +266,9 @@ mod tests {
 
     struct SumsAgree;
     impl Kernel for SumsAgree {
-        type Output = usize;
+        type Output = [usize; 2];
         #[inline(always)]
-        fn eval<I: Isa>(self, isa: I) -> usize {
+        fn eval<I: Isa>(self, isa: I) -> [usize; 2] {
             // Small integers: every order of summation gives the same bits.
             let data: Vec<f32> = (0..8 * I::LANES).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
             // SAFETY: data holds 8 · LANES floats.
@@ -260,7 +278,7 @@ mod tests {
             assert_eq!(vectors.map(|v| isa.sum(v)), expected);
             let [a, b, c, d, ..] = vectors;
             assert_eq!(isa.sum4([a, b, c, d]), expected[..4]);
-            I::LANES
+            [I::LANES, I::REGISTERS]
         }
     }
 
@@ -268,8 +286,9 @@ mod tests {
     fn horizontal_sums() {
         for name in IsaName::ALL {
             if name.is_available() {
-                let lanes = dispatch(name, SumsAgree);
-                println!("{name}: {lanes} lanes");
+                let shape = dispatch(name, SumsAgree);
+                assert_eq!(shape, [name.lanes(), name.registers()]);
+                println!("{name}: {} lanes", shape[0]);
             } else {
                 println!("{name}: not run, this machine lacks it");
             }
@@ -302,6 +321,43 @@ mod tests {
     #[test]
     fn lanes_are_stored_by_bits() {
         IsaName::ALL.into_iter().filter(|name| name.is_available()).for_each(|name| dispatch(name, StoresWhere));
+    }
+
+    struct NanRules;
+    impl Kernel for NanRules {
+        type Output = ();
+        #[inline(always)]
+        fn eval<I: Isa>(self, isa: I) {
+            let (nan, one) = (isa.splat(f32::NAN), isa.splat(1.0));
+            let lanes = |vector: I::V| {
+                let mut to = vec![0.0; I::LANES];
+                // SAFETY: `to` holds LANES floats.
+                unsafe { isa.store(to.as_mut_ptr(), vector) };
+                to
+            };
+            assert_eq!(lanes(isa.max(nan, one)), lanes(one));
+            assert!(lanes(isa.max(one, nan)).iter().all(|lane| lane.is_nan()));
+            for test in [nan, isa.splat(0.0), isa.splat(-1.0)] {
+                assert_eq!(lanes(isa.where_positive(test, one)), lanes(isa.splat(0.0)));
+            }
+        }
+    }
+
+    #[test]
+    fn nan_is_treated_as_documented() {
+        IsaName::ALL.into_iter().filter(|name| name.is_available()).for_each(|name| dispatch(name, NanRules));
+    }
+
+    #[test]
+    fn the_best_is_of_this_processor() {
+        let best = IsaName::best();
+        assert!(best.is_available());
+        assert_eq!(IsaName::Neon.is_available(), cfg!(all(target_arch = "aarch64", target_endian = "little")));
+        if cfg!(target_arch = "x86_64") {
+            assert_ne!(best, IsaName::Neon);
+        } else if IsaName::Neon.is_available() {
+            assert_eq!(best, IsaName::Neon);
+        }
     }
 
     #[test]
