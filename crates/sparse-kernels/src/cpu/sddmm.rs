@@ -60,7 +60,7 @@ impl Sddmm<'_> {
     }
 }
 
-/// How many segments ahead entries are fetched: segments are sorted by length, so that the next one starts anywhere, and a
+/// How many segments ahead entries and rows of dY are fetched: segments are sorted by length, so that the next one starts anywhere, and a
 /// line from L3 takes about as long as two.
 const AHEAD: usize = 3;
 
@@ -144,6 +144,12 @@ impl Part<'_> {
         let all = self.walk.segments_and_more(self.block, self.chunk, AHEAD);
         for (i, segment) in segments.iter().enumerate() {
             if let Some(next) = all.get(i + AHEAD) {
+                let row = strip * self.dy_layout.strip_pitch() + next.row as usize * self.dy_layout.strip();
+                for p in 0..P {
+                    for at in (0..V * I::LANES).step_by(LINE) {
+                        isa.prefetch(self.dy.as_ptr().wrapping_add(row + p * self.dy_layout.strip_pitch() + at));
+                    }
+                }
                 for at in (next.start as usize..(next.start + next.len) as usize + LINE - 1).step_by(LINE) {
                     isa.prefetch(self.pattern.col_indices().as_ptr().wrapping_add(at).cast());
                     isa.prefetch(self.values.get().wrapping_add(at));
