@@ -38,6 +38,10 @@ pub(super) struct Spmm<'a> {
 
 /// Lanes that one task spans.
 const GROUP_LANES: usize = 128;
+/// How far ahead values are fetched, in values.
+const AHEAD: usize = 512;
+/// Floats in a cache line.
+const LINE: usize = 64 / size_of::<f32>();
 
 impl Spmm<'_> {
     /// Runs the product; the caller has checked all shapes.
@@ -174,12 +178,12 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
             let rows = H.min(self.y_layout.features() - block_row * H);
             let mut row = 0;
             while row + R <= rows {
-                self.rows::<I, R, V>(isa, block_row, row, &x, &y);
+                self.rows::<I, R, V>(isa, block_row, row, &x, &y, first == 0);
                 row += R;
             }
             if const { R > 1 } {
                 while row < rows {
-                    self.rows::<I, 1, V>(isa, block_row, row, &x, &y);
+                    self.rows::<I, 1, V>(isa, block_row, row, &x, &y, first == 0);
                     row += 1;
                 }
             }
@@ -187,7 +191,7 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
         V
     }
 
-    /// Rows `row..row + R` of a block row over V vectors.
+    /// Rows `row..row + R` of a block row over V vectors; with `fetch` it fetches values ahead.
     #[inline(always)]
     fn rows<I: Isa, const R: usize, const V: usize>(
         &self,
@@ -196,8 +200,12 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
         row: usize,
         x: &[*const f32; V],
         y: &[*mut f32; V],
+        fetch: bool,
     ) {
         let (strip, width) = (self.x_layout.strip(), self.width);
+        // The transposed product finds its blocks anywhere: the first pass over them fetches ahead.
+        let scattered = self.places.filter(|_| fetch && row == 0);
+        let ahead = (AHEAD / (H * width)).max(2);
         let range = self.blocks.row_range(block_row);
         let columns = &self.blocks.col_indices()[range.clone()];
         let mut acc = [[isa.splat(0.0); V]; R];
@@ -211,6 +219,10 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
                 let first = column as usize * width;
                 let block = range.start + k;
                 let place = self.places.map_or(block, |places| *places.get_unchecked(block) as usize);
+                if let Some(&next) = scattered.and_then(|places| places.get(block + ahead)) {
+                    let next = self.values.as_ptr().wrapping_add(next as usize * H * width);
+                    (0..H * width).step_by(LINE).for_each(|at| isa.prefetch(next.wrapping_add(at)));
+                }
                 let mut values = self.values.as_ptr().add(place * H * width + row * DOWN);
                 let mut offset = first * strip;
                 for _ in 0..width.min(self.x_layout.features() - first) {
