@@ -6,7 +6,7 @@ use rigl::nnz_for_density;
 use rigl::topology::random_pattern;
 use sparse_kernels::cpu::{Buffer, Cpu};
 use sparse_kernels::random::Key;
-use sparse_kernels::{PlanOptions, SparseMatrix, Storage, StripLayout, Strips};
+use sparse_kernels::{BlockMatrix, BsrPattern, PlanOptions, SparseMatrix, Storage, StripLayout, Strips};
 
 /// Rows × columns × lanes.
 pub const SHAPES: [[usize; 3]; 5] =
@@ -40,6 +40,27 @@ pub fn sparse_operands(cpu: &Cpu, [m, k, n]: [usize; 3], density: f64) -> Operan
     let weight = SparseMatrix::new(cpu, pattern, &values, options).expect("one value per entry");
     let (x, y) = (activations(cpu, StripLayout::sparse(n, k)), activations(cpu, StripLayout::sparse(n, m)));
     Operands { weight, x, y, gradient: cpu.zeros(nnz).expect("memory for the gradient") }
+}
+
+/// A block-sparse matrix with a uniform pattern of blocks, and activations `x` and `y`.
+///
+/// # Panics
+/// If there is no room.
+pub fn block_operands(
+    cpu: &Cpu,
+    [m, k, n]: [usize; 3],
+    block_size: [usize; 2],
+    density: f64,
+) -> (BlockMatrix<Cpu>, Strips<Cpu>, Strips<Cpu>) {
+    let key = Key::new(0).with_name("bench");
+    let (rows, columns) = (m.div_ceil(block_size[0]), k.div_ceil(block_size[1]));
+    let blocks = random_pattern(rows, columns, nnz_for_density(rows * columns, density), key.with_name("pattern"));
+    let blocks = Arc::new(blocks.expect("the grid's shapes are valid"));
+    let pattern = Arc::new(BsrPattern::from_blocks(m, k, block_size, blocks).expect("a grid of blocks"));
+    let values: Vec<f32> = (0..pattern.nnz() as u64).map(|i| key.normal(i)).collect();
+    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: true };
+    let weight = BlockMatrix::new(cpu, pattern, &values, options).expect("one value per entry");
+    (weight, activations(cpu, StripLayout::sparse(n, k)), activations(cpu, StripLayout::sparse(n, m)))
 }
 
 /// A dense weight and activations in the layout that GEMM likes best.

@@ -5,10 +5,12 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rigl::topology::{kept_pattern, random_growth, rewire, select_kept};
-use rigl_benches::{DENSITIES, Operands, SHAPES, dense_operands, sparse_operands};
-use sparse_kernels::cpu::Cpu;
+use rigl_benches::{DENSITIES, Operands, SHAPES, block_operands, dense_operands, sparse_operands};
+use sparse_kernels::cpu::{Cpu, Workspace};
 use sparse_kernels::random::Key;
-use sparse_kernels::{DenseLinear, GrowRequest, Op, SparseLinear, SparseMatrix, Storage};
+use sparse_kernels::{
+    BlockSparseLinear, DenseLinear, GrowRequest, MatrixMut, MatrixRef, Op, SparseLinear, SparseMatrix, Storage,
+};
 
 fn products(criterion: &mut Criterion) {
     let cpu = Cpu::new(1, None).expect("every machine has one thread");
@@ -49,6 +51,67 @@ fn products(criterion: &mut Criterion) {
                     cpu.spmm(Op::Transpose, &weight, &y, &mut x).expect("shapes fit");
                 })
             });
+        }
+        group.finish();
+    }
+}
+
+/// Block-sparse products, blocks of 8 × 8 and 4 × 4.
+fn block_products(criterion: &mut Criterion) {
+    let cpu = Cpu::new(1, None).expect("every machine has one thread");
+    for shape in SHAPES {
+        let [m, k, n] = shape;
+        for size in [8, 4] {
+            let mut group = criterion.benchmark_group(format!("{m}x{k}x{n}/bsr{size}x{size}"));
+            for density in DENSITIES {
+                let (weight, mut x, mut y) = block_operands(&cpu, shape, [size, size], density);
+                let nnz = weight.values.len();
+                let mut gradient = cpu.zeros(nnz).expect("memory for the gradient");
+                group.throughput(Throughput::Elements(2 * (nnz * n) as u64));
+                group.bench_function(format!("spmm/{density}"), |b| {
+                    b.iter(|| cpu.spmm_bsr(Op::NoTranspose, &weight, &x, &mut y).expect("shapes fit"))
+                });
+                group.bench_function(format!("sddmm/{density}"), |b| {
+                    b.iter(|| cpu.sddmm_bsr(&weight.plan, &y, &x, &mut gradient, false).expect("shapes fit"))
+                });
+                group.bench_function(format!("spmm_t/{density}"), |b| {
+                    b.iter(|| cpu.spmm_bsr(Op::Transpose, &weight, &y, &mut x).expect("shapes fit"))
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+/// Row-major products with 1, 4 and 8 lanes, sparse and dense.
+fn few_lanes(criterion: &mut Criterion) {
+    let cpu = Cpu::new(1, None).expect("every machine has one thread");
+    let (m, k) = (4096, 4096);
+    for n in [1, 4, 8] {
+        let mut group = criterion.benchmark_group(format!("{m}x{k}x{n}"));
+        let (dense, ..) = dense_operands(&cpu, [m, k, n]);
+        let (x, mut y) = (vec![0.5f32; k * n], vec![0.0f32; m * n]);
+        let mut workspace = Workspace::default();
+        group.throughput(Throughput::Bytes(4 * (m * k) as u64));
+        group.bench_function("gemm", |b| {
+            b.iter(|| {
+                let from = MatrixRef::new(&x, k, n, n).expect("sizes fit");
+                let to = MatrixMut::new(&mut y, m, n, n).expect("sizes fit");
+                cpu.gemm_row_major(Op::NoTranspose, &dense, from, to, &mut workspace).expect("shapes fit")
+            })
+        });
+        for density in [0.1, 0.05] {
+            let weight = sparse_operands(&cpu, [m, k, n], density).weight;
+            group.throughput(Throughput::Bytes(8 * weight.values.len() as u64));
+            for (name, op) in [("spmm", Op::NoTranspose), ("spmm_t", Op::Transpose)] {
+                group.bench_function(format!("{name}/{density}"), |b| {
+                    b.iter(|| {
+                        let from = MatrixRef::new(&x, k, n, n).expect("sizes fit");
+                        let to = MatrixMut::new(&mut y, m, n, n).expect("sizes fit");
+                        cpu.spmm_row_major(op, &weight, from, to, &mut workspace).expect("shapes fit")
+                    })
+                });
+            }
         }
         group.finish();
     }
@@ -99,5 +162,5 @@ fn topology_update(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products, topology_update);
+criterion_group!(benches, products, block_products, few_lanes, topology_update);
 criterion_main!(benches);

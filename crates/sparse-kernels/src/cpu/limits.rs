@@ -16,6 +16,16 @@ pub struct Limits {
     pub load_fma_flops_per_s: f64,
 }
 
+impl Limits {
+    /// The higher rate of each.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            fma_flops_per_s: self.fma_flops_per_s.max(other.fma_flops_per_s),
+            load_fma_flops_per_s: self.load_fma_flops_per_s.max(other.load_fma_flops_per_s),
+        }
+    }
+}
+
 impl Cpu {
     /// Measures the limits of one core; takes some 20 ms.
     pub fn limits(&self) -> Limits {

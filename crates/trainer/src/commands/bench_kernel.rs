@@ -45,6 +45,9 @@ struct KernelRecord {
     /// (growth: over multiply-adds on registers); products with few lanes: bytes, 8 an entry, over those at which an array
     /// of that size is read.
     limit_fraction: Option<f64>,
+    /// Products with few lanes only: as `limit_fraction`, over the rate at which main memory is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_fraction: Option<f64>,
     /// Largest error of an entry, as a fraction of what rounding in f32 may amount to; above 1 the check failed.
     max_error: f64,
     failed: bool,
@@ -56,6 +59,9 @@ const CHECKED: &str = "the same call succeeded before";
 /// Time spent on one density, both sides together.
 const BUDGET: Duration = Duration::from_millis(1500);
 const LEAST_CALLS: usize = 7;
+
+/// Bytes of an array that no cache holds.
+const BEYOND_CACHES: usize = 512 << 20;
 
 /// Products with at most this many lanes run row-major, as an inference runs them.
 const FEW_LANES: usize = 8;
@@ -330,6 +336,10 @@ impl<'a> Case<'a> {
         let speedup = times.map(|[sparse, dense]| dense / sparse);
         let threads = self.cpu.threads() as f64;
         let bytes = 8 * self.stored.nnz();
+        // Measured again: clocks vary, and a limit must not be lower than what runs under it.
+        self.limits = self.limits.max(self.cpu.limits());
+        let rate = |read: usize| times.map(|[sparse, _]| bytes as f64 / sparse / self.cpu.read_bytes_per_s(read));
+        let memory_fraction = if few { rate(BEYOND_CACHES) } else { None };
         let limit_fraction = times.map(|[sparse, _]| match (args.op, args.format) {
             _ if few => bytes as f64 / sparse / self.cpu.read_bytes_per_s(bytes),
             // Growth computes the dense product.
@@ -358,6 +368,7 @@ impl<'a> Case<'a> {
             // Growth is dense work by nature: its efficiency is plain speed against the dense product.
             efficiency: speedup.map(|s| if args.op == KernelOp::Grow { s } else { s * density }),
             limit_fraction,
+            memory_fraction,
             max_error,
             failed,
         })
