@@ -95,46 +95,54 @@ impl Kernel for Part<'_> {
 }
 
 impl Part<'_> {
-    /// Does one or more strips from `strip` on and returns how many: as many as leave the eight accumulators and the
-    /// row of dY in registers.
+    /// Does one or more strips from `strip` on and returns how many: as many as leave the accumulators and the row of dY in
+    /// registers. A last strip of one vector goes with those before it: by itself it would make a tree of sums for a single
+    /// product of each entry.
     #[inline(always)]
     fn widest<I: Isa>(&self, isa: I, segments: &[Segment], strip: usize) -> usize {
+        let strips = self.x_layout.strips();
         let vectors_of = |s: usize| self.x_layout.lanes_of(s).div_ceil(I::LANES);
         let vectors = vectors_of(strip);
         // Tails are last and may have fewer vectors; a group of strips must be uniform.
-        let alike = (strip..self.x_layout.strips()).take_while(|&s| vectors_of(s) == vectors).count();
+        let alike = (strip..strips).take_while(|&s| vectors_of(s) == vectors).count();
+        let ends_in_one = |count: usize| strip + count + 1 == strips && vectors > 1 && vectors_of(strips - 1) == 1;
         if I::REGISTERS >= 32 {
             match (vectors, alike) {
-                (1, 4..) => self.strips::<I, 4, 1, 8>(isa, segments, strip),
-                (1, _) => self.strips::<I, 1, 1, 8>(isa, segments, strip),
-                (2, 2..) => self.strips::<I, 2, 2, 8>(isa, segments, strip),
-                (2, _) => self.strips::<I, 1, 2, 8>(isa, segments, strip),
-                (3, _) => self.strips::<I, 1, 3, 8>(isa, segments, strip),
-                (4, 2..) => self.strips::<I, 2, 4, 8>(isa, segments, strip),
-                (4, _) => self.strips::<I, 1, 4, 8>(isa, segments, strip),
+                (1, 4..) => self.strips::<I, 4, 1, 0, 8>(isa, segments, strip),
+                (1, _) => self.strips::<I, 1, 1, 0, 8>(isa, segments, strip),
+                (2, 2..) if ends_in_one(2) => self.strips::<I, 2, 2, 1, 8>(isa, segments, strip),
+                (2, 2..) => self.strips::<I, 2, 2, 0, 8>(isa, segments, strip),
+                (2, _) if ends_in_one(1) => self.strips::<I, 1, 2, 1, 8>(isa, segments, strip),
+                (2, _) => self.strips::<I, 1, 2, 0, 8>(isa, segments, strip),
+                (3, _) => self.strips::<I, 1, 3, 0, 8>(isa, segments, strip),
+                (4, 2..) => self.strips::<I, 2, 4, 0, 8>(isa, segments, strip),
+                (4, _) => self.strips::<I, 1, 4, 0, 8>(isa, segments, strip),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         } else {
             match (vectors, alike) {
-                (1, _) => self.strips::<I, 1, 1, 8>(isa, segments, strip),
-                (2, 2..) => self.strips::<I, 2, 2, 8>(isa, segments, strip),
-                (2, _) => self.strips::<I, 1, 2, 8>(isa, segments, strip),
-                (3, _) => self.strips::<I, 1, 3, 8>(isa, segments, strip),
+                (1, _) => self.strips::<I, 1, 1, 0, 8>(isa, segments, strip),
+                (2, 2..) => self.strips::<I, 2, 2, 0, 8>(isa, segments, strip),
+                (2, _) => self.strips::<I, 1, 2, 0, 8>(isa, segments, strip),
+                (3, _) => self.strips::<I, 1, 3, 0, 8>(isa, segments, strip),
                 // Two strips' rows of dY fill half of the registers, which leaves four dot products at once: the sums
                 // are then made half as often.
-                (4, 2..) => self.strips::<I, 2, 4, 4>(isa, segments, strip),
-                (4, _) => self.strips::<I, 1, 4, 8>(isa, segments, strip),
-                (5, _) => self.strips::<I, 1, 5, 8>(isa, segments, strip),
-                (6, _) => self.strips::<I, 1, 6, 8>(isa, segments, strip),
-                (7, _) => self.strips::<I, 1, 7, 8>(isa, segments, strip),
-                (8, _) => self.strips::<I, 1, 8, 8>(isa, segments, strip),
+                (4, 2..) if ends_in_one(2) => self.strips::<I, 2, 4, 1, 4>(isa, segments, strip),
+                (4, 2..) => self.strips::<I, 2, 4, 0, 4>(isa, segments, strip),
+                (4, _) if ends_in_one(1) => self.strips::<I, 1, 4, 1, 8>(isa, segments, strip),
+                (4, _) => self.strips::<I, 1, 4, 0, 8>(isa, segments, strip),
+                (5, _) => self.strips::<I, 1, 5, 0, 8>(isa, segments, strip),
+                (6, _) => self.strips::<I, 1, 6, 0, 8>(isa, segments, strip),
+                (7, _) => self.strips::<I, 1, 7, 0, 8>(isa, segments, strip),
+                (8, _) => self.strips::<I, 1, 8, 0, 8>(isa, segments, strip),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         }
     }
 
+    /// P strips of V vectors and T vectors of the next.
     #[inline(always)]
-    fn strips<I: Isa, const P: usize, const V: usize, const DOTS: usize>(
+    fn strips<I: Isa, const P: usize, const V: usize, const T: usize, const DOTS: usize>(
         &self,
         isa: I,
         segments: &[Segment],
@@ -145,7 +153,7 @@ impl Part<'_> {
         for (i, segment) in segments.iter().enumerate() {
             if let Some(next) = all.get(i + AHEAD) {
                 let row = strip * self.dy_layout.strip_pitch() + next.row as usize * self.dy_layout.strip();
-                for p in 0..P {
+                for p in 0..P + T {
                     for at in (0..V * I::LANES).step_by(LINE) {
                         isa.prefetch(self.dy.as_ptr().wrapping_add(row + p * self.dy_layout.strip_pitch() + at));
                     }
@@ -155,14 +163,14 @@ impl Part<'_> {
                     isa.prefetch(self.values.get().wrapping_add(at));
                 }
             }
-            self.segment::<I, P, V, DOTS>(isa, segment, strip, add);
+            self.segment::<I, P, V, T, DOTS>(isa, segment, strip, add);
         }
-        P
+        P + T.min(1)
     }
 
-    /// The entries of one segment over P strips of V vectors from `strip` on, DOTS (4 or 8) at a time.
+    /// The entries of one segment over P strips of V vectors and T vectors more from `strip` on, DOTS (4 or 8) at a time.
     #[inline(always)]
-    fn segment<I: Isa, const P: usize, const V: usize, const DOTS: usize>(
+    fn segment<I: Isa, const P: usize, const V: usize, const T: usize, const DOTS: usize>(
         &self,
         isa: I,
         segment: &Segment,
@@ -173,7 +181,7 @@ impl Part<'_> {
         let (x_pitch, dy_pitch) = (self.x_layout.strip_pitch(), self.dy_layout.strip_pitch());
         let x = self.x.as_ptr().wrapping_add(strip * x_pitch);
         // SAFETY: as in SpMM: segments hold entries of the pattern, columns are below x's number of features, rows below
-        // dy's, strips `strip..strip + P` exist and hold V vectors a row; entries belong to one row, so to one block.
+        // dy's, strips `strip..strip + P` exist and hold V vectors a row, the next T; entries belong to one row, so to one block.
         unsafe {
             let columns = self.pattern.col_indices().as_ptr().add(segment.start as usize);
             let out = self.values.get().add(segment.start as usize);
@@ -184,7 +192,8 @@ impl Part<'_> {
                     *dy = isa.load(row.add(p * dy_pitch + v * I::LANES));
                 }
             }
-            let row = Row { columns, out, x, shift, pitch: x_pitch, dy, add };
+            let tail = std::array::from_fn(|t| isa.load(row.add(P * dy_pitch + t * I::LANES)));
+            let row: Row<I, P, V, T> = Row { columns, out, x, shift, pitch: x_pitch, dy, tail, add };
             let len = segment.len as usize;
             let whole = len / DOTS * DOTS;
             for k in (0..whole).step_by(DOTS) {
@@ -210,17 +219,19 @@ impl Part<'_> {
 const KEEP: [u32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, !0, !0, !0, !0, !0, !0, !0, !0];
 
 /// One segment's row of dY in registers, and where its entries are.
-struct Row<I: Isa, const P: usize, const V: usize> {
+struct Row<I: Isa, const P: usize, const V: usize, const T: usize> {
     columns: *const u32,
     out: *mut f32,
     x: *const f32,
     shift: u32,
     pitch: usize,
     dy: [[I::V; V]; P],
+    /// Of the strip behind those P.
+    tail: [I::V; T],
     add: bool,
 }
 
-impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
+impl<I: Isa, const P: usize, const V: usize, const T: usize> Row<I, P, V, T> {
     /// Eight entries from `k` on, of which the first `skip` keep their values.
     ///
     /// # Safety
@@ -286,7 +297,7 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
     }
 
     /// For each of the N entries from `k` on, the lane-wise products of the row of dY and the entry's row of X, summed over
-    /// P strips of V vectors.
+    /// P strips of V vectors and T vectors more.
     ///
     /// # Safety
     /// As [`Row::eight`], for N entries.
@@ -307,17 +318,37 @@ impl<I: Isa, const P: usize, const V: usize> Row<I, P, V> {
             }
             for (p, dy) in self.dy.iter().enumerate() {
                 for (v, &dy) in dy.iter().enumerate() {
-                    for (acc, x) in acc.iter_mut().zip(x) {
-                        let x = isa.load(x.add(p * self.pitch + v * I::LANES));
-                        // The first product is no multiply-add: it would need a zero and a separate load.
-                        *acc = if p + v == 0 { isa.mul(dy, x) } else { isa.mul_add(dy, x, *acc) };
-                    }
-                    // The compiler would take one dot product after the other, whose multiply-adds wait for each other.
-                    for acc in acc.iter_mut() {
-                        *acc = isa.pin(*acc);
-                    }
+                    multiply(isa, dy, x, p * self.pitch + v * I::LANES, p + v == 0, acc);
                 }
             }
+            for (t, &dy) in self.tail.iter().enumerate() {
+                multiply(isa, dy, x, P * self.pitch + t * I::LANES, false, acc);
+            }
         }
+    }
+}
+
+/// `acc += dy · x` for N rows of X at once, at distance `at` from `x`; with `first` the product alone.
+///
+/// # Safety
+/// A vector stands at `at` behind each of `x`.
+#[inline(always)]
+unsafe fn multiply<I: Isa, const N: usize>(
+    isa: I,
+    dy: I::V,
+    x: [*const f32; N],
+    at: usize,
+    first: bool,
+    acc: &mut [I::V; N],
+) {
+    for (acc, x) in acc.iter_mut().zip(x) {
+        // SAFETY: the caller's promise.
+        let x = unsafe { isa.load(x.add(at)) };
+        // The first product is no multiply-add: it would need a zero and a separate load.
+        *acc = if first { isa.mul(dy, x) } else { isa.mul_add(dy, x, *acc) };
+    }
+    // The compiler would take one dot product after the other, whose multiply-adds wait for each other.
+    for acc in acc.iter_mut() {
+        *acc = isa.pin(*acc);
     }
 }
