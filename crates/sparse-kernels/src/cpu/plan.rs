@@ -199,17 +199,6 @@ impl Walk {
     }
 }
 
-/// Two columns in one load: loads are what limits the kernels.
-///
-/// # Safety
-/// `columns` is valid for reading two columns.
-#[inline(always)]
-pub(super) unsafe fn two_columns(columns: *const u32) -> [u32; 2] {
-    // SAFETY: the caller's promise.
-    let both = unsafe { columns.cast::<u64>().read_unaligned() };
-    if cfg!(target_endian = "little") { [both as u32, (both >> 32) as u32] } else { [(both >> 32) as u32, both as u32] }
-}
-
 /// Rows cut into blocks of about `block` entries and of `least` rows or more on average: a fixed grid of the pattern alone.
 pub(super) fn block_rows(pattern: &CsrPattern, block: usize, least: usize) -> Vec<u32> {
     let (nrows, nnz) = (pattern.nrows(), pattern.nnz());

@@ -14,8 +14,8 @@
 //! one vector of eight sums, about three operations per entry. With four at once there are four chains only, but one
 //! group does not wait for another: the processor runs the next group's multiply-adds meanwhile.
 
-use super::isa::{Isa, Kernel, dispatch};
-use super::plan::{Segment, Walk, two_columns};
+use super::isa::{Isa, Kernel, dispatch, two_columns};
+use super::plan::{Segment, Walk};
 use super::{Cpu, SharedMut};
 use crate::{CsrPattern, StripLayout};
 

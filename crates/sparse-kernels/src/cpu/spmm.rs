@@ -15,8 +15,8 @@
 //! two columns. That is P · V + 0.75 loads an entry where P · V + 2 would do it singly. R rows in flight hide the latency of
 //! the multiply-add and share the loop's overhead. Tiles are chosen by [`StripTile::run_widest`].
 
-use super::isa::{Isa, Kernel, dispatch};
-use super::plan::{Segment, Walk, two_columns};
+use super::isa::{Isa, Kernel, dispatch, two_columns};
+use super::plan::{Segment, Walk};
 use super::{Buffer, Cpu, SharedMut};
 use crate::StripLayout;
 

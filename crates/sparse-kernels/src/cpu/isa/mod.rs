@@ -211,6 +211,17 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     unsafe fn store_where(self, to: *mut f32, value: Self::V, bits: u32);
 }
 
+/// Two columns in one load: loads are what limits the kernels.
+///
+/// # Safety
+/// `columns` is valid for reading two columns.
+#[inline(always)]
+pub(crate) unsafe fn two_columns(columns: *const u32) -> [u32; 2] {
+    // SAFETY: the caller's promise.
+    let both = unsafe { columns.cast::<u64>().read_unaligned() };
+    if cfg!(target_endian = "little") { [both as u32, (both >> 32) as u32] } else { [(both >> 32) as u32, both as u32] }
+}
+
 /// A computation that can be compiled for each instruction set.
 pub(crate) trait Kernel {
     /// What it returns.

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::Isa;
+use super::{Isa, two_columns};
 
 /// Proof that the machine has AVX2, FMA, BMI1 and BMI2.
 #[derive(Debug, Clone, Copy)]
@@ -245,7 +245,7 @@ impl Isa for Avx2 {
                 1 => _mm256_set_m128(gather_four_singles(from, columns.add(4)), gather_four_singles(from, columns)),
                 2 => _mm256_set_m128(gather_two_pairs(from, columns.add(2)), gather_two_pairs(from, columns)),
                 4 => {
-                    let [a, b] = two_columns(columns);
+                    let [a, b] = two_columns(columns).map(|column| column as usize);
                     _mm256_set_m128(_mm_loadu_ps(from.add(4 * b)), _mm_loadu_ps(from.add(4 * a)))
                 }
                 8 => _mm256_loadu_ps(from.add(8 * *columns as usize)),
@@ -324,17 +324,6 @@ impl Isa for Avx2 {
     }
 }
 
-/// Two columns in one load: loads are what limits products with few lanes.
-///
-/// # Safety
-/// `columns` is valid for reading two columns.
-#[inline(always)]
-unsafe fn two_columns(columns: *const u32) -> [usize; 2] {
-    // SAFETY: the caller's promise. x86 is little-endian: the first column is the low half.
-    let both = unsafe { columns.cast::<u64>().read_unaligned() };
-    [both as u32 as usize, (both >> 32) as usize]
-}
-
 /// One float at each of four columns. (`vgatherdps` takes 1.3 times as long.)
 ///
 /// # Safety
@@ -343,7 +332,8 @@ unsafe fn two_columns(columns: *const u32) -> [usize; 2] {
 unsafe fn gather_four_singles(from: *const f32, columns: *const u32) -> __m128 {
     // SAFETY: the caller's promise.
     unsafe {
-        let ([a, b], [c, d]) = (two_columns(columns), two_columns(columns.add(2)));
+        let [a, b] = two_columns(columns).map(|column| column as usize);
+        let [c, d] = two_columns(columns.add(2)).map(|column| column as usize);
         let low = _mm_insert_ps::<0x10>(_mm_load_ss(from.add(a)), _mm_load_ss(from.add(b)));
         let high = _mm_insert_ps::<0x10>(_mm_load_ss(from.add(c)), _mm_load_ss(from.add(d)));
         _mm_movelh_ps(low, high)
@@ -358,7 +348,7 @@ unsafe fn gather_four_singles(from: *const f32, columns: *const u32) -> __m128 {
 unsafe fn gather_two_pairs(from: *const f32, columns: *const u32) -> __m128 {
     // SAFETY: the caller's promise; these loads have no alignment.
     unsafe {
-        let [a, b] = two_columns(columns);
+        let [a, b] = two_columns(columns).map(|column| column as usize);
         _mm_castpd_ps(_mm_loadh_pd(_mm_load_sd(from.add(2 * a).cast()), from.add(2 * b).cast()))
     }
 }
