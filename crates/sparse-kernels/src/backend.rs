@@ -5,8 +5,12 @@
 //! [`Storage::download`]); nothing else moves data. Operations may be queued; [`Storage::download`] and
 //! [`Storage::synchronize`] wait for them.
 
+mod conv;
+
 use std::fmt::Debug;
 use std::sync::Arc;
+
+pub use conv::{ConvOptions, ConvWeight, DenseConv, SparseConv};
 
 use crate::random::Key;
 use crate::{BackendError, BsrPattern, CsrPattern, Strips};

@@ -61,11 +61,13 @@
 
 pub mod backend;
 mod bsr;
+mod conv;
 pub mod cpu;
 mod csr;
 mod dense;
 mod element;
 mod error;
+mod images;
 mod pattern;
 pub mod random;
 pub mod reference;
@@ -73,12 +75,14 @@ pub mod reference;
 #[cfg(feature = "nn")]
 pub use backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
 pub use backend::{
-    Backend, BlockMatrix, BlockSparseLinear, Candidate, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear,
-    SparseMatrix, Storage,
+    Backend, BlockMatrix, BlockSparseLinear, Candidate, ConvOptions, ConvWeight, DenseConv, DenseLinear, GrowRequest,
+    Op, PlanOptions, SparseConv, SparseLinear, SparseMatrix, Storage,
 };
 pub use bsr::{BlockEntry, Bsr, BsrPattern};
+pub use conv::ConvShape;
 pub use csr::Csr;
 pub use dense::{MatrixMut, MatrixRef, StripLayout, Strips};
 pub use element::Element;
 pub use error::{BackendError, FormatError, ShapeError};
+pub use images::{ImageLayout, Images};
 pub use pattern::{CsrPattern, Transposed};

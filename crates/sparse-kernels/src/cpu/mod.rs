@@ -2,12 +2,14 @@
 
 mod bsr;
 mod buffer;
+mod conv;
 mod few_lanes;
 mod gemm;
 mod gemv;
 mod grow;
 mod isa;
 mod limits;
+mod lockstep;
 #[cfg(feature = "nn")]
 mod nn;
 mod plan;
@@ -20,10 +22,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Mutex;
+
 use rayon::prelude::*;
 
 pub use bsr::CpuBlockPlan;
 pub use buffer::Buffer;
+pub use conv::CpuConvPlan;
 pub use isa::IsaName;
 pub use limits::Limits;
 pub use plan::CpuPlan;
@@ -50,6 +55,8 @@ pub struct Cpu {
     l1_bytes: usize,
     /// `None` for one thread: everything then runs on the caller's.
     pool: Option<rayon::ThreadPool>,
+    /// Memory that operations borrow for a call.
+    scratch: Mutex<Vec<Buffer>>,
 }
 
 /// Below this many operations (or elements passed over, times eight) a call stays on one thread: about 20 µs of work,
@@ -80,7 +87,7 @@ impl Cpu {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             Some(pool.map_err(|e| BackendError::Threads { threads, reason: e.to_string() })?)
         };
-        Ok(Self { isa, threads, l1_bytes: l1_data_cache().unwrap_or(32 << 10), pool })
+        Ok(Self { isa, threads, l1_bytes: l1_data_cache().unwrap_or(32 << 10), pool, scratch: Mutex::default() })
     }
 
     /// The instruction set in use.
@@ -96,6 +103,21 @@ impl Cpu {
     /// Bytes of the L1 data cache, which plans go by; 32 KiB where the processor does not tell.
     pub fn l1_bytes(&self) -> usize {
         self.l1_bytes
+    }
+
+    /// A buffer of `len` elements that hold anything, to be given back: no call of a training step allocates what an earlier
+    /// one had.
+    pub(crate) fn scratch(&self, len: usize) -> Buffer {
+        let mut buffer = self.scratch.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+        buffer.resize(len);
+        buffer
+    }
+
+    /// Returns what [`Cpu::scratch`] gave.
+    pub(crate) fn give_back(&self, buffer: Buffer) {
+        if let Ok(mut free) = self.scratch.lock() {
+            free.push(buffer);
+        }
     }
 
     /// Runs `f` inside the thread pool, so that the operations it calls fork cheaply: call it once a training step.

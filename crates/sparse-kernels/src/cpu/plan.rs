@@ -88,7 +88,7 @@ impl Walk {
         Self::with_chunks(pattern, chunks, cut.block)
     }
 
-    fn with_chunks(pattern: &CsrPattern, chunks: usize, block: usize) -> Self {
+    pub fn with_chunks(pattern: &CsrPattern, chunks: usize, block: usize) -> Self {
         let chunk_columns = pattern.ncols().div_ceil(chunks).max(1);
         let block_rows = block_rows(pattern, block, BLOCK_ROWS);
         let blocks = block_rows.len() - 1;
@@ -132,7 +132,7 @@ impl Walk {
 
     /// Moves the entries to the order \[chunk\]\[block\]\[segment\], so that what a kernel reads in one block and chunk
     /// is one contiguous run: returns two arrays over the pattern's entries in that order.
-    fn reorder(&mut self, arrays: [&[u32]; 2]) -> [Vec<u32>; 2] {
+    pub fn reorder(&mut self, arrays: [&[u32]; 2]) -> [Vec<u32>; 2] {
         let mut ordered = arrays.map(|array| Vec::with_capacity(array.len()));
         for chunk in 0..self.chunks {
             for block in 0..self.blocks() {
@@ -193,7 +193,7 @@ impl Walk {
         at(part.start)..at(part.end)
     }
 
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.segments.capacity() * size_of::<Segment>()
             + (self.bounds.len() + 2 * self.upcoming.len() + self.block_rows.len()) * size_of::<u32>()
     }

@@ -194,23 +194,7 @@ impl Part<'_> {
             }
             let tail = std::array::from_fn(|t| isa.load(row.add(P * dy_pitch + t * I::LANES)));
             let row: Row<I, P, V, T> = Row { columns, out, x, shift, pitch: x_pitch, dy, tail, add };
-            let len = segment.len as usize;
-            let whole = len / DOTS * DOTS;
-            for k in (0..whole).step_by(DOTS) {
-                if DOTS == 8 { row.eight(isa, k, 0) } else { row.four(isa, k, 0) }
-            }
-            // The rest goes through groups that end with the row's last entry: their first `skip` entries were done
-            // before and are left as they are.
-            match len - whole {
-                0 => {}
-                rest if rest > 4 && len >= 8 => row.eight(isa, len - 8, 8 - rest),
-                rest if rest > 4 => {
-                    row.four(isa, 0, 0);
-                    row.four(isa, len - 4, 8 - rest);
-                }
-                rest if rest > 1 && len >= 4 => row.four(isa, len - 4, 4 - rest),
-                _ => (whole..len).for_each(|k| row.one(isa, k)),
-            }
+            row.all::<DOTS>(isa, segment.len as usize);
         }
     }
 }
@@ -219,19 +203,46 @@ impl Part<'_> {
 const KEEP: [u32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, !0, !0, !0, !0, !0, !0, !0, !0];
 
 /// One segment's row of dY in registers, and where its entries are.
-struct Row<I: Isa, const P: usize, const V: usize, const T: usize> {
-    columns: *const u32,
-    out: *mut f32,
-    x: *const f32,
-    shift: u32,
-    pitch: usize,
-    dy: [[I::V; V]; P],
+pub(super) struct Row<I: Isa, const P: usize, const V: usize, const T: usize> {
+    pub columns: *const u32,
+    pub out: *mut f32,
+    pub x: *const f32,
+    pub shift: u32,
+    pub pitch: usize,
+    pub dy: [[I::V; V]; P],
     /// Of the strip behind those P.
-    tail: [I::V; T],
-    add: bool,
+    pub tail: [I::V; T],
+    pub add: bool,
 }
 
 impl<I: Isa, const P: usize, const V: usize, const T: usize> Row<I, P, V, T> {
+    /// The segment's `len` entries, DOTS (4 or 8) at a time.
+    ///
+    /// # Safety
+    /// The segment has that many, and their columns are rows of X.
+    #[inline(always)]
+    pub(super) unsafe fn all<const DOTS: usize>(&self, isa: I, len: usize) {
+        let whole = len / DOTS * DOTS;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for k in (0..whole).step_by(DOTS) {
+                if DOTS == 8 { self.eight(isa, k, 0) } else { self.four(isa, k, 0) }
+            }
+            // The rest goes through groups that end with the row's last entry: their first `skip` entries were done
+            // before and are left as they are.
+            match len - whole {
+                0 => {}
+                rest if rest > 4 && len >= 8 => self.eight(isa, len - 8, 8 - rest),
+                rest if rest > 4 => {
+                    self.four(isa, 0, 0);
+                    self.four(isa, len - 4, 8 - rest);
+                }
+                rest if rest > 1 && len >= 4 => self.four(isa, len - 4, 4 - rest),
+                _ => (whole..len).for_each(|k| self.one(isa, k)),
+            }
+        }
+    }
+
     /// Eight entries from `k` on, of which the first `skip` keep their values.
     ///
     /// # Safety

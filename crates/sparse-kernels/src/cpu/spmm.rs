@@ -15,7 +15,8 @@
 //! two columns. That is P · V + 0.75 loads an entry where P · V + 2 would do it singly. R rows in flight hide the latency of
 //! the multiply-add and share the loop's overhead. Tiles are chosen by [`StripTile::run_widest`].
 
-use super::isa::{Isa, Kernel, dispatch, two_columns};
+use super::isa::{Isa, Kernel, dispatch};
+use super::lockstep::{Entries, Source, add_entries};
 use super::plan::{Segment, Walk};
 use super::{Buffer, Cpu, SharedMut};
 use crate::StripLayout;
@@ -195,8 +196,6 @@ impl StripTile<'_> {
         let columns = part.columns.as_ptr();
         let values = part.values.as_ptr();
         let x = part.x.as_ptr().wrapping_add(self.strip * x_pitch);
-        // Segments are sorted by length, so the last is the shortest.
-        let common = group[R - 1].len as usize;
         // Why the accesses below are in bounds: `Walk` makes segments of the pattern's entries only, and `SparseLinear::spmm`
         // checked that there are as many values as columns, and that x and y have the pattern's columns and rows as
         // features and the length of their layouts. Columns are below ncols by `CsrPattern`'s invariants (rows below nrows,
@@ -219,36 +218,11 @@ impl StripTile<'_> {
                     }
                 }
             }
-            let starts: [(*const u32, *const f32); R] =
-                std::array::from_fn(|r| (columns.add(group[r].start as usize), values.add(group[r].start as usize)));
-            let x = Source { x, shift, pitch: x_pitch };
-            let fours = common / 4 * 4;
-            for k in (0..fours).step_by(4) {
-                // Written out: as a loop, the compiler leaves it rolled where R is large, and the accumulators in memory.
-                macro_rules! rows {
-                    ($($r:literal)*) => { $(if $r < R {
-                        let (columns, values) = (starts[$r].0.add(k), isa.load_four(starts[$r].1.add(k)));
-                        let ([a, b], [c, d]) = (two_columns(columns), two_columns(columns.add(2)));
-                        x.add_row(isa, a, isa.splat_of_four::<0>(values), &mut acc[$r]);
-                        x.add_row(isa, b, isa.splat_of_four::<1>(values), &mut acc[$r]);
-                        x.add_row(isa, c, isa.splat_of_four::<2>(values), &mut acc[$r]);
-                        x.add_row(isa, d, isa.splat_of_four::<3>(values), &mut acc[$r]);
-                    })* };
-                }
-                const { assert!(R <= 8) };
-                rows!(0 1 2 3 4 5 6 7);
-            }
-            for k in fours..common {
-                for (acc, (columns, values)) in acc.iter_mut().zip(starts) {
-                    x.add_row(isa, *columns.add(k), isa.splat(*values.add(k)), acc);
-                }
-            }
-            for r in 0..R - 1 {
-                let (columns, values) = starts[r];
-                for k in common..group[r].len as usize {
-                    x.add_row(isa, *columns.add(k), isa.splat(*values.add(k)), &mut acc[r]);
-                }
-            }
+            let entries = group.map(|s| {
+                let start = s.start as usize;
+                Entries { columns: columns.add(start), values: values.add(start), len: s.len as usize }
+            });
+            add_entries(isa, entries, Source { x, shift, pitch: x_pitch }, &mut acc);
             if last && part.epilogue.relu {
                 // The second operand is the one that comes through if either is NaN: NaN is not hidden.
                 acc.as_flattened_mut()
@@ -274,41 +248,6 @@ impl StripTile<'_> {
             // SAFETY: row is below nrows = y's features and the strip exists, so the strip's lanes of the row are in
             // bounds; no other task writes this row of this strip.
             unsafe { std::slice::from_raw_parts_mut(part.y.get().add(at + from), strip - from).fill(0.0) };
-        }
-    }
-}
-
-/// P strips of X, and how to find a row in them.
-#[derive(Clone, Copy)]
-struct Source {
-    x: *const f32,
-    /// Base-2 logarithm of a strip's lanes.
-    shift: u32,
-    /// From strip to strip.
-    pitch: usize,
-}
-
-impl Source {
-    /// `acc += w · X[column]` over P strips of V vectors.
-    ///
-    /// # Safety
-    /// X has that row, and P strips of V vectors.
-    #[inline(always)]
-    unsafe fn add_row<I: Isa, const P: usize, const V: usize>(
-        self,
-        isa: I,
-        column: u32,
-        w: I::V,
-        acc: &mut [[I::V; V]; P],
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let x = self.x.add((column as usize) << self.shift);
-            for (p, acc) in acc.iter_mut().enumerate() {
-                for (v, acc) in acc.iter_mut().enumerate() {
-                    *acc = isa.mul_add(w, isa.load(x.add(p * self.pitch + v * I::LANES)), *acc);
-                }
-            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every operation as plain loops with f64 sums: what the kernels are tested against. No cleverness, row-major
 //! operands, no errors beyond panics on wrong sizes.
 
+pub mod conv;
 #[cfg(feature = "nn")]
 pub mod nn;
 
@@ -19,9 +20,11 @@ pub struct Exact {
 }
 
 impl Exact {
-    const ZERO: Exact = Exact { value: 0.0, magnitude: 0.0, terms: 0 };
+    /// The empty sum.
+    pub const ZERO: Exact = Exact { value: 0.0, magnitude: 0.0, terms: 0 };
 
-    fn add(&mut self, a: f32, b: f32) {
+    /// Adds the term `a · b`.
+    pub fn add(&mut self, a: f32, b: f32) {
         let term = f64::from(a) * f64::from(b);
         self.value += term;
         self.magnitude += term.abs();

@@ -1,0 +1,201 @@
+//! Convolutions: what a device must be able to do.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::backend::Storage;
+use crate::{BackendError, ConvShape, CsrPattern, ImageLayout, Images};
+
+/// What [`SparseConv::plan_conv`] prepares for. The number of samples in the layouts does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvOptions {
+    /// Where X, and its gradient, lie.
+    pub x: ImageLayout,
+    /// Where Y, and its gradient, lie.
+    pub y: ImageLayout,
+    /// Whether the input gradient will be asked for. The first layer of a network needs none, and then nothing of it is
+    /// held, and Y needs no border.
+    pub input_grad: bool,
+}
+
+/// A sparse convolution's weight on a backend: plan, values, and the same values in the order of the input gradient.
+#[derive(Debug)]
+pub struct ConvWeight<B: SparseConv> {
+    /// The pattern, prepared for the device.
+    pub plan: B::ConvPlan,
+    /// One value per stored entry, in the pattern's order.
+    pub values: B::Buffer,
+    /// The values in the order that the input gradient wants; empty without [`ConvOptions::input_grad`]. Whoever changes
+    /// `values` calls [`ConvWeight::refresh`] before the next input gradient.
+    pub transposed_values: B::Buffer,
+}
+
+impl<B: SparseConv> ConvWeight<B> {
+    /// Plans `pattern` and uploads `values`.
+    ///
+    /// # Errors
+    /// If there is not one value per entry, the layouts do not fit the shape, or the device has no room.
+    pub fn new(
+        backend: &B,
+        pattern: Arc<CsrPattern>,
+        values: &[f32],
+        shape: ConvShape,
+        options: ConvOptions,
+    ) -> Result<Self, BackendError> {
+        let nnz = pattern.nnz();
+        if values.len() != nnz {
+            return Err(crate::FormatError::ValuesLength { nnz, got: values.len() }.into());
+        }
+        let mut buffer = backend.zeros(nnz)?;
+        backend.upload(values, &mut buffer)?;
+        let plan = backend.plan_conv(pattern, shape, options)?;
+        let transposed_values = backend.zeros(if options.input_grad { nnz } else { 0 })?;
+        let mut weight = Self { plan, values: buffer, transposed_values };
+        weight.refresh(backend)?;
+        Ok(weight)
+    }
+
+    /// Brings the transposed values up to date with `values`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Cost
+    /// One gather of nnz values.
+    pub fn refresh(&mut self, backend: &B) -> Result<(), BackendError> {
+        backend.refresh_conv(&self.plan, &self.values, &mut self.transposed_values)
+    }
+}
+
+/// Direct convolution with sparse weights, CSR of [`ConvShape::rows`] × [`ConvShape::columns`]: each stored weight is a
+/// multiply-add of one shifted image; there is no im2col.
+pub trait SparseConv: Storage {
+    /// A pattern prepared for this device and for images of one size: rebuilt when the pattern changes, never when only
+    /// values do.
+    type ConvPlan: Debug + Send + Sync;
+
+    /// Prepares `pattern`.
+    ///
+    /// # Errors
+    /// If the pattern is not of the shape's size, the layouts do not fit the shape (channels, sizes, borders of
+    /// [`ConvShape::borders`], equal strips), or the device has no room.
+    ///
+    /// # Cost
+    /// O(rows + columns + nnz) with sorting of rows by length; the CPU's plan takes 4 bytes a nonzero, and 8 more with
+    /// the input gradient.
+    fn plan_conv(
+        &self,
+        pattern: Arc<CsrPattern>,
+        shape: ConvShape,
+        options: ConvOptions,
+    ) -> Result<Self::ConvPlan, BackendError>;
+
+    /// The pattern a plan was made of.
+    fn conv_pattern<'a>(&self, plan: &'a Self::ConvPlan) -> &'a Arc<CsrPattern>;
+
+    /// Bytes that a plan holds beside the pattern.
+    fn conv_plan_bytes(&self, plan: &Self::ConvPlan) -> usize;
+
+    /// Copies `values` into the order of the input gradient; nothing if the plan has none.
+    ///
+    /// # Errors
+    /// If the lengths do not fit the plan.
+    fn refresh_conv(
+        &self,
+        plan: &Self::ConvPlan,
+        values: &Self::Buffer,
+        transposed: &mut Self::Buffer,
+    ) -> Result<(), BackendError>;
+
+    /// `y = conv(x, W)`. The interior of `y` is overwritten; its border is not touched.
+    ///
+    /// # Errors
+    /// If the layouts are not those of the plan, or the numbers of samples differ.
+    ///
+    /// # Cost
+    /// `2 · nnz · pixels of Y · samples` operations.
+    fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// `dx =` the gradient of X for that of Y: the transposed convolution. The interior of `dx` is overwritten.
+    ///
+    /// # Errors
+    /// As [`SparseConv::conv_forward`], and if the plan was made without [`ConvOptions::input_grad`].
+    ///
+    /// # Cost
+    /// `2 · nnz · pixels of Y · samples` operations.
+    fn conv_input_grad(
+        &self,
+        w: &ConvWeight<Self>,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+    ) -> Result<(), BackendError>;
+
+    /// `values[e] = Σ dy · x` over all pixels and samples that stored entry `e` joins. Overwrites, or adds with
+    /// `accumulate`.
+    ///
+    /// # Errors
+    /// As [`SparseConv::conv_forward`].
+    ///
+    /// # Cost
+    /// `2 · nnz · pixels of Y · samples` operations.
+    fn conv_weight_grad(
+        &self,
+        plan: &Self::ConvPlan,
+        dy: &Images<Self>,
+        x: &Images<Self>,
+        values: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+}
+
+/// Convolution with dense weights, `[O][C/G][kh][kw]` row-major in a buffer: for dense layers, and what sparse ones are
+/// compared with. Where every group has one channel (depthwise convolution), kernels of its own.
+///
+/// Layouts are those of [`ConvOptions`]; nothing is planned.
+pub trait DenseConv: Storage {
+    /// `y = conv(x, W)`. The interior of `y` is overwritten; its border is not touched.
+    ///
+    /// # Errors
+    /// If the layouts do not fit the shape or each other.
+    ///
+    /// # Cost
+    /// `2 · O · C/G · kh · kw · pixels of Y · samples` operations.
+    fn conv_forward_dense(
+        &self,
+        shape: ConvShape,
+        w: &Self::Buffer,
+        x: &Images<Self>,
+        y: &mut Images<Self>,
+    ) -> Result<(), BackendError>;
+
+    /// `dx =` the gradient of X for that of Y. The interior of `dx` is overwritten.
+    ///
+    /// # Errors
+    /// As [`DenseConv::conv_forward_dense`]; `dy` needs the border of [`ConvShape::borders`].
+    ///
+    /// # Cost
+    /// As the forward pass.
+    fn conv_input_grad_dense(
+        &self,
+        shape: ConvShape,
+        w: &Self::Buffer,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+    ) -> Result<(), BackendError>;
+
+    /// `dw =` the gradient of W, or with `accumulate` adds it to `dw`.
+    ///
+    /// # Errors
+    /// As [`DenseConv::conv_forward_dense`].
+    ///
+    /// # Cost
+    /// As the forward pass.
+    fn conv_weight_grad_dense(
+        &self,
+        shape: ConvShape,
+        dy: &Images<Self>,
+        x: &Images<Self>,
+        dw: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+}

@@ -1,0 +1,151 @@
+//! Convolutions: checks shapes, plans, and hands over to the kernels.
+
+mod grid;
+mod plan;
+mod sddmm;
+mod spmm;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use plan::CpuConvPlan;
+
+use self::grid::{Grid, Phases};
+use self::sddmm::Sddmm;
+use self::spmm::Spmm;
+use super::isa::IsaName;
+use super::{Buffer, Cpu, expect_values};
+use crate::backend::{ConvOptions, ConvWeight, SparseConv};
+use crate::error::expect_equal;
+use crate::{BackendError, ConvShape, CsrPattern, ImageLayout, Images, ShapeError};
+
+/// The instruction set for a pass: a vector must not hold neighbouring pixels where those are apart in memory.
+fn isa_for(isa: IsaName, grid: Grid, strip: usize) -> IsaName {
+    if strip > 1 && strip < isa.lanes() && !grid.is_contiguous(strip) { IsaName::Avx2 } else { isa }
+}
+
+impl SparseConv for Cpu {
+    type ConvPlan = CpuConvPlan;
+
+    fn plan_conv(
+        &self,
+        pattern: Arc<CsrPattern>,
+        shape: ConvShape,
+        options: ConvOptions,
+    ) -> Result<CpuConvPlan, BackendError> {
+        CpuConvPlan::new(self, pattern, shape, options)
+    }
+
+    fn conv_pattern<'a>(&self, plan: &'a CpuConvPlan) -> &'a Arc<CsrPattern> {
+        &plan.pattern
+    }
+
+    fn conv_plan_bytes(&self, plan: &CpuConvPlan) -> usize {
+        plan.bytes()
+    }
+
+    fn refresh_conv(&self, plan: &CpuConvPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
+        let Some(backward) = &plan.backward else { return Ok(()) };
+        expect_values(plan.pattern.nnz(), values.len())?;
+        expect_values(plan.pattern.nnz(), transposed.len())?;
+        let operations = 8 * values.len() as u64;
+        self.for_each_chunk(transposed, super::ELEMENTS_PER_TASK, operations, |start, part| {
+            for (to, &from) in part.iter_mut().zip(&backward.permutation[start..]) {
+                *to = values[from as usize];
+            }
+        });
+        Ok(())
+    }
+
+    fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
+        const OP: &str = "conv_forward";
+        let plan = &w.plan;
+        check_images(OP, "X", plan.options.x, x)?;
+        check_images(OP, "Y", plan.options.y, y)?;
+        expect_equal(OP, "number of samples of Y", x.layout.samples(), y.layout.samples())?;
+        expect_values(plan.pattern.nnz(), w.values.len())?;
+        let (strip, strips) = (x.layout.strip(), x.layout.strips());
+        let (grid, walk, offsets, values) = (plan.grid, &plan.walk, &plan.offsets[..], &w.values[..]);
+        self.with_phases(plan.shape, x, |x| {
+            Spmm { grid, walk, offsets, values, strip, strips, x, y: &mut y.data }.run(self);
+        });
+        Ok(())
+    }
+
+    fn conv_input_grad(
+        &self,
+        w: &ConvWeight<Self>,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "conv_input_grad";
+        let plan = &w.plan;
+        let Some(backward) = &plan.backward else {
+            let rule = "1: the plan was made without the input gradient";
+            return Err(ShapeError::Rule { op: OP, what: "ConvOptions::input_grad", got: 0, rule }.into());
+        };
+        check_images(OP, "dX", plan.options.x, dx)?;
+        check_images(OP, "dY", plan.options.y, dy)?;
+        expect_equal(OP, "number of samples of dY", dx.layout.samples(), dy.layout.samples())?;
+        expect_values(plan.pattern.nnz(), w.transposed_values.len())?;
+        let (strip, strips) = (dy.layout.strip(), dy.layout.strips());
+        for pass in &backward.passes {
+            let (grid, walk, offsets) = (pass.grid, &pass.walk, &pass.offsets[..]);
+            let values = &w.transposed_values[pass.entries.clone()];
+            Spmm { grid, walk, offsets, values, strip, strips, x: &dy.data, y: &mut dx.data }.run(self);
+        }
+        Ok(())
+    }
+
+    fn conv_weight_grad(
+        &self,
+        plan: &CpuConvPlan,
+        dy: &Images<Self>,
+        x: &Images<Self>,
+        values: &mut Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "conv_weight_grad";
+        check_images(OP, "X", plan.options.x, x)?;
+        check_images(OP, "dY", plan.options.y, dy)?;
+        expect_equal(OP, "number of samples of dY", x.layout.samples(), dy.layout.samples())?;
+        expect_values(plan.pattern.nnz(), values.len())?;
+        let (strip, strips) = (x.layout.strip(), x.layout.strips());
+        let (grid, walk, offsets) = (plan.grid, &plan.sampled_walk, &plan.offsets[..]);
+        self.with_phases(plan.shape, x, |x| {
+            Sddmm { grid, walk, offsets, strip, strips, dy: &dy.data, x, values, accumulate }.run(self);
+        });
+        Ok(())
+    }
+}
+
+impl Cpu {
+    /// Calls `pass` with X, in phases if the convolution wants those.
+    fn with_phases(&self, shape: ConvShape, x: &Images<Self>, pass: impl FnOnce(&[f32])) {
+        let Some(phases) = Phases::of(shape, x.layout) else { return pass(&x.data) };
+        let mut split = self.scratch(phases.len(x.layout.samples()));
+        phases.split(x.layout, &x.data, &mut split);
+        pass(&split);
+        self.give_back(split);
+    }
+}
+
+/// Checks that images are those a plan was made for, but for the number of samples.
+fn check_images(
+    op: &'static str,
+    what: &'static str,
+    planned: ImageLayout,
+    images: &Images<Cpu>,
+) -> Result<(), ShapeError> {
+    let layout = images.layout;
+    if layout.with_samples(0) == planned.with_samples(0) && layout.len() == images.data.len() {
+        return Ok(());
+    }
+    expect_equal(op, "channels", planned.channels(), layout.channels())?;
+    expect_equal(op, "height", planned.size()[0], layout.size()[0])?;
+    expect_equal(op, "width", planned.size()[1], layout.size()[1])?;
+    expect_equal(op, "border", planned.border(), layout.border())?;
+    expect_equal(op, "strip", planned.strip(), layout.strip())?;
+    expect_equal(op, what, layout.len(), images.data.len())
+}

@@ -1,0 +1,247 @@
+//! Every pass on every instruction set against plain loops, over random shapes.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use crate::backend::{ConvOptions, ConvWeight, SparseConv};
+use crate::cpu::testing::check;
+use crate::cpu::{Cpu, IsaName};
+use crate::random::Key;
+use crate::reference::{self, Exact};
+use crate::{ConvShape, CsrPattern, ImageLayout, Images, Storage};
+
+/// A convolution of some images.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case {
+    pub shape: ConvShape,
+    pub size: [usize; 2],
+    pub samples: usize,
+    pub strip: usize,
+    /// More border than needed.
+    pub slack: usize,
+    pub density: f32,
+    pub seed: u64,
+    /// Whether all numbers are small and whole, so that sums are exact.
+    pub is_exact: bool,
+}
+
+impl Case {
+    pub fn numbers(&self, name: &str, len: usize) -> Vec<f32> {
+        let key = Key::new(self.seed).with_name(name);
+        let number = |i| if self.is_exact { key.below(i, 7) as f32 - 3.0 } else { 2.0 * key.uniform(i) - 1.0 };
+        (0..len as u64).map(number).collect()
+    }
+
+    pub fn output(&self) -> [usize; 2] {
+        self.shape.output_size(self.size).unwrap()
+    }
+
+    pub fn layouts(&self) -> [ImageLayout; 2] {
+        let [border_x, border_y] = self.shape.borders(self.size).unwrap();
+        let layout =
+            |channels, size, border| ImageLayout::new(self.samples, channels, size, border, self.strip).unwrap();
+        [
+            layout(self.shape.in_channels(), self.size, border_x + self.slack),
+            layout(self.shape.out_channels(), self.output(), border_y + self.slack),
+        ]
+    }
+
+    pub fn pattern(&self) -> CsrPattern {
+        let key = Key::new(self.seed).with_name("pattern");
+        let columns = self.shape.columns() as u32;
+        let all = (0..self.shape.rows() as u32).flat_map(|r| (0..columns).map(move |c| (r, c)));
+        let kept = all.filter(|&(r, c)| key.uniform(u64::from(r) << 32 | u64::from(c)) < self.density);
+        CsrPattern::from_positions(self.shape.rows(), self.shape.columns(), kept.collect()).unwrap()
+    }
+
+    /// `X` and `dY` in NCHW.
+    pub fn operands(&self) -> [Vec<f32>; 2] {
+        let pixels = |channels: usize, size: [usize; 2]| self.samples * channels * size[0] * size[1];
+        [
+            self.numbers("x", pixels(self.shape.in_channels(), self.size)),
+            self.numbers("dy", pixels(self.shape.out_channels(), self.output())),
+        ]
+    }
+}
+
+pub(super) fn images(cpu: &Cpu, layout: ImageLayout, data: &[f32]) -> Images<Cpu> {
+    let mut images = Images::zeros(cpu, layout).unwrap();
+    layout.pack(data, &mut images.data).unwrap();
+    images
+}
+
+/// Images whose pixels are NaN; border and padding hold zeros, as they must.
+pub(super) fn poisoned(cpu: &Cpu, layout: ImageLayout) -> Images<Cpu> {
+    let pixels = layout.samples() * layout.channels() * layout.size()[0] * layout.size()[1];
+    images(cpu, layout, &vec![f32::NAN; pixels])
+}
+
+/// The pixels, after a check that all else is zero.
+pub(super) fn read(images: &Images<Cpu>) -> Vec<f32> {
+    let layout = images.layout;
+    let mut data = vec![0.0; layout.samples() * layout.channels() * layout.size()[0] * layout.size()[1]];
+    layout.unpack(&images.data, &mut data).unwrap();
+    let mut again = vec![0.0; layout.len()];
+    layout.pack(&data, &mut again).unwrap();
+    let same = again.iter().zip(&images.data[..]).all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0));
+    assert!(same || data.iter().any(|v| v.is_nan()), "border or padding was written");
+    data
+}
+
+pub(super) fn cases() -> impl Strategy<Value = Case> {
+    let sizes = (1usize..8, 1usize..6, 1usize..4, 0usize..16, 0usize..16);
+    let kernel = prop::sample::select(vec![[1, 1], [3, 3], [5, 5], [7, 7], [2, 3], [1, 4]]);
+    let taps = (kernel, 1usize..4, 1usize..3, 0usize..4, 0usize..4, 1usize..3, 1usize..3);
+    let images = (0usize..21, prop::sample::select(&ImageLayout::STRIPS), 0usize..3);
+    (sizes, taps, images, 0.0f32..1.0, 0u64..1000, any::<bool>()).prop_map(
+        |(
+            (oc, ic, groups, height, width),
+            (kernel, sh, sw, ph, pw, dh, dw),
+            (samples, strip, slack),
+            density,
+            seed,
+            is_exact,
+        )| {
+            let shape = ConvShape::new(oc * groups, ic * groups, kernel).unwrap().with_groups(groups).unwrap();
+            let shape = shape.with_stride([sh, sw]).unwrap().with_padding([ph, pw]).with_dilation([dh, dw]).unwrap();
+            // At least one pixel of output.
+            let least = [0, 1].map(|axis| {
+                let span = shape.dilation()[axis] * (kernel[axis] - 1) + 1;
+                span.saturating_sub(2 * shape.padding()[axis]).max(1)
+            });
+            let size = [least[0] + height, least[1] + width];
+            Case { shape, size, samples, strip, slack, density, seed, is_exact }
+        },
+    )
+}
+
+pub(super) fn cpus() -> Vec<Cpu> {
+    let available = IsaName::ALL.into_iter().filter(|isa| isa.is_available());
+    available
+        .flat_map(|isa| {
+            // With next to no cache, small matrices are cut into chunks too.
+            let mut small = Cpu::new(1, Some(isa)).unwrap();
+            small.l1_bytes = 64;
+            [Cpu::new(1, Some(isa)).unwrap(), small]
+        })
+        .collect()
+}
+
+fn check_case(cpu: &Cpu, case: &Case) {
+    let Case { shape, size, samples, is_exact, .. } = *case;
+    let pattern = Arc::new(case.pattern());
+    let values = case.numbers("values", pattern.nnz());
+    let [x_layout, y_layout] = case.layouts();
+    let [x, dy] = case.operands();
+    let options = ConvOptions { x: x_layout, y: y_layout, input_grad: true };
+    let weight = ConvWeight::new(cpu, pattern.clone(), &values, shape, options).unwrap();
+    let dense = reference::conv::to_dense(&pattern, &values);
+    let what = format!("{} {case:?}", cpu.isa());
+
+    let (x_images, dy_images) = (images(cpu, x_layout, &x), images(cpu, y_layout, &dy));
+    let mut y = poisoned(cpu, y_layout);
+    cpu.conv_forward(&weight, &x_images, &mut y).unwrap();
+    let expected = reference::conv::forward(shape, size, samples, &dense, &x);
+    check(&format!("forward {what}"), is_exact, &read(&y), &expected);
+
+    let mut dx = poisoned(cpu, x_layout);
+    cpu.conv_input_grad(&weight, &dy_images, &mut dx).unwrap();
+    let expected = reference::conv::input_grad(shape, size, samples, &dense, &dy);
+    check(&format!("input grad {what}"), is_exact, &read(&dx), &expected);
+
+    let all = reference::conv::weight_grad(shape, size, samples, &dy, &x);
+    let at = |(row, column): (u32, u32)| all[row as usize * shape.columns() + column as usize];
+    let mut expected: Vec<Exact> = pattern.positions().map(at).collect();
+    let mut dw = cpu.zeros(pattern.nnz()).unwrap();
+    dw.fill(f32::NAN);
+    cpu.conv_weight_grad(&weight.plan, &dy_images, &x_images, &mut dw, false).unwrap();
+    check(&format!("weight grad {what}"), is_exact, &dw, &expected);
+    cpu.conv_weight_grad(&weight.plan, &dy_images, &x_images, &mut dw, true).unwrap();
+    expected.iter_mut().for_each(|e| {
+        *e = Exact { value: 2.0 * e.value, magnitude: 2.0 * e.magnitude, terms: e.terms + 1 };
+    });
+    check(&format!("added weight grad {what}"), is_exact, &dw, &expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn sparse_convolution_equals_the_plain_loops(case in cases()) {
+        for cpu in cpus() {
+            check_case(&cpu, &case);
+        }
+    }
+}
+
+/// Enough work and rows for several row blocks, chunks and threads.
+fn large() -> Case {
+    let shape = ConvShape::new(136, 48, [3, 3]).unwrap().with_padding([1, 1]);
+    Case { shape, size: [9, 11], samples: 20, strip: 8, slack: 0, density: 0.9, seed: 1, is_exact: false }
+}
+
+#[test]
+fn many_blocks_and_chunks() {
+    for cpu in cpus() {
+        check_case(&cpu, &large());
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for isa in IsaName::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for (stride, strip) in [([1, 1], 8), ([2, 2], 16)] {
+            let case = Case { shape: large().shape.with_stride(stride).unwrap(), strip, ..large() };
+            let run = |threads: usize| {
+                let cpu = Cpu::new(threads, Some(isa)).unwrap();
+                let pattern = Arc::new(case.pattern());
+                let values = case.numbers("values", pattern.nnz());
+                let [x_layout, y_layout] = case.layouts();
+                let [x, dy] = case.operands();
+                let options = ConvOptions { x: x_layout, y: y_layout, input_grad: true };
+                let weight = ConvWeight::new(&cpu, pattern.clone(), &values, case.shape, options).unwrap();
+                let (x, dy) = (images(&cpu, x_layout, &x), images(&cpu, y_layout, &dy));
+                let (mut y, mut dx) = (poisoned(&cpu, y_layout), poisoned(&cpu, x_layout));
+                let mut dw = cpu.zeros(pattern.nnz()).unwrap();
+                cpu.conv_forward(&weight, &x, &mut y).unwrap();
+                cpu.conv_input_grad(&weight, &dy, &mut dx).unwrap();
+                cpu.conv_weight_grad(&weight.plan, &dy, &x, &mut dw, false).unwrap();
+                [read(&y), read(&dx), dw.to_vec()].map(|values| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+            };
+            let one = run(1);
+            assert!(run(2) == one && run(7) == one, "{isa} {case:?}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let cpu = Cpu::new(1, None).unwrap();
+    let case = Case { density: 0.3, ..large() };
+    let pattern = Arc::new(case.pattern());
+    let [x, y] = case.layouts();
+    let options = ConvOptions { x, y, input_grad: true };
+    let refused = |shape: ConvShape, options: ConvOptions, word: &str| {
+        let error = cpu.plan_conv(pattern.clone(), shape, options).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    };
+    let thin = ImageLayout::new(20, 48, [9, 11], 0, 8).unwrap();
+    refused(case.shape, ConvOptions { x: thin, ..options }, "border of X");
+    let thin = ImageLayout::new(20, 136, [9, 11], 0, 8).unwrap();
+    refused(case.shape, ConvOptions { y: thin, ..options }, "border of Y");
+    let other = ImageLayout::new(20, 136, [9, 11], 1, 16).unwrap();
+    refused(case.shape, ConvOptions { y: other, ..options }, "strip of Y");
+    refused(case.shape.with_padding([0, 0]), options, "height of Y");
+    refused(ConvShape::new(136, 47, [3, 3]).unwrap(), options, "columns");
+    assert!(cpu.plan_conv(pattern.clone(), case.shape, ConvOptions { y: thin, input_grad: false, ..options }).is_ok());
+
+    let values = case.numbers("values", pattern.nnz());
+    let options = ConvOptions { input_grad: false, ..options };
+    let weight = ConvWeight::new(&cpu, pattern, &values, case.shape, options).unwrap();
+    let (from, mut to) = (Images::zeros(&cpu, x).unwrap(), Images::zeros(&cpu, y).unwrap());
+    assert!(cpu.conv_forward(&weight, &from, &mut to).is_ok());
+    let mut fewer = Images::zeros(&cpu, y.with_samples(19)).unwrap();
+    assert!(cpu.conv_forward(&weight, &from, &mut fewer).unwrap_err().to_string().contains("samples"));
+    let mut dx = Images::zeros(&cpu, x).unwrap();
+    assert!(cpu.conv_input_grad(&weight, &to, &mut dx).unwrap_err().to_string().contains("input_grad"));
+}
