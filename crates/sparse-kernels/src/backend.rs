@@ -10,7 +10,7 @@ mod conv;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-pub use conv::{ConvOptions, ConvWeight, DenseConv, SparseConv};
+pub use conv::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};
 
 use crate::random::Key;
 use crate::{BackendError, BsrPattern, CsrPattern, Strips};

@@ -75,8 +75,8 @@ pub mod reference;
 #[cfg(feature = "nn")]
 pub use backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
 pub use backend::{
-    Backend, BlockMatrix, BlockSparseLinear, Candidate, ConvOptions, ConvWeight, DenseConv, DenseLinear, GrowRequest,
-    Op, PlanOptions, SparseConv, SparseLinear, SparseMatrix, Storage,
+    Backend, BlockConvWeight, BlockMatrix, BlockSparseConv, BlockSparseLinear, Candidate, ConvOptions, ConvWeight,
+    DenseConv, DenseLinear, GrowRequest, Op, PlanOptions, SparseConv, SparseLinear, SparseMatrix, Storage,
 };
 pub use bsr::{BlockEntry, Bsr, BsrPattern};
 pub use conv::ConvShape;

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::backend::Storage;
-use crate::{BackendError, ConvShape, CsrPattern, ImageLayout, Images};
+use crate::{BackendError, BsrPattern, ConvShape, CsrPattern, ImageLayout, Images};
 
 /// What [`SparseConv::plan_conv`] prepares for. The number of samples in the layouts does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,6 +196,110 @@ pub trait DenseConv: Storage {
         dy: &Images<Self>,
         x: &Images<Self>,
         dw: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+}
+
+/// A block-sparse convolution's weight on a backend.
+#[derive(Debug)]
+pub struct BlockConvWeight<B: BlockSparseConv> {
+    /// The pattern, prepared for the device.
+    pub plan: B::BlockConvPlan,
+    /// One value per stored entry, `[nnz_blocks][r][c]`.
+    pub values: B::Buffer,
+}
+
+impl<B: BlockSparseConv> BlockConvWeight<B> {
+    /// Plans `pattern` and uploads `values`.
+    ///
+    /// # Errors
+    /// If there is not one value per stored entry, the layouts do not fit the shape, or the device has no room.
+    pub fn new(
+        backend: &B,
+        pattern: Arc<BsrPattern>,
+        values: &[f32],
+        shape: ConvShape,
+        options: ConvOptions,
+    ) -> Result<Self, BackendError> {
+        let nnz = pattern.nnz();
+        if values.len() != nnz {
+            return Err(crate::FormatError::ValuesLength { nnz, got: values.len() }.into());
+        }
+        let mut buffer = backend.zeros(nnz)?;
+        backend.upload(values, &mut buffer)?;
+        Ok(Self { plan: backend.plan_conv_blocks(pattern, shape, options)?, values: buffer })
+    }
+}
+
+/// Direct convolution with block-sparse weights, BSR of [`ConvShape::rows`] × [`ConvShape::columns`] whose columns are
+/// `(i, j, c)`: kernel row, kernel column, channel. A block spans output channels and input channels of one tap.
+pub trait BlockSparseConv: Storage {
+    /// A pattern prepared for this device and for images of one size.
+    type BlockConvPlan: Debug + Send + Sync;
+
+    /// Prepares `pattern`.
+    ///
+    /// # Errors
+    /// As [`SparseConv::plan_conv`], and if a block would span two taps or two groups: unless c divides C/G, and with more
+    /// than one group r divides O/G.
+    ///
+    /// # Cost
+    /// O(rows + columns + nnz); the CPU's plan takes about 8 / r bytes a nonzero, and as much again, with c, for the input
+    /// gradient.
+    fn plan_conv_blocks(
+        &self,
+        pattern: Arc<BsrPattern>,
+        shape: ConvShape,
+        options: ConvOptions,
+    ) -> Result<Self::BlockConvPlan, BackendError>;
+
+    /// The pattern a plan was made of.
+    fn block_conv_pattern<'a>(&self, plan: &'a Self::BlockConvPlan) -> &'a Arc<BsrPattern>;
+
+    /// Bytes that a plan holds beside the pattern.
+    fn block_conv_plan_bytes(&self, plan: &Self::BlockConvPlan) -> usize;
+
+    /// `y = conv(x, W)`, as [`SparseConv::conv_forward`].
+    ///
+    /// # Errors
+    /// If the layouts are not those of the plan, or the numbers of samples differ.
+    ///
+    /// # Cost
+    /// `2 · nnz · pixels of Y · samples` operations.
+    fn conv_forward_bsr(
+        &self,
+        w: &BlockConvWeight<Self>,
+        x: &Images<Self>,
+        y: &mut Images<Self>,
+    ) -> Result<(), BackendError>;
+
+    /// `dx =` the gradient of X, as [`SparseConv::conv_input_grad`].
+    ///
+    /// # Errors
+    /// As [`BlockSparseConv::conv_forward_bsr`], and if the plan was made without [`ConvOptions::input_grad`].
+    ///
+    /// # Cost
+    /// `2 · nnz · pixels of Y · samples` operations.
+    fn conv_input_grad_bsr(
+        &self,
+        w: &BlockConvWeight<Self>,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+    ) -> Result<(), BackendError>;
+
+    /// The gradient of the values, as [`SparseConv::conv_weight_grad`]. Padding of the blocks becomes 0 either way.
+    ///
+    /// # Errors
+    /// As [`BlockSparseConv::conv_forward_bsr`].
+    ///
+    /// # Cost
+    /// `2 · nnz · pixels of Y · samples` operations.
+    fn conv_weight_grad_bsr(
+        &self,
+        plan: &Self::BlockConvPlan,
+        dy: &Images<Self>,
+        x: &Images<Self>,
+        values: &mut Self::Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError>;
 }

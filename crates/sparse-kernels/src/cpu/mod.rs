@@ -28,7 +28,7 @@ use rayon::prelude::*;
 
 pub use bsr::CpuBlockPlan;
 pub use buffer::Buffer;
-pub use conv::CpuConvPlan;
+pub use conv::{CpuBlockConvPlan, CpuConvPlan};
 pub use isa::IsaName;
 pub use limits::Limits;
 pub use plan::CpuPlan;
@@ -196,6 +196,10 @@ unsafe impl Sync for SharedMut {}
 impl SharedMut {
     pub(crate) fn new(data: &mut [f32]) -> Self {
         Self(data.as_mut_ptr())
+    }
+    /// The same from element `by` on.
+    pub(crate) fn offset(self, by: usize) -> Self {
+        Self(self.0.wrapping_add(by))
     }
     // A method, so that closures capture the whole wrapper rather than the bare pointer inside.
     pub(crate) fn get(self) -> *mut f32 {

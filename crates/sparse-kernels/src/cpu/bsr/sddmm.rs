@@ -245,7 +245,7 @@ impl<const H: usize, const W: usize> Part<'_, H, W> {
 
 /// The sums of N vectors' lanes, in a fixed order.
 #[inline(always)]
-fn sums<I: Isa, const N: usize>(isa: I, vectors: [I::V; N]) -> [f32; N] {
+pub(in crate::cpu) fn sums<I: Isa, const N: usize>(isa: I, vectors: [I::V; N]) -> [f32; N] {
     let mut sums = [0.0; N];
     let mut at = 0;
     while N - at >= 8 {

@@ -71,12 +71,7 @@ impl CpuConvPlan {
         expect_equal(OP, "number of rows", shape.rows(), pattern.nrows())?;
         expect_equal(OP, "number of columns", shape.columns(), pattern.ncols())?;
         check_layouts(OP, shape, options)?;
-        for layout in [options.x, options.y] {
-            let (what, got, max) = ("elements of a strip of images", layout.strip_pitch() as u64, 1 << 31);
-            if got > max {
-                return Err(FormatError::TooLarge { what, got, max }.into());
-            }
-        }
+        check_size(options)?;
         let (grid, taps) = Grid::forward(shape, options.x, options.y);
         let offset = |(row, column): (u32, u32)| {
             let (channel, tap) = channel_and_tap(shape, row as usize, column as usize);
@@ -112,6 +107,17 @@ impl CpuConvPlan {
         });
         self.offsets.len() * size_of::<u32>() + self.walk.bytes() + self.sampled_walk.bytes() + backward
     }
+}
+
+/// Checks that 32-bit offsets reach all of a strip.
+pub(super) fn check_size(options: ConvOptions) -> Result<(), FormatError> {
+    for layout in [options.x, options.y] {
+        let (what, got, max) = ("elements of a strip of images", layout.strip_pitch() as u64, 1 << 31);
+        if got > max {
+            return Err(FormatError::TooLarge { what, got, max });
+        }
+    }
+    Ok(())
 }
 
 /// Checks that layouts fit a shape.

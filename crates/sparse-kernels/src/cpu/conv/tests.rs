@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::backend::{ConvOptions, ConvWeight, SparseConv};
+use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};
 use crate::cpu::testing::check;
 use crate::cpu::{Cpu, IsaName};
 use crate::random::Key;
 use crate::reference::{self, Exact};
-use crate::{ConvShape, CsrPattern, ImageLayout, Images, Storage};
+use crate::{BsrPattern, ConvShape, CsrPattern, ImageLayout, Images, Storage};
 
 /// A convolution of some images.
 #[derive(Debug, Clone, Copy)]
@@ -164,6 +164,106 @@ fn check_case(cpu: &Cpu, case: &Case) {
     check(&format!("added weight grad {what}"), is_exact, &dw, &expected);
 }
 
+/// The places of dense weights, `[O][C/G][kh][kw]`, in blocks; `None` for padding.
+fn places_of_blocks(shape: ConvShape, pattern: &BsrPattern) -> Vec<Option<usize>> {
+    let channels = shape.in_channels() / shape.groups();
+    let mut places = vec![None; pattern.nnz()];
+    for entry in pattern.entries() {
+        let (tap, channel) = (entry.column / channels, entry.column % channels);
+        places[entry.position] = Some(entry.row * shape.columns() + channel * shape.taps() + tap);
+    }
+    places
+}
+
+/// Dense weights, or blocks if a size is given, in all three passes.
+fn check_dense(cpu: &Cpu, case: &Case, block_size: Option<[usize; 2]>) {
+    let Case { shape, size, samples, is_exact, .. } = *case;
+    let [x_layout, y_layout] = case.layouts();
+    let [x, dy] = case.operands();
+    let what = format!("{} {block_size:?} {case:?}", cpu.isa());
+    let (x_images, dy_images) = (images(cpu, x_layout, &x), images(cpu, y_layout, &dy));
+    let (mut y, mut dx) = (poisoned(cpu, y_layout), poisoned(cpu, x_layout));
+    let mut dense = case.numbers("values", shape.rows() * shape.columns());
+    let all = reference::conv::weight_grad(shape, size, samples, &dy, &x);
+    let twice = |e: &Exact| Exact { value: 2.0 * e.value, magnitude: 2.0 * e.magnitude, terms: e.terms + 1 };
+    let (dw, again, expected);
+    if let Some(block_size) = block_size {
+        // A case's density decides which blocks are there.
+        let [r, c] = block_size;
+        let (rows, columns) = (shape.rows().div_ceil(r), shape.columns() / c);
+        let key = Key::new(case.seed).with_name("blocks");
+        let kept = (0..rows as u32).flat_map(|r| (0..columns as u32).map(move |c| (r, c)));
+        let kept = kept.filter(|&(r, c)| key.uniform(u64::from(r) << 32 | u64::from(c)) < case.density).collect();
+        let blocks = CsrPattern::from_positions(rows, columns, kept).unwrap();
+        let pattern =
+            Arc::new(BsrPattern::from_blocks(shape.rows(), shape.columns(), block_size, Arc::new(blocks)).unwrap());
+        let places = places_of_blocks(shape, &pattern);
+        let values: Vec<f32> = places.iter().map(|place| place.map_or(0.0, |at| dense[at])).collect();
+        dense.fill(0.0);
+        places.iter().zip(&values).for_each(|(place, &value)| place.iter().for_each(|&at| dense[at] = value));
+        let options = ConvOptions { x: x_layout, y: y_layout, input_grad: true };
+        let weight = BlockConvWeight::new(cpu, pattern, &values, shape, options).unwrap();
+        cpu.conv_forward_bsr(&weight, &x_images, &mut y).unwrap();
+        cpu.conv_input_grad_bsr(&weight, &dy_images, &mut dx).unwrap();
+        let mut gradient = cpu.zeros(values.len()).unwrap();
+        gradient.fill(f32::NAN);
+        cpu.conv_weight_grad_bsr(&weight.plan, &dy_images, &x_images, &mut gradient, false).unwrap();
+        dw = gradient.to_vec();
+        cpu.conv_weight_grad_bsr(&weight.plan, &dy_images, &x_images, &mut gradient, true).unwrap();
+        again = gradient.to_vec();
+        expected = places.iter().map(|place| place.map_or(Exact::ZERO, |at| all[at])).collect::<Vec<_>>();
+    } else {
+        let mut weight = cpu.zeros(dense.len()).unwrap();
+        cpu.upload(&dense, &mut weight).unwrap();
+        cpu.conv_forward_dense(shape, &weight, &x_images, &mut y).unwrap();
+        cpu.conv_input_grad_dense(shape, &weight, &dy_images, &mut dx).unwrap();
+        weight.fill(f32::NAN);
+        cpu.conv_weight_grad_dense(shape, &dy_images, &x_images, &mut weight, false).unwrap();
+        dw = weight.to_vec();
+        cpu.conv_weight_grad_dense(shape, &dy_images, &x_images, &mut weight, true).unwrap();
+        again = weight.to_vec();
+        expected = all;
+    }
+    let y_expected = reference::conv::forward(shape, size, samples, &dense, &x);
+    check(&format!("forward {what}"), is_exact, &read(&y), &y_expected);
+    let dx_expected = reference::conv::input_grad(shape, size, samples, &dense, &dy);
+    check(&format!("input grad {what}"), is_exact, &read(&dx), &dx_expected);
+    check(&format!("weight grad {what}"), is_exact, &dw, &expected);
+    let expected: Vec<Exact> = expected.iter().map(twice).collect();
+    check(&format!("added weight grad {what}"), is_exact, &again, &expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #[test]
+    fn dense_convolution_equals_the_plain_loops(case in cases()) {
+        for cpu in cpus() {
+            check_dense(&cpu, &case, None);
+        }
+    }
+
+    #[test]
+    fn block_convolution_equals_the_plain_loops(
+        case in cases(),
+        r in prop::sample::select(&BsrPattern::BLOCK_SIZES),
+        c in prop::sample::select(&BsrPattern::BLOCK_SIZES),
+        rest in 0usize..3,
+    ) {
+        // Channels in whole blocks; output channels need not be, unless there are groups.
+        let groups = case.shape.groups();
+        let rows = (case.shape.out_channels() / groups * r).saturating_sub(if groups > 1 { 0 } else { rest }).clamp(1, 24);
+        let rows = if groups > 1 { r } else { rows };
+        let channels = if c >= 8 { c } else { (case.shape.in_channels() / groups * c).min(8) };
+        let shape = ConvShape::new(rows * groups, channels * groups, case.shape.kernel()).unwrap();
+        let shape = shape.with_groups(groups).unwrap().with_stride(case.shape.stride()).unwrap();
+        let shape = shape.with_padding(case.shape.padding()).with_dilation(case.shape.dilation()).unwrap();
+        let case = Case { shape, samples: case.samples % 10, ..case };
+        for cpu in cpus() {
+            check_dense(&cpu, &case, Some([r, c]));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
     #[test]
@@ -184,6 +284,8 @@ fn large() -> Case {
 fn many_blocks_and_chunks() {
     for cpu in cpus() {
         check_case(&cpu, &large());
+        check_dense(&cpu, &large(), None);
+        check_dense(&cpu, &large(), Some([8, 8]));
     }
 }
 

@@ -1,0 +1,237 @@
+//! Dense convolution: packs the weights into panels, anew in each call, as they change from step to step.
+
+use super::grid::{Grid, Phases, backward_grids};
+use super::isa_for;
+use super::panels::{Panel, Panels, Product, most_rows};
+use super::plan::check_layouts;
+use super::tiles::{Gradient, Rectangle, Rectangles};
+use crate::backend::{ConvOptions, DenseConv};
+use crate::cpu::{Buffer, Cpu, IsaName};
+use crate::error::expect_equal;
+use crate::{BackendError, ConvShape, ImageLayout, Images};
+
+/// Which part of L1 a chunk of X should take: the rest is for weights that pass by.
+pub(super) fn chunk_bytes(cpu: &Cpu) -> usize {
+    cpu.l1_bytes() * env("PF", 50) / 100
+}
+
+pub(super) fn env(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// Channels of a chunk: those of which a tile of `vectors` vectors touches `chunk_bytes`.
+pub(super) fn chunk_channels(cpu: &Cpu, [kh, kw]: [usize; 2], vectors: usize, strip: usize) -> usize {
+    let run = vectors * cpu.isa().lanes() + (kw - 1) * strip;
+    (chunk_bytes(cpu) / (kh * run * size_of::<f32>())).max(1)
+}
+
+/// How a dense weight is read in one direction.
+struct Direction<'a> {
+    groups: usize,
+    /// Rows and channels of a group.
+    rows: usize,
+    channels: usize,
+    /// Distances in the weight: of groups, rows and channels.
+    group_pitch: usize,
+    row_pitch: usize,
+    channel_pitch: usize,
+    /// Of the input's channels.
+    offset_pitch: usize,
+    /// Taps that are seen: place among the taps and offset in the input.
+    taps: &'a [(usize, usize)],
+}
+
+impl Direction<'_> {
+    /// The panels and their packed values.
+    fn panels(&self, isa: IsaName, w: &[f32], chunk: usize, values: &mut Buffer) -> Panels {
+        let mut panels = Panels::default();
+        values.resize(self.groups * self.rows * self.channels * self.taps.len());
+        let mut rest = &mut values[..];
+        panels.bounds.push(0);
+        // One chunk at least: all rows must be written, even if there is no tap.
+        for first in (0..self.channels).step_by(chunk) {
+            let channels = first..(first + chunk).min(self.channels);
+            for group in 0..self.groups {
+                let columns = panels.offsets.len();
+                for channel in channels.clone() {
+                    let channel = (group * self.channels + channel) * self.offset_pitch;
+                    panels.offsets.extend(self.taps.iter().map(|tap| (channel + tap.1) as u32));
+                }
+                let len = panels.offsets.len() - columns;
+                for (row, height) in Panels::heights(most_rows(isa), self.rows) {
+                    panels.panels.push(Panel {
+                        row: (group * self.rows + row) as u32,
+                        rows: height as u32,
+                        columns: columns as u32,
+                        len: len as u32,
+                        values: panels.values as u32,
+                    });
+                    panels.values += len * height;
+                    let part;
+                    (part, rest) = rest.split_at_mut(len * height);
+                    let w = &w[group * self.group_pitch + row * self.row_pitch..];
+                    let mut to = part.chunks_exact_mut(height);
+                    for channel in channels.clone() {
+                        for (&(tap, _), to) in self.taps.iter().zip(&mut to) {
+                            let column = channel * self.channel_pitch + tap;
+                            for (r, to) in to.iter_mut().enumerate() {
+                                *to = w[r * self.row_pitch + column];
+                            }
+                        }
+                    }
+                }
+            }
+            panels.bounds.push(panels.panels.len() as u32);
+        }
+        panels
+    }
+}
+
+/// Checks operands; the layouts are X's and Y's.
+fn check(
+    op: &'static str,
+    shape: ConvShape,
+    weights: usize,
+    x: &Images<Cpu>,
+    y: &Images<Cpu>,
+    input_grad: bool,
+) -> Result<(), BackendError> {
+    check_layouts(op, shape, ConvOptions { x: x.layout, y: y.layout, input_grad })?;
+    expect_equal(op, "number of weights", shape.rows() * shape.columns(), weights)?;
+    expect_equal(op, "number of samples", x.layout.samples(), y.layout.samples())?;
+    expect_equal(op, "length of X", x.layout.len(), x.data.len())?;
+    expect_equal(op, "length of Y", y.layout.len(), y.data.len())?;
+    Ok(())
+}
+
+impl DenseConv for Cpu {
+    fn conv_forward_dense(
+        &self,
+        shape: ConvShape,
+        w: &Buffer,
+        x: &Images<Self>,
+        y: &mut Images<Self>,
+    ) -> Result<(), BackendError> {
+        check("conv_forward_dense", shape, w.len(), x, y, false)?;
+        let (grid, taps) = Grid::forward(shape, x.layout, y.layout);
+        let taps: Vec<(usize, usize)> = taps.into_iter().enumerate().collect();
+        let direction = Direction {
+            groups: shape.groups(),
+            rows: shape.out_channels() / shape.groups(),
+            channels: shape.in_channels() / shape.groups(),
+            group_pitch: shape.rows() / shape.groups() * shape.columns(),
+            row_pitch: shape.columns(),
+            channel_pitch: shape.taps(),
+            offset_pitch: grid.from.channel,
+            taps: &taps,
+        };
+        let (strip, strips) = (x.layout.strip(), x.layout.strips());
+        let mut values = self.scratch(0);
+        let panels = direction.panels(
+            isa_for(self.isa(), grid, strip),
+            w,
+            chunk_channels(self, shape.kernel(), 3, strip),
+            &mut values,
+        );
+        self.with_phases(shape, x, |x| {
+            Product { grid, panels: &panels, values: &values, strip, strips, x, y: &mut y.data }.run(self);
+        });
+        self.give_back(values);
+        Ok(())
+    }
+
+    fn conv_input_grad_dense(
+        &self,
+        shape: ConvShape,
+        w: &Buffer,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+    ) -> Result<(), BackendError> {
+        check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
+        let (strip, strips) = (dy.layout.strip(), dy.layout.strips());
+        let mut values = self.scratch(0);
+        for (grid, taps) in backward_grids(shape, dx.layout, dy.layout) {
+            let taps: Vec<(usize, usize)> =
+                taps.into_iter().enumerate().filter_map(|(tap, offset)| Some((tap, offset?))).collect();
+            let direction = Direction {
+                groups: shape.groups(),
+                rows: shape.in_channels() / shape.groups(),
+                channels: shape.out_channels() / shape.groups(),
+                group_pitch: shape.rows() / shape.groups() * shape.columns(),
+                row_pitch: shape.taps(),
+                channel_pitch: shape.columns(),
+                offset_pitch: grid.from.channel,
+                taps: &taps,
+            };
+            let panels = direction.panels(
+                isa_for(self.isa(), grid, strip),
+                w,
+                chunk_channels(self, shape.kernel(), 3, strip),
+                &mut values,
+            );
+            Product { grid, panels: &panels, values: &values, strip, strips, x: &dy.data, y: &mut dx.data }.run(self);
+        }
+        self.give_back(values);
+        Ok(())
+    }
+
+    fn conv_weight_grad_dense(
+        &self,
+        shape: ConvShape,
+        dy: &Images<Self>,
+        x: &Images<Self>,
+        dw: &mut Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        check("conv_weight_grad_dense", shape, dw.len(), x, dy, false)?;
+        let (strip, strips) = (x.layout.strip(), x.layout.strips());
+        let (grid, rectangles) = dense_rectangles(self, shape, x.layout, dy.layout);
+        self.with_phases(shape, x, |x| {
+            let rectangles = &rectangles;
+            Gradient { grid, rectangles, strip, strips, dy: &dy.data, x, dw, accumulate }.run(self);
+        });
+        Ok(())
+    }
+}
+
+/// Rows of a band, and channels of a chunk of X: a band has some tens of vectors of each channel, for whose sums a tree of
+/// adds is little, and a chunk of them fits L1.
+pub(super) fn band_and_chunk(cpu: &Cpu, shape: ConvShape, grid: &Grid, strip: usize) -> (usize, usize) {
+    let width = (grid.size[1] * strip).div_ceil(cpu.isa().lanes()).max(1);
+    let band = env("BV", 64).div_ceil(width).clamp(1, grid.size[0].max(1));
+    let [kh, kw] = shape.kernel();
+    let rows = if shape.stride()[0] >= kh { band * kh } else { (band - 1) * shape.stride()[0] + kh };
+    let row = grid.size[1] * shape.stride()[1] + kw - 1;
+    let channels = cpu.l1_bytes() * env("GF", 60) / 100 / (rows * row * strip * size_of::<f32>());
+    (band, channels.max(1))
+}
+
+/// The whole of dW.
+pub(super) fn dense_rectangles(cpu: &Cpu, shape: ConvShape, x: ImageLayout, y: ImageLayout) -> (Grid, Rectangles) {
+    debug_assert!(Phases::of(shape, x).is_none() || x.strip() == 1);
+    let (grid, taps) = Grid::forward(shape, x, y);
+    let (band, chunk) = band_and_chunk(cpu, shape, &grid, x.strip());
+    let (rows, channels) = (shape.out_channels() / shape.groups(), shape.in_channels() / shape.groups());
+    let mut rectangles = Rectangles { row_pitch: shape.columns(), band, bounds: vec![0], ..Rectangles::default() };
+    for first in (0..channels).step_by(chunk) {
+        let chunk = first..(first + chunk).min(channels);
+        for group in 0..shape.groups() {
+            let columns = rectangles.offsets.len();
+            for channel in chunk.clone() {
+                let channel = (group * channels + channel) * grid.from.channel;
+                rectangles.offsets.extend(taps.iter().map(|tap| (channel + tap) as u32));
+            }
+            let len = rectangles.offsets.len() - columns;
+            let place = group * rows * shape.columns() + chunk.start * shape.taps();
+            rectangles.rectangles.push(Rectangle {
+                row: (group * rows) as u32,
+                rows: rows as u32,
+                columns: columns as u32,
+                len: len as u32,
+                place: place as u32,
+            });
+        }
+        rectangles.bounds.push(rectangles.rectangles.len() as u32);
+    }
+    (grid, rectangles)
+}

@@ -1,0 +1,245 @@
+//! Weight gradient in tiles of rows and columns: dense ones, and those of blocks.
+//!
+//! ```text
+//! for each column chunk, each part of the image rows        (parallel)
+//!   for each band of image rows                             the chunk's part of X settles in L1
+//!     for each R rows, each C columns
+//!       acc[R][C] = 0
+//!       for each vector of the band's pixels                the hot loop:
+//!         acc[r][c] += dY[row r] · X[pixel + offset of column c]      R + C loads, R · C multiply-adds
+//!       dW[R][C] += sums of acc's lanes                     transposing trees of adds, once a band
+//! ```
+
+use super::grid::Grid;
+use super::pixels::Pixels;
+use crate::cpu::bsr::sums;
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::{Cpu, SharedMut};
+
+/// Rows and columns of dW that make a dense rectangle.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rectangle {
+    /// First output channel.
+    pub row: u32,
+    pub rows: u32,
+    /// First of the columns, among the offsets.
+    pub columns: u32,
+    pub len: u32,
+    /// Where the gradient of the first row and column goes; a row's are contiguous.
+    pub place: u32,
+}
+
+/// Rectangles of a weight gradient.
+#[derive(Debug, Default)]
+pub(super) struct Rectangles {
+    /// Where a column's pixels stand in X, relative to the pixel of Y that they are for.
+    pub offsets: Vec<u32>,
+    /// Rectangles, chunk by chunk. Every place of dW is in exactly one.
+    pub rectangles: Vec<Rectangle>,
+    /// `rectangles[bounds[c]..bounds[c + 1]]` are those of chunk `c`.
+    pub bounds: Vec<u32>,
+    /// Distance of neighbouring rows of dW.
+    pub row_pitch: usize,
+    /// Image rows of a band.
+    pub band: usize,
+}
+
+/// One gradient.
+pub(super) struct Gradient<'a> {
+    pub grid: Grid,
+    pub rectangles: &'a Rectangles,
+    pub strip: usize,
+    pub strips: usize,
+    pub dy: &'a [f32],
+    pub x: &'a [f32],
+    pub dw: &'a mut [f32],
+    /// Add to `dw` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl Gradient<'_> {
+    /// Runs the pass; the caller has checked all shapes.
+    pub fn run(self, cpu: &Cpu) {
+        let [height, width] = self.grid.size;
+        let rows = if width == 0 { 0 } else { height * self.strips };
+        let operations = 2 * (self.dw.len() * width * rows * self.strip) as u64;
+        let chunks = self.rectangles.bounds.len() - 1;
+        super::sum_parts(cpu, self.dw, self.accumulate, chunks, rows, operations, |chunk, rows, dw, accumulate| {
+            let part = Part {
+                grid: self.grid,
+                rectangles: self.rectangles,
+                samples: self.strip,
+                dy: self.dy,
+                x: self.x,
+                dw,
+                accumulate,
+                chunk,
+                rows,
+            };
+            dispatch(super::isa_for(cpu.isa(), self.grid, self.strip), part);
+        });
+    }
+}
+
+/// The work of one task.
+struct Part<'a> {
+    grid: Grid,
+    rectangles: &'a Rectangles,
+    samples: usize,
+    dy: &'a [f32],
+    x: &'a [f32],
+    dw: SharedMut,
+    accumulate: bool,
+    chunk: usize,
+    /// Image rows of all strips, one strip's after the other's.
+    rows: std::ops::Range<usize>,
+}
+
+impl Kernel for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let [first, end] = [0, 1].map(|i| self.rectangles.bounds[self.chunk + i] as usize);
+        let mut add = self.accumulate;
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            // A band is of one strip.
+            let height = self.grid.size[0];
+            let end_row = (row + self.rectangles.band).min(self.rows.end).min((row / height + 1) * height);
+            for rectangle in &self.rectangles.rectangles[first..end] {
+                self.rectangle(isa, rectangle, row..end_row, add);
+            }
+            row = end_row;
+            add = true;
+        }
+    }
+}
+
+impl Part<'_> {
+    /// Cuts a rectangle into tiles: 3 × 4 accumulators, 3 vectors of dY and one of X are 16 registers; 4 × 6 where there are
+    /// 32.
+    #[inline(always)]
+    fn rectangle<I: Isa>(&self, isa: I, rectangle: &Rectangle, band: std::ops::Range<usize>, add: bool) {
+        let (rows, columns) = (rectangle.rows as usize, rectangle.len as usize);
+        let mut row = 0;
+        while row < rows {
+            let left = rows - row;
+            if I::REGISTERS >= 32 {
+                row += match left {
+                    4.. => self.row_of_tiles::<I, 4, 6>(isa, rectangle, row, columns, band.clone(), add),
+                    2.. => self.row_of_tiles::<I, 2, 6>(isa, rectangle, row, columns, band.clone(), add),
+                    _ => self.row_of_tiles::<I, 1, 6>(isa, rectangle, row, columns, band.clone(), add),
+                };
+            } else {
+                row += match left {
+                    // Four rows are two and two, not three and one.
+                    3 | 5.. => self.row_of_tiles::<I, 3, 4>(isa, rectangle, row, columns, band.clone(), add),
+                    2.. => self.row_of_tiles::<I, 2, 4>(isa, rectangle, row, columns, band.clone(), add),
+                    _ => self.row_of_tiles::<I, 1, 4>(isa, rectangle, row, columns, band.clone(), add),
+                };
+            }
+        }
+    }
+
+    /// R rows and all columns of a rectangle, C at a time.
+    #[inline(always)]
+    fn row_of_tiles<I: Isa, const R: usize, const C: usize>(
+        &self,
+        isa: I,
+        rectangle: &Rectangle,
+        row: usize,
+        columns: usize,
+        band: std::ops::Range<usize>,
+        add: bool,
+    ) -> usize {
+        let mut column = 0;
+        while column + C <= columns {
+            self.tile::<I, R, C>(isa, rectangle, [row, column], band.clone(), add);
+            column += C;
+        }
+        while column + 2 <= columns {
+            self.tile::<I, R, 2>(isa, rectangle, [row, column], band.clone(), add);
+            column += 2;
+        }
+        if column < columns {
+            self.tile::<I, R, 1>(isa, rectangle, [row, column], band, add);
+        }
+        R
+    }
+
+    #[inline(always)]
+    fn tile<I: Isa, const R: usize, const C: usize>(
+        &self,
+        isa: I,
+        rectangle: &Rectangle,
+        [row, column]: [usize; 2],
+        band: std::ops::Range<usize>,
+        add: bool,
+    ) {
+        let pixels = Pixels::new(isa, self.grid, self.samples);
+        let height = self.grid.size[0];
+        let offsets = &self.rectangles.offsets[rectangle.columns as usize + column..][..C];
+        let dy: [*const f32; R] = std::array::from_fn(|r| {
+            self.dy.as_ptr().wrapping_add((rectangle.row as usize + row + r) * self.grid.to.channel)
+        });
+        let x: [*const f32; C] = std::array::from_fn(|c| self.x.as_ptr().wrapping_add(offsets[c] as usize));
+        let mut acc = [[isa.splat(0.0); C]; R];
+        for image_row in band {
+            let strip = image_row / height;
+            let whole = pixels.row(strip, image_row % height);
+            // SAFETY: as in the sparse gradient (see there): the row's pixels exist in dY and, at every column's offset, in X.
+            unsafe {
+                let (mut from, mut to) = (whole.from, whole.to);
+                for _ in 0..whole.runs {
+                    for at in (0..whole.floats).step_by(I::LANES) {
+                        let dy: [I::V; R] = std::array::from_fn(|r| isa.load(dy[r].add(to + at)));
+                        step(isa, dy, x, from + at, &mut acc);
+                    }
+                    from += self.grid.from.pixel;
+                    to += self.grid.to.pixel;
+                }
+                if let Some(pieces) = whole.rest {
+                    // Of the last vector only some floats are pixels: dY counts as zero elsewhere.
+                    let (from, to) = (whole.from + whole.floats, whole.to + whole.floats);
+                    let dy: [I::V; R] = std::array::from_fn(|r| {
+                        let mut vector = [isa.splat(0.0)];
+                        pieces.load(isa, dy[r].add(to), &mut vector);
+                        vector[0]
+                    });
+                    step(isa, dy, x, from, &mut acc);
+                }
+            }
+        }
+        for (r, acc) in acc.into_iter().enumerate() {
+            let place = rectangle.place as usize + (row + r) * self.rectangles.row_pitch + column;
+            for (c, sum) in sums(isa, acc).into_iter().enumerate() {
+                // SAFETY: the plan gives each place of dW to one rectangle, and a rectangle belongs to one task.
+                let to = unsafe { &mut *self.dw.get().add(place + c) };
+                *to = if add { *to + sum } else { sum };
+            }
+        }
+    }
+}
+
+/// `acc[r][c] += dy[r] · X[c]` for the vectors at `at`.
+///
+/// # Safety
+/// A vector stands at `at` behind each of `x`.
+#[inline(always)]
+unsafe fn step<I: Isa, const R: usize, const C: usize>(
+    isa: I,
+    dy: [I::V; R],
+    x: [*const f32; C],
+    at: usize,
+    acc: &mut [[I::V; C]; R],
+) {
+    for c in 0..C {
+        // SAFETY: the caller's promise.
+        let x = unsafe { isa.load(x[c].add(at)) };
+        for (acc, dy) in acc.iter_mut().zip(dy) {
+            // Pinned: 3 × 4 accumulators take all registers of AVX2.
+            acc[c] = isa.pin(isa.mul_add(dy, x, acc[c]));
+        }
+    }
+}
