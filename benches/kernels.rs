@@ -1,15 +1,19 @@
-//! Sparse products against the dense ones, one thread. `cargo bench -p rigl-benches`.
+//! Sparse products and convolutions against the dense ones, one thread. `cargo bench -p rigl-benches`.
 //!
 //! `rigl bench kernel` measures the same with checked results, and with the two sides taking turns; this is the place
 //! to look for a regression.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rigl::topology::{kept_pattern, random_growth, rewire, select_kept};
-use rigl_benches::{DENSITIES, Operands, SHAPES, block_operands, dense_operands, sparse_operands};
+use rigl_benches::{
+    CONVOLUTIONS, ConvOperands, DENSITIES, Operands, SHAPES, block_operands, conv_operands, conv_weight,
+    dense_operands, sparse_operands,
+};
 use sparse_kernels::cpu::{Cpu, Workspace};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
-    BlockSparseLinear, DenseLinear, GrowRequest, MatrixMut, MatrixRef, Op, SparseLinear, SparseMatrix, Storage,
+    BlockSparseLinear, DenseConv, DenseLinear, GrowRequest, MatrixMut, MatrixRef, Op, SparseConv, SparseLinear,
+    SparseMatrix, Storage,
 };
 
 fn products(criterion: &mut Criterion) {
@@ -80,6 +84,50 @@ fn block_products(criterion: &mut Criterion) {
             }
             group.finish();
         }
+    }
+}
+
+/// The three passes of 3 × 3 convolutions: sparse, dense, and depthwise.
+fn convolutions(criterion: &mut Criterion) {
+    let cpu = Cpu::new(1, None).expect("every machine has one thread");
+    for sizes in CONVOLUTIONS {
+        let [channels, size, samples] = sizes;
+        let name = format!("{channels}x{channels}x3x{size}x{size}x{samples}");
+        let mut group = criterion.benchmark_group(&name);
+        let pixels = (size * size * samples) as u64;
+        for (name, groups) in [("dense", 1), ("depthwise", channels)] {
+            let ConvOperands { shape, weight, mut gradient, mut x, mut y } = conv_operands(&cpu, sizes, groups);
+            group.throughput(Throughput::Elements(2 * weight.len() as u64 * pixels));
+            group.bench_function(format!("conv_forward/{name}"), |b| {
+                b.iter(|| cpu.conv_forward_dense(shape, &weight, &x, &mut y).expect("shapes fit"))
+            });
+            group.bench_function(format!("conv_input_grad/{name}"), |b| {
+                b.iter(|| cpu.conv_input_grad_dense(shape, &weight, &y, &mut x).expect("shapes fit"))
+            });
+            group.bench_function(format!("conv_weight_grad/{name}"), |b| {
+                b.iter(|| cpu.conv_weight_grad_dense(shape, &y, &x, &mut gradient, false).expect("shapes fit"))
+            });
+        }
+        for density in DENSITIES {
+            let mut operands = conv_operands(&cpu, sizes, 1);
+            let (mut weight, mut gradient) = conv_weight(&cpu, &operands, density);
+            let ConvOperands { x, y, .. } = &mut operands;
+            group.throughput(Throughput::Elements(2 * weight.values.len() as u64 * pixels));
+            group.bench_function(format!("conv_forward/{density}"), |b| {
+                b.iter(|| cpu.conv_forward(&weight, x, y).expect("shapes fit"))
+            });
+            group.bench_function(format!("conv_weight_grad/{density}"), |b| {
+                b.iter(|| cpu.conv_weight_grad(&weight.plan, y, x, &mut gradient, false).expect("shapes fit"))
+            });
+            // As a training step pays it: values have changed since the last pass.
+            group.bench_function(format!("conv_input_grad/{density}"), |b| {
+                b.iter(|| {
+                    weight.refresh(&cpu).expect("one value per entry");
+                    cpu.conv_input_grad(&weight, y, x).expect("shapes fit");
+                })
+            });
+        }
+        group.finish();
     }
 }
 
@@ -162,5 +210,5 @@ fn topology_update(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products, block_products, few_lanes, topology_update);
+criterion_group!(benches, products, block_products, convolutions, few_lanes, topology_update);
 criterion_main!(benches);

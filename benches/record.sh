@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
 # Records the kernel grid and the training step of one build, one JSON object a line: what benches/results holds.
 #
-#   benches/record.sh RIGL ISA [DLMC_FOLDER] > FILE.jsonl
+#   benches/record.sh RIGL ISA [DLMC_FOLDER [REFERENCE.jsonl]] > FILE.jsonl
 #
 # RIGL is the command to measure and ISA its --isa. With a folder of DLMC patterns (*.smtx.xz, Deep Learning Matrix
-# Collection) they are measured too, each before a uniform pattern of its shape and density. Takes about ten minutes on
-# an idle machine; other load shows.
+# Collection; '' for none) they are measured too, each before a uniform pattern of its shape and density. Takes about a
+# quarter of an hour on an idle machine; other load shows.
+#
+# REFERENCE.jsonl holds times of another library's dense convolutions (PyTorch's), taken with one thread on the same
+# machine, and is given to the convolutions as --dense-reference. Each must have a record for every pass:
+#   {"op": "dense_conv_forward", "shape": [OC, IC, K, H, W, N], "threads": 1, "time_ns": 123456}
+# op may also be dense_conv_input_grad or dense_conv_weight_grad, and each may have an ending that tells variants apart
+# (dense_conv_forward_nchw, ..._nhwc): the fastest counts. "stride" and "groups" may be there; a record without them
+# serves any. Other fields, and lines without op, do not matter.
 set -euo pipefail
-rigl=$1 isa=$2 dlmc=${3:-}
+rigl=$1 isa=$2 dlmc=${3:-} reference=${4:-}
 kernel() { "$rigl" bench kernel --json --isa "$isa" --threads 1 "$@"; }
+conv() { kernel ${reference:+--dense-reference "$reference"} --op "$@"; }
 
 shapes="512x512x256 1024x1024x256 2048x2048x128 300x784x100 4096x1024x64"
 for shape in $shapes; do
@@ -25,6 +33,35 @@ for op in spmm spmm_t sddmm; do
     for pattern in uniform power-law; do
         kernel --op $op --shape 2048x2048x256 --density 0.2,0.1,0.05 --pattern $pattern
     done
+done
+passes="conv_forward conv_input_grad conv_weight_grad"
+# Shapes with their strides.
+while read -r shape stride; do
+    for op in $passes; do
+        conv $op --shape $shape --stride $stride --density 0.5,0.2,0.1,0.05,0.02
+        # A block must lie within one tap's channels: three are too few.
+        case $shape in
+            *x3x7x*) ;;
+            *) conv $op --shape $shape --stride $stride --density 0.2,0.1 --format bsr8x8 ;;
+        esac
+        conv $op --shape $shape --stride $stride --format dense
+    done
+done <<'SHAPES'
+64x64x3x32x32x32 1
+128x128x3x8x8x128 1
+256x256x3x14x14x16 1
+512x256x1x14x14x16 1
+128x64x3x32x32x32 2
+64x3x7x224x224x4 2
+SHAPES
+# Single images, as an inference has them.
+for shape in 64x64x3x32x32x1 256x256x3x14x14x1; do
+    conv conv_forward --shape $shape --density 0.1
+    conv conv_forward --shape $shape --format dense
+done
+for op in $passes; do
+    conv $op --shape 512x512x3x14x14x32 --groups 512 --format dense
+    conv $op --shape 64x64x3x112x112x8 --groups 64 --format dense
 done
 if [ -n "$dlmc" ]; then
     work=$(mktemp -d)

@@ -177,6 +177,8 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         std::fs::write(truncated.join(format!("{name}-ubyte")), [0, 0, 8, 3, 0, 0, 0, 9]).unwrap();
     }
     std::fs::write(folder.path().join("bad.toml"), "densty = 0.1\n").unwrap();
+    std::fs::write(folder.path().join("empty.jsonl"), "\n").unwrap();
+    std::fs::write(folder.path().join("a.smtx"), "2, 3, 3\n0 2 3 \n2 0 1 \n").unwrap();
     std::fs::write(folder.path().join("type.toml"), "epochs = \"many\"\n").unwrap();
     std::fs::write(folder.path().join("format.toml"), "format = \"bsr4\"\n").unwrap();
     let layer = |name: &str, nrows, ncols| StoredLayer {
@@ -215,6 +217,23 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("train --lr 1e20 --lr-schedule constant --steps 50", 1, &["training loss", "step", "lr"]),
         ("bench kernel --shape 10x10", 2, &["10x10", "MxKxN"]),
         ("bench kernel --pattern none.smtx", 2, &["none.smtx"]),
+        ("bench kernel --op spmm --stride 2", 2, &["stride: 2", "conv_forward"]),
+        ("bench kernel --op grow --groups 4", 2, &["groups: 4", "conv_forward"]),
+        ("bench kernel --op sddmm --format dense", 2, &["format: dense", "csr", "bsr4x4"]),
+        ("bench kernel --op spmm --shape 8x8x3x6x6x2", 2, &["shape: 8x8x3x6x6x2", "MxKxN"]),
+        ("bench kernel --op conv_forward --shape 8x8x3", 2, &["shape: 8x8x3", "OCxICxKxHxWxN"]),
+        ("bench kernel --op conv_forward --shape 8x9x3x99999x99999x9", 2, &["shape: 8x9x3x99999x99999x9", "smaller"]),
+        ("bench kernel --op conv_forward --groups 5", 2, &["groups: 5", "divisor"]),
+        (
+            "bench kernel --op conv_forward --format bsr4x4 --shape 8x6x3x6x6x2",
+            2,
+            &["format: bsr4x4", "columns divide"],
+        ),
+        ("bench kernel --op conv_forward --format bsr8x1 --groups 16", 2, &["format: bsr8x1", "rows divide"]),
+        ("bench kernel --op conv_forward --pattern a.smtx --shape 8x8x3x6x6x2", 2, &["pattern: a.smtx", "OC rows"]),
+        ("bench kernel --dense-reference none.jsonl", 2, &["dense-reference", "none.jsonl"]),
+        ("bench kernel --dense-reference bad.toml", 1, &["dense-reference", "bad.toml, line 1"]),
+        ("bench kernel --dense-reference empty.jsonl", 1, &["dense_forward", "[512, 512, 128]", "empty.jsonl"]),
         ("bench step --density 1e-18", 2, &["density"]),
         ("plan --density 2", 2, &["density", "2"]),
         ("train --out bad.toml/run", 2, &["out: bad.toml/run", "give a folder that can be made and written"]),
@@ -274,6 +293,78 @@ fn kernels_are_checked_before_they_are_timed() {
 }
 
 #[test]
+fn convolutions_are_checked_before_they_are_timed() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = "--shape 12x8x3x7x6x9 --stride 2 --groups 2 --density 0.4 --threads 2";
+    for (op, format) in ["conv_forward", "conv_input_grad", "conv_weight_grad"]
+        .into_iter()
+        .flat_map(|op| ["csr", "bsr2x4", "dense"].map(|format| (op, format)))
+    {
+        let args = format!("bench kernel --json --op {op} --format {format} {shape}");
+        let records = records(folder.path(), &args);
+        assert_eq!(records.len(), 1);
+        let record = &records[0];
+        assert!(record["max_error"].as_f64().unwrap() <= 1.0, "{record}");
+        assert_eq!(
+            [&record["op"], &record["format"], &record["shape"], &record["stride"], &record["groups"]],
+            [&Value::from(op), &format.into(), &"12x8x3x7x6x9".into(), &2.into(), &2.into()]
+        );
+        let nnz = record["nnz"].as_u64().unwrap();
+        assert_eq!(record["density"].as_f64().unwrap(), nnz as f64 / (12.0 * 4.0 * 9.0));
+        assert!(record["time_ns"].is_u64() && record["limit_fraction"].as_f64().unwrap() > 0.0, "{record}");
+        let compared = ["dense_time_ns", "dense_source", "speedup", "efficiency"].map(|key| &record[key]);
+        if format == "dense" {
+            assert!(nnz == 12 * 4 * 9 && compared.iter().all(|value| value.is_null()), "{record}");
+        } else {
+            assert!(record["dense_source"] == "conv" && compared.iter().all(|value| !value.is_null()), "{record}");
+            let density = record["density"].as_f64().unwrap();
+            let [speedup, efficiency] = ["speedup", "efficiency"].map(|key| record[key].as_f64().unwrap());
+            assert!((efficiency / (speedup * density) - 1.0).abs() < 1e-9, "{record}");
+        }
+    }
+    // One image: vectors of neighbouring pixels.
+    let output = rigl(folder.path(), "bench kernel --op conv_forward --shape 8x4x3x6x6x1 --density 0.4 --groups 2");
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    for part in ["conv_forward 8x4x3x6x6x1, groups 2 on ", "of limit", "one load per multiply-add"] {
+        assert!(table.contains(part), "{table}");
+    }
+}
+
+#[test]
+fn the_faster_dense_code_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, lines: &[&str]| std::fs::write(folder.path().join(name), lines.join("\n")).unwrap();
+    let conv = r#"{"op":"dense_conv_forward_nchw","shape":[8,4,3,6,6,9],"threads":1,"time_ns":1,"median_ns":5}"#;
+    let fast = r#"{"op":"dense_input_grad","shape":[96,80,40],"threads":1,"time_ns":1}"#;
+    let slow = r#"{"op":"dense_forward","shape":[96,80,40],"threads":1,"time_ns":900000000000}"#;
+    file("times.jsonl", &[r#"{"machine":"some"}"#, conv, fast, slow]);
+    for (case, source) in [
+        ("--op conv_forward --shape 8x4x3x6x6x9", "torch"),
+        ("--op conv_forward --shape 8x4x3x6x6x9 --format dense", "torch"),
+        ("--op spmm_t --shape 96x80x40", "torch"),
+        ("--op spmm --shape 96x80x40", "gemm"),
+    ] {
+        let args = format!("bench kernel --json --density 0.4 --threads 1 --dense-reference times.jsonl {case}");
+        let record = records(folder.path(), &args).remove(0);
+        assert_eq!(record["dense_source"], source, "{record}");
+        assert_eq!(record["dense_time_ns"] == 1, source == "torch", "{record}");
+        assert!(record["speedup"].is_f64() && record["efficiency"].is_f64(), "{record}");
+    }
+    file("other.jsonl", &[conv, fast, slow, r#"{"op":"dense_forward"}"#]);
+    let args = "bench kernel --threads 1 --dense-reference";
+    for (rest, parts) in [
+        ("times.jsonl --op sddmm --shape 96x80x40", ["dense_weight_grad", "[96, 80, 40]"]),
+        ("times.jsonl --op conv_forward --shape 8x4x3x6x6x8", ["dense_conv_forward", "[8, 4, 3, 6, 6, 8]"]),
+        ("other.jsonl", ["other.jsonl, line 4", "shape"]),
+    ] {
+        let (code, message) = failure(folder.path(), &format!("{args} {rest}"));
+        assert_eq!(code, 1, "{message}");
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
+#[test]
 fn a_step_is_measured_against_the_dense_step() {
     let folder = tempfile::tempdir().unwrap();
     let args = "bench step --json --model 64-96-10 --batch-size 32 --density 1,0.2 --threads 1";
@@ -298,7 +389,7 @@ fn help_tells_what_each_command_does() {
         ("export --help", &["--layer", "--dense", "Examples:"]),
         ("import --help", &["--density", "Examples:", "--init-from"]),
         ("train --help", &["--resume", "the command line wins over it", "--checkpoint-every"]),
-        ("bench kernel --help", &["spmm_t", "--isa", "--pattern"]),
+        ("bench kernel --help", &["spmm_t", "conv_weight_grad", "--isa", "--pattern", "--dense-reference"]),
         ("bench step --help", &["--model", "--batch-size"]),
     ] {
         let output = rigl(folder.path(), args);

@@ -473,20 +473,40 @@ pub struct BenchKernelArgs {
     /// Rows × columns × lanes: the weight matrix is M×K, the other operand has N lanes (samples). Products with N up to 8 run
     /// row-major, as an inference does, with weights that do not change: the dense side is then the faster of a
     /// matrix-vector kernel (gemv) and gemm, and limit_fraction is the rate at which entries are read, 8 bytes each, over
-    /// that of a sum over an array of that size
-    #[arg(long, value_name = "MxKxN", default_value = "512x512x128")]
-    pub shape: Shape,
+    /// that of a sum over an array of that size. Of a convolution: output channels × input channels × rows and columns of
+    /// the filter (K) × height × width × samples, with K/2 zeros around the image [default of convolutions:
+    /// 64x64x3x32x32x32]
+    #[arg(long, value_name = "MxKxN|OCxICxKxHxWxN", default_value = "512x512x128", default_value_ifs = [
+        ("op", "conv_forward", "64x64x3x32x32x32"),
+        ("op", "conv_input_grad", "64x64x3x32x32x32"),
+        ("op", "conv_weight_grad", "64x64x3x32x32x32"),
+    ])]
+    pub shape: KernelShape,
+    /// Of a convolution: pixels of its input from one pixel of its output to the next [default: 1]
+    #[arg(long, value_name = "S", value_parser = parse_count)]
+    pub stride: Option<usize>,
+    /// Of a convolution: groups of channels, a divisor of OC and IC [default: 1]
+    #[arg(long, value_name = "G", value_parser = parse_count)]
+    pub groups: Option<usize>,
     /// Densities of the weight matrix, each in (0, 1]
     #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
     pub density: Vec<f64>,
     /// How the sparse matrix is stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...);
-    /// then --density and --pattern are those of the blocks
-    #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]
-    pub format: Format,
+    /// then --density and --pattern are those of the blocks. For convolutions also dense: times the dense pass itself, once,
+    /// and --density and --pattern do not count
+    #[arg(long, value_name = "csr|bsrRxC|dense", default_value = "csr")]
+    pub format: KernelFormat,
     /// Where the stored entries are: uniform, power-law (few long rows), banded (near the diagonal), or those of the
-    /// matrix in a file (FILE.smtx, FILE.mtx or FILE.npz), which then decides rows, columns and density
+    /// matrix in a file (FILE.smtx, FILE.mtx or FILE.npz), which then decides rows, columns and density. A convolution's
+    /// matrix has OC rows, and columns (channel, filter row, filter column); in blocks (filter row, filter column, channel)
     #[arg(long, value_name = "PATTERN", default_value = "uniform")]
     pub pattern: PatternSource,
+    /// Times of other dense code (PyTorch's): the fastest of the same operation, shape and threads counts as the dense side
+    /// where it beats ours. A line is `{"op":"dense_forward","shape":[M,K,N],"threads":T,"time_ns":NS}`, and may have
+    /// "stride" and "groups"; op may also be dense_input_grad, dense_weight_grad, dense_conv_forward,
+    /// dense_conv_input_grad, dense_conv_weight_grad, or one of these with an ending such as _nchw
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub dense_reference: Option<PathBuf>,
     /// Type of the stored numbers
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
@@ -567,6 +587,41 @@ pub enum KernelOp {
     Sddmm,
     /// The largest entries (with bsrRxC: blocks) of dY · Xᵀ among those that are not stored: a growth step of RigL.
     Grow,
+    /// Y = conv(X, W), the forward pass of a convolution.
+    ConvForward,
+    /// The gradient of X for that of Y: the transposed convolution.
+    ConvInputGrad,
+    /// The gradient of a convolution's weights, at the stored entries.
+    ConvWeightGrad,
+}
+
+/// How the matrix of `rigl bench kernel` is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelFormat {
+    /// Some of its entries.
+    Sparse(Format),
+    /// All of them, without a pattern.
+    Dense,
+}
+
+impl FromStr for KernelFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "dense" {
+            return Ok(Self::Dense);
+        }
+        text.parse().map(Self::Sparse).map_err(|rule: String| format!("{rule}; or dense, for convolutions"))
+    }
+}
+
+impl fmt::Display for KernelFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sparse(format) => format.fmt(f),
+            Self::Dense => f.pad("dense"),
+        }
+    }
 }
 
 /// Type of the stored numbers.
@@ -608,6 +663,15 @@ pub enum IsaChoice {
     Avx512,
 }
 
+/// The shape of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelShape {
+    /// Of a product.
+    Linear(Shape),
+    /// Of a convolution.
+    Conv(ConvSizes),
+}
+
 /// Rows, columns and lanes of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
@@ -619,14 +683,45 @@ pub struct Shape {
     pub n: usize,
 }
 
-impl FromStr for Shape {
+/// Sizes of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvSizes {
+    /// Channels of Y.
+    pub out_channels: usize,
+    /// Channels of X.
+    pub in_channels: usize,
+    /// Rows, and columns, of the filter.
+    pub kernel: usize,
+    /// Height and width of X.
+    pub size: [usize; 2],
+    /// Images.
+    pub samples: usize,
+}
+
+impl FromStr for KernelShape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size > 0).map(|size| size as usize);
         match text.split('x').map(size).collect::<Option<Vec<_>>>().as_deref() {
-            Some(&[m, k, n]) => Ok(Self { m, k, n }),
-            _ => Err("it must be MxKxN with three numbers of at least 1, such as 512x512x128".to_owned()),
+            Some(&[m, k, n]) => Ok(Self::Linear(Shape { m, k, n })),
+            Some(&[out_channels, in_channels, kernel, height, width, samples]) => {
+                Ok(Self::Conv(ConvSizes { out_channels, in_channels, kernel, size: [height, width], samples }))
+            }
+            _ => Err("it must be MxKxN, such as 512x512x128, or of a convolution OCxICxKxHxWxN, such as \
+                      64x64x3x32x32x32, with numbers of at least 1"
+                .to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for KernelShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Linear(Shape { m, k, n }) => write!(f, "{m}x{k}x{n}"),
+            Self::Conv(ConvSizes { out_channels, in_channels, kernel, size: [height, width], samples }) => {
+                write!(f, "{out_channels}x{in_channels}x{kernel}x{height}x{width}x{samples}")
+            }
         }
     }
 }
@@ -639,12 +734,6 @@ impl fmt::Display for PatternSource {
             Self::Banded => f.write_str("banded"),
             Self::File(path) => path.display().fmt(f),
         }
-    }
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}x{}", self.m, self.k, self.n)
     }
 }
 
@@ -759,14 +848,19 @@ mod tests {
             ("train --density-override fc1", &["PATTERN=DENSITY"]),
             ("plan --density 2", &["--density", "at most 1"]),
             ("plan --update-interval 0", &["--update-interval"]),
-            ("bench kernel --op conv_forward", &["--op", "spmm, spmm_t, sddmm, grow"]),
+            (
+                "bench kernel --op conv",
+                &["--op", "spmm, spmm_t, sddmm, grow, conv_forward, conv_input_grad, conv_weight_grad"],
+            ),
+            ("bench kernel --op conv_forward --stride 0", &["--stride", "at least 1"]),
             ("bench kernel --isa sse9", &["--isa", "auto, scalar, neon, avx2, avx512"]),
-            ("bench kernel --format bsr3x4", &["--format", "csr", "bsr4x4", "16"]),
+            ("bench kernel --format bsr3x4", &["--format", "csr", "bsr4x4", "16", "dense"]),
             ("train --format bsr3x3", &["--format", "bsr3x3", "csr", "1, 2, 4, 8 or 16"]),
             ("plan --format bsr", &["--format", "bsr4x4"]),
             ("bench step --format 8x8", &["--format", "bsr4x4"]),
             ("bench kernel --dtype f16", &["--dtype", "f32"]),
-            ("bench kernel --shape 3x4", &["--shape", "MxKxN"]),
+            ("bench kernel --shape 3x4", &["--shape", "MxKxN", "OCxICxKxHxWxN"]),
+            ("bench kernel --op conv_forward --shape 3x4x3x0x8x1", &["--shape", "at least 1"]),
             ("bench kernel --pattern diagonal", &["--pattern", "banded", ".smtx"]),
             ("bench step --density 0.1,0", &["--density", "above 0"]),
             ("bench step --batch-size 0", &["--batch-size", "at least 1"]),
@@ -782,9 +876,18 @@ mod tests {
         else {
             panic!("another command")
         };
-        assert_eq!((kernel.op, kernel.shape), (KernelOp::SpmmT, Shape { m: 512, k: 512, n: 128 }));
+        assert_eq!((kernel.op, kernel.shape), (KernelOp::SpmmT, KernelShape::Linear(Shape { m: 512, k: 512, n: 128 })));
         assert_eq!((kernel.op.to_string(), kernel.shape.to_string()), ("spmm_t".to_owned(), "512x512x128".to_owned()));
-        assert_eq!(kernel.format, Format::Csr);
+        assert_eq!(kernel.format, KernelFormat::Sparse(Format::Csr));
+        let Command::Bench(BenchCommand::Kernel(conv)) =
+            parse("bench kernel --op conv_input_grad --format dense").unwrap()
+        else {
+            panic!("another command")
+        };
+        assert_eq!(
+            (conv.shape.to_string(), conv.format.to_string()),
+            ("64x64x3x32x32x32".to_owned(), "dense".to_owned())
+        );
         for text in ["csr", "bsr4x4", "bsr16x1", "bsr1x8"] {
             assert_eq!(text.parse::<Format>().unwrap().to_string(), text);
         }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::backend::Storage;
+use crate::backend::{Candidate, GrowRequest, Storage};
 use crate::{BackendError, BsrPattern, ConvShape, CsrPattern, ImageLayout, Images};
 
 /// What [`SparseConv::plan_conv`] prepares for. The number of samples in the layouts does not matter.
@@ -146,6 +146,22 @@ pub trait SparseConv: Storage {
         values: &mut Self::Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError>;
+
+    /// The `count` positions outside `exclude` where the absolute dense weight gradient, summed over `pairs` of `(dy, x)`,
+    /// is largest (all of them if there are fewer), in order of position. NaN counts as 0. The dense gradient is computed
+    /// in bands of rows and never stored whole, but for small layers of a single band.
+    ///
+    /// # Errors
+    /// If the layouts do not fit the shape or each other, or the excluded pattern is not of the shape's size.
+    ///
+    /// # Cost
+    /// The dense weight gradient; memory O(count + band).
+    fn grow_conv(
+        &self,
+        shape: ConvShape,
+        request: &GrowRequest<'_>,
+        pairs: &[(&Images<Self>, &Images<Self>)],
+    ) -> Result<Vec<Candidate>, BackendError>;
 }
 
 /// Convolution with dense weights, `[O][C/G][kh][kw]` row-major in a buffer: for dense layers, and what sparse ones are

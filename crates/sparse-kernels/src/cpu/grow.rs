@@ -57,7 +57,7 @@ use crate::{BackendError, Candidate, StripLayout, Strips};
 /// Floats of a packed tile of X: it stays in an L2 of 512 KiB or more while a band's rows pass by.
 const TILE_FLOATS: usize = 64 << 10;
 /// Rows of a band: packing costs one part in some 60 of what 1024 rows' products do.
-const BAND_ROWS: usize = 1024;
+pub(super) const BAND_ROWS: usize = 1024;
 /// Vectors of a panel's row. With two, a broadcast of dY serves two multiply-adds.
 pub(super) const VECTORS: usize = 2;
 /// Columns of the pattern in a cache line.
@@ -85,7 +85,7 @@ pub(super) struct List {
 }
 
 /// Step of a place from row to row: no tile has more columns.
-const PLACE_ROW: usize = 1024;
+pub(super) const PLACE_ROW: usize = 1024;
 const _: () = assert!(BAND_ROWS * PLACE_ROW <= 1 << 24, "places in a tile must be exact in f32");
 
 impl List {

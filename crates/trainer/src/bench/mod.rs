@@ -5,4 +5,4 @@ mod step;
 mod timing;
 
 pub use step::StepBench;
-pub use timing::{Best, alternate, peak_rss_bytes};
+pub use timing::{Best, alternate, peak_rss_bytes, repeat};

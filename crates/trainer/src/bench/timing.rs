@@ -12,6 +12,23 @@ pub struct Best {
 }
 
 impl Best {
+    const NONE: Self = Self { time: Duration::MAX, calls: 0 };
+
+    /// Calls for the length of a turn, the first time untimed.
+    fn turn(&mut self, mut call: impl FnMut()) {
+        let turn = Instant::now();
+        call();
+        loop {
+            let start = Instant::now();
+            call();
+            self.time = self.time.min(start.elapsed());
+            self.calls += 1;
+            if turn.elapsed() >= TURN {
+                break;
+            }
+        }
+    }
+
     /// The duration in nanoseconds.
     pub fn nanoseconds(&self) -> u64 {
         u64::try_from(self.time.as_nanos()).unwrap_or(u64::MAX)
@@ -30,24 +47,21 @@ impl Best {
 /// turn is more than one call, so that a side's best call finds the caches as its own calls leave them, not as the other
 /// side's do.
 pub fn alternate(budget: Duration, least_calls: usize, mut first: impl FnMut(), mut second: impl FnMut()) -> [Best; 2] {
-    let turn = |call: &mut dyn FnMut(), best: &mut Best| {
-        let turn = Instant::now();
-        call();
-        loop {
-            let start = Instant::now();
-            call();
-            best.time = best.time.min(start.elapsed());
-            best.calls += 1;
-            if turn.elapsed() >= TURN {
-                break;
-            }
-        }
-    };
-    let mut best = [Best { time: Duration::MAX, calls: 0 }; 2];
+    let mut best = [Best::NONE; 2];
     let start = Instant::now();
     while best[0].calls.min(best[1].calls) < least_calls || start.elapsed() < budget {
-        turn(&mut first, &mut best[0]);
-        turn(&mut second, &mut best[1]);
+        best[0].turn(&mut first);
+        best[1].turn(&mut second);
+    }
+    best
+}
+
+/// As [`alternate`], with one side only.
+pub fn repeat(budget: Duration, least_calls: usize, mut call: impl FnMut()) -> Best {
+    let mut best = Best::NONE;
+    let start = Instant::now();
+    while best.calls < least_calls || start.elapsed() < budget {
+        best.turn(&mut call);
     }
     best
 }
@@ -78,6 +92,9 @@ mod tests {
         let turns = order.chars().zip(order.chars().skip(1)).filter(|(a, b)| a != b).count() + 1;
         assert!(order.starts_with("aa") && turns >= 2 && turns.is_multiple_of(2), "{order}");
         assert!(a.calls >= 2 && b.calls >= 2 && a.time >= TURN / 2, "{a:?} {b:?}");
+        let mut calls = 0;
+        let alone = repeat(Duration::ZERO, 1, || calls += 1);
+        assert!(alone.calls >= 1 && calls > alone.calls);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod train;
 
 use rigl::LayerDensity;
 
+use self::bench_kernel::ReferenceError;
 use crate::args::{BenchCommand, Command};
 use crate::checkpoint::CheckpointError;
 use crate::config::{ConfigError, FlopsConvention, ModelName};
@@ -89,6 +90,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             || cause.downcast_ref::<DataError>().is_some_and(DataError::is_usage)
             || cause.downcast_ref::<CheckpointError>().is_some_and(CheckpointError::is_usage)
             || cause.downcast_ref::<RunDirError>().is_some_and(RunDirError::is_usage)
+            || cause.downcast_ref::<ReferenceError>().is_some_and(ReferenceError::is_usage)
     });
     if usage { 2 } else { 1 }
 }

@@ -1,10 +1,12 @@
 //! Dense convolution: packs the weights into panels, anew in each call, as they change from step to step.
 
-use super::grid::{Grid, Phases, backward_grids};
-use super::isa_for;
+use super::grid::{Grid, backward_grids};
+use std::ops::Range;
+
 use super::panels::{Panel, Panels, Product, most_rows};
 use super::plan::check_layouts;
 use super::tiles::{Gradient, Rectangle, Rectangles};
+use super::{depthwise, isa_for};
 use crate::backend::{ConvOptions, DenseConv};
 use crate::cpu::{Buffer, Cpu, IsaName};
 use crate::error::expect_equal;
@@ -88,7 +90,7 @@ impl Direction<'_> {
 }
 
 /// Checks operands; the layouts are X's and Y's.
-fn check(
+pub(super) fn check(
     op: &'static str,
     shape: ConvShape,
     weights: usize,
@@ -104,6 +106,11 @@ fn check(
     Ok(())
 }
 
+/// Whether every channel is a group of its own.
+fn is_depthwise(shape: ConvShape) -> bool {
+    shape.in_channels() == shape.groups() && shape.out_channels() == shape.groups()
+}
+
 impl DenseConv for Cpu {
     fn conv_forward_dense(
         &self,
@@ -113,6 +120,10 @@ impl DenseConv for Cpu {
         y: &mut Images<Self>,
     ) -> Result<(), BackendError> {
         check("conv_forward_dense", shape, w.len(), x, y, false)?;
+        if is_depthwise(shape) {
+            depthwise::forward(self, shape, w, x, y);
+            return Ok(());
+        }
         let (grid, taps) = Grid::forward(shape, x.layout, y.layout);
         let taps: Vec<(usize, usize)> = taps.into_iter().enumerate().collect();
         let direction = Direction {
@@ -148,6 +159,10 @@ impl DenseConv for Cpu {
         dx: &mut Images<Self>,
     ) -> Result<(), BackendError> {
         check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
+        if is_depthwise(shape) {
+            depthwise::input_grad(self, shape, w, dy, dx);
+            return Ok(());
+        }
         let (strip, strips) = (dy.layout.strip(), dy.layout.strips());
         let mut values = self.scratch(0);
         for (grid, taps) in backward_grids(shape, dx.layout, dy.layout) {
@@ -184,13 +199,32 @@ impl DenseConv for Cpu {
         accumulate: bool,
     ) -> Result<(), BackendError> {
         check("conv_weight_grad_dense", shape, dw.len(), x, dy, false)?;
+        if is_depthwise(shape) {
+            depthwise::weight_grad(self, shape, dy, x, dw, accumulate);
+            return Ok(());
+        }
+        self.dense_weight_grad(shape, 0..shape.rows(), dy, x, dw, accumulate);
+        Ok(())
+    }
+}
+
+impl Cpu {
+    /// Some rows of the dense gradient of W.
+    pub(super) fn dense_weight_grad(
+        &self,
+        shape: ConvShape,
+        rows: Range<usize>,
+        dy: &Images<Self>,
+        x: &Images<Self>,
+        dw: &mut [f32],
+        accumulate: bool,
+    ) {
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
-        let (grid, rectangles) = dense_rectangles(self, shape, x.layout, dy.layout);
+        let (grid, rectangles) = dense_rectangles(self, shape, x.layout, dy.layout, rows);
         self.with_phases(shape, x, |x| {
             let rectangles = &rectangles;
             Gradient { grid, rectangles, strip, strips, dy: &dy.data, x, dw, accumulate }.run(self);
         });
-        Ok(())
     }
 }
 
@@ -206,26 +240,32 @@ pub(super) fn band_and_chunk(cpu: &Cpu, shape: ConvShape, grid: &Grid, strip: us
     (band, channels.max(1))
 }
 
-/// The whole of dW.
-pub(super) fn dense_rectangles(cpu: &Cpu, shape: ConvShape, x: ImageLayout, y: ImageLayout) -> (Grid, Rectangles) {
-    debug_assert!(Phases::of(shape, x).is_none() || x.strip() == 1);
+/// Some rows of dW.
+pub(super) fn dense_rectangles(
+    cpu: &Cpu,
+    shape: ConvShape,
+    x: ImageLayout,
+    y: ImageLayout,
+    band_rows: Range<usize>,
+) -> (Grid, Rectangles) {
     let (grid, taps) = Grid::forward(shape, x, y);
     let (band, chunk) = band_and_chunk(cpu, shape, &grid, x.strip());
     let (rows, channels) = (shape.out_channels() / shape.groups(), shape.in_channels() / shape.groups());
     let mut rectangles = Rectangles { row_pitch: shape.columns(), band, bounds: vec![0], ..Rectangles::default() };
     for first in (0..channels).step_by(chunk) {
         let chunk = first..(first + chunk).min(channels);
-        for group in 0..shape.groups() {
+        for group in band_rows.start / rows..band_rows.end.div_ceil(rows) {
             let columns = rectangles.offsets.len();
             for channel in chunk.clone() {
                 let channel = (group * channels + channel) * grid.from.channel;
                 rectangles.offsets.extend(taps.iter().map(|tap| (channel + tap) as u32));
             }
             let len = rectangles.offsets.len() - columns;
-            let place = group * rows * shape.columns() + chunk.start * shape.taps();
+            let rows = (group * rows).max(band_rows.start)..((group + 1) * rows).min(band_rows.end);
+            let place = (rows.start - band_rows.start) * shape.columns() + chunk.start * shape.taps();
             rectangles.rectangles.push(Rectangle {
-                row: (group * rows) as u32,
-                rows: rows as u32,
+                row: rows.start as u32,
+                rows: rows.len() as u32,
                 columns: columns as u32,
                 len: len as u32,
                 place: place as u32,

@@ -22,6 +22,9 @@ pub(super) struct Side {
     pub pixel: usize,
     /// From channel to channel.
     pub channel: usize,
+    /// Elements of an image row, and from the first image row that a pixel touches to the last.
+    pub image_row: usize,
+    pub reach: usize,
     /// From strip to strip.
     pub strip: usize,
 }
@@ -34,6 +37,8 @@ impl Side {
             row: step[0] * layout.row_pitch(),
             pixel: step[1] * layout.strip(),
             channel: layout.channel_pitch(),
+            image_row: layout.row_pitch(),
+            reach: 0,
             strip: layout.strip_pitch(),
         }
     }
@@ -49,14 +54,21 @@ impl Grid {
     pub fn forward(shape: ConvShape, x: ImageLayout, y: ImageLayout) -> (Self, Vec<usize>) {
         // The pixel of X, its border counted in, that tap (0, 0) of Y's first pixel meets.
         let first = [0, 1].map(|axis| x.border() - shape.padding()[axis]);
+        let reach = (shape.kernel()[0] - 1) * shape.dilation()[0];
         let (from, taps) = match Phases::of(shape, x) {
-            None => (Side::of(x, first, shape.stride()), taps(shape, x.row_pitch(), |column| column * x.strip())),
+            None => (
+                Side { reach: reach * x.row_pitch(), ..Side::of(x, first, shape.stride()) },
+                taps(shape, x.row_pitch(), |column| column * x.strip()),
+            ),
             Some(phases) => {
                 let origin = first[0] * phases.row_pitch;
-                let (row, channel, strip) =
-                    (shape.stride()[0] * phases.row_pitch, phases.channel_pitch, phases.strip_pitch);
+                let Phases { channel_pitch: channel, row_pitch: image_row, strip_pitch: strip, .. } = phases;
+                let (row, reach) = (shape.stride()[0] * image_row, reach * image_row);
                 let column = |column: usize| phases.place(first[1] + column);
-                (Side { origin, row, pixel: 1, channel, strip }, taps(shape, phases.row_pitch, column))
+                (
+                    Side { origin, row, pixel: 1, channel, image_row, reach, strip },
+                    taps(shape, phases.row_pitch, column),
+                )
             }
         };
         (Self { size: y.size(), from, to: Side::of(y, [y.border(); 2], [1, 1]) }, taps)
@@ -153,8 +165,10 @@ pub(super) fn backward_grids(shape: ConvShape, x: ImageLayout, y: ImageLayout) -
         // Where no tap is seen, nothing is read.
         let origin = least.map(|least| (y.border() as isize + least).max(0) as usize);
         let inside = [0, 1].map(|axis| x.border() + first[axis]);
-        let grid = Grid { size, from: Side::of(y, origin, [1, 1]), to: Side::of(x, inside, stride) };
-        grids.push((grid, taps.collect()));
+        let taps: Vec<Option<usize>> = taps.collect();
+        let most = taps.iter().flatten().max().copied().unwrap_or(0);
+        let from = Side { reach: most / y.row_pitch() * y.row_pitch(), ..Side::of(y, origin, [1, 1]) };
+        grids.push((Grid { size, from, to: Side::of(x, inside, stride) }, taps));
     }
     grids
 }

@@ -1,8 +1,13 @@
 //! Convolutions: checks shapes, plans, and hands over to the kernels.
 
+mod ahead;
 mod bsr;
 mod dense;
+mod depthwise;
+#[cfg(test)]
+mod depthwise_tests;
 mod grid;
+mod grow;
 mod panels;
 mod pixels;
 mod plan;
@@ -23,9 +28,9 @@ use self::sddmm::Sddmm;
 use self::spmm::Spmm;
 use super::isa::IsaName;
 use super::{Buffer, Cpu, ELEMENTS_PER_TASK, SharedMut, expect_values};
-use crate::backend::{ConvOptions, ConvWeight, SparseConv};
+use crate::backend::{ConvOptions, ConvWeight, GrowRequest, SparseConv};
 use crate::error::expect_equal;
-use crate::{BackendError, ConvShape, CsrPattern, ImageLayout, Images, ShapeError};
+use crate::{BackendError, Candidate, ConvShape, CsrPattern, ImageLayout, Images, ShapeError};
 
 /// The instruction set for a pass: a vector must not hold neighbouring pixels where those are apart in memory.
 fn isa_for(isa: IsaName, grid: Grid, strip: usize) -> IsaName {
@@ -163,6 +168,15 @@ impl SparseConv for Cpu {
             Sddmm { grid, walk, offsets, strip, strips, dy: &dy.data, x, values, accumulate }.run(self);
         });
         Ok(())
+    }
+
+    fn grow_conv(
+        &self,
+        shape: ConvShape,
+        request: &GrowRequest<'_>,
+        pairs: &[(&Images<Self>, &Images<Self>)],
+    ) -> Result<Vec<Candidate>, BackendError> {
+        grow::grow(self, shape, request, pairs)
     }
 }
 

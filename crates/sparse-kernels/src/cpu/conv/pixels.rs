@@ -109,11 +109,11 @@ impl Pixels {
 const MOST_FLOATS: usize = 8 * 16;
 
 impl Pieces {
-    /// Reads the floats that count; the others become zero.
+    /// Reads the floats that count; the others become zero. Not inlined: every tile of every kernel would have its copy.
     ///
     /// # Safety
     /// `from` can be read at `count` places `step` apart.
-    #[inline(always)]
+    #[inline(never)]
     pub unsafe fn load<I: Isa>(self, isa: I, from: *const f32, to: &mut [I::V]) {
         let mut floats = [0.0; MOST_FLOATS];
         for (i, float) in floats.iter_mut().enumerate().take(self.count) {
@@ -126,11 +126,11 @@ impl Pieces {
         }
     }
 
-    /// Writes the floats that count.
+    /// Writes the floats that count. Not inlined, as [`Pieces::load`].
     ///
     /// # Safety
     /// `to` can be written at `count` places `step` apart.
-    #[inline(always)]
+    #[inline(never)]
     pub unsafe fn store<I: Isa>(self, isa: I, to: *mut f32, from: &[I::V]) {
         let mut floats = [0.0; MOST_FLOATS];
         for (&from, to) in from.iter().zip(floats.chunks_exact_mut(I::LANES)) {
@@ -166,8 +166,15 @@ impl Runs {
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            if let Some(pieces) = self.pieces {
-                return pieces.load(isa, from, to.as_flattened_mut());
+            // Runs of single pixels are whole.
+            if P == 1
+                && let Some(pieces) = self.pieces
+            {
+                // Through a copy: a vector whose address is known to another function stays in memory.
+                let mut vectors = [isa.splat(0.0); V];
+                pieces.load(isa, from, &mut vectors);
+                to[0] = vectors;
+                return;
             }
             for (p, to) in to.iter_mut().enumerate() {
                 for (v, to) in to.iter_mut().enumerate() {
@@ -185,8 +192,11 @@ impl Runs {
     pub unsafe fn store<I: Isa, const P: usize, const V: usize>(self, isa: I, to: *mut f32, from: &[[I::V; V]; P]) {
         // SAFETY: the caller's promise.
         unsafe {
-            if let Some(pieces) = self.pieces {
-                return pieces.store(isa, to, from.as_flattened());
+            if P == 1
+                && let Some(pieces) = self.pieces
+            {
+                let vectors = from[0];
+                return pieces.store(isa, to, &vectors);
             }
             for (p, from) in from.iter().enumerate() {
                 for (v, &from) in from.iter().enumerate() {

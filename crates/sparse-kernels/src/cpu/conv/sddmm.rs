@@ -1,5 +1,6 @@
 //! Sparse convolution, weight gradient: SDDMM over tiles of pixels.
 
+use super::ahead::Ahead;
 use super::grid::Grid;
 use super::pixels::{Pixels, Runs, Tile};
 use super::sum_parts;
@@ -76,9 +77,21 @@ impl Kernel for Part<'_> {
         let pixels = Pixels::new(isa, self.grid, self.samples);
         let height = self.grid.size[0];
         let mut add = self.accumulate;
+        let segments = self.walk.segments(self.block, self.chunk).len();
+        let channels = self.walk.rows(self.block);
         for row in self.rows.clone() {
-            for tile in pixels.tiles(row / height, row % height, MOST) {
-                self.widest(isa, pixels.run(), tile, add);
+            let (strip, row) = (row / height, row % height);
+            let shares = pixels.tiles(strip, row, MOST).count() * segments;
+            let (x, len) = self.grid.from.next_row(strip, row);
+            let len = if super::dense::env("PX", 1) == 1 { len } else { 0 };
+            let x = Ahead::new(self.x.as_ptr().wrapping_add(x), len, shares);
+            let (dy, _) = self.grid.to.next_row(strip, row);
+            let dy = self.dy.as_ptr().wrapping_add(dy + channels.start * self.grid.to.channel);
+            let py = super::dense::env("PY", 1);
+            let dy = Ahead::new(dy, py * channels.len() * self.grid.to.channel, shares);
+            let mut ahead = [x, dy];
+            for tile in pixels.tiles(strip, row, MOST) {
+                self.widest(isa, pixels.run(), tile, add, &mut ahead);
                 add = true;
             }
         }
@@ -87,11 +100,11 @@ impl Kernel for Part<'_> {
 
 impl Part<'_> {
     #[inline(always)]
-    fn widest<I: Isa>(&self, isa: I, run: usize, tile: Tile, add: bool) {
+    fn widest<I: Isa>(&self, isa: I, run: usize, tile: Tile, add: bool, ahead: &mut [Ahead; 2]) {
         macro_rules! choose {
             ($($run:pat, $count:literal => $p:literal $v:literal $dots:literal;)*) => {
                 match (run, tile.count) {
-                    $(($run, $count) => self.segments::<I, $p, $v, $dots>(isa, tile, add),)*
+                    $(($run, $count) => self.segments::<I, $p, $v, $dots>(isa, tile, add, ahead),)*
                     _ => unreachable!("tiles have at most eight vectors"),
                 }
             };
@@ -113,10 +126,17 @@ impl Part<'_> {
     }
 
     #[inline(always)]
-    fn segments<I: Isa, const P: usize, const V: usize, const DOTS: usize>(&self, isa: I, tile: Tile, add: bool) {
+    fn segments<I: Isa, const P: usize, const V: usize, const DOTS: usize>(
+        &self,
+        isa: I,
+        tile: Tile,
+        add: bool,
+        ahead: &mut [Ahead; 2],
+    ) {
         let (x, dy) = (self.x.as_ptr().wrapping_add(tile.from), self.dy.as_ptr().wrapping_add(tile.to));
         let runs = Runs { pitch: self.grid.to.pixel, pieces: tile.pieces };
         for segment in self.walk.segments(self.block, self.chunk) {
+            ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             // SAFETY: as in the forward pass: all pixels of the tile exist in dY and, at every entry's offset, in X; of a last
             // vector beyond the row's end, dY counts as zero. Entries belong to one row, so to one block.
             unsafe {

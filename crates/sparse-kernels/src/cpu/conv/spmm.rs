@@ -11,6 +11,7 @@
 //!         Y = acc
 //! ```
 
+use super::ahead::Ahead;
 use super::grid::Grid;
 use super::pixels::{Pixels, Runs, Tile};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
@@ -87,10 +88,22 @@ impl Kernel for Part<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let pixels = Pixels::new(isa, self.grid, self.samples);
+        let segments: usize = (0..self.walk.chunks()).map(|chunk| self.walk.segments(self.block, chunk).len()).sum();
+        let channels = self.walk.rows(self.block);
         for row in self.rows.clone() {
+            // X's next row, and of Y's the channels of this block, in as many shares as there are groups of segments.
+            let shares = pixels.tiles(self.strip, row, MOST).count() * segments / 3;
+            let (x, len) = self.grid.from.next_row(self.strip, row);
+            let len = if super::dense::env("PX", 1) == 1 { len } else { 0 };
+            let x = Ahead::new(self.x.as_ptr().wrapping_add(x), len, shares);
+            let (y, _) = self.grid.to.next_row(self.strip, row);
+            let y = self.y.get().wrapping_add(y + channels.start * self.grid.to.channel);
+            let py = super::dense::env("PY", 1);
+            let y = Ahead::new(y, py * channels.len() * self.grid.to.channel, shares);
+            let mut ahead = [x, y];
             for chunk in 0..self.walk.chunks() {
                 for tile in pixels.tiles(self.strip, row, MOST) {
-                    self.widest(isa, chunk, pixels.run(), tile);
+                    self.widest(isa, chunk, pixels.run(), tile, &mut ahead);
                 }
             }
         }
@@ -100,41 +113,48 @@ impl Kernel for Part<'_> {
 impl Part<'_> {
     /// Chooses the tile's kernel: `R` rows in lock-step, `P` runs of `V` vectors.
     #[inline(always)]
-    fn widest<I: Isa>(&self, isa: I, chunk: usize, run: usize, tile: Tile) {
+    fn widest<I: Isa>(&self, isa: I, chunk: usize, run: usize, tile: Tile, ahead: &mut [Ahead; 2]) {
         if I::REGISTERS >= 32 {
             match (run, tile.count) {
-                (0, 1) => self.segments::<I, 8, 1, 1>(isa, chunk, tile),
-                (0, 2) => self.segments::<I, 6, 1, 2>(isa, chunk, tile),
-                (0, 3) => self.segments::<I, 4, 1, 3>(isa, chunk, tile),
-                (0, 4) => self.segments::<I, 4, 1, 4>(isa, chunk, tile),
-                (1, 1) => self.segments::<I, 8, 1, 1>(isa, chunk, tile),
-                (1, 2) => self.segments::<I, 6, 2, 1>(isa, chunk, tile),
-                (1, 3) => self.segments::<I, 4, 3, 1>(isa, chunk, tile),
-                (1, 4) => self.segments::<I, 4, 4, 1>(isa, chunk, tile),
-                (2, 1) => self.segments::<I, 6, 1, 2>(isa, chunk, tile),
-                (2, 2) => self.segments::<I, 4, 2, 2>(isa, chunk, tile),
+                (0, 1) => self.segments::<I, 8, 1, 1>(isa, chunk, tile, ahead),
+                (0, 2) => self.segments::<I, 6, 1, 2>(isa, chunk, tile, ahead),
+                (0, 3) => self.segments::<I, 4, 1, 3>(isa, chunk, tile, ahead),
+                (0, 4) => self.segments::<I, 4, 1, 4>(isa, chunk, tile, ahead),
+                (1, 1) => self.segments::<I, 8, 1, 1>(isa, chunk, tile, ahead),
+                (1, 2) => self.segments::<I, 6, 2, 1>(isa, chunk, tile, ahead),
+                (1, 3) => self.segments::<I, 4, 3, 1>(isa, chunk, tile, ahead),
+                (1, 4) => self.segments::<I, 4, 4, 1>(isa, chunk, tile, ahead),
+                (2, 1) => self.segments::<I, 6, 1, 2>(isa, chunk, tile, ahead),
+                (2, 2) => self.segments::<I, 4, 2, 2>(isa, chunk, tile, ahead),
                 _ => unreachable!("tiles have at most four vectors"),
             }
         } else {
             match (run, tile.count) {
-                (0 | 1, 1) => self.segments::<I, 6, 1, 1>(isa, chunk, tile),
-                (0, 2) | (2, 1) => self.segments::<I, 6, 1, 2>(isa, chunk, tile),
-                (0, 3) => self.segments::<I, 4, 1, 3>(isa, chunk, tile),
-                (0, 4) | (4, 1) => self.segments::<I, 3, 1, 4>(isa, chunk, tile),
-                (1, 2) => self.segments::<I, 6, 2, 1>(isa, chunk, tile),
-                (1, 3) => self.segments::<I, 4, 3, 1>(isa, chunk, tile),
-                (1, 4) => self.segments::<I, 3, 4, 1>(isa, chunk, tile),
-                (2, 2) => self.segments::<I, 3, 2, 2>(isa, chunk, tile),
+                (0 | 1, 1) => self.segments::<I, 6, 1, 1>(isa, chunk, tile, ahead),
+                (0, 2) | (2, 1) => self.segments::<I, 6, 1, 2>(isa, chunk, tile, ahead),
+                (0, 3) => self.segments::<I, 4, 1, 3>(isa, chunk, tile, ahead),
+                (0, 4) | (4, 1) => self.segments::<I, 3, 1, 4>(isa, chunk, tile, ahead),
+                (1, 2) => self.segments::<I, 6, 2, 1>(isa, chunk, tile, ahead),
+                (1, 3) => self.segments::<I, 4, 3, 1>(isa, chunk, tile, ahead),
+                (1, 4) => self.segments::<I, 3, 4, 1>(isa, chunk, tile, ahead),
+                (2, 2) => self.segments::<I, 3, 2, 2>(isa, chunk, tile, ahead),
                 _ => unreachable!("tiles have at most four vectors"),
             }
         }
     }
 
     #[inline(always)]
-    fn segments<I: Isa, const R: usize, const P: usize, const V: usize>(&self, isa: I, chunk: usize, tile: Tile) {
+    fn segments<I: Isa, const R: usize, const P: usize, const V: usize>(
+        &self,
+        isa: I,
+        chunk: usize,
+        tile: Tile,
+        ahead: &mut [Ahead; 2],
+    ) {
         let groups = self.walk.segments(self.block, chunk).chunks_exact(R);
         let rest = groups.remainder();
         for group in groups {
+            ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             self.rows::<I, R, P, V>(isa, group.try_into().expect("chunks_exact gives R"), tile, chunk == 0);
         }
         for segment in rest {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};
+use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, GrowRequest, SparseConv};
 use crate::cpu::testing::check;
 use crate::cpu::{Cpu, IsaName};
 use crate::random::Key;
@@ -277,7 +277,7 @@ proptest! {
 /// Enough work and rows for several row blocks, chunks and threads.
 fn large() -> Case {
     let shape = ConvShape::new(136, 48, [3, 3]).unwrap().with_padding([1, 1]);
-    Case { shape, size: [9, 11], samples: 20, strip: 8, slack: 0, density: 0.9, seed: 1, is_exact: false }
+    Case { shape, size: [4, 6], samples: 10, strip: 8, slack: 0, density: 0.9, seed: 1, is_exact: false }
 }
 
 #[test]
@@ -327,11 +327,11 @@ fn what_does_not_fit_is_refused() {
         let error = cpu.plan_conv(pattern.clone(), shape, options).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     };
-    let thin = ImageLayout::new(20, 48, [9, 11], 0, 8).unwrap();
+    let thin = ImageLayout::new(10, 48, [4, 6], 0, 8).unwrap();
     refused(case.shape, ConvOptions { x: thin, ..options }, "border of X");
-    let thin = ImageLayout::new(20, 136, [9, 11], 0, 8).unwrap();
+    let thin = ImageLayout::new(10, 136, [4, 6], 0, 8).unwrap();
     refused(case.shape, ConvOptions { y: thin, ..options }, "border of Y");
-    let other = ImageLayout::new(20, 136, [9, 11], 1, 16).unwrap();
+    let other = ImageLayout::new(10, 136, [4, 6], 1, 16).unwrap();
     refused(case.shape, ConvOptions { y: other, ..options }, "strip of Y");
     refused(case.shape.with_padding([0, 0]), options, "height of Y");
     refused(ConvShape::new(136, 47, [3, 3]).unwrap(), options, "columns");
@@ -342,8 +342,71 @@ fn what_does_not_fit_is_refused() {
     let weight = ConvWeight::new(&cpu, pattern, &values, case.shape, options).unwrap();
     let (from, mut to) = (Images::zeros(&cpu, x).unwrap(), Images::zeros(&cpu, y).unwrap());
     assert!(cpu.conv_forward(&weight, &from, &mut to).is_ok());
-    let mut fewer = Images::zeros(&cpu, y.with_samples(19)).unwrap();
+    let mut fewer = Images::zeros(&cpu, y.with_samples(9)).unwrap();
     assert!(cpu.conv_forward(&weight, &from, &mut fewer).unwrap_err().to_string().contains("samples"));
     let mut dx = Images::zeros(&cpu, x).unwrap();
     assert!(cpu.conv_input_grad(&weight, &to, &mut dx).unwrap_err().to_string().contains("input_grad"));
+}
+
+/// Growth as it is defined: all positions sorted.
+fn grow_reference(case: &Case, request: &GrowRequest<'_>, gradient: &[Exact]) -> Vec<(u32, u32)> {
+    let columns = case.shape.columns();
+    let is_free = |at: &usize| request.exclude.row(at / columns).binary_search(&((at % columns) as u32)).is_err();
+    let mut free: Vec<usize> = (0..gradient.len()).filter(is_free).collect();
+    let hash = |at: usize| request.ties.bits(at as u64) as u32;
+    let score = |at: usize| gradient[at].value.abs();
+    free.sort_by(|&a, &b| score(b).total_cmp(&score(a)).then(hash(a).cmp(&hash(b))).then(a.cmp(&b)));
+    free.truncate(request.count);
+    free.sort_unstable();
+    free.into_iter().map(|at| ((at / columns) as u32, (at % columns) as u32)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #[test]
+    fn growth_finds_the_largest(case in cases(), share in 0.0f64..1.2) {
+        // Whole numbers: scores are exact, and there are many ties.
+        let case = Case { is_exact: true, ..case };
+        let Case { shape, size, samples, .. } = case;
+        let exclude = case.pattern();
+        let count = (share * (shape.rows() * shape.columns() - exclude.nnz()) as f64) as usize;
+        let request = GrowRequest { exclude: &exclude, count, ties: Key::new(case.seed) };
+        let [x, dy] = case.operands();
+        let mut gradient = reference::conv::weight_grad(shape, size, samples, &dy, &x);
+        gradient.iter_mut().for_each(|g| g.value *= 2.0);
+        let expected = grow_reference(&case, &request, &gradient);
+        for cpu in cpus() {
+            let [x_layout, y_layout] = case.layouts();
+            let (x, dy) = (images(&cpu, x_layout, &x), images(&cpu, y_layout, &dy));
+            let found = cpu.grow_conv(shape, &request, &[(&dy, &x), (&dy, &x)]).unwrap();
+            let places: Vec<(u32, u32)> = found.iter().map(|c| (c.row, c.column)).collect();
+            prop_assert_eq!(&places, &expected, "{}", cpu.isa());
+            for c in &found {
+                let exact = gradient[c.row as usize * shape.columns() + c.column as usize].value.abs();
+                prop_assert_eq!(f64::from(c.score), exact);
+            }
+        }
+    }
+}
+
+/// More rows and columns than a band and a tile of the scan have.
+#[test]
+fn growth_in_many_bands() {
+    let shape = ConvShape::new(300, 230, [3, 3]).unwrap();
+    let case = Case { shape, size: [4, 3], samples: 2, strip: 8, slack: 0, density: 0.2, seed: 3, is_exact: true };
+    let exclude = case.pattern();
+    let [x, dy] = case.operands();
+    let gradient = reference::conv::weight_grad(shape, case.size, case.samples, &dy, &x);
+    for count in [100, 50_000] {
+        let request = GrowRequest { exclude: &exclude, count, ties: Key::new(5) };
+        let expected = grow_reference(&case, &request, &gradient);
+        for threads in [1, 2, 7] {
+            let cpu = Cpu::new(threads, None).unwrap();
+            let [x_layout, y_layout] = case.layouts();
+            let (x, dy) = (images(&cpu, x_layout, &x), images(&cpu, y_layout, &dy));
+            let found = cpu.grow_conv(shape, &request, &[(&dy, &x)]).unwrap();
+            let places: Vec<(u32, u32)> = found.iter().map(|c| (c.row, c.column)).collect();
+            assert_eq!(places, expected, "{count} on {threads} threads");
+        }
+    }
 }

@@ -196,6 +196,11 @@ impl Isa for Neon {
         unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags)) }
     }
     #[inline(always)]
+    fn prefetch_far(self, at: *const f32) {
+        // SAFETY: a prefetch never faults, and the program sees nothing of it.
+        unsafe { asm!("prfm pldl2keep, [{0}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags)) }
+    }
+    #[inline(always)]
     fn not_below(self, a: Pair, b: Pair) -> u32 {
         const BITS: [u32; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
         // SAFETY: see above; there are eight bits to load.

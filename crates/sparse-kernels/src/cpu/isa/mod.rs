@@ -166,6 +166,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn splat_of_four<const N: usize>(self, four: Self::V) -> Self::V;
     /// Asks for the cache line at `at` to be brought near; any address is allowed.
     fn prefetch(self, at: *const f32);
+    /// Asks for the cache line at `at` to be brought into L2, for later; any address is allowed.
+    fn prefetch_far(self, at: *const f32);
     /// `a`, computed here: the compiler moves neither its computation nor any load past this point. Keeps a schedule that
     /// uses all registers from being rearranged into one that needs more.
     fn pin(self, a: Self::V) -> Self::V;

@@ -92,6 +92,8 @@ impl Isa for Scalar {
     #[inline(always)]
     fn prefetch(self, _at: *const f32) {}
     #[inline(always)]
+    fn prefetch_far(self, _at: *const f32) {}
+    #[inline(always)]
     fn not_below(self, a: V, b: V) -> u32 {
         a.iter().zip(b).enumerate().fold(0, |bits, (i, (&a, b))| bits | u32::from(a >= b) << i)
     }

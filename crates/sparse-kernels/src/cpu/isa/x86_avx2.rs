@@ -183,7 +183,10 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn load_four(self, from: *const f32) -> __m256 {
         // SAFETY: see above.
-        unsafe { opaque(_mm256_broadcast_ps(&*from.cast::<__m128>())) }
+        unsafe {
+            let four = _mm_loadu_ps(from);
+            opaque(_mm256_set_m128(four, four))
+        }
     }
     #[inline(always)]
     fn splat_of_four<const N: usize>(self, four: __m256) -> __m256 {
@@ -202,6 +205,11 @@ impl Isa for Avx2 {
     fn prefetch(self, at: *const f32) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_far(self, at: *const f32) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
     #[inline(always)]
     fn not_below(self, a: __m256, b: __m256) -> u32 {

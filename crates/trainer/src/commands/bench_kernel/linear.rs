@@ -1,0 +1,437 @@
+//! Products with a weight matrix, and growth.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rigl::topology::random_pattern;
+use sparse_kernels::cpu::{Cpu, Workspace};
+use sparse_kernels::random::Key;
+use sparse_kernels::reference::{self, Exact};
+use sparse_kernels::{
+    BackendError, BlockMatrix, BlockSparseLinear, BsrPattern, Candidate, CsrPattern, DenseLinear, GrowRequest,
+    MatrixMut, MatrixRef, Op, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout, Strips,
+};
+
+use super::{
+    BUDGET, CHECKED, LEAST_CALLS, Measurement, Operands, Stored, Subject, Times, Yardstick, is_wrong, numbers, worst,
+};
+use crate::args::{BenchKernelArgs, KernelFormat, KernelShape, Shape};
+use crate::bench::alternate;
+use crate::config::{ConfigError, Format};
+
+/// What is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinearOp {
+    /// Y = W · X.
+    Spmm,
+    /// dX = Wᵀ · dY.
+    SpmmT,
+    /// dW = dY · Xᵀ where W is stored.
+    Sddmm,
+    /// The largest of dY · Xᵀ where W is not stored.
+    Grow,
+}
+
+/// An operation with a pattern.
+#[derive(Debug)]
+struct Linear {
+    op: LinearOp,
+    format: Format,
+    shape: Shape,
+    stored: Stored,
+}
+
+/// Products with at most this many lanes run row-major, as an inference runs them.
+const FEW_LANES: usize = 8;
+
+/// The patterns to measure an operation with.
+///
+/// # Errors
+/// If an option does not suit it, or a pattern cannot be had.
+pub fn subjects(args: &BenchKernelArgs, op: LinearOp) -> anyhow::Result<Vec<Box<dyn Subject>>> {
+    let refuse = |option, value, rule| Err(ConfigError::Value { option, value, rule }.into());
+    for (option, value) in [("stride", args.stride), ("groups", args.groups)] {
+        if let Some(value) = value {
+            let rule = "left out unless --op is a convolution: conv_forward, conv_input_grad or conv_weight_grad";
+            return refuse(option, value.to_string(), rule);
+        }
+    }
+    let KernelShape::Linear(shape) = args.shape else {
+        return refuse("shape", args.shape.to_string(), "MxKxN, such as 512x512x128, unless --op is a convolution");
+    };
+    let KernelFormat::Sparse(format) = args.format else {
+        let rule = "csr, or bsrRxC such as bsr4x4, unless --op is a convolution";
+        return refuse("format", args.format.to_string(), rule);
+    };
+    let subject = |stored: Stored| -> Box<dyn Subject> {
+        let [m, k] = stored.size();
+        Box::new(Linear { op, format, shape: Shape { m, k, n: shape.n }, stored })
+    };
+    Ok(Stored::all(args, format, [shape.m, shape.k])?.into_iter().map(subject).collect())
+}
+
+impl Linear {
+    /// Whether this takes the kernels for few lanes.
+    fn is_few(&self) -> bool {
+        matches!(self.op, LinearOp::Spmm | LinearOp::SpmmT) && self.format == Format::Csr && self.shape.n <= FEW_LANES
+    }
+}
+
+impl Subject for Linear {
+    fn sizes(&self) -> Vec<usize> {
+        vec![self.shape.m, self.shape.k, self.shape.n]
+    }
+
+    fn stride_and_groups(&self) -> Option<[usize; 2]> {
+        None
+    }
+
+    fn dense_name(&self) -> &'static str {
+        match self.op {
+            LinearOp::Spmm => "dense_forward",
+            LinearOp::SpmmT => "dense_input_grad",
+            LinearOp::Sddmm | LinearOp::Grow => "dense_weight_grad",
+        }
+    }
+
+    fn yardstick(&self) -> Yardstick {
+        match (self.format, self.op) {
+            _ if self.is_few() => Yardstick::Read,
+            (Format::Csr, LinearOp::Spmm | LinearOp::SpmmT | LinearOp::Sddmm) => Yardstick::LoadFma,
+            _ => Yardstick::Fma,
+        }
+    }
+
+    fn measure(&self, cpu: &Cpu, seed: u64) -> anyhow::Result<Measurement> {
+        Case::new(cpu, self, seed)?.measure()
+    }
+}
+
+impl Stored {
+    /// Rows and columns of what growth finds.
+    fn block_size(&self) -> [usize; 2] {
+        match self {
+            Self::Csr(_) => [1, 1],
+            Self::Bsr(pattern) => pattern.block_size(),
+        }
+    }
+
+    /// A growth step that replaces three tenths of the entries or blocks, as RigL's first update does.
+    fn grow_request(&self, seed: u64) -> GrowRequest<'_> {
+        let exclude = match self {
+            Self::Csr(pattern) => pattern,
+            Self::Bsr(pattern) => &**pattern.blocks(),
+        };
+        GrowRequest { exclude, count: 3 * exclude.nnz() / 10, ties: Key::new(seed).with_name("ties") }
+    }
+
+    fn grow(
+        &self,
+        cpu: &Cpu,
+        request: &GrowRequest<'_>,
+        dy: &Strips<Cpu>,
+        x: &Strips<Cpu>,
+    ) -> Result<Vec<Candidate>, BackendError> {
+        match self {
+            Self::Csr(_) => cpu.grow(request, &[(dy, x)]),
+            Self::Bsr(pattern) => cpu.grow_blocks(pattern.block_size(), request, &[(dy, x)]),
+        }
+    }
+}
+
+/// A weight matrix of either format.
+enum Weight {
+    Csr(Box<SparseMatrix<Cpu>>),
+    Bsr(Box<BlockMatrix<Cpu>>),
+}
+
+impl Weight {
+    fn new(cpu: &Cpu, stored: &Stored, values: &[f32], options: PlanOptions) -> anyhow::Result<Self> {
+        Ok(match stored {
+            Stored::Csr(pattern) => Self::Csr(Box::new(SparseMatrix::new(cpu, pattern.clone(), values, options)?)),
+            Stored::Bsr(pattern) => Self::Bsr(Box::new(BlockMatrix::new(cpu, pattern.clone(), values, options)?)),
+        })
+    }
+
+    /// The product, as a training step pays it.
+    fn spmm(&mut self, cpu: &Cpu, op: Op, x: &Strips<Cpu>, y: &mut Strips<Cpu>) -> Result<(), BackendError> {
+        match self {
+            Self::Csr(weight) => {
+                if op == Op::Transpose {
+                    // A training step changes the values between two calls.
+                    weight.refresh(cpu)?;
+                }
+                cpu.spmm(op, weight, x, y)
+            }
+            Self::Bsr(weight) => cpu.spmm_bsr(op, weight, x, y),
+        }
+    }
+
+    fn sddmm(
+        &self,
+        cpu: &Cpu,
+        dy: &Strips<Cpu>,
+        x: &Strips<Cpu>,
+        values: &mut <Cpu as Storage>::Buffer,
+    ) -> Result<(), BackendError> {
+        match self {
+            Self::Csr(weight) => cpu.sddmm(&weight.plan, dy, x, values, false),
+            Self::Bsr(weight) => cpu.sddmm_bsr(&weight.plan, dy, x, values, false),
+        }
+    }
+}
+
+/// A subject with operands in the layouts of both sides.
+struct Case<'a> {
+    cpu: &'a Cpu,
+    subject: &'a Linear,
+    seed: u64,
+    values: Vec<f32>,
+    weight: Weight,
+    dense_weight: <Cpu as Storage>::Buffer,
+    plan_time: Duration,
+    /// Row-major operands for the reference.
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    sparse: Operands<Strips<Cpu>>,
+    dense: Operands<Strips<Cpu>>,
+}
+
+impl<'a> Case<'a> {
+    fn new(cpu: &'a Cpu, subject: &'a Linear, seed: u64) -> anyhow::Result<Self> {
+        let Linear { op, shape: Shape { m, k, n }, stored, .. } = subject;
+        let (m, k, n) = (*m, *k, *n);
+        let values = numbers(seed, "values", stored.nnz());
+        let (x, dy) = (numbers(seed, "x", k * n), numbers(seed, "dy", m * n));
+        let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: *op == LinearOp::SpmmT };
+        let start = Instant::now();
+        match stored {
+            Stored::Csr(pattern) => drop(cpu.plan(pattern.clone(), options)?),
+            Stored::Bsr(pattern) => drop(cpu.plan_blocks(pattern.clone(), options)?),
+        }
+        let plan_time = start.elapsed();
+        let weight = Weight::new(cpu, stored, &values, options)?;
+        let mut dense_weight = cpu.zeros(m * k)?;
+        cpu.upload(&numbers(seed, "dense", m * k), &mut dense_weight)?;
+        let operands = |layout: fn(usize, usize) -> StripLayout| {
+            let pack = |features: usize| {
+                move |data: &[f32]| {
+                    let mut strips = Strips::zeros(cpu, layout(n, features))?;
+                    strips.layout.pack(MatrixRef::new(data, features, n, n)?, &mut strips.data)?;
+                    Ok(strips)
+                }
+            };
+            Operands::new(&x, pack(k), &dy, pack(m))
+        };
+        let (sparse, dense) = (operands(StripLayout::sparse)?, operands(StripLayout::single)?);
+        Ok(Self { cpu, subject, seed, values, weight, dense_weight, plan_time, x, dy, sparse, dense })
+    }
+
+    /// Checks the result, then times both sides in turn.
+    fn measure(mut self) -> anyhow::Result<Measurement> {
+        let max_error = self.check()?;
+        let times = match self.few() {
+            _ if is_wrong(max_error) => None,
+            Some((_, weight)) => Some(self.time_few(weight)?),
+            None => Some(self.time()?),
+        };
+        let Linear { op, shape, stored, .. } = self.subject;
+        let (density, nnz) = (stored.density(), stored.nnz());
+        let operations = 2.0 * nnz as f64 * shape.n as f64;
+        let dense_operations = 2.0 * shape.m as f64 * shape.k as f64 * shape.n as f64;
+        // Growth is dense work by nature: its efficiency is plain speed against the dense product.
+        let operations = if *op == LinearOp::Grow { dense_operations } else { operations };
+        let plan_time = self.plan_time;
+        Ok(Measurement { density, nnz, operations, dense_operations, plan_time, max_error, times })
+    }
+
+    /// Runs the operation once on outputs full of NaN; returns the largest error, 1 being what rounding may cause.
+    fn check(&mut self) -> anyhow::Result<f64> {
+        let Linear { op, shape: Shape { m, k, n }, stored, .. } = self.subject;
+        let (m, k, n) = (*m, *k, *n);
+        if let Some((pattern, weight)) = self.few() {
+            return self.check_few(pattern, weight);
+        }
+        let (x, dy) = (&self.sparse.x[0], &self.sparse.dy[0]);
+        let output = |features: usize| -> anyhow::Result<Strips<Cpu>> {
+            let mut strips = Strips::zeros(self.cpu, StripLayout::sparse(n, features))?;
+            self.cpu.fill(f32::NAN, &mut strips.data)?;
+            Ok(strips)
+        };
+        let unpack = |strips: &Strips<Cpu>| -> anyhow::Result<Vec<f32>> {
+            let mut data = vec![0.0; strips.layout.features() * n];
+            strips.layout.unpack(&strips.data, MatrixMut::new(&mut data, strips.layout.features(), n, n)?)?;
+            Ok(data)
+        };
+        Ok(match op {
+            LinearOp::Spmm => {
+                let mut y = output(m)?;
+                self.weight.spmm(self.cpu, Op::NoTranspose, x, &mut y)?;
+                let exact = match stored {
+                    Stored::Csr(pattern) => reference::spmm(pattern, &self.values, &self.x, n),
+                    Stored::Bsr(pattern) => reference::spmm_bsr(pattern, &self.values, &self.x, n),
+                };
+                worst(unpack(&y)?, exact)
+            }
+            LinearOp::SpmmT => {
+                let mut dx = output(k)?;
+                self.weight.spmm(self.cpu, Op::Transpose, dy, &mut dx)?;
+                let exact = match stored {
+                    Stored::Csr(pattern) => reference::spmm_transposed(pattern, &self.values, &self.dy, n),
+                    Stored::Bsr(pattern) => reference::spmm_bsr_transposed(pattern, &self.values, &self.dy, n),
+                };
+                worst(unpack(&dx)?, exact)
+            }
+            LinearOp::Sddmm => {
+                let mut dw = self.cpu.zeros(stored.nnz())?;
+                self.cpu.fill(f32::NAN, &mut dw)?;
+                self.weight.sddmm(self.cpu, dy, x, &mut dw)?;
+                let exact = match stored {
+                    Stored::Csr(pattern) => reference::sddmm(pattern, &self.dy, &self.x, n),
+                    Stored::Bsr(pattern) => reference::sddmm_bsr(pattern, &self.dy, &self.x, n),
+                };
+                worst(dw.iter().copied(), exact)
+            }
+            LinearOp::Grow => {
+                let request = stored.grow_request(self.seed);
+                let candidates = stored.grow(self.cpu, &request, dy, x)?;
+                self.check_growth(&request, &candidates)?
+            }
+        })
+    }
+
+    /// What the kernels for few lanes work on, if the case takes them.
+    fn few(&self) -> Option<(&CsrPattern, &SparseMatrix<Cpu>)> {
+        match (&self.subject.stored, &self.weight) {
+            (Stored::Csr(pattern), Weight::Csr(weight)) if self.subject.is_few() => Some((pattern, weight)),
+            _ => None,
+        }
+    }
+
+    /// As [`Case::check`], with the row-major product.
+    fn check_few(&self, pattern: &CsrPattern, weight: &SparseMatrix<Cpu>) -> anyhow::Result<f64> {
+        let n = self.subject.shape.n;
+        let (op, x, exact) = match self.subject.op {
+            LinearOp::SpmmT => {
+                (Op::Transpose, &self.dy, reference::spmm_transposed(pattern, &self.values, &self.dy, n))
+            }
+            _ => (Op::NoTranspose, &self.x, reference::spmm(pattern, &self.values, &self.x, n)),
+        };
+        let mut y = vec![f32::NAN; exact.len()];
+        let view = MatrixRef::new(x, x.len() / n, n, n)?;
+        let out = MatrixMut::new(&mut y, exact.len() / n, n, n)?;
+        self.cpu.spmm_row_major(op, weight, view, out, &mut Workspace::default())?;
+        Ok(worst(y, exact))
+    }
+
+    /// Times both sides with few lanes; the dense one is the faster of the kernel for few lanes and crate `gemm`. Weights do
+    /// not change between the calls of an inference, so the transpose's copy of them is not refreshed.
+    fn time_few(&self, weight: &SparseMatrix<Cpu>) -> anyhow::Result<Times> {
+        let Shape { m, k, n } = self.subject.shape;
+        let (cpu, dense_weight, dense) = (self.cpu, &self.dense_weight, &self.dense);
+        let (op, from, inner, out) = match self.subject.op {
+            LinearOp::SpmmT => (Op::Transpose, &self.dy, m, k),
+            _ => (Op::NoTranspose, &self.x, k, m),
+        };
+        let second: Vec<f32> = from.iter().map(|v| 0.5 * v).collect();
+        let turn = Cell::new(false);
+        let x = || {
+            turn.set(!turn.get());
+            MatrixRef::new(if turn.get() { from } else { &second }, inner, n, n).expect(CHECKED)
+        };
+        let (mut y, mut y_dense) = (vec![0.0f32; out * n], vec![0.0f32; out * n]);
+        let (mut workspace, mut dense_workspace) = (Workspace::default(), Workspace::default());
+        let sparse_call = || {
+            let y = MatrixMut::new(&mut y, out, n, n).expect(CHECKED);
+            cpu.spmm_row_major(op, weight, x(), y, &mut workspace).expect(CHECKED);
+        };
+        let mut few_call = || {
+            let y = MatrixMut::new(&mut y_dense, out, n, n).expect(CHECKED);
+            cpu.gemm_row_major(op, dense_weight, x(), y, &mut dense_workspace).expect(CHECKED);
+        };
+        let mut y_strips = Strips::zeros(cpu, StripLayout::single(n, out))?;
+        let mut gemm_call = || {
+            let (x, dy) = dense.next();
+            let x = if op == Op::Transpose { dy } else { x };
+            cpu.gemm(op, dense_weight, x, &mut y_strips).expect(CHECKED);
+        };
+        let [few, gemm] = alternate(BUDGET / 10, 3, &mut few_call, &mut gemm_call);
+        let (source, dense_call): (_, &mut dyn FnMut()) =
+            if few.time <= gemm.time { ("gemv", &mut few_call) } else { ("gemm", &mut gemm_call) };
+        let best = alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call);
+        Ok(Times::new(best, source))
+    }
+
+    /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding. Single
+    /// entries are blocks of one.
+    fn check_growth(&self, request: &GrowRequest<'_>, candidates: &[Candidate]) -> anyhow::Result<f64> {
+        let Shape { m, k, n } = self.subject.shape;
+        let (rows, columns) = (request.exclude.nrows(), request.exclude.ncols());
+        let block_size @ [r, c] = self.subject.stored.block_size();
+        if candidates.len() != request.count.min(rows * columns - request.exclude.nnz()) {
+            return Ok(f64::INFINITY);
+        }
+        let scores = |positions: &CsrPattern| -> anyhow::Result<Vec<Exact>> {
+            let blocks = BsrPattern::from_blocks(m, k, block_size, Arc::new(positions.clone()))?;
+            Ok(reference::block_norms(&blocks, &self.dy, &self.x, n))
+        };
+        let found = candidates.iter().map(|c| (c.row, c.column)).collect();
+        let found = CsrPattern::from_positions(rows, columns, found);
+        let found = found.context("growth gave positions outside the matrix")?;
+        let mut worst: f64 = 0.0;
+        let mut smallest = f64::INFINITY;
+        for (candidate, exact) in candidates.iter().zip(scores(&found)?) {
+            worst = worst.max(exact.error(candidate.score));
+            smallest = smallest.min(exact.value);
+        }
+        // A sample of the others, in full: a dense reference of a large layer would take minutes.
+        let sample = random_pattern(rows, columns, (rows * columns).min(200_000 / (r * c)), request.ties)?;
+        for (position, exact) in sample.positions().zip(scores(&sample)?) {
+            let holds = |pattern: &CsrPattern| pattern.row(position.0 as usize).binary_search(&position.1).is_ok();
+            let is_candidate = holds(&found);
+            if holds(request.exclude) {
+                if is_candidate {
+                    return Ok(f64::INFINITY);
+                }
+            } else if !is_candidate && exact.value > smallest {
+                worst = worst.max(Exact { value: smallest, ..exact }.error(exact.value as f32));
+            }
+        }
+        Ok(worst)
+    }
+
+    /// Times both sides.
+    fn time(&mut self) -> anyhow::Result<Times> {
+        let Linear { op, shape: Shape { m, k, n }, stored, .. } = self.subject;
+        let (op, m, k, n, cpu, seed) = (*op, *m, *k, *n, self.cpu, self.seed);
+        let strips = |layout: StripLayout| Strips::zeros(cpu, layout);
+        let (mut y, mut dx) = (strips(StripLayout::sparse(n, m))?, strips(StripLayout::sparse(n, k))?);
+        let (mut y_dense, mut dx_dense) = (strips(StripLayout::single(n, m))?, strips(StripLayout::single(n, k))?);
+        let mut dw = cpu.zeros(stored.nnz())?;
+        let mut dw_dense = cpu.zeros(m * k)?;
+        let (weight, dense_weight) = (&mut self.weight, &self.dense_weight);
+        let (sparse, dense) = (&self.sparse, &self.dense);
+        let done = CHECKED;
+        let sparse_call = || {
+            let (x, dy) = sparse.next();
+            match op {
+                LinearOp::Spmm => weight.spmm(cpu, Op::NoTranspose, x, &mut y).expect(done),
+                LinearOp::SpmmT => weight.spmm(cpu, Op::Transpose, dy, &mut dx).expect(done),
+                LinearOp::Sddmm => weight.sddmm(cpu, dy, x, &mut dw).expect(done),
+                LinearOp::Grow => drop(stored.grow(cpu, &stored.grow_request(seed), dy, x).expect(done)),
+            }
+        };
+        let dense_call = || {
+            let (x, dy) = dense.next();
+            match op {
+                LinearOp::Spmm => cpu.gemm(Op::NoTranspose, dense_weight, x, &mut y_dense),
+                LinearOp::SpmmT => cpu.gemm(Op::Transpose, dense_weight, dy, &mut dx_dense),
+                LinearOp::Sddmm | LinearOp::Grow => cpu.gemm_weight_grad(dy, x, &mut dw_dense, false),
+            }
+            .expect(done);
+        };
+        Ok(Times::new(alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call), "gemm"))
+    }
+}
