@@ -14,11 +14,7 @@ use crate::{BackendError, ConvShape, ImageLayout, Images};
 
 /// Which part of L1 a chunk of X should take: the rest is for weights that pass by.
 pub(super) fn chunk_bytes(cpu: &Cpu) -> usize {
-    cpu.l1_bytes() * env("PF", 50) / 100
-}
-
-pub(super) fn env(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    cpu.l1_bytes() / 2
 }
 
 /// Channels of a chunk: those of which a tile of `vectors` vectors touches `chunk_bytes`.
@@ -124,6 +120,47 @@ impl DenseConv for Cpu {
             depthwise::forward(self, shape, w, x, y);
             return Ok(());
         }
+        self.dense_forward(shape, w, x, y);
+        Ok(())
+    }
+
+    fn conv_input_grad_dense(
+        &self,
+        shape: ConvShape,
+        w: &Buffer,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+    ) -> Result<(), BackendError> {
+        check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
+        if is_depthwise(shape) {
+            depthwise::input_grad(self, shape, w, dy, dx);
+            return Ok(());
+        }
+        self.dense_input_grad(shape, w, dy, dx);
+        Ok(())
+    }
+
+    fn conv_weight_grad_dense(
+        &self,
+        shape: ConvShape,
+        dy: &Images<Self>,
+        x: &Images<Self>,
+        dw: &mut Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        check("conv_weight_grad_dense", shape, dw.len(), x, dy, false)?;
+        if is_depthwise(shape) {
+            depthwise::weight_grad(self, shape, dy, x, dw, accumulate);
+            return Ok(());
+        }
+        self.dense_weight_grad(shape, 0..shape.rows(), dy, x, dw, accumulate);
+        Ok(())
+    }
+}
+
+impl Cpu {
+    /// The forward pass with a dense weight; the caller has checked all shapes.
+    pub(super) fn dense_forward(&self, shape: ConvShape, w: &[f32], x: &Images<Self>, y: &mut Images<Self>) {
         let (grid, taps) = Grid::forward(shape, x.layout, y.layout);
         let taps: Vec<(usize, usize)> = taps.into_iter().enumerate().collect();
         let direction = Direction {
@@ -148,21 +185,10 @@ impl DenseConv for Cpu {
             Product { grid, panels: &panels, values: &values, strip, strips, x, y: &mut y.data }.run(self);
         });
         self.give_back(values);
-        Ok(())
     }
 
-    fn conv_input_grad_dense(
-        &self,
-        shape: ConvShape,
-        w: &Buffer,
-        dy: &Images<Self>,
-        dx: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
-        check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
-        if is_depthwise(shape) {
-            depthwise::input_grad(self, shape, w, dy, dx);
-            return Ok(());
-        }
+    /// The input gradient with a dense weight.
+    pub(super) fn dense_input_grad(&self, shape: ConvShape, w: &[f32], dy: &Images<Self>, dx: &mut Images<Self>) {
         let (strip, strips) = (dy.layout.strip(), dy.layout.strips());
         let mut values = self.scratch(0);
         for (grid, taps) in backward_grids(shape, dx.layout, dy.layout) {
@@ -187,28 +213,8 @@ impl DenseConv for Cpu {
             Product { grid, panels: &panels, values: &values, strip, strips, x: &dy.data, y: &mut dx.data }.run(self);
         }
         self.give_back(values);
-        Ok(())
     }
 
-    fn conv_weight_grad_dense(
-        &self,
-        shape: ConvShape,
-        dy: &Images<Self>,
-        x: &Images<Self>,
-        dw: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
-        check("conv_weight_grad_dense", shape, dw.len(), x, dy, false)?;
-        if is_depthwise(shape) {
-            depthwise::weight_grad(self, shape, dy, x, dw, accumulate);
-            return Ok(());
-        }
-        self.dense_weight_grad(shape, 0..shape.rows(), dy, x, dw, accumulate);
-        Ok(())
-    }
-}
-
-impl Cpu {
     /// Some rows of the dense gradient of W.
     pub(super) fn dense_weight_grad(
         &self,
@@ -228,15 +234,18 @@ impl Cpu {
     }
 }
 
+/// Vectors of a channel that a band of the weight gradient should have.
+const BAND_VECTORS: usize = 64;
+
 /// Rows of a band, and channels of a chunk of X: a band has some tens of vectors of each channel, for whose sums a tree of
 /// adds is little, and a chunk of them fits L1.
 pub(super) fn band_and_chunk(cpu: &Cpu, shape: ConvShape, grid: &Grid, strip: usize) -> (usize, usize) {
     let width = (grid.size[1] * strip).div_ceil(cpu.isa().lanes()).max(1);
-    let band = env("BV", 64).div_ceil(width).clamp(1, grid.size[0].max(1));
+    let band = BAND_VECTORS.div_ceil(width).clamp(1, grid.size[0].max(1));
     let [kh, kw] = shape.kernel();
     let rows = if shape.stride()[0] >= kh { band * kh } else { (band - 1) * shape.stride()[0] + kh };
     let row = grid.size[1] * shape.stride()[1] + kw - 1;
-    let channels = cpu.l1_bytes() * env("GF", 60) / 100 / (rows * row * strip * size_of::<f32>());
+    let channels = cpu.l1_bytes() * 60 / 100 / (rows * row * strip * size_of::<f32>());
     (band, channels.max(1))
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Side {
     /// Elements of an image row, and from the first image row that a pixel touches to the last.
     pub image_row: usize,
     pub reach: usize,
+    /// Whether neighbouring pixels of a row see pixels in common.
+    pub overlaps: bool,
     /// From strip to strip.
     pub strip: usize,
 }
@@ -39,6 +41,7 @@ impl Side {
             channel: layout.channel_pitch(),
             image_row: layout.row_pitch(),
             reach: 0,
+            overlaps: false,
             strip: layout.strip_pitch(),
         }
     }
@@ -55,9 +58,10 @@ impl Grid {
         // The pixel of X, its border counted in, that tap (0, 0) of Y's first pixel meets.
         let first = [0, 1].map(|axis| x.border() - shape.padding()[axis]);
         let reach = (shape.kernel()[0] - 1) * shape.dilation()[0];
+        let overlaps = (shape.kernel()[1] - 1) * shape.dilation()[1] >= shape.stride()[1];
         let (from, taps) = match Phases::of(shape, x) {
             None => (
-                Side { reach: reach * x.row_pitch(), ..Side::of(x, first, shape.stride()) },
+                Side { reach: reach * x.row_pitch(), overlaps, ..Side::of(x, first, shape.stride()) },
                 taps(shape, x.row_pitch(), |column| column * x.strip()),
             ),
             Some(phases) => {
@@ -66,7 +70,7 @@ impl Grid {
                 let (row, reach) = (shape.stride()[0] * image_row, reach * image_row);
                 let column = |column: usize| phases.place(first[1] + column);
                 (
-                    Side { origin, row, pixel: 1, channel, image_row, reach, strip },
+                    Side { origin, row, pixel: 1, channel, image_row, reach, overlaps, strip },
                     taps(shape, phases.row_pitch, column),
                 )
             }
@@ -167,7 +171,8 @@ pub(super) fn backward_grids(shape: ConvShape, x: ImageLayout, y: ImageLayout) -
         let inside = [0, 1].map(|axis| x.border() + first[axis]);
         let taps: Vec<Option<usize>> = taps.collect();
         let most = taps.iter().flatten().max().copied().unwrap_or(0);
-        let from = Side { reach: most / y.row_pitch() * y.row_pitch(), ..Side::of(y, origin, [1, 1]) };
+        let overlaps = taps.iter().flatten().any(|offset| offset % y.row_pitch() > 0);
+        let from = Side { reach: most / y.row_pitch() * y.row_pitch(), overlaps, ..Side::of(y, origin, [1, 1]) };
         grids.push((Grid { size, from, to: Side::of(x, inside, stride) }, taps));
     }
     grids

@@ -97,7 +97,7 @@ impl SparseConv for Cpu {
     }
 
     fn refresh_conv(&self, plan: &CpuConvPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
-        let Some(backward) = &plan.backward else { return Ok(()) };
+        let Some(backward) = plan.sparse.as_ref().and_then(|sparse| sparse.backward.as_ref()) else { return Ok(()) };
         expect_values(plan.pattern.nnz(), values.len())?;
         expect_values(plan.pattern.nnz(), transposed.len())?;
         let operations = 8 * values.len() as u64;
@@ -116,8 +116,15 @@ impl SparseConv for Cpu {
         check_images(OP, "Y", plan.options.y, y)?;
         expect_equal(OP, "number of samples of Y", x.layout.samples(), y.layout.samples())?;
         expect_values(plan.pattern.nnz(), w.values.len())?;
+        let Some(sparse) = &plan.sparse else {
+            let mut dense = self.scratch(0);
+            plan.scatter(&w.values, &mut dense);
+            self.dense_forward(plan.shape, &dense, x, y);
+            self.give_back(dense);
+            return Ok(());
+        };
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
-        let (grid, walk, offsets, values) = (plan.grid, &plan.walk, &plan.offsets[..], &w.values[..]);
+        let (grid, walk, offsets, values) = (sparse.grid, &sparse.walk, &sparse.offsets[..], &w.values[..]);
         self.with_phases(plan.shape, x, |x| {
             Spmm { grid, walk, offsets, values, strip, strips, x, y: &mut y.data }.run(self);
         });
@@ -132,14 +139,22 @@ impl SparseConv for Cpu {
     ) -> Result<(), BackendError> {
         const OP: &str = "conv_input_grad";
         let plan = &w.plan;
-        let Some(backward) = &plan.backward else {
+        if !plan.options.input_grad {
             let rule = "1: the plan was made without the input gradient";
             return Err(ShapeError::Rule { op: OP, what: "ConvOptions::input_grad", got: 0, rule }.into());
-        };
+        }
         check_images(OP, "dX", plan.options.x, dx)?;
         check_images(OP, "dY", plan.options.y, dy)?;
         expect_equal(OP, "number of samples of dY", dx.layout.samples(), dy.layout.samples())?;
+        expect_values(plan.pattern.nnz(), w.values.len())?;
         expect_values(plan.pattern.nnz(), w.transposed_values.len())?;
+        let Some(backward) = plan.sparse.as_ref().and_then(|sparse| sparse.backward.as_ref()) else {
+            let mut dense = self.scratch(0);
+            plan.scatter(&w.values, &mut dense);
+            self.dense_input_grad(plan.shape, &dense, dy, dx);
+            self.give_back(dense);
+            return Ok(());
+        };
         let (strip, strips) = (dy.layout.strip(), dy.layout.strips());
         for pass in &backward.passes {
             let (grid, walk, offsets) = (pass.grid, &pass.walk, &pass.offsets[..]);
@@ -162,10 +177,18 @@ impl SparseConv for Cpu {
         check_images(OP, "dY", plan.options.y, dy)?;
         expect_equal(OP, "number of samples of dY", x.layout.samples(), dy.layout.samples())?;
         expect_values(plan.pattern.nnz(), values.len())?;
+        let Some(sparse) = &plan.sparse else {
+            let mut dense = self.scratch(plan.shape.rows() * plan.shape.columns());
+            self.dense_weight_grad(plan.shape, 0..plan.shape.rows(), dy, x, &mut dense, false);
+            plan.sample(&dense, values, accumulate);
+            self.give_back(dense);
+            return Ok(());
+        };
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
-        let (grid, walk, offsets) = (plan.grid, &plan.sampled_walk, &plan.offsets[..]);
+        let (grid, walk, offsets) = (sparse.grid, &sparse.sampled_walk, &sparse.offsets[..]);
+        let channels = plan.shape.in_channels();
         self.with_phases(plan.shape, x, |x| {
-            Sddmm { grid, walk, offsets, strip, strips, dy: &dy.data, x, values, accumulate }.run(self);
+            Sddmm { grid, walk, offsets, channels, strip, strips, dy: &dy.data, x, values, accumulate }.run(self);
         });
         Ok(())
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::grid::{Grid, backward_grids};
 use crate::backend::ConvOptions;
-use crate::cpu::Cpu;
 use crate::cpu::plan::Walk;
+use crate::cpu::{Buffer, Cpu};
 use crate::error::expect_equal;
 use crate::{BackendError, ConvShape, CsrPattern, FormatError, ImageLayout, ShapeError};
 
@@ -15,12 +15,19 @@ pub struct CpuConvPlan {
     pub(super) pattern: Arc<CsrPattern>,
     pub(super) shape: ConvShape,
     pub(super) options: ConvOptions,
+    /// `None` if the convolution runs dense.
+    pub(super) sparse: Option<SparsePlan>,
+}
+
+/// What the sparse kernels walk.
+#[derive(Debug)]
+pub(super) struct SparsePlan {
+    pub grid: Grid,
     /// Where each entry's pixels of X stand, relative to the pixel of Y they are for.
-    pub(super) offsets: Vec<u32>,
-    pub(super) grid: Grid,
-    pub(super) walk: Walk,
-    pub(super) sampled_walk: Walk,
-    pub(super) backward: Option<Backward>,
+    pub offsets: Vec<u32>,
+    pub walk: Walk,
+    pub sampled_walk: Walk,
+    pub backward: Option<Backward>,
 }
 
 /// The transposed convolution: one pass for each residue of X's pixels modulo the stride, since those see different taps.
@@ -41,26 +48,66 @@ pub(super) struct BackwardPass {
     pub walk: Walk,
 }
 
-fn env(name: &str, default: f64) -> f64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
-
 /// Entries of a row block: they stay in L2 beside the images' rows.
 const BLOCK: usize = 1 << 16;
 
-/// Chunks of a pattern's columns for tiles of `vectors` vectors, where a column of the pattern is one tap of a channel.
-fn chunks(cpu: &Cpu, pattern: &CsrPattern, [kh, kw]: [usize; 2], vectors: usize, strip: usize, floats: f64) -> usize {
-    // What a tile touches of one channel, for all taps, in whole cache lines.
-    let run = vectors * cpu.isa().lanes() + (kw - 1) * strip;
-    let bytes = kh * (run * size_of::<f32>()).next_multiple_of(32);
-    let in_l1 = cpu.l1_bytes() as f64 * env("FRAC", 2.0 / 3.0) / bytes as f64 * (kh * kw) as f64;
-    let entries = floats / cpu.isa().lanes() as f64;
-    let for_length = entries * pattern.ncols() as f64 * pattern.nrows() as f64 / pattern.nnz().max(1) as f64;
-    let wanted = in_l1.max(for_length).max(1.0);
-    ((pattern.ncols() as f64 / wanted).round() as usize).max(1)
+/// How a pass wants its columns cut. Outputs do not depend on it: every sum runs over a row's entries in their order.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Vectors of a tile.
+    vectors: usize,
+    /// Floats' worth of entries that a row should keep per chunk: fewer cost more for starting and ending the row than
+    /// reading X from L2 does.
+    floats: f64,
 }
 
+impl Cut {
+    /// The number of chunks. One holds as many channels as a tile touches within L1, for all taps, but so many that a row
+    /// keeps the entries asked for on average. A column of the pattern is one tap of a channel.
+    fn chunks(self, cpu: &Cpu, pattern: &CsrPattern, [kh, kw]: [usize; 2], stride: usize, strip: usize) -> usize {
+        let lanes = cpu.isa().lanes();
+        let run = (self.vectors * lanes * stride + (kw - 1) * strip) * size_of::<f32>();
+        let in_l1 = cpu.l1_bytes() as f64 * 0.9 / (kh * run) as f64 * (kh * kw) as f64;
+        let length = pattern.nnz().max(1) as f64 / pattern.nrows().max(1) as f64;
+        let for_length = self.floats / lanes as f64 / length * pattern.ncols() as f64;
+        let wanted = in_l1.max(for_length).max(1.0);
+        ((pattern.ncols() as f64 / wanted).round() as usize).max(1)
+    }
+}
+
+/// From which density on a convolution runs dense, on its weights scattered among zeros: a rule of the pattern alone, so that
+/// results do not depend on the machine's mood. Measured in `docs/kernels.md`, "Convolution".
+const DENSIFIED_FROM: f64 = 0.75;
+
 impl CpuConvPlan {
+    /// Whether the convolution runs dense, its density being what it is.
+    pub fn is_densified(&self) -> bool {
+        self.sparse.is_none()
+    }
+
+    /// The weight as `[O][C/G][kh][kw]`.
+    pub(super) fn scatter(&self, values: &[f32], to: &mut Buffer) {
+        to.resize(self.pattern.nrows() * self.pattern.ncols());
+        to.fill(0.0);
+        for (row, to) in to.chunks_exact_mut(self.pattern.ncols()).enumerate() {
+            let entries = self.pattern.row_range(row);
+            for (&column, &value) in self.pattern.row(row).iter().zip(&values[entries]) {
+                to[column as usize] = value;
+            }
+        }
+    }
+
+    /// The stored entries of a dense gradient.
+    pub(super) fn sample(&self, from: &[f32], values: &mut [f32], accumulate: bool) {
+        for (row, from) in from.chunks_exact(self.pattern.ncols()).enumerate() {
+            let entries = self.pattern.row_range(row);
+            for (&column, value) in self.pattern.row(row).iter().zip(&mut values[entries]) {
+                let sum = from[column as usize];
+                *value = if accumulate { *value + sum } else { sum };
+            }
+        }
+    }
+
     pub(super) fn new(
         cpu: &Cpu,
         pattern: Arc<CsrPattern>,
@@ -72,6 +119,17 @@ impl CpuConvPlan {
         expect_equal(OP, "number of columns", shape.columns(), pattern.ncols())?;
         check_layouts(OP, shape, options)?;
         check_size(options)?;
+        let sparse = (pattern.density() < DENSIFIED_FROM).then(|| SparsePlan::new(cpu, &pattern, shape, options));
+        Ok(Self { pattern, shape, options, sparse })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.sparse.as_ref().map_or(0, SparsePlan::bytes)
+    }
+}
+
+impl SparsePlan {
+    fn new(cpu: &Cpu, pattern: &CsrPattern, shape: ConvShape, options: ConvOptions) -> Self {
         let (grid, taps) = Grid::forward(shape, options.x, options.y);
         let offset = |(row, column): (u32, u32)| {
             let (channel, tap) = channel_and_tap(shape, row as usize, column as usize);
@@ -79,16 +137,20 @@ impl CpuConvPlan {
         };
         let offsets = pattern.positions().map(offset).collect();
         let strip = options.x.strip();
-        let chunked = |pattern: &CsrPattern, vectors: usize, floats: f64| {
-            Walk::with_chunks(pattern, chunks(cpu, pattern, shape.kernel(), vectors, strip, floats), BLOCK)
+        let cut = |pattern: &CsrPattern, stride: usize, cut: Cut| {
+            Walk::with_chunks(pattern, cut.chunks(cpu, pattern, shape.kernel(), stride, strip), BLOCK)
         };
-        let walk = chunked(&pattern, 4, env("FE", 320.0));
-        let sampled_walk = chunked(&pattern, 8, env("SE", 448.0));
+        // With one sample a strip, X is in phases: a stride does not set its pixels apart.
+        let stride = if strip > 1 { shape.stride()[1] } else { 1 };
+        let product = Cut { vectors: if shape.kernel()[1] > 1 && stride == 1 { 8 } else { 4 }, floats: 320.0 };
+        let sampled = Cut { vectors: 8, floats: 160.0 };
+        let walk = cut(pattern, stride, product);
+        let sampled_walk = cut(pattern, stride, sampled);
         let backward = options.input_grad.then(|| {
             let mut permutation = Vec::with_capacity(pattern.nnz());
             let passes = backward_grids(shape, options.x, options.y).into_iter().map(|(grid, taps)| {
-                let (sub, columns_to_offset, places) = transposed(&pattern, shape, options.y, &taps);
-                let mut walk = chunked(&sub, 4, env("FE", 320.0));
+                let (sub, columns_to_offset, places) = transposed(pattern, shape, options.y, &taps);
+                let mut walk = cut(&sub, 1, product);
                 let [offsets, places] = walk.reorder([&columns_to_offset, &places]);
                 let first = permutation.len();
                 permutation.extend(places);
@@ -97,10 +159,10 @@ impl CpuConvPlan {
             let passes = passes.collect();
             Backward { passes, permutation }
         });
-        Ok(Self { pattern, shape, options, offsets, grid, walk, sampled_walk, backward })
+        Self { grid, offsets, walk, sampled_walk, backward }
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         let backward = self.backward.as_ref().map_or(0, |b| {
             let passes = b.passes.iter().map(|p| p.offsets.len() * size_of::<u32>() + p.walk.bytes());
             passes.sum::<usize>() + b.permutation.len() * size_of::<u32>()

@@ -14,6 +14,8 @@ pub(super) struct Sddmm<'a> {
     pub grid: Grid,
     pub walk: &'a Walk,
     pub offsets: &'a [u32],
+    /// Of X, in the order of the walk's chunks.
+    pub channels: usize,
     pub strip: usize,
     pub strips: usize,
     pub dy: &'a [f32],
@@ -36,6 +38,7 @@ impl Sddmm<'_> {
                 grid: self.grid,
                 walk: self.walk,
                 offsets: self.offsets,
+                channels: self.channels,
                 samples: self.strip,
                 dy: self.dy,
                 x: self.x,
@@ -55,6 +58,7 @@ struct Part<'a> {
     grid: Grid,
     walk: &'a Walk,
     offsets: &'a [u32],
+    channels: usize,
     samples: usize,
     dy: &'a [f32],
     x: &'a [f32],
@@ -78,17 +82,19 @@ impl Kernel for Part<'_> {
         let height = self.grid.size[0];
         let mut add = self.accumulate;
         let segments = self.walk.segments(self.block, self.chunk).len();
-        let channels = self.walk.rows(self.block);
+        // Channels of X and of dY that the chunk and the block touch.
+        let chunk = self.channels.div_ceil(self.walk.chunks());
+        let from = (self.chunk * chunk).min(self.channels)..((self.chunk + 1) * chunk).min(self.channels);
+        let to = self.walk.rows(self.block);
         for row in self.rows.clone() {
             let (strip, row) = (row / height, row % height);
             let shares = pixels.tiles(strip, row, MOST).count() * segments;
-            let (x, len) = self.grid.from.next_row(strip, row);
-            let len = if super::dense::env("PX", 1) == 1 { len } else { 0 };
-            let x = Ahead::new(self.x.as_ptr().wrapping_add(x), len, shares);
+            let (x, _) = self.grid.from.next_row(strip, row);
+            let x = self.x.as_ptr().wrapping_add(x + from.start * self.grid.from.channel);
             let (dy, _) = self.grid.to.next_row(strip, row);
-            let dy = self.dy.as_ptr().wrapping_add(dy + channels.start * self.grid.to.channel);
-            let py = super::dense::env("PY", 1);
-            let dy = Ahead::new(dy, py * channels.len() * self.grid.to.channel, shares);
+            let dy = self.dy.as_ptr().wrapping_add(dy + to.start * self.grid.to.channel);
+            let x = Ahead::new(x, from.len() * self.grid.from.channel, shares);
+            let dy = Ahead::new(dy, to.len() * self.grid.to.channel, shares);
             let mut ahead = [x, dy];
             for tile in pixels.tiles(strip, row, MOST) {
                 self.widest(isa, pixels.run(), tile, add, &mut ahead);

@@ -79,30 +79,28 @@ struct Part<'a> {
     rows: std::ops::Range<usize>,
 }
 
-/// Most vectors of a tile.
-const MOST: usize = 4;
-
 impl Kernel for Part<'_> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let pixels = Pixels::new(isa, self.grid, self.samples);
+        // Taps of neighbouring columns overlap: the wider the tile, the less of X is loaded into L1 for it. Without overlap, a
+        // narrow tile leaves room for more channels.
+        let most = if self.grid.from.overlaps && pixels.run() == 0 && I::REGISTERS < 32 { 8 } else { 4 };
         let segments: usize = (0..self.walk.chunks()).map(|chunk| self.walk.segments(self.block, chunk).len()).sum();
         let channels = self.walk.rows(self.block);
         for row in self.rows.clone() {
             // X's next row, and of Y's the channels of this block, in as many shares as there are groups of segments.
-            let shares = pixels.tiles(self.strip, row, MOST).count() * segments / 3;
+            let shares = pixels.tiles(self.strip, row, most).count() * segments / 3;
             let (x, len) = self.grid.from.next_row(self.strip, row);
-            let len = if super::dense::env("PX", 1) == 1 { len } else { 0 };
             let x = Ahead::new(self.x.as_ptr().wrapping_add(x), len, shares);
             let (y, _) = self.grid.to.next_row(self.strip, row);
             let y = self.y.get().wrapping_add(y + channels.start * self.grid.to.channel);
-            let py = super::dense::env("PY", 1);
-            let y = Ahead::new(y, py * channels.len() * self.grid.to.channel, shares);
+            let y = Ahead::new(y, channels.len() * self.grid.to.channel, shares);
             let mut ahead = [x, y];
             for chunk in 0..self.walk.chunks() {
-                for tile in pixels.tiles(self.strip, row, MOST) {
+                for tile in pixels.tiles(self.strip, row, most) {
                     self.widest(isa, chunk, pixels.run(), tile, &mut ahead);
                 }
             }
@@ -130,6 +128,10 @@ impl Part<'_> {
             }
         } else {
             match (run, tile.count) {
+                (0, 5) => self.segments::<I, 2, 1, 5>(isa, chunk, tile, ahead),
+                (0, 6) => self.segments::<I, 2, 1, 6>(isa, chunk, tile, ahead),
+                (0, 7) => self.segments::<I, 1, 1, 7>(isa, chunk, tile, ahead),
+                (0, 8) => self.segments::<I, 1, 1, 8>(isa, chunk, tile, ahead),
                 (0 | 1, 1) => self.segments::<I, 6, 1, 1>(isa, chunk, tile, ahead),
                 (0, 2) | (2, 1) => self.segments::<I, 6, 1, 2>(isa, chunk, tile, ahead),
                 (0, 3) => self.segments::<I, 4, 1, 3>(isa, chunk, tile, ahead),

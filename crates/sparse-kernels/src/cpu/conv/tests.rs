@@ -284,6 +284,7 @@ fn large() -> Case {
 fn many_blocks_and_chunks() {
     for cpu in cpus() {
         check_case(&cpu, &large());
+        check_case(&cpu, &Case { density: 0.7, ..large() });
         check_dense(&cpu, &large(), None);
         check_dense(&cpu, &large(), Some([8, 8]));
     }
@@ -293,7 +294,7 @@ fn many_blocks_and_chunks() {
 fn threads_do_not_change_a_bit() {
     for isa in IsaName::ALL.into_iter().filter(|isa| isa.is_available()) {
         for (stride, strip) in [([1, 1], 8), ([2, 2], 16)] {
-            let case = Case { shape: large().shape.with_stride(stride).unwrap(), strip, ..large() };
+            let case = Case { shape: large().shape.with_stride(stride).unwrap(), strip, density: 0.7, ..large() };
             let run = |threads: usize| {
                 let cpu = Cpu::new(threads, Some(isa)).unwrap();
                 let pattern = Arc::new(case.pattern());
@@ -408,5 +409,18 @@ fn growth_in_many_bands() {
             let places: Vec<(u32, u32)> = found.iter().map(|c| (c.row, c.column)).collect();
             assert_eq!(places, expected, "{count} on {threads} threads");
         }
+    }
+}
+
+#[test]
+fn dense_patterns_run_dense() {
+    let cpu = Cpu::new(1, None).unwrap();
+    for (density, expected) in [(0.5, false), (0.9, true)] {
+        let case = Case { density, ..large() };
+        let [x, y] = case.layouts();
+        let options = ConvOptions { x, y, input_grad: true };
+        let plan = cpu.plan_conv(Arc::new(case.pattern()), case.shape, options).unwrap();
+        assert_eq!(plan.is_densified(), expected);
+        assert_eq!(cpu.conv_plan_bytes(&plan) == 0, expected);
     }
 }
