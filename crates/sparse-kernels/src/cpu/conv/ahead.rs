@@ -1,6 +1,8 @@
 //! Fetching the next image row from far memory while one is worked on.
 
-use super::grid::Side;
+use std::ops::Range;
+
+use super::grid::{Grid, Side};
 use crate::cpu::isa::Isa;
 
 /// Elements that will be wanted soon, fetched into L2 in equal shares.
@@ -20,10 +22,31 @@ pub(super) struct Ahead {
 /// Floats in a cache line.
 const LINE: usize = 64 / size_of::<f32>();
 
+/// Multiply-adds of vectors per cache line from which on nothing is fetched: a row then takes so long that the few loads
+/// that wait do not show, and the fetches would only take the place of loads.
+const ENOUGH_WORK: usize = 256;
+
 impl Ahead {
-    /// `len` elements from `start` on, in `shares`.
-    pub fn new(start: *const f32, len: usize, shares: usize) -> Self {
-        Self { next: start, left: len, share: len.div_ceil(shares.max(1)).next_multiple_of(LINE) }
+    /// What the row after `row` touches in X and in Y, `channels` of each, in `shares`. A row does `multiply_adds` of vectors.
+    pub fn of_row(
+        grid: &Grid,
+        [x, y]: [*const f32; 2],
+        [strip, row]: [usize; 2],
+        channels: [Range<usize>; 2],
+        multiply_adds: usize,
+        shares: usize,
+    ) -> [Self; 2] {
+        let elements = [&grid.from, &grid.to].into_iter().zip(&channels).map(|(side, c)| side.channel * c.len());
+        let elements: usize = elements.sum();
+        let is_worth_while = multiply_adds < ENOUGH_WORK * (elements / LINE);
+        let [of_x, of_y] = channels;
+        [(&grid.from, x, of_x), (&grid.to, y, of_y)].map(|(side, data, channels)| {
+            // Of X, with a stride, several rows are new; one of them is fetched, and the others follow in the same stream.
+            let start = side.next_row(strip, row) + channels.start * side.channel;
+            let left = if is_worth_while { channels.len() * side.channel } else { 0 };
+            let share = left.div_ceil(shares.max(1)).next_multiple_of(LINE);
+            Self { next: data.wrapping_add(start), left, share }
+        })
     }
 
     /// Fetches a share.
@@ -39,9 +62,8 @@ impl Ahead {
 }
 
 impl Side {
-    /// What the row after `row` touches in this tensor and `row` does not: place and number of elements.
-    pub fn next_row(&self, strip: usize, row: usize) -> (usize, usize) {
-        let touched = self.reach + self.image_row;
-        (self.at(strip, row, 0) + touched.max(self.row), self.row.min(touched))
+    /// Where the first image row stands that the row after `row` touches in this tensor and `row` does not.
+    fn next_row(&self, strip: usize, row: usize) -> usize {
+        self.at(strip, row, 0) + (self.reach + self.image_row).max(self.row)
     }
 }

@@ -204,6 +204,18 @@ impl SparseConv for Cpu {
 }
 
 impl Cpu {
+    /// The strip that this machine likes best for a convolution of so many samples ([`ImageLayout::strip`]): a vector, but
+    /// no more than there are samples, and single samples below 8, where vectors hold neighbouring pixels. Depthwise
+    /// convolutions, which wait for memory, like longer rows.
+    pub fn image_strip(&self, shape: ConvShape, samples: usize) -> usize {
+        match samples {
+            0..8 => 1,
+            8..16 => 8,
+            _ if shape.groups() == shape.in_channels() && shape.groups() > 1 => 16,
+            _ => self.isa.lanes(),
+        }
+    }
+
     /// Calls `pass` with X, in phases if the convolution wants those.
     fn with_phases(&self, shape: ConvShape, x: &Images<Self>, pass: impl FnOnce(&[f32])) {
         let Some(phases) = Phases::of(shape, x.layout) else { return pass(&x.data) };

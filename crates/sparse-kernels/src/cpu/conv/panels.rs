@@ -14,6 +14,7 @@
 //!
 //! A loaded vector of X serves R rows and a broadcast value V vectors: (R + V + 1) loads for R · V multiply-adds.
 
+use super::ahead::Ahead;
 use super::grid::Grid;
 use super::pixels::{Pixels, Runs, Tile};
 use crate::cpu::isa::{Isa, IsaName, Kernel, dispatch};
@@ -135,11 +136,17 @@ impl Kernel for Part<'_> {
             4 | 8 => 3,
             _ => 4,
         };
+        let channels = [self.grid.from, self.grid.to].map(|side| 0..side.image_row / side.channel);
         for row in self.rows.clone() {
+            let tiles = pixels.tiles(self.strip, row, most);
+            let shares = tiles.clone().count() * panels.len();
+            let multiply_adds = self.values.len() * tiles.clone().map(|tile| tile.count).sum::<usize>();
+            let (data, at) = ([self.x.as_ptr(), self.y.get().cast_const()], [self.strip, row]);
+            let mut ahead = Ahead::of_row(&self.grid, data, at, channels.clone(), multiply_adds, shares);
             for (chunk, bounds) in bounds.windows(2).enumerate() {
                 let panels = &panels[bounds[0] as usize..bounds[1] as usize];
-                for tile in pixels.tiles(self.strip, row, most) {
-                    self.widest(isa, panels, pixels.run(), tile, chunk == 0);
+                for tile in tiles.clone() {
+                    self.widest(isa, panels, pixels.run(), tile, chunk == 0, &mut ahead);
                 }
             }
         }
@@ -148,23 +155,31 @@ impl Kernel for Part<'_> {
 
 impl Part<'_> {
     #[inline(always)]
-    fn widest<I: Isa>(&self, isa: I, panels: &[Panel], run: usize, tile: Tile, first: bool) {
+    fn widest<I: Isa>(&self, isa: I, panels: &[Panel], run: usize, tile: Tile, first: bool, ahead: &mut [Ahead; 2]) {
         match (run, tile.count) {
-            (0 | 1, 1) => self.panels::<I, 1, 1>(isa, panels, tile, first),
-            (0, 2) | (2, 1) => self.panels::<I, 1, 2>(isa, panels, tile, first),
-            (0, 3) => self.panels::<I, 1, 3>(isa, panels, tile, first),
-            (0, 4) | (4, 1) => self.panels::<I, 1, 4>(isa, panels, tile, first),
-            (1, 2) => self.panels::<I, 2, 1>(isa, panels, tile, first),
-            (1, 3) => self.panels::<I, 3, 1>(isa, panels, tile, first),
-            (1, 4) => self.panels::<I, 4, 1>(isa, panels, tile, first),
-            (2, 2) => self.panels::<I, 2, 2>(isa, panels, tile, first),
+            (0 | 1, 1) => self.panels::<I, 1, 1>(isa, panels, tile, first, ahead),
+            (0, 2) | (2, 1) => self.panels::<I, 1, 2>(isa, panels, tile, first, ahead),
+            (0, 3) => self.panels::<I, 1, 3>(isa, panels, tile, first, ahead),
+            (0, 4) | (4, 1) => self.panels::<I, 1, 4>(isa, panels, tile, first, ahead),
+            (1, 2) => self.panels::<I, 2, 1>(isa, panels, tile, first, ahead),
+            (1, 3) => self.panels::<I, 3, 1>(isa, panels, tile, first, ahead),
+            (1, 4) => self.panels::<I, 4, 1>(isa, panels, tile, first, ahead),
+            (2, 2) => self.panels::<I, 2, 2>(isa, panels, tile, first, ahead),
             _ => unreachable!("tiles have at most four vectors"),
         }
     }
 
     #[inline(always)]
-    fn panels<I: Isa, const P: usize, const V: usize>(&self, isa: I, panels: &[Panel], tile: Tile, first: bool) {
+    fn panels<I: Isa, const P: usize, const V: usize>(
+        &self,
+        isa: I,
+        panels: &[Panel],
+        tile: Tile,
+        first: bool,
+        ahead: &mut [Ahead; 2],
+    ) {
         for panel in panels {
+            ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             match panel.rows {
                 8 if I::REGISTERS >= 32 => self.panel::<I, 8, P, V>(isa, panel, tile, first),
                 6 if I::REGISTERS < 32 => self.panel::<I, 6, P, V>(isa, panel, tile, first),

@@ -65,7 +65,7 @@ impl Pixels {
     }
 
     /// The tiles of an image row, left to right, of at most `most` vectors and of about equal size.
-    pub fn tiles(self, strip: usize, row: usize, most: usize) -> impl Iterator<Item = Tile> {
+    pub fn tiles(self, strip: usize, row: usize, most: usize) -> impl Iterator<Item = Tile> + Clone {
         let width = self.grid.size[1];
         let (all, most) = match self.run {
             0 => ((width * self.samples).div_ceil(self.lanes), most),

@@ -64,9 +64,18 @@ struct Cut {
 impl Cut {
     /// The number of chunks. One holds as many channels as a tile touches within L1, for all taps, but so many that a row
     /// keeps the entries asked for on average. A column of the pattern is one tap of a channel.
-    fn chunks(self, cpu: &Cpu, pattern: &CsrPattern, [kh, kw]: [usize; 2], stride: usize, strip: usize) -> usize {
+    fn chunks(
+        self,
+        cpu: &Cpu,
+        pattern: &CsrPattern,
+        [kh, kw]: [usize; 2],
+        stride: usize,
+        [width, strip]: [usize; 2],
+    ) -> usize {
         let lanes = cpu.isa().lanes();
-        let run = (self.vectors * lanes * stride + (kw - 1) * strip) * size_of::<f32>();
+        // A row may have no more.
+        let vectors = self.vectors.min((width * strip).div_ceil(lanes));
+        let run = (vectors * lanes * stride + (kw - 1) * strip) * size_of::<f32>();
         let in_l1 = cpu.l1_bytes() as f64 * 0.9 / (kh * run) as f64 * (kh * kw) as f64;
         let length = pattern.nnz().max(1) as f64 / pattern.nrows().max(1) as f64;
         let for_length = self.floats / lanes as f64 / length * pattern.ncols() as f64;
@@ -137,20 +146,20 @@ impl SparsePlan {
         };
         let offsets = pattern.positions().map(offset).collect();
         let strip = options.x.strip();
-        let cut = |pattern: &CsrPattern, stride: usize, cut: Cut| {
-            Walk::with_chunks(pattern, cut.chunks(cpu, pattern, shape.kernel(), stride, strip), BLOCK)
+        let cut = |pattern: &CsrPattern, width: usize, stride: usize, cut: Cut| {
+            Walk::with_chunks(pattern, cut.chunks(cpu, pattern, shape.kernel(), stride, [width, strip]), BLOCK)
         };
         // With one sample a strip, X is in phases: a stride does not set its pixels apart.
         let stride = if strip > 1 { shape.stride()[1] } else { 1 };
         let product = Cut { vectors: if shape.kernel()[1] > 1 && stride == 1 { 8 } else { 4 }, floats: 320.0 };
         let sampled = Cut { vectors: 8, floats: 160.0 };
-        let walk = cut(pattern, stride, product);
-        let sampled_walk = cut(pattern, stride, sampled);
+        let walk = cut(pattern, grid.size[1], stride, product);
+        let sampled_walk = cut(pattern, grid.size[1], stride, sampled);
         let backward = options.input_grad.then(|| {
             let mut permutation = Vec::with_capacity(pattern.nnz());
             let passes = backward_grids(shape, options.x, options.y).into_iter().map(|(grid, taps)| {
                 let (sub, columns_to_offset, places) = transposed(pattern, shape, options.y, &taps);
-                let mut walk = cut(&sub, 1, product);
+                let mut walk = cut(&sub, grid.size[1], 1, product);
                 let [offsets, places] = walk.reorder([&columns_to_offset, &places]);
                 let first = permutation.len();
                 permutation.extend(places);

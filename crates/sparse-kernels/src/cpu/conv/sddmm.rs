@@ -81,22 +81,20 @@ impl Kernel for Part<'_> {
         let pixels = Pixels::new(isa, self.grid, self.samples);
         let height = self.grid.size[0];
         let mut add = self.accumulate;
-        let segments = self.walk.segments(self.block, self.chunk).len();
+        let segments = self.walk.segments(self.block, self.chunk);
+        let entries: usize = segments.iter().map(|segment| segment.len as usize).sum();
         // Channels of X and of dY that the chunk and the block touch.
         let chunk = self.channels.div_ceil(self.walk.chunks());
         let from = (self.chunk * chunk).min(self.channels)..((self.chunk + 1) * chunk).min(self.channels);
         let to = self.walk.rows(self.block);
         for row in self.rows.clone() {
             let (strip, row) = (row / height, row % height);
-            let shares = pixels.tiles(strip, row, MOST).count() * segments;
-            let (x, _) = self.grid.from.next_row(strip, row);
-            let x = self.x.as_ptr().wrapping_add(x + from.start * self.grid.from.channel);
-            let (dy, _) = self.grid.to.next_row(strip, row);
-            let dy = self.dy.as_ptr().wrapping_add(dy + to.start * self.grid.to.channel);
-            let x = Ahead::new(x, from.len() * self.grid.from.channel, shares);
-            let dy = Ahead::new(dy, to.len() * self.grid.to.channel, shares);
-            let mut ahead = [x, dy];
-            for tile in pixels.tiles(strip, row, MOST) {
+            let tiles = pixels.tiles(strip, row, MOST);
+            let shares = tiles.clone().count() * segments.len();
+            let multiply_adds = entries * tiles.clone().map(|tile| tile.count).sum::<usize>();
+            let (data, channels) = ([self.x.as_ptr(), self.dy.as_ptr()], [from.clone(), to.clone()]);
+            let mut ahead = Ahead::of_row(&self.grid, data, [strip, row], channels, multiply_adds, shares);
+            for tile in tiles {
                 self.widest(isa, pixels.run(), tile, add, &mut ahead);
                 add = true;
             }
@@ -140,7 +138,7 @@ impl Part<'_> {
         ahead: &mut [Ahead; 2],
     ) {
         let (x, dy) = (self.x.as_ptr().wrapping_add(tile.from), self.dy.as_ptr().wrapping_add(tile.to));
-        let runs = Runs { pitch: self.grid.to.pixel, pieces: tile.pieces };
+        let runs = Runs { pitch: self.grid.to.pixel, pieces: None };
         for segment in self.walk.segments(self.block, self.chunk) {
             ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             // SAFETY: as in the forward pass: all pixels of the tile exist in dY and, at every entry's offset, in X; of a last
@@ -148,6 +146,11 @@ impl Part<'_> {
             unsafe {
                 let mut row = [[isa.splat(0.0); V]; P];
                 runs.load(isa, dy.add(segment.row as usize * self.grid.to.channel), &mut row);
+                if P == 1
+                    && let Some(pieces) = tile.pieces
+                {
+                    row[0][V - 1] = isa.keep_first(row[0][V - 1], pieces.count - (V - 1) * I::LANES);
+                }
                 let start = segment.start as usize;
                 let (columns, out) = (self.offsets.as_ptr().add(start), self.values.get().add(start));
                 let pitch = self.grid.from.pixel;

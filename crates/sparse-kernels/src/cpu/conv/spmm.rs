@@ -88,19 +88,19 @@ impl Kernel for Part<'_> {
         // Taps of neighbouring columns overlap: the wider the tile, the less of X is loaded into L1 for it. Without overlap, a
         // narrow tile leaves room for more channels.
         let most = if self.grid.from.overlaps && pixels.run() == 0 && I::REGISTERS < 32 { 8 } else { 4 };
-        let segments: usize = (0..self.walk.chunks()).map(|chunk| self.walk.segments(self.block, chunk).len()).sum();
+        let segments = (0..self.walk.chunks()).flat_map(|chunk| self.walk.segments(self.block, chunk));
+        let (segments, entries) = segments.fold((0, 0), |(count, sum), s| (count + 1, sum + s.len as usize));
         let channels = self.walk.rows(self.block);
         for row in self.rows.clone() {
             // X's next row, and of Y's the channels of this block, in as many shares as there are groups of segments.
-            let shares = pixels.tiles(self.strip, row, most).count() * segments / 3;
-            let (x, len) = self.grid.from.next_row(self.strip, row);
-            let x = Ahead::new(self.x.as_ptr().wrapping_add(x), len, shares);
-            let (y, _) = self.grid.to.next_row(self.strip, row);
-            let y = self.y.get().wrapping_add(y + channels.start * self.grid.to.channel);
-            let y = Ahead::new(y, channels.len() * self.grid.to.channel, shares);
-            let mut ahead = [x, y];
+            let tiles = pixels.tiles(self.strip, row, most);
+            let shares = tiles.clone().count() * segments / 3;
+            let data = [self.x.as_ptr(), self.y.get().cast_const()];
+            let all = [0..self.grid.from.image_row / self.grid.from.channel, channels.clone()];
+            let multiply_adds = entries * tiles.clone().map(|tile| tile.count).sum::<usize>();
+            let mut ahead = Ahead::of_row(&self.grid, data, [self.strip, row], all, multiply_adds, shares);
             for chunk in 0..self.walk.chunks() {
-                for tile in pixels.tiles(self.strip, row, most) {
+                for tile in tiles.clone() {
                     self.widest(isa, chunk, pixels.run(), tile, &mut ahead);
                 }
             }

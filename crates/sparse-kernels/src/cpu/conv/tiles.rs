@@ -202,11 +202,7 @@ impl Part<'_> {
                 if let Some(pieces) = whole.rest {
                     // Of the last vector only some floats are pixels: dY counts as zero elsewhere.
                     let (from, to) = (whole.from + whole.floats, whole.to + whole.floats);
-                    let dy: [I::V; R] = std::array::from_fn(|r| {
-                        let mut vector = [isa.splat(0.0)];
-                        pieces.load(isa, dy[r].add(to), &mut vector);
-                        vector[0]
-                    });
+                    let dy: [I::V; R] = std::array::from_fn(|r| isa.keep_first(isa.load(dy[r].add(to)), pieces.count));
                     step(isa, dy, x, from, &mut acc);
                 }
             }

@@ -168,6 +168,17 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn prefetch(self, at: *const f32);
     /// Asks for the cache line at `at` to be brought into L2, for later; any address is allowed.
     fn prefetch_far(self, at: *const f32);
+    /// Zero in all lanes but the first `count`.
+    #[inline(always)]
+    fn keep_first(self, a: Self::V, count: usize) -> Self::V {
+        let mut lanes = [0.0; 16];
+        const { assert!(Self::LANES <= 16) };
+        // SAFETY: there is room for LANES floats.
+        unsafe { self.store(lanes.as_mut_ptr(), a) };
+        lanes[count.min(16)..].fill(0.0);
+        // SAFETY: as above.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
     /// `a`, computed here: the compiler moves neither its computation nor any load past this point. Keeps a schedule that
     /// uses all registers from being rearranged into one that needs more.
     fn pin(self, a: Self::V) -> Self::V;
@@ -334,6 +345,26 @@ mod tests {
     #[test]
     fn lanes_are_stored_by_bits() {
         IsaName::ALL.into_iter().filter(|name| name.is_available()).for_each(|name| dispatch(name, StoresWhere));
+    }
+
+    struct KeepsFirst;
+    impl Kernel for KeepsFirst {
+        type Output = ();
+        #[inline(always)]
+        fn eval<I: Isa>(self, isa: I) {
+            for count in 0..=I::LANES {
+                let mut lanes = vec![0.0; I::LANES];
+                // SAFETY: `lanes` holds LANES floats.
+                unsafe { isa.store(lanes.as_mut_ptr(), isa.keep_first(isa.splat(2.0), count)) };
+                assert_eq!(lanes.iter().filter(|&&lane| lane == 2.0).count(), count);
+                assert!(lanes[count..].iter().all(|&lane| lane == 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_lanes_are_kept() {
+        IsaName::ALL.into_iter().filter(|name| name.is_available()).for_each(|name| dispatch(name, KeepsFirst));
     }
 
     struct NanRules;

@@ -226,6 +226,12 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
+    fn keep_first(self, a: __m256, count: usize) -> __m256 {
+        const MASKS: [u32; 16] = [!0, !0, !0, !0, !0, !0, !0, !0, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: see above; eight masks from 8 − count, at most 8, on are in bounds.
+        unsafe { _mm256_and_ps(a, _mm256_loadu_ps(MASKS.as_ptr().add(8 - count.min(8)).cast())) }
+    }
+    #[inline(always)]
     fn pin(self, a: __m256) -> __m256 {
         // SAFETY: see above.
         unsafe { pin(a) }

@@ -203,6 +203,11 @@ impl Isa for Avx512 {
         unsafe { _mm512_storeu_ps(to, _mm512_maskz_compress_ps(bits as u16, value)) }
     }
     #[inline(always)]
+    fn keep_first(self, a: __m512, count: usize) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_maskz_mov_ps(((1u32 << count.min(16)) - 1) as u16, a) }
+    }
+    #[inline(always)]
     fn pin(self, a: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { pin(a) }

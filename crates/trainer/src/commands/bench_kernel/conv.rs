@@ -43,10 +43,6 @@ struct Convolution {
 /// Elements that an operand may have: those that 32 bits count, as the entries of a pattern.
 const MOST_ELEMENTS: f64 = u32::MAX as f64;
 
-/// Below this many samples a strip would hold more padding than samples: they lie one by one, and vectors hold
-/// neighbouring pixels.
-const LEAST_SAMPLES_OF_A_STRIP: usize = 8;
-
 /// Results of a forward pass or an input gradient that are checked, at most: a full reference takes minutes.
 const CHECKED_PIXELS: usize = 4096;
 /// The same of a weight gradient, each a sum over all pixels and samples.
@@ -128,7 +124,7 @@ impl Convolution {
     /// Layouts of X and Y.
     fn layouts(&self, cpu: &Cpu) -> anyhow::Result<[ImageLayout; 2]> {
         let ConvSizes { size, samples, .. } = self.sizes;
-        let strip = if samples < LEAST_SAMPLES_OF_A_STRIP { 1 } else { cpu.isa().lanes() };
+        let strip = cpu.image_strip(self.shape, samples);
         let [border_x, border_y] = self.shape.borders(size)?;
         Ok([
             ImageLayout::new(samples, self.shape.in_channels(), size, border_x, strip)?,
