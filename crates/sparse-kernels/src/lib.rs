@@ -13,6 +13,33 @@
 //! | streaming growth | the `k` largest `abs(dY · Xᵀ)` outside a pattern | [`SparseLinear::grow`] |
 //! | all of these in blocks | the same, with `W` in blocks of `r × c` ([`BsrPattern`]); growth by the blocks' norms | [`BlockSparseLinear`] |
 //! | GEMM | the same three products with a dense `W` | [`DenseLinear`] |
+//! | convolution | forward, input gradient, weight gradient, growth, with `W` in CSR | [`SparseConv`] |
+//! | convolution in blocks | the three passes, with `W` in blocks | [`BlockSparseConv`] |
+//! | dense and depthwise convolution | the three passes | [`DenseConv`] |
+//!
+//! Images ([`Images`]) lie in strips too ([`ImageLayout`]), with a border of zeros; a [`ConvShape`] says what the convolution is:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use sparse_kernels::cpu::Cpu;
+//! use sparse_kernels::{ConvOptions, ConvShape, ConvWeight, CsrPattern, ImageLayout, Images, SparseConv};
+//! let cpu = Cpu::new(1, None)?;
+//! // One channel to one, 3 × 3, of which the tap above and the one to the right are stored.
+//! let shape = ConvShape::new(1, 1, [3, 3])?.with_padding([1, 1]);
+//! let pattern = Arc::new(CsrPattern::new(1, 9, vec![0, 2], vec![1, 5])?);
+//! let [border_x, border_y] = shape.borders([2, 2])?;
+//! let x_layout = ImageLayout::new(1, 1, [2, 2], border_x, 1)?;
+//! let y_layout = ImageLayout::new(1, 1, shape.output_size([2, 2])?, border_y, 1)?;
+//! let options = ConvOptions { x: x_layout, y: y_layout, input_grad: true };
+//! let w = ConvWeight::new(&cpu, pattern, &[1.0, 10.0], shape, options)?;
+//! let (mut x, mut y) = (Images::zeros(&cpu, x_layout)?, Images::zeros(&cpu, y_layout)?);
+//! x_layout.pack(&[1.0, 2.0, 3.0, 4.0], &mut x.data)?;
+//! cpu.conv_forward(&w, &x, &mut y)?;
+//! let mut pixels = [0.0; 4];
+//! y_layout.unpack(&y.data, &mut pixels)?;
+//! assert_eq!(pixels, [20.0, 0.0, 41.0, 2.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Row-major operands
 //!
@@ -49,7 +76,8 @@
 //! | streaming growth | CSR, BSR | scalar, NEON, AVX2, AVX-512 | – | – |
 //! | GEMM | dense | crate `gemm` | converted | – |
 //! | GEMM, 1 to 8 lanes | dense | scalar, NEON, AVX2, AVX-512 | converted | – |
-//! | convolution | CSR, BSR, dense | – | – | – |
+//! | convolution, three passes | CSR, BSR, dense, depthwise | scalar, NEON, AVX2, AVX-512 | – | – |
+//! | convolution, streaming growth | CSR | scalar, NEON, AVX2, AVX-512 | – | – |
 //! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | values | scalar, NEON, AVX2, AVX-512 | – | – |
 //!
 //! NEON code (aarch64) was run under emulation only and never timed on a processor. Not there at all: any GPU.

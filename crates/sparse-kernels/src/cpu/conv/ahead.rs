@@ -41,9 +41,15 @@ impl Ahead {
         let is_worth_while = multiply_adds < ENOUGH_WORK * (elements / LINE);
         let [of_x, of_y] = channels;
         [(&grid.from, x, of_x), (&grid.to, y, of_y)].map(|(side, data, channels)| {
-            // Of X, with a stride, several rows are new; one of them is fetched, and the others follow in the same stream.
             let start = side.next_row(strip, row) + channels.start * side.channel;
-            let left = if is_worth_while { channels.len() * side.channel } else { 0 };
+            // With a stride several rows of X are new. They are one stream if all channels are wanted; else one is fetched.
+            let rows = (side.row / side.image_row).min(side.reach / side.image_row + 1);
+            let len = channels.len() * side.channel;
+            let left = match is_worth_while {
+                true if len == side.image_row => rows * len,
+                true => len,
+                false => 0,
+            };
             let share = left.div_ceil(shares.max(1)).next_multiple_of(LINE);
             Self { next: data.wrapping_add(start), left, share }
         })

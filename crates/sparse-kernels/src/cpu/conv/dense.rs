@@ -1,10 +1,10 @@
 //! Dense convolution: packs the weights into panels, anew in each call, as they change from step to step.
 
-use super::grid::{Grid, backward_grids};
 use std::ops::Range;
 
+use super::grid::{Grid, backward_grids};
 use super::panels::{Panel, Panels, Product, most_rows};
-use super::plan::check_layouts;
+use super::plan::{check_layouts, check_size};
 use super::tiles::{Gradient, Rectangle, Rectangles};
 use super::{depthwise, isa_for};
 use crate::backend::{ConvOptions, DenseConv};
@@ -94,7 +94,9 @@ pub(super) fn check(
     y: &Images<Cpu>,
     input_grad: bool,
 ) -> Result<(), BackendError> {
-    check_layouts(op, shape, ConvOptions { x: x.layout, y: y.layout, input_grad })?;
+    let options = ConvOptions { x: x.layout, y: y.layout, input_grad };
+    check_layouts(op, shape, options)?;
+    check_size(options)?;
     expect_equal(op, "number of weights", shape.rows() * shape.columns(), weights)?;
     expect_equal(op, "number of samples", x.layout.samples(), y.layout.samples())?;
     expect_equal(op, "length of X", x.layout.len(), x.data.len())?;

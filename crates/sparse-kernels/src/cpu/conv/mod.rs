@@ -25,7 +25,7 @@ pub use plan::CpuConvPlan;
 
 use self::grid::{Grid, Phases};
 use self::sddmm::Sddmm;
-use self::spmm::Spmm;
+use self::spmm::{Pass, Spmm};
 use super::isa::IsaName;
 use super::{Buffer, Cpu, ELEMENTS_PER_TASK, SharedMut, expect_values};
 use crate::backend::{ConvOptions, ConvWeight, GrowRequest, SparseConv};
@@ -124,9 +124,9 @@ impl SparseConv for Cpu {
             return Ok(());
         };
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
-        let (grid, walk, offsets, values) = (sparse.grid, &sparse.walk, &sparse.offsets[..], &w.values[..]);
+        let passes = [Pass { grid: sparse.grid, walk: &sparse.walk, offsets: &sparse.offsets, values: &w.values }];
         self.with_phases(plan.shape, x, |x| {
-            Spmm { grid, walk, offsets, values, strip, strips, x, y: &mut y.data }.run(self);
+            Spmm { passes: &passes, strip, strips, x, y: &mut y.data }.run(self);
         });
         Ok(())
     }
@@ -156,11 +156,14 @@ impl SparseConv for Cpu {
             return Ok(());
         };
         let (strip, strips) = (dy.layout.strip(), dy.layout.strips());
-        for pass in &backward.passes {
-            let (grid, walk, offsets) = (pass.grid, &pass.walk, &pass.offsets[..]);
-            let values = &w.transposed_values[pass.entries.clone()];
-            Spmm { grid, walk, offsets, values, strip, strips, x: &dy.data, y: &mut dx.data }.run(self);
-        }
+        let passes = backward.passes.iter().map(|pass| Pass {
+            grid: pass.grid,
+            walk: &pass.walk,
+            offsets: &pass.offsets,
+            values: &w.transposed_values[pass.entries.clone()],
+        });
+        let passes: Vec<Pass<'_>> = passes.collect();
+        Spmm { passes: &passes, strip, strips, x: &dy.data, y: &mut dx.data }.run(self);
         Ok(())
     }
 
@@ -211,8 +214,9 @@ impl Cpu {
         match samples {
             0..8 => 1,
             8..16 => 8,
-            _ if shape.groups() == shape.in_channels() && shape.groups() > 1 => 16,
-            _ => self.isa.lanes(),
+            _ if shape.groups() < shape.in_channels() || shape.groups() == 1 => self.isa.lanes(),
+            16..32 => 16,
+            _ => 32,
         }
     }
 

@@ -51,6 +51,9 @@ pub(super) struct BackwardPass {
 /// Entries of a row block: they stay in L2 beside the images' rows.
 const BLOCK: usize = 1 << 16;
 
+/// The part of L1 that a tile's part of X may take.
+const L1_PART: f64 = 0.9;
+
 /// How a pass wants its columns cut. Outputs do not depend on it: every sum runs over a row's entries in their order.
 #[derive(Clone, Copy)]
 struct Cut {
@@ -76,7 +79,7 @@ impl Cut {
         // A row may have no more.
         let vectors = self.vectors.min((width * strip).div_ceil(lanes));
         let run = (vectors * lanes * stride + (kw - 1) * strip) * size_of::<f32>();
-        let in_l1 = cpu.l1_bytes() as f64 * 0.9 / (kh * run) as f64 * (kh * kw) as f64;
+        let in_l1 = cpu.l1_bytes() as f64 * L1_PART / (kh * run) as f64 * (kh * kw) as f64;
         let length = pattern.nnz().max(1) as f64 / pattern.nrows().max(1) as f64;
         let for_length = self.floats / lanes as f64 / length * pattern.ncols() as f64;
         let wanted = in_l1.max(for_length).max(1.0);
