@@ -61,6 +61,7 @@ if part conv; then
 128x64x3x32x32x32 2
 64x3x7x224x224x4 2
 SHAPES
+    for shape in 64x64x3x32x32x32 256x256x3x14x14x16; do conv grow --shape $shape --density 0.2,0.1,0.05; done
     # Single images, as an inference has them.
     for shape in 64x64x3x32x32x1 256x256x3x14x14x1; do
         conv conv_forward --shape $shape --density 0.1

@@ -474,7 +474,7 @@ pub struct BenchKernelArgs {
     /// row-major, as an inference does, with weights that do not change: the dense side is then the faster of a
     /// matrix-vector kernel (gemv) and gemm, and limit_fraction is the rate at which entries are read, 8 bytes each, over
     /// that of a sum over an array of that size. Of a convolution: output channels × input channels × rows and columns of
-    /// the filter (K) × height × width × samples, with K/2 zeros around the image [default of convolutions:
+    /// the filter (K) × height × width × samples, with K/2 zeros around the image; grow takes either [default of convolutions:
     /// 64x64x3x32x32x32]
     #[arg(long, value_name = "MxKxN|OCxICxKxHxWxN", default_value = "512x512x128", default_value_ifs = [
         ("op", "conv_forward", "64x64x3x32x32x32"),

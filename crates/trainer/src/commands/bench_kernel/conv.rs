@@ -6,8 +6,8 @@ use sparse_kernels::cpu::{Buffer, Cpu};
 use sparse_kernels::random::Key;
 use sparse_kernels::reference::{self, Exact};
 use sparse_kernels::{
-    BackendError, BlockConvWeight, BlockSparseConv, ConvOptions, ConvShape, ConvWeight, DenseConv, ImageLayout, Images,
-    SparseConv, Storage,
+    BackendError, BlockConvWeight, BlockSparseConv, Candidate, ConvOptions, ConvShape, ConvWeight, CsrPattern,
+    DenseConv, GrowRequest, ImageLayout, Images, SparseConv, Storage,
 };
 
 use super::{
@@ -26,6 +26,8 @@ pub enum Pass {
     InputGrad,
     /// The gradient of the weights that are stored.
     WeightGrad,
+    /// The largest gradients of those that are not.
+    Grow,
 }
 
 /// A pass with a pattern.
@@ -76,9 +78,15 @@ pub fn subjects(args: &BenchKernelArgs, pass: Pass) -> anyhow::Result<Vec<Box<dy
     let output = shape.output_size(size)?;
     let subject = |stored| -> Box<dyn Subject> { Box::new(Convolution { pass, sizes, shape, output, stored }) };
     let format = match args.format {
+        KernelFormat::Dense if pass == Pass::Grow => {
+            return refuse("format", "dense".to_owned(), "csr: a dense convolution does not grow");
+        }
         KernelFormat::Dense => return Ok(vec![subject(None)]),
         KernelFormat::Sparse(format) => format,
     };
+    if pass == Pass::Grow && format != Format::Csr {
+        return refuse("format", format.to_string(), "csr: of convolutions single weights are grown, not blocks");
+    }
     if let Format::Bsr([rows, columns]) = format {
         let in_one_tap = (in_channels / groups).is_multiple_of(columns);
         if !in_one_tap || (groups > 1 && !(out_channels / groups).is_multiple_of(rows)) {
@@ -147,14 +155,14 @@ impl Subject for Convolution {
         match self.pass {
             Pass::Forward => "dense_conv_forward",
             Pass::InputGrad => "dense_conv_input_grad",
-            Pass::WeightGrad => "dense_conv_weight_grad",
+            Pass::WeightGrad | Pass::Grow => "dense_conv_weight_grad",
         }
     }
 
     fn yardstick(&self) -> Yardstick {
         match &self.stored {
-            Some(Stored::Csr(_)) => Yardstick::LoadFma,
-            Some(Stored::Bsr(_)) | None => Yardstick::Fma,
+            Some(Stored::Csr(_)) if self.pass != Pass::Grow => Yardstick::LoadFma,
+            _ => Yardstick::Fma,
         }
     }
 
@@ -163,11 +171,14 @@ impl Subject for Convolution {
         let max_error = case.check()?;
         let times = if is_wrong(max_error) { None } else { Some(case.time()?) };
         let pixels = self.output[0] * self.output[1] * self.sizes.samples;
+        let operations = 2.0 * self.nnz() as f64 * pixels as f64;
+        let dense_operations = 2.0 * self.shape.dense_multiply_adds(self.output, self.sizes.samples) as f64;
         Ok(Measurement {
             density: self.stored.as_ref().map_or(1.0, Stored::density),
             nnz: self.nnz(),
-            operations: 2.0 * self.nnz() as f64 * pixels as f64,
-            dense_operations: 2.0 * self.shape.dense_multiply_adds(self.output, self.sizes.samples) as f64,
+            // Growth is dense work by nature: its efficiency is plain speed against the dense pass.
+            operations: if self.pass == Pass::Grow { dense_operations } else { operations },
+            dense_operations,
             plan_time: case.plan_time,
             max_error,
             times,
@@ -187,6 +198,12 @@ enum Target {
     Y(Images<Cpu>),
     Dx(Images<Cpu>),
     Dw(Buffer),
+    Grown(Vec<Candidate>),
+}
+
+/// A growth step that replaces three tenths of the entries, as RigL's first update does.
+fn grow_request(exclude: &CsrPattern) -> GrowRequest<'_> {
+    GrowRequest { exclude, count: 3 * exclude.nnz() / 10, ties: Key::new(0).with_name("ties") }
 }
 
 impl Weight {
@@ -237,6 +254,11 @@ impl Weight {
                 cpu.conv_input_grad(weight, dy, dx)
             }
             (Self::Csr(weight), Target::Dw(dw)) => cpu.conv_weight_grad(&weight.plan, dy, x, dw, false),
+            (Self::Csr(weight), Target::Grown(found)) => {
+                *found = cpu.grow_conv(shape, &grow_request(cpu.conv_pattern(&weight.plan)), &[(dy, x)])?;
+                Ok(())
+            }
+            (Self::Bsr(_) | Self::Dense(_), Target::Grown(_)) => unreachable!("refused among the options"),
             (Self::Bsr(weight), Target::Y(y)) => cpu.conv_forward_bsr(weight, x, y),
             (Self::Bsr(weight), Target::Dx(dx)) => cpu.conv_input_grad_bsr(weight, dy, dx),
             (Self::Bsr(weight), Target::Dw(dw)) => cpu.conv_weight_grad_bsr(&weight.plan, dy, x, dw, false),
@@ -259,6 +281,7 @@ impl Target {
                 cpu.fill(f32::NAN, &mut values)?;
                 Self::Dw(values)
             }
+            Pass::Grow => Self::Grown(Vec::new()),
         })
     }
 
@@ -276,6 +299,7 @@ impl Target {
                 values
             }
             Self::Dw(values) => values.to_vec(),
+            Self::Grown(found) => found.iter().map(|candidate| candidate.score).collect(),
         };
         Ok(if values.iter().any(|value| value.is_nan()) { None } else { Some(values) })
     }
@@ -326,6 +350,9 @@ impl<'a> Case<'a> {
         let first = (&self.operands.x[0], &self.operands.dy[0]);
         self.weight.run(self.cpu, shape, first, &mut target)?;
         let Some(got) = target.read()? else { return Ok(f64::INFINITY) };
+        if let Target::Grown(found) = &target {
+            return Ok(self.check_growth(found));
+        }
         let places = self.subject.places();
         let mut weight = vec![0.0; shape.rows() * shape.columns()];
         for (place, &value) in places.iter().zip(&self.values) {
@@ -334,7 +361,7 @@ impl<'a> Case<'a> {
         let exact = |position: usize| match pass {
             Pass::Forward => reference::conv::forward_at(shape, size, &weight, &self.x, position),
             Pass::InputGrad => reference::conv::input_grad_at(shape, size, &weight, &self.dy, position),
-            Pass::WeightGrad => places[position].map_or(Exact::ZERO, |place| {
+            Pass::WeightGrad | Pass::Grow => places[position].map_or(Exact::ZERO, |place| {
                 reference::conv::weight_grad_at(shape, size, samples, &self.dy, &self.x, place)
             }),
         };
@@ -343,6 +370,44 @@ impl<'a> Case<'a> {
         let sample = |i: usize| if got.len() <= most { i } else { key.below(i as u64, got.len() as u64) as usize };
         let checked: Vec<usize> = (0..got.len().min(most)).map(sample).collect();
         Ok(worst(checked.iter().map(|&at| got[at]), checked.iter().map(|&at| exact(at))))
+    }
+
+    /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding; some of both
+    /// are looked at, drawn by chance.
+    fn check_growth(&self, found: &[Candidate]) -> f64 {
+        let Convolution { shape, sizes: ConvSizes { size, samples, .. }, .. } = *self.subject;
+        let Some(Stored::Csr(pattern)) = &self.subject.stored else { return f64::INFINITY };
+        let (all, columns) = (shape.rows() * shape.columns(), shape.columns());
+        let request = grow_request(pattern);
+        if found.len() != request.count.min(all - pattern.nnz()) {
+            return f64::INFINITY;
+        }
+        let exact = |place: usize| {
+            let exact = reference::conv::weight_grad_at(shape, size, samples, &self.dy, &self.x, place);
+            Exact { value: exact.value.abs(), ..exact }
+        };
+        let place = |c: &Candidate| c.row as usize * columns + c.column as usize;
+        let smallest = found.iter().map(|c| f64::from(c.score)).fold(f64::INFINITY, f64::min);
+        let key = Key::new(self.seed).with_name("checked");
+        let mut worst: f64 = 0.0;
+        for draw in 0..CHECKED_WEIGHTS as u64 {
+            if let Some(candidate) = found.get(key.below(2 * draw, found.len().max(1) as u64) as usize) {
+                worst = worst.max(exact(place(candidate)).error(candidate.score));
+            }
+            let other = key.below(2 * draw + 1, all as u64) as usize;
+            let is_stored = pattern.row(other / columns).binary_search(&((other % columns) as u32)).is_ok();
+            match found.binary_search_by_key(&other, place) {
+                Ok(_) if is_stored => return f64::INFINITY,
+                Err(_) if !is_stored => {
+                    let exact = exact(other);
+                    if exact.value > smallest {
+                        worst = worst.max(Exact { value: smallest, ..exact }.error(exact.value as f32));
+                    }
+                }
+                _ => {}
+            }
+        }
+        worst
     }
 
     /// Times both sides; only the one if that is the dense pass.
@@ -357,8 +422,10 @@ impl<'a> Case<'a> {
         let size = shape.rows() * shape.columns();
         let mut dense_weight = cpu.zeros(size)?;
         cpu.upload(&numbers(self.seed, "dense", size), &mut dense_weight)?;
+        // What growth looks through is the dense gradient.
+        let dense_pass = if pass == Pass::Grow { Pass::WeightGrad } else { pass };
         let (mut dense_weight, mut dense_target) =
-            (Weight::Dense(dense_weight), Target::new(cpu, pass, self.layouts, size)?);
+            (Weight::Dense(dense_weight), Target::new(cpu, dense_pass, self.layouts, size)?);
         let dense_call = || dense_weight.run(cpu, shape, operands.next(), &mut dense_target).expect(CHECKED);
         Ok(Times::new(alternate(BUDGET, LEAST_CALLS, call, dense_call), "conv"))
     }

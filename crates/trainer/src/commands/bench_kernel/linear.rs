@@ -54,7 +54,7 @@ pub fn subjects(args: &BenchKernelArgs, op: LinearOp) -> anyhow::Result<Vec<Box<
     let refuse = |option, value, rule| Err(ConfigError::Value { option, value, rule }.into());
     for (option, value) in [("stride", args.stride), ("groups", args.groups)] {
         if let Some(value) = value {
-            let rule = "left out unless --op is a convolution: conv_forward, conv_input_grad or conv_weight_grad";
+            let rule = "left out unless --op is a convolution: conv_forward, conv_input_grad or conv_weight_grad, or grow with a convolution's --shape";
             return refuse(option, value.to_string(), rule);
         }
     }

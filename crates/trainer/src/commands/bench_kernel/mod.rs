@@ -20,7 +20,7 @@ use self::conv::Pass;
 use self::linear::LinearOp;
 pub use self::reference_file::ReferenceError;
 use self::reference_file::{ReferenceFile, Wanted};
-use crate::args::{BenchKernelArgs, KernelOp, PatternSource};
+use crate::args::{BenchKernelArgs, KernelOp, KernelShape, PatternSource};
 use crate::bench::{Best, patterns};
 use crate::config::Format;
 use crate::report::{Significant, Table, print_record, print_text};
@@ -219,7 +219,10 @@ fn subjects(args: &BenchKernelArgs) -> anyhow::Result<Vec<Box<dyn Subject>>> {
         KernelOp::Spmm => linear::subjects(args, LinearOp::Spmm),
         KernelOp::SpmmT => linear::subjects(args, LinearOp::SpmmT),
         KernelOp::Sddmm => linear::subjects(args, LinearOp::Sddmm),
-        KernelOp::Grow => linear::subjects(args, LinearOp::Grow),
+        KernelOp::Grow => match args.shape {
+            KernelShape::Linear(_) => linear::subjects(args, LinearOp::Grow),
+            KernelShape::Conv(_) => conv::subjects(args, Pass::Grow),
+        },
         KernelOp::ConvForward => conv::subjects(args, Pass::Forward),
         KernelOp::ConvInputGrad => conv::subjects(args, Pass::InputGrad),
         KernelOp::ConvWeightGrad => conv::subjects(args, Pass::WeightGrad),
