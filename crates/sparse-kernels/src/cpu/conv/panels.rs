@@ -132,6 +132,7 @@ impl Kernel for Part<'_> {
         let tallest = panels.iter().map(|panel| panel.rows).max().unwrap_or(1);
         // R · V accumulators, V vectors of X and a broadcast must fit the registers.
         let most = match tallest {
+            _ if !I::IS_VECTOR => 1,
             6 => 2,
             4 | 8 => 3,
             _ => 4,
@@ -156,6 +157,15 @@ impl Kernel for Part<'_> {
 impl Part<'_> {
     #[inline(always)]
     fn widest<I: Isa>(&self, isa: I, panels: &[Panel], run: usize, tile: Tile, first: bool, ahead: &mut [Ahead; 2]) {
+        // Constant blocks, so that tiles that are not used are not even compiled.
+        if const { !I::IS_VECTOR } {
+            return match run {
+                0 | 1 => self.panels::<I, 1, 1>(isa, panels, tile, first, ahead),
+                2 => self.panels::<I, 1, 2>(isa, panels, tile, first, ahead),
+                4 => self.panels::<I, 1, 4>(isa, panels, tile, first, ahead),
+                _ => unreachable!("strips have at most 32 samples"),
+            };
+        }
         match (run, tile.count) {
             (0 | 1, 1) => self.panels::<I, 1, 1>(isa, panels, tile, first, ahead),
             (0, 2) | (2, 1) => self.panels::<I, 1, 2>(isa, panels, tile, first, ahead),
@@ -181,8 +191,8 @@ impl Part<'_> {
         for panel in panels {
             ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             match panel.rows {
-                8 if I::REGISTERS >= 32 => self.panel::<I, 8, P, V>(isa, panel, tile, first),
-                6 if I::REGISTERS < 32 => self.panel::<I, 6, P, V>(isa, panel, tile, first),
+                8 if const { I::REGISTERS >= 32 } => self.panel::<I, 8, P, V>(isa, panel, tile, first),
+                6 if const { I::REGISTERS < 32 } => self.panel::<I, 6, P, V>(isa, panel, tile, first),
                 4 => self.panel::<I, 4, P, V>(isa, panel, tile, first),
                 2 => self.panel::<I, 2, P, V>(isa, panel, tile, first),
                 1 => self.panel::<I, 1, P, V>(isa, panel, tile, first),

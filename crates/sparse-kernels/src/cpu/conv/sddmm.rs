@@ -89,7 +89,7 @@ impl Kernel for Part<'_> {
         let to = self.walk.rows(self.block);
         for row in self.rows.clone() {
             let (strip, row) = (row / height, row % height);
-            let tiles = pixels.tiles(strip, row, MOST);
+            let tiles = pixels.tiles(strip, row, if I::IS_VECTOR { MOST } else { 1 });
             let shares = tiles.clone().count() * segments.len();
             let multiply_adds = entries * tiles.clone().map(|tile| tile.count).sum::<usize>();
             let (data, channels) = ([self.x.as_ptr(), self.dy.as_ptr()], [from.clone(), to.clone()]);
@@ -113,7 +113,10 @@ impl Part<'_> {
                 }
             };
         }
-        if I::REGISTERS >= 32 {
+        // Constant blocks, so that the tiles of other instruction sets are not even compiled.
+        if const { !I::IS_VECTOR } {
+            choose! { 0, 1 => 1 1 4; 1, 1 => 1 1 4; 2, 1 => 1 2 4; 4, 1 => 1 4 4; }
+        } else if const { I::REGISTERS >= 32 } {
             choose! {
                 0, 1 => 1 1 8; 0, 2 => 1 2 8; 0, 3 => 1 3 8; 0, 4 => 1 4 8; 0, 5 => 1 5 8; 0, 6 => 1 6 8; 0, 7 => 1 7 8; 0, 8 => 1 8 8;
                 1, 1 => 1 1 8; 1, 2 => 2 1 8; 1, 3 => 3 1 8; 1, 4 => 4 1 8; 1, 5 => 5 1 8; 1, 6 => 6 1 8; 1, 7 => 7 1 8; 1, 8 => 8 1 8;

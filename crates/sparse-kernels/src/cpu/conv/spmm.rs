@@ -97,7 +97,11 @@ impl Part<'_> {
         let pixels = Pixels::new(isa, pass.grid, self.samples);
         // Taps of neighbouring columns overlap: the wider the tile, the less of X is loaded into L1 for it. Without overlap, a
         // narrow tile leaves room for more channels.
-        let most = if pass.grid.from.overlaps && pixels.run() == 0 && I::REGISTERS < 32 { 8 } else { 4 };
+        let most = match () {
+            _ if !I::IS_VECTOR => 1,
+            _ if pass.grid.from.overlaps && pixels.run() == 0 && I::REGISTERS < 32 => 8,
+            _ => 4,
+        };
         let tiles = pixels.tiles(self.strip, row, most);
         // X's next row, and of Y's the channels of this block, in as many shares as there are groups of about 3 segments.
         let channels = pass.walk.rows(self.block);
@@ -119,7 +123,15 @@ impl Part<'_> {
     /// Chooses the tile's kernel: `R` rows in lock-step, `P` runs of `V` vectors.
     #[inline(always)]
     fn widest<I: Isa>(&self, isa: I, pass: &Pass<'_>, chunk: usize, run: usize, tile: Tile, ahead: &mut [Ahead; 2]) {
-        if I::REGISTERS >= 32 {
+        // Constant blocks, so that the tiles of other instruction sets are not even compiled.
+        if const { !I::IS_VECTOR } {
+            match run {
+                0 | 1 => self.segments::<I, 2, 1, 1>(isa, pass, chunk, tile, ahead),
+                2 => self.segments::<I, 2, 1, 2>(isa, pass, chunk, tile, ahead),
+                4 => self.segments::<I, 2, 1, 4>(isa, pass, chunk, tile, ahead),
+                _ => unreachable!("strips have at most 32 samples"),
+            }
+        } else if const { I::REGISTERS >= 32 } {
             match (run, tile.count) {
                 (0, 1) => self.segments::<I, 8, 1, 1>(isa, pass, chunk, tile, ahead),
                 (0, 2) => self.segments::<I, 6, 1, 2>(isa, pass, chunk, tile, ahead),

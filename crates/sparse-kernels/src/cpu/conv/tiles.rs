@@ -125,7 +125,9 @@ impl Part<'_> {
         let mut row = 0;
         while row < rows {
             let left = rows - row;
-            if I::REGISTERS >= 32 {
+            if const { !I::IS_VECTOR } {
+                row += self.row_of_tiles::<I, 1, 4>(isa, rectangle, row, columns, band.clone(), add);
+            } else if const { I::REGISTERS >= 32 } {
                 row += match left {
                     4.. => self.row_of_tiles::<I, 4, 6>(isa, rectangle, row, columns, band.clone(), add),
                     2.. => self.row_of_tiles::<I, 2, 6>(isa, rectangle, row, columns, band.clone(), add),

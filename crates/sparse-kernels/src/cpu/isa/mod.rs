@@ -119,6 +119,9 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Vectors that the registers hold.
     const REGISTERS: usize;
+    /// Whether there are vectors at all. Without, kernels need no choice of tiles, and the compiler none of the time that
+    /// it takes to unroll them lane by lane.
+    const IS_VECTOR: bool = true;
 
     /// All lanes equal.
     fn splat(self, value: f32) -> Self::V;

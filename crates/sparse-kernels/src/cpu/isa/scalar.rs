@@ -17,6 +17,7 @@ impl Isa for Scalar {
     type V = V;
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    const IS_VECTOR: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> V {
