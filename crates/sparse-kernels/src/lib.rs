@@ -87,6 +87,7 @@
 //! Results are bit-identical for any number of threads: no plan parameter depends on the thread count, every
 //! output is computed by one task in one order, and random numbers are counter-based ([`random`]).
 
+mod activations;
 pub mod backend;
 mod bsr;
 mod conv;
@@ -100,6 +101,7 @@ mod pattern;
 pub mod random;
 pub mod reference;
 
+pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
 pub use backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
 pub use backend::{
