@@ -6,11 +6,15 @@
 //! [`Storage::synchronize`] wait for them.
 
 mod conv;
+#[cfg(feature = "nn")]
+mod norm;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 pub use conv::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};
+#[cfg(feature = "nn")]
+pub use norm::{BatchNorm, BatchNormOptions, ReluMask};
 
 use crate::random::Key;
 use crate::{BackendError, BsrPattern, CsrPattern, Strips};

@@ -103,7 +103,7 @@ pub mod reference;
 
 pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
-pub use backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
+pub use backend::{AdamStep, BatchNorm, BatchNormOptions, CrossEntropy, Neural, Optimizer, ReluMask, SgdStep};
 pub use backend::{
     Backend, BlockConvWeight, BlockMatrix, BlockSparseConv, BlockSparseLinear, Candidate, ConvOptions, ConvWeight,
     DenseConv, DenseLinear, GrowRequest, Op, PlanOptions, SparseConv, SparseLinear, SparseMatrix, Storage,

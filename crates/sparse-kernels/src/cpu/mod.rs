@@ -197,6 +197,11 @@ impl SharedMut {
     pub(crate) fn new(data: &mut [f32]) -> Self {
         Self(data.as_mut_ptr())
     }
+    /// For tasks that only read.
+    #[cfg(feature = "nn")]
+    pub(crate) fn reading(data: &[f32]) -> Self {
+        Self(data.as_ptr().cast_mut())
+    }
     /// The same from element `by` on.
     pub(crate) fn offset(self, by: usize) -> Self {
         Self(self.0.wrapping_add(by))

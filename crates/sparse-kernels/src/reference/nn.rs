@@ -124,3 +124,50 @@ pub fn adam(step: AdamStep, values: &mut [f64], grad: &[f64], first: &mut [f64],
         *w -= learning_rate * (*m / correction(beta1)) / ((*v / correction(beta2)).sqrt() + f64::from(step.epsilon));
     }
 }
+
+/// What [`batch_norm`] finds, of `[sample][channel][pixel]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchNormResult {
+    /// Mean of each channel.
+    pub mean: Vec<f64>,
+    /// Biased variance of each channel.
+    pub variance: Vec<f64>,
+    /// `γ · x̂ + β`, before residual and ReLU.
+    pub normalized: Vec<f64>,
+}
+
+/// Batch normalisation of `x`, `[sample][channel][pixel]` with `pixels` of each channel, per channel.
+pub fn batch_norm(epsilon: f64, scale: &[f32], shift: &[f32], pixels: usize, x: &[f64]) -> BatchNormResult {
+    let channels = scale.len();
+    let channel_of = |i: usize| i / pixels % channels;
+    let count = (x.len() / channels) as f64;
+    let mut mean = vec![0.0; channels];
+    x.iter().enumerate().for_each(|(i, x)| mean[channel_of(i)] += x / count);
+    let mut variance = vec![0.0; channels];
+    x.iter().enumerate().for_each(|(i, x)| variance[channel_of(i)] += (x - mean[channel_of(i)]).powi(2) / count);
+    let normalize = |(i, x): (usize, &f64)| {
+        let c = channel_of(i);
+        f64::from(scale[c]) * (x - mean[c]) / (variance[c] + epsilon).sqrt() + f64::from(shift[c])
+    };
+    let normalized = x.iter().enumerate().map(normalize).collect();
+    BatchNormResult { mean, variance, normalized }
+}
+
+/// Gradients of x, γ and β for that of the output of [`batch_norm`].
+pub fn batch_norm_grad(epsilon: f64, scale: &[f32], pixels: usize, x: &[f64], grad: &[f64]) -> [Vec<f64>; 3] {
+    let channels = scale.len();
+    let channel_of = |i: usize| i / pixels % channels;
+    let count = (x.len() / channels) as f64;
+    let of = batch_norm(epsilon, &vec![1.0; channels], &vec![0.0; channels], pixels, x);
+    let (mut dscale, mut dshift) = (vec![0.0; channels], vec![0.0; channels]);
+    for (i, g) in grad.iter().enumerate() {
+        dscale[channel_of(i)] += g * of.normalized[i];
+        dshift[channel_of(i)] += g;
+    }
+    let dx = |(i, g): (usize, &f64)| {
+        let c = channel_of(i);
+        let slope = f64::from(scale[c]) / (of.variance[c] + epsilon).sqrt();
+        slope * (g - (dshift[c] + of.normalized[i] * dscale[c]) / count)
+    };
+    [grad.iter().enumerate().map(dx).collect(), dscale, dshift]
+}

@@ -1,0 +1,624 @@
+//! Batch normalisation of images: four kinds of passes over memory, two forward and two backward.
+//!
+//! ```text
+//! moments    reads x (+ addend, writes x)      Σ (x − k), Σ (x − k)² of each channel, k being its first pixel
+//! normalize  reads x (+ residual), writes y    y = act(a · x + b + residual)
+//! sums       reads x, dy (+ y, writes dy)      g = dy where the mask is open;  Σ g · x̂, Σ g
+//! gradient   reads x, dy, writes dy or sum     dx = a · g + (p · x + q)
+//! ```
+//!
+//! An image row holds a row of pixels of every channel, so a task (some image rows of one strip) keeps a vector of sums for
+//! every channel in memory that stays in L1, and adds up its lanes once, at the end. Tasks are a fixed grid, and their sums
+//! are added in f64 in their order.
+
+use std::ops::Range;
+
+use crate::backend::{BatchNorm, BatchNormOptions, ReluMask};
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::{Buffer, Cpu, SharedMut};
+use crate::error::expect_equal;
+use crate::{BackendError, ImageLayout, Images, ShapeError};
+
+/// Elements that one task passes over.
+const ELEMENTS_PER_TASK: usize = 1 << 16;
+/// Lanes of the widest vector.
+const MOST_LANES: usize = 16;
+
+impl BatchNorm for Cpu {
+    fn batch_moments(
+        &self,
+        options: BatchNormOptions,
+        addend: Option<&Images<Self>>,
+        x: &mut Images<Self>,
+        running: &mut Buffer,
+        moments: &mut Buffer,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "batch_moments";
+        let layout = x.layout;
+        let channels = layout.channels();
+        expect_shape(OP, &layout, x)?;
+        expect_pairs(OP, channels, [("length of the running moments", running), ("length of the moments", moments)])?;
+        let n = count(OP, &layout)?;
+        if let Some(addend) = addend {
+            expect_shape(OP, &layout, addend)?;
+        }
+        // Sums of differences to a pixel of the channel: those of the numbers themselves cancel if the mean is large.
+        let mut pivots = self.scratch(channels);
+        let first = |images: &Images<Self>, channel| images.data[images.layout.index(0, channel, [0, 0])];
+        for (channel, pivot) in pivots.iter_mut().enumerate() {
+            *pivot = first(x, channel) + addend.map_or(0.0, |addend| first(addend, channel));
+        }
+        let (addend, x, pivot) = (addend.map(Operand::read), Operand::write(x), &pivots[..]);
+        let sums =
+            self.reduce(&layout, |rows, sums| dispatch(self.isa, Moments { rows, addend, x, pivots: pivot, sums }));
+        let momentum = f64::from(options.momentum);
+        for channel in 0..channels {
+            let offset = sums.total(channel) / n;
+            let mean = f64::from(pivots[channel]) + offset;
+            let variance = (sums.total(channels + channel) / n - offset * offset).max(0.0);
+            moments[channel] = mean as f32;
+            moments[channels + channel] = (1.0 / (variance + f64::from(options.epsilon)).sqrt()) as f32;
+            // Of one number there is no unbiased variance.
+            let unbiased = variance * n / (n - 1.0).max(1.0);
+            for (i, new) in [(channel, mean), (channels + channel, unbiased)] {
+                running[i] = ((1.0 - momentum) * f64::from(running[i]) + momentum * new) as f32;
+            }
+        }
+        self.give_back(sums.partial);
+        self.give_back(pivots);
+        Ok(())
+    }
+
+    fn batch_normalize(
+        &self,
+        affine: &Buffer,
+        moments: &Buffer,
+        residual: Option<&Images<Self>>,
+        relu: bool,
+        x: &Images<Self>,
+        y: &mut Images<Self>,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "batch_normalize";
+        let (layout, channels) = (x.layout, x.layout.channels());
+        expect_shape(OP, &layout, x)?;
+        expect_shape(OP, &layout, y)?;
+        expect_pairs(OP, channels, [("length of γ and β", affine), ("length of the moments", moments)])?;
+        let lines = self.lines(affine, |channel| [moments[channel], moments[channels + channel]]);
+        let result = self.normalize(OP, &layout, &lines, residual, relu, [Operand::read(x), Operand::write(y)]);
+        self.give_back(lines);
+        result
+    }
+
+    fn batch_norm_inference(
+        &self,
+        options: BatchNormOptions,
+        affine: &Buffer,
+        running: &Buffer,
+        residual: Option<&Images<Self>>,
+        relu: bool,
+        x: &mut Images<Self>,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "batch_norm_inference";
+        let (layout, channels) = (x.layout, x.layout.channels());
+        expect_shape(OP, &layout, x)?;
+        expect_pairs(OP, channels, [("length of γ and β", affine), ("length of the running moments", running)])?;
+        let lines = self.lines(affine, |channel| {
+            let variance = f64::from(running[channels + channel]) + f64::from(options.epsilon);
+            [running[channel], (1.0 / variance.sqrt()) as f32]
+        });
+        let x = Operand::write(x);
+        let result = self.normalize(OP, &layout, &lines, residual, relu, [x, x]);
+        self.give_back(lines);
+        result
+    }
+
+    fn batch_norm_grad_sums(
+        &self,
+        affine: &Buffer,
+        moments: &Buffer,
+        mask: ReluMask<'_, Self>,
+        x: &Images<Self>,
+        dy: &mut Images<Self>,
+        sums: &mut Buffer,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "batch_norm_grad_sums";
+        let (layout, channels) = (x.layout, x.layout.channels());
+        expect_shape(OP, &layout, x)?;
+        expect_shape(OP, &layout, dy)?;
+        let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
+        expect_pairs(OP, channels, given)?;
+        let mask = match mask {
+            ReluMask::None => Mask::None,
+            ReluMask::Recomputed => Mask::Recomputed,
+            ReluMask::Output(y) => {
+                expect_shape(OP, &layout, y)?;
+                Mask::Output(Operand::read(y))
+            }
+        };
+        let lines = self.lines(affine, |channel| [moments[channel], moments[channels + channel]]);
+        let (x, dy) = (Operand::read(x), Operand::write(dy));
+        let found = self.reduce(&layout, |rows, sums| {
+            dispatch(self.isa, GradSums { rows, lines: &lines, moments, mask, x, dy, sums });
+        });
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = found.total(i) as f32;
+        }
+        self.give_back(found.partial);
+        self.give_back(lines);
+        Ok(())
+    }
+
+    fn batch_norm_grad(
+        &self,
+        affine: &Buffer,
+        moments: &Buffer,
+        sums: &Buffer,
+        relu: bool,
+        x: &Images<Self>,
+        dy: &mut Images<Self>,
+        sum: Option<&mut Images<Self>>,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "batch_norm_grad";
+        let (layout, channels) = (x.layout, x.layout.channels());
+        expect_shape(OP, &layout, x)?;
+        expect_shape(OP, &layout, dy)?;
+        let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
+        expect_pairs(OP, channels, given)?;
+        let n = count(OP, &layout)?;
+        let sum = match sum {
+            Some(sum) => {
+                expect_shape(OP, &layout, sum)?;
+                Some(Operand::write(sum))
+            }
+            None => None,
+        };
+        let lines = self.lines(affine, |channel| [moments[channel], moments[channels + channel]]);
+        // dx = a · (g − Σg / n − (x − μ) · r · Σ(g · x̂) / n), a being γ · r: a · g + (p · x + q).
+        let mut slopes = self.scratch(2 * channels);
+        for channel in 0..channels {
+            let [mean, inverse] = [moments[channel], moments[channels + channel]].map(f64::from);
+            let a = f64::from(lines[channel]);
+            let p = -a * inverse * f64::from(sums[channel]) / n;
+            slopes[channel] = p as f32;
+            slopes[channels + channel] = (-a * f64::from(sums[channels + channel]) / n - p * mean) as f32;
+        }
+        let (x, dy) = (Operand::read(x), Operand::write(dy));
+        self.each_band(&layout, |_, rows| {
+            dispatch(self.isa, Gradient { rows, lines: &lines, slopes: &slopes, relu, x, dy, sum });
+        });
+        self.give_back(slopes);
+        self.give_back(lines);
+        Ok(())
+    }
+}
+
+/// Checks that images have the shape of others, whatever their border, and a buffer of their length.
+fn expect_shape(op: &'static str, expected: &ImageLayout, got: &Images<Cpu>) -> Result<(), ShapeError> {
+    let layout = got.layout;
+    expect_equal(op, "samples", expected.samples(), layout.samples())?;
+    expect_equal(op, "channels", expected.channels(), layout.channels())?;
+    expect_equal(op, "height", expected.size()[0], layout.size()[0])?;
+    expect_equal(op, "width", expected.size()[1], layout.size()[1])?;
+    expect_equal(op, "samples per strip", expected.strip(), layout.strip())?;
+    expect_equal(op, "length of the images", layout.len(), got.data.len())
+}
+
+/// Checks that buffers hold two values a channel.
+fn expect_pairs<const N: usize>(
+    op: &'static str,
+    channels: usize,
+    buffers: [(&'static str, &Buffer); N],
+) -> Result<(), ShapeError> {
+    buffers.into_iter().try_for_each(|(what, buffer)| expect_equal(op, what, 2 * channels, buffer.len()))
+}
+
+/// Pixels of a channel, over all samples.
+fn count(op: &'static str, layout: &ImageLayout) -> Result<f64, ShapeError> {
+    match layout.samples() * layout.size()[0] * layout.size()[1] {
+        0 => Err(ShapeError::Rule { op, what: "pixels times samples", got: 0, rule: "at least 1" }),
+        count => Ok(count as f64),
+    }
+}
+
+/// Image rows of a strip, of which a task passes over some.
+#[derive(Clone)]
+struct Rows {
+    strip: usize,
+    rows: Range<usize>,
+    channels: usize,
+    /// Elements of one channel's row, and those of one pixel.
+    len: usize,
+    samples: usize,
+    /// Samples of the strip that count.
+    valid: usize,
+}
+
+impl Rows {
+    fn is_whole(&self) -> bool {
+        self.valid == self.samples
+    }
+
+    /// Calls `f(image row, channel)` in the order of memory.
+    #[inline(always)]
+    fn each(&self, mut f: impl FnMut(usize, usize)) {
+        for y in self.rows.clone() {
+            for channel in 0..self.channels {
+                f(y, channel);
+            }
+        }
+    }
+}
+
+/// Images whose rows tasks read or, each its own, write.
+#[derive(Clone, Copy)]
+struct Operand {
+    data: SharedMut,
+    /// Elements before the first pixel, and from a strip, an image row and a channel to the next.
+    origin: usize,
+    strip_pitch: usize,
+    row_pitch: usize,
+    channel_pitch: usize,
+}
+
+impl Operand {
+    fn new(layout: &ImageLayout, data: SharedMut) -> Self {
+        let (row_pitch, channel_pitch) = (layout.row_pitch(), layout.channel_pitch());
+        let origin = layout.border() * (row_pitch + layout.strip());
+        Self { data, origin, strip_pitch: layout.strip_pitch(), row_pitch, channel_pitch }
+    }
+
+    /// Images that no task writes.
+    fn read(images: &Images<Cpu>) -> Self {
+        Self::new(&images.layout, SharedMut::reading(&images.data))
+    }
+
+    fn write(images: &mut Images<Cpu>) -> Self {
+        Self::new(&images.layout, SharedMut::new(&mut images.data))
+    }
+
+    /// A channel's row of pixels.
+    #[inline(always)]
+    fn at(&self, rows: &Rows, y: usize, channel: usize) -> *mut f32 {
+        let at = self.origin + rows.strip * self.strip_pitch + y * self.row_pitch + channel * self.channel_pitch;
+        self.data.get().wrapping_add(at)
+    }
+}
+
+/// Sums of all tasks: `sums` of each, one after the other.
+struct Sums {
+    partial: Buffer,
+    sums: usize,
+}
+
+impl Sums {
+    /// One of them over all tasks.
+    fn total(&self, index: usize) -> f64 {
+        self.partial[index..].iter().step_by(self.sums).map(|&sum| f64::from(sum)).sum()
+    }
+}
+
+impl Cpu {
+    /// Calls `task(index, rows)` for bands of image rows: a fixed grid.
+    fn each_band(&self, layout: &ImageLayout, task: impl Fn(usize, Rows) + Sync + Send) {
+        let ([height, width], samples) = (layout.size(), layout.strip());
+        let per_task = (ELEMENTS_PER_TASK / layout.row_pitch().max(1)).max(1);
+        let bands = height.div_ceil(per_task);
+        self.for_each_task(bands * layout.strips(), 8 * layout.len() as u64, |index| {
+            let (strip, first) = (index / bands, index % bands * per_task);
+            let rows = first..(first + per_task).min(height);
+            let (channels, valid) = (layout.channels(), layout.samples_of(strip));
+            task(index, Rows { strip, rows, channels, len: width * samples, samples, valid });
+        });
+    }
+
+    /// Two sums a channel over all pixels: `task` adds to `[2 · channel][lane]`, zero at first.
+    fn reduce(&self, layout: &ImageLayout, task: impl Fn(Rows, &mut [f32]) + Sync + Send) -> Sums {
+        let sums = 2 * layout.channels();
+        let per_task = (ELEMENTS_PER_TASK / layout.row_pitch().max(1)).max(1);
+        let tasks = layout.size()[0].div_ceil(per_task) * layout.strips();
+        let mut partial = self.scratch(tasks * sums);
+        let shared = SharedMut::new(&mut partial);
+        self.each_band(layout, |index, rows| {
+            let mut lanes = self.scratch(sums * MOST_LANES);
+            lanes.fill(0.0);
+            task(rows, &mut lanes);
+            // SAFETY: each task has its own `sums` elements of `partial`.
+            let to = unsafe { std::slice::from_raw_parts_mut(shared.get().add(index * sums), sums) };
+            for (to, lanes) in to.iter_mut().zip(lanes.chunks_exact(MOST_LANES)) {
+                *to = lanes.iter().sum();
+            }
+            self.give_back(lanes);
+        });
+        Sums { partial, sums }
+    }
+
+    /// `[a; C] ‖ [b; C]` of the line `a · x + b` that normalises a channel with `moments(channel) = [μ, 1 / √(v + ε)]`.
+    fn lines(&self, affine: &[f32], moments: impl Fn(usize) -> [f32; 2]) -> Buffer {
+        let channels = affine.len() / 2;
+        let mut lines = self.scratch(2 * channels);
+        for channel in 0..channels {
+            let [mean, inverse] = moments(channel).map(f64::from);
+            let a = f64::from(affine[channel]) * inverse;
+            lines[channel] = a as f32;
+            lines[channels + channel] = (f64::from(affine[channels + channel]) - a * mean) as f32;
+        }
+        lines
+    }
+
+    fn normalize(
+        &self,
+        op: &'static str,
+        layout: &ImageLayout,
+        lines: &[f32],
+        residual: Option<&Images<Self>>,
+        relu: bool,
+        [x, y]: [Operand; 2],
+    ) -> Result<(), BackendError> {
+        if let Some(residual) = residual {
+            expect_shape(op, layout, residual)?;
+        }
+        let residual = residual.map(Operand::read);
+        self.each_band(layout, |_, rows| dispatch(self.isa, Normalize { rows, lines, residual, relu, x, y }));
+        Ok(())
+    }
+}
+
+/// Calls `f(element, lanes)` for the vectors of a row: whole ones, then what is left.
+#[inline(always)]
+fn vectors<I: Isa>(len: usize, mut f: impl FnMut(usize, usize)) {
+    let whole = len - len % I::LANES;
+    let mut i = 0;
+    while i < whole {
+        f(i, I::LANES);
+        i += I::LANES;
+    }
+    if whole < len {
+        f(whole, len - whole);
+    }
+}
+
+/// Writes the first `lanes` of a vector.
+///
+/// # Safety
+/// `to` is valid for writing so many floats.
+#[inline(always)]
+unsafe fn store<I: Isa>(isa: I, to: *mut f32, value: I::V, lanes: usize) {
+    if lanes == I::LANES {
+        // SAFETY: the caller's promise.
+        unsafe { isa.store(to, value) };
+    } else {
+        let mut all = [0.0f32; MOST_LANES];
+        // SAFETY: a vector has at most `MOST_LANES` lanes, of which the caller's place has room for `lanes`.
+        unsafe {
+            isa.store(all.as_mut_ptr(), value);
+            std::ptr::copy_nonoverlapping(all.as_ptr(), to, lanes);
+        }
+    }
+}
+
+/// Sets the samples that do not count to zero in a row.
+///
+/// # Safety
+/// `row` is valid for writing a row.
+#[inline(always)]
+unsafe fn clear_padding(rows: &Rows, row: *mut f32) {
+    for pixel in (0..rows.len).step_by(rows.samples) {
+        for sample in rows.valid..rows.samples {
+            // SAFETY: inside the row.
+            unsafe { *row.add(pixel + sample) = 0.0 };
+        }
+    }
+}
+
+struct Moments<'a> {
+    rows: Rows,
+    addend: Option<Operand>,
+    x: Operand,
+    pivots: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for Moments<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { rows, addend, x, pivots, sums } = self;
+        let (first, second) = sums.split_at_mut(rows.channels * MOST_LANES);
+        rows.each(|y, channel| {
+            let at = x.at(&rows, y, channel);
+            let sums = [&mut first[channel * MOST_LANES..], &mut second[channel * MOST_LANES..]];
+            let [sum, square] = sums.map(|s| s.first_chunk_mut::<MOST_LANES>().expect("one chunk a channel"));
+            if let Some(addend) = addend {
+                let from = addend.at(&rows, y, channel).cast_const();
+                vectors::<I>(rows.len, |i, lanes| {
+                    // SAFETY: rows of both images; behind a buffer's last row a vector may still be read, see `ImageLayout`.
+                    unsafe { store(isa, at.add(i), isa.add(isa.load(at.add(i)), isa.load(from.add(i))), lanes) };
+                });
+            }
+            if rows.is_whole() {
+                let pivot = isa.splat(pivots[channel]);
+                // SAFETY: the chunks hold a vector, and the row is one of x.
+                unsafe {
+                    let (mut s, mut q) = (isa.load(sum.as_ptr()), isa.load(square.as_ptr()));
+                    vectors::<I>(rows.len, |i, lanes| {
+                        let difference = isa.sub(isa.load(at.add(i)), pivot);
+                        let difference = if lanes == I::LANES { difference } else { isa.keep_first(difference, lanes) };
+                        s = isa.add(s, difference);
+                        q = isa.mul_add(difference, difference, q);
+                    });
+                    isa.store(sum.as_mut_ptr(), s);
+                    isa.store(square.as_mut_ptr(), q);
+                }
+            } else {
+                for i in (0..rows.len).filter(|i| i % rows.samples < rows.valid) {
+                    // SAFETY: inside the row.
+                    let difference = unsafe { *at.add(i) } - pivots[channel];
+                    sum[i % MOST_LANES] += difference;
+                    square[i % MOST_LANES] += difference * difference;
+                }
+            }
+        });
+    }
+}
+
+struct Normalize<'a> {
+    rows: Rows,
+    lines: &'a [f32],
+    residual: Option<Operand>,
+    relu: bool,
+    x: Operand,
+    /// Another image than x, or the same.
+    y: Operand,
+}
+
+impl Kernel for Normalize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { rows, lines, residual, relu, x, y: output } = self;
+        let zero = isa.splat(0.0);
+        rows.each(|y, channel| {
+            let (from, to) = (x.at(&rows, y, channel).cast_const(), output.at(&rows, y, channel));
+            let (a, b) = (isa.splat(lines[channel]), isa.splat(lines[rows.channels + channel]));
+            // The second operand is the one that comes through if either is NaN: NaN is not hidden.
+            let act = |value| if relu { isa.max(zero, value) } else { value };
+            match residual {
+                Some(residual) => {
+                    let residual = residual.at(&rows, y, channel).cast_const();
+                    vectors::<I>(rows.len, |i, lanes| {
+                        // SAFETY: rows of the images; a vector may be read behind the last one, see `ImageLayout`.
+                        unsafe {
+                            let value = isa.mul_add(isa.load(from.add(i)), a, isa.add(b, isa.load(residual.add(i))));
+                            store(isa, to.add(i), act(value), lanes);
+                        }
+                    });
+                }
+                None => vectors::<I>(rows.len, |i, lanes| {
+                    // SAFETY: as above.
+                    unsafe { store(isa, to.add(i), act(isa.mul_add(isa.load(from.add(i)), a, b)), lanes) };
+                }),
+            }
+            if !rows.is_whole() {
+                // SAFETY: a row of y, which is this task's.
+                unsafe { clear_padding(&rows, to) };
+            }
+        });
+    }
+}
+
+/// [`ReluMask`] for tasks.
+#[derive(Clone, Copy)]
+enum Mask {
+    None,
+    Recomputed,
+    Output(Operand),
+}
+
+struct GradSums<'a> {
+    rows: Rows,
+    lines: &'a [f32],
+    moments: &'a [f32],
+    mask: Mask,
+    x: Operand,
+    dy: Operand,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for GradSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { rows, lines, moments, mask, x, dy, sums } = self;
+        let (scales, shifts) = sums.split_at_mut(rows.channels * MOST_LANES);
+        rows.each(|y, channel| {
+            let (x, dy) = (x.at(&rows, y, channel).cast_const(), dy.at(&rows, y, channel));
+            let (a, b) = (isa.splat(lines[channel]), isa.splat(lines[rows.channels + channel]));
+            let (mean, inverse) = (isa.splat(moments[channel]), isa.splat(moments[rows.channels + channel]));
+            let sums = [&mut scales[channel * MOST_LANES..], &mut shifts[channel * MOST_LANES..]];
+            let [scale, shift] = sums.map(|s| s.first_chunk_mut::<MOST_LANES>().expect("one chunk a channel"));
+            // SAFETY: the chunks hold a vector; the rest are rows of the images, behind the last of which a vector may be
+            // read, see `ImageLayout`. Padding samples of dy are zero, and add nothing.
+            unsafe {
+                let (mut s, mut t) = (isa.load(scale.as_ptr()), isa.load(shift.as_ptr()));
+                let mut add = |lanes: usize, x: I::V, g: I::V| {
+                    let g = if lanes == I::LANES { g } else { isa.keep_first(g, lanes) };
+                    s = isa.mul_add(g, isa.mul(isa.sub(x, mean), inverse), s);
+                    t = isa.add(t, g);
+                };
+                match mask {
+                    Mask::None => vectors::<I>(rows.len, |i, lanes| {
+                        add(lanes, isa.load(x.add(i)), isa.load(dy.add(i)));
+                    }),
+                    Mask::Recomputed => vectors::<I>(rows.len, |i, lanes| {
+                        let x = isa.load(x.add(i));
+                        add(lanes, x, isa.where_positive(isa.mul_add(x, a, b), isa.load(dy.add(i))));
+                    }),
+                    Mask::Output(output) => {
+                        let output = output.at(&rows, y, channel).cast_const();
+                        vectors::<I>(rows.len, |i, lanes| {
+                            let g = isa.where_positive(isa.load(output.add(i)), isa.load(dy.add(i)));
+                            store(isa, dy.add(i), g, lanes);
+                            add(lanes, isa.load(x.add(i)), g);
+                        });
+                    }
+                }
+                isa.store(scale.as_mut_ptr(), s);
+                isa.store(shift.as_mut_ptr(), t);
+            }
+        });
+    }
+}
+
+struct Gradient<'a> {
+    rows: Rows,
+    lines: &'a [f32],
+    slopes: &'a [f32],
+    relu: bool,
+    x: Operand,
+    dy: Operand,
+    sum: Option<Operand>,
+}
+
+impl Kernel for Gradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { rows, lines, slopes, relu, x, dy, sum } = self;
+        rows.each(|y, channel| {
+            let (x, dy) = (x.at(&rows, y, channel).cast_const(), dy.at(&rows, y, channel));
+            let (a, b) = (isa.splat(lines[channel]), isa.splat(lines[rows.channels + channel]));
+            let (p, q) = (isa.splat(slopes[channel]), isa.splat(slopes[rows.channels + channel]));
+            // SAFETY (of its callers): a row of x and one of dy, behind which a vector may be read, see `ImageLayout`.
+            let dx = |i: usize| unsafe {
+                let (x, g) = (isa.load(x.add(i)), isa.load(dy.add(i)));
+                let g = if relu { isa.where_positive(isa.mul_add(x, a, b), g) } else { g };
+                isa.mul_add(a, g, isa.mul_add(p, x, q))
+            };
+            let to = match sum {
+                Some(sum) => {
+                    let to = sum.at(&rows, y, channel);
+                    vectors::<I>(rows.len, |i, lanes| {
+                        // SAFETY: a row of the sum, which is this task's.
+                        unsafe { store(isa, to.add(i), isa.add(isa.load(to.add(i)), dx(i)), lanes) };
+                    });
+                    to
+                }
+                None => {
+                    vectors::<I>(rows.len, |i, lanes| {
+                        // SAFETY: a row of dy, which is this task's.
+                        unsafe { store(isa, dy.add(i), dx(i), lanes) };
+                    });
+                    dy
+                }
+            };
+            if !rows.is_whole() {
+                // SAFETY: a row of what was written.
+                unsafe { clear_padding(&rows, to) };
+            }
+        });
+    }
+}
