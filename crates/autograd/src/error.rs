@@ -34,6 +34,16 @@ pub enum Error {
         /// The one that needs it.
         by: &'static str,
     },
+    /// Activations of another kind.
+    #[error("{op}: its input is {got}, expected {expected}")]
+    Activations {
+        /// The operation.
+        op: &'static str,
+        /// What they are.
+        got: &'static str,
+        /// What the operation works on.
+        expected: &'static str,
+    },
     /// A parameter of another kind.
     #[error("{op}: parameter {name:?} is a {got}, expected a {expected}")]
     Kind {

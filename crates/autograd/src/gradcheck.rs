@@ -1,7 +1,7 @@
 //! Gradients against central differences: the test that every operation passes.
 
 use sparse_kernels::random::Key;
-use sparse_kernels::{Backend, MatrixMut, MatrixRef, StripLayout, Strips};
+use sparse_kernels::{Activations, Backend, Layout, MatrixMut, MatrixRef};
 
 use crate::{Arena, Error, GrowthRequests, Loss, Mode, NoReduce, ParameterId, Parameters, Tape, Var};
 
@@ -19,7 +19,7 @@ pub enum Objective {
 pub struct Entry {
     /// Name of the parameter, or `input`.
     pub name: String,
-    /// Element; for the input, row-major `feature · lanes + lane`.
+    /// Element; of the input, in the order that [`gradcheck`] takes it in.
     pub index: usize,
     /// From the backward pass.
     pub analytic: f64,
@@ -50,8 +50,8 @@ impl Report {
     }
 }
 
-/// Compares the backward pass with central differences, for each element of the input (row-major `[feature][lane]`) and
-/// of every parameter.
+/// Compares the backward pass with central differences, for each element of the input (row-major `[feature][lane]`, of
+/// images `[sample][channel][y][x]`) and of every parameter that is learned.
 ///
 /// `build` puts the computation on a tape; it must do the same each time. Differences are taken with `step` on both
 /// sides, and are as good as f32 allows: for a function that is linear in each single element take a large step (0.1), else
@@ -65,14 +65,14 @@ impl Report {
 pub fn gradcheck<B: Backend>(
     backend: &B,
     parameters: &mut Parameters<B>,
-    (layout, input): (StripLayout, &[f32]),
+    (layout, input): (impl Into<Layout>, &[f32]),
     step: f32,
     mut build: impl FnMut(&mut Tape<'_, B>, Var) -> Result<Objective, Error>,
 ) -> Result<Report, Error> {
-    let mut check = Check { backend, arena: Arena::new(), layout, build: &mut build };
+    let mut check = Check { backend, arena: Arena::new(), layout: layout.into(), build: &mut build };
     let mut entries = Vec::new();
     let input_gradient = check.run(parameters, input, true)?.1.expect("a backward pass was asked for");
-    let ids: Vec<ParameterId> = parameters.iter().map(|(id, _)| id).collect();
+    let ids: Vec<ParameterId> = parameters.iter().filter(|(_, p)| p.value().is_learned()).map(|(id, _)| id).collect();
     // Downloaded at once: later passes overwrite them.
     let mut gradients = Vec::new();
     for &id in &ids {
@@ -114,7 +114,7 @@ pub fn gradcheck<B: Backend>(
 struct Check<'c, B: Backend, F> {
     backend: &'c B,
     arena: Arena<B>,
-    layout: StripLayout,
+    layout: Layout,
     build: &'c mut F,
 }
 
@@ -160,19 +160,32 @@ impl<B: Backend, F: FnMut(&mut Tape<'_, B>, Var) -> Result<Objective, Error>> Ch
     }
 }
 
-fn upload<B: Backend>(backend: &B, layout: StripLayout, from: &[f32]) -> Result<Strips<B>, Error> {
-    let mut strips = Strips::zeros(backend, layout)?;
+fn upload<B: Backend>(backend: &B, layout: Layout, from: &[f32]) -> Result<Activations<B>, Error> {
+    let mut activations = Activations::zeros(backend, layout)?;
     let mut packed = vec![0.0; layout.len()];
-    layout.pack(MatrixRef::new(from, layout.features(), layout.lanes(), layout.lanes())?, &mut packed)?;
-    backend.upload(&packed, &mut strips.data)?;
-    Ok(strips)
+    match layout {
+        Layout::Strips(layout) => {
+            layout.pack(MatrixRef::new(from, layout.features(), layout.lanes(), layout.lanes())?, &mut packed)?;
+        }
+        Layout::Images(layout) => layout.pack(from, &mut packed)?,
+    }
+    backend.upload(&packed, activations.data_mut())?;
+    Ok(activations)
 }
 
-fn download<B: Backend>(backend: &B, from: &Strips<B>) -> Result<Vec<f32>, Error> {
-    let layout = from.layout;
-    let mut packed = vec![0.0; layout.len()];
-    backend.download(&from.data, &mut packed)?;
-    let mut to = vec![0.0f32; layout.features() * layout.lanes()];
-    layout.unpack(&packed, MatrixMut::new(&mut to, layout.features(), layout.lanes(), layout.lanes())?)?;
+fn download<B: Backend>(backend: &B, from: &Activations<B>) -> Result<Vec<f32>, Error> {
+    let mut packed = vec![0.0; from.layout().len()];
+    backend.download(from.data(), &mut packed)?;
+    let mut to;
+    match from.layout() {
+        Layout::Strips(layout) => {
+            to = vec![0.0f32; layout.features() * layout.lanes()];
+            layout.unpack(&packed, MatrixMut::new(&mut to, layout.features(), layout.lanes(), layout.lanes())?)?;
+        }
+        Layout::Images(layout) => {
+            to = vec![0.0; layout.samples() * layout.channels() * layout.size()[0] * layout.size()[1]];
+            layout.unpack(&packed, &mut to)?;
+        }
+    }
     Ok(to)
 }

@@ -12,10 +12,19 @@ use sparse_kernels::{BsrPattern, CsrPattern};
 pub enum Initializer {
     /// Uniform in ±√(6 / (fan_in + fan_out)) (Glorot and Bengio 2010, equation 16).
     XavierUniform,
+    /// The same of a convolution with so many taps, each of which an output channel's fan-out counts.
+    XavierUniformConv {
+        /// Taps of a filter.
+        taps: usize,
+    },
     /// Uniform in ±√(6 / fan_in): the variance is 2 / fan_in, for ReLU (He et al. 2015, equation 10).
     KaimingUniform,
     /// Normal with variance 2 / fan_in (He et al. 2015, equation 10).
     KaimingNormal,
+    /// Normal with variance 1 / fan_in (LeCun et al. 1998; TensorFlow's variance scaling of factor 1).
+    LecunNormal,
+    /// Normal with deviation 0.01, whatever the layer.
+    SmallNormal,
 }
 
 /// What counts as a row's fan-in.
@@ -79,20 +88,27 @@ impl Initializer {
     fn scale(self, nrows: usize, ncols: usize, fan_in: usize) -> f32 {
         let fan_in = fan_in as f64;
         let scale = match self {
-            Initializer::XavierUniform => {
-                let fan_out = nrows as f64 * fan_in / (ncols as f64).max(1.0);
+            Initializer::XavierUniform | Initializer::XavierUniformConv { .. } => {
+                let taps = if let Initializer::XavierUniformConv { taps } = self { taps } else { 1 };
+                let fan_out = (nrows * taps) as f64 * fan_in / (ncols as f64).max(1.0);
                 (6.0 / (fan_in + fan_out)).sqrt()
             }
             Initializer::KaimingUniform => (6.0 / fan_in).sqrt(),
             Initializer::KaimingNormal => (2.0 / fan_in).sqrt(),
+            Initializer::LecunNormal => fan_in.recip().sqrt(),
+            Initializer::SmallNormal => 0.01,
         };
         scale as f32
     }
 
     fn draw(self, scale: f32, key: Key, position: u64) -> f32 {
         match self {
-            Initializer::XavierUniform | Initializer::KaimingUniform => scale * (2.0 * key.uniform(position) - 1.0),
-            Initializer::KaimingNormal => scale * key.normal(position),
+            Initializer::XavierUniform | Initializer::XavierUniformConv { .. } | Initializer::KaimingUniform => {
+                scale * (2.0 * key.uniform(position) - 1.0)
+            }
+            Initializer::KaimingNormal | Initializer::LecunNormal | Initializer::SmallNormal => {
+                scale * key.normal(position)
+            }
         }
     }
 }

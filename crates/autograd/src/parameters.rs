@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sparse_kernels::{Backend, BlockMatrix, BsrPattern, CsrPattern, ShapeError, SparseMatrix};
+use sparse_kernels::{
+    Backend, BlockMatrix, BsrPattern, ConvOptions, ConvShape, ConvWeight, CsrPattern, ShapeError, SparseMatrix,
+};
 
 use crate::Error;
 
@@ -34,8 +36,21 @@ pub enum ParameterValue<B: Backend> {
         /// Columns.
         ncols: usize,
     },
-    /// A vector: a bias.
+    /// A sparse convolution's weight.
+    SparseConv(ConvWeight<B>),
+    /// A dense convolution's weight, `[O][C/G][kh][kw]`; a depthwise one, too.
+    DenseConv {
+        /// `rows · columns` values of the shape.
+        values: B::Buffer,
+        /// The convolution.
+        shape: ConvShape,
+        /// How its operands lie.
+        options: ConvOptions,
+    },
+    /// A vector: a bias; scale and shift of a normalisation.
     Vector(B::Buffer),
+    /// Numbers that a forward pass keeps and no optimizer changes: running moments.
+    Statistics(B::Buffer),
 }
 
 impl<B: Backend> ParameterValue<B> {
@@ -44,7 +59,11 @@ impl<B: Backend> ParameterValue<B> {
         match self {
             ParameterValue::Sparse(matrix) => &matrix.values,
             ParameterValue::BlockSparse(matrix) => &matrix.values,
-            ParameterValue::Dense { values, .. } | ParameterValue::Vector(values) => values,
+            ParameterValue::SparseConv(weight) => &weight.values,
+            ParameterValue::Dense { values, .. }
+            | ParameterValue::DenseConv { values, .. }
+            | ParameterValue::Vector(values)
+            | ParameterValue::Statistics(values) => values,
         }
     }
 
@@ -52,14 +71,25 @@ impl<B: Backend> ParameterValue<B> {
         match self {
             ParameterValue::Sparse(matrix) => &mut matrix.values,
             ParameterValue::BlockSparse(matrix) => &mut matrix.values,
-            ParameterValue::Dense { values, .. } | ParameterValue::Vector(values) => values,
+            ParameterValue::SparseConv(weight) => &mut weight.values,
+            ParameterValue::Dense { values, .. }
+            | ParameterValue::DenseConv { values, .. }
+            | ParameterValue::Vector(values)
+            | ParameterValue::Statistics(values) => values,
         }
+    }
+
+    /// Whether an optimizer changes it.
+    pub fn is_learned(&self) -> bool {
+        !matches!(self, ParameterValue::Statistics(_))
     }
 
     /// After `values` has changed.
     pub(crate) fn refresh(&mut self, backend: &B) -> Result<(), Error> {
-        if let ParameterValue::Sparse(matrix) = self {
-            matrix.refresh(backend)?;
+        match self {
+            ParameterValue::Sparse(matrix) => matrix.refresh(backend)?,
+            ParameterValue::SparseConv(weight) => weight.refresh(backend)?,
+            _ => {}
         }
         Ok(())
     }
@@ -69,9 +99,21 @@ impl<B: Backend> ParameterValue<B> {
             ParameterValue::Sparse(_) => "sparse matrix",
             ParameterValue::BlockSparse(_) => "block-sparse matrix",
             ParameterValue::Dense { .. } => "dense matrix",
+            ParameterValue::SparseConv(_) => "sparse convolution",
+            ParameterValue::DenseConv { .. } => "dense convolution",
             ParameterValue::Vector(_) => "vector",
+            ParameterValue::Statistics(_) => "statistics",
         }
     }
+}
+
+/// How candidates for growth are found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum GrowthKind {
+    /// Of a matrix, in entries or blocks of this size.
+    Linear { block_size: [usize; 2] },
+    /// Of a convolution.
+    Conv(ConvShape),
 }
 
 /// Something that is learned: value, gradient, and the optimizer's memory of it. All are as long as the value.
@@ -218,6 +260,36 @@ impl<B: Backend> Parameters<B> {
         Ok(self.add(name.into(), ParameterValue::Dense { values, nrows, ncols }))
     }
 
+    /// Adds a sparse convolution's weight.
+    pub fn add_sparse_conv(&mut self, name: impl Into<String>, weight: ConvWeight<B>) -> ParameterId {
+        self.add(name.into(), ParameterValue::SparseConv(weight))
+    }
+
+    /// Adds a dense convolution's weight, `[O][C/G][kh][kw]`.
+    ///
+    /// # Errors
+    /// Unless there are `rows · columns` values of the shape.
+    pub fn add_dense_conv(
+        &mut self,
+        name: impl Into<String>,
+        backend: &B,
+        values: B::Buffer,
+        shape: ConvShape,
+        options: ConvOptions,
+    ) -> Result<ParameterId, Error> {
+        let (op, what, got) = ("add_dense_conv", "number of values", backend.len(&values));
+        let expected = shape.rows() * shape.columns();
+        if got != expected {
+            return Err(ShapeError::Mismatch { op, what, expected, got }.into());
+        }
+        Ok(self.add(name.into(), ParameterValue::DenseConv { values, shape, options }))
+    }
+
+    /// Adds numbers that no optimizer changes.
+    pub fn add_statistics(&mut self, name: impl Into<String>, values: B::Buffer) -> ParameterId {
+        self.add(name.into(), ParameterValue::Statistics(values))
+    }
+
     /// Adds a vector.
     pub fn add_vector(&mut self, name: impl Into<String>, values: B::Buffer) -> ParameterId {
         self.add(name.into(), ParameterValue::Vector(values))
@@ -256,13 +328,14 @@ impl<B: Backend> Parameters<B> {
         &self.list[id.0]
     }
 
-    /// The pattern of a sparse parameter; none for others.
+    /// The pattern of a sparse parameter, a convolution's too; none for others.
     ///
     /// # Panics
     /// As [`Parameters::get`].
     pub fn pattern<'a>(&'a self, backend: &B, id: ParameterId) -> Option<&'a Arc<CsrPattern>> {
         match &self.get(id).value {
             ParameterValue::Sparse(matrix) => Some(backend.pattern(&matrix.plan)),
+            ParameterValue::SparseConv(weight) => Some(backend.conv_pattern(&weight.plan)),
             _ => None,
         }
     }
@@ -315,9 +388,54 @@ impl<B: Backend> Parameters<B> {
     pub(crate) fn block_size(&self, op: &'static str, backend: &B, id: ParameterId) -> Result<[usize; 2], Error> {
         let parameter = self.checked(op, id)?;
         match &parameter.value {
-            ParameterValue::Sparse(_) => Ok([1, 1]),
+            ParameterValue::Sparse(_) | ParameterValue::SparseConv(_) => Ok([1, 1]),
             ParameterValue::BlockSparse(matrix) => Ok(backend.block_pattern(&matrix.plan).block_size()),
             _ => Err(wrong_kind(op, parameter, "sparse matrix")),
+        }
+    }
+
+    /// How growth of a parameter with a topology works.
+    pub(crate) fn growth_kind(&self, backend: &B, id: ParameterId) -> GrowthKind {
+        match &self.get(id).value {
+            ParameterValue::SparseConv(weight) => GrowthKind::Conv(backend.conv_shape(&weight.plan)),
+            ParameterValue::BlockSparse(matrix) => {
+                GrowthKind::Linear { block_size: backend.block_pattern(&matrix.plan).block_size() }
+            }
+            _ => GrowthKind::Linear { block_size: [1, 1] },
+        }
+    }
+
+    /// Shape of a convolution and how its operands lie.
+    pub(crate) fn conv(
+        &self,
+        op: &'static str,
+        backend: &B,
+        id: ParameterId,
+    ) -> Result<(ConvShape, ConvOptions), Error> {
+        let parameter = self.checked(op, id)?;
+        match &parameter.value {
+            ParameterValue::SparseConv(weight) => {
+                Ok((backend.conv_shape(&weight.plan), backend.conv_options(&weight.plan)))
+            }
+            ParameterValue::DenseConv { shape, options, .. } => Ok((*shape, *options)),
+            _ => Err(wrong_kind(op, parameter, "convolution")),
+        }
+    }
+
+    /// Numbers that no optimizer changes, to be changed by a forward pass.
+    pub(crate) fn statistics_mut(&mut self, op: &'static str, id: ParameterId) -> Result<&mut B::Buffer, Error> {
+        if !matches!(self.checked(op, id)?.value, ParameterValue::Statistics(_)) {
+            return Err(wrong_kind(op, self.checked(op, id)?, "statistics"));
+        }
+        Ok(self.entry(op, id)?.value.values_mut())
+    }
+
+    /// Numbers that no optimizer changes.
+    pub(crate) fn statistics(&self, op: &'static str, id: ParameterId) -> Result<&B::Buffer, Error> {
+        let parameter = self.checked(op, id)?;
+        match &parameter.value {
+            ParameterValue::Statistics(values) => Ok(values),
+            _ => Err(wrong_kind(op, parameter, "statistics")),
         }
     }
 
@@ -419,6 +537,10 @@ impl<B: Backend> Parameters<B> {
                 let pattern = BsrPattern::from_blocks(old.nrows(), old.ncols(), block_size, pattern)?;
                 ParameterValue::BlockSparse(BlockMatrix::from_buffer(backend, Arc::new(pattern), values, options)?)
             }
+            ParameterValue::SparseConv(old) => {
+                let (shape, options) = (backend.conv_shape(&old.plan), backend.conv_options(&old.plan));
+                ParameterValue::SparseConv(ConvWeight::from_buffer(backend, pattern, values, shape, options)?)
+            }
             _ => {
                 let options = backend.plan_options(&self.sparse(OP, id)?.plan);
                 ParameterValue::Sparse(SparseMatrix::from_buffer(backend, pattern, values, options)?)
@@ -504,8 +626,15 @@ impl<B: Backend> Parameters<B> {
                 bytes.transposed_values = size(&matrix.transposed_values);
                 bytes.plan = backend.plan_bytes(&matrix.plan);
             }
+            ParameterValue::SparseConv(weight) => {
+                bytes.transposed_values = size(&weight.transposed_values);
+                bytes.plan = backend.conv_plan_bytes(&weight.plan);
+            }
             ParameterValue::BlockSparse(matrix) => bytes.plan = backend.block_plan_bytes(&matrix.plan),
-            ParameterValue::Dense { .. } | ParameterValue::Vector(_) => {}
+            ParameterValue::Dense { .. }
+            | ParameterValue::DenseConv { .. }
+            | ParameterValue::Vector(_)
+            | ParameterValue::Statistics(_) => {}
         }
         bytes
     }

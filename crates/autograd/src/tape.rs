@@ -9,8 +9,11 @@
 //! their input's buffer to their output. A buffer goes back to the arena when the node that made it has run (training)
 //! or when its value has been used (evaluation).
 
-use sparse_kernels::{Backend, GrowRequest, StripLayout, Strips};
+use std::rc::Rc;
 
+use sparse_kernels::{Activations, Backend, GrowRequest, ImageLayout, Images, Layout, StripLayout, Strips};
+
+use crate::parameters::GrowthKind;
 use crate::{Arena, Error, GrowthRequests, Loss, ParameterId, Parameters, Reduce, Reduction};
 
 /// What a tape is for.
@@ -37,7 +40,7 @@ enum State {
 
 struct Value {
     storage: usize,
-    layout: StripLayout,
+    layout: Layout,
     requires_grad: bool,
     kept: bool,
     state: State,
@@ -54,7 +57,7 @@ pub(crate) enum Need {
 
 /// A buffer; several values may have stood in it one after the other.
 struct Stored<B: Backend> {
-    strips: Option<Strips<B>>,
+    activations: Option<Activations<B>>,
     /// The strictest need of a backward pass, and whose it is.
     saved: Option<(Need, &'static str)>,
     /// Waits for a growth request, and must not be released.
@@ -65,10 +68,13 @@ struct Stored<B: Backend> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Saved {
     storage: usize,
-    layout: StripLayout,
+    layout: Layout,
 }
 
-type BackwardFn<'a, B> = Box<dyn FnOnce(&mut Backward<'_, 'a, B>, Strips<B>) -> Result<(), Error> + 'a>;
+/// A gradient. A sum hands its own to both terms: what is shared is only read, and is nobody's to overwrite.
+pub(crate) type Gradient<B> = Rc<Activations<B>>;
+
+type BackwardFn<'a, B> = Box<dyn FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -> Result<(), Error> + 'a>;
 
 struct Node<'a, B: Backend> {
     output: Var,
@@ -88,7 +94,7 @@ pub struct Tape<'a, B: Backend> {
     values: Vec<Value>,
     storages: Vec<Stored<B>>,
     nodes: Vec<Node<'a, B>>,
-    grads: Vec<Option<Strips<B>>>,
+    grads: Vec<Option<Gradient<B>>>,
     /// How often each parameter is used by nodes that have not run yet.
     uses: Vec<usize>,
     pub(crate) stats: Vec<B::Buffer>,
@@ -115,9 +121,9 @@ impl<'a, B: Backend> Tape<'a, B> {
 
     /// Puts activations on the tape; their buffer goes to the arena in the end. Without `requires_grad` no gradient is
     /// computed for them, and the product that would do it does not run.
-    pub fn input(&mut self, strips: Strips<B>, requires_grad: bool) -> Var {
+    pub fn input(&mut self, activations: impl Into<Activations<B>>, requires_grad: bool) -> Var {
         let requires_grad = requires_grad && self.mode == Mode::Training;
-        self.push(strips, requires_grad)
+        self.push(activations.into(), requires_grad)
     }
 
     /// Holds a value beyond its first use in evaluation mode: call it on what is used twice, or read afterwards. In
@@ -130,32 +136,32 @@ impl<'a, B: Backend> Tape<'a, B> {
     ///
     /// # Errors
     /// If an operation in place has taken it, or its buffer has been released.
-    pub fn value(&mut self, var: Var) -> Result<&Strips<B>, Error> {
+    pub fn value(&mut self, var: Var) -> Result<&Activations<B>, Error> {
         let storage = self.read("value", var)?;
-        Ok(self.stored(storage))
+        Ok(self.activations(storage))
     }
 
     /// Takes a value off an evaluation tape; the caller may give it to the arena later.
     ///
     /// # Errors
     /// If the value is not there any more, or the tape is one of training.
-    pub fn take(&mut self, var: Var) -> Result<Strips<B>, Error> {
+    pub fn take(&mut self, var: Var) -> Result<Activations<B>, Error> {
         let storage = self.read("take", var)?;
         if self.mode == Mode::Training {
             return Err(Error::Saved { op: "take", by: "training" });
         }
         self.values[var.0].state = State::Moved("take");
-        Ok(self.storages[storage].strips.take().expect("`read` found the buffer"))
+        Ok(self.storages[storage].activations.take().expect("`read` found the buffer"))
     }
 
     /// Shape and order of a value.
-    pub fn layout(&self, var: Var) -> StripLayout {
+    pub fn layout(&self, var: Var) -> Layout {
         self.values[var.0].layout
     }
 
     /// After [`Tape::backward`], the gradient of an input that asked for it; none if it had no part in the loss.
-    pub fn gradient(&self, var: Var) -> Option<&Strips<B>> {
-        self.grads.get(var.0).and_then(Option::as_ref)
+    pub fn gradient(&self, var: Var) -> Option<&Activations<B>> {
+        self.grads.get(var.0).and_then(|gradient| gradient.as_deref())
     }
 
     /// Computes the gradients of the sum of `losses` with respect to all parameters that took part, and to inputs that
@@ -180,7 +186,7 @@ impl<'a, B: Backend> Tape<'a, B> {
     ) -> Result<(), Error> {
         let mut seeds = Vec::with_capacity(losses.len());
         for loss in losses {
-            let gradient = loss.gradient.and_then(|storage| self.storages[storage].strips.take());
+            let gradient = loss.gradient.and_then(|storage| self.storages[storage].activations.take());
             let reason = "the loss has no gradient: nothing below it asks for one, or it was used before";
             seeds.push((loss.logits, gradient.ok_or(Error::Backward { reason })?));
         }
@@ -193,7 +199,7 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// As [`Tape::backward`], and if a seed's shape is not its value's.
     pub fn backward_from(
         &mut self,
-        seeds: Vec<(Var, Strips<B>)>,
+        seeds: Vec<(Var, Activations<B>)>,
         growth: &mut GrowthRequests,
         reduce: &mut dyn Reduce<B>,
     ) -> Result<(), Error> {
@@ -219,9 +225,9 @@ impl<'a, B: Backend> Tape<'a, B> {
                 (node.backward)(&mut pass, grad)?;
             }
             if let Some(stored) = node.made.map(|made| &mut pass.tape.storages[made]).filter(|s| !s.pinned)
-                && let Some(strips) = stored.strips.take()
+                && let Some(activations) = stored.activations.take()
             {
-                pass.tape.arena.give(pass.tape.backend, strips);
+                pass.tape.arena.give(pass.tape.backend, activations);
             }
         }
         // What has uses that the losses do not depend on is not finished yet.
@@ -238,8 +244,8 @@ impl<'a, B: Backend> Tape<'a, B> {
             State::Released(by) => return Err(Error::Released { op, by }),
             State::Live => {}
         }
-        match &mut self.storages[value.storage].strips {
-            Some(strips) => strips.layout = value.layout,
+        match &mut self.storages[value.storage].activations {
+            Some(activations) => set_layout(activations, value.layout),
             None => return Err(Error::Released { op, by: "backward" }),
         }
         Ok(value.storage)
@@ -259,19 +265,62 @@ impl<'a, B: Backend> Tape<'a, B> {
         }
     }
 
-    /// A buffer that [`Tape::read`] found.
+    /// The layout of features by lanes.
+    ///
+    /// # Errors
+    /// If the value is images.
+    pub(crate) fn strip_layout(&self, op: &'static str, var: Var) -> Result<StripLayout, Error> {
+        match self.layout(var) {
+            Layout::Strips(layout) => Ok(layout),
+            Layout::Images(_) => Err(Error::Activations { op, got: "images", expected: "features by lanes" }),
+        }
+    }
+
+    /// The layout of images.
+    ///
+    /// # Errors
+    /// If the value is features by lanes.
+    pub(crate) fn image_layout(&self, op: &'static str, var: Var) -> Result<ImageLayout, Error> {
+        match self.layout(var) {
+            Layout::Images(layout) => Ok(layout),
+            Layout::Strips(_) => Err(Error::Activations { op, got: "features by lanes", expected: "images" }),
+        }
+    }
+
+    fn activations(&self, storage: usize) -> &Activations<B> {
+        self.storages[storage].activations.as_ref().expect("`read` found the buffer")
+    }
+
+    /// A buffer that [`Tape::read`] found, of a value that [`Tape::strip_layout`] accepted.
     pub(crate) fn stored(&self, storage: usize) -> &Strips<B> {
-        self.storages[storage].strips.as_ref().expect("`read` found the buffer")
+        strips(self.activations(storage))
     }
 
     /// A buffer to overwrite, beside the parameters to do it with.
     pub(crate) fn stored_and_parameters(&mut self, storage: usize) -> (&mut Strips<B>, &Parameters<B>) {
-        let strips = self.storages[storage].strips.as_mut().expect("`read` found the buffer");
-        (strips, self.parameters)
+        let activations = self.storages[storage].activations.as_mut().expect("`read` found the buffer");
+        (strips_mut(activations), self.parameters)
     }
 
     pub(crate) fn stored_mut(&mut self, storage: usize) -> &mut Strips<B> {
-        self.storages[storage].strips.as_mut().expect("`read` found the buffer")
+        strips_mut(self.storages[storage].activations.as_mut().expect("`read` found the buffer"))
+    }
+
+    /// A buffer that [`Tape::read`] found, of a value that [`Tape::image_layout`] accepted.
+    pub(crate) fn stored_images(&self, storage: usize) -> &Images<B> {
+        images(self.activations(storage))
+    }
+
+    /// Takes images out for an operation on several of them; [`Tape::put_images`] puts them back.
+    pub(crate) fn take_images(&mut self, storage: usize) -> Images<B> {
+        match self.storages[storage].activations.take() {
+            Some(Activations::Images(images)) => images,
+            _ => unreachable!("`read` found the buffer, and `image_layout` that it is images"),
+        }
+    }
+
+    pub(crate) fn put_images(&mut self, storage: usize, images: Images<B>) {
+        self.storages[storage].activations = Some(images.into());
     }
 
     pub(crate) fn requires_grad(&self, var: Var) -> bool {
@@ -289,23 +338,23 @@ impl<'a, B: Backend> Tape<'a, B> {
     }
 
     /// Stores a buffer that is no value (the gradient that a loss computes on the way).
-    pub(crate) fn store(&mut self, strips: Strips<B>) -> usize {
-        self.storages.push(Stored { strips: Some(strips), saved: None, pinned: false });
+    pub(crate) fn store(&mut self, activations: Activations<B>) -> usize {
+        self.storages.push(Stored { activations: Some(activations), saved: None, pinned: false });
         self.storages.len() - 1
     }
 
     /// A new value in a new buffer.
-    pub(crate) fn push(&mut self, strips: Strips<B>, requires_grad: bool) -> Var {
-        let layout = strips.layout;
-        let storage = self.store(strips);
+    pub(crate) fn push(&mut self, activations: Activations<B>, requires_grad: bool) -> Var {
+        let layout = activations.layout();
+        let storage = self.store(activations);
         self.values.push(Value { storage, layout, requires_grad, kept: false, state: State::Live });
         Var(self.values.len() - 1)
     }
 
     /// The output of an operation with a parameter, in a new buffer; `input` has been used.
-    pub(crate) fn push_output(&mut self, op: &'static str, input: Var, strips: Strips<B>) -> Var {
+    pub(crate) fn push_output(&mut self, op: &'static str, input: Var, output: impl Into<Activations<B>>) -> Var {
         self.used(op, input);
-        self.push(strips, self.mode == Mode::Training)
+        self.push(output.into(), self.mode == Mode::Training)
     }
 
     /// A new value in the buffer of `from`, which is gone then.
@@ -313,13 +362,14 @@ impl<'a, B: Backend> Tape<'a, B> {
         &mut self,
         op: &'static str,
         from: Var,
-        layout: StripLayout,
+        layout: impl Into<Layout>,
         requires_grad: bool,
     ) -> Var {
+        let layout = layout.into();
         let Value { storage, kept, .. } = self.values[from.0];
         self.values[from.0].state = State::Moved(op);
-        if let Some(strips) = &mut self.storages[storage].strips {
-            strips.layout = layout;
+        if let Some(activations) = &mut self.storages[storage].activations {
+            set_layout(activations, layout);
         }
         self.values.push(Value { storage, layout, requires_grad, kept, state: State::Live });
         Var(self.values.len() - 1)
@@ -330,8 +380,8 @@ impl<'a, B: Backend> Tape<'a, B> {
         let value = &mut self.values[var.0];
         if self.mode == Mode::Evaluation && !value.kept {
             value.state = State::Released(op);
-            if let Some(strips) = self.storages[value.storage].strips.take() {
-                self.arena.give(self.backend, strips);
+            if let Some(activations) = self.storages[value.storage].activations.take() {
+                self.arena.give(self.backend, activations);
             }
         }
     }
@@ -343,7 +393,7 @@ impl<'a, B: Backend> Tape<'a, B> {
         input: Var,
         output: Var,
         parameter: Option<ParameterId>,
-        backward: impl FnOnce(&mut Backward<'_, 'a, B>, Strips<B>) -> Result<(), Error> + 'a,
+        backward: impl FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -> Result<(), Error> + 'a,
     ) {
         if self.values[output.0].requires_grad {
             let storage = self.values[output.0].storage;
@@ -358,9 +408,9 @@ impl<'a, B: Backend> Tape<'a, B> {
 
 impl<B: Backend> Drop for Tape<'_, B> {
     fn drop(&mut self) {
-        let buffers = self.storages.drain(..).filter_map(|s| s.strips).chain(self.grads.drain(..).flatten());
-        for strips in buffers {
-            self.arena.give(self.backend, strips);
+        let grads = self.grads.drain(..).flatten().filter_map(Rc::into_inner);
+        for activations in self.storages.drain(..).filter_map(|s| s.activations).chain(grads) {
+            self.arena.give(self.backend, activations);
         }
         for stats in self.stats.drain(..) {
             self.arena.give_buffer(self.backend, stats);
@@ -381,39 +431,133 @@ pub(crate) struct Backward<'p, 'a, B: Backend> {
     growth: &'p mut GrowthRequests,
     reduce: &'p mut dyn Reduce<B>,
     /// Uses that wait for growth: (parameter, dY, X).
-    pending: Vec<(ParameterId, Strips<B>, Saved)>,
+    pending: Vec<(ParameterId, Gradient<B>, Saved)>,
     /// Parameters that have been reduced.
     finished: Vec<bool>,
 }
 
 impl<'a, B: Backend> Backward<'_, 'a, B> {
     /// Adds to a value's gradient: the first contribution moves in, later ones are added and their buffers go back.
-    pub(crate) fn accumulate(&mut self, var: Var, grad: Strips<B>) -> Result<(), Error> {
+    pub(crate) fn accumulate(&mut self, var: Var, gradient: impl Into<Activations<B>>) -> Result<(), Error> {
+        self.accumulate_shared(var, Rc::new(gradient.into()))
+    }
+
+    /// As [`Backward::accumulate`], of a gradient that may be another value's too.
+    pub(crate) fn accumulate_shared(&mut self, var: Var, gradient: Gradient<B>) -> Result<(), Error> {
         let tape = &mut *self.tape;
-        let layout = tape.values[var.0].layout;
-        if layout != grad.layout {
-            return Err(Error::Backward { reason: "a gradient has not the shape of its value" });
+        if tape.values[var.0].layout != gradient.layout() {
+            return match self.own(gradient)? {
+                Activations::Images(images) => self.accumulate_images(var, images),
+                Activations::Strips(_) => Err(Error::Backward { reason: "a gradient has not the shape of its value" }),
+            };
         }
         if !tape.values[var.0].requires_grad {
-            tape.arena.give(tape.backend, grad);
+            self.release(gradient);
             return Ok(());
         }
-        match &mut tape.grads[var.0] {
-            Some(sum) => {
-                tape.backend.add_strips(&grad, sum)?;
-                tape.arena.give(tape.backend, grad);
-            }
-            none => *none = Some(grad),
+        let Some(sum) = tape.grads[var.0].take() else {
+            tape.grads[var.0] = Some(gradient);
+            return Ok(());
+        };
+        let mut sum = self.own(sum)?;
+        let backend = self.tape.backend;
+        match (&*gradient, &mut sum) {
+            (Activations::Strips(from), Activations::Strips(to)) => backend.add_strips(from, to)?,
+            (Activations::Images(from), Activations::Images(to)) => backend.add_images(from, to)?,
+            _ => unreachable!("both have the value's layout"),
         }
+        self.release(gradient);
+        self.tape.grads[var.0] = Some(Rc::new(sum));
         Ok(())
     }
 
+    /// Takes the sum of the gradients that a value has so far, to add to it in the operation's own pass; none if there is
+    /// none yet. It goes back by [`Backward::accumulate`].
+    pub(crate) fn take_sum(&mut self, var: Var) -> Result<Option<Activations<B>>, Error> {
+        self.tape.grads[var.0].take().map(|sum| self.own(sum)).transpose()
+    }
+
+    /// A gradient to overwrite: itself, or a copy if it is another value's too.
+    pub(crate) fn own(&mut self, gradient: Gradient<B>) -> Result<Activations<B>, Error> {
+        match Rc::try_unwrap(gradient) {
+            Ok(gradient) => Ok(gradient),
+            Err(shared) => {
+                let backend = self.tape.backend;
+                let mut copy = self.tape.arena.take_activations(backend, shared.layout())?;
+                backend.copy(shared.data(), copy.data_mut())?;
+                self.release(shared);
+                Ok(copy)
+            }
+        }
+    }
+
+    /// [`Backward::own`], of a value that was found to be features by lanes.
+    pub(crate) fn own_strips(&mut self, gradient: Gradient<B>) -> Result<Strips<B>, Error> {
+        match self.own(gradient)? {
+            Activations::Strips(strips) => Ok(strips),
+            Activations::Images(_) => unreachable!("a gradient has its value's layout"),
+        }
+    }
+
+    /// [`Backward::own`], of a value that was found to be images.
+    pub(crate) fn own_images(&mut self, gradient: Gradient<B>) -> Result<Images<B>, Error> {
+        match self.own(gradient)? {
+            Activations::Images(images) => Ok(images),
+            Activations::Strips(_) => unreachable!("a gradient has its value's layout"),
+        }
+    }
+
+    /// Lets a gradient go; with its last holder, its buffer goes back.
+    pub(crate) fn release(&mut self, gradient: Gradient<B>) {
+        if let Some(gradient) = Rc::into_inner(gradient) {
+            self.tape.arena.give(self.tape.backend, gradient);
+        }
+    }
+
     /// A value that an operation saved.
-    pub(crate) fn saved(&mut self, saved: Saved) -> &Strips<B> {
-        let strips = self.tape.storages[saved.storage].strips.as_mut();
-        let strips = strips.expect("buffers are released only when the node that made them has run");
-        strips.layout = saved.layout;
-        strips
+    pub(crate) fn saved(&mut self, saved: Saved) -> &Activations<B> {
+        let activations = self.tape.storages[saved.storage].activations.as_mut();
+        let activations = activations.expect("buffers are released only when the node that made them has run");
+        set_layout(activations, saved.layout);
+        activations
+    }
+
+    /// Two images that an operation saved.
+    pub(crate) fn saved_pair(&self, first: Saved, second: Saved) -> (&Images<B>, &Images<B>) {
+        (self.tape.stored_images(first.storage), self.tape.stored_images(second.storage))
+    }
+
+    /// What the gradient of a normalisation needs at the same time: backend, input, perhaps output, parameter, gradient,
+    /// whether to add to it.
+    #[expect(clippy::type_complexity, reason = "the borrows that one gradient needs at a time")]
+    pub(crate) fn norm_gradient(
+        &mut self,
+        parameter: ParameterId,
+        input: Saved,
+        output: Option<Saved>,
+    ) -> Result<(&'a B, &Images<B>, Option<&Images<B>>, &crate::ParameterValue<B>, &mut B::Buffer, bool), Error> {
+        let tape = &mut *self.tape;
+        let (value, gradient, accumulate) = tape.parameters.write_gradient(tape.backend, parameter)?;
+        let stored = |saved: Saved| {
+            images(tape.storages[saved.storage].activations.as_ref().expect("buffers are released after their node"))
+        };
+        Ok((tape.backend, stored(input), output.map(stored), value, gradient, accumulate))
+    }
+
+    /// [`Backward::accumulate`] of images that may lie with another border than the value.
+    pub(crate) fn accumulate_images(&mut self, var: Var, gradient: Images<B>) -> Result<(), Error> {
+        let Layout::Images(layout) = self.tape.values[var.0].layout else {
+            return Err(Error::Backward { reason: "a gradient has not the shape of its value" });
+        };
+        if gradient.layout == layout {
+            return self.accumulate(var, gradient);
+        }
+        let backend = self.tape.backend;
+        let mut moved = self.tape.arena.take_images(backend, layout)?;
+        backend.fill(0.0, &mut moved.data)?;
+        backend.add_images(&gradient, &mut moved)?;
+        self.tape.arena.give(backend, gradient);
+        self.accumulate(var, moved)
     }
 
     /// The parts that an operation on a saved value, a parameter and its gradient needs at the same time: backend,
@@ -423,12 +567,12 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         &mut self,
         parameter: ParameterId,
         saved: Saved,
-    ) -> Result<(&'a B, &Strips<B>, &crate::ParameterValue<B>, &mut B::Buffer, bool), Error> {
+    ) -> Result<(&'a B, &Activations<B>, &crate::ParameterValue<B>, &mut B::Buffer, bool), Error> {
         self.saved(saved);
         let tape = &mut *self.tape;
         let (value, gradient, accumulate) = tape.parameters.write_gradient(tape.backend, parameter)?;
-        let strips = tape.storages[saved.storage].strips.as_ref().expect("`saved` found it");
-        Ok((tape.backend, strips, value, gradient, accumulate))
+        let activations = tape.storages[saved.storage].activations.as_ref().expect("`saved` found it");
+        Ok((tape.backend, activations, value, gradient, accumulate))
     }
 
     /// Whether a parameter gets candidates instead of a gradient.
@@ -437,7 +581,7 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
     }
 
     /// Keeps a use's dY and X until the parameter's last use.
-    pub(crate) fn wait_for_growth(&mut self, parameter: ParameterId, dy: Strips<B>, x: Saved) {
+    pub(crate) fn wait_for_growth(&mut self, parameter: ParameterId, dy: Gradient<B>, x: Saved) {
         self.tape.storages[x.storage].pinned = true;
         self.pending.push((parameter, dy, x));
     }
@@ -466,24 +610,65 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
     fn grow(&mut self, parameter: ParameterId, request: usize) -> Result<(), Error> {
         let (uses, others) = std::mem::take(&mut self.pending).into_iter().partition(|(p, ..)| *p == parameter);
         self.pending = others;
-        let uses: Vec<(ParameterId, Strips<B>, Saved)> = uses;
+        let uses: Vec<(ParameterId, Gradient<B>, Saved)> = uses;
         for (_, _, x) in &uses {
             self.saved(*x);
         }
         let tape = &mut *self.tape;
-        let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (dy, tape.stored(x.storage))).collect();
         let (wanted, answer) = &mut self.growth.entries[request];
         let wanted = GrowRequest { exclude: &wanted.exclude, count: wanted.count, ties: wanted.ties };
-        let mut candidates = match tape.parameters.block_pattern(tape.backend, parameter) {
-            Some(pattern) => tape.backend.grow_blocks(pattern.block_size(), &wanted, &pairs)?,
-            None => tape.backend.grow(&wanted, &pairs)?,
+        let mut candidates = match tape.parameters.growth_kind(tape.backend, parameter) {
+            GrowthKind::Linear { block_size } => {
+                let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (strips(dy), tape.stored(x.storage))).collect();
+                match block_size {
+                    [1, 1] => tape.backend.grow(&wanted, &pairs)?,
+                    size => tape.backend.grow_blocks(size, &wanted, &pairs)?,
+                }
+            }
+            GrowthKind::Conv(shape) => {
+                let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (images(dy), tape.stored_images(x.storage))).collect();
+                tape.backend.grow_conv(shape, &wanted, &pairs)?
+            }
         };
         self.reduce.reduce(tape.backend, parameter, Reduction::Candidates(&mut candidates))?;
         *answer = Some(candidates);
         for (_, dy, x) in uses {
-            tape.arena.give(tape.backend, dy);
-            tape.storages[x.storage].pinned = false;
+            self.release(dy);
+            self.tape.storages[x.storage].pinned = false;
         }
         Ok(())
+    }
+}
+
+/// Changes the shape of features by lanes; that of images never changes.
+fn set_layout<B: Backend>(activations: &mut Activations<B>, layout: Layout) {
+    match (activations, layout) {
+        (Activations::Strips(strips), Layout::Strips(layout)) => strips.layout = layout,
+        (Activations::Images(images), Layout::Images(layout)) => debug_assert_eq!(images.layout, layout),
+        _ => unreachable!("no operation in place makes images of features, or features of images"),
+    }
+}
+
+/// Activations that were found to be features by lanes.
+pub(crate) fn strips<B: Backend>(activations: &Activations<B>) -> &Strips<B> {
+    match activations {
+        Activations::Strips(strips) => strips,
+        Activations::Images(_) => unreachable!("the operation found features by lanes"),
+    }
+}
+
+/// Activations that were found to be features by lanes.
+fn strips_mut<B: Backend>(activations: &mut Activations<B>) -> &mut Strips<B> {
+    match activations {
+        Activations::Strips(strips) => strips,
+        Activations::Images(_) => unreachable!("the operation found features by lanes"),
+    }
+}
+
+/// Activations that were found to be images.
+pub(crate) fn images<B: Backend>(activations: &Activations<B>) -> &Images<B> {
+    match activations {
+        Activations::Images(images) => images,
+        Activations::Strips(_) => unreachable!("the operation found images"),
     }
 }

@@ -6,14 +6,16 @@ use sparse_kernels::cpu::Cpu;
 use sparse_kernels::random::Key;
 use sparse_kernels::reference;
 use sparse_kernels::{
-    BlockMatrix, Bsr, BsrPattern, Candidate, CsrPattern, GrowRequest, MatrixRef, PlanOptions, SparseLinear,
-    SparseMatrix, Storage, StripLayout, Strips,
+    Activations, BatchNormOptions, BlockMatrix, Bsr, BsrPattern, Candidate, ConvOptions, ConvShape, ConvWeight,
+    CsrPattern, GrowRequest, ImageLayout, MatrixRef, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout,
+    Strips,
 };
 
 use crate::gradcheck::{Objective, gradcheck};
 use crate::optim::{Adam, AdamOptions, Sgd, SgdOptions};
 use crate::{
-    Arena, Error, GrowthRequest, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Reduce, Reduction, Tape,
+    Arena, BatchNormLayer, Error, GrowthRequest, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Reduce,
+    Reduction, Tape,
 };
 
 pub(crate) fn cpu() -> Cpu {
@@ -64,6 +66,47 @@ pub(crate) fn dense(parameters: &mut Parameters<Cpu>, name: &str, nrows: usize, 
     let mut values = cpu.zeros(nrows * ncols).unwrap();
     cpu.upload(&normals(name, nrows * ncols), &mut values).unwrap();
     parameters.add_dense(name, &cpu, values, nrows, ncols).unwrap()
+}
+
+/// How X and Y of a convolution lie.
+pub(crate) fn image_layouts(shape: ConvShape, size: [usize; 2], samples: usize, strip: usize) -> [ImageLayout; 2] {
+    let [border_x, border_y] = shape.borders(size).unwrap();
+    let output = shape.output_size(size).unwrap();
+    let layout = |channels, size, border| ImageLayout::new(samples, channels, size, border, strip).unwrap();
+    [layout(shape.in_channels(), size, border_x), layout(shape.out_channels(), output, border_y)]
+}
+
+pub(crate) fn sparse_conv(
+    parameters: &mut Parameters<Cpu>,
+    name: &str,
+    shape: ConvShape,
+    [x, y]: [ImageLayout; 2],
+    density: f32,
+) -> ParameterId {
+    let pattern = random_pattern(name, shape.rows(), shape.columns(), density);
+    let values = normals(name, pattern.nnz());
+    let options = ConvOptions { x, y, input_grad: true };
+    parameters.add_sparse_conv(name, ConvWeight::new(&cpu(), pattern, &values, shape, options).unwrap())
+}
+
+pub(crate) fn dense_conv(
+    parameters: &mut Parameters<Cpu>,
+    name: &str,
+    shape: ConvShape,
+    [x, y]: [ImageLayout; 2],
+) -> ParameterId {
+    let cpu = cpu();
+    let mut values = cpu.zeros(shape.rows() * shape.columns()).unwrap();
+    cpu.upload(&normals(name, shape.rows() * shape.columns()), &mut values).unwrap();
+    let options = ConvOptions { x, y, input_grad: true };
+    parameters.add_dense_conv(name, &cpu, values, shape, options).unwrap()
+}
+
+/// A batch normalisation whose learned parameter has the name.
+pub(crate) fn norm(parameters: &mut Parameters<Cpu>, name: &str, channels: usize, relu: bool) -> BatchNormLayer {
+    let affine = vector(parameters, name, 2 * channels);
+    let running = parameters.add_statistics(format!("{name}.running"), cpu().zeros(2 * channels).unwrap());
+    BatchNormLayer { affine, running, options: BatchNormOptions::default(), relu }
 }
 
 fn vector(parameters: &mut Parameters<Cpu>, name: &str, len: usize) -> ParameterId {
@@ -151,12 +194,12 @@ fn a_value_used_twice_gets_both_gradients() {
         let mut seeds = Vec::new();
         for _ in 0..uses {
             let y = tape.dense_linear(w, x).unwrap();
-            let mut seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
-            cpu.fill(1.0, &mut seed.data).unwrap();
+            let mut seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
+            cpu.fill(1.0, seed.data_mut()).unwrap();
             seeds.push((y, seed));
         }
         tape.backward_from(seeds, &mut GrowthRequests::new(), &mut NoReduce).unwrap();
-        tape.gradient(x).unwrap().data[0]
+        tape.gradient(x).unwrap().data()[0]
     };
     let mut results = Vec::new();
     for uses in [1, 2, 3] {
@@ -259,7 +302,7 @@ fn the_first_layer_needs_no_transpose() {
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, requires_grad);
         let y = tape.sparse_linear(w, x).unwrap();
-        let seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
+        let seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
         let result = tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce);
         assert_eq!(result.is_ok(), !requires_grad, "{result:?}");
     }
@@ -277,7 +320,7 @@ fn evaluation_releases_what_is_used_and_keeps_what_is_asked_for() {
     let y = tape.dense_linear(w, x).unwrap();
     let z = tape.dense_linear(w, x).unwrap();
     let z = tape.take(z).unwrap();
-    assert_eq!(tape.value(y).unwrap().data[..], z.data[..]);
+    assert_eq!(tape.value(y).unwrap().data()[..], z.data()[..]);
     assert_eq!(tape.nodes(), 0);
     drop(tape);
     let x = pack(&cpu, &mut arena, StripLayout::sparse(4, 3), &[1.0; 12]);
@@ -286,7 +329,7 @@ fn evaluation_releases_what_is_used_and_keeps_what_is_asked_for() {
     let y = tape.dense_linear(w, x).unwrap();
     let refused = tape.dense_linear(w, x);
     assert_eq!(refused, Err(Error::Released { op: "dense_linear", by: "dense_linear" }));
-    let seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
+    let seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
     let refused = tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce);
     assert!(matches!(refused, Err(Error::Backward { .. })));
 }
@@ -353,7 +396,7 @@ fn two_uses(
     let mut tape = Tape::new(&cpu, &mut arena, parameters, Mode::Training);
     let seed = |(x, dy)| {
         let x = tape.input(x, true);
-        (tape.linear(w, x).unwrap(), dy)
+        (tape.linear(w, x).unwrap(), Activations::from(dy))
     };
     let seeds = x.into_iter().zip(dy).map(seed).collect();
     tape.backward_from(seeds, growth, reduce).unwrap();
@@ -483,8 +526,8 @@ fn a_new_pattern_of_blocks_takes_their_values_and_slots_along() {
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, true);
         let y = tape.linear(w, x).unwrap();
-        let mut seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
-        cpu.fill(1.0, &mut seed.data).unwrap();
+        let mut seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
+        cpu.fill(1.0, seed.data_mut()).unwrap();
         tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce).unwrap();
         drop(tape);
         match step % 2 {
@@ -559,12 +602,12 @@ fn a_new_pattern_takes_values_and_slots_along() {
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
     let x = tape.input(x, true);
     let y = tape.sparse_linear(w, x).unwrap();
-    assert_eq!((tape.value(y).unwrap().data[0], tape.value(y).unwrap().data[32]), (200.0, 30.0));
-    let mut seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
-    cpu.upload(&[1.0], &mut seed.data).unwrap();
+    assert_eq!((tape.value(y).unwrap().data()[0], tape.value(y).unwrap().data()[32]), (200.0, 30.0));
+    let mut seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
+    cpu.upload(&[1.0], seed.data_mut()).unwrap();
     tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce).unwrap();
     let dx = tape.gradient(x).unwrap();
-    assert_eq!([dx.data[0], dx.data[32], dx.data[64]], [0.0, 0.0, 2.0]);
+    assert_eq!([dx.data()[0], dx.data()[32], dx.data()[64]], [0.0, 0.0, 2.0]);
     drop(tape);
     assert_eq!(parameters.download_gradient(&cpu, w).unwrap().unwrap(), [10.0, 100.0, 0.0, 0.0]);
 
@@ -599,7 +642,7 @@ fn decay_spares_vectors_unless_asked() {
         let mut tape = Tape::new(&cpu, &mut arena, &mut network.parameters, Mode::Training);
         let x = tape.input(x, false);
         let y = Network::forward(ids, &mut tape, x).unwrap();
-        let seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
+        let seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
         tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce).unwrap();
         drop(tape);
         sgd.step(&cpu, &mut network.parameters, 0.5).unwrap();
@@ -624,4 +667,62 @@ fn unknown_slots_and_wrong_lengths_are_refused() {
     assert!(parameters.add_dense("w", &cpu, cpu.zeros(5).unwrap(), 2, 3).is_err());
     let foreign = ParameterId(7);
     assert!(matches!(parameters.download_values(&cpu, foreign), Err(Error::Missing { what: "parameter", .. })));
+}
+
+/// Of a convolution used twice, the candidates are the largest entries of its dense gradient.
+#[test]
+fn growth_of_a_convolution_finds_the_largest_gradients() {
+    let cpu = cpu();
+    let shape = ConvShape::new(3, 3, [3, 3]).unwrap().with_padding([1, 1]);
+    let layouts = image_layouts(shape, [4, 4], 9, 8);
+    let run = |growing: bool| {
+        let mut parameters = Parameters::new();
+        let w = match growing {
+            true => sparse_conv(&mut parameters, "w", shape, layouts, 0.3),
+            false => {
+                let sparse = sparse_conv(&mut parameters, "sparse", shape, layouts, 0.0);
+                let pattern = random_pattern("w", 3, 27, 0.3);
+                let mut whole = vec![0.0; 81];
+                for (value, (row, column)) in normals("w", pattern.nnz()).into_iter().zip(pattern.positions()) {
+                    whole[(row * 27 + column) as usize] = value;
+                }
+                assert_eq!(parameters.get(sparse).value().values().len(), 0);
+                let dense = dense_conv(&mut parameters, "dense", shape, layouts);
+                parameters.upload_values(&cpu, dense, &whole).unwrap();
+                dense
+            }
+        };
+        let mut arena = Arena::new();
+        let mut x = arena.take_images(&cpu, layouts[0]).unwrap();
+        layouts[0].pack(&normals("x", 9 * 3 * 16), &mut x.data).unwrap();
+        let mut seed = arena.take_images(&cpu, layouts[1]).unwrap();
+        layouts[1].pack(&normals("dy", 9 * 3 * 16), &mut seed.data).unwrap();
+        let mut growth = GrowthRequests::new();
+        if growing {
+            let exclude = parameters.pattern(&cpu, w).unwrap().clone();
+            growth.add(GrowthRequest { parameter: w, exclude, count: 10, ties: Key::new(1) });
+        }
+        let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
+        let x = tape.input(x, false);
+        let y = tape.conv(w, x).unwrap();
+        let y = tape.conv(w, y).unwrap();
+        tape.backward_from(vec![(y, seed.into())], &mut growth, &mut NoReduce).unwrap();
+        drop(tape);
+        assert_eq!(arena.free_bytes(), arena.stats().allocated_bytes, "everything is back");
+        (growth.take(w), parameters.download_gradient(&cpu, w).unwrap())
+    };
+    let (candidates, none) = run(true);
+    assert!(none.is_none(), "no gradient where growth is asked for");
+    let gradient = run(false).1.unwrap();
+    let pattern = random_pattern("w", 3, 27, 0.3);
+    let stored: Vec<_> = pattern.positions().map(|(row, column)| (row * 27 + column) as usize).collect();
+    let mut order: Vec<usize> = (0..81).filter(|i| !stored.contains(i)).collect();
+    order.sort_by(|&a, &b| gradient[b].abs().total_cmp(&gradient[a].abs()));
+    let mut largest = order[..10].to_vec();
+    largest.sort_unstable();
+    let candidates = candidates.unwrap();
+    assert_eq!(candidates.iter().map(|c| (c.row * 27 + c.column) as usize).collect::<Vec<_>>(), largest);
+    for (candidate, &i) in candidates.iter().zip(&largest) {
+        assert!((candidate.score - gradient[i].abs()).abs() < 1e-3 * gradient[i].abs());
+    }
 }

@@ -7,6 +7,8 @@
 
 mod conv;
 #[cfg(feature = "nn")]
+mod images;
+#[cfg(feature = "nn")]
 mod norm;
 
 use std::fmt::Debug;
@@ -14,7 +16,9 @@ use std::sync::Arc;
 
 pub use conv::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};
 #[cfg(feature = "nn")]
-pub use norm::{BatchNorm, BatchNormOptions, ReluMask};
+pub use images::ImageNeural;
+#[cfg(feature = "nn")]
+pub use norm::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 
 use crate::random::Key;
 use crate::{BackendError, BsrPattern, CsrPattern, Strips};
@@ -73,6 +77,12 @@ pub trait Storage: Sized {
     /// # Errors
     /// If the device fails.
     fn fill(&self, value: f32, to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// `to[i] = from[i]`.
+    ///
+    /// # Errors
+    /// If the lengths differ.
+    fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), BackendError>;
 
     /// `to[i] += from[i]`.
     ///
@@ -586,14 +596,28 @@ pub trait Optimizer: Storage {
     ) -> Result<(), BackendError>;
 }
 
-/// Everything that training a fully connected network needs.
+/// Everything that training a network needs.
 #[cfg(feature = "nn")]
-pub trait Backend: SparseLinear + BlockSparseLinear + DenseLinear + Neural + Optimizer {}
+pub trait Backend:
+    SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + DenseConv + Neural + ImageNeural + BatchNorm + Optimizer
+{
+}
 #[cfg(feature = "nn")]
-impl<B: SparseLinear + BlockSparseLinear + DenseLinear + Neural + Optimizer> Backend for B {}
+impl<B> Backend for B where
+    B: SparseLinear
+        + BlockSparseLinear
+        + DenseLinear
+        + SparseConv
+        + DenseConv
+        + Neural
+        + ImageNeural
+        + BatchNorm
+        + Optimizer
+{
+}
 
 /// Everything that the products need.
 #[cfg(not(feature = "nn"))]
-pub trait Backend: SparseLinear + BlockSparseLinear + DenseLinear {}
+pub trait Backend: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + DenseConv {}
 #[cfg(not(feature = "nn"))]
-impl<B: SparseLinear + BlockSparseLinear + DenseLinear> Backend for B {}
+impl<B: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + DenseConv> Backend for B {}

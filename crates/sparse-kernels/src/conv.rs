@@ -113,6 +113,11 @@ impl ConvShape {
         self.groups
     }
 
+    /// Whether each channel is convolved by itself.
+    pub fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.in_channels && self.groups == self.out_channels
+    }
+
     /// Taps of a filter: `kh · kw`.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]

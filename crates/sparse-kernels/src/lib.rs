@@ -98,12 +98,15 @@ mod element;
 mod error;
 mod images;
 mod pattern;
+mod pool;
 pub mod random;
 pub mod reference;
 
 pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
-pub use backend::{AdamStep, BatchNorm, BatchNormOptions, CrossEntropy, Neural, Optimizer, ReluMask, SgdStep};
+pub use backend::{
+    Accumulate, AdamStep, BatchNorm, BatchNormOptions, CrossEntropy, ImageNeural, Neural, Optimizer, ReluMask, SgdStep,
+};
 pub use backend::{
     Backend, BlockConvWeight, BlockMatrix, BlockSparseConv, BlockSparseLinear, Candidate, ConvOptions, ConvWeight,
     DenseConv, DenseLinear, GrowRequest, Op, PlanOptions, SparseConv, SparseLinear, SparseMatrix, Storage,
@@ -116,3 +119,4 @@ pub use element::Element;
 pub use error::{BackendError, FormatError, ShapeError};
 pub use images::{ImageLayout, Images};
 pub use pattern::{CsrPattern, Transposed};
+pub use pool::PoolShape;

@@ -14,8 +14,8 @@ use sparse_kernels::BackendError;
 use sparse_kernels::cpu::{Cpu, IsaName};
 
 use crate::config::{
-    DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Format, Init, LayerRule, LrSchedule, Method,
-    ModelName, OptimizerKind, UpdateSemantics, available_threads, complement, parse_density,
+    Augment, DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Format, Init, LayerRule, LrSchedule,
+    Method, ModelName, Normalize, OptimizerKind, Stem, UpdateSemantics, available_threads, complement, parse_density,
 };
 use crate::models::Sparsification;
 
@@ -107,16 +107,23 @@ pub struct TrainArgs {
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct TrainOptions {
-    /// The network: lenet-300-100, or a multi-layer perceptron by its sizes from input to classes, such as
-    /// 784-300-100-10 [default: lenet-300-100]
+    /// The network: lenet-300-100, lenet-5, wrn-D-K (wrn-22-2), resnet-18, resnet-34, resnet-50, mobilenet-v1,
+    /// mobilenet-v2, vgg-16, or a multi-layer perceptron by its sizes from input to classes, such as 784-300-100-10
+    /// [default: lenet-300-100]
     #[arg(long, value_name = "NAME", help_heading = NETWORK)]
     pub model: Option<ModelName>,
-    /// The data set: fashion-mnist-mini (embedded), fashion-mnist or mnist (read from --data-dir)
+    /// Factor on the numbers of channels of a convolutional network, rounded down [default: 1.0]
+    #[arg(long, value_name = "FACTOR", help_heading = NETWORK)]
+    pub width: Option<f64>,
+    /// How a residual network begins: as on ImageNet or as on CIFAR; auto goes by the pictures' size [default: auto]
+    #[arg(long, value_enum, help_heading = NETWORK)]
+    pub stem: Option<Stem>,
+    /// The data set: fashion-mnist-mini (embedded), fashion-mnist, mnist, cifar10 or cifar100 (read from --data-dir)
     /// [default: fashion-mnist-mini]
     #[arg(long, value_name = "NAME", help_heading = NETWORK)]
     pub data: Option<String>,
-    /// Folder of data sets: DIR/NAME or DIR itself holds the four IDX files, plain or .gz [default: the environment
-    /// variable RIGL_DATA_DIR]
+    /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; of CIFAR the binary batches), plain, .gz
+    /// or .xz [default: the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR", help_heading = NETWORK)]
     pub data_dir: Option<PathBuf>,
     /// Share of the training samples held out and evaluated after each epoch, in [0, 1) [default: 0.0]
@@ -126,6 +133,14 @@ pub struct TrainOptions {
     #[arg(long, value_name = "true|false", hide_possible_values = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = NETWORK)]
     pub eval_test: Option<bool>,
+    /// Over what the mean and deviation are taken that inputs are freed of [default: pixels; channels for pictures in
+    /// colour]
+    #[arg(long, value_enum, help_heading = NETWORK)]
+    pub normalize: Option<Normalize>,
+    /// How training pictures are changed at random, anew in each epoch [default: none; crop-flip for cifar10 and
+    /// cifar100]
+    #[arg(long, value_enum, help_heading = NETWORK)]
+    pub augment: Option<Augment>,
 
     /// How connections are chosen and changed [default: rigl]
     #[arg(long, value_enum, help_heading = SPARSITY)]

@@ -17,7 +17,8 @@ use sparse_kernels::BsrPattern;
 use crate::args::{TrainArgs, TrainOptions};
 use crate::checkpoint::CheckpointError;
 use crate::data;
-use crate::models::StoredModel;
+use crate::data::Dataset;
+use crate::models::{ModelSpec, StoredModel};
 
 /// Why settings cannot be used. All are errors of usage.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,35 @@ pub enum ConfigError {
         features: usize,
         /// Classes of the data set.
         classes: usize,
+    },
+    /// Pictures of another shape than the network was made for.
+    #[error(
+        "model: {model} was made for pictures of {expected} and {outputs} classes, but a sample of {data} has {got} and one \
+         of {classes} classes"
+    )]
+    Pictures {
+        /// The model.
+        model: String,
+        /// Channels, height and width that it reads.
+        expected: String,
+        /// Classes it tells apart.
+        outputs: usize,
+        /// The data set.
+        data: String,
+        /// Channels, height and width of a sample.
+        got: String,
+        /// Classes of the data set.
+        classes: usize,
+    },
+    /// A network that cannot be built.
+    #[error("model: {model} cannot read pictures of {pictures}: {source}")]
+    Architecture {
+        /// The model.
+        model: String,
+        /// Channels, height and width.
+        pictures: String,
+        /// What does not fit.
+        source: sparse_kernels::ShapeError,
     },
     /// A path that is not Unicode, which a configuration file cannot hold.
     #[error("the configuration cannot be written as TOML: {0}")]
@@ -200,6 +230,31 @@ choices! {
         /// The number of connections each output has.
         SparseFanIn,
     }
+    /// How a residual network begins.
+    Stem {
+        /// As suits the pictures: CIFAR's way up to 64 × 64, else ImageNet's.
+        Auto,
+        /// With a convolution of 7 × 7 and a pooling, both of stride 2.
+        Imagenet,
+        /// With a convolution of 3 × 3.
+        Cifar,
+    }
+    /// Over what mean and deviation of the inputs are taken.
+    Normalize {
+        /// All pixels of the training set.
+        Pixels,
+        /// Each channel of the training set by itself.
+        Channels,
+        /// The pixels of each picture by themselves.
+        PerImage,
+    }
+    /// How training pictures are changed at random.
+    Augment {
+        /// Not at all.
+        None,
+        /// Padded by 4 pixels through reflection, cropped to the old size, flipped left to right or not.
+        CropFlip,
+    }
     /// How floating-point operations are counted.
     FlopsConvention {
         /// A multiply-add is two operations; bias and activation are free.
@@ -282,6 +337,23 @@ pub enum ModelName {
     Lenet300x100,
     /// A multi-layer perceptron: inputs, hidden layers, classes.
     Mlp(Vec<usize>),
+    /// LeNet-5.
+    Lenet5,
+    /// A wide residual network.
+    Wrn {
+        /// Its depth, 6 n + 4.
+        depth: usize,
+        /// Factor on the channels.
+        width: usize,
+    },
+    /// A residual network of 18, 34 or 50 layers.
+    ResNet(usize),
+    /// MobileNet, version 1.
+    MobileNetV1,
+    /// MobileNet, version 2.
+    MobileNetV2,
+    /// VGG-16 with batch normalisation.
+    Vgg16,
 }
 
 impl ModelName {
@@ -290,11 +362,17 @@ impl ModelName {
         if sizes == Self::Lenet300x100.sizes() { Self::Lenet300x100 } else { Self::Mlp(sizes) }
     }
 
-    /// Features from the input to the output.
+    /// Whether it is a multi-layer perceptron.
+    pub fn is_mlp(&self) -> bool {
+        matches!(self, Self::Lenet300x100 | Self::Mlp(_))
+    }
+
+    /// Features from the input to the output of a multi-layer perceptron; nothing of other networks.
     pub fn sizes(&self) -> &[usize] {
         match self {
             Self::Lenet300x100 => &[784, 300, 100, 10],
             Self::Mlp(sizes) => sizes,
+            _ => &[],
         }
     }
 }
@@ -304,6 +382,12 @@ impl fmt::Display for ModelName {
         match self {
             Self::Lenet300x100 => f.pad("lenet-300-100"),
             Self::Mlp(sizes) => f.pad(&sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("-")),
+            Self::Lenet5 => f.pad("lenet-5"),
+            Self::Wrn { depth, width } => f.pad(&format!("wrn-{depth}-{width}")),
+            Self::ResNet(depth) => f.pad(&format!("resnet-{depth}")),
+            Self::MobileNetV1 => f.pad("mobilenet-v1"),
+            Self::MobileNetV2 => f.pad("mobilenet-v2"),
+            Self::Vgg16 => f.pad("vgg-16"),
         }
     }
 }
@@ -312,14 +396,34 @@ impl FromStr for ModelName {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        if name == "lenet-300-100" {
-            return Ok(Self::Lenet300x100);
+        let named = match name {
+            "lenet-300-100" => Some(Self::Lenet300x100),
+            "lenet-5" => Some(Self::Lenet5),
+            "resnet-18" => Some(Self::ResNet(18)),
+            "resnet-34" => Some(Self::ResNet(34)),
+            "resnet-50" => Some(Self::ResNet(50)),
+            "mobilenet-v1" => Some(Self::MobileNetV1),
+            "mobilenet-v2" => Some(Self::MobileNetV2),
+            "vgg-16" => Some(Self::Vgg16),
+            _ => None,
+        };
+        if let Some(named) = named {
+            return Ok(named);
+        }
+        if let Some(sizes) = name.strip_prefix("wrn-") {
+            let number = |text: &str| text.parse::<u16>().ok().filter(|n| n.to_string() == text).map(usize::from);
+            let sizes = sizes.split_once('-').and_then(|(depth, width)| Some((number(depth)?, number(width)?)));
+            let sizes = sizes.filter(|&(depth, width)| depth >= 10 && depth % 6 == 4 && width >= 1);
+            let (depth, width) =
+                sizes.ok_or("a wide residual network is wrn-D-K with D = 6 n + 4 (10, 16, 22, ...)")?;
+            return Ok(Self::Wrn { depth, width });
         }
         // Column indices are u32.
         let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size > 0).map(|size| size as usize);
         match name.split('-').map(size).collect::<Option<Vec<_>>>() {
             Some(sizes) if sizes.len() >= 2 => Ok(Self::Mlp(sizes)),
-            _ => Err("the models are lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10"
+            _ => Err("the models are lenet-300-100, lenet-5, wrn-D-K such as wrn-22-2, resnet-18, resnet-34, resnet-50, \
+                      mobilenet-v1, mobilenet-v2, vgg-16, or a multi-layer perceptron by its sizes, such as 784-300-100-10"
                 .to_owned()),
         }
     }
@@ -397,6 +501,10 @@ fn is_density(density: f64) -> bool {
 pub struct TrainConfig {
     /// The network.
     pub model: ModelName,
+    /// Factor on the numbers of channels of a convolutional network.
+    pub width: f64,
+    /// How a residual network begins.
+    pub stem: Stem,
     /// The data set, one of [`data::KNOWN`].
     pub data: String,
     /// Folder of data sets that are not embedded.
@@ -405,6 +513,10 @@ pub struct TrainConfig {
     pub val_fraction: f64,
     /// Whether the test set is evaluated after every epoch, not only at the end.
     pub eval_test: bool,
+    /// Over what mean and deviation of the inputs are taken.
+    pub normalize: Normalize,
+    /// How training pictures are changed at random.
+    pub augment: Augment,
 
     /// How connections are chosen.
     pub method: Method,
@@ -494,10 +606,14 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             model: ModelName::Lenet300x100,
+            width: 1.0,
+            stem: Stem::Auto,
             data: data::EMBEDDED.to_owned(),
             data_dir: None,
             val_fraction: 0.0,
             eval_test: false,
+            normalize: Normalize::Pixels,
+            augment: Augment::None,
             method: Method::Rigl,
             density: 0.1,
             distribution: Distribution::Erk,
@@ -539,6 +655,9 @@ impl Default for TrainConfig {
         }
     }
 }
+
+/// The largest factor on channels: sixteen times as many are 256 times the weights.
+const MOST_WIDTH: f64 = 16.0;
 
 /// The default learning rate of Adam and AdamW.
 const ADAM_LR: f64 = 1e-3;
@@ -614,6 +733,12 @@ impl TrainConfig {
         if options.lr.is_none() && config.optimizer != OptimizerKind::Sgd {
             config.lr = ADAM_LR;
         }
+        if options.normalize.is_none() {
+            config.normalize = data::default_normalize(&config.data);
+        }
+        if options.augment.is_none() {
+            config.augment = data::default_augment(&config.data);
+        }
         Ok((options, config))
     }
 
@@ -643,8 +768,7 @@ impl TrainConfig {
         table.extend(given);
         let (_, mut config) = Self::with_defaults(table)?;
         if given_data_dir && config.data == data::EMBEDDED {
-            let needs = "--data fashion-mnist or mnist";
-            return Err(ConfigError::NoEffect { option: "data-dir", needs });
+            return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS });
         }
         config.find_data(env_data_dir);
         config.check()?;
@@ -669,12 +793,14 @@ impl TrainConfig {
             data::KNOWN.contains(&self.data.as_str()),
             "data",
             &self.data,
-            "fashion-mnist-mini, fashion-mnist or mnist",
+            "fashion-mnist-mini, fashion-mnist, mnist, cifar10 or cifar100",
         )?;
         require(share(self.val_fraction), "val-fraction", self.val_fraction, share_rule)?;
         require(is_density(self.density), "density", self.density, DENSITY_RULE)?;
         let power = self.erk_power;
         require(power >= 0.0 && power.is_finite(), "erk-power", power, "a finite number of at least 0")?;
+        let width = self.width;
+        require(width > 0.0 && width <= MOST_WIDTH, "width", width, "above 0 and at most 16")?;
         let lenet = self.layer_rule != LayerRule::Paper || self.model == ModelName::Lenet300x100;
         require(lenet, "layer-rule", self.layer_rule, "distribution: only lenet-300-100 has a rule in the paper")?;
         require(self.update_interval >= 1, "update-interval", self.update_interval, at_least_one)?;
@@ -716,7 +842,9 @@ impl TrainConfig {
         let sgd = self.optimizer == OptimizerKind::Sgd;
         let step = self.lr_schedule == LrSchedule::Step;
         let rules = [
-            ("data-dir", given.data_dir.is_some(), self.data != data::EMBEDDED, "--data fashion-mnist or mnist"),
+            ("data-dir", given.data_dir.is_some(), self.data != data::EMBEDDED, DATA_IN_FOLDERS),
+            ("width", given.width.is_some(), !self.model.is_mlp(), "a convolutional network"),
+            ("stem", given.stem.is_some(), matches!(self.model, ModelName::ResNet(_)), "a model resnet-18, -34 or -50"),
             ("density", given.density.is_some(), sparse, needs_sparse),
             ("sparsity", given.sparsity.is_some(), sparse, needs_sparse),
             ("layer-rule", given.layer_rule.is_some(), sparse, needs_sparse),
@@ -758,6 +886,13 @@ impl TrainConfig {
         }
     }
 
+    /// The network, on the pictures of a data set.
+    pub fn spec(&self, data: &Dataset) -> ModelSpec {
+        let [channels, height, width] = data.shape;
+        let spec = ModelSpec::of(&self.model).on(channels, [height, width], data.classes);
+        spec.with_width(self.width).with_stem(self.stem)
+    }
+
     /// Steps of the whole run.
     pub fn total_steps(&self, batches_per_epoch: u64) -> u64 {
         match (self.steps, self.epochs) {
@@ -797,6 +932,9 @@ impl TrainConfig {
 
 /// Options that leave a run's result as it is, and so may change when it is gone on with.
 pub const RESUMABLE: [&str; 6] = ["checkpoint-every", "data-dir", "device", "json", "keep-checkpoints", "threads"];
+
+/// The data sets that `--data-dir` is for.
+pub(crate) const DATA_IN_FOLDERS: &str = "--data fashion-mnist, mnist, cifar10 or cifar100";
 
 /// More is a slip, not a machine.
 const MAX_THREADS: usize = 1024;
@@ -1001,6 +1139,11 @@ mod tests {
         assert_eq!(data_dir("--data mnist"), Some("/env".into()));
         assert_eq!(data_dir("--data mnist --data-dir /cli"), Some("/cli".into()));
         assert_eq!(data_dir(""), None);
+        let input = |line: &str| resolve(line).map(|config| (config.normalize, config.augment)).unwrap();
+        assert_eq!(input("--data mnist"), (Normalize::Pixels, Augment::None));
+        assert_eq!(input("--data cifar10"), (Normalize::Channels, Augment::CropFlip));
+        assert_eq!(input("--data cifar100 --augment none"), (Normalize::Channels, Augment::None));
+        assert_eq!(input("--normalize per-image --augment crop-flip"), (Normalize::PerImage, Augment::CropFlip));
     }
 
     /// The file written to a run's folder gives the same run.
@@ -1010,6 +1153,7 @@ mod tests {
             "--out somewhere",
             "--format bsr16x1 --epochs 2",
             "--steps 70 --sparsity 0.95 --optimizer adam --seed 9223372036854775807 --threads 3",
+            "--data cifar10 --normalize pixels --augment none",
             "--method dense --data mnist --data-dir /data --lr-schedule step --lr-milestones 10,20",
             "--density-override fc1=0.05 --density-override *=1 --drop-schedule inverse-power --begin-step 5 --json",
         ] {

@@ -24,9 +24,9 @@ use sparse_kernels::cpu::Cpu;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::TrainConfig;
-use crate::data::{BatchLoader, Dataset, LoaderOptions, Order, Split};
+use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Split};
 use crate::interrupt::Interrupt;
-use crate::models::ModelInput;
+use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
 use crate::run_dir::RunDir;
 use crate::training::Trainer;
@@ -128,29 +128,26 @@ struct RunState {
     epoch: Mean,
 }
 
-/// Samples in a batch of an evaluation.
-const EVALUATION_BATCH: usize = 512;
-
-/// Loss and accuracy on a split, by a function of each batch's layout, images and labels.
+/// Loss and accuracy on a split for a network, by a function of each batch.
 ///
 /// # Errors
 /// The function's; [`RunError::Evaluation`] if interrupted.
 pub fn evaluate<E>(
     split: &Arc<Split>,
-    features: usize,
-    table: [f32; 256],
-    strip: impl Fn(usize) -> usize,
+    normalization: &Normalization,
+    body: &Body,
     interrupt: &Interrupt,
     mut batch: impl FnMut(&crate::data::Batch) -> Result<autograd::LossStats, E>,
 ) -> anyhow::Result<Mean>
 where
     anyhow::Error: From<E>,
 {
-    let batch_size = EVALUATION_BATCH.min(split.len());
-    let options = LoaderOptions { batch_size, strip: strip(batch_size), order: Order::Stored, drop_last: false };
-    let mut loader = BatchLoader::new(split.clone(), features, table, options)?;
+    let batch_size = body.evaluation_batch().min(split.len());
+    let form = body.input_layout(batch_size).into();
+    let options = LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads: 1 };
+    let mut loader = BatchLoader::new(split.clone(), normalization, options)?;
     let mut mean = Mean::default();
-    while let Some(next) = loader.next_batch() {
+    while let Some(next) = loader.next_batch()? {
         if interrupt.requested() {
             return Err(RunError::Evaluation.into());
         }
@@ -184,8 +181,6 @@ pub struct Run<'a> {
     parts: RunParts<'a>,
     input: ModelInput,
     data_sha256: String,
-    /// The input that each byte of a picture becomes.
-    table: [f32; 256],
     batches_per_epoch: u64,
     records: u64,
     epoch: Mean,
@@ -201,12 +196,11 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// A run at its start.
     pub fn new(parts: RunParts<'a>) -> Self {
-        let normalization = parts.data.normalization();
+        let normalization = parts.data.normalization(parts.config.normalize);
         let batches_per_epoch = parts.data.train.len().div_ceil(parts.config.batch_size) as u64;
         Self {
             input: ModelInput { data: parts.data.name.clone(), normalization },
             data_sha256: parts.data.sha256(),
-            table: normalization.table(),
             batches_per_epoch,
             records: 0,
             epoch: Mean::default(),
@@ -296,9 +290,10 @@ impl<'a> Run<'a> {
         let batch_size = config.batch_size.min(data.train.len());
         let (first_epoch, first_batch) =
             (trainer.batches() / self.batches_per_epoch, (trainer.batches() % self.batches_per_epoch) as usize);
-        let order = Order::Shuffled { seed: config.seed, first_epoch, first_batch };
-        let options = LoaderOptions { batch_size, strip: trainer.network.strip(batch_size), order, drop_last: false };
-        let mut loader = BatchLoader::new(data.train.clone(), data.features(), self.table, options)?;
+        let order = Order::Shuffled { seed: config.seed, first_epoch, first_batch, augment: config.augment };
+        let form = trainer.network.body.input_layout(batch_size).into();
+        let options = LoaderOptions { batch_size, form, order, drop_last: false, threads: 1 };
+        let mut loader = BatchLoader::new(data.train.clone(), &self.input.normalization, options)?;
         let progress = Progress::new(total_steps, config.json);
         loop {
             let batches = self.parts.trainer.batches();
@@ -333,7 +328,7 @@ impl<'a> Run<'a> {
             }
             told.with_context(|| format!("saved after step {}", self.parts.trainer.step()))?;
             // The loader says the end of an epoch with an extra call.
-            let Some(batch) = loader.next_batch() else { continue };
+            let Some(batch) = loader.next_batch()? else { continue };
             if over || batches == 0 {
                 self.epoch = Mean::default();
             }
@@ -398,10 +393,9 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`RunError::Evaluation`] if interrupted, or if the device fails.
     pub fn evaluate(&mut self, split: &Arc<Split>) -> anyhow::Result<Mean> {
-        let RunParts { trainer, data, interrupt, .. } = &mut self.parts;
-        let any_sparse = trainer.network.layers.iter().any(|layer| layer.sparse);
-        let strip = |lanes| crate::models::strip_of(any_sparse, lanes);
-        evaluate(split, data.features(), self.table, strip, interrupt, |batch| {
+        let RunParts { trainer, interrupt, .. } = &mut self.parts;
+        let body = trainer.network.body.clone();
+        evaluate(split, &self.input.normalization, &body, interrupt, |batch| {
             trainer.evaluate_batch(batch.layout, &batch.images, &batch.labels)
         })
     }

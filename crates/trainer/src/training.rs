@@ -10,11 +10,11 @@ use rigl::{
 };
 use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Backend, StripLayout};
+use sparse_kernels::{Activations, Backend, Layout};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::config::{self, LrSchedule, OptimizerKind, TrainConfig, UpdateSemantics};
-use crate::models::{Architecture, ModelInput, Network, StoredModel};
+use crate::models::{ModelInput, Network, StoredModel};
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -150,41 +150,42 @@ struct Workspace<'b, B: Backend> {
     backend: &'b B,
     arena: Arena<B>,
     labels: Option<(usize, B::Indices)>,
+    /// Of the images of the last pass.
+    images: Option<Layout>,
 }
 
 impl<'b, B: Backend> Workspace<'b, B> {
     fn new(backend: &'b B) -> Self {
-        Self { backend, arena: Arena::new(), labels: None }
+        Self { backend, arena: Arena::new(), labels: None, images: None }
     }
 
     /// Copies a batch to the device: images and, in [`Workspace::labels`], labels.
-    fn upload(
-        &mut self,
-        layout: StripLayout,
-        images: &[f32],
-        labels: &[u32],
-    ) -> Result<sparse_kernels::Strips<B>, TrainingError> {
+    fn upload(&mut self, layout: Layout, images: &[f32], labels: &[u32]) -> Result<Activations<B>, TrainingError> {
+        // Images of batches of two sizes would take twice the memory; a change of size comes twice an epoch.
+        if matches!(layout, Layout::Images(_)) && self.images.replace(layout).is_some_and(|last| last != layout) {
+            self.arena.clear();
+        }
         if self.labels.as_ref().is_none_or(|(room, _)| *room < labels.len()) {
             self.labels = Some((labels.len(), self.backend.index_zeros(labels.len())?));
         }
         let (_, buffer) = self.labels.as_mut().expect("made above");
         self.backend.upload_indices(labels, buffer)?;
-        let mut input = self.arena.take(self.backend, layout)?;
-        self.backend.upload(images, &mut input.data)?;
+        let mut input = self.arena.take_activations(self.backend, layout)?;
+        self.backend.upload(images, input.data_mut())?;
         Ok(input)
     }
 
     fn evaluate(
         &mut self,
         network: &mut Network<B>,
-        layout: StripLayout,
+        layout: Layout,
         images: &[f32],
         labels: &[u32],
     ) -> Result<LossStats, TrainingError> {
         let input = self.upload(layout, images, labels)?;
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Evaluation);
         let x = tape.input(input, false);
-        let logits = Network::forward(&network.layers, &mut tape, x, 0.0, Key::new(0))?;
+        let logits = network.body.forward(&mut tape, x, 0.0, Key::new(0))?;
         let (_, labels) = self.labels.as_ref().expect("`upload` has made it");
         let loss = tape.softmax_cross_entropy(logits, labels, 0.0)?;
         Ok(tape.read_loss(loss)?)
@@ -211,11 +212,11 @@ impl<'b, B: Backend> Evaluator<'b, B> {
     /// [`TrainingError`].
     pub fn evaluate_batch(
         &mut self,
-        layout: StripLayout,
+        layout: impl Into<Layout>,
         images: &[f32],
         labels: &[u32],
     ) -> Result<LossStats, TrainingError> {
-        self.workspace.evaluate(&mut self.network, layout, images, labels)
+        self.workspace.evaluate(&mut self.network, layout.into(), images, labels)
     }
 }
 
@@ -234,7 +235,7 @@ impl<'b, B: Backend> Evaluator<'b, B> {
 /// # let architecture = Architecture::of(&config.model);
 /// # let densities = Sparsification::of(&config).solve(&architecture)?;
 /// # let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
-/// # let mut network = Network::new(&cpu, &architecture, &densities, initialization)?;
+/// # let mut network = Network::new(&cpu, &architecture, &densities, initialization, 100)?;
 /// # let optimizer = training::optimizer(&config, &cpu, &mut network)?;
 /// # let (method, _) = training::method(&config, 100)?;
 /// # let mut trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, 100));
@@ -300,12 +301,13 @@ impl<'b, B: Backend> Trainer<'b, B> {
     /// [`TrainingError`]; after `Diverged` the parameters are as before the step.
     pub fn train_batch(
         &mut self,
-        layout: StripLayout,
+        layout: impl Into<Layout>,
         images: &[f32],
         labels: &[u32],
     ) -> Result<StepReport, TrainingError> {
+        let layout = layout.into();
         let intent = self.method.before_gradient(self.step, &self.network.sparse_layers(self.backend))?;
-        let sparse: Vec<_> = self.network.layers.iter().filter(|l| l.sparse).map(|l| l.weight).collect();
+        let sparse: Vec<_> = self.network.body.layers.iter().filter(|l| l.sparse).map(|l| l.weight).collect();
         let mut growth = GrowthRequests::new();
         for (&parameter, need) in sparse.iter().zip(intent.needs) {
             if let GradientNeed::Growth { exclude, count, ties } = need {
@@ -342,11 +344,11 @@ impl<'b, B: Backend> Trainer<'b, B> {
     /// [`TrainingError`].
     pub fn evaluate_batch(
         &mut self,
-        layout: StripLayout,
+        layout: impl Into<Layout>,
         images: &[f32],
         labels: &[u32],
     ) -> Result<LossStats, TrainingError> {
-        self.workspace.evaluate(&mut self.network, layout, images, labels)
+        self.workspace.evaluate(&mut self.network, layout.into(), images, labels)
     }
 
     /// The state between two steps: weights, patterns, optimizer slots, and all counters. `input` says what the model's
@@ -389,29 +391,27 @@ impl<'b, B: Backend> Trainer<'b, B> {
         if state.optimizer != self.optimizer.name() {
             return Err(CheckpointError::mismatch("the optimizer", state.optimizer, self.optimizer.name()).into());
         }
-        if Architecture::of(&stored.name()) != self.network.architecture {
+        if stored.architecture()? != self.network.architecture {
             let expected = self.network.architecture.name();
             return Err(CheckpointError::mismatch("the model", stored.name(), expected).into());
         }
-        for (layer, stored) in self.network.layers.iter().zip(&stored.layers) {
+        for (layer, stored) in self.network.body.layers.iter().zip(&stored.layers) {
             let (got, expected) = (stored.weight.storage(), self.network.storage(self.backend, layer));
             if got != expected {
                 let what = format!("the storage of layer {}", layer.name);
                 return Err(CheckpointError::mismatch(what, got, expected).into());
             }
-            for (parameter, length) in [("weight", stored.weight.nnz()), ("bias", stored.bias.len())] {
-                for slot in self.optimizer.slots() {
-                    let name = format!("{}.{parameter}.{slot}", layer.name);
-                    let got = checkpoint.f32s(&name)?.len();
-                    if got != length {
-                        let what = format!("the number of values of {name}");
-                        return Err(CheckpointError::mismatch(what, got, length).into());
-                    }
-                }
+            self.check_slots(checkpoint, &format!("{}.weight", layer.name), stored.weight.nnz())?;
+            if layer.bias.is_some() {
+                self.check_slots(checkpoint, &format!("{}.bias", layer.name), stored.bias.len())?;
             }
         }
+        let norms = stored.convolutional.iter().flat_map(|parts| &parts.norms);
+        for norm in norms.clone() {
+            self.check_slots(checkpoint, &format!("{}.affine", norm.name), norm.affine.len())?;
+        }
         self.method.restore(&state.method)?;
-        for (layer, stored) in self.network.layers.iter().zip(&stored.layers) {
+        for (layer, stored) in self.network.body.layers.iter().zip(&stored.layers) {
             if let Some(topology) = stored.weight.topology() {
                 let map = vec![u32::MAX; topology.nnz()];
                 let parameters = &mut self.network.parameters;
@@ -419,7 +419,13 @@ impl<'b, B: Backend> Trainer<'b, B> {
             }
             let parameters = &mut self.network.parameters;
             parameters.upload_values(self.backend, layer.weight, stored.weight.values())?;
-            parameters.upload_values(self.backend, layer.bias, &stored.bias)?;
+            if let Some(bias) = layer.bias {
+                parameters.upload_values(self.backend, bias, &stored.bias)?;
+            }
+        }
+        for (norm, stored) in self.network.body.norms.iter().zip(norms) {
+            self.network.parameters.upload_values(self.backend, norm.affine, &stored.affine)?;
+            self.network.parameters.upload_values(self.backend, norm.running, &stored.running)?;
         }
         for (name, id, slot) in self.slots() {
             self.network.parameters.upload_slot(self.backend, id, slot, checkpoint.f32s(&name)?)?;
@@ -432,29 +438,40 @@ impl<'b, B: Backend> Trainer<'b, B> {
     /// Name in a checkpoint, parameter and name of every optimizer slot.
     fn slots(&self) -> Vec<(String, autograd::ParameterId, &'static str)> {
         let mut slots = Vec::new();
-        for layer in &self.network.layers {
-            for id in [layer.weight, layer.bias] {
-                let name = self.network.parameters.get(id).name();
-                slots.extend(self.optimizer.slots().iter().map(|&slot| (format!("{name}.{slot}"), id, slot)));
-            }
+        for (id, parameter) in self.network.parameters.iter().filter(|(_, p)| p.value().is_learned()) {
+            let name = parameter.name();
+            slots.extend(self.optimizer.slots().iter().map(|&slot| (format!("{name}.{slot}"), id, slot)));
         }
         slots
+    }
+
+    /// A checkpoint must have a parameter's slots.
+    fn check_slots(&self, checkpoint: &Checkpoint, parameter: &str, length: usize) -> Result<(), CheckpointError> {
+        for slot in self.optimizer.slots() {
+            let name = format!("{parameter}.{slot}");
+            let got = checkpoint.f32s(&name)?.len();
+            if got != length {
+                let what = format!("the number of values of {name}");
+                return Err(CheckpointError::mismatch(what, got, length));
+            }
+        }
+        Ok(())
     }
 
     /// One forward pass in training mode, and the backward pass if there are requests to answer.
     fn pass(
         &mut self,
-        layout: StripLayout,
+        layout: Layout,
         images: &[f32],
         labels: &[u32],
         growth: Option<&mut GrowthRequests>,
     ) -> Result<LossStats, TrainingError> {
         let input = self.workspace.upload(layout, images, labels)?;
         let key = Key::new(self.options.seed).with_name("dropout").with(self.batches);
-        let Workspace { backend, arena, labels } = &mut self.workspace;
+        let Workspace { backend, arena, labels, .. } = &mut self.workspace;
         let mut tape = Tape::new(*backend, arena, &mut self.network.parameters, Mode::Training);
         let x = tape.input(input, false);
-        let logits = Network::forward(&self.network.layers, &mut tape, x, self.options.dropout, key)?;
+        let logits = self.network.body.forward(&mut tape, x, self.options.dropout, key)?;
         let (_, labels) = labels.as_ref().expect("`upload` has made it");
         let loss = tape.softmax_cross_entropy(logits, labels, self.options.label_smoothing)?;
         if let Some(growth) = growth {
@@ -476,13 +493,21 @@ mod tests {
     use super::*;
     use crate::config::Format;
     use crate::models::{Initialization, Sparsification};
+    use sparse_kernels::StripLayout;
     use sparse_kernels::cpu::Cpu;
+
+    fn strips(layout: Layout) -> StripLayout {
+        match layout {
+            Layout::Strips(layout) => layout,
+            Layout::Images(_) => unreachable!("the networks here are multi-layer perceptrons"),
+        }
+    }
 
     fn trainer<'b>(cpu: &'b Cpu, config: &TrainConfig, total_steps: u64) -> Trainer<'b, Cpu> {
         let architecture = Architecture::of(&config.model);
         let densities = Sparsification::of(config).solve(&architecture).unwrap();
         let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
-        let mut network = Network::new(cpu, &architecture, &densities, initialization).unwrap();
+        let mut network = Network::new(cpu, &architecture, &densities, initialization, 50).unwrap();
         let optimizer = optimizer(config, cpu, &mut network).unwrap();
         let (method, _) = method(config, total_steps).unwrap();
         Trainer::new(cpu, network, optimizer, method, StepOptions::of(config, total_steps))
@@ -510,14 +535,14 @@ mod tests {
     }
 
     fn topology(trainer: &Trainer<'_, Cpu>, cpu: &Cpu) -> Vec<sparse_kernels::CsrPattern> {
-        let Network { parameters, layers, .. } = &trainer.network;
-        layers.iter().filter_map(|l| parameters.topology(cpu, l.weight).map(|t| (**t).clone())).collect()
+        let Network { parameters, body, .. } = &trainer.network;
+        body.layers.iter().filter_map(|l| parameters.topology(cpu, l.weight).map(|t| (**t).clone())).collect()
     }
 
     /// In weights and slots.
     fn assert_padding_is_zero(trainer: &Trainer<'_, Cpu>, cpu: &Cpu) {
         let parameters = &trainer.network.parameters;
-        for layer in &trainer.network.layers {
+        for layer in &trainer.network.body.layers {
             let Some(pattern) = parameters.block_pattern(cpu, layer.weight) else { continue };
             let slots =
                 trainer.optimizer.slots().iter().map(|s| parameters.download_slot(cpu, layer.weight, s).unwrap());
@@ -545,7 +570,7 @@ mod tests {
                     let slot = parameters.download_slot(&cpu, l.weight, "momentum").unwrap();
                     Some((pattern, parameters.download_values(&cpu, l.weight).unwrap(), slot))
                 };
-                trainer.network.layers.iter().filter_map(read).collect::<Vec<_>>()
+                trainer.network.body.layers.iter().filter_map(read).collect::<Vec<_>>()
             };
             let (mut grown, mut moved) = (0, 0);
             for _ in 0..12 {
@@ -591,7 +616,7 @@ mod tests {
             }
             let mut trainer = trainer(&cpu, &config, 60);
             let first_topology = topology(&trainer, &cpu);
-            let layout = StripLayout::new(50, 20, trainer.network.strip(50)).unwrap();
+            let layout = strips(trainer.network.body.input_layout(50));
             let before = trainer.network.cost(&cpu);
             let (mut first, mut last) = (f32::NAN, f32::NAN);
             for i in 0..60 {
@@ -647,7 +672,7 @@ mod tests {
             for (method, format) in [(Dense, csr), (Static, csr), (Set, csr), (Rigl, csr), (Set, bsr), (Rigl, bsr)] {
                 let config = TrainConfig { format, optimizer, lr: 0.01, dropout: 0.2, ..config(method) };
                 let mut saved = trainer(&cpu, &config, 40);
-                let layout = StripLayout::new(10, 20, saved.network.strip(10)).unwrap();
+                let layout = strips(saved.network.body.input_layout(10));
                 let train = |trainer: &mut Trainer<'_, Cpu>, steps: std::ops::Range<u64>| {
                     for i in steps {
                         let (images, labels) = batch(layout, i);

@@ -1,6 +1,6 @@
 //! `Y = act(X + b)`, in place.
 
-use sparse_kernels::Backend;
+use sparse_kernels::{Activations, Backend, Layout};
 
 use crate::tape::Need;
 use crate::{Error, Mode, ParameterId, Tape, Var};
@@ -8,7 +8,7 @@ use crate::{Error, Mode, ParameterId, Tape, Var};
 const OP: &str = "bias_relu";
 
 impl<B: Backend> Tape<'_, B> {
-    /// `Y[f, n] = act(X[f, n] + b[f])` with a vector parameter `b`, `act` being ReLU or, without `relu`, nothing. Works in
+    /// `Y[f, n] = act(X[f, n] + b[f])`, of images per channel, with a vector parameter `b`, `act` being ReLU or, without `relu`, nothing. Works in
     /// place: `x` is gone afterwards.
     ///
     /// Backward, in place on dY: `dX = dY` where Y is positive or there is no ReLU, else 0; `db[f] = Σ_n dX[f, n]`.
@@ -21,8 +21,19 @@ impl<B: Backend> Tape<'_, B> {
     pub fn bias_relu(&mut self, bias: ParameterId, relu: bool, x: Var) -> Result<Var, Error> {
         let storage = self.read_to_overwrite(OP, x, None)?;
         let backend = self.backend;
-        let (strips, parameters) = self.stored_and_parameters(storage);
-        backend.bias_relu(parameters.vector(OP, bias)?, relu, strips)?;
+        match self.layout(x) {
+            Layout::Strips(_) => {
+                let (strips, parameters) = self.stored_and_parameters(storage);
+                backend.bias_relu(parameters.vector(OP, bias)?, relu, strips)?;
+            }
+            Layout::Images(_) => {
+                let mut images = self.take_images(storage);
+                let vector = self.parameters.vector(OP, bias);
+                let done = vector.and_then(|bias| Ok(backend.bias_relu_images(bias, relu, &mut images)?));
+                self.put_images(storage, images);
+                done?;
+            }
+        }
         Ok(self.record_bias_relu(bias, relu, x))
     }
 
@@ -31,9 +42,18 @@ impl<B: Backend> Tape<'_, B> {
         let training = self.mode() == Mode::Training;
         let output = self.push_in_place(OP, x, self.layout(x), training);
         let saved = self.save(OP, output, relu.then_some(Need::Sign));
-        self.record(x, output, Some(bias), move |pass, mut dy| {
+        self.record(x, output, Some(bias), move |pass, dy| {
+            let mut dy = pass.own(dy)?;
             let (backend, y, _, gradient, accumulate) = pass.weight_gradient(bias, saved)?;
-            backend.bias_relu_grad(y, relu, &mut dy, gradient, accumulate)?;
+            match (y, &mut dy) {
+                (Activations::Strips(y), Activations::Strips(dy)) => {
+                    backend.bias_relu_grad(y, relu, dy, gradient, accumulate)?;
+                }
+                (Activations::Images(y), Activations::Images(dy)) => {
+                    backend.bias_relu_images_grad(y, relu, dy, gradient, accumulate)?;
+                }
+                _ => unreachable!("a gradient has its value's layout"),
+            }
             pass.accumulate(x, dy)?;
             pass.use_done(bias)
         });

@@ -2,7 +2,7 @@
 
 use sparse_kernels::{Backend, Op};
 
-use crate::tape::Need;
+use crate::tape::{Need, strips};
 use crate::{Error, ParameterId, ParameterValue, Tape, Var};
 
 const OP: &str = "block_sparse_linear";
@@ -22,7 +22,7 @@ impl<B: Backend> Tape<'_, B> {
     pub fn block_sparse_linear(&mut self, weight: ParameterId, x: Var) -> Result<Var, Error> {
         let storage = self.read(OP, x)?;
         let nrows = self.backend.block_pattern(&self.parameters.block_sparse(OP, weight)?.plan).nrows();
-        let layout = self.layout(x);
+        let layout = self.strip_layout(OP, x)?;
         let mut y = self.arena.take(self.backend, layout.with_features(nrows))?;
         let w = self.parameters.block_sparse(OP, weight)?;
         self.backend.spmm_bsr(Op::NoTranspose, w, self.stored(storage), &mut y)?;
@@ -32,7 +32,12 @@ impl<B: Backend> Tape<'_, B> {
             if pass.tape.requires_grad(x) {
                 let backend = pass.tape.backend;
                 let mut dx = pass.tape.arena.take(backend, layout)?;
-                backend.spmm_bsr(Op::Transpose, pass.tape.parameters.block_sparse(OP, weight)?, &dy, &mut dx)?;
+                backend.spmm_bsr(
+                    Op::Transpose,
+                    pass.tape.parameters.block_sparse(OP, weight)?,
+                    strips(&dy),
+                    &mut dx,
+                )?;
                 pass.accumulate(x, dx)?;
             }
             if pass.grows(weight) {
@@ -42,8 +47,8 @@ impl<B: Backend> Tape<'_, B> {
                 let ParameterValue::BlockSparse(w) = value else {
                     unreachable!("forward found a block-sparse parameter")
                 };
-                backend.sddmm_bsr(&w.plan, &dy, x, gradient, accumulate)?;
-                pass.tape.arena.give(backend, dy);
+                backend.sddmm_bsr(&w.plan, strips(&dy), strips(x), gradient, accumulate)?;
+                pass.release(dy);
             }
             pass.use_done(weight)
         });

@@ -2,7 +2,7 @@
 
 use sparse_kernels::{Backend, Op, ShapeError};
 
-use crate::tape::Need;
+use crate::tape::{Need, strips};
 use crate::{Error, ParameterId, Tape, Var};
 
 const OP: &str = "dense_linear";
@@ -20,7 +20,7 @@ impl<B: Backend> Tape<'_, B> {
     pub fn dense_linear(&mut self, weight: ParameterId, x: Var) -> Result<Var, Error> {
         let storage = self.read(OP, x)?;
         let (_, nrows, ncols) = self.parameters.dense(OP, weight)?;
-        let layout = self.layout(x);
+        let layout = self.strip_layout(OP, x)?;
         if layout.features() != ncols {
             let (what, expected) = ("rows of X", ncols);
             return Err(ShapeError::Mismatch { op: OP, what, expected, got: layout.features() }.into());
@@ -34,12 +34,12 @@ impl<B: Backend> Tape<'_, B> {
             if pass.tape.requires_grad(x) {
                 let backend = pass.tape.backend;
                 let mut dx = pass.tape.arena.take(backend, layout)?;
-                backend.gemm(Op::Transpose, pass.tape.parameters.dense(OP, weight)?.0, &dy, &mut dx)?;
+                backend.gemm(Op::Transpose, pass.tape.parameters.dense(OP, weight)?.0, strips(&dy), &mut dx)?;
                 pass.accumulate(x, dx)?;
             }
             let (backend, x, _, gradient, accumulate) = pass.weight_gradient(weight, saved)?;
-            backend.gemm_weight_grad(&dy, x, gradient, accumulate)?;
-            pass.tape.arena.give(backend, dy);
+            backend.gemm_weight_grad(strips(&dy), strips(x), gradient, accumulate)?;
+            pass.release(dy);
             pass.use_done(weight)
         });
         Ok(output)

@@ -1,7 +1,7 @@
 //! Inverted dropout, in place.
 
-use sparse_kernels::Backend;
 use sparse_kernels::random::Key;
+use sparse_kernels::{Activations, Backend, Layout};
 
 use crate::tape::Need;
 use crate::{Error, Mode, Tape, Var};
@@ -28,10 +28,22 @@ impl<B: Backend> Tape<'_, B> {
         // Where an element is dropped its gradient is zero too, so the sign of what remains is all that ReLU needs.
         let storage = self.read_to_overwrite(OP, x, Some(Need::Sign))?;
         let backend = self.backend;
-        backend.dropout(key, rate, self.stored_mut(storage))?;
+        match self.layout(x) {
+            Layout::Strips(_) => backend.dropout(key, rate, self.stored_mut(storage))?,
+            Layout::Images(_) => {
+                let mut images = self.take_images(storage);
+                let dropped = backend.dropout_images(key, rate, &mut images);
+                self.put_images(storage, images);
+                dropped?;
+            }
+        }
         let output = self.push_in_place(OP, x, self.layout(x), self.requires_grad(x));
-        self.record(x, output, None, move |pass, mut dy| {
-            backend.dropout(key, rate, &mut dy)?;
+        self.record(x, output, None, move |pass, dy| {
+            let mut dy = pass.own(dy)?;
+            match &mut dy {
+                Activations::Strips(dy) => backend.dropout(key, rate, dy)?,
+                Activations::Images(dy) => backend.dropout_images(key, rate, dy)?,
+            }
             pass.accumulate(x, dy)
         });
         Ok(output)
@@ -72,7 +84,7 @@ mod tests {
         let x = tape.input(x, false);
         let y = tape.dropout(Key::new(1), 0.9, x).unwrap();
         assert_eq!(y, x);
-        assert!(tape.value(y).unwrap().data.iter().all(|&v| v == 1.0));
+        assert!(tape.value(y).unwrap().data().iter().all(|&v| v == 1.0));
     }
 
     #[test]

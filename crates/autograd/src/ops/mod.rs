@@ -1,10 +1,14 @@
 //! Operations, one file each: forward, backward, documentation and gradient check together. Each is a method of
 //! [`crate::Tape`]; nothing lists them.
 
+mod add;
+pub(crate) mod batch_norm;
 mod bias_relu;
 mod block_sparse_linear;
+mod conv;
 mod dense_linear;
 mod dropout;
+mod pool;
 mod reshape;
 pub(crate) mod softmax_cross_entropy;
 mod sparse_linear;

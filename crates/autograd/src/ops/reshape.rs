@@ -27,10 +27,11 @@ impl<B: Backend> Tape<'_, B> {
     /// None.
     pub fn reshape(&mut self, features: usize, x: Var) -> Result<Var, Error> {
         self.read(OP, x)?;
-        let from = self.layout(x);
+        let from = self.strip_layout(OP, x)?;
         let to = reshaped(from, features)?;
         let output = self.push_in_place(OP, x, to, self.requires_grad(x));
-        self.record(x, output, None, move |pass, mut dy| {
+        self.record(x, output, None, move |pass, dy| {
+            let mut dy = pass.own_strips(dy)?;
             dy.layout = from;
             pass.accumulate(x, dy)
         });
@@ -53,7 +54,7 @@ fn reshaped(from: StripLayout, features: usize) -> Result<StripLayout, Error> {
 
 #[cfg(test)]
 mod tests {
-    use sparse_kernels::{Storage, StripLayout};
+    use sparse_kernels::{Activations, Storage, StripLayout};
 
     use super::reshaped;
     use crate::gradcheck::{Objective, gradcheck};
@@ -88,7 +89,7 @@ mod tests {
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Evaluation);
         let x = tape.input(x, false);
         let y = tape.reshape(6, x).unwrap();
-        let y = tape.value(y).unwrap();
+        let Activations::Strips(y) = tape.value(y).unwrap() else { unreachable!("features stay features") };
         assert_eq!((y.layout.lanes(), y.layout.features()), (32, 6));
         for strip in 0..2 {
             for feature in 0..3 {

@@ -53,7 +53,7 @@ impl<B: Backend> Tape<'_, B> {
         label_smoothing: f32,
     ) -> Result<Loss, Error> {
         let storage = self.read(OP, logits)?;
-        let (backend, layout) = (self.backend, self.layout(logits));
+        let (backend, layout) = (self.backend, self.strip_layout(OP, logits)?);
         let lanes = layout.lanes();
         let parameters = CrossEntropy { label_smoothing, gradient_scale: 1.0 / lanes.max(1) as f32 };
         let mut stats = self.arena.take_buffer(backend, 2)?;
@@ -63,7 +63,7 @@ impl<B: Backend> Tape<'_, B> {
         };
         let logits_strips = self.stored(storage);
         backend.softmax_cross_entropy(parameters, logits_strips, labels, &mut stats, gradient.as_mut())?;
-        let gradient = gradient.map(|gradient| self.store(gradient));
+        let gradient = gradient.map(|gradient| self.store(gradient.into()));
         self.used(OP, logits);
         self.stats.push(stats);
         Ok(Loss { logits, gradient, stats: self.stats.len() - 1, lanes })

@@ -2,7 +2,7 @@
 
 use sparse_kernels::{Backend, Op, SparseMatrix, Strips};
 
-use crate::tape::Need;
+use crate::tape::{Need, strips};
 use crate::{Error, ParameterId, ParameterValue, Parameters, Tape, Var};
 
 const OP: &str = "sparse_linear";
@@ -52,7 +52,7 @@ impl<B: Backend> Tape<'_, B> {
     ) -> Result<Var, Error> {
         let storage = self.read(OP, x)?;
         let nrows = self.backend.pattern(&self.parameters.sparse(OP, weight)?.plan).nrows();
-        let layout = self.layout(x);
+        let layout = self.strip_layout(OP, x)?;
         let mut y = self.arena.take(self.backend, layout.with_features(nrows))?;
         let w = self.parameters.sparse(OP, weight)?;
         product(self.backend, self.parameters, w, self.stored(storage), &mut y)?;
@@ -62,7 +62,7 @@ impl<B: Backend> Tape<'_, B> {
             if pass.tape.requires_grad(x) {
                 let backend = pass.tape.backend;
                 let mut dx = pass.tape.arena.take(backend, layout)?;
-                backend.spmm(Op::Transpose, pass.tape.parameters.sparse(OP, weight)?, &dy, &mut dx)?;
+                backend.spmm(Op::Transpose, pass.tape.parameters.sparse(OP, weight)?, strips(&dy), &mut dx)?;
                 pass.accumulate(x, dx)?;
             }
             if pass.grows(weight) {
@@ -70,8 +70,8 @@ impl<B: Backend> Tape<'_, B> {
             } else {
                 let (backend, x, value, gradient, accumulate) = pass.weight_gradient(weight, saved)?;
                 let ParameterValue::Sparse(w) = value else { unreachable!("forward found a sparse parameter") };
-                backend.sddmm(&w.plan, &dy, x, gradient, accumulate)?;
-                pass.tape.arena.give(backend, dy);
+                backend.sddmm(&w.plan, strips(&dy), strips(x), gradient, accumulate)?;
+                pass.release(dy);
             }
             pass.use_done(weight)
         });
@@ -81,7 +81,7 @@ impl<B: Backend> Tape<'_, B> {
 
 #[cfg(test)]
 mod tests {
-    use sparse_kernels::{Storage, StripLayout, Strips};
+    use sparse_kernels::{Activations, Storage, StripLayout};
 
     use crate::gradcheck::{Objective, gradcheck};
     use crate::tests::{cpu, normals, sparse};
@@ -101,7 +101,8 @@ mod tests {
         }
     }
 
-    fn fill(strips: &mut Strips<sparse_kernels::cpu::Cpu>, name: &str) {
+    fn fill(activations: &mut Activations<sparse_kernels::cpu::Cpu>, name: &str) {
+        let Activations::Strips(strips) = activations else { unreachable!("linear layers have strips") };
         let layout = strips.layout;
         let values = normals(name, layout.features() * layout.lanes());
         for (i, value) in values.into_iter().enumerate() {
@@ -122,7 +123,7 @@ mod tests {
             let mut results = Vec::new();
             for fused in [true, false] {
                 let mut arena = Arena::new();
-                let mut x = arena.take(&cpu, StripLayout::sparse(lanes, 9)).unwrap();
+                let mut x = arena.take_activations(&cpu, StripLayout::sparse(lanes, 9).into()).unwrap();
                 fill(&mut x, "x");
                 let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
                 let x = tape.input(x, true);
@@ -132,11 +133,11 @@ mod tests {
                     let y = tape.sparse_linear(w, x).unwrap();
                     tape.bias_relu(bias, relu, y).unwrap()
                 };
-                let mut seed = Strips::zeros(&cpu, tape.layout(y)).unwrap();
+                let mut seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
                 fill(&mut seed, "dy");
-                let output = tape.value(y).unwrap().data.to_vec();
+                let output = tape.value(y).unwrap().data().to_vec();
                 tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce).unwrap();
-                let dx = tape.gradient(x).unwrap().data.to_vec();
+                let dx = tape.gradient(x).unwrap().data().to_vec();
                 drop(tape);
                 let gradient = |id| parameters.get(id).gradient().unwrap().to_vec();
                 results.push([output, dx, gradient(w), gradient(bias)]);

@@ -81,7 +81,7 @@ impl Adam {
     ) -> Result<(), Error> {
         self.steps += 1;
         let AdamOptions { beta1, beta2, epsilon, weight_decay, decoupled, decay_vectors } = self.options;
-        for parameter in parameters.iter_mut() {
+        for parameter in parameters.iter_mut().filter(|parameter| parameter.value().is_learned()) {
             let [first, second] = [Self::SLOTS[0], Self::SLOTS[1]].map(|name| parameter.ensure_slot(backend, name));
             let (first, second) = (first?, second?);
             let Some((value, gradient, slots)) = parameter.for_update() else { continue };

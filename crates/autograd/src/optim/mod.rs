@@ -76,7 +76,7 @@ impl Optimizer {
 
 /// Makes the slots of all parameters.
 fn ensure_slots<B: Backend>(backend: &B, parameters: &mut Parameters<B>, names: &[&str]) -> Result<(), Error> {
-    for parameter in parameters.iter_mut() {
+    for parameter in parameters.iter_mut().filter(|parameter| parameter.value().is_learned()) {
         for name in names {
             parameter.ensure_slot(backend, name)?;
         }

@@ -61,7 +61,7 @@ impl Sgd {
         learning_rate: f32,
     ) -> Result<(), Error> {
         let SgdOptions { momentum, nesterov, weight_decay, decay_vectors } = self.options;
-        for parameter in parameters.iter_mut() {
+        for parameter in parameters.iter_mut().filter(|parameter| parameter.value().is_learned()) {
             let slot = match momentum == 0.0 {
                 true => None,
                 false => Some(parameter.ensure_slot(backend, Self::SLOT)?),

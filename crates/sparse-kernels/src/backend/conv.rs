@@ -48,9 +48,27 @@ impl<B: SparseConv> ConvWeight<B> {
         }
         let mut buffer = backend.zeros(nnz)?;
         backend.upload(values, &mut buffer)?;
+        Self::from_buffer(backend, pattern, buffer, shape, options)
+    }
+
+    /// Plans `pattern` for values that are on the device already.
+    ///
+    /// # Errors
+    /// If there is not one value per entry, the layouts do not fit the shape, or the device has no room.
+    pub fn from_buffer(
+        backend: &B,
+        pattern: Arc<CsrPattern>,
+        values: B::Buffer,
+        shape: ConvShape,
+        options: ConvOptions,
+    ) -> Result<Self, BackendError> {
+        let (nnz, got) = (pattern.nnz(), backend.len(&values));
+        if got != nnz {
+            return Err(crate::FormatError::ValuesLength { nnz, got }.into());
+        }
         let plan = backend.plan_conv(pattern, shape, options)?;
         let transposed_values = backend.zeros(if options.input_grad { nnz } else { 0 })?;
-        let mut weight = Self { plan, values: buffer, transposed_values };
+        let mut weight = Self { plan, values, transposed_values };
         weight.refresh(backend)?;
         Ok(weight)
     }
@@ -90,8 +108,17 @@ pub trait SparseConv: Storage {
         options: ConvOptions,
     ) -> Result<Self::ConvPlan, BackendError>;
 
+    /// The strip that the device likes best for a convolution of so many samples, see [`ImageLayout::strip`].
+    fn image_strip(&self, shape: ConvShape, samples: usize) -> usize;
+
     /// The pattern a plan was made of.
     fn conv_pattern<'a>(&self, plan: &'a Self::ConvPlan) -> &'a Arc<CsrPattern>;
+
+    /// The convolution that a plan was made for.
+    fn conv_shape(&self, plan: &Self::ConvPlan) -> ConvShape;
+
+    /// What a plan was made for.
+    fn conv_options(&self, plan: &Self::ConvPlan) -> ConvOptions;
 
     /// Bytes that a plan holds beside the pattern.
     fn conv_plan_bytes(&self, plan: &Self::ConvPlan) -> usize;

@@ -18,6 +18,15 @@ impl Default for BatchNormOptions {
     }
 }
 
+/// What becomes of what an output held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accumulate {
+    /// It is overwritten.
+    No,
+    /// It is added to.
+    Yes,
+}
+
 /// Where a ReLU behind a batch normalisation let nothing through.
 #[derive(Debug)]
 pub enum ReluMask<'a, B: Storage> {
@@ -74,21 +83,15 @@ pub trait BatchNorm: Storage {
         y: &mut Images<Self>,
     ) -> Result<(), BackendError>;
 
-    /// [`BatchNorm::batch_normalize`] in place, with running moments.
+    /// `moments = [mean; C] ‖ [1 / √(variance + ε); C]` of running moments, for [`BatchNorm::batch_normalize`] in evaluation.
     ///
     /// # Errors
-    /// If the shapes do not fit.
-    ///
-    /// # Cost
-    /// One pass that reads x, and the residual, and writes x.
-    fn batch_norm_inference(
+    /// If the lengths differ.
+    fn running_moments(
         &self,
         options: BatchNormOptions,
-        affine: &Self::Buffer,
         running: &Self::Buffer,
-        residual: Option<&Images<Self>>,
-        relu: bool,
-        x: &mut Images<Self>,
+        moments: &mut Self::Buffer,
     ) -> Result<(), BackendError>;
 
     /// The first half of the backward pass: `g = dy` where the mask lets it through, else 0, and
@@ -114,13 +117,13 @@ pub trait BatchNorm: Storage {
     /// The second half: `dx = γ / √(v + ε) · (g − (dshift + x̂ · dscale) / n)`, n being pixels times samples. `relu` says
     /// that g is dy masked by the sign of `γ · x̂ + β`; else it is dy as it stands.
     ///
-    /// Added to `sum` if there is one, which leaves dy as it is; else dx takes the place of dy.
+    /// Without `output`, dx takes the place of dy. Else dy stays as it is, and dx is written to `output`, or added to it.
     ///
     /// # Errors
     /// If the shapes do not fit.
     ///
     /// # Cost
-    /// One pass that reads x and dy, and writes dy, or reads and writes `sum`.
+    /// One pass that reads x and dy, and writes dy or the output, which it reads too where it adds.
     #[expect(clippy::too_many_arguments, reason = "what the formula has")]
     fn batch_norm_grad(
         &self,
@@ -130,6 +133,6 @@ pub trait BatchNorm: Storage {
         relu: bool,
         x: &Images<Self>,
         dy: &mut Images<Self>,
-        sum: Option<&mut Images<Self>>,
+        output: Option<(&mut Images<Self>, Accumulate)>,
     ) -> Result<(), BackendError>;
 }

@@ -253,6 +253,14 @@ impl Storage for Cpu {
         Ok(())
     }
 
+    fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
+        expect_equal("copy", "length", to.len(), from.len())?;
+        self.for_each_chunk(to, ELEMENTS_PER_TASK, 8 * from.len() as u64, |start, part| {
+            part.copy_from_slice(&from[start..][..part.len()]);
+        });
+        Ok(())
+    }
+
     fn add(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
         expect_equal("add", "length", to.len(), from.len())?;
         let operations = 8 * to.len() as u64;

@@ -3,6 +3,8 @@
 
 pub mod conv;
 #[cfg(feature = "nn")]
+pub mod images;
+#[cfg(feature = "nn")]
 pub mod nn;
 
 use crate::backend::GrowRequest;

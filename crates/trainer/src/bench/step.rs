@@ -2,9 +2,9 @@
 
 use anyhow::Context;
 use rigl::LayerDensity;
-use sparse_kernels::StripLayout;
 use sparse_kernels::cpu::Cpu;
 use sparse_kernels::random::Key;
+use sparse_kernels::{Layout, MatrixRef};
 
 use crate::config::{Init, Method, TrainConfig};
 use crate::models::{Architecture, Initialization, Network};
@@ -14,39 +14,47 @@ use crate::training::{self, StepOptions, Trainer};
 #[derive(Debug)]
 pub struct StepBench<'b> {
     trainer: Trainer<'b, Cpu>,
-    layout: StripLayout,
+    layout: Layout,
     images: Vec<f32>,
     labels: Vec<u32>,
 }
 
 impl<'b> StepBench<'b> {
-    /// A network of these densities, on a batch of normal numbers with random labels. Model, format, optimizer and batch
-    /// size are the configuration's; dropout is off, and no topology update comes.
+    /// A network of these densities, on a batch of normal numbers with random labels. Format, optimizer and batch size are
+    /// the configuration's; dropout is off, and no topology update comes.
     ///
     /// # Errors
     /// If there is no room.
-    pub fn new(cpu: &'b Cpu, config: &TrainConfig, densities: &[LayerDensity]) -> anyhow::Result<Self> {
+    pub fn new(
+        cpu: &'b Cpu,
+        architecture: &Architecture,
+        config: &TrainConfig,
+        densities: &[LayerDensity],
+    ) -> anyhow::Result<Self> {
         let config = TrainConfig { dropout: 0.0, begin_step: None, end_step: None, ..config.clone() };
-        let architecture = Architecture::of(&config.model);
         let initialization = Initialization { format: config.format, init: Init::DenseFanIn, seed: config.seed };
-        let mut network = Network::new(cpu, &architecture, densities, initialization)?;
+        let batch_size = config.batch_size;
+        let mut network = Network::new(cpu, architecture, densities, initialization, batch_size)?;
         let optimizer = training::optimizer(&config, cpu, &mut network)?;
         // A fixed pattern takes the step that every method takes between updates. The learning rate is small, so that
         // the loss stays finite however often the step is repeated.
         let (method, _) = training::method(&TrainConfig { method: Method::Static, ..config.clone() }, 1)?;
         let mut options = StepOptions::of(&config, 1);
         options.learning_rate = autograd::optim::Schedule::constant(1e-6);
-        let layout =
-            StripLayout::new(config.batch_size, network.architecture.inputs(), network.strip(config.batch_size))?;
+        let layout = network.body.input_layout(batch_size);
         let key = Key::new(config.seed).with_name("bench");
         let mut images = vec![0.0; layout.len()];
-        for feature in 0..layout.features() {
-            for lane in 0..layout.lanes() {
-                images[layout.index(feature, lane)] = key.normal((feature * layout.lanes() + lane) as u64);
+        let values = architecture.inputs() * batch_size;
+        let numbers: Vec<f32> = (0..values as u64).map(|i| key.normal(i)).collect();
+        match layout {
+            Layout::Strips(layout) => {
+                let view = MatrixRef::new(&numbers, layout.features(), batch_size, batch_size)?;
+                layout.pack(view, &mut images)?;
             }
+            Layout::Images(layout) => layout.pack(&numbers, &mut images)?,
         }
-        let classes = network.architecture.classes() as u64;
-        let labels = (0..layout.lanes() as u64).map(|n| key.with_name("labels").below(n, classes) as u32).collect();
+        let classes = architecture.classes() as u64;
+        let labels = (0..batch_size as u64).map(|n| key.with_name("labels").below(n, classes) as u32).collect();
         Ok(Self { trainer: Trainer::new(cpu, network, optimizer, method, options), layout, images, labels })
     }
 

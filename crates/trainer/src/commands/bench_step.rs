@@ -179,8 +179,9 @@ fn work(args: &BenchStepArgs, cpu: &Cpu) -> anyhow::Result<()> {
         seed: args.machine.seed,
         ..TrainConfig::default()
     };
-    let densities = sparsification(args, density).solve(&Architecture::of(&args.model))?;
-    let mut bench = StepBench::new(cpu, &config, &densities)?;
+    let architecture = Architecture::of(&args.model);
+    let densities = sparsification(args, density).solve(&architecture)?;
+    let mut bench = StepBench::new(cpu, &architecture, &config, &densities)?;
     let best = cpu.install(|| -> anyhow::Result<Duration> {
         bench.step()?;
         let (start, mut best, mut steps) = (Instant::now(), Duration::MAX, 0);

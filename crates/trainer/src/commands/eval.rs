@@ -8,7 +8,7 @@ use sparse_kernels::cpu::Cpu;
 
 use super::check_fit;
 use crate::args::{EvalArgs, EvalSplit};
-use crate::config::{ConfigError, available_threads};
+use crate::config::{ConfigError, DATA_IN_FOLDERS, available_threads};
 use crate::data;
 use crate::interrupt::Interrupt;
 use crate::models::Network;
@@ -31,6 +31,9 @@ struct EvalRecord {
     checkpoint: PathBuf,
 }
 
+/// What images are laid out for; few pictures of an evaluation are less than this.
+const EVALUATION_BATCH: usize = 32;
+
 /// Runs the command.
 ///
 /// # Errors
@@ -41,27 +44,26 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let trained_on = model.input.clone();
     let name = args.data.as_deref().or(trained_on.as_ref().map(|input| &*input.data)).unwrap_or(data::EMBEDDED);
     if args.data_dir.is_some() && name == data::EMBEDDED {
-        let needs = "--data fashion-mnist or mnist";
-        return Err(ConfigError::NoEffect { option: "data-dir", needs }.into());
+        return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS }.into());
     }
     let data_dir = args.data_dir.clone().or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into));
     let data = data::load(name, data_dir.as_deref())?;
-    check_fit(&model.name(), &data)?;
+    check_fit(&model.architecture()?, &data)?;
     // A model goes on to see what it was trained to see.
-    let table = trained_on.map_or_else(|| data.normalization(), |input| input.normalization).table();
+    let default = || data.normalization(data::default_normalize(name));
+    let normalization = trained_on.as_ref().map_or_else(default, |input| input.normalization.clone());
     let (model_name, nnz, density) = (model.name().to_string(), model.nnz(), model.density());
 
     let cpu = Cpu::new(args.threads.unwrap_or_else(available_threads), None)?;
-    let network = Network::from_stored(&cpu, model)?;
-    let any_sparse = network.layers.iter().any(|layer| layer.sparse);
+    let network = Network::from_stored(&cpu, model, EVALUATION_BATCH)?;
+    let body = network.body.clone();
     let mut evaluator = Evaluator::new(&cpu, network);
     let split = match args.split {
         EvalSplit::Test => &data.test,
         EvalSplit::Train => &data.train,
     };
-    let strip = |lanes| crate::models::strip_of(any_sparse, lanes);
     let mean = cpu.install(|| {
-        evaluate(split, data.features(), table, strip, &interrupt, |batch| {
+        evaluate(split, &normalization, &body, &interrupt, |batch| {
             evaluator.evaluate_batch(batch.layout, &batch.images, &batch.labels)
         })
     })?;

@@ -14,11 +14,11 @@ use rigl::LayerDensity;
 use self::bench_kernel::ReferenceError;
 use crate::args::{BenchCommand, Command};
 use crate::checkpoint::CheckpointError;
-use crate::config::{ConfigError, FlopsConvention, ModelName};
+use crate::config::{ConfigError, FlopsConvention};
 use crate::data::{DataError, Dataset};
 use crate::exchange::ExchangeError;
 use crate::interrupt;
-use crate::models::Architecture;
+use crate::models::{Architecture, ModelSpec, WeightLayer};
 use crate::run::RunError;
 use crate::run_dir::RunDirError;
 
@@ -39,9 +39,21 @@ pub fn run(command: Command) -> anyhow::Result<()> {
 }
 
 /// A network must read what the data has, and know its classes.
-fn check_fit(model: &ModelName, data: &Dataset) -> Result<(), ConfigError> {
-    let architecture = Architecture::of(model);
-    if architecture.inputs() != data.features() || architecture.classes() < data.classes {
+fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {
+    let model = architecture.name();
+    let ModelSpec { channels, size: [height, width], classes, .. } = architecture.spec;
+    let expected = [channels, height, width];
+    if !architecture.is_mlp() && (expected != data.shape || classes != data.classes) {
+        return Err(ConfigError::Pictures {
+            model: model.to_string(),
+            expected: pictures(expected),
+            outputs: classes,
+            data: data.name.clone(),
+            got: pictures(data.shape),
+            classes: data.classes,
+        });
+    }
+    if architecture.is_mlp() && (architecture.inputs() != data.features() || architecture.classes() < data.classes) {
         return Err(ConfigError::Model {
             model: model.to_string(),
             inputs: architecture.inputs(),
@@ -52,6 +64,25 @@ fn check_fit(model: &ModelName, data: &Dataset) -> Result<(), ConfigError> {
         });
     }
     Ok(())
+}
+
+/// Channels, height and width for people: `3×32×32`.
+fn pictures(shape: [usize; 3]) -> String {
+    shape.map(|size| size.to_string()).join("×")
+}
+
+/// The network of a specification.
+fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError> {
+    Architecture::new(spec).map_err(|source| ConfigError::Architecture {
+        model: spec.name.to_string(),
+        pictures: pictures([spec.channels, spec.size[0], spec.size[1]]),
+        source,
+    })
+}
+
+/// A weight's dimensions for people: `300×784`.
+fn dimensions(layer: &WeightLayer) -> String {
+    layer.dimensions().iter().map(usize::to_string).collect::<Vec<_>>().join("×")
 }
 
 /// The counting rule of a setting.

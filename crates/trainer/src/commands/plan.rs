@@ -1,12 +1,12 @@
 //! `rigl plan`: what a network would be and cost, before anything runs.
 
 use serde::Serialize;
+use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
-use sparse_kernels::{Storage, StripLayout};
 
 use crate::args::PlanArgs;
-use crate::config::{Format, Init, TrainConfig};
-use crate::models::{Architecture, Initialization, Network};
+use crate::config::{Format, Init, Method, TrainConfig};
+use crate::models::{Architecture, Initialization, Network, Sparsification};
 use crate::report::{Significant, Table, print_record, print_text};
 use crate::training;
 
@@ -15,7 +15,7 @@ use crate::training;
 struct LayerRecord {
     event: &'static str,
     name: String,
-    shape: [usize; 2],
+    shape: Vec<usize>,
     /// As stored: nnz / size.
     density: f64,
     /// Padding of blocks included.
@@ -71,7 +71,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let train_flops_ratio = method.training_flops(sparse_flops, dense_flops) / (3.0 * dense_flops);
 
     let mut table = Table::new(["layer", "shape", "density", "nnz", "stored", "flops/sample"]);
-    let paper_size = |density: f64, layer: &crate::models::LinearLayer| layer.geometry().paper_size_bytes(density);
+    let paper_size = |density: f64, layer: &crate::models::WeightLayer| layer.geometry().paper_size_bytes(density);
     let mut paper_size_bytes = 0.0;
     for (layer, solved) in architecture.layers.iter().zip(&densities) {
         let density = solved.nnz as f64 / solved.size as f64;
@@ -84,7 +84,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         let record = LayerRecord {
             event: "layer",
             name: layer.name.clone(),
-            shape: [layer.outputs, layer.inputs],
+            shape: layer.dimensions(),
             density,
             nnz: solved.nnz,
             nnz_blocks,
@@ -100,7 +100,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         };
         table.row([
             record.name,
-            format!("{}×{}", layer.outputs, layer.inputs),
+            super::dimensions(layer),
             Significant(density).to_string(),
             solved.nnz.to_string(),
             stored,
@@ -110,6 +110,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
 
     let nnz: usize = densities.iter().map(|d| d.nnz).sum();
     let bytes = bytes(&config, &architecture, &densities)?;
+    let dense = dense_bytes(&config, &architecture)?;
     let total = TotalRecord {
         event: "total",
         params: architecture.parameters(),
@@ -122,7 +123,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         paper_size_bytes,
         storage_bytes: bytes.storage,
         training_bytes: bytes.training,
-        dense_training_bytes: dense_training_bytes(&architecture, args.batch_size),
+        dense_training_bytes: dense.training,
     };
     if args.json {
         print_record(&total)?;
@@ -169,24 +170,17 @@ struct Bytes {
 fn bytes(config: &TrainConfig, architecture: &Architecture, densities: &[rigl::LayerDensity]) -> anyhow::Result<Bytes> {
     let cpu = Cpu::new(1, None)?;
     let initialization = Initialization { format: config.format, init: Init::DenseFanIn, seed: 0 };
-    let mut network = Network::new(&cpu, architecture, densities, initialization)?;
+    let mut network = Network::new(&cpu, architecture, densities, initialization, config.batch_size)?;
     let storage = network.parameters.total_bytes(&cpu);
     training::optimizer(config, &cpu, &mut network)?;
     let held = network.parameters.total_bytes(&cpu);
     let gradients: usize = network.parameters.iter().map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
-    let activations = activation_bytes(architecture, config.batch_size, network.strip(config.batch_size));
+    let activations = network.body.activation_bytes(architecture, config.batch_size);
     Ok(Bytes { storage: storage.pattern + storage.values, training: held.total() + gradients + activations })
 }
 
-/// Every layer's input and output with their gradients, but for the gradient of the network's input.
-fn activation_bytes(architecture: &Architecture, batch_size: usize, strip: usize) -> usize {
-    let lanes = batch_size.next_multiple_of(strip);
-    let features = architecture.inputs() + 2 * architecture.layers.iter().map(|l| l.outputs).sum::<usize>();
-    4 * lanes * features
-}
-
-/// Weight, gradient and momentum of a dense network, and its activations.
-fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> usize {
-    let strip = StripLayout::single(batch_size, 0).strip();
-    12 * architecture.parameters() + activation_bytes(architecture, batch_size, strip)
+/// The same of the dense network.
+fn dense_bytes(config: &TrainConfig, architecture: &Architecture) -> anyhow::Result<Bytes> {
+    let densities = Sparsification { method: Method::Dense, ..Sparsification::of(config) }.solve(architecture)?;
+    bytes(config, architecture, &densities)
 }

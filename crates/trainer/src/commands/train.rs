@@ -9,11 +9,11 @@ use rigl::LayerDensity;
 use serde::Serialize;
 use sparse_kernels::cpu::Cpu;
 
-use super::check_fit;
+use super::{check_fit, dimensions};
 use crate::args::TrainArgs;
 use crate::bench::{StepBench, alternate, peak_rss_bytes};
 use crate::checkpoint::CheckpointError;
-use crate::config::{Method, TrainConfig};
+use crate::config::{ConfigError, Method, TrainConfig};
 use crate::data;
 use crate::interrupt::Interrupt;
 use crate::models::{Architecture, Initialization, Network, Sparsification, StoredModel};
@@ -62,7 +62,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     };
     let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
     let mut data = data::load(&config.data, config.data_dir.as_deref())?;
-    check_fit(&config.model, &data)?;
+    let architecture = super::architecture(&config.spec(&data))?;
+    check_fit(&architecture, &data)?;
     if config.val_fraction > 0.0 {
         data.hold_out(config.val_fraction, config.seed)?;
     }
@@ -76,15 +77,14 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         Some((run_dir, found)) => (Some(run_dir), found),
         None => (None, None),
     };
-    let model = first_model(&config, found.as_ref())?;
+    let model = first_model(&config, &architecture, found.as_ref())?;
     let densities = model.densities();
     if densities.iter().all(|d| d.nnz == d.size) && config.method != Method::Dense {
         tracing::warn!("every layer has all its weights: there is nothing for the method {} to change", config.method);
     } else if window.is_none() && matches!(config.method, Method::Set | Method::Rigl) {
         tracing::warn!("{total_steps} steps are too few for a topology update: the pattern stays as it begins");
     }
-    let mut network = Network::from_stored(&cpu, model)?;
-    let architecture = network.architecture.clone();
+    let mut network = Network::from_stored(&cpu, model, config.batch_size.min(data.train.len()))?;
     let optimizer = training::optimizer(&config, &cpu, &mut network)?;
     let trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, total_steps));
     let run_dir = match opened {
@@ -155,22 +155,34 @@ fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)
 }
 
 /// What the network is made of: the checkpoint, else the model file of the settings, else random numbers.
-fn first_model(config: &TrainConfig, found: Option<&Found>) -> anyhow::Result<StoredModel> {
+fn first_model(
+    config: &TrainConfig,
+    architecture: &Architecture,
+    found: Option<&Found>,
+) -> anyhow::Result<StoredModel> {
     if let Some(found) = found {
         let model = StoredModel::from_checkpoint(&found.checkpoint).map_err(CheckpointError::in_file(&found.path))?;
-        if model.name() != config.model {
+        if model.architecture()? != *architecture {
             let mismatch = CheckpointError::mismatch("the model", model.name(), &config.model);
             return Err(CheckpointError::in_file(&found.path)(mismatch).into());
         }
         return Ok(model);
     }
     let model = match &config.init_from {
-        Some(path) => StoredModel::load(path)?,
+        Some(path) => {
+            let model = StoredModel::load(path)?;
+            let described = model.architecture()?;
+            if described != *architecture {
+                let what = format!("{}: the model", path.display());
+                let (got, expected) = (format!("{:?}", described.spec), format!("{:?}", architecture.spec));
+                return Err(ConfigError::InitFrom(CheckpointError::mismatch(what, got, expected)).into());
+            }
+            model
+        }
         None => {
-            let architecture = Architecture::of(&config.model);
-            let densities = Sparsification::of(config).solve(&architecture)?;
+            let densities = Sparsification::of(config).solve(architecture)?;
             let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
-            StoredModel::random(&architecture, &densities, initialization)?
+            StoredModel::random(architecture, &densities, initialization)?
         }
     };
     let sparse = model.layers.iter().find(|layer| layer.weight.is_sparse());
@@ -195,8 +207,8 @@ fn step_times(
         return Ok(None);
     }
     let dense: Vec<_> = densities.iter().map(|d| LayerDensity { density: 1.0, nnz: d.size, size: d.size }).collect();
-    let mut sparse_bench = StepBench::new(cpu, config, densities)?;
-    let mut dense_bench = StepBench::new(cpu, config, &dense)?;
+    let mut sparse_bench = StepBench::new(cpu, architecture, config, densities)?;
+    let mut dense_bench = StepBench::new(cpu, architecture, config, &dense)?;
     // Once each, so that an error is an error and not a panic in the timed loop.
     cpu.install(|| sparse_bench.step().and_then(|()| dense_bench.step()))?;
     let succeeded = "the same step succeeded before";
@@ -217,7 +229,7 @@ fn print_tables(
     for (layer, solved) in architecture.layers.iter().zip(densities) {
         layers.row([
             layer.name.clone(),
-            format!("{}×{}", layer.outputs, layer.inputs),
+            dimensions(layer),
             Significant(solved.nnz as f64 / solved.size as f64).to_string(),
             solved.nnz.to_string(),
         ]);

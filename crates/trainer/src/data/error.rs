@@ -19,7 +19,7 @@ pub enum DataError {
     /// The data set is not embedded, and no folder was given.
     #[error(
         "data: {name} is read from a folder, and none was given; use --data-dir DIR or the environment variable \
-         RIGL_DATA_DIR, where DIR or DIR/{name} holds {} (each also as .gz)",
+         RIGL_DATA_DIR, where DIR or DIR/{name} holds {} (each also as .gz or .xz)",
         files.join(", ")
     )]
     NoFolder {
@@ -29,7 +29,7 @@ pub enum DataError {
         files: Vec<&'static str>,
     },
     /// The folder does not have the files.
-    #[error("data: {name}: no {file} or {file}.gz in {}", list(searched))]
+    #[error("data: {name}: no {file} (or .gz, .xz) in {}", list(searched))]
     Missing {
         /// The data set.
         name: String,
@@ -83,6 +83,26 @@ pub enum DataError {
         file: PathBuf,
         /// Bytes there should be.
         expected: u64,
+    },
+    /// A record of a file without a header is not whole.
+    #[error("{}: record {record} ends after {found} of {expected} bytes (decompressed)", file.display())]
+    Record {
+        /// The file.
+        file: PathBuf,
+        /// Which record.
+        record: usize,
+        /// Bytes there are of it.
+        found: usize,
+        /// Bytes of a whole one.
+        expected: usize,
+    },
+    /// A file without a header has more records than the data set has.
+    #[error("{}: goes on after {most} records, which are all there should be", file.display())]
+    Records {
+        /// The file.
+        file: PathBuf,
+        /// Records there may be.
+        most: usize,
     },
     /// Images and labels do not belong together.
     #[error("{}: {labels} labels for {images} images; there must be one for each", file.display())]

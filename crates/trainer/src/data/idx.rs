@@ -4,16 +4,13 @@
 //! 0x0000 | 0x08 (u8) | number of dimensions | one u32 a dimension | data, last dimension innermost
 //! ```
 //!
-//! Files may be gzip-compressed; the first two bytes tell. Memory grows with the data that is really there, never
-//! with what a header claims, and compressed data may not unfold without limit ([`crate::formats::unfold`]).
+//! Files may be compressed with gzip or xz. Memory grows with the data that is really there, never with what a header
+//! claims, and compressed data may not unfold without limit ([`crate::formats::unfold`]).
 
-use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
-
-use super::DataError;
+use super::{DataError, compressed};
 use crate::formats::unfold::Allowance;
 
 /// Grey images of one size.
@@ -39,7 +36,7 @@ impl Images {
 /// # Errors
 /// [`DataError`] naming the file if it cannot be read, or is not exactly one IDX array of that kind.
 pub fn read_images(file: &Path) -> Result<Images, DataError> {
-    parse_images(file, &bytes(file)?)
+    parse_images(file, &compressed::read(file)?)
 }
 
 /// Reads a label file: bytes in one dimension, each below `classes`.
@@ -48,7 +45,7 @@ pub fn read_images(file: &Path) -> Result<Images, DataError> {
 /// [`DataError`] naming the file if it cannot be read, is not exactly one IDX array of that kind, or has a label that
 /// is no class.
 pub fn read_labels(file: &Path, classes: usize) -> Result<Vec<u8>, DataError> {
-    parse_labels(file, &bytes(file)?, classes)
+    parse_labels(file, &compressed::read(file)?, classes)
 }
 
 /// Images from a file's bytes; `file` is the name for messages.
@@ -72,34 +69,22 @@ pub fn parse_labels(file: &Path, from: &[u8], classes: usize) -> Result<Vec<u8>,
     }
 }
 
-fn bytes(file: &Path) -> Result<Vec<u8>, DataError> {
-    fs::read(file).map_err(|source| DataError::Io { file: file.to_owned(), source })
-}
-
 fn parse<const DIMS: usize>(
     file: &Path,
     what: &'static str,
     from: &[u8],
 ) -> Result<([usize; DIMS], Vec<u8>), DataError> {
-    if from.starts_with(&[0x1f, 0x8b]) {
-        let mut allowance = Allowance::new(from.len() as u64);
-        parse_plain(file, what, allowance.reader(MultiGzDecoder::new(from)))
-    } else {
-        parse_plain(file, what, from)
-    }
+    let mut allowance = Allowance::new(from.len() as u64);
+    let mut unfolded = compressed::unfold(from, &mut allowance);
+    parse_plain(file, what, &mut unfolded)
 }
 
 fn parse_plain<const DIMS: usize>(
     file: &Path,
     what: &'static str,
-    mut from: impl Read,
+    from: &mut dyn Read,
 ) -> Result<([usize; DIMS], Vec<u8>), DataError> {
-    // A gzip stream that breaks off reports it as an unexpected end: for the reader of the message, a short file.
-    let mut read = |limit: u64, to: &mut Vec<u8>| match from.by_ref().take(limit).read_to_end(to) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-        Err(source) => Err(DataError::Io { file: file.to_owned(), source }),
-        Ok(_) => Ok(()),
-    };
+    let mut read = |limit: u64, to: &mut Vec<u8>| compressed::append(file, from, limit, to);
     let header_bytes = 4 + 4 * DIMS as u64;
     let mut header = Vec::new();
     read(header_bytes, &mut header)?;

@@ -1,45 +1,42 @@
-//! Batches prepared by a background thread, in the layout that the kernels read.
+//! Batches prepared by background threads, in the layout that the kernels read.
 //!
 //! ```text
-//! worker:  order of epoch e → for each batch: empty buffer ← free │ fill │ → ready … → end of epoch e → epoch e + 1 …
-//! caller:  batch ← ready │ use │ → free
+//! worker t of n:  for each batch t, t + n, t + 2n, …:  empty buffer ← free │ fill │ → ready
+//! caller:         batch ← ready of workers 0, 1, …, n − 1, 0, … │ use │ → free of its worker
 //! ```
 //!
-//! The order of an epoch is a function of (seed, epoch) alone, so nothing depends on how the two threads interleave.
-//! A fixed set of buffers goes round; after the first batches nothing is allocated. The worker runs on into the next
-//! epoch, so that an epoch's first batch is ready when it is asked for.
-//!
-//! # The transposition
-//!
-//! Images are bytes, sample by sample; strips are `[feature][lane]`. For 16 lanes × 16 features at a time, the 16
-//! rows' bytes are copied into a block on the stack, then looked up column by column: every store is then one full
-//! cache line, and no index needs a check. The pictures of a shuffled batch lie anywhere in memory, so each is first
-//! copied whole into a scratch of 16 pictures, where its cache misses overlap.
+//! Batches are numbered through all epochs. The order of an epoch is a function of (seed, epoch), and the change of a
+//! picture one of (seed, epoch, sample), so nothing depends on the number of threads or on how they interleave. A fixed
+//! set of buffers goes round; after the first batches nothing is allocated. Workers run on into the next epoch, so that
+//! an epoch's first batch is ready when it is asked for.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use sparse_kernels::random::Key;
-use sparse_kernels::{ShapeError, StripLayout};
+use sparse_kernels::{Layout, ShapeError};
 
-use super::{Split, shuffle};
+use super::augment::{CropFlip, PAD};
+use super::fill::Filler;
+use super::{DataError, InputForm, Normalization, Split, shuffle};
+use crate::config::Augment;
 
-/// One batch: images in strips, and labels.
+/// One batch: images in the layout asked for, and labels.
 #[derive(Debug)]
 pub struct Batch {
-    /// Lanes are the batch's samples, features the values of an image.
-    pub layout: StripLayout,
-    /// `layout.len()` inputs; padding lanes are zero.
+    /// The batch's samples, in the form of [`LoaderOptions::form`].
+    pub layout: Layout,
+    /// `layout.len()` inputs; padding and borders are zero.
     pub images: Vec<f32>,
-    /// The class of each sample: `layout.lanes()` of them.
+    /// The class of each sample: `layout.samples()` of them.
     pub labels: Vec<u32>,
 }
 
-/// In which order samples come.
+/// In which order samples come, and what is done to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// The same in every epoch: that of the data set. For evaluation.
+    /// The same in every epoch: that of the data set. Nothing is changed at random. For evaluation.
     Stored,
     /// Another in each epoch, by (seed, epoch). For training.
     Shuffled {
@@ -49,6 +46,8 @@ pub enum Order {
         first_epoch: u64,
         /// The batch of that epoch that comes first: a resumed run goes on in the middle.
         first_batch: usize,
+        /// How pictures are changed at random, by (seed, epoch, sample).
+        augment: Augment,
     },
 }
 
@@ -57,13 +56,15 @@ pub enum Order {
 pub struct LoaderOptions {
     /// Samples in a batch.
     pub batch_size: usize,
-    /// Lanes in a strip, see [`StripLayout::new`].
-    pub strip: usize,
+    /// What a batch becomes.
+    pub form: InputForm,
     /// The order of the samples.
     pub order: Order,
     /// Whether an epoch's last batch is left out when it is not full. The usual choice is `false`, in training too:
     /// a smaller batch counts its own samples only.
     pub drop_last: bool,
+    /// Threads that prepare batches, each on one of its own. The batches do not depend on it.
+    pub threads: usize,
 }
 
 /// Why a loader cannot be made.
@@ -90,6 +91,22 @@ pub enum LoaderError {
         /// Bytes in the split.
         bytes: usize,
     },
+    /// The normalization is of pictures with another number of channels.
+    #[error("the normalization is for pictures of {expected} channels; these have {got}")]
+    Channels {
+        /// Channels of the pictures.
+        got: usize,
+        /// Channels that there are numbers for.
+        expected: usize,
+    },
+    /// Pictures are too small to be padded by reflection.
+    #[error("augment crop-flip: pictures of {height}×{width} pixels; reflecting {PAD} pixels needs at least {} each way", PAD + 1)]
+    Small {
+        /// Rows of a picture.
+        height: usize,
+        /// Pixels in a row.
+        width: usize,
+    },
     /// The strip width is impossible.
     #[error(transparent)]
     Strip(#[from] ShapeError),
@@ -98,20 +115,24 @@ pub enum LoaderError {
     Thread(String),
 }
 
-/// Buffers that go round: one at the caller, one being filled, two ready to absorb jitter.
+/// Buffers of one worker: one at the caller, one being filled, two ready to absorb jitter. Of several workers, each has
+/// [`BUFFERS_OF_MANY`].
 const BUFFERS: usize = 4;
+const BUFFERS_OF_MANY: usize = 2;
 
-/// Batches of a split, epoch after epoch; dropping it stops and joins its thread.
+/// Batches of a split, epoch after epoch; dropping it stops and joins its threads.
 ///
 /// ```
-/// use trainer::data::{self, BatchLoader, LoaderOptions, Order};
+/// use trainer::config::{Augment, Normalize};
+/// use trainer::data::{self, BatchLoader, InputForm, LoaderOptions, Order};
 /// let data = data::load("fashion-mnist-mini", None)?;
-/// let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0 };
-/// let options = LoaderOptions { batch_size: 100, strip: 32, order, drop_last: false };
-/// let mut loader = BatchLoader::new(data.train.clone(), data.features(), data.normalization().table(), options)?;
+/// let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0, augment: Augment::None };
+/// let form = InputForm::Features { strip: 32 };
+/// let options = LoaderOptions { batch_size: 100, form, order, drop_last: false, threads: 1 };
+/// let mut loader = BatchLoader::new(data.train.clone(), &data.normalization(Normalize::Pixels), options)?;
 /// for _epoch in 0..2 {
 ///     let mut samples = 0;
-///     while let Some(batch) = loader.next_batch() {
+///     while let Some(batch) = loader.next_batch()? {
 ///         samples += batch.labels.len();
 ///     }
 ///     assert_eq!(samples, 12_000);
@@ -120,38 +141,37 @@ const BUFFERS: usize = 4;
 /// ```
 #[derive(Debug)]
 pub struct BatchLoader {
-    current: Option<Batch>,
+    /// With the worker that it goes back to.
+    current: Option<(usize, Batch)>,
     batches_per_epoch: usize,
-    /// Taken when dropped: closing the channels is what stops the worker.
-    worker: Option<Worker>,
+    /// Batches of this epoch that are still to come.
+    left: usize,
+    /// The worker whose turn it is.
+    turn: usize,
+    workers: Vec<Worker>,
 }
 
 #[derive(Debug)]
 struct Worker {
-    /// `None` ends an epoch.
-    ready: Receiver<Option<Batch>>,
+    ready: Receiver<Result<Batch, DataError>>,
     free: SyncSender<Batch>,
     thread: JoinHandle<()>,
 }
 
 impl BatchLoader {
-    /// A loader of `split`, whose images have `features` values each; a byte `b` becomes `table[b]`
-    /// ([`Normalization::table`](super::Normalization::table)).
+    /// A loader of `split`, whose pictures become inputs by `normalization`.
     ///
     /// # Errors
-    /// [`LoaderError`] if an epoch would have no batch, the strip width is impossible, the split's parts do not fit
-    /// each other, or no thread can be started.
+    /// [`LoaderError`] if an epoch would have no batch, the strip width is impossible, the split's parts or the
+    /// normalization do not fit the pictures, these are too small to be cropped, or no thread can be started.
     ///
     /// # Cost
-    /// Memory for four batches and 12 bytes a sample beside the split.
-    pub fn new(
-        split: Arc<Split>,
-        features: usize,
-        table: [f32; 256],
-        options: LoaderOptions,
-    ) -> Result<Self, LoaderError> {
-        let LoaderOptions { batch_size, strip, drop_last, .. } = options;
+    /// Memory for four batches (of several threads: two each) and 12 bytes a sample and thread beside the split.
+    pub fn new(split: Arc<Split>, normalization: &Normalization, options: LoaderOptions) -> Result<Self, LoaderError> {
+        let LoaderOptions { batch_size, form, order, drop_last, threads } = options;
         let samples = split.len();
+        let [channels, height, width] = split.shape;
+        let features = channels * height * width;
         if split.images.len() != samples * features {
             return Err(LoaderError::Split { samples, features, bytes: split.images.len() });
         }
@@ -163,23 +183,49 @@ impl BatchLoader {
         if batches_per_epoch == 0 {
             return Err(LoaderError::Empty { batch_size, samples, drop_last });
         }
-        let layout = StripLayout::new(batch_size.min(samples), features, strip)?;
-
-        let (ready_sender, ready) = sync_channel(BUFFERS);
-        let (free, free_receiver) = sync_channel(BUFFERS);
-        for _ in 0..BUFFERS {
-            let batch =
-                Batch { layout, images: Vec::with_capacity(layout.len()), labels: Vec::with_capacity(layout.lanes()) };
-            free.send(batch).expect("the receiver is in scope");
+        if let Some(expected) = normalization.channels().filter(|&expected| expected != channels) {
+            return Err(LoaderError::Channels { got: channels, expected });
         }
-        let thread = thread::Builder::new()
-            .name("batch loader".to_owned())
-            .spawn(move || {
+        let crops = matches!(order, Order::Shuffled { augment: Augment::CropFlip, .. });
+        if crops && height.min(width) <= PAD {
+            return Err(LoaderError::Small { height, width });
+        }
+        let layout = form.layout(batch_size.min(samples), split.shape)?;
+
+        let first_batch = match order {
+            Order::Shuffled { first_batch, .. } => first_batch.min(batches_per_epoch),
+            Order::Stored => 0,
+        };
+        let threads = threads.max(1);
+        let buffers = if threads == 1 { BUFFERS } else { BUFFERS_OF_MANY };
+        let start = |index: usize| -> Result<Worker, LoaderError> {
+            let (ready_sender, ready) = sync_channel(buffers);
+            let (free, free_receiver) = sync_channel(buffers);
+            for _ in 0..buffers {
+                let images = Vec::with_capacity(layout.len());
+                let batch = Batch { layout, images, labels: Vec::with_capacity(layout.samples()) };
+                free.send(batch).expect("the receiver is in scope");
+            }
+            let filler = Filler::new(split.shape, normalization);
+            let job = Job { split: split.clone(), options, batches_per_epoch, filler, order: Vec::new() };
+            let thread = thread::Builder::new().name("batch loader".to_owned()).spawn(move || {
                 // A closed channel is the signal to stop.
-                let _ = work(&split, features, &table, options, &free_receiver, &ready_sender);
-            })
-            .map_err(|error| LoaderError::Thread(error.to_string()))?;
-        Ok(Self { current: None, batches_per_epoch, worker: Some(Worker { ready, free, thread }) })
+                let _ = job.run((first_batch + index..).step_by(threads), &free_receiver, &ready_sender);
+            });
+            let thread = thread.map_err(|error| LoaderError::Thread(error.to_string()))?;
+            Ok(Worker { ready, free, thread })
+        };
+        let mut loader = Self {
+            current: None,
+            batches_per_epoch,
+            left: batches_per_epoch - first_batch,
+            turn: 0,
+            workers: Vec::new(),
+        };
+        for index in 0..threads {
+            loader.workers.push(start(index)?);
+        }
+        Ok(loader)
     }
 
     /// Batches in every epoch.
@@ -188,120 +234,116 @@ impl BatchLoader {
     }
 
     /// The next batch; `None` at the end of each epoch, after which the next epoch's batches follow. The batch before
-    /// goes back to the worker.
-    pub fn next_batch(&mut self) -> Option<&Batch> {
-        let worker = self.worker.as_ref().expect("only drop takes the worker");
-        if let Some(batch) = self.current.take() {
-            worker.free.send(batch).expect("the worker lives as long as its channels");
+    /// goes back to its worker.
+    ///
+    /// # Errors
+    /// [`DataError`] if a batch cannot be had. None follows.
+    ///
+    /// # Panics
+    /// If it is asked again after an error.
+    pub fn next_batch(&mut self) -> Result<Option<&Batch>, DataError> {
+        let alive = "a worker lives as long as its channels";
+        if let Some((worker, batch)) = self.current.take() {
+            // A worker that has failed takes no buffers; its error is yet to come.
+            let _ = self.workers[worker].free.send(batch);
         }
-        self.current = worker.ready.recv().expect("the worker lives as long as its channels");
-        self.current.as_ref()
+        if self.left == 0 {
+            self.left = self.batches_per_epoch;
+            return Ok(None);
+        }
+        let batch = self.workers[self.turn].ready.recv().expect(alive)?;
+        self.left -= 1;
+        let (_, batch) = self.current.insert((self.turn, batch));
+        self.turn = (self.turn + 1) % self.workers.len();
+        Ok(Some(batch))
     }
 }
 
 impl Drop for BatchLoader {
     fn drop(&mut self) {
-        if let Some(Worker { ready, free, thread }) = self.worker.take() {
-            drop((ready, free));
-            // A panic of the worker has been seen as a closed channel by the caller, and printed.
-            let _ = thread.join();
-        }
+        let threads: Vec<_> = self.workers.drain(..).map(|Worker { thread, .. }| thread).collect();
+        // A panic of a worker has been seen as a closed channel by the caller, and printed.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
 /// The caller is gone.
 struct Closed;
 
-fn work(
-    split: &Split,
-    features: usize,
-    table: &[f32; 256],
+/// What a worker does.
+struct Job {
+    split: Arc<Split>,
     options: LoaderOptions,
-    free: &Receiver<Batch>,
-    ready: &SyncSender<Option<Batch>>,
-) -> Result<(), Closed> {
-    let mut order: Vec<u32> = (0..split.len() as u32).collect();
-    let mut keyed = Vec::new();
-    let mut filler = Filler { features, table, rows: vec![0; GROUP * features] };
-    let mut epoch = 0;
-    loop {
-        let mut skipped = 0;
-        if let Order::Shuffled { seed, first_epoch, first_batch } = options.order {
-            shuffle(&mut keyed, &mut order, split.len(), epoch_key(seed, first_epoch + epoch));
-            skipped = if epoch == 0 { first_batch } else { 0 };
-        }
-        for samples in order.chunks(options.batch_size).skip(skipped) {
-            if options.drop_last && samples.len() < options.batch_size {
-                break;
+    batches_per_epoch: usize,
+    filler: Filler,
+    /// The epoch's samples.
+    order: Vec<u32>,
+}
+
+impl Job {
+    /// Prepares the batches of these numbers; number 0 is the first batch of the first epoch.
+    fn run(
+        mut self,
+        numbers: impl Iterator<Item = usize>,
+        free: &Receiver<Batch>,
+        ready: &SyncSender<Result<Batch, DataError>>,
+    ) -> Result<(), Closed> {
+        let mut keyed = Vec::new();
+        let mut ordered = None;
+        for number in numbers {
+            let (epoch, batch_of_epoch) = (number / self.batches_per_epoch, number % self.batches_per_epoch);
+            if ordered != Some(epoch) {
+                match self.options.order {
+                    Order::Stored => self.order = (0..self.split.len() as u32).collect(),
+                    Order::Shuffled { seed, first_epoch, .. } => {
+                        shuffle(
+                            &mut keyed,
+                            &mut self.order,
+                            self.split.len(),
+                            epoch_key(seed, first_epoch + epoch as u64),
+                        );
+                    }
+                }
+                ordered = Some(epoch);
             }
             let mut batch = free.recv().map_err(|_| Closed)?;
-            batch.layout =
-                StripLayout::new(samples.len(), features, options.strip).expect("the strip width was checked in new");
-            filler.fill(split, samples, &mut batch);
-            ready.send(Some(batch)).map_err(|_| Closed)?;
+            let prepared = self.prepare(epoch as u64, batch_of_epoch, &mut batch).map(|()| batch);
+            let failed = prepared.is_err();
+            ready.send(prepared).map_err(|_| Closed)?;
+            if failed {
+                break;
+            }
         }
-        ready.send(None).map_err(|_| Closed)?;
-        epoch += 1;
+        Ok(())
+    }
+
+    fn prepare(&mut self, epoch: u64, batch_of_epoch: usize, batch: &mut Batch) -> Result<(), DataError> {
+        let LoaderOptions { batch_size, form, order, .. } = self.options;
+        let split = &self.split;
+        let first = batch_of_epoch * batch_size;
+        let samples = &self.order[first..self.order.len().min(first + batch_size)];
+        batch.layout = form.layout(samples.len(), split.shape).expect("the form was checked in new");
+        batch.labels.clear();
+        batch.labels.extend(samples.iter().map(|&sample| split.labels[sample as usize]));
+        let key = match order {
+            Order::Shuffled { seed, first_epoch, augment: Augment::CropFlip, .. } => {
+                Some(Key::new(seed).with_name("augment").with(first_epoch + epoch))
+            }
+            _ => None,
+        };
+        self.filler.fill(batch.layout, &mut batch.images, |n, to| {
+            let from = split.picture(samples[n] as usize);
+            match key {
+                Some(key) => CropFlip::draw(key.with(samples[n].into())).apply(split.shape, from, to),
+                None => to.copy_from_slice(from),
+            }
+            Ok(())
+        })
     }
 }
 
 fn epoch_key(seed: u64, epoch: u64) -> Key {
     Key::new(seed).with_name("batches").with(epoch)
-}
-
-/// Lanes and features of a block: 16 f32 are a cache line, and strips are multiples of it.
-const GROUP: usize = StripLayout::STRIP_UNIT;
-
-struct Filler<'a> {
-    features: usize,
-    table: &'a [f32; 256],
-    /// [`GROUP`] images side by side.
-    rows: Vec<u8>,
-}
-
-impl Filler<'_> {
-    fn fill(&mut self, split: &Split, samples: &[u32], batch: &mut Batch) {
-        let (features, strip) = (self.features, batch.layout.strip());
-        batch.labels.clear();
-        batch.labels.extend(samples.iter().map(|&sample| u32::from(split.labels[sample as usize])));
-        batch.images.resize(batch.layout.len(), 0.0);
-        for (panel, samples) in batch.images.chunks_exact_mut(features * strip).zip(samples.chunks(strip)) {
-            for first in (0..strip).step_by(GROUP) {
-                let lanes = samples.get(first..).unwrap_or(&[]);
-                self.fill_group(split, &lanes[..lanes.len().min(GROUP)], strip, &mut panel[first..]);
-            }
-        }
-    }
-
-    /// Writes lanes `0..GROUP` of a panel whose rows are `strip` apart; those after `samples` become zero.
-    fn fill_group(&mut self, split: &Split, samples: &[u32], strip: usize, panel: &mut [f32]) {
-        let features = self.features;
-        if samples.is_empty() {
-            panel.chunks_mut(strip).for_each(|row| row[..GROUP].fill(0.0));
-            return;
-        }
-        for (row, &sample) in self.rows.chunks_exact_mut(features).zip(samples) {
-            row.copy_from_slice(&split.images[sample as usize * features..][..features]);
-        }
-        let mut block = [[0u8; GROUP]; GROUP];
-        for first in (0..features).step_by(GROUP) {
-            let width = (features - first).min(GROUP);
-            for (to, row) in block.iter_mut().zip(self.rows.chunks_exact(features)) {
-                match row[first..].first_chunk() {
-                    Some(bytes) => *to = *bytes,
-                    None => to[..width].copy_from_slice(&row[first..]),
-                }
-            }
-            let rows = panel[first * strip..].chunks_mut(strip).take(width);
-            for (feature, row) in rows.enumerate() {
-                let row = row.first_chunk_mut::<GROUP>().expect("a strip has at least one group of lanes");
-                for (lane, to) in row.iter_mut().enumerate() {
-                    *to = self.table[usize::from(block[lane][feature % GROUP])];
-                }
-                row[samples.len()..].fill(0.0);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -312,23 +354,32 @@ mod tests {
     /// Sample `s` has label `s % 10` and features that tell its number.
     fn split(samples: usize, features: usize) -> Arc<Split> {
         let images = (0..samples * features).map(|i| (i / features * 31 + i % features) as u8).collect();
-        Arc::new(Split { images, labels: (0..samples).map(|s| (s % 10) as u8).collect() })
+        let labels = (0..samples).map(|s| (s % 10) as u32).collect();
+        Arc::new(Split { shape: [1, 1, features], images, labels })
     }
 
-    fn table() -> [f32; 256] {
-        std::array::from_fn(|b| b as f32 + 0.5)
+    /// A byte becomes itself.
+    fn plain() -> Normalization {
+        Normalization::Pixels { mean: 0.0, deviation: 1.0 / 255.0 }
     }
 
     fn loader(samples: usize, features: usize, options: LoaderOptions) -> BatchLoader {
-        BatchLoader::new(split(samples, features), features, table(), options).unwrap()
+        BatchLoader::new(split(samples, features), &plain(), options).unwrap()
+    }
+
+    fn at(layout: Layout, feature: usize, sample: usize) -> usize {
+        match layout {
+            Layout::Strips(layout) => layout.index(feature, sample),
+            Layout::Images(layout) => layout.index(sample, 0, [0, feature]),
+        }
     }
 
     /// The first feature and the label of each sample of one epoch, in order.
     fn epoch(loader: &mut BatchLoader) -> Vec<(u32, u32)> {
         let mut seen = Vec::new();
-        while let Some(batch) = loader.next_batch() {
-            let first = |lane| batch.images[batch.layout.index(0, lane)] as u32;
-            seen.extend(batch.labels.iter().enumerate().map(|(lane, &label)| (first(lane), label)));
+        while let Some(batch) = loader.next_batch().unwrap() {
+            let first = |sample| batch.images[at(batch.layout, 0, sample)].round() as u32;
+            seen.extend(batch.labels.iter().enumerate().map(|(sample, &label)| (first(sample), label)));
         }
         seen
     }
@@ -336,9 +387,10 @@ mod tests {
     fn shuffled(seed: u64, first_epoch: u64) -> LoaderOptions {
         LoaderOptions {
             batch_size: 7,
-            strip: 16,
-            order: Order::Shuffled { seed, first_epoch, first_batch: 0 },
+            form: InputForm::Features { strip: 16 },
+            order: Order::Shuffled { seed, first_epoch, first_batch: 0, augment: Augment::None },
             drop_last: false,
+            threads: 1,
         }
     }
 
@@ -359,7 +411,7 @@ mod tests {
         assert_eq!(epoch(&mut loader(100, 3, shuffled(1, 1))), second);
         assert_ne!(epoch(&mut loader(100, 3, shuffled(2, 0))), first);
         // Beginning in the middle of an epoch is going on after a stop there.
-        let order = Order::Shuffled { seed: 1, first_epoch: 0, first_batch: 4 };
+        let order = Order::Shuffled { seed: 1, first_epoch: 0, first_batch: 4, augment: Augment::None };
         let mut middle = loader(100, 3, LoaderOptions { order, ..shuffled(1, 0) });
         assert_eq!((epoch(&mut middle), epoch(&mut middle)), (first[4 * 7..].to_vec(), second));
         // The batch size cuts the order, it does not change it.
@@ -368,71 +420,153 @@ mod tests {
 
     #[test]
     fn partial_batches_are_kept_or_dropped() {
-        for (drop_last, lanes) in [(false, [7, 7, 6].as_slice()), (true, &[7, 7])] {
+        for (drop_last, sizes) in [(false, [7, 7, 6].as_slice()), (true, &[7, 7])] {
             let mut loader = loader(20, 3, LoaderOptions { drop_last, ..shuffled(0, 0) });
-            assert_eq!(loader.batches_per_epoch(), lanes.len());
+            assert_eq!(loader.batches_per_epoch(), sizes.len());
             for _ in 0..3 {
                 let mut seen = Vec::new();
-                while let Some(batch) = loader.next_batch() {
-                    seen.push(batch.layout.lanes());
+                while let Some(batch) = loader.next_batch().unwrap() {
+                    seen.push(batch.layout.samples());
                 }
-                assert_eq!(seen, lanes);
+                assert_eq!(seen, sizes);
             }
         }
     }
 
+    /// All batches of two epochs from `first_batch` on.
+    fn two_epochs(split: &Arc<Split>, first_batch: usize, options: LoaderOptions) -> Vec<(Layout, Vec<f32>, Vec<u32>)> {
+        let Order::Shuffled { seed, first_epoch, augment, .. } = options.order else { panic!("batches of training") };
+        let order = Order::Shuffled { seed, first_epoch, first_batch, augment };
+        let mut loader = BatchLoader::new(split.clone(), &plain(), LoaderOptions { order, ..options }).unwrap();
+        let mut batches = Vec::new();
+        for _ in 0..2 {
+            while let Some(Batch { layout, images, labels }) = loader.next_batch().unwrap() {
+                batches.push((*layout, images.clone(), labels.clone()));
+            }
+        }
+        batches
+    }
+
     proptest! {
-        /// Recycled buffers hold old values; padding must be written anew.
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Recycled buffers hold old values; padding must be written anew. Neither the threads nor a stop in the middle
+        /// changes anything.
         #[test]
         fn values_stand_where_the_layout_says_and_padding_is_zero(
             samples in 1usize..90, features in 1usize..40, batch_size in 1usize..90, strip in 1usize..4, seed: u64,
+            threads in 1usize..4, images: bool, skipped: prop::sample::Index,
         ) {
             let data = split(samples, features);
-            let order = Order::Shuffled { seed, first_epoch: 0, first_batch: 0 };
-            let options = LoaderOptions { batch_size, strip: strip * 16, order, drop_last: false };
-            let mut loader = BatchLoader::new(data.clone(), features, table(), options).unwrap();
+            let form = match images {
+                true => InputForm::Images { border: strip, strip: 8 << (strip - 1) },
+                false => InputForm::Features { strip: strip * 16 },
+            };
+            let options = LoaderOptions { batch_size, form, threads, ..shuffled(seed, 0) };
+            let batches = two_epochs(&data, 0, options);
+            let mut expected = batches.iter();
             for number in 0..2 {
                 let order = super::super::shuffled(samples, epoch_key(seed, number));
                 for chunk in order.chunks(batch_size) {
-                    let batch = loader.next_batch().unwrap();
-                    prop_assert_eq!((batch.layout.lanes(), batch.layout.features()), (chunk.len(), features));
-                    prop_assert_eq!((batch.images.len(), batch.labels.len()), (batch.layout.len(), chunk.len()));
-                    for lane in 0..batch.layout.strips() * batch.layout.strip() {
-                        let sample = chunk.get(lane).map(|&sample| sample as usize);
+                    let (layout, images, labels) = expected.next().unwrap();
+                    prop_assert_eq!(*layout, form.layout(chunk.len(), [1, 1, features]).unwrap());
+                    prop_assert_eq!((images.len(), labels.len()), (layout.len(), chunk.len()));
+                    let mut left = images.clone();
+                    for (n, &sample) in chunk.iter().enumerate() {
+                        let sample = sample as usize;
                         for feature in 0..features {
-                            let got = batch.images[batch.layout.index(feature, lane)];
-                            let byte = sample.map(|sample| data.images[sample * features + feature]);
-                            prop_assert_eq!(got, byte.map_or(0.0, |byte| f32::from(byte) + 0.5));
+                            let at = at(*layout, feature, n);
+                            let byte = data.images[sample * features + feature];
+                            prop_assert_eq!(images[at].round(), f32::from(byte));
+                            left[at] = 0.0;
                         }
-                        if let Some(sample) = sample {
-                            prop_assert_eq!(batch.labels[lane], u32::from(data.labels[sample]));
-                        }
+                        prop_assert_eq!(labels[n], data.labels[sample]);
                     }
+                    prop_assert!(left.iter().all(|&value| value == 0.0));
                 }
-                prop_assert!(loader.next_batch().is_none());
             }
+            prop_assert!(expected.next().is_none());
+            let skipped = skipped.index(batches.len() / 2);
+            let resumed = two_epochs(&data, skipped, LoaderOptions { threads: 1 + threads % 3, ..options });
+            prop_assert!(resumed == batches[skipped..]);
         }
+    }
+
+    /// Pictures of 6×5 pixels in two channels, with random bytes.
+    fn pictures(samples: usize) -> Arc<Split> {
+        let key = Key::new(9);
+        let images = (0..samples * 60).map(|i| key.bits(i as u64) as u8).collect();
+        Arc::new(Split { shape: [2, 6, 5], images, labels: (0..samples as u32).collect() })
+    }
+
+    /// Of each sample of the first epoch: its label and picture, by label.
+    fn by_sample(split: &Arc<Split>, options: LoaderOptions) -> Vec<(u32, Vec<f32>)> {
+        let mut loader = BatchLoader::new(split.clone(), &plain(), options).unwrap();
+        let mut seen = Vec::new();
+        while let Some(batch) = loader.next_batch().unwrap() {
+            let Layout::Strips(layout) = batch.layout else { panic!("features were asked for") };
+            let picture = |n| (0..60).map(|feature| batch.images[layout.index(feature, n)].round()).collect();
+            seen.extend(batch.labels.iter().enumerate().map(|(n, &label)| (label, picture(n))));
+        }
+        seen.sort_by_key(|&(label, _)| label);
+        seen
+    }
+
+    #[test]
+    fn changes_are_of_seed_epoch_and_sample_alone() {
+        let data = pictures(50);
+        let options = |seed, first_epoch, augment| LoaderOptions {
+            order: Order::Shuffled { seed, first_epoch, first_batch: 0, augment },
+            ..shuffled(0, 0)
+        };
+        let changed = options(1, 3, Augment::CropFlip);
+        let pictures = by_sample(&data, changed);
+        for (sample, (label, picture)) in pictures.iter().enumerate() {
+            assert_eq!(*label as usize, sample);
+            let mut expected = [0; 60];
+            let key = Key::new(1).with_name("augment").with(3).with(sample as u64);
+            CropFlip::draw(key).apply(data.shape, data.picture(sample), &mut expected);
+            assert!(picture.iter().zip(expected).all(|(&got, expected)| got == f32::from(expected)));
+        }
+        assert!(by_sample(&data, LoaderOptions { batch_size: 50, threads: 3, ..changed }) == pictures);
+        let different = |options| {
+            let others = by_sample(&data, options);
+            others.iter().zip(&pictures).filter(|(a, b)| a != b).count()
+        };
+        assert!(different(options(2, 3, Augment::CropFlip)) > 40);
+        assert!(different(options(1, 4, Augment::CropFlip)) > 40);
+        // Nothing is changed where it was not asked for, and never in evaluation.
+        let stored = by_sample(&data, LoaderOptions { order: Order::Stored, ..changed });
+        assert!(by_sample(&data, options(1, 3, Augment::None)) == stored);
+        let bytes = stored.iter().flat_map(|(_, picture)| picture.iter().map(|&byte| byte as u8));
+        assert!(bytes.eq(data.images.iter().copied()));
+        // In the middle of an epoch, as from its start.
+        let whole = two_epochs(&data, 0, changed);
+        assert!(two_epochs(&data, 5, LoaderOptions { threads: 2, ..changed }) == whole[5..]);
     }
 
     #[test]
     fn buffers_go_round() {
-        let mut loader = loader(640, 5, LoaderOptions { batch_size: 64, ..shuffled(0, 0) });
-        let mut places = std::collections::BTreeSet::new();
-        for _ in 0..5 {
-            while let Some(batch) = loader.next_batch() {
-                places.insert(batch.images.as_ptr() as usize);
+        for threads in [1, 3] {
+            let mut loader = loader(640, 5, LoaderOptions { batch_size: 64, threads, ..shuffled(0, 0) });
+            let mut places = std::collections::BTreeSet::new();
+            for _ in 0..5 {
+                while let Some(batch) = loader.next_batch().unwrap() {
+                    places.insert(batch.images.as_ptr() as usize);
+                }
             }
+            assert!(places.len() <= BUFFERS.max(threads * BUFFERS_OF_MANY), "{places:?}");
         }
-        assert!(places.len() <= BUFFERS, "{places:?}");
     }
 
     #[test]
-    fn dropping_joins_the_thread_in_any_state() {
+    fn dropping_joins_the_threads_in_any_state() {
         let data = split(1000, 5);
-        for batches in [0, 1, 3, 143, 144, 200] {
-            let mut loader = BatchLoader::new(data.clone(), 5, table(), shuffled(0, 0)).unwrap();
+        for (batches, threads) in [(0, 1), (1, 2), (3, 1), (143, 3), (144, 1), (200, 2)] {
+            let options = LoaderOptions { threads, ..shuffled(0, 0) };
+            let mut loader = BatchLoader::new(data.clone(), &plain(), options).unwrap();
             for _ in 0..batches {
-                loader.next_batch();
+                loader.next_batch().unwrap();
             }
             drop(loader);
             assert_eq!(Arc::strong_count(&data), 1);
@@ -444,56 +578,23 @@ mod tests {
         let error = |samples, change: fn(&mut LoaderOptions)| {
             let mut options = shuffled(0, 0);
             change(&mut options);
-            BatchLoader::new(split(samples, 3), 3, table(), options).unwrap_err().to_string()
+            BatchLoader::new(split(samples, 3), &plain(), options).unwrap_err().to_string()
         };
         assert_eq!(error(10, |o| o.batch_size = 0), "batch-size 0 makes no batch of 10 samples");
         assert_eq!(error(0, |_| ()), "batch-size 7 makes no batch of 0 samples");
         assert!(error(5, |o| o.drop_last = true).ends_with("when the last partial one is dropped"));
-        assert!(error(10, |o| o.strip = 20).contains("16"));
-        let error = BatchLoader::new(split(4, 3), 2, table(), shuffled(0, 0)).unwrap_err();
+        assert!(error(10, |o| o.form = InputForm::Features { strip: 20 }).contains("16"));
+        assert!(error(10, |o| o.form = InputForm::Images { border: 1, strip: 2 }).contains("1, 8, 16 or 32"));
+        let crops = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0, augment: Augment::CropFlip };
+        let error = BatchLoader::new(split(4, 3), &plain(), LoaderOptions { order: crops, ..shuffled(0, 0) });
+        assert!(
+            error.unwrap_err().to_string().contains("pictures of 1×3 pixels; reflecting 4 pixels needs at least 5")
+        );
+        let channels = Normalization::Channels { mean: vec![0.0; 3], deviation: vec![1.0; 3] };
+        let error = BatchLoader::new(split(4, 3), &channels, shuffled(0, 0)).unwrap_err();
+        assert_eq!(error.to_string(), "the normalization is for pictures of 3 channels; these have 1");
+        let wrong = Split { shape: [1, 1, 2], ..(*split(4, 3)).clone() };
+        let error = BatchLoader::new(Arc::new(wrong), &plain(), shuffled(0, 0)).unwrap_err();
         assert_eq!(error.to_string(), "4 images of 2 values make 8 bytes, not 12");
-    }
-
-    /// `cargo test --release -p trainer -- --ignored --nocapture time_per_batch`
-    #[test]
-    #[ignore = "a measurement"]
-    fn time_per_batch() {
-        let data = crate::data::load(crate::data::EMBEDDED, None).unwrap();
-        let table = data.normalization().table();
-        let order = super::super::shuffled(data.train.len(), epoch_key(0, 0));
-        for strip in [16, 32, 112] {
-            let layout = StripLayout::new(100, 784, strip).unwrap();
-            let mut batch = Batch { layout, images: Vec::new(), labels: Vec::new() };
-            let mut filler = Filler { features: 784, table: &table, rows: vec![0; GROUP * 784] };
-            let mut times: Vec<u128> = Vec::new();
-            for _ in 0..5 {
-                for samples in order.chunks(100) {
-                    let start = std::time::Instant::now();
-                    filler.fill(&data.train, samples, std::hint::black_box(&mut batch));
-                    times.push(start.elapsed().as_nanos());
-                }
-            }
-            times.sort_unstable();
-            println!(
-                "strip {strip}: median {} ns, 90th percentile {} ns",
-                times[times.len() / 2],
-                times[times.len() * 9 / 10]
-            );
-        }
-        let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0 };
-        let options = LoaderOptions { batch_size: 100, strip: 32, order, drop_last: false };
-        let mut loader = BatchLoader::new(data.train.clone(), 784, table, options).unwrap();
-        let start = std::time::Instant::now();
-        let mut batches = 0;
-        for _ in 0..20 {
-            while let Some(batch) = loader.next_batch() {
-                batches += 1;
-                std::hint::black_box(batch);
-            }
-        }
-        println!("loader: {} ns a batch when nothing else is done", start.elapsed().as_nanos() / batches);
-        let start = std::time::Instant::now();
-        std::hint::black_box(super::super::shuffled(60_000, epoch_key(0, 1)));
-        println!("order of 60,000 samples: {} µs", start.elapsed().as_micros());
     }
 }

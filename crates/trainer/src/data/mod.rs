@@ -4,37 +4,45 @@
 //! | --- | --- | --- |
 //! | `fashion-mnist-mini` | 12,000 / 2,000 grey 28 × 28, 10 classes | embedded |
 //! | `fashion-mnist`, `mnist` | 60,000 / 10,000 grey 28 × 28, 10 classes | four IDX files in a folder |
+//! | `cifar10` | 50,000 / 10,000 colour 32 × 32, 10 classes | six files of binary records in a folder |
+//! | `cifar100` | 50,000 / 10,000 colour 32 × 32, 100 classes | two files of binary records in a folder |
 
+mod augment;
+pub mod cifar;
+mod compressed;
 mod error;
+mod fill;
 pub mod idx;
+mod known;
 mod loader;
+mod normalization;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sparse_kernels::random::Key;
 
+use self::known::{Format, IDX_FILES};
+use crate::config::{Augment, Normalize};
+
 pub use error::DataError;
+pub use fill::InputForm;
+pub use known::{KnownSet, SETS};
 pub use loader::{Batch, BatchLoader, LoaderError, LoaderOptions, Order};
+pub use normalization::Normalization;
 
 /// The data set that needs no files.
 pub const EMBEDDED: &str = "fashion-mnist-mini";
 /// Every name that [`load`] knows.
-pub const KNOWN: [&str; 3] = [EMBEDDED, "fashion-mnist", "mnist"];
-
-const CLASSES: usize = 10;
-/// Images and labels of the training set, then of the test set.
-const FILES: [&str; 4] =
-    ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+pub const KNOWN: [&str; 5] = [EMBEDDED, "fashion-mnist", "mnist", "cifar10", "cifar100"];
 
 macro_rules! embedded {
     ($file:literal) => {
         include_bytes!(concat!("../../data/fashion-mnist-mini/", $file, ".gz")).as_slice()
     };
 }
-/// In the order of [`FILES`].
+/// In the order of [`IDX_FILES`].
 static EMBEDDED_FILES: [&[u8]; 4] = [
     embedded!("train-images-idx3-ubyte"),
     embedded!("train-labels-idx1-ubyte"),
@@ -45,10 +53,12 @@ static EMBEDDED_FILES: [&[u8]; 4] = [
 /// Labelled images.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Split {
+    /// Channels, height and width of each image.
+    pub shape: [usize; 3],
     /// Bytes, sample by sample: `[sample][channel][row][pixel]`.
     pub images: Vec<u8>,
     /// The class of each sample.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u32>,
 }
 
 impl Split {
@@ -62,10 +72,19 @@ impl Split {
         self.labels.is_empty()
     }
 
+    /// The bytes of one image.
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    pub fn picture(&self, sample: usize) -> &[u8] {
+        let features = self.shape.iter().product::<usize>();
+        &self.images[sample * features..][..features]
+    }
+
     fn select(&self, samples: &[usize]) -> Self {
-        let features = self.images.len() / self.len().max(1);
         Self {
-            images: samples.iter().flat_map(|&s| &self.images[s * features..][..features]).copied().collect(),
+            shape: self.shape,
+            images: samples.iter().flat_map(|&s| self.picture(s)).copied().collect(),
             labels: samples.iter().map(|&s| self.labels[s]).collect(),
         }
     }
@@ -78,12 +97,8 @@ pub struct Dataset {
     pub name: String,
     /// Number of classes; every label is below it.
     pub classes: usize,
-    /// Rows of pixels of an image.
-    pub height: usize,
-    /// Pixels in a row.
-    pub width: usize,
-    /// Values of a pixel.
-    pub channels: usize,
+    /// Channels, height and width of an image.
+    pub shape: [usize; 3],
     /// What is trained on.
     pub train: Arc<Split>,
     /// Held out of the training set by [`Dataset::hold_out`].
@@ -93,9 +108,9 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Values of an image: `height · width · channels`.
+    /// Values of an image: `channels · height · width`.
     pub fn features(&self) -> usize {
-        self.height * self.width * self.channels
+        self.shape.iter().product()
     }
 
     /// Moves `round(fraction · samples)` training samples, chosen by `seed`, to [`Dataset::validation`]. Both parts
@@ -134,46 +149,36 @@ impl Dataset {
         for split in [Some(&self.train), self.validation.as_ref(), Some(&self.test)].into_iter().flatten() {
             sum.update((split.len() as u64).to_le_bytes());
             sum.update(&split.images);
-            sum.update(&split.labels);
+            // No set in memory has more classes than a byte can tell apart.
+            sum.update(split.labels.iter().map(|&label| label as u8).collect::<Vec<_>>());
         }
         sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Mean and deviation of all pixels of the training set (without those held out).
-    pub fn normalization(&self) -> Normalization {
-        Normalization::of(&self.train.images)
+    /// How its pixels become inputs, by the training set (without those held out).
+    pub fn normalization(&self, normalize: Normalize) -> Normalization {
+        match normalize {
+            Normalize::Pixels => Normalization::of_pixels(&self.train.images),
+            Normalize::Channels => Normalization::of_channels(&self.train.images, self.shape),
+            Normalize::PerImage => Normalization::PerImage,
+        }
     }
 }
 
-/// How pixels become inputs: `(pixel / 255 − mean) / deviation`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Normalization {
-    /// Mean of `pixel / 255`.
-    pub mean: f64,
-    /// Standard deviation of `pixel / 255` (of the population); 1 if all pixels are equal.
-    pub deviation: f64,
+/// How the pixels of a data set become inputs where nothing is said: by channel if it has several. A name that is not
+/// known counts as grey.
+pub fn default_normalize(name: &str) -> Normalize {
+    match KnownSet::named(name) {
+        Ok(set) if set.shape[0] > 1 => Normalize::Channels,
+        _ => Normalize::Pixels,
+    }
 }
 
-impl Normalization {
-    /// That which gives `pixels` mean 0 and deviation 1.
-    pub fn of(pixels: &[u8]) -> Self {
-        let mut histogram = [0u64; 256];
-        pixels.iter().for_each(|&pixel| histogram[usize::from(pixel)] += 1);
-        let count = pixels.len().max(1) as f64;
-        let moment = |power: i32| {
-            let terms = histogram.iter().enumerate().map(|(pixel, &n)| n as f64 * (pixel as f64 / 255.0).powi(power));
-            terms.sum::<f64>() / count
-        };
-        let mean = moment(1);
-        let variance = moment(2) - mean * mean;
-        // A rounding error of the difference is no deviation.
-        let deviation = if variance > 1e-12 { variance.sqrt() } else { 1.0 };
-        Self { mean, deviation }
-    }
-
-    /// The input for each pixel value.
-    pub fn table(&self) -> [f32; 256] {
-        std::array::from_fn(|pixel| ((pixel as f64 / 255.0 - self.mean) / self.deviation) as f32)
+/// How the training pictures of a data set are changed where nothing is said.
+pub fn default_augment(name: &str) -> Augment {
+    match KnownSet::named(name).map(|set| set.format) {
+        Ok(Format::Cifar { .. }) => Augment::CropFlip,
+        _ => Augment::None,
     }
 }
 
@@ -193,8 +198,9 @@ fn shuffle(scratch: &mut Vec<(u64, u32)>, order: &mut Vec<u32>, samples: usize, 
     order.extend(scratch.iter().map(|&(_, sample)| sample));
 }
 
-/// Loads a data set by name. The files of one that is not embedded are looked for in `data_dir/name`, then in
-/// `data_dir` (unless that folder is named after another data set, whose files have the same names), plain or `.gz`.
+/// Loads a data set by name. The files of one that is not embedded are looked for in `data_dir/name` (of CIFAR also in
+/// `cifar-10`, `cifar-10-batches-bin` and the like), then in `data_dir` (unless that folder is named after another data
+/// set, whose files have the same names), plain, `.gz` or `.xz`.
 ///
 /// # Errors
 /// [`DataError`]: an unknown name, no folder, a missing or broken file.
@@ -205,74 +211,68 @@ fn shuffle(scratch: &mut Vec<(u64, u32)>, order: &mut Vec<u32>, samples: usize, 
 /// # Ok::<(), trainer::data::DataError>(())
 /// ```
 pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset, DataError> {
-    if !KNOWN.contains(&name) {
-        return Err(DataError::Unknown { name: name.to_owned(), known: KNOWN.to_vec() });
-    }
-    let (train, test) = if name == EMBEDDED {
-        let part = |index: usize| {
-            let [images, labels] = [index, index + 1].map(|i| Path::new(EMBEDDED).join(FILES[i]).with_extension("gz"));
-            let parsed = idx::parse_images(&images, EMBEDDED_FILES[index])?;
-            join(parsed, &labels, idx::parse_labels(&labels, EMBEDDED_FILES[index + 1], CLASSES)?)
-        };
-        (part(0)?, part(2)?)
-    } else {
-        let Some(data_dir) = data_dir else {
-            return Err(DataError::NoFolder { name: name.to_owned(), files: FILES.to_vec() });
-        };
-        let files = find(name, data_dir)?;
-        let part = |index: usize| {
-            let images = idx::read_images(&files[index])?;
-            join(images, &files[index + 1], idx::read_labels(&files[index + 1], CLASSES)?)
-        };
-        let (train, test) = (part(0)?, part(2)?);
-        if test.1 != train.1 {
-            return Err(DataError::ImageSize { file: files[2].clone(), got: test.1, expected: train.1 });
+    let set = KnownSet::named(name)?;
+    let [train, test] = match set.format {
+        Format::Embedded => {
+            let part = |index: usize| {
+                let [images, labels] =
+                    [index, index + 1].map(|i| Path::new(EMBEDDED).join(IDX_FILES[i]).with_extension("gz"));
+                let parsed = idx::parse_images(&images, EMBEDDED_FILES[index])?;
+                join(parsed, &labels, idx::parse_labels(&labels, EMBEDDED_FILES[index + 1], set.classes)?)
+            };
+            [part(0)?, part(2)?]
         }
-        (train, test)
+        Format::Idx => {
+            let files = set.find(data_dir)?;
+            let part = |index: usize| {
+                let images = idx::read_images(&files[index])?;
+                join(images, &files[index + 1], idx::read_labels(&files[index + 1], set.classes)?)
+            };
+            let (train, test) = (part(0)?, part(2)?);
+            if test.shape != train.shape {
+                let [got, expected] = [&test, &train].map(|split| (split.shape[1], split.shape[2]));
+                return Err(DataError::ImageSize { file: files[2].clone(), got, expected });
+            }
+            [train, test]
+        }
+        Format::Cifar { records, test } => {
+            let files = set.find(data_dir)?;
+            let (train, test) = files.split_at(files.len() - test);
+            [read_records(records, train)?, read_records(records, test)?]
+        }
     };
-    let (height, width) = train.1;
+    for (part, split, expected) in [("training", &train, set.samples[0]), ("test", &test, set.samples[1])] {
+        if matches!(set.format, Format::Cifar { .. }) && split.len() != expected {
+            tracing::warn!("{name}: {} {part} samples; the official set has {expected}", split.len());
+        }
+    }
     Ok(Dataset {
         name: name.to_owned(),
-        classes: CLASSES,
-        height,
-        width,
-        channels: 1,
-        train: Arc::new(train.0),
+        classes: set.classes,
+        shape: train.shape,
+        train: Arc::new(train),
         validation: None,
-        test: Arc::new(test.0),
+        test: Arc::new(test),
     })
 }
 
-/// A split with the height and width of its images.
-fn join(images: idx::Images, label_file: &Path, labels: Vec<u8>) -> Result<(Split, (usize, usize)), DataError> {
+/// Images and labels of two files.
+fn join(images: idx::Images, label_file: &Path, labels: Vec<u8>) -> Result<Split, DataError> {
     if images.count() != labels.len() {
         let (labels, images) = (labels.len(), images.count());
         return Err(DataError::Count { file: label_file.to_owned(), labels, images });
     }
-    Ok((Split { images: images.pixels, labels }, (images.height, images.width)))
+    let labels = labels.into_iter().map(u32::from).collect();
+    Ok(Split { shape: [1, images.height, images.width], images: images.pixels, labels })
 }
 
-/// The four files, all from the first folder that has any of them.
-fn find(name: &str, data_dir: &Path) -> Result<[PathBuf; 4], DataError> {
-    let mut folders = vec![data_dir.join(name)];
-    let of_another_set = KNOWN.iter().any(|&other| other != name && data_dir.ends_with(other));
-    if !of_another_set {
-        folders.push(data_dir.to_owned());
+/// The records of files, one after the other.
+fn read_records(records: cifar::Records, files: &[PathBuf]) -> Result<Split, DataError> {
+    let mut split = Split { shape: cifar::SHAPE, ..Split::default() };
+    for file in files {
+        records.read(file, &mut split.images, &mut split.labels)?;
     }
-    let in_folder = |folder: &Path, file: &str| {
-        [folder.join(file), folder.join(format!("{file}.gz"))].into_iter().find(|path| path.is_file())
-    };
-    let with_files = folders.iter().find(|folder| FILES.iter().any(|file| in_folder(folder, file).is_some()));
-    let searched = with_files.map_or(folders.clone(), |folder| vec![folder.clone()]);
-    let mut found: [PathBuf; 4] = Default::default();
-    for (path, file) in found.iter_mut().zip(FILES) {
-        *path = searched.iter().find_map(|folder| in_folder(folder, file)).ok_or_else(|| DataError::Missing {
-            name: name.to_owned(),
-            file,
-            searched: searched.clone(),
-        })?;
-    }
-    Ok(found)
+    Ok(split)
 }
 
 #[cfg(test)]
@@ -280,9 +280,11 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn class_counts(labels: &[u8]) -> [usize; CLASSES] {
+    const CLASSES: usize = 10;
+
+    fn class_counts(labels: &[u32]) -> [usize; CLASSES] {
         labels.iter().fold([0; CLASSES], |mut counts, &label| {
-            counts[usize::from(label)] += 1;
+            counts[label as usize] += 1;
             counts
         })
     }
@@ -290,15 +292,16 @@ mod tests {
     #[test]
     fn the_embedded_set_is_what_it_says() {
         let data = load(EMBEDDED, None).unwrap();
-        assert_eq!((data.height, data.width, data.channels, data.classes), (28, 28, 1, 10));
+        assert_eq!((data.shape, data.classes), ([1, 28, 28], 10));
         assert_eq!(class_counts(&data.train.labels), [1200; CLASSES]);
         assert_eq!(class_counts(&data.test.labels), [200; CLASSES]);
         assert_eq!(data.train.images.len(), 12_000 * 784);
         assert_eq!(data.test.images.len(), 2_000 * 784);
-        let normalization = data.normalization();
+        let Normalization::Pixels { mean, deviation } = data.normalization(Normalize::Pixels) else {
+            panic!("all pixels alike were asked for");
+        };
         // Near those of the full set, 0.28604 and 0.35302; a picture is 784 pixels of which neighbours agree.
-        assert!((normalization.mean - 0.286).abs() < 0.003, "{normalization:?}");
-        assert!((normalization.deviation - 0.353).abs() < 0.003, "{normalization:?}");
+        assert!((mean - 0.286).abs() < 0.003 && (deviation - 0.353).abs() < 0.003, "{mean} {deviation}");
     }
 
     /// With the full files at hand, the embedded pictures are the first of each class.
@@ -313,7 +316,7 @@ mod tests {
         for (mini, full, per_class) in [(&mini.train, &full.train, 1200), (&mini.test, &full.test, 200)] {
             let mut seen = [0; CLASSES];
             let first = |&sample: &usize| {
-                let count = &mut seen[usize::from(full.labels[sample])];
+                let count = &mut seen[full.labels[sample] as usize];
                 *count += 1;
                 *count <= per_class
             };
@@ -333,7 +336,7 @@ mod tests {
         let held = data.validation.clone().unwrap();
         assert_eq!((held.len(), data.train.len()), (1200, 10_800));
         let rows = |split: &Split| {
-            let mut rows: Vec<(u8, Vec<u8>)> =
+            let mut rows: Vec<(u32, Vec<u8>)> =
                 split.images.chunks(784).zip(&split.labels).map(|(image, &label)| (label, image.to_vec())).collect();
             rows.sort();
             rows
@@ -351,30 +354,19 @@ mod tests {
     }
 
     #[test]
-    fn normalization_gives_mean_0_and_deviation_1() {
-        let pixels: Vec<u8> = (0..10_000u32).map(|i| (i * i % 251) as u8).collect();
-        let table = Normalization::of(&pixels).table();
-        let inputs = || pixels.iter().map(|&pixel| f64::from(table[usize::from(pixel)]));
-        let mean = inputs().sum::<f64>() / pixels.len() as f64;
-        let variance = inputs().map(|x| (x - mean).powi(2)).sum::<f64>() / pixels.len() as f64;
-        assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-6, "{mean} {variance}");
-        assert_eq!(Normalization::of(&[7; 100]).deviation, 1.0);
-        assert_eq!(Normalization::of(&[]).table()[255], 1.0);
-    }
-
-    #[test]
     fn names_and_folders_are_explained() {
         let message = |name: &str, folder: Option<&Path>| load(name, folder).unwrap_err().to_string();
         assert_eq!(
             message("imagenet", None),
-            "data: there is no data set \"imagenet\"; the known ones are fashion-mnist-mini, fashion-mnist, mnist"
+            "data: there is no data set \"imagenet\"; the known ones are fashion-mnist-mini, fashion-mnist, mnist, \
+             cifar10, cifar100"
         );
         let hint = message("mnist", None);
         for part in ["--data-dir DIR", "RIGL_DATA_DIR", "DIR/mnist", "t10k-labels-idx1-ubyte", ".gz"] {
             assert!(hint.contains(part), "{hint}");
         }
         let folder = tempfile::tempdir().unwrap();
-        assert!(message("mnist", Some(folder.path())).contains("no train-images-idx3-ubyte or "));
+        assert!(message("mnist", Some(folder.path())).contains("no train-images-idx3-ubyte (or .gz, .xz) in "));
     }
 
     /// Both places and both forms are read, and a folder of another set with the same file names is not.
@@ -383,10 +375,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let set = folder.path().join("fashion-mnist");
         fs::create_dir(&set).unwrap();
-        for (file, bytes) in FILES.iter().zip(EMBEDDED_FILES) {
+        for (file, bytes) in IDX_FILES.iter().zip(EMBEDDED_FILES) {
             fs::write(set.join(format!("{file}.gz")), bytes).unwrap();
         }
         let labels = load(EMBEDDED, None).unwrap().test.labels.clone();
+        let labels = labels.into_iter().map(|label| label as u8);
         let plain: Vec<u8> = [0x0801u32, 2000].iter().flat_map(|w| w.to_be_bytes()).chain(labels).collect();
         fs::remove_file(set.join("t10k-labels-idx1-ubyte.gz")).unwrap();
         fs::write(set.join("t10k-labels-idx1-ubyte"), plain).unwrap();
@@ -399,6 +392,91 @@ mod tests {
         let error = load("fashion-mnist", Some(&set)).unwrap_err();
         assert!(matches!(error, DataError::Count { labels: 12_000, images: 2000, .. }), "{error}");
         fs::remove_file(set.join("t10k-labels-idx1-ubyte")).unwrap();
-        assert!(load("fashion-mnist", Some(&set)).unwrap_err().to_string().contains("no t10k-labels-idx1-ubyte or"));
+        assert!(load("fashion-mnist", Some(&set)).unwrap_err().to_string().contains("no t10k-labels-idx1-ubyte (or"));
+    }
+
+    /// Files of CIFAR with a few records each; the label of a record is its number in the set, modulo the classes.
+    fn write_cifar(set: &KnownSet, folder: &Path, endings: &[&str]) -> Vec<Vec<u8>> {
+        let Format::Cifar { records, .. } = set.format else { panic!("{} is not CIFAR", set.name) };
+        fs::create_dir_all(folder).unwrap();
+        let mut number = 0;
+        let file = |(index, file): (usize, &&str)| {
+            let mut bytes = Vec::new();
+            for _ in 0..3 + index {
+                bytes.extend(vec![9; records.label_bytes - 1]);
+                bytes.push((number % set.classes) as u8);
+                bytes.extend((0..set.shape.iter().product()).map(|pixel: usize| (pixel / 5 + number * 11) as u8));
+                number += 1;
+            }
+            let ending = endings[index % endings.len()];
+            fs::write(folder.join(format!("{file}{ending}")), compressed::tests::folded(&bytes, ending)).unwrap();
+            bytes
+        };
+        set.files.iter().enumerate().map(file).collect()
+    }
+
+    #[test]
+    fn cifar_is_read_from_its_batches_in_every_place_and_form() {
+        for (name, places) in [
+            ("cifar10", ["cifar10", "cifar-10", "cifar-10-batches-bin", ""]),
+            ("cifar100", ["cifar100", "cifar-100", "cifar-100-binary", ""]),
+        ] {
+            let set = KnownSet::named(name).unwrap();
+            for place in places {
+                let folder = tempfile::tempdir().unwrap();
+                let written = write_cifar(set, &folder.path().join(place), &["", ".gz", ".xz"]);
+                let data = load(name, Some(folder.path())).unwrap();
+                assert_eq!((data.shape, data.classes, data.features()), ([3, 32, 32], set.classes, 3072));
+                assert_eq!(data.train.len() + data.test.len(), written.iter().map(|b| b.len() / 3072).sum::<usize>());
+                let labels: Vec<u32> = (0..).map(|n| n % set.classes as u32).take(data.train.len()).collect();
+                assert_eq!(data.train.labels, labels);
+                let last = written.last().unwrap();
+                assert_eq!(data.test.picture(data.test.len() - 1), &last[last.len() - 3072..]);
+                assert_eq!(data.normalization(default_normalize(name)).channels(), Some(3));
+                // What it is read from does not matter.
+                let plain = tempfile::tempdir().unwrap();
+                write_cifar(set, plain.path(), &[""]);
+                assert_eq!(load(name, Some(plain.path())).unwrap().sha256(), data.sha256());
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        write_cifar(KnownSet::named("cifar10").unwrap(), folder.path(), &[""]);
+        fs::remove_file(folder.path().join("data_batch_3.bin")).unwrap();
+        let error = load("cifar10", Some(folder.path())).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("no data_batch_3.bin (or .gz, .xz) in"), "{error}");
+        fs::write(folder.path().join("data_batch_3.bin"), [1; 4000]).unwrap();
+        let error = load("cifar10", Some(folder.path())).unwrap_err();
+        assert!(error.to_string().ends_with("data_batch_3.bin: record 1 ends after 927 of 3073 bytes (decompressed)"));
+    }
+
+    /// The published figures of the training pictures.
+    #[test]
+    fn cifar_10_is_what_it_is_known_to_be() {
+        let data = match std::env::var_os("RIGL_DATA_DIR").map(|folder| load("cifar10", Some(Path::new(&folder)))) {
+            Some(Ok(data)) => data,
+            Some(Err(DataError::Missing { .. })) => return eprintln!("not run: RIGL_DATA_DIR has no CIFAR-10"),
+            Some(Err(error)) => panic!("{error}"),
+            None => return eprintln!("not run: RIGL_DATA_DIR is not set"),
+        };
+        assert_eq!(class_counts(&data.train.labels), [5000; CLASSES]);
+        assert_eq!(class_counts(&data.test.labels), [1000; CLASSES]);
+        let Normalization::Channels { mean, deviation } = data.normalization(Normalize::Channels) else {
+            panic!("channels were asked for");
+        };
+        let close = |got: &[f64], known: [f64; 3]| got.iter().zip(known).all(|(got, known)| (got - known).abs() < 1e-7);
+        assert!(close(&mean, [0.491_399_68, 0.482_158_41, 0.446_530_91]), "{mean:?}");
+        assert!(close(&deviation, [0.247_032_23, 0.243_485_13, 0.261_587_84]), "{deviation:?}");
+    }
+
+    /// Checkpoints hold this sum: it must not change.
+    #[test]
+    fn the_sum_of_the_embedded_set_is_as_ever() {
+        let sum = "042874627e0d854f4c269a76b6cbe8effa5d654639c7152e300f53018915b7ea";
+        assert_eq!(load(EMBEDDED, None).unwrap().sha256(), sum);
+    }
+
+    #[test]
+    fn the_names_are_those_of_the_sets() {
+        assert_eq!(SETS.map(|set| set.name), KNOWN);
     }
 }

@@ -184,7 +184,11 @@ pub fn from_bytes(bytes: &[u8]) -> Result<StoredModel, TensorsError> {
     let header = read_header(bytes)?;
     let metadata = |key: &str| header.metadata().as_ref()?.get(key);
     if metadata(METADATA_KEY).is_some() {
-        let StoredModel { input, layers } = StoredModel::from_checkpoint(&Checkpoint::from_bytes(bytes)?)?;
+        let model = StoredModel::from_checkpoint(&Checkpoint::from_bytes(bytes)?)?;
+        if model.convolutional.is_some() {
+            return Ok(model);
+        }
+        let StoredModel { input, layers, .. } = model;
         let named = |layer: StoredLayer| NamedLayer { name: layer.name, weight: layer.weight, bias: Some(layer.bias) };
         return Ok(StoredModel { input, ..chain(layers.into_iter().map(named).collect())? });
     }
@@ -533,8 +537,10 @@ mod tests {
 
     #[test]
     fn checkpoints_are_read_and_damaged_ones_are_not() {
-        let input =
-            ModelInput { data: "mnist".to_owned(), normalization: Normalization { mean: 0.5, deviation: 0.25 } };
+        let input = ModelInput {
+            data: "mnist".to_owned(),
+            normalization: Normalization::Pixels { mean: 0.5, deviation: 0.25 },
+        };
         let model = StoredModel { input: Some(input), ..example() };
         let bytes = model.to_checkpoint().to_bytes().unwrap();
         assert_same(&from_bytes(&bytes).unwrap(), &model);

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use autograd::{ParameterId, ParameterValue, Parameters, Tape, Var};
+use autograd::{BatchNormLayer, ParameterId, ParameterValue, Parameters, Tape, Var};
 use rigl::{LayerDensity, Layers};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
-    Backend, BackendError, BlockMatrix, Bsr, Csr, CsrPattern, PlanOptions, SparseMatrix, StripLayout,
+    Backend, BackendError, BatchNormOptions, BlockMatrix, Bsr, ConvOptions, ConvShape, ConvWeight, Csr, CsrPattern,
+    ImageLayout, Layout, PlanOptions, SparseMatrix, StripLayout,
 };
 
-use super::{Architecture, ModelInput, StoredLayer, StoredModel, StoredWeight};
+use super::architecture::{Architecture, LayerKind, Node, PoolKind, ValueShape};
+use super::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
 use crate::checkpoint::CheckpointError;
 use crate::config::{Format, Init};
 use crate::training::TrainingError;
@@ -17,14 +19,16 @@ use crate::training::TrainingError;
 /// One layer's parameters.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// Its name, see [`super::LinearLayer`].
+    /// Its name, see [`super::WeightLayer`].
     pub name: String,
     /// The weight matrix.
     pub weight: ParameterId,
     /// The bias.
-    pub bias: ParameterId,
-    /// Whether a ReLU follows.
+    pub bias: Option<ParameterId>,
+    /// Whether a ReLU follows at once.
     pub relu: bool,
+    /// Whether it is a convolution.
+    pub conv: bool,
     /// Whether the weight is stored sparse, in CSR or in blocks. A layer that has all its weights is stored and
     /// multiplied dense, and no method changes it.
     pub sparse: bool,
@@ -41,16 +45,15 @@ pub struct Initialization {
     pub seed: u64,
 }
 
-/// A multi-layer perceptron on a backend.
+/// A network on a backend.
 #[derive(Debug)]
 pub struct Network<B: Backend> {
     /// What it is made of.
     pub architecture: Architecture,
     /// All its parameters.
     pub parameters: Parameters<B>,
-    /// Its layers, from input to output.
-    pub layers: Vec<Layer>,
-    strip: Option<usize>,
+    /// What it computes with them.
+    pub body: Body,
 }
 
 /// How many weights a network stores, of how many positions.
@@ -69,7 +72,7 @@ impl WeightCount {
     }
 }
 
-/// Lanes per strip for `lanes` samples of a network in which some layer is sparse, or none.
+/// Lanes per strip for `lanes` samples of a network in which some linear layer is sparse, or none.
 ///
 /// A wholly dense network keeps its batch in one strip, which is what GEMM likes best; the dense side of a comparison
 /// is not to be slowed down by the sparse side's layout.
@@ -77,8 +80,138 @@ pub fn strip_of(any_sparse: bool, lanes: usize) -> usize {
     if any_sparse { StripLayout::SPARSE_STRIP } else { StripLayout::single(lanes, 0).strip() }
 }
 
+/// What a network computes, apart from the parameters' values.
+#[derive(Debug, Clone)]
+pub struct Body {
+    /// Its layers with weights, in the order of the forward pass.
+    pub layers: Vec<Layer>,
+    /// Its batch normalisations, in the order of the forward pass.
+    pub norms: Vec<BatchNormLayer>,
+    nodes: Vec<Node>,
+    /// Of one sample: how the images of each value lie; none for features.
+    images: Vec<Option<ImageLayout>>,
+    /// How often each value is read.
+    reads: Vec<usize>,
+    input_features: usize,
+    any_sparse_linear: bool,
+}
+
+impl Body {
+    /// How a batch of `samples` inputs lies.
+    pub fn input_layout(&self, samples: usize) -> Layout {
+        match self.images[0] {
+            Some(layout) => layout.with_samples(samples).into(),
+            None => {
+                let strip = strip_of(self.any_sparse_linear, samples);
+                StripLayout::new(samples, self.input_features, strip).expect("a multiple of the unit").into()
+            }
+        }
+    }
+
+    /// Samples in a batch of an evaluation: what memory for images allows.
+    pub fn evaluation_batch(&self) -> usize {
+        const FEATURES: usize = 512;
+        const PIXELS: usize = 1 << 17;
+        match self.images[0] {
+            None => FEATURES,
+            Some(layout) => (PIXELS / (layout.size()[0] * layout.size()[1]).max(1)).clamp(1, FEATURES),
+        }
+    }
+
+    /// The forward pass from `x`, the network's input, to the logits.
+    ///
+    /// With `dropout`, a share of what [`Node::Dropout`] reads is dropped in training; `key` decides which.
+    ///
+    /// # Errors
+    /// If the input's shape is not the network's, or the backend fails.
+    pub fn forward<B: Backend>(
+        &self,
+        tape: &mut Tape<'_, B>,
+        x: Var,
+        dropout: f32,
+        key: Key,
+    ) -> Result<Var, autograd::Error> {
+        let strip = strip_of(self.any_sparse_linear, tape.layout(x).samples());
+        let mut values: Vec<Option<Var>> = vec![None; self.images.len()];
+        values[0] = Some(x);
+        let mut last = x;
+        for node in &self.nodes {
+            let get = |value: usize| values[value].expect("nodes stand in an order in which they can run");
+            let image = |value: usize| self.images[value].expect("what makes images has their layout");
+            let (output, y) = match node {
+                &Node::Layer { layer, input, output } => (output, self.layer(tape, &self.layers[layer], get(input))?),
+                &Node::Norm { norm, input, residual, output } => {
+                    let (norm, layout) = (self.norms[norm], image(output));
+                    let y = match residual {
+                        Some(residual) => tape.batch_norm_add(norm, get(input), get(residual), layout)?,
+                        None => tape.batch_norm(norm, get(input), layout)?,
+                    };
+                    (output, y)
+                }
+                &Node::AddNorm { norm, input, addend, sum, output } => {
+                    let (input, addend) = (get(input), get(addend));
+                    let (of_both, y) = tape.add_batch_norm(self.norms[norm], input, addend, image(output))?;
+                    values[sum] = Some(of_both);
+                    (output, y)
+                }
+                &Node::Pool { kind, window, input, output } => {
+                    let (x, layout) = (get(input), image(output));
+                    let y = match kind {
+                        PoolKind::Max => tape.max_pool(window, x, layout)?,
+                        PoolKind::Average => tape.avg_pool(window, x, layout)?,
+                    };
+                    (output, y)
+                }
+                &Node::GlobalAveragePool { input, output } => (output, tape.global_avg_pool(get(input), strip)?),
+                &Node::Flatten { input, output } => (output, tape.flatten(get(input), strip)?),
+                Node::Dropout { name, input, output } => {
+                    (*output, tape.dropout(key.with_name(name), dropout, get(*input))?)
+                }
+            };
+            if self.reads[output] > 1 {
+                tape.keep(y);
+            }
+            values[output] = Some(y);
+            last = y;
+        }
+        Ok(last)
+    }
+
+    fn layer<B: Backend>(&self, tape: &mut Tape<'_, B>, layer: &Layer, x: Var) -> Result<Var, autograd::Error> {
+        match layer.bias {
+            Some(bias) if !layer.conv => tape.linear_bias_relu(layer.weight, bias, layer.relu, x),
+            Some(bias) => {
+                let y = tape.conv(layer.weight, x)?;
+                tape.bias_relu(bias, layer.relu, y)
+            }
+            None => tape.conv(layer.weight, x),
+        }
+    }
+
+    /// Bytes of the activations of a training step of `samples` samples and of their gradients, if every value is held to
+    /// the end.
+    pub fn activation_bytes(&self, architecture: &Architecture, samples: usize) -> usize {
+        let strip = strip_of(self.any_sparse_linear, samples);
+        let in_place = |value: usize| {
+            self.nodes.iter().any(|node| match node {
+                Node::Dropout { output, .. } => *output == value,
+                Node::AddNorm { sum, .. } => *sum == value,
+                _ => false,
+            })
+        };
+        let len = |value: usize| match (self.images[value], architecture.graph.values[value]) {
+            (Some(layout), _) => layout.with_samples(samples).len(),
+            (None, ValueShape::Features(features)) => samples.next_multiple_of(strip) * features,
+            (None, ValueShape::Image { .. }) => unreachable!("images have a layout"),
+        };
+        let values = (0..self.images.len()).filter(|&value| !in_place(value));
+        // The input has no gradient.
+        4 * values.map(|value| if value == 0 { len(value) } else { 2 * len(value) }).sum::<usize>()
+    }
+}
+
 impl<B: Backend> Network<B> {
-    /// A network with the weights that [`StoredModel::random`] draws.
+    /// A network with the weights that [`StoredModel::random`] draws, for batches of `batch_size` samples.
     ///
     /// # Errors
     /// If a pattern is impossible or the backend has no room.
@@ -87,47 +220,82 @@ impl<B: Backend> Network<B> {
         architecture: &Architecture,
         densities: &[LayerDensity],
         initialization: Initialization,
+        batch_size: usize,
     ) -> anyhow::Result<Self> {
-        Ok(Self::from_stored(backend, StoredModel::random(architecture, densities, initialization)?)?)
+        Ok(Self::from_stored(backend, StoredModel::random(architecture, densities, initialization)?, batch_size)?)
     }
 
-    /// The network of a stored model.
+    /// The network of a stored model, for batches of `batch_size` samples: images lie in strips that suit so many, and take
+    /// other batches too.
     ///
     /// # Errors
-    /// If its layers do not fit each other ([`StoredModel::check_chain`]) or the backend has no room.
-    pub fn from_stored(backend: &B, model: StoredModel) -> Result<Self, TrainingError> {
-        model.check_chain()?;
-        let architecture = Architecture::of(&model.name());
-        let any_sparse = model.layers.iter().any(|layer| layer.weight.is_sparse());
+    /// If its layers do not fit each other ([`StoredModel::check`]), some convolution is in blocks, or the backend has no
+    /// room.
+    pub fn from_stored(backend: &B, model: StoredModel, batch_size: usize) -> Result<Self, TrainingError> {
+        model.check()?;
+        let architecture = model.architecture()?;
+        let images = image_layouts(backend, &architecture, batch_size)?;
         let mut parameters = Parameters::new();
-        let mut layers = Vec::new();
+        let (mut layers, mut any_sparse_linear) = (Vec::new(), false);
         for (i, (stored, layer)) in model.layers.into_iter().zip(&architecture.layers).enumerate() {
             let StoredLayer { name, weight, bias } = stored;
-            if name != layer.name {
-                return Err(CheckpointError::mismatch("the name of a layer", name, &layer.name).into());
-            }
             let sparse = weight.is_sparse();
             // Nothing asks for the gradient of the network's input.
-            let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: i > 0 };
+            let first = i == 0;
             let parameter = format!("{name}.weight");
-            let weight = match weight {
-                StoredWeight::Sparse(csr) => {
-                    let matrix = SparseMatrix::new(backend, csr.pattern().clone(), csr.values(), options)?;
-                    parameters.add_sparse(parameter, matrix)
+            let conv = matches!(layer.kind, LayerKind::Conv { .. });
+            let weight = match layer.kind {
+                LayerKind::Linear { .. } => {
+                    any_sparse_linear |= sparse;
+                    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: !first };
+                    add_linear(backend, &mut parameters, parameter, weight, options)?
                 }
-                StoredWeight::BlockSparse(bsr) => {
-                    let matrix = BlockMatrix::new(backend, bsr.pattern().clone(), bsr.values(), options)?;
-                    parameters.add_block_sparse(parameter, matrix)
-                }
-                StoredWeight::Dense { nrows, ncols, values } => {
-                    parameters.add_dense(parameter, backend, uploaded(backend, &values)?, nrows, ncols)?
+                LayerKind::Conv { shape, .. } => {
+                    let (input, output) = ends(&architecture, i);
+                    let layout = |value: usize| images[value].expect("a convolution joins images");
+                    let options = ConvOptions { x: layout(input), y: layout(output), input_grad: !first };
+                    match weight {
+                        StoredWeight::Sparse(csr) => {
+                            let (pattern, values) = (csr.pattern().clone(), csr.values());
+                            let weight = ConvWeight::new(backend, pattern, values, shape, options)?;
+                            parameters.add_sparse_conv(parameter, weight)
+                        }
+                        StoredWeight::Dense { values, .. } => {
+                            let values = uploaded(backend, &values)?;
+                            parameters.add_dense_conv(parameter, backend, values, shape, options)?
+                        }
+                        StoredWeight::BlockSparse(_) => {
+                            let what = format!("the storage of the convolution {name}");
+                            return Err(CheckpointError::mismatch(what, weight.storage(), "csr or dense").into());
+                        }
+                    }
                 }
             };
-            let bias = parameters.add_vector(format!("{name}.bias"), uploaded(backend, &bias)?);
-            layers.push(Layer { name, weight, bias, relu: layer.relu, sparse });
+            let bias = match layer.bias {
+                true => Some(parameters.add_vector(format!("{name}.bias"), uploaded(backend, &bias)?)),
+                false => None,
+            };
+            layers.push(Layer { name, weight, bias, relu: layer.relu, conv, sparse });
         }
-        let strip = any_sparse.then_some(StripLayout::SPARSE_STRIP);
-        Ok(Self { architecture, parameters, layers, strip })
+        let mut norms = Vec::new();
+        let stored = model.convolutional.map_or(vec![], |parts| parts.norms);
+        for (StoredNorm { name, affine, running }, layer) in stored.into_iter().zip(&architecture.norms) {
+            let affine = parameters.add_vector(format!("{name}.affine"), uploaded(backend, &affine)?);
+            let running = parameters.add_statistics(format!("{name}.running"), uploaded(backend, &running)?);
+            norms.push(BatchNormLayer { affine, running, options: BatchNormOptions::default(), relu: layer.relu });
+        }
+        let mut reads = vec![0; architecture.graph.values.len()];
+        architecture.graph.nodes.iter().for_each(|node| inputs(node).into_iter().for_each(|value| reads[value] += 1));
+        let body = Body {
+            layers,
+            norms,
+            nodes: architecture.graph.nodes.clone(),
+            images,
+            reads,
+            input_features: architecture.inputs(),
+            any_sparse_linear,
+        };
+        Ok(Self { architecture, parameters, body })
     }
 
     /// The weights, on the host.
@@ -135,53 +303,46 @@ impl<B: Backend> Network<B> {
     /// # Errors
     /// If the backend fails.
     pub fn to_stored(&self, backend: &B, input: Option<ModelInput>) -> Result<StoredModel, TrainingError> {
-        let mut layers = Vec::with_capacity(self.layers.len());
-        for Layer { name, weight, bias, .. } in &self.layers {
+        let mut layers = Vec::with_capacity(self.body.layers.len());
+        for (Layer { name, weight, bias, .. }, layer) in self.body.layers.iter().zip(&self.architecture.layers) {
             let values = self.parameters.download_values(backend, *weight)?;
             let weight = match self.parameters.get(*weight).value() {
-                ParameterValue::Sparse(matrix) => {
-                    let csr = Csr::new(backend.pattern(&matrix.plan).clone(), values);
-                    StoredWeight::Sparse(csr.map_err(BackendError::from)?)
+                ParameterValue::Sparse(_) | ParameterValue::SparseConv(_) => {
+                    let pattern = self.parameters.pattern(backend, *weight).expect("sparse weights have a pattern");
+                    StoredWeight::Sparse(Csr::new(pattern.clone(), values).map_err(BackendError::from)?)
                 }
                 ParameterValue::BlockSparse(matrix) => {
                     let bsr = Bsr::new(backend.block_pattern(&matrix.plan).clone(), values);
                     StoredWeight::BlockSparse(bsr.map_err(BackendError::from)?)
                 }
-                &ParameterValue::Dense { nrows, ncols, .. } => StoredWeight::Dense { nrows, ncols, values },
-                ParameterValue::Vector(_) => unreachable!("the weights of a network are matrices"),
+                ParameterValue::Dense { .. } | ParameterValue::DenseConv { .. } => {
+                    StoredWeight::Dense { nrows: layer.rows(), ncols: layer.columns(), values }
+                }
+                ParameterValue::Vector(_) | ParameterValue::Statistics(_) => {
+                    unreachable!("the weights of a network are matrices")
+                }
             };
-            let bias = self.parameters.download_values(backend, *bias)?;
-            layers.push(StoredLayer { name: name.clone(), weight, bias });
+            let bias = bias.map(|bias| self.parameters.download_values(backend, bias)).transpose()?;
+            layers.push(StoredLayer { name: name.clone(), weight, bias: bias.unwrap_or_default() });
         }
-        Ok(StoredModel { input, layers })
-    }
-
-    /// Lanes per strip of the activations of batches of `lanes` samples, see [`strip_of`].
-    pub fn strip(&self, lanes: usize) -> usize {
-        strip_of(self.strip.is_some(), lanes)
-    }
-
-    /// The forward pass of `layers` from `x`, the network's input, to the logits.
-    ///
-    /// With `dropout`, a share of each hidden layer's outputs is dropped in training; `key` decides which.
-    ///
-    /// # Errors
-    /// If the input's shape is not the network's, or the backend fails.
-    pub fn forward(
-        layers: &[Layer],
-        tape: &mut Tape<'_, B>,
-        x: Var,
-        dropout: f32,
-        key: Key,
-    ) -> Result<Var, autograd::Error> {
-        let mut x = x;
-        for layer in layers {
-            x = tape.linear_bias_relu(layer.weight, layer.bias, layer.relu, x)?;
-            if layer.relu && dropout > 0.0 {
-                x = tape.dropout(key.with_name(&layer.name), dropout, x)?;
+        let convolutional = match self.architecture.is_mlp() {
+            true => None,
+            false => {
+                let norm = |(norm, layer): (&BatchNormLayer, &super::NormLayer)| -> Result<_, TrainingError> {
+                    Ok(StoredNorm {
+                        name: layer.name.clone(),
+                        affine: self.parameters.download_values(backend, norm.affine)?,
+                        running: self.parameters.download_values(backend, norm.running)?,
+                    })
+                };
+                let norms = self.body.norms.iter().zip(&self.architecture.norms).map(norm);
+                Some(ConvolutionalParts {
+                    spec: self.architecture.spec.clone(),
+                    norms: norms.collect::<Result<_, _>>()?,
+                })
             }
-        }
-        Ok(x)
+        };
+        Ok(StoredModel { input, layers, convolutional })
     }
 
     /// How a layer's weight is stored: `dense`, or a [`Format`].
@@ -196,7 +357,7 @@ impl<B: Backend> Network<B> {
     /// Stored weights of each layer, padding of blocks included.
     pub fn layer_nnz(&self, backend: &B) -> Vec<usize> {
         let nnz = |layer: &Layer| backend.len(self.parameters.get(layer.weight).value().values());
-        self.layers.iter().map(nnz).collect()
+        self.body.layers.iter().map(nnz).collect()
     }
 
     /// Stored weights and positions of the whole network.
@@ -206,14 +367,113 @@ impl<B: Backend> Network<B> {
 
     /// The sparse layers, as methods see them.
     pub fn sparse_layers<'n>(&'n self, backend: &'n B) -> SparseLayers<'n, B> {
-        SparseLayers { backend, network: self, layers: self.layers.iter().filter(|l| l.sparse).collect() }
+        SparseLayers { backend, network: self, layers: self.body.layers.iter().filter(|l| l.sparse).collect() }
     }
+}
+
+fn add_linear<B: Backend>(
+    backend: &B,
+    parameters: &mut Parameters<B>,
+    name: String,
+    weight: StoredWeight,
+    options: PlanOptions,
+) -> Result<ParameterId, TrainingError> {
+    Ok(match weight {
+        StoredWeight::Sparse(csr) => {
+            let matrix = SparseMatrix::new(backend, csr.pattern().clone(), csr.values(), options)?;
+            parameters.add_sparse(name, matrix)
+        }
+        StoredWeight::BlockSparse(bsr) => {
+            let matrix = BlockMatrix::new(backend, bsr.pattern().clone(), bsr.values(), options)?;
+            parameters.add_block_sparse(name, matrix)
+        }
+        StoredWeight::Dense { nrows, ncols, values } => {
+            parameters.add_dense(name, backend, uploaded(backend, &values)?, nrows, ncols)?
+        }
+    })
 }
 
 fn uploaded<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Buffer, BackendError> {
     let mut buffer = backend.zeros(values.len())?;
     backend.upload(values, &mut buffer)?;
     Ok(buffer)
+}
+
+/// Values that a node reads.
+fn inputs(node: &Node) -> Vec<usize> {
+    match *node {
+        Node::Norm { input, residual, .. } => [Some(input), residual].into_iter().flatten().collect(),
+        Node::AddNorm { input, addend, .. } => vec![input, addend],
+        Node::Layer { input, .. }
+        | Node::Pool { input, .. }
+        | Node::GlobalAveragePool { input, .. }
+        | Node::Flatten { input, .. }
+        | Node::Dropout { input, .. } => vec![input],
+    }
+}
+
+/// Input and output of a layer.
+fn ends(architecture: &Architecture, index: usize) -> (usize, usize) {
+    let ends = architecture.graph.nodes.iter().find_map(|node| match *node {
+        Node::Layer { layer, input, output } if layer == index => Some((input, output)),
+        _ => None,
+    });
+    ends.expect("every layer stands in the graph")
+}
+
+/// The strip of networks with depthwise and other convolutions: measured in `docs/kernels.md`.
+const MIXED_STRIP: usize = 16;
+
+/// How the images of each value lie, of one sample. One strip for the whole network; borders as wide as the widest that a
+/// convolution needs of a value, and equal where operations can then work in place.
+fn image_layouts<B: Backend>(
+    backend: &B,
+    architecture: &Architecture,
+    batch_size: usize,
+) -> Result<Vec<Option<ImageLayout>>, TrainingError> {
+    let graph = &architecture.graph;
+    let mut borders = vec![0; graph.values.len()];
+    for (i, layer) in architecture.layers.iter().enumerate() {
+        if let LayerKind::Conv { shape, size, .. } = layer.kind {
+            let ([of_x, of_y], (input, output)) =
+                (shape.borders(size).map_err(BackendError::from)?, ends(architecture, i));
+            borders[input] = of_x.max(borders[input]);
+            // Nothing asks for the gradient of the network's input.
+            borders[output] = if i == 0 { 0 } else { of_y }.max(borders[output]);
+        }
+    }
+    // Twice, since a value may be joined to others on both sides.
+    for _ in 0..2 {
+        for node in &graph.nodes {
+            let joined = match *node {
+                Node::Norm { input, residual: None, output, .. } => vec![input, output],
+                Node::Norm { input, residual: Some(residual), .. } => vec![input, residual],
+                Node::AddNorm { input, addend, sum, output, .. } => vec![input, addend, sum, output],
+                Node::Dropout { input, output, .. } => vec![input, output],
+                _ => continue,
+            };
+            let widest = joined.iter().map(|&value| borders[value]).max().unwrap_or(0);
+            joined.into_iter().for_each(|value| borders[value] = widest);
+        }
+    }
+    let shapes = architecture.layers.iter().filter_map(|layer| match layer.kind {
+        LayerKind::Conv { shape, .. } => Some(shape),
+        LayerKind::Linear { .. } => None,
+    });
+    // Where depthwise convolutions like wide strips and the others narrow ones, something between.
+    let (of_depthwise, of_others): (Vec<_>, Vec<_>) = shapes.partition(ConvShape::is_depthwise);
+    let [depthwise, others] =
+        [of_depthwise, of_others].map(|shapes| shapes.first().map(|&shape| backend.image_strip(shape, batch_size)));
+    let strip = match (depthwise, others) {
+        (Some(wide), Some(narrow)) => wide.min(MIXED_STRIP).max(narrow),
+        (one, other) => one.or(other).unwrap_or(1),
+    };
+    let layout = |(shape, border): (&ValueShape, usize)| match *shape {
+        ValueShape::Features(_) => Ok(None),
+        ValueShape::Image { channels, size } => ImageLayout::new(1, channels, size, border, strip).map(Some),
+    };
+    let layouts = graph.values.iter().zip(borders).map(layout).collect::<Result<_, _>>();
+    Ok(layouts.map_err(BackendError::from)?)
 }
 
 /// The layers whose topology a method manages. Of a block-sparse layer it sees the blocks, see [`Layers`].

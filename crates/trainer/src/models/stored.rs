@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
-use super::{Architecture, Initialization, LinearLayer};
+use super::{Architecture, Initialization, LayerKind, ModelSpec, WeightLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::config::{Format, Init, ModelName};
 use crate::data::Normalization;
@@ -95,15 +95,35 @@ impl StoredWeight {
     }
 }
 
-/// One fully connected layer.
+/// One layer with weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredLayer {
     /// Its name.
     pub name: String,
-    /// The weights.
+    /// The weights; of a convolution, `[O, C/G · kh · kw]`.
     pub weight: StoredWeight,
-    /// One value per output.
+    /// One value per output; empty for a layer without bias.
     pub bias: Vec<f32>,
+}
+
+/// One batch normalisation of C channels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredNorm {
+    /// Its name.
+    pub name: String,
+    /// Scale and shift, C values each.
+    pub affine: Vec<f32>,
+    /// Running mean and variance, C values each.
+    pub running: Vec<f32>,
+}
+
+/// What a convolutional network has beside its layers with weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvolutionalParts {
+    /// What it is made from.
+    pub spec: ModelSpec,
+    /// Its batch normalisations, in the order of the forward pass.
+    pub norms: Vec<StoredNorm>,
 }
 
 /// What a model's inputs are made from.
@@ -122,7 +142,8 @@ pub struct ModelInput {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("model.safetensors");
 /// # let weight = StoredWeight::Dense { nrows: 1, ncols: 2, values: vec![0.5, -1.0] };
-/// # StoredModel { input: None, layers: vec![StoredLayer { name: "fc1".into(), weight, bias: vec![0.0] }] }.save(&path)?;
+/// # let layers = vec![StoredLayer { name: "fc1".into(), weight, bias: vec![0.0] }];
+/// # StoredModel { input: None, layers, convolutional: None }.save(&path)?;
 /// let mut model = StoredModel::load(&path)?;
 /// model.layers[0].bias[0] = 1.0;
 /// model.save(&path)?;
@@ -132,8 +153,10 @@ pub struct ModelInput {
 pub struct StoredModel {
     /// What its inputs are made from, where that is known.
     pub input: Option<ModelInput>,
-    /// From input to output: each layer reads what the one before it writes.
+    /// From input to output. Of a multi-layer perceptron, each layer reads what the one before it writes.
     pub layers: Vec<StoredLayer>,
+    /// The rest of a convolutional network; none for a multi-layer perceptron.
+    pub convolutional: Option<ConvolutionalParts>,
 }
 
 /// How the metadata describes a model.
@@ -142,6 +165,9 @@ struct Description {
     name: ModelName,
     layers: Vec<LayerDescription>,
     input: Option<ModelInput>,
+    /// Of a convolutional network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spec: Option<ModelSpec>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -151,8 +177,8 @@ struct LayerDescription {
 }
 
 impl StoredModel {
-    /// A model with random patterns of the given densities, Xavier-uniform weights and zero biases. A layer that has
-    /// all its weights is stored dense; in blocks, a layer's nnz is rounded down to whole ones
+    /// A model with random patterns of the given densities, random weights as the paper's code draws them, zero biases, and
+    /// normalisations of scale 1 and shift 0 (the last of a residual branch: scale 0). A layer that has all its weights is stored dense; in blocks, a layer's nnz is rounded down to whole ones
     /// ([`Sparsification::solve`](super::Sparsification::solve) gives such numbers).
     ///
     /// A weight's first value depends on seed, layer name and position only: networks of different densities share
@@ -170,33 +196,44 @@ impl StoredModel {
             Init::DenseFanIn => FanIn::Dense,
             Init::SparseFanIn => FanIn::Sparse,
         };
-        let layer = |(layer, density): (&LinearLayer, &LayerDensity)| -> Result<StoredLayer, TopologyError> {
-            let LinearLayer { name, inputs: ncols, outputs: nrows, .. } = layer;
-            let (nrows, ncols) = (*nrows, *ncols);
+        let layer = |(layer, density): (&WeightLayer, &LayerDensity)| -> Result<StoredLayer, TopologyError> {
+            let name = &layer.name;
+            let (nrows, ncols) = (layer.rows(), layer.columns());
             let key = |purpose| Key::new(seed).with_name(purpose).with_name(name);
+            let initializer = initializer(architecture, layer);
             let weight = match format {
                 _ if density.nnz >= density.size => {
-                    let values = Initializer::XavierUniform.dense(nrows, ncols, key("weight"));
+                    let values = initializer.dense(nrows, ncols, key("weight"));
                     StoredWeight::Dense { nrows, ncols, values }
                 }
                 Format::Csr => {
                     let pattern = Arc::new(random_pattern(nrows, ncols, density.nnz, key("pattern"))?);
-                    let values = Initializer::XavierUniform.sparse(&pattern, fan_in, key("weight"));
+                    let values = initializer.sparse(&pattern, fan_in, key("weight"));
                     StoredWeight::Sparse(Csr::new(pattern, values).expect("there is one value per entry"))
                 }
                 Format::Bsr([r, c]) => {
                     let (rows, columns) = (nrows.div_ceil(r), ncols.div_ceil(c));
                     let blocks = Arc::new(random_pattern(rows, columns, density.nnz / (r * c), key("pattern"))?);
                     let pattern = Arc::new(BsrPattern::from_blocks(nrows, ncols, [r, c], blocks)?);
-                    let values = Initializer::XavierUniform.block_sparse(&pattern, fan_in, key("weight"));
+                    let values = initializer.block_sparse(&pattern, fan_in, key("weight"));
                     StoredWeight::BlockSparse(Bsr::new(pattern, values).expect("there is one value per entry"))
                 }
             };
-            Ok(StoredLayer { name: name.clone(), weight, bias: vec![0.0; nrows] })
+            Ok(StoredLayer { name: name.clone(), weight, bias: vec![0.0; if layer.bias { nrows } else { 0 }] })
+        };
+        let norm = |norm: &super::NormLayer| {
+            let scale = if norm.zero_scale { 0.0 } else { 1.0 };
+            let of = |first: f32, second: f32| [vec![first; norm.channels], vec![second; norm.channels]].concat();
+            StoredNorm { name: norm.name.clone(), affine: of(scale, 0.0), running: of(0.0, 1.0) }
+        };
+        let parts = || ConvolutionalParts {
+            spec: architecture.spec.clone(),
+            norms: architecture.norms.iter().map(norm).collect(),
         };
         Ok(Self {
             input: None,
             layers: architecture.layers.iter().zip(densities).map(layer).collect::<Result<_, _>>()?,
+            convolutional: (!architecture.is_mlp()).then(parts),
         })
     }
 
@@ -209,13 +246,29 @@ impl StoredModel {
         self.layers.iter().map(density).collect()
     }
 
-    /// The name of this model: its sizes, or that of a known model with these sizes.
+    /// The name of this model; of a multi-layer perceptron its sizes, or that of a known model with these sizes.
     ///
     /// # Panics
     /// If there is no layer.
     pub fn name(&self) -> ModelName {
+        if let Some(parts) = &self.convolutional {
+            return parts.spec.name.clone();
+        }
         let inputs = self.layers[0].weight.shape()[1];
         ModelName::of_sizes(std::iter::once(inputs).chain(self.layers.iter().map(|l| l.weight.shape()[0])).collect())
+    }
+
+    /// What it is made of.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if there is no such convolutional network.
+    ///
+    /// # Panics
+    /// If there is no layer.
+    pub fn architecture(&self) -> Result<Architecture, CheckpointError> {
+        let Some(parts) = &self.convolutional else { return Ok(Architecture::of(&self.name())) };
+        let impossible = |error| CheckpointError::mismatch("the model", &parts.spec.name, error);
+        Architecture::new(&parts.spec).map_err(impossible)
     }
 
     /// How its sparse layers are stored: as the first of them; as CSR if there is none.
@@ -265,6 +318,7 @@ impl StoredModel {
                 .map(|l| LayerDescription { name: l.name.clone(), shape: l.weight.shape() })
                 .collect(),
             input: self.input.clone(),
+            spec: self.convolutional.as_ref().map(|parts| parts.spec.clone()),
         };
         checkpoint.set_section("model", &description);
         for StoredLayer { name, weight, bias } in &self.layers {
@@ -286,7 +340,14 @@ impl StoredModel {
                     insert("weight", TensorData::F32 { shape: vec![*nrows, *ncols], values: values.clone() });
                 }
             }
-            insert("bias", TensorData::f32s(bias.as_slice()));
+            if !bias.is_empty() {
+                insert("bias", TensorData::f32s(bias.as_slice()));
+            }
+        }
+        for norm in self.convolutional.iter().flat_map(|parts| &parts.norms) {
+            for (part, values) in [("affine", &norm.affine), ("running", &norm.running)] {
+                checkpoint.tensors.insert(format!("{}.{part}", norm.name), TensorData::f32s(values.as_slice()));
+            }
         }
         checkpoint
     }
@@ -296,22 +357,89 @@ impl StoredModel {
     /// # Errors
     /// [`CheckpointError`] if it describes none, or its tensors are not those of the description.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let Description { name, layers, input } = checkpoint.section("model")?;
+        let Description { name, layers, input, spec } = checkpoint.section("model")?;
+        let architecture = match &spec {
+            None => None,
+            Some(spec) => {
+                let impossible = |error| CheckpointError::mismatch("the model", &spec.name, error);
+                Some(Architecture::new(spec).map_err(impossible)?)
+            }
+        };
         // Before anything is copied: a header could name one layer any number of times.
         for (i, layer) in layers.iter().enumerate() {
-            let expected = format!("fc{}", i + 1);
+            let expected = match &architecture {
+                None => format!("fc{}", i + 1),
+                Some(architecture) => {
+                    architecture.layers.get(i).map_or("no more layers".to_owned(), |l| l.name.clone())
+                }
+            };
             if layer.name != expected {
                 return Err(CheckpointError::mismatch(format!("the name of layer {}", i + 1), &layer.name, expected));
             }
         }
-        let described = layers.into_iter().map(|layer| read_layer(checkpoint, layer));
-        let model = Self { input, layers: described.collect::<Result<_, _>>()? };
-        model.check_chain()?;
+        let has_bias = |i: usize| architecture.as_ref().is_none_or(|architecture| architecture.layers[i].bias);
+        let described = layers.into_iter().enumerate().map(|(i, layer)| read_layer(checkpoint, layer, has_bias(i)));
+        let layers = described.collect::<Result<_, _>>()?;
+        let convolutional = match (spec, &architecture) {
+            (Some(spec), Some(architecture)) => {
+                let norm = |norm: &super::NormLayer| -> Result<StoredNorm, CheckpointError> {
+                    let read = |part| checkpoint.f32s(&format!("{}.{part}", norm.name)).map(<[f32]>::to_vec);
+                    Ok(StoredNorm { name: norm.name.clone(), affine: read("affine")?, running: read("running")? })
+                };
+                let norms = architecture.norms.iter().map(norm).collect::<Result<_, _>>()?;
+                Some(ConvolutionalParts { spec, norms })
+            }
+            _ => None,
+        };
+        let model = Self { input, layers, convolutional };
+        model.check()?;
         let got = model.name();
         if got != name {
             return Err(CheckpointError::mismatch("the name of the model", name, got));
         }
         Ok(model)
+    }
+
+    /// Everything must have the place and the sizes that the network gives it.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Mismatch`] naming the first part that does not.
+    pub fn check(&self) -> Result<(), CheckpointError> {
+        let Some(parts) = &self.convolutional else { return self.check_chain() };
+        let architecture = self.architecture()?;
+        let expect = |what: String, got: String, expected: String| {
+            if got == expected { Ok(()) } else { Err(CheckpointError::mismatch(what, got, expected)) }
+        };
+        let counts = [
+            ("layers", self.layers.len(), architecture.layers.len()),
+            ("normalisations", parts.norms.len(), architecture.norms.len()),
+        ];
+        for (what, got, expected) in counts {
+            expect(format!("the number of {what}"), got.to_string(), expected.to_string())?;
+        }
+        for (stored, layer) in self.layers.iter().zip(&architecture.layers) {
+            let name = &layer.name;
+            expect("the name of a layer".into(), stored.name.clone(), name.clone())?;
+            let shape = format!("{:?}", [layer.rows(), layer.columns()]);
+            expect(format!("the shape of layer {name}"), format!("{:?}", stored.weight.shape()), shape)?;
+            let biases = if layer.bias { layer.rows() } else { 0 };
+            expect(format!("layer {name}: the number of biases"), stored.bias.len().to_string(), biases.to_string())?;
+            if let (LayerKind::Conv { .. }, StoredWeight::BlockSparse(_)) = (layer.kind, &stored.weight) {
+                expect(
+                    format!("the storage of the convolution {name}"),
+                    stored.weight.storage(),
+                    "csr or dense".into(),
+                )?;
+            }
+        }
+        for (stored, norm) in parts.norms.iter().zip(&architecture.norms) {
+            expect("the name of a normalisation".into(), stored.name.clone(), norm.name.clone())?;
+            for (part, values) in [("affine", &stored.affine), ("running", &stored.running)] {
+                let what = format!("the number of values of {}.{part}", norm.name);
+                expect(what, values.len().to_string(), (2 * norm.channels).to_string())?;
+            }
+        }
+        Ok(())
     }
 
     /// Each layer must read what the one before it writes, and have a bias for each output.
@@ -343,7 +471,19 @@ impl StoredModel {
     }
 }
 
-fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription) -> Result<StoredLayer, CheckpointError> {
+/// As the paper's code draws a layer's first weights: Glorot's way in multi-layer perceptrons, LeNet-5 and wide residual
+/// networks, by variance scaling in networks for ImageNet (VGG by He's factor), whose last layer begins small.
+fn initializer(architecture: &Architecture, layer: &WeightLayer) -> Initializer {
+    match (&architecture.spec.name, layer.kind) {
+        (ModelName::Lenet300x100 | ModelName::Mlp(_), _) => Initializer::XavierUniform,
+        (ModelName::Lenet5 | ModelName::Wrn { .. }, _) => Initializer::XavierUniformConv { taps: layer.taps() },
+        (_, LayerKind::Linear { outputs, .. }) if outputs == architecture.classes() => Initializer::SmallNormal,
+        (ModelName::Vgg16, _) => Initializer::KaimingNormal,
+        _ => Initializer::LecunNormal,
+    }
+}
+
+fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription, bias: bool) -> Result<StoredLayer, CheckpointError> {
     let LayerDescription { name, shape: [nrows, ncols] } = layer;
     let weight = format!("{name}.weight");
     let weight = if checkpoint.tensors.contains_key(&weight) {
@@ -374,7 +514,7 @@ fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription) -> Result<Stored
         };
         matrix().map_err(|source| CheckpointError::Matrix { name: weight.clone(), source })?
     };
-    let bias = checkpoint.f32s(&format!("{name}.bias"))?.to_vec();
+    let bias = if bias { checkpoint.f32s(&format!("{name}.bias"))?.to_vec() } else { vec![] };
     Ok(StoredLayer { name, weight, bias })
 }
 
@@ -413,6 +553,22 @@ mod tests {
         assert!(both.len() > 10 && both.iter().all(|(a, b)| a == b));
     }
 
+    #[test]
+    fn every_normalization_survives_a_checkpoint() {
+        let weight = StoredWeight::Dense { nrows: 1, ncols: 3, values: vec![0.5; 3] };
+        let layer = StoredLayer { name: "fc1".to_owned(), weight, bias: vec![0.0] };
+        for normalization in [
+            Normalization::Pixels { mean: 0.1 + 0.2, deviation: 1.0 / 3.0 },
+            Normalization::Channels { mean: vec![0.1, 0.2, 0.3], deviation: vec![1.0 / 3.0; 3] },
+            Normalization::PerImage,
+        ] {
+            let input = ModelInput { data: "cifar10".to_owned(), normalization };
+            let model = StoredModel { input: Some(input), layers: vec![layer.clone()] };
+            let bytes = model.to_checkpoint().to_bytes().unwrap();
+            assert_eq!(StoredModel::from_checkpoint(&Checkpoint::from_bytes(&bytes).unwrap()).unwrap(), model);
+        }
+    }
+
     /// A header that names one layer many times makes no copies of it.
     #[test]
     fn layers_are_named_once_each() {
@@ -420,7 +576,8 @@ mod tests {
             let weight = StoredWeight::Dense { nrows: 4, ncols: 4, values: vec![0.5; 16] };
             StoredLayer { name: name.to_owned(), weight, bias: vec![0.0; 4] }
         };
-        let mut model = StoredModel { input: None, layers: vec![layer("fc1"), layer("fc2")] };
+        let layers = vec![layer("fc1"), layer("fc2")];
+        let mut model = StoredModel { input: None, layers, convolutional: None };
         assert_eq!(StoredModel::from_checkpoint(&model.to_checkpoint()).unwrap(), model);
         model.layers[1].name = "fc1".to_owned();
         let error = StoredModel::from_checkpoint(&model.to_checkpoint()).unwrap_err().to_string();

@@ -88,8 +88,28 @@ impl SparseConv for Cpu {
         CpuConvPlan::new(self, pattern, shape, options)
     }
 
+    /// A vector, but no more than there are samples, and single samples below 8, where vectors hold neighbouring pixels.
+    /// Depthwise convolutions, which wait for memory, like longer rows.
+    fn image_strip(&self, shape: ConvShape, samples: usize) -> usize {
+        match samples {
+            0..8 => 1,
+            8..16 => 8,
+            _ if !shape.is_depthwise() => self.isa.lanes(),
+            16..32 => 16,
+            _ => 32,
+        }
+    }
+
     fn conv_pattern<'a>(&self, plan: &'a CpuConvPlan) -> &'a Arc<CsrPattern> {
         &plan.pattern
+    }
+
+    fn conv_shape(&self, plan: &CpuConvPlan) -> ConvShape {
+        plan.shape
+    }
+
+    fn conv_options(&self, plan: &CpuConvPlan) -> ConvOptions {
+        plan.options
     }
 
     fn conv_plan_bytes(&self, plan: &CpuConvPlan) -> usize {
@@ -207,19 +227,6 @@ impl SparseConv for Cpu {
 }
 
 impl Cpu {
-    /// The strip that this machine likes best for a convolution of so many samples ([`ImageLayout::strip`]): a vector, but
-    /// no more than there are samples, and single samples below 8, where vectors hold neighbouring pixels. Depthwise
-    /// convolutions, which wait for memory, like longer rows.
-    pub fn image_strip(&self, shape: ConvShape, samples: usize) -> usize {
-        match samples {
-            0..8 => 1,
-            8..16 => 8,
-            _ if shape.groups() < shape.in_channels() || shape.groups() == 1 => self.isa.lanes(),
-            16..32 => 16,
-            _ => 32,
-        }
-    }
-
     /// Calls `pass` with X, in phases if the convolution wants those.
     fn with_phases(&self, shape: ConvShape, x: &Images<Self>, pass: impl FnOnce(&[f32])) {
         let Some(phases) = Phases::of(shape, x.layout) else { return pass(&x.data) };

@@ -4,7 +4,7 @@
 //! moments    reads x (+ addend, writes x)      Σ (x − k), Σ (x − k)² of each channel, k being its first pixel
 //! normalize  reads x (+ residual), writes y    y = act(a · x + b + residual)
 //! sums       reads x, dy (+ y, writes dy)      g = dy where the mask is open;  Σ g · x̂, Σ g
-//! gradient   reads x, dy, writes dy or sum     dx = a · g + (p · x + q)
+//! gradient   reads x, dy, writes dy or output  dx = a · g + (p · x + q)
 //! ```
 //!
 //! An image row holds a row of pixels of every channel, so a task (some image rows of one strip) keeps a vector of sums for
@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use crate::backend::{BatchNorm, BatchNormOptions, ReluMask};
+use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
 use crate::error::expect_equal;
@@ -83,33 +83,33 @@ impl BatchNorm for Cpu {
         expect_shape(OP, &layout, x)?;
         expect_shape(OP, &layout, y)?;
         expect_pairs(OP, channels, [("length of γ and β", affine), ("length of the moments", moments)])?;
-        let lines = self.lines(affine, |channel| [moments[channel], moments[channels + channel]]);
-        let result = self.normalize(OP, &layout, &lines, residual, relu, [Operand::read(x), Operand::write(y)]);
+        let residual = match residual {
+            Some(residual) => {
+                expect_shape(OP, &layout, residual)?;
+                Some(Operand::read(residual))
+            }
+            None => None,
+        };
+        let lines = self.lines(affine, moments);
+        let (x, y) = (Operand::read(x), Operand::write(y));
+        self.each_band(&layout, |_, rows| dispatch(self.isa, Normalize { rows, lines: &lines, residual, relu, x, y }));
         self.give_back(lines);
-        result
+        Ok(())
     }
 
-    fn batch_norm_inference(
+    fn running_moments(
         &self,
         options: BatchNormOptions,
-        affine: &Buffer,
         running: &Buffer,
-        residual: Option<&Images<Self>>,
-        relu: bool,
-        x: &mut Images<Self>,
+        moments: &mut Buffer,
     ) -> Result<(), BackendError> {
-        const OP: &str = "batch_norm_inference";
-        let (layout, channels) = (x.layout, x.layout.channels());
-        expect_shape(OP, &layout, x)?;
-        expect_pairs(OP, channels, [("length of γ and β", affine), ("length of the running moments", running)])?;
-        let lines = self.lines(affine, |channel| {
-            let variance = f64::from(running[channels + channel]) + f64::from(options.epsilon);
-            [running[channel], (1.0 / variance.sqrt()) as f32]
-        });
-        let x = Operand::write(x);
-        let result = self.normalize(OP, &layout, &lines, residual, relu, [x, x]);
-        self.give_back(lines);
-        result
+        expect_equal("running_moments", "length of the moments", running.len(), moments.len())?;
+        let channels = running.len() / 2;
+        moments.copy_from_slice(running);
+        for moment in &mut moments[channels..] {
+            *moment = (1.0 / (f64::from(*moment) + f64::from(options.epsilon)).sqrt()) as f32;
+        }
+        Ok(())
     }
 
     fn batch_norm_grad_sums(
@@ -135,7 +135,7 @@ impl BatchNorm for Cpu {
                 Mask::Output(Operand::read(y))
             }
         };
-        let lines = self.lines(affine, |channel| [moments[channel], moments[channels + channel]]);
+        let lines = self.lines(affine, moments);
         let (x, dy) = (Operand::read(x), Operand::write(dy));
         let found = self.reduce(&layout, |rows, sums| {
             dispatch(self.isa, GradSums { rows, lines: &lines, moments, mask, x, dy, sums });
@@ -156,7 +156,7 @@ impl BatchNorm for Cpu {
         relu: bool,
         x: &Images<Self>,
         dy: &mut Images<Self>,
-        sum: Option<&mut Images<Self>>,
+        output: Option<(&mut Images<Self>, Accumulate)>,
     ) -> Result<(), BackendError> {
         const OP: &str = "batch_norm_grad";
         let (layout, channels) = (x.layout, x.layout.channels());
@@ -165,14 +165,14 @@ impl BatchNorm for Cpu {
         let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
         expect_pairs(OP, channels, given)?;
         let n = count(OP, &layout)?;
-        let sum = match sum {
-            Some(sum) => {
-                expect_shape(OP, &layout, sum)?;
-                Some(Operand::write(sum))
+        let output = match output {
+            Some((images, accumulate)) => {
+                expect_shape(OP, &layout, images)?;
+                Some((Operand::write(images), accumulate == Accumulate::Yes))
             }
             None => None,
         };
-        let lines = self.lines(affine, |channel| [moments[channel], moments[channels + channel]]);
+        let lines = self.lines(affine, moments);
         // dx = a · (g − Σg / n − (x − μ) · r · Σ(g · x̂) / n), a being γ · r: a · g + (p · x + q).
         let mut slopes = self.scratch(2 * channels);
         for channel in 0..channels {
@@ -184,7 +184,7 @@ impl BatchNorm for Cpu {
         }
         let (x, dy) = (Operand::read(x), Operand::write(dy));
         self.each_band(&layout, |_, rows| {
-            dispatch(self.isa, Gradient { rows, lines: &lines, slopes: &slopes, relu, x, dy, sum });
+            dispatch(self.isa, Gradient { rows, lines: &lines, slopes: &slopes, relu, x, dy, output });
         });
         self.give_back(slopes);
         self.give_back(lines);
@@ -332,34 +332,17 @@ impl Cpu {
         Sums { partial, sums }
     }
 
-    /// `[a; C] ‖ [b; C]` of the line `a · x + b` that normalises a channel with `moments(channel) = [μ, 1 / √(v + ε)]`.
-    fn lines(&self, affine: &[f32], moments: impl Fn(usize) -> [f32; 2]) -> Buffer {
+    /// `[a; C] ‖ [b; C]` of the line `a · x + b` that normalises a channel.
+    fn lines(&self, affine: &[f32], moments: &[f32]) -> Buffer {
         let channels = affine.len() / 2;
         let mut lines = self.scratch(2 * channels);
         for channel in 0..channels {
-            let [mean, inverse] = moments(channel).map(f64::from);
+            let [mean, inverse] = [moments[channel], moments[channels + channel]].map(f64::from);
             let a = f64::from(affine[channel]) * inverse;
             lines[channel] = a as f32;
             lines[channels + channel] = (f64::from(affine[channels + channel]) - a * mean) as f32;
         }
         lines
-    }
-
-    fn normalize(
-        &self,
-        op: &'static str,
-        layout: &ImageLayout,
-        lines: &[f32],
-        residual: Option<&Images<Self>>,
-        relu: bool,
-        [x, y]: [Operand; 2],
-    ) -> Result<(), BackendError> {
-        if let Some(residual) = residual {
-            expect_shape(op, layout, residual)?;
-        }
-        let residual = residual.map(Operand::read);
-        self.each_band(layout, |_, rows| dispatch(self.isa, Normalize { rows, lines, residual, relu, x, y }));
-        Ok(())
     }
 }
 
@@ -468,7 +451,6 @@ struct Normalize<'a> {
     residual: Option<Operand>,
     relu: bool,
     x: Operand,
-    /// Another image than x, or the same.
     y: Operand,
 }
 
@@ -579,7 +561,8 @@ struct Gradient<'a> {
     relu: bool,
     x: Operand,
     dy: Operand,
-    sum: Option<Operand>,
+    /// Another place than dy for dx, and whether to add to it.
+    output: Option<(Operand, bool)>,
 }
 
 impl Kernel for Gradient<'_> {
@@ -587,7 +570,7 @@ impl Kernel for Gradient<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Self { rows, lines, slopes, relu, x, dy, sum } = self;
+        let Self { rows, lines, slopes, relu, x, dy, output } = self;
         rows.each(|y, channel| {
             let (x, dy) = (x.at(&rows, y, channel).cast_const(), dy.at(&rows, y, channel));
             let (a, b) = (isa.splat(lines[channel]), isa.splat(lines[rows.channels + channel]));
@@ -598,21 +581,22 @@ impl Kernel for Gradient<'_> {
                 let g = if relu { isa.where_positive(isa.mul_add(x, a, b), g) } else { g };
                 isa.mul_add(a, g, isa.mul_add(p, x, q))
             };
-            let to = match sum {
-                Some(sum) => {
-                    let to = sum.at(&rows, y, channel);
+            let to = match output {
+                Some((output, true)) => {
+                    let to = output.at(&rows, y, channel);
                     vectors::<I>(rows.len, |i, lanes| {
-                        // SAFETY: a row of the sum, which is this task's.
+                        // SAFETY: a row of the output, which is this task's.
                         unsafe { store(isa, to.add(i), isa.add(isa.load(to.add(i)), dx(i)), lanes) };
                     });
                     to
                 }
-                None => {
+                other => {
+                    let to = other.map_or(dy, |(output, _)| output.at(&rows, y, channel));
                     vectors::<I>(rows.len, |i, lanes| {
-                        // SAFETY: a row of dy, which is this task's.
-                        unsafe { store(isa, dy.add(i), dx(i), lanes) };
+                        // SAFETY: a row of dy or of the output, which is this task's.
+                        unsafe { store(isa, to.add(i), dx(i), lanes) };
                     });
-                    dy
+                    to
                 }
             };
             if !rows.is_whole() {

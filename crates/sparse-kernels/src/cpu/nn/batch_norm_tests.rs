@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::testing::*;
-use crate::backend::{BatchNorm, BatchNormOptions, ReluMask};
+use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 use crate::cpu::{Buffer, Cpu};
 use crate::reference::nn::{batch_norm, batch_norm_grad};
 use crate::{ImageLayout, Images};
@@ -127,8 +127,9 @@ impl Case {
         // With running moments that are the batch's, inference is the same.
         let variance: Vec<f32> = expected.variance.iter().map(|&v| v as f32).collect();
         let running = buffer(&[&moments[..channels], &variance[..]].concat());
-        let mut inferred = images(layout, &sum);
-        cpu.batch_norm_inference(options, &affine, &running, residual.as_ref(), self.relu, &mut inferred).unwrap();
+        cpu.running_moments(options, &running, &mut moments).unwrap();
+        let mut inferred = poisoned(layout);
+        cpu.batch_normalize(&affine, &moments, residual.as_ref(), self.relu, &x, &mut inferred).unwrap();
         assert_near(&pixels(&inferred), &outputs, 16.0 * precision);
 
         // What is near the kink may be on either side of it.
@@ -159,9 +160,14 @@ impl Case {
         let recomputed = self.relu && !self.residual;
         let largest = 1.0 + least.sqrt().recip();
         let mut sum_of = images(layout, &added);
-        cpu.batch_norm_grad(&affine, &moments, &sums, recomputed, &x, &mut g, Some(&mut sum_of)).unwrap();
+        let output = Some((&mut sum_of, Accumulate::Yes));
+        cpu.batch_norm_grad(&affine, &moments, &sums, recomputed, &x, &mut g, output).unwrap();
         let with_sum: Vec<f64> = dx.iter().zip(&added).map(|(dx, s)| dx + f64::from(*s)).collect();
         assert_near(&pixels(&sum_of), &with_sum, 32.0 * precision * largest);
+        let mut apart = poisoned(layout);
+        cpu.batch_norm_grad(&affine, &moments, &sums, recomputed, &x, &mut g, Some((&mut apart, Accumulate::No)))
+            .unwrap();
+        assert_near(&pixels(&apart), &dx, 32.0 * precision * largest);
         cpu.batch_norm_grad(&affine, &moments, &sums, recomputed, &x, &mut g, None).unwrap();
         assert_near(&pixels(&g), &dx, 32.0 * precision * largest);
     }

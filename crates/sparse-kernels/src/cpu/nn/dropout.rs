@@ -11,22 +11,30 @@ use crate::random::Key;
 use crate::{BackendError, ShapeError, StripLayout, Strips};
 
 /// Counters side by side: one AVX-512 vector, two AVX2 vectors.
-const WIDTH: usize = StripLayout::STRIP_UNIT;
+pub(super) const WIDTH: usize = StripLayout::STRIP_UNIT;
 /// Threefry's key-schedule constant.
 const PARITY: u32 = 0x1BD1_1BDA;
 
-pub(super) fn run(cpu: &Cpu, key: Key, rate: f32, x: &mut Strips<Cpu>) -> Result<(), BackendError> {
-    if !(0.0..1.0).contains(&rate) {
-        let (what, got, rule) = ("rate (in percent)", (rate * 100.0) as usize, "at least 0 and below 100");
-        return Err(ShapeError::Rule { op: "dropout", what, got, rule }.into());
+/// Checks that a rate is possible.
+pub(super) fn expect_rate(op: &'static str, rate: f32) -> Result<(), ShapeError> {
+    if (0.0..1.0).contains(&rate) {
+        return Ok(());
     }
+    let (what, got, rule) = ("rate (in percent)", (rate * 100.0) as usize, "at least 0 and below 100");
+    Err(ShapeError::Rule { op, what, got, rule })
+}
+
+/// Integer operations an element, roughly.
+pub(super) const OPERATIONS: u64 = 70;
+
+pub(super) fn run(cpu: &Cpu, key: Key, rate: f32, x: &mut Strips<Cpu>) -> Result<(), BackendError> {
+    expect_rate("dropout", rate)?;
     expect_strips("dropout", x)?;
     if rate == 0.0 {
         return Ok(());
     }
     let layout = x.layout;
-    // Some 70 integer operations an element.
-    let operations = 70 * layout.len() as u64;
+    let operations = OPERATIONS * layout.len() as u64;
     cpu.for_each_chunk(&mut x.data, rows_per_task(&layout) * layout.strip(), operations, |start, rows| {
         dispatch(cpu.isa, Dropout { layout, first_row: start / layout.strip(), key, rate, rows });
     });
@@ -48,28 +56,49 @@ impl Kernel for Dropout<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, _: I) {
         let (features, strip) = (self.layout.features(), self.layout.strip());
-        let keep = 1.0 - self.rate;
+        let dropper = Dropper::new(self.key, self.rate, |lane| lane);
         for (i, row) in self.rows.chunks_exact_mut(strip).enumerate() {
             let (s, feature) = ((self.first_row + i) / features, (self.first_row + i) % features);
             let first = (feature * self.layout.lanes() + s * strip) as u64;
-            for (j, part) in row.chunks_exact_mut(WIDTH).enumerate() {
-                let bits = low_bits(self.key.words(), first + (j * WIDTH) as u64);
-                for (x, bits) in part.iter_mut().zip(bits) {
-                    // 24 bits: the conversion from signed numbers, which every instruction set has, will do.
-                    let uniform = (bits >> 8) as i32 as f32 * (1.0 / (1 << 24) as f32);
-                    let kept = *x / keep;
-                    *x = if uniform < self.rate { 0.0 } else { kept };
-                }
+            for (j, part) in row.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+                dropper.apply(first + (j * WIDTH) as u64, part);
             }
         }
     }
 }
 
-/// The low words of `key.bits(first + i)` for 16 consecutive `i`: [`crate::random::threefry`] with the lanes innermost.
+/// Dropout of 16 elements at a time, whose indices lie apart by what is the same for all of them.
+pub(super) struct Dropper {
+    key: [u32; 2],
+    rate: f32,
+    offsets: [u64; WIDTH],
+}
+
+impl Dropper {
+    /// `offset` says how far element `i`'s index lies behind the first one's.
+    #[inline(always)]
+    pub fn new(key: Key, rate: f32, offset: impl Fn(u64) -> u64) -> Self {
+        Self { key: key.words(), rate, offsets: std::array::from_fn(|i| offset(i as u64)) }
+    }
+
+    /// Drops or scales elements, the first of which has this index.
+    #[inline(always)]
+    pub fn apply(&self, first: u64, x: &mut [f32; WIDTH]) {
+        let bits = low_bits(self.key, first, self.offsets);
+        for (x, bits) in x.iter_mut().zip(bits) {
+            // 24 bits: the conversion from signed numbers, which every instruction set has, will do.
+            let uniform = (bits >> 8) as i32 as f32 * (1.0 / (1 << 24) as f32);
+            let kept = *x / (1.0 - self.rate);
+            *x = if uniform < self.rate { 0.0 } else { kept };
+        }
+    }
+}
+
+/// The low words of `key.bits(first + offset)` for 16 offsets: [`crate::random::threefry`] with the lanes innermost.
 #[inline(always)]
-fn low_bits(key: [u32; 2], first: u64) -> [u32; WIDTH] {
+fn low_bits(key: [u32; 2], first: u64, offsets: [u64; WIDTH]) -> [u32; WIDTH] {
     let schedule = [key[0], key[1], PARITY ^ key[0] ^ key[1]];
-    let counter: [u64; WIDTH] = std::array::from_fn(|i| first + i as u64);
+    let counter = offsets.map(|offset| first + offset);
     let mut a = counter.map(|c| (c as u32).wrapping_add(schedule[0]));
     let mut b = counter.map(|c| ((c >> 32) as u32).wrapping_add(schedule[1]));
     four_rounds::<13, 15, 26, 6>(&mut a, &mut b, schedule[1], schedule[2].wrapping_add(1));
@@ -153,6 +182,6 @@ mod tests {
         let key = Key::new(9);
         let first = (1u64 << 32) - 7;
         let expected: [u32; WIDTH] = std::array::from_fn(|i| key.bits(first + i as u64) as u32);
-        assert_eq!(low_bits(key.words(), first), expected);
+        assert_eq!(low_bits(key.words(), first, std::array::from_fn(|i| i as u64)), expected);
     }
 }

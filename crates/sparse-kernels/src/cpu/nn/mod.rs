@@ -10,6 +10,7 @@ mod batch_norm_tests;
 mod bias_relu;
 mod dropout;
 mod exp;
+mod images;
 mod sgd;
 mod softmax_cross_entropy;
 

@@ -1,0 +1,92 @@
+//! The sum of two images: the end of a residual block.
+
+use std::rc::Rc;
+
+use sparse_kernels::Backend;
+
+use crate::{Error, Tape, Var};
+
+const OP: &str = "add";
+
+impl<B: Backend> Tape<'_, B> {
+    /// `x + addend`. Works in place: `x` is gone afterwards, `addend` stays.
+    ///
+    /// Backward: the gradient is that of both, in one buffer as long as neither is written to.
+    ///
+    /// # Errors
+    /// If the shapes differ, either is gone, or another operation needs `x`.
+    ///
+    /// # Cost
+    /// One pass that reads both and writes the sum.
+    pub fn add(&mut self, x: Var, addend: Var) -> Result<Var, Error> {
+        let [to, from] = [self.read_to_overwrite(OP, x, None)?, self.read(OP, addend)?];
+        if to == from {
+            return Err(Error::Saved { op: OP, by: OP });
+        }
+        (self.image_layout(OP, x)?, self.image_layout(OP, addend)?);
+        let mut sum = self.take_images(to);
+        let added = self.backend.add_images(self.stored_images(from), &mut sum);
+        self.put_images(to, sum);
+        added?;
+        Ok(self.record_sum(x, addend))
+    }
+
+    /// Notes that `addend` has been added to `x` in place.
+    pub(crate) fn record_sum(&mut self, x: Var, addend: Var) -> Var {
+        let requires_grad = self.requires_grad(x) || self.requires_grad(addend);
+        let sum = self.push_in_place(OP, x, self.layout(x), requires_grad);
+        self.used(OP, addend);
+        self.record(x, sum, None, move |pass, gradient| {
+            pass.accumulate_shared(addend, Rc::clone(&gradient))?;
+            pass.accumulate_shared(x, gradient)
+        });
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sparse_kernels::{ConvShape, ImageLayout};
+
+    use crate::gradcheck::{Objective, gradcheck};
+    use crate::tests::{cpu, dense_conv, image_layouts, normals};
+    use crate::{Arena, Error, Mode, Parameters, Tape};
+
+    /// `x + f(x)`, twice: a gradient that two values share must not be overwritten through one of them.
+    #[test]
+    fn gradients_are_those_of_central_differences() {
+        let cpu = cpu();
+        let mut parameters = Parameters::new();
+        let shape = ConvShape::new(2, 2, [3, 3]).unwrap().with_padding([1, 1]);
+        let layouts = image_layouts(shape, [3, 3], 2, 8);
+        let (a, b) =
+            (dense_conv(&mut parameters, "a", shape, layouts), dense_conv(&mut parameters, "b", shape, layouts));
+        let input = (layouts[0], &normals("x", 36)[..]);
+        let report = gradcheck(&cpu, &mut parameters, input, 0.1, |tape, x| {
+            let y = tape.conv(a, x)?;
+            let y = tape.add(y, x)?;
+            let z = tape.conv(b, y)?;
+            Ok(Objective::Output(tape.add(z, y)?))
+        });
+        assert!(report.unwrap().max_error() < 1e-3);
+    }
+
+    #[test]
+    fn what_others_need_is_not_overwritten() {
+        let cpu = cpu();
+        let mut parameters = Parameters::new();
+        let shape = ConvShape::new(2, 2, [1, 1]).unwrap();
+        let layouts = image_layouts(shape, [2, 2], 1, 1);
+        let w = dense_conv(&mut parameters, "w", shape, layouts);
+        let mut arena = Arena::new();
+        let x = arena.take_images(&cpu, layouts[0]).unwrap();
+        let other = arena.take_images(&cpu, ImageLayout::new(1, 3, [2, 2], 0, 1).unwrap()).unwrap();
+        let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
+        let (x, other) = (tape.input(x, false), tape.input(other, false));
+        let y = tape.conv(w, x).unwrap();
+        assert!(matches!(tape.add(x, y), Err(Error::Saved { op: "add", by: "conv" })));
+        assert!(matches!(tape.add(y, y), Err(Error::Saved { .. })));
+        assert!(matches!(tape.add(y, other), Err(Error::Backend(_))));
+        assert!(tape.add(y, x).is_ok());
+    }
+}

@@ -1,0 +1,322 @@
+//! Batch normalisation with what stands before and behind it: a sum, a ReLU.
+
+use sparse_kernels::{Accumulate, Activations, Backend, BatchNormOptions, ImageLayout, Images, ReluMask};
+
+use crate::tape::{Need, Saved};
+use crate::{Error, Mode, ParameterId, Tape, Var};
+
+const OP: &str = "batch_norm";
+
+/// A batch normalisation layer of C channels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchNormLayer {
+    /// What is learned, a vector `[γ; C] ‖ [β; C]`.
+    pub affine: ParameterId,
+    /// Running moments, statistics `[mean; C] ‖ [variance; C]`.
+    pub running: ParameterId,
+    /// Its constants.
+    pub options: BatchNormOptions,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+}
+
+impl<B: Backend> Tape<'_, B> {
+    /// `y = act(γ · (x − μ) / √(v + ε) + β)` per channel, `act` being ReLU or nothing: in training with the batch's
+    /// moments, which move the running ones too; in evaluation with the running ones. `y` lies as `layout`, samples aside.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or `x` is gone.
+    ///
+    /// # Cost
+    /// Two passes forward (a read, a read and write), two backward (two reads, two reads and a write).
+    pub fn batch_norm(&mut self, layer: BatchNormLayer, x: Var, layout: ImageLayout) -> Result<Var, Error> {
+        if self.mode() == Mode::Training {
+            self.read(OP, x)?;
+            let moments = self.moments(layer, None, x)?;
+            return self.normalize(layer, moments, None, x, layout);
+        }
+        let moments = self.running_moments(layer)?;
+        self.normalize(layer, moments, None, x, layout)
+    }
+
+    /// [`Tape::batch_norm`] of the sum of x and `addend`, which saves a pass over the sum. Returns the sum, which takes
+    /// the place of `x` (that is gone), and the normalised sum.
+    ///
+    /// # Errors
+    /// As [`Tape::add`] and [`Tape::batch_norm`].
+    ///
+    /// # Cost
+    /// As those, but for a pass over the sum.
+    pub fn add_batch_norm(
+        &mut self,
+        layer: BatchNormLayer,
+        x: Var,
+        addend: Var,
+        layout: ImageLayout,
+    ) -> Result<(Var, Var), Error> {
+        if self.mode() == Mode::Evaluation {
+            let sum = self.add(x, addend)?;
+            self.keep(sum);
+            let y = self.batch_norm(layer, sum, layout)?;
+            return Ok((sum, y));
+        }
+        self.read(OP, addend)?;
+        self.read_to_overwrite(OP, x, None)?;
+        let moments = self.moments(layer, Some(addend), x)?;
+        let sum = self.record_sum(x, addend);
+        let y = self.normalize(layer, moments, None, sum, layout)?;
+        Ok((sum, y))
+    }
+
+    /// `y = act(batch_norm(x) + residual)`, in the passes of [`Tape::batch_norm`].
+    ///
+    /// # Errors
+    /// As [`Tape::batch_norm`].
+    ///
+    /// # Cost
+    /// As [`Tape::batch_norm`], and reading the residual; with a ReLU, backward also reads y and writes the residual's
+    /// gradient.
+    pub fn batch_norm_add(
+        &mut self,
+        layer: BatchNormLayer,
+        x: Var,
+        residual: Var,
+        layout: ImageLayout,
+    ) -> Result<Var, Error> {
+        let moments = match self.mode() {
+            Mode::Training => self.moments(layer, None, x)?,
+            Mode::Evaluation => self.running_moments(layer)?,
+        };
+        self.normalize(layer, moments, Some(residual), x, layout)
+    }
+
+    /// The moments of x, after the addend has been added to it.
+    fn moments(&mut self, layer: BatchNormLayer, addend: Option<Var>, x: Var) -> Result<B::Buffer, Error> {
+        let storage = self.read(OP, x)?;
+        let channels = self.image_layout(OP, x)?.channels();
+        let addend = match addend {
+            Some(addend) => {
+                self.image_layout(OP, addend)?;
+                Some(self.read(OP, addend)?)
+            }
+            None => None,
+        };
+        let mut moments = self.arena.take_buffer(self.backend, 2 * channels)?;
+        let mut x = self.take_images(storage);
+        let found = (|| {
+            // Taken out for the time of the call: `self` lends the parameters mutably.
+            let added = addend.map(|addend| self.take_images(addend));
+            let running = self.parameters.statistics_mut(OP, layer.running);
+            let found = running.and_then(|running| {
+                Ok(self.backend.batch_moments(layer.options, added.as_ref(), &mut x, running, &mut moments)?)
+            });
+            if let (Some(addend), Some(added)) = (addend, added) {
+                self.put_images(addend, added);
+            }
+            found
+        })();
+        self.put_images(storage, x);
+        found.map(|()| moments)
+    }
+
+    fn running_moments(&mut self, layer: BatchNormLayer) -> Result<B::Buffer, Error> {
+        let running = self.parameters.statistics(OP, layer.running)?;
+        let mut moments = self.arena.take_buffer(self.backend, self.backend.len(running))?;
+        self.backend.running_moments(layer.options, running, &mut moments)?;
+        Ok(moments)
+    }
+
+    fn normalize(
+        &mut self,
+        layer: BatchNormLayer,
+        moments: B::Buffer,
+        residual: Option<Var>,
+        x: Var,
+        layout: ImageLayout,
+    ) -> Result<Var, Error> {
+        let BatchNormLayer { affine, relu, .. } = layer;
+        let storage = self.read(OP, x)?;
+        let x_layout = self.image_layout(OP, x)?;
+        let added = match residual {
+            Some(residual) => {
+                self.image_layout(OP, residual)?;
+                Some(self.read(OP, residual)?)
+            }
+            None => None,
+        };
+        let mut y = self.arena.take_images(self.backend, layout.with_samples(x_layout.samples()))?;
+        let added = added.map(|storage| self.stored_images(storage));
+        let vector = self.parameters.vector(OP, affine)?;
+        self.backend.batch_normalize(vector, &moments, added, relu, self.stored_images(storage), &mut y)?;
+        let saved = self.save(OP, x, Some(Need::Exact));
+        if let Some(residual) = residual {
+            self.used(OP, residual);
+        }
+        let output = self.push_output(OP, x, y);
+        if self.mode() == Mode::Evaluation {
+            self.arena.give_buffer(self.backend, moments);
+            return Ok(output);
+        }
+        let saved_output = (relu && residual.is_some()).then(|| self.save(OP, output, Some(Need::Sign)));
+        self.record(x, output, Some(affine), move |pass, dy| {
+            let mut dy = pass.own_images(dy)?;
+            let mut sum = match pass.take_sum(x)? {
+                Some(Activations::Images(sum)) => Some((sum, Accumulate::Yes)),
+                _ => None,
+            };
+            // Where dy stays, being the residual's gradient, or cannot hold dx, dx needs a place of its own.
+            if sum.is_none() && (residual.is_some() || dy.layout != x_layout) {
+                let backend = pass.tape.backend;
+                sum = Some((pass.tape.arena.take_images(backend, x_layout)?, Accumulate::No));
+            }
+            let operands = Operands { layer, moments: &moments, x: saved, output: saved_output };
+            pass.batch_norm_grad(operands, residual.is_some(), &mut dy, sum.as_mut())?;
+            let backend = pass.tape.backend;
+            pass.tape.arena.give_buffer(backend, moments);
+            let rest = match sum {
+                Some((dx, _)) => {
+                    pass.accumulate(x, dx)?;
+                    Some(dy)
+                }
+                None => {
+                    pass.accumulate(x, dy)?;
+                    None
+                }
+            };
+            match (residual, rest) {
+                (Some(residual), Some(dy)) => pass.accumulate_images(residual, dy)?,
+                (_, Some(dy)) => pass.tape.arena.give(backend, dy),
+                (_, None) => {}
+            }
+            pass.use_done(affine)
+        });
+        Ok(output)
+    }
+}
+
+/// What the backward pass has from the forward pass.
+struct Operands<'o, B: Backend> {
+    layer: BatchNormLayer,
+    moments: &'o B::Buffer,
+    x: Saved,
+    /// With a ReLU behind a residual sum.
+    output: Option<Saved>,
+}
+
+impl<B: Backend> crate::tape::Backward<'_, '_, B> {
+    /// Both halves of the backward pass: the gradient of γ and β, and that of x, see
+    /// [`sparse_kernels::BatchNorm::batch_norm_grad`].
+    fn batch_norm_grad(
+        &mut self,
+        operands: Operands<'_, B>,
+        has_residual: bool,
+        dy: &mut Images<B>,
+        output: Option<&mut (Images<B>, Accumulate)>,
+    ) -> Result<(), Error> {
+        let Operands { layer: BatchNormLayer { affine, relu, .. }, moments, x, output: y } = operands;
+        let (backend, x, y, value, gradient, accumulate) = self.norm_gradient(affine, x, y)?;
+        if accumulate {
+            return Err(Error::Backward { reason: "a batch normalisation was used twice on one tape" });
+        }
+        let mask = match y {
+            _ if !relu => ReluMask::None,
+            Some(y) => ReluMask::Output(y),
+            None => ReluMask::Recomputed,
+        };
+        backend.batch_norm_grad_sums(value.values(), moments, mask, x, dy, gradient)?;
+        let output = output.map(|(images, accumulate)| (images, *accumulate));
+        let recomputed = relu && !has_residual;
+        Ok(backend.batch_norm_grad(value.values(), moments, gradient, recomputed, x, dy, output)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sparse_kernels::{ImageLayout, Storage};
+
+    use crate::gradcheck::{Objective, gradcheck};
+    use crate::tests::{cpu, norm, normals};
+    use crate::{Arena, Error, GrowthRequests, Mode, NoReduce, Parameters, Tape};
+
+    /// With a sum before or behind it, which is the input once more: its gradient comes on two ways.
+    #[test]
+    fn gradients_are_those_of_central_differences() {
+        for (case, relu) in
+            [("plain", false), ("plain", true), ("sum before", true), ("sum behind", true), ("sum behind", false)]
+        {
+            for border in [0, 1] {
+                let cpu = cpu();
+                let mut parameters = Parameters::new();
+                let first = norm(&mut parameters, "first", 3, false);
+                let layer = norm(&mut parameters, "layer", 3, relu);
+                let layout = |border| ImageLayout::new(5, 3, [3, 2], border, 8).unwrap();
+                let input = (layout(0), &normals("x", 5 * 3 * 6)[..]);
+                let report = gradcheck(&cpu, &mut parameters, input, 4e-3, |tape, x| {
+                    Ok(Objective::Output(match case {
+                        "plain" => tape.batch_norm(layer, x, layout(border))?,
+                        "sum before" => {
+                            let y = tape.batch_norm(first, x, layout(border))?;
+                            tape.add_batch_norm(layer, y, x, layout(0))?.1
+                        }
+                        _ => {
+                            let y = tape.batch_norm(first, x, layout(border))?;
+                            tape.batch_norm_add(layer, y, x, layout(1))?
+                        }
+                    }))
+                })
+                .unwrap();
+                // A value may lie within the step of its kink; all others must be right.
+                let wrong = report.entries.iter().filter(|e| e.error() > 4e-3).count();
+                assert!(wrong * 20 <= report.entries.len(), "{case} {relu}: {wrong} of {}", report.entries.len());
+                assert!(report.entries.iter().any(|e| e.name == "layer" && e.analytic != 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn evaluation_uses_the_moments_that_training_has_gathered() {
+        let cpu = cpu();
+        let mut parameters = Parameters::new();
+        let mut layer = norm(&mut parameters, "layer", 2, false);
+        layer.options.momentum = 1.0;
+        let layout = ImageLayout::new(4, 2, [2, 2], 0, 8).unwrap();
+        let numbers = normals("x", 32);
+        let mut arena = Arena::new();
+        let mut outputs = Vec::new();
+        for mode in [Mode::Training, Mode::Evaluation] {
+            let mut x = arena.take_images(&cpu, layout).unwrap();
+            layout.pack(&numbers, &mut x.data).unwrap();
+            let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, mode);
+            let x = tape.input(x, false);
+            let y = tape.batch_norm(layer, x, layout).unwrap();
+            let mut pixels = vec![0.0; 32];
+            layout.unpack(tape.value(y).unwrap().data(), &mut pixels).unwrap();
+            outputs.push(pixels);
+        }
+        // The running variance is the unbiased one, of 16 numbers.
+        let affine = parameters.download_values(&cpu, layer.affine).unwrap();
+        for (i, (training, evaluation)) in outputs[0].iter().zip(&outputs[1]).enumerate() {
+            let shift = affine[2 + i / 4 % 2];
+            let expected = (training - shift) * (15.0f32 / 16.0).sqrt() + shift;
+            assert!((evaluation - expected).abs() < 1e-4, "{evaluation}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn a_second_use_is_refused() {
+        let cpu = cpu();
+        let mut parameters = Parameters::new();
+        let layer = norm(&mut parameters, "layer", 2, false);
+        let layout = ImageLayout::new(2, 2, [2, 2], 0, 8).unwrap();
+        let mut arena = Arena::new();
+        let mut x = arena.take_images(&cpu, layout).unwrap();
+        layout.pack(&normals("x", 16), &mut x.data).unwrap();
+        let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
+        let x = tape.input(x, true);
+        let y = tape.batch_norm(layer, x, layout).unwrap();
+        let z = tape.batch_norm(layer, y, layout).unwrap();
+        let seed = sparse_kernels::Activations::new(layout.into(), cpu.zeros(layout.len()).unwrap());
+        let result = tape.backward_from(vec![(z, seed)], &mut GrowthRequests::new(), &mut NoReduce);
+        assert!(matches!(result, Err(Error::Backward { reason }) if reason.contains("twice")));
+    }
+}

@@ -1,0 +1,170 @@
+//! Operations on images that are no convolutions: what a device must be able to do.
+
+use crate::backend::Storage;
+use crate::random::Key;
+use crate::{BackendError, Images, PoolShape, Strips};
+
+/// Pooling, element-wise operations on images, and the ways from images to strips.
+///
+/// Of the images of one call, numbers of samples, strips, and where nothing else is said channels and sizes must agree;
+/// borders may differ. Outputs are overwritten in all pixels, padding samples becoming zero, but not in their borders.
+/// Nothing of a border is ever counted.
+///
+/// "Passes" below are over the pixels of one image, of 4 bytes each, read or written.
+pub trait ImageNeural: Storage {
+    /// `y = max` over the windows of `x`. NaN in a window makes NaN.
+    ///
+    /// # Errors
+    /// Unless `y` has the size that [`PoolShape::output_size`] gives.
+    ///
+    /// # Cost
+    /// One pass over each of `x` and `y`.
+    fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// Backward of [`ImageNeural::max_pool`]: each pixel of `dy` goes to the pixel of `dx` where its window is largest, in a
+    /// tie to the first in order of (row, column); of a window that holds NaN, to the first of all. All else in `dx` becomes
+    /// zero, or with `accumulate` stays.
+    ///
+    /// `x` and `y` are operand and result of the forward pass: where the largest stood is found again, not stored.
+    ///
+    /// # Errors
+    /// Unless `dx` is as large as `x`, and `y` and `dy` have the size that [`PoolShape::output_size`] gives.
+    ///
+    /// # Cost
+    /// One pass over each of `x`, `y` and `dy`, and two over `dx`.
+    fn max_pool_grad(
+        &self,
+        window: PoolShape,
+        x: &Images<Self>,
+        y: &Images<Self>,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+
+    /// `y = mean` over the pixels of the image in the windows of `x`.
+    ///
+    /// # Errors
+    /// Unless `y` has the size that [`PoolShape::output_size`] gives.
+    ///
+    /// # Cost
+    /// One pass over each of `x` and `y`.
+    fn avg_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// Backward of [`ImageNeural::avg_pool`]: `dx = Σ dy / pixels in the window` over the windows that see the pixel, added
+    /// to `dx` with `accumulate`.
+    ///
+    /// # Errors
+    /// Unless `dy` has the size that [`PoolShape::output_size`] gives for that of `dx`.
+    ///
+    /// # Cost
+    /// One pass over `dy` and two over `dx`.
+    fn avg_pool_grad(
+        &self,
+        window: PoolShape,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+
+    /// `y[c, n] = Σ x[n, c, ·, ·] / (H · W)`: channels become features, samples lanes. `y` may have any strip.
+    ///
+    /// # Errors
+    /// If samples or channels do not fit, or `x` has no pixels.
+    ///
+    /// # Cost
+    /// One pass over `x`.
+    fn global_avg_pool(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
+
+    /// Backward of [`ImageNeural::global_avg_pool`]: `dx[n, c, ·, ·] = dy[c, n] / (H · W)`.
+    ///
+    /// # Errors
+    /// If samples or channels do not fit.
+    ///
+    /// # Cost
+    /// One pass over `dx`.
+    fn global_avg_pool_grad(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// `y[(c · H + row) · W + column, n] = x[n, c, row, column]`: pixels become features, in PyTorch's order, samples lanes.
+    /// `y` may have any strip.
+    ///
+    /// # Errors
+    /// Unless `y` has a feature for each channel and pixel, and a lane for each sample.
+    ///
+    /// # Cost
+    /// One pass over each of `x` and `y`.
+    fn flatten(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
+
+    /// Inverse of [`ImageNeural::flatten`], and its backward.
+    ///
+    /// # Errors
+    /// Unless `dy` has a feature for each channel and pixel, and a lane for each sample.
+    ///
+    /// # Cost
+    /// One pass over each of `dy` and `dx`.
+    fn unflatten(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// `x[n, c, ·, ·] = act(x[n, c, ·, ·] + bias[c])` in place, `act` being ReLU or nothing.
+    ///
+    /// # Errors
+    /// Unless `bias` has one element per channel.
+    ///
+    /// # Cost
+    /// Two passes: `x` is read and written.
+    fn bias_relu_images(&self, bias: &Self::Buffer, relu: bool, x: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// Backward of [`ImageNeural::bias_relu_images`]: `grad = 0` where `relu` and `y <= 0` (in place), then
+    /// `dbias[c] = Σ grad[·, c, ·, ·]`, added to `dbias` with `accumulate`.
+    ///
+    /// # Errors
+    /// If the shapes differ, or `dbias` has not one element per channel.
+    ///
+    /// # Cost
+    /// Three passes: over `y`, and `grad` is read and written. Without `relu` one, over `grad`.
+    fn bias_relu_images_grad(
+        &self,
+        y: &Images<Self>,
+        relu: bool,
+        grad: &mut Images<Self>,
+        dbias: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+
+    /// `x = max(0, x)` in place, for a ReLU behind a sum. NaN stays NaN.
+    ///
+    /// # Errors
+    /// If the buffer is not as long as its layout says.
+    ///
+    /// # Cost
+    /// Two passes: `x` is read and written.
+    fn relu_images(&self, x: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// Backward of [`ImageNeural::relu_images`]: `grad = 0` where `y <= 0` (in place).
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    ///
+    /// # Cost
+    /// Three passes: over `y`, and `grad` is read and written.
+    fn relu_images_grad(&self, y: &Images<Self>, grad: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// `to += from`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    ///
+    /// # Cost
+    /// Three passes: over `from`, and `to` is read and written.
+    fn add_images(&self, from: &Images<Self>, to: &mut Images<Self>) -> Result<(), BackendError>;
+
+    /// Inverted dropout in place: element `(n, c, row, column)` becomes 0 if `key.uniform(i) < rate`, with
+    /// `i = ((n · C + c) · H + row) · W + column`, else is divided by `1 − rate`. The mask depends on neither strip nor
+    /// border. The same call on the gradient is its backward: no mask is stored.
+    ///
+    /// # Errors
+    /// Unless `0 <= rate < 1`.
+    ///
+    /// # Cost
+    /// Some 70 integer operations an element.
+    fn dropout_images(&self, key: Key, rate: f32, x: &mut Images<Self>) -> Result<(), BackendError>;
+}

@@ -1,0 +1,106 @@
+//! Inverted dropout of images in place. An element's index is its place in NCHW: neighbouring samples lie a whole image
+//! apart, neighbouring pixels one.
+
+use super::super::dropout::{Dropper, OPERATIONS, WIDTH, expect_rate};
+use super::{Rows, expect_images, for_each_band, pixels};
+use crate::cpu::Cpu;
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::random::Key;
+use crate::{BackendError, ImageLayout, Images};
+
+pub(super) fn run(cpu: &Cpu, key: Key, rate: f32, x: &mut Images<Cpu>) -> Result<(), BackendError> {
+    expect_rate("dropout_images", rate)?;
+    expect_images("dropout_images", x)?;
+    if rate == 0.0 {
+        return Ok(());
+    }
+    let layout = x.layout;
+    for_each_band(cpu, &layout, &mut x.data, OPERATIONS * layout.len() as u64, |_, rows| {
+        dispatch(cpu.isa, Dropout { layout, key, rate, rows });
+    });
+    Ok(())
+}
+
+struct Dropout<'a> {
+    layout: ImageLayout,
+    key: Key,
+    rate: f32,
+    rows: Rows<'a>,
+}
+
+impl Kernel for Dropout<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        let (layout, [height, width]) = (self.layout, self.layout.size());
+        let (strip, image) = (layout.strip() as u64, (layout.channels() * height * width) as u64);
+        let dropper = Dropper::new(self.key, self.rate, |i| i % strip * image + i / strip);
+        for (s, y, row) in self.rows {
+            for c in 0..layout.channels() {
+                let first = s as u64 * strip * image + ((c * height + y) * width) as u64;
+                let index = |part: usize| {
+                    let element = (part * WIDTH) as u64;
+                    first + element % strip * image + element / strip
+                };
+                let (parts, rest) = row[pixels(&layout, c)].as_chunks_mut::<WIDTH>();
+                for (j, part) in parts.iter_mut().enumerate() {
+                    dropper.apply(index(j), part);
+                }
+                if !rest.is_empty() {
+                    let mut part = [0.0; WIDTH];
+                    part[..rest.len()].copy_from_slice(rest);
+                    dropper.apply(index(parts.len()), &mut part);
+                    rest.copy_from_slice(&part[..rest.len()]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::testing::*;
+    use super::super::testing::{cases, images, large, read, short};
+    use super::*;
+    use crate::{ImageNeural, reference};
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(case in cases(), rate in 0.0f32..0.99, seed: u64) {
+            let x = case.normals("x", case.len());
+            // In the order of NCHW, whatever strip and border are.
+            let expected = reference::nn::dropout(Key::new(seed), rate, &x);
+            for cpu in BACKENDS.iter() {
+                let mut y = images(case.layout(0), &x);
+                cpu.dropout_images(Key::new(seed), rate, &mut y).unwrap();
+                prop_assert_eq!(&read(&y), &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_result() {
+        for case in large() {
+            let x = case.normals("x", case.len());
+            same_for_all_threads(|cpu| {
+                let mut y = images(case.layout(0), &x);
+                cpu.dropout_images(Key::new(3), 0.4, &mut y).unwrap();
+                read(&y)
+            });
+        }
+    }
+
+    #[test]
+    fn impossible_calls_are_refused() {
+        let layout = ImageLayout::new(2, 3, [4, 5], 1, 8).unwrap();
+        let mut x = images(layout, &[1.0; 120]);
+        for rate in [-0.1, 1.0, f32::NAN] {
+            assert!(BACKENDS[0].dropout_images(Key::new(1), rate, &mut x).is_err());
+        }
+        assert!(BACKENDS[0].dropout_images(Key::new(1), 0.5, &mut short(layout)).is_err());
+        assert_eq!(read(&x), [1.0; 120]);
+    }
+}

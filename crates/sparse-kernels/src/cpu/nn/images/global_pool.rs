@@ -1,0 +1,215 @@
+//! The mean of each channel of each image: features by lanes, as a linear layer behind it wants them.
+//!
+//! ```text
+//! forward   for each strip, channels, y, channel:  out[channel, 0..S] += Σ_x x[0..S];  at last  out /= H · W
+//! backward  for each strip, y, channel, x:         dx[0..S] = dout[channel, 0..S] / (H · W)
+//! ```
+
+use std::ops::Range;
+
+use super::{Rows, expect_images, for_each_band, for_each_block, isa_for, load, pixels, row_of, store};
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::nn::expect_strips;
+use crate::cpu::{Cpu, SharedMut};
+use crate::error::expect_equal;
+use crate::{BackendError, ImageLayout, Images, ShapeError, StripLayout, Strips};
+
+/// Checks that strips have a lane for each sample and a feature for each channel.
+fn expect_means(op: &'static str, images: &ImageLayout, strips: &StripLayout) -> Result<(), ShapeError> {
+    expect_equal(op, "number of lanes", images.samples(), strips.lanes())?;
+    expect_equal(op, "number of features", images.channels(), strips.features())
+}
+
+pub(super) fn forward(cpu: &Cpu, x: &Images<Cpu>, y: &mut Strips<Cpu>) -> Result<(), BackendError> {
+    const OP: &str = "global_avg_pool";
+    let (layout, y_layout) = (x.layout, y.layout);
+    expect_means(OP, &layout, &y_layout)?;
+    expect_images(OP, x)?;
+    expect_strips(OP, y)?;
+    if layout.size().contains(&0) {
+        return Err(ShapeError::Rule { op: OP, what: "pixels of X", got: 0, rule: "positive" }.into());
+    }
+    y.data.fill(0.0);
+    let shared = SharedMut::new(&mut y.data);
+    for_each_block(cpu, &layout, 8 * layout.len() as u64, |strip, channels| {
+        let task = Forward { layout, x: &x.data, y_layout, y: shared, strip, channels };
+        dispatch(isa_for(cpu, &layout), task);
+    });
+    Ok(())
+}
+
+struct Forward<'a> {
+    layout: ImageLayout,
+    x: &'a [f32],
+    y_layout: StripLayout,
+    /// `y_layout.len()` elements, of which this task touches these channels and the samples of this strip only.
+    y: SharedMut,
+    strip: usize,
+    channels: Range<usize>,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        if self.layout.strip() == 1 { self.run::<I, true>(isa) } else { self.run::<I, false>(isa) }
+    }
+}
+
+impl Forward<'_> {
+    #[inline(always)]
+    fn run<I: Isa, const ONE: bool>(self, isa: I) {
+        let (strip, [height, width], step) = (self.layout.strip(), self.layout.size(), if ONE { 1 } else { I::LANES });
+        let first = self.strip * strip;
+        // Strips of Y may end before those of the images do: both are padded, each in its way.
+        let lanes = (first..(first + strip).min(self.y_layout.strips() * self.y_layout.strip())).step_by(step);
+        for y in 0..height {
+            for c in self.channels.clone() {
+                let row = row_of(&self.layout, self.x, self.strip, y, c);
+                for lane in lanes.clone() {
+                    let sum = if ONE { row_sum(isa, row) } else { sum_of_lanes(isa, &row[lane - first..], strip) };
+                    let at = self.y.offset(self.y_layout.index(c, lane)).get();
+                    // SAFETY: `step` lanes of one strip of Y, since strips are multiples of 16 lanes; they are this task's, and
+                    // `forward` checked the length.
+                    let to = unsafe { std::slice::from_raw_parts_mut(at, step) };
+                    let sum = isa.add(load::<I, ONE>(isa, to), sum);
+                    let is_last = y + 1 == height;
+                    let mean = if is_last { isa.div(sum, isa.splat((height * width) as f32)) } else { sum };
+                    store::<I, ONE>(isa, to, mean);
+                }
+            }
+        }
+    }
+}
+
+/// The sum of the pixels of a single image, in every lane.
+#[inline(always)]
+fn row_sum<I: Isa>(isa: I, row: &[f32]) -> I::V {
+    let (vectors, rest) = row.split_at(row.len() / I::LANES * I::LANES);
+    isa.splat(isa.sum(sum_of_lanes(isa, vectors, I::LANES)) + rest.iter().sum::<f32>())
+}
+
+/// The sum of the vectors that stand `step` floats apart.
+#[inline(always)]
+fn sum_of_lanes<I: Isa>(isa: I, row: &[f32], step: usize) -> I::V {
+    row.chunks(step).fold(isa.splat(0.0), |sum, pixel| isa.add(sum, load::<I, false>(isa, pixel)))
+}
+
+pub(super) fn backward(cpu: &Cpu, dy: &Strips<Cpu>, dx: &mut Images<Cpu>) -> Result<(), BackendError> {
+    const OP: &str = "global_avg_pool_grad";
+    let layout = dx.layout;
+    expect_means(OP, &layout, &dy.layout)?;
+    expect_strips(OP, dy)?;
+    expect_images(OP, dx)?;
+    for_each_band(cpu, &layout, &mut dx.data, 8 * layout.len() as u64, |_, rows| {
+        dispatch(cpu.isa, Backward { dy_layout: dy.layout, dy: &dy.data, layout, rows });
+    });
+    Ok(())
+}
+
+struct Backward<'a> {
+    dy_layout: StripLayout,
+    dy: &'a [f32],
+    /// Of dX.
+    layout: ImageLayout,
+    rows: Rows<'a>,
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        match self.layout.strip() {
+            1 => self.run::<1>(),
+            8 => self.run::<8>(),
+            16 => self.run::<16>(),
+            _ => self.run::<32>(),
+        }
+    }
+}
+
+impl Backward<'_> {
+    /// `S` is the strip.
+    #[inline(always)]
+    fn run<const S: usize>(self) {
+        let [height, width] = self.layout.size();
+        for (s, _, row) in self.rows {
+            let lanes = s * S..((s + 1) * S).min(self.layout.samples());
+            for c in 0..self.layout.channels() {
+                let mut part = [0.0; S];
+                for (part, lane) in part.iter_mut().zip(lanes.clone()) {
+                    *part = self.dy[self.dy_layout.index(c, lane)] / (height * width) as f32;
+                }
+                row[pixels(&self.layout, c)].as_chunks_mut::<S>().0.fill(part);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::testing::*;
+    use super::super::testing::{cases, images, large, poisoned as poisoned_images, read, short};
+    use super::*;
+    use crate::cpu::Buffer;
+    use crate::cpu::testing::check;
+    use crate::{ImageNeural, reference};
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(case in cases(), strip in 1usize..5) {
+            let layout = StripLayout::new(case.samples, case.channels, strip * 16).unwrap();
+            let (x, dy) = (case.normals("x", case.len()), case.normals("dy", case.planes()));
+            let expected = reference::images::global_avg_pool(case.channels, case.pixels(), &x);
+            let expected_grad = reference::images::global_avg_pool_grad(case.channels, case.pixels(), &dy);
+            for cpu in BACKENDS.iter() {
+                let mut y = poisoned(layout);
+                cpu.global_avg_pool(&images(case.layout(0), &x), &mut y).unwrap();
+                check("mean", false, &unpack(&y), &expected);
+                let mut dx = poisoned_images(case.layout(0));
+                cpu.global_avg_pool_grad(&pack(layout, &dy), &mut dx).unwrap();
+                prop_assert_eq!(&read(&dx), &expected_grad);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_result() {
+        for case in large() {
+            let layout = StripLayout::sparse(case.samples, case.channels);
+            let x = images(case.layout(0), &case.normals("x", case.len()));
+            same_for_all_threads(|cpu| {
+                let mut y = poisoned(layout);
+                cpu.global_avg_pool(&x, &mut y).unwrap();
+                let mut dx = poisoned_images(case.layout(0));
+                cpu.global_avg_pool_grad(&y, &mut dx).unwrap();
+                [&y.data[..], &read(&dx)].concat()
+            });
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused() {
+        let cpu = &BACKENDS[0];
+        let layout = ImageLayout::new(2, 3, [4, 5], 1, 8).unwrap();
+        let mut x = images(layout, &[1.0; 120]);
+        for (lanes, features) in [(3, 3), (2, 4)] {
+            let mut y = poisoned(StripLayout::sparse(lanes, features));
+            assert!(cpu.global_avg_pool(&x, &mut y).is_err());
+            assert!(cpu.global_avg_pool_grad(&y, &mut x).is_err());
+        }
+        let mut y = poisoned(StripLayout::sparse(2, 3));
+        assert!(cpu.global_avg_pool(&short(layout), &mut y).is_err());
+        assert!(cpu.global_avg_pool_grad(&y, &mut short(layout)).is_err());
+        let empty = ImageLayout::new(2, 3, [0, 5], 1, 8).unwrap();
+        assert!(cpu.global_avg_pool(&images(empty, &[]), &mut y).unwrap_err().to_string().contains("pixels"));
+        y.data = Buffer::zeros(95);
+        assert!(cpu.global_avg_pool(&x, &mut y).is_err());
+        assert!(cpu.global_avg_pool_grad(&y, &mut x).is_err());
+        assert_eq!(read(&x), [1.0; 120]);
+    }
+}

@@ -1,0 +1,604 @@
+//! Windows over images: largest and mean, and their gradients.
+//!
+//! ```text
+//! forward   for each strip, row of Y, channel, pixel of Y:  y[0..S] = reduce(x[0..S] of the pixels in the window)
+//! backward  for each strip, channels, row of Y, channel, pixel of Y:
+//!               for each pixel in the window:  dx[0..S] += share(dy[0..S])
+//! ```
+//!
+//! A window is cut to the image, so borders are never read. Forward, neighbouring pixels of Y whose windows are as wide are
+//! one run of vectors if the stride is 1; else vectors run over the samples of a pixel, as they do backward, where a pixel's
+//! sums must not be read again before they have left the processor's store queue.
+//!
+//! The largest is found again by comparison with Y; its gradient is handed on from pixel to pixel and becomes zero once
+//! given. A task owns whole channels of a strip, since windows share rows of dX; it clears them row by row, just before they
+//! are added to.
+
+use std::ops::Range;
+
+use super::{Rows, isa_for, load, pixels, row_of, store};
+use super::{expect_images, expect_same_samples, expect_size, first, for_each_band, for_each_block, image_row};
+use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::{Cpu, SharedMut};
+use crate::{BackendError, ImageLayout, Images, PoolShape};
+
+pub(super) fn max(cpu: &Cpu, window: PoolShape, x: &Images<Cpu>, y: &mut Images<Cpu>) -> Result<(), BackendError> {
+    forward("max_pool", cpu, window, x, y, Largest)
+}
+
+pub(super) fn avg(cpu: &Cpu, window: PoolShape, x: &Images<Cpu>, y: &mut Images<Cpu>) -> Result<(), BackendError> {
+    forward("avg_pool", cpu, window, x, y, Mean)
+}
+
+/// What is made of a window.
+trait Reduce: Copy + Send + Sync {
+    type State<I: Isa>: Copy;
+    /// Of no pixels.
+    fn start<I: Isa>(self, isa: I) -> Self::State<I>;
+    /// With one more pixel.
+    fn add<I: Isa>(self, isa: I, state: Self::State<I>, x: I::V) -> Self::State<I>;
+    /// Of `count` pixels.
+    fn finish<I: Isa>(self, isa: I, state: Self::State<I>, count: f32) -> I::V;
+}
+
+#[derive(Clone, Copy)]
+struct Largest;
+
+impl Reduce for Largest {
+    /// The largest of those that are numbers, and 1 plus the sum of the positive ones, which is NaN if one was NaN and
+    /// else positive, if only infinite.
+    type State<I: Isa> = (I::V, I::V);
+
+    #[inline(always)]
+    fn start<I: Isa>(self, isa: I) -> (I::V, I::V) {
+        (isa.splat(f32::NEG_INFINITY), isa.splat(1.0))
+    }
+
+    #[inline(always)]
+    fn add<I: Isa>(self, isa: I, (largest, sum): (I::V, I::V), x: I::V) -> (I::V, I::V) {
+        (isa.max(x, largest), isa.add(sum, isa.max(isa.splat(0.0), x)))
+    }
+
+    #[inline(always)]
+    fn finish<I: Isa>(self, isa: I, (largest, sum): (I::V, I::V), _: f32) -> I::V {
+        // Of −∞ and NaN the one that the sum says; `max` returns its second operand if that is NaN.
+        isa.max(largest, isa.mul(isa.splat(f32::NEG_INFINITY), sum))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Mean;
+
+impl Reduce for Mean {
+    type State<I: Isa> = I::V;
+
+    #[inline(always)]
+    fn start<I: Isa>(self, isa: I) -> I::V {
+        isa.splat(0.0)
+    }
+
+    #[inline(always)]
+    fn add<I: Isa>(self, isa: I, sum: I::V, x: I::V) -> I::V {
+        isa.add(sum, x)
+    }
+
+    #[inline(always)]
+    fn finish<I: Isa>(self, isa: I, sum: I::V, count: f32) -> I::V {
+        isa.div(sum, isa.splat(count))
+    }
+}
+
+fn forward(
+    op: &'static str,
+    cpu: &Cpu,
+    window: PoolShape,
+    x: &Images<Cpu>,
+    y: &mut Images<Cpu>,
+    reduce: impl Reduce,
+) -> Result<(), BackendError> {
+    let layout = y.layout;
+    expect_same_samples(op, &x.layout, &layout)?;
+    expect_size(op, window.output_size(x.layout.size())?, &layout)?;
+    expect_images(op, x)?;
+    expect_images(op, y)?;
+    let operations = 8 * (x.layout.len() + layout.len()) as u64;
+    for_each_band(cpu, &layout, &mut y.data, operations, |_, rows| {
+        dispatch(isa_for(cpu, &layout), Forward { window, x_layout: x.layout, x: &x.data, layout, rows, reduce });
+    });
+    Ok(())
+}
+
+struct Forward<'a, R> {
+    window: PoolShape,
+    x_layout: ImageLayout,
+    x: &'a [f32],
+    /// Of Y.
+    layout: ImageLayout,
+    rows: Rows<'a>,
+    reduce: R,
+}
+
+impl<R: Reduce> Kernel for Forward<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { window, x_layout, layout, reduce, .. } = self;
+        let (size, strip, width) = (x_layout.size(), layout.strip(), layout.size()[1]);
+        let whole = whole_windows(window, size[1], width);
+        for (s, v, row) in self.rows {
+            let seen = window.span(0, size, v);
+            let image_row = image_row(&x_layout, s, seen.start);
+            for c in 0..layout.channels() {
+                let (x, y) = (&self.x[image_row + pixels(&x_layout, c).start..], &mut row[pixels(&layout, c)]);
+                let mut u = 0;
+                while u < width {
+                    let run = if whole.contains(&u) { whole.end - u } else { 1 };
+                    let columns = window.span(1, size, u);
+                    let seen = Seen {
+                        rows: seen.len(),
+                        row_pitch: x_layout.row_pitch(),
+                        columns: columns.len(),
+                        strip,
+                        x: &x[columns.start * strip..],
+                    };
+                    seen.reduce_run(isa, reduce, &mut y[u * strip..][..run * strip]);
+                    u += run;
+                }
+            }
+        }
+    }
+}
+
+/// The pixels of a row of Y whose windows lie within the image and start one pixel apart; none with a stride.
+fn whole_windows(window: PoolShape, width: usize, output: usize) -> Range<usize> {
+    let (kernel, padding) = (window.kernel()[1], window.padding()[1]);
+    if window.stride()[1] > 1 || kernel > width {
+        return 0..0;
+    }
+    padding..(width + padding - kernel + 1).min(output)
+}
+
+/// What the window of a pixel of Y sees in one channel.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    rows: usize,
+    row_pitch: usize,
+    columns: usize,
+    strip: usize,
+    /// From the first pixel on.
+    x: &'a [f32],
+}
+
+impl Seen<'_> {
+    /// A run of pixels of Y, each of whose windows starts one pixel after the last one's.
+    #[inline(always)]
+    fn reduce_run<I: Isa, R: Reduce>(self, isa: I, reduce: R, y: &mut [f32]) {
+        let whole = y.len() / I::LANES * I::LANES;
+        let (vectors, rest) = y.split_at_mut(whole);
+        for (i, y) in vectors.chunks_exact_mut(I::LANES).enumerate() {
+            let reduced = self.reduce::<I, R, false>(isa, reduce, i * I::LANES);
+            // SAFETY: `y` is LANES long.
+            unsafe { isa.store(y.as_mut_ptr(), reduced) };
+        }
+        // Single samples only: other strips are whole vectors.
+        for (i, y) in rest.iter_mut().enumerate() {
+            *y = first(isa, self.reduce::<I, R, true>(isa, reduce, whole + i));
+        }
+    }
+
+    #[inline(always)]
+    fn reduce<I: Isa, R: Reduce, const ONE: bool>(self, isa: I, reduce: R, at: usize) -> I::V {
+        let mut state = reduce.start(isa);
+        for i in 0..self.rows {
+            for j in 0..self.columns {
+                let x = load::<I, ONE>(isa, &self.x[i * self.row_pitch + j * self.strip + at..]);
+                state = reduce.add(isa, state, x);
+            }
+        }
+        reduce.finish(isa, state, (self.rows * self.columns) as f32)
+    }
+}
+
+pub(super) fn max_grad(
+    cpu: &Cpu,
+    window: PoolShape,
+    [x, y, dy]: [&Images<Cpu>; 3],
+    dx: &mut Images<Cpu>,
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    const OP: &str = "max_pool_grad";
+    expect_same_samples(OP, &dx.layout, &x.layout)?;
+    expect_size(OP, dx.layout.size(), &x.layout)?;
+    expect_same_samples(OP, &dy.layout, &y.layout)?;
+    expect_size(OP, dy.layout.size(), &y.layout)?;
+    expect_images(OP, x)?;
+    expect_images(OP, y)?;
+    let share = ToLargest { x_layout: x.layout, x: &x.data, y_layout: y.layout, y: &y.data };
+    backward(OP, cpu, window, dy, dx, accumulate, share)
+}
+
+pub(super) fn avg_grad(
+    cpu: &Cpu,
+    window: PoolShape,
+    dy: &Images<Cpu>,
+    dx: &mut Images<Cpu>,
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    backward("avg_pool_grad", cpu, window, dy, dx, accumulate, Evenly)
+}
+
+/// How the gradient of a window is shared among its pixels.
+trait Share: Copy + Send + Sync {
+    type Row: Copy;
+    type State<I: Isa>;
+    /// Prepares for one row of Y and the first row of X that it sees, of one channel.
+    fn row(self, strip: usize, rows: [usize; 2], channel: usize) -> Self::Row;
+    /// Elements from row to row of X.
+    fn row_pitch(self) -> usize;
+    /// The window of a vector of Y at `y` in its row, which sees `count` pixels; the first is at `x` in its row.
+    fn start<I: Isa, const ONE: bool>(
+        isa: I,
+        row: Self::Row,
+        x: usize,
+        y: usize,
+        dy: I::V,
+        count: f32,
+    ) -> Self::State<I>;
+    /// What the pixel gets that stands `x` behind the first one; pixels come in order of (row, column).
+    fn give<I: Isa, const ONE: bool>(isa: I, state: &mut Self::State<I>, x: usize) -> I::V;
+}
+
+/// All of it to the first pixel that is as large as the result.
+#[derive(Clone, Copy)]
+struct ToLargest<'a> {
+    x_layout: ImageLayout,
+    x: &'a [f32],
+    y_layout: ImageLayout,
+    y: &'a [f32],
+}
+
+/// A window on its way from pixel to pixel.
+struct Searching<'a, V> {
+    /// From the first pixel on.
+    x: &'a [f32],
+    y: V,
+    /// The gradient; zero once given.
+    left: V,
+}
+
+impl<'a> Share for ToLargest<'a> {
+    /// From the first pixel of the rows on.
+    type Row = [&'a [f32]; 2];
+    type State<I: Isa> = Searching<'a, I::V>;
+
+    #[inline(always)]
+    fn row(self, strip: usize, [x, y]: [usize; 2], channel: usize) -> [&'a [f32]; 2] {
+        let x = image_row(&self.x_layout, strip, x) + pixels(&self.x_layout, channel).start;
+        [&self.x[x..], row_of(&self.y_layout, self.y, strip, y, channel)]
+    }
+
+    #[inline(always)]
+    fn row_pitch(self) -> usize {
+        self.x_layout.row_pitch()
+    }
+
+    #[inline(always)]
+    fn start<I: Isa, const ONE: bool>(
+        isa: I,
+        row: [&'a [f32]; 2],
+        x: usize,
+        y: usize,
+        dy: I::V,
+        _: f32,
+    ) -> Searching<'a, I::V> {
+        Searching { x: &row[0][x..], y: load::<I, ONE>(isa, &row[1][y..]), left: dy }
+    }
+
+    #[inline(always)]
+    fn give<I: Isa, const ONE: bool>(isa: I, state: &mut Searching<'a, I::V>, x: usize) -> I::V {
+        // The difference is positive, or zero where the pixel is as large; NaN where both are the same infinity, or the
+        // result is NaN.
+        let (one, x) = (isa.splat(1.0), load::<I, ONE>(isa, &state.x[x..]));
+        let is_smaller = isa.where_positive(isa.sub(state.y, x), one);
+        let given = isa.where_positive(isa.sub(one, is_smaller), state.left);
+        state.left = isa.where_positive(is_smaller, state.left);
+        given
+    }
+}
+
+/// Equal parts.
+#[derive(Clone, Copy)]
+struct Evenly;
+
+impl Share for Evenly {
+    type Row = ();
+    type State<I: Isa> = I::V;
+
+    #[inline(always)]
+    fn row(self, _: usize, _: [usize; 2], _: usize) {}
+
+    #[inline(always)]
+    fn row_pitch(self) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn start<I: Isa, const ONE: bool>(isa: I, (): (), _: usize, _: usize, dy: I::V, count: f32) -> I::V {
+        isa.div(dy, isa.splat(count))
+    }
+
+    #[inline(always)]
+    fn give<I: Isa, const ONE: bool>(_: I, part: &mut I::V, _: usize) -> I::V {
+        *part
+    }
+}
+
+fn backward(
+    op: &'static str,
+    cpu: &Cpu,
+    window: PoolShape,
+    dy: &Images<Cpu>,
+    dx: &mut Images<Cpu>,
+    accumulate: bool,
+    share: impl Share,
+) -> Result<(), BackendError> {
+    let layout = dx.layout;
+    expect_same_samples(op, &layout, &dy.layout)?;
+    expect_size(op, window.output_size(layout.size())?, &dy.layout)?;
+    expect_images(op, dy)?;
+    expect_images(op, dx)?;
+    let operations = 8 * (dy.layout.len() + 2 * layout.len()) as u64;
+    let dx = SharedMut::new(&mut dx.data);
+    for_each_block(cpu, &layout, operations, |strip, channels| {
+        let (dy_layout, dy) = (dy.layout, &dy.data[..]);
+        let task = Backward { window, dy_layout, dy, layout, dx, strip, channels, accumulate, share };
+        dispatch(isa_for(cpu, &layout), task);
+    });
+    Ok(())
+}
+
+struct Backward<'a, S> {
+    window: PoolShape,
+    dy_layout: ImageLayout,
+    dy: &'a [f32],
+    /// Of dX.
+    layout: ImageLayout,
+    /// `layout.len()` elements, of which this task touches these channels of this strip only.
+    dx: SharedMut,
+    strip: usize,
+    channels: Range<usize>,
+    accumulate: bool,
+    share: S,
+}
+
+impl<S: Share> Kernel for Backward<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        if self.layout.strip() == 1 { self.run::<I, true>(isa) } else { self.run::<I, false>(isa) }
+    }
+}
+
+impl<S: Share> Backward<'_, S> {
+    #[inline(always)]
+    fn run<I: Isa, const ONE: bool>(&self, isa: I) {
+        let size = self.layout.size();
+        let mut cleared = if self.accumulate { size[0] } else { 0 };
+        for v in 0..self.dy_layout.size()[0] {
+            let rows = self.window.span(0, size, v);
+            self.clear(cleared..rows.end);
+            cleared = cleared.max(rows.end);
+            for c in self.channels.clone() {
+                self.add_row::<I, ONE>(isa, v, rows.clone(), c);
+            }
+        }
+        self.clear(cleared..size[0]);
+    }
+
+    fn clear(&self, rows: Range<usize>) {
+        for (y, c) in rows.flat_map(|y| self.channels.clone().map(move |c| (y, c))) {
+            let pixels = pixels(&self.layout, c);
+            let at = image_row(&self.layout, self.strip, y) + pixels.start;
+            // SAFETY: pixels of a channel of this task, in a buffer whose length `backward` checked.
+            unsafe { std::slice::from_raw_parts_mut(self.dx.offset(at).get(), pixels.len()) }.fill(0.0);
+        }
+    }
+
+    /// Shares row `v` of dY among these rows of dX.
+    #[inline(always)]
+    fn add_row<I: Isa, const ONE: bool>(&self, isa: I, v: usize, rows: Range<usize>, c: usize) {
+        let (size, strip, step) = (self.layout.size(), self.layout.strip(), if ONE { 1 } else { I::LANES });
+        let dy = row_of(&self.dy_layout, self.dy, self.strip, v, c);
+        let share = self.share.row(self.strip, [rows.start, v], c);
+        let dx = image_row(&self.layout, self.strip, rows.start) + pixels(&self.layout, c).start;
+        let (pitch, x_pitch) = (self.layout.row_pitch(), self.share.row_pitch());
+        for u in 0..self.dy_layout.size()[1] {
+            let columns = self.window.span(1, size, u);
+            let count = (rows.len() * columns.len()) as f32;
+            for lane in (0..strip).step_by(step) {
+                let (x, y) = (columns.start * strip + lane, u * strip + lane);
+                let mut state = S::start::<I, ONE>(isa, share, x, y, load::<I, ONE>(isa, &dy[y..]), count);
+                for i in 0..rows.len() {
+                    for j in 0..columns.len() {
+                        let given = S::give::<I, ONE>(isa, &mut state, i * x_pitch + j * strip);
+                        let to = self.dx.offset(dx + x + i * pitch + j * strip).get();
+                        // SAFETY: `step` samples of a pixel of a channel of this task, in a buffer whose length `backward`
+                        // checked.
+                        let to = unsafe { std::slice::from_raw_parts_mut(to, step) };
+                        let sum = isa.add(load::<I, ONE>(isa, to), given);
+                        store::<I, ONE>(isa, to, sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::testing::*;
+    use super::super::testing::{Case, cases, images, large, poisoned, read, short};
+    use super::*;
+    use crate::cpu::testing::check;
+    use crate::reference::Exact;
+    use crate::{ImageNeural, ShapeError, reference};
+
+    fn windows() -> impl Strategy<Value = PoolShape> {
+        let axis = || (1usize..6, 1usize..5, 0usize..3);
+        (axis(), axis()).prop_map(|((kh, sh, ph), (kw, sw, pw))| {
+            let window = PoolShape::new([kh, kw]).unwrap().with_stride([sh, sw]).unwrap();
+            window.with_padding([ph.min(kh / 2), pw.min(kw / 2)]).unwrap()
+        })
+    }
+
+    /// The case with images large enough for the window.
+    fn enlarged(case: Case, window: PoolShape) -> Case {
+        let least = [0, 1].map(|axis| window.kernel()[axis] - 2 * window.padding()[axis]);
+        Case { size: [0, 1].map(|axis| case.size[axis].max(least[axis])), ..case }
+    }
+
+    /// Few different numbers, so that there are ties.
+    fn whole(numbers: Vec<f32>) -> Vec<f32> {
+        numbers.into_iter().map(f32::round).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn largest_agrees_with_the_reference(case in cases(), window in windows(), ties: bool, accumulate: bool) {
+            let case = enlarged(case, window);
+            let output = window.output_size(case.size).unwrap();
+            let x = case.normals("x", case.len());
+            let x = if ties { whole(x) } else { x };
+            let expected = reference::images::max_pool(window, case.size, case.planes(), &x);
+            let (dy, before) = (case.normals("dy", expected.len()), case.normals("dx", case.len()));
+            let mut expected_grad = reference::images::max_pool_grad(window, case.size, case.planes(), &x, &dy);
+            if accumulate {
+                expected_grad.iter_mut().zip(&before).for_each(|(dx, &before): (&mut Exact, _)| dx.add(before, 1.0));
+            }
+            for cpu in BACKENDS.iter() {
+                let x = images(case.layout(0), &x);
+                let mut y = poisoned(case.layout_of(1, output));
+                cpu.max_pool(window, &x, &mut y).unwrap();
+                prop_assert_eq!(&read(&y), &expected);
+                let layout = case.layout(1);
+                let mut dx = if accumulate { images(layout, &before) } else { poisoned(layout) };
+                let dy = images(case.layout_of(0, output), &dy);
+                cpu.max_pool_grad(window, &x, &y, &dy, &mut dx, accumulate).unwrap();
+                check("dx", false, &read(&dx), &expected_grad);
+            }
+        }
+
+        #[test]
+        fn mean_agrees_with_the_reference(case in cases(), window in windows(), accumulate: bool) {
+            let case = enlarged(case, window);
+            let output = window.output_size(case.size).unwrap();
+            let x = case.normals("x", case.len());
+            let expected = reference::images::avg_pool(window, case.size, case.planes(), &x);
+            let (dy, before) = (case.normals("dy", expected.len()), case.normals("dx", case.len()));
+            let mut expected_grad = reference::images::avg_pool_grad(window, case.size, case.planes(), &dy);
+            if accumulate {
+                expected_grad.iter_mut().zip(&before).for_each(|(dx, &before): (&mut Exact, _)| dx.add(before, 1.0));
+            }
+            for cpu in BACKENDS.iter() {
+                let mut y = poisoned(case.layout_of(1, output));
+                cpu.avg_pool(window, &images(case.layout(0), &x), &mut y).unwrap();
+                check("mean", false, &read(&y), &expected);
+                let layout = case.layout(1);
+                let mut dx = if accumulate { images(layout, &before) } else { poisoned(layout) };
+                cpu.avg_pool_grad(window, &images(case.layout_of(0, output), &dy), &mut dx, accumulate).unwrap();
+                check("dx", false, &read(&dx), &expected_grad);
+            }
+        }
+    }
+
+    fn overlapping() -> PoolShape {
+        PoolShape::new([3, 3]).unwrap().with_stride([2, 1]).unwrap().with_padding([1, 1]).unwrap()
+    }
+
+    #[test]
+    fn threads_do_not_change_the_result() {
+        for case in large() {
+            for window in [overlapping(), PoolShape::new([2, 2]).unwrap()] {
+                let output = window.output_size(case.size).unwrap();
+                let x = images(case.layout(0), &case.normals("x", case.len()));
+                same_for_all_threads(|cpu| {
+                    let (mut largest, mut mean) =
+                        (poisoned(case.layout_of(1, output)), poisoned(case.layout_of(1, output)));
+                    cpu.max_pool(window, &x, &mut largest).unwrap();
+                    cpu.avg_pool(window, &x, &mut mean).unwrap();
+                    let (mut of_largest, mut of_mean) = (poisoned(case.layout(1)), poisoned(case.layout(1)));
+                    cpu.max_pool_grad(window, &x, &largest, &mean, &mut of_largest, false).unwrap();
+                    cpu.avg_pool_grad(window, &mean, &mut of_mean, false).unwrap();
+                    [&largest, &mean, &of_largest, &of_mean].map(read).concat()
+                });
+            }
+        }
+    }
+
+    /// NaN makes NaN wherever it stands in a window, infinities do not; what is lost is one window's gradient.
+    #[test]
+    fn nan_and_infinities() {
+        let window = PoolShape::new([2, 2]).unwrap();
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        for strip in ImageLayout::STRIPS {
+            let layouts = [[2, 12], [1, 6]].map(|size| ImageLayout::new(1, 1, size, 1, strip).unwrap());
+            let above = [nan, 1.0, 1.0, nan, 1.0, 1.0, inf, -inf, -inf, -inf, 0.5, -1.0];
+            let below = [1.0, 1.0, 1.0, 1.0, nan, 1.0, -inf, inf, -inf, -inf, 2.0, 2.0];
+            for cpu in BACKENDS.iter() {
+                let x = images(layouts[0], &[above, below].concat());
+                let (mut y, mut dx) = (poisoned(layouts[1]), poisoned(layouts[0]));
+                cpu.max_pool(window, &x, &mut y).unwrap();
+                let got = read(&y);
+                assert!(got[..3].iter().all(|y| y.is_nan()), "{got:?}");
+                assert_eq!(got[3..], [inf, -inf, 2.0]);
+                let dy = images(layouts[1], &[1.0, 2.0, 3.0, inf, 5.0, 6.0]);
+                cpu.max_pool_grad(window, &x, &y, &dy, &mut dx, false).unwrap();
+                let above = [1.0, 0.0, 2.0, 0.0, 3.0, 0.0, inf, 0.0, 5.0, 0.0, 0.0, 0.0];
+                let below = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 6.0, 0.0];
+                assert_eq!(read(&dx), [above, below].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused() {
+        let (cpu, window) = (&BACKENDS[0], PoolShape::new([2, 2]).unwrap());
+        let layout = |samples, channels, size, strip| ImageLayout::new(samples, channels, size, 1, strip).unwrap();
+        let empty = |layout: ImageLayout| Images::<Cpu>::zeros(cpu, layout).unwrap();
+        let (x_layout, y_layout) = (layout(2, 3, [4, 6], 8), layout(2, 3, [2, 3], 8));
+        let (x, y) = (empty(x_layout), empty(y_layout));
+        let all =
+            |x: &Images<Cpu>, y: &Images<Cpu>, dy: &Images<Cpu>, dx_layout: ImageLayout, y_layout: ImageLayout| {
+                let (mut to, mut dx) = (empty(y_layout), empty(dx_layout));
+                [
+                    cpu.max_pool(window, x, &mut to),
+                    cpu.avg_pool(window, x, &mut to),
+                    cpu.max_pool_grad(window, x, y, dy, &mut dx, false),
+                    cpu.avg_pool_grad(window, dy, &mut dx, false),
+                ]
+                .map(|result| result.is_ok())
+            };
+        assert_eq!(all(&x, &y, &y, x_layout, y_layout), [true; 4]);
+        for (samples, channels, strip, more) in [(3, 3, 8, 0), (2, 2, 8, 0), (2, 3, 16, 0), (2, 3, 8, 2)] {
+            let other = |size: [usize; 2]| layout(samples, channels, [size[0] + more, size[1]], strip);
+            let (other_x, other_y) = (other([4, 6]), other([2, 3]));
+            assert_eq!(all(&empty(other_x), &y, &y, x_layout, y_layout), [false, false, false, true]);
+            assert_eq!(all(&x, &empty(other_y), &y, x_layout, y_layout), [true, true, false, true]);
+            assert_eq!(all(&x, &y, &empty(other_y), x_layout, y_layout), [true, true, false, false]);
+            assert_eq!(all(&x, &y, &y, other_x, y_layout), [true, true, false, false]);
+            assert_eq!(all(&x, &y, &y, x_layout, other_y), [false, false, true, true]);
+        }
+        let (short_x, short_y) = (short(x_layout), short(y_layout));
+        assert_eq!(all(&short_x, &short_y, &short_y, x_layout, y_layout), [false; 4]);
+        assert_eq!(all(&x, &short_y, &y, x_layout, y_layout), [true, true, false, true]);
+        assert!(cpu.max_pool(window, &x, &mut short(y_layout)).is_err());
+        assert!(cpu.max_pool_grad(window, &x, &y, &y, &mut short(x_layout), false).is_err());
+        let large = PoolShape::new([5, 2]).unwrap();
+        let error = cpu.max_pool(large, &x, &mut empty(y_layout)).unwrap_err();
+        assert!(matches!(error, crate::BackendError::Shape(ShapeError::Rule { got: 4, .. })), "{error}");
+    }
+}

@@ -1,0 +1,154 @@
+//! How pixels become inputs.
+
+use serde::{Deserialize, Serialize};
+
+/// How a byte of a picture becomes an input, `x = byte / 255` being the pixel's brightness.
+///
+/// In JSON: `{"mean": m, "deviation": d}`, the same with lists, or `"per-image"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalization {
+    /// `(x − mean) / max(deviation, 1 / √n)` with mean and deviation of the `n` values of the picture itself, as
+    /// TensorFlow's `per_image_standardization`.
+    PerImage,
+    /// `(x − mean) / deviation`, for all pixels alike.
+    #[serde(untagged)]
+    Pixels {
+        /// Mean of `x`.
+        mean: f64,
+        /// Standard deviation of `x` (of the population); 1 if all pixels are equal.
+        deviation: f64,
+    },
+    /// `(x − mean) / deviation`, with numbers of each channel.
+    #[serde(untagged)]
+    Channels {
+        /// As of [`Normalization::Pixels`], for each channel.
+        mean: Vec<f64>,
+        /// As of [`Normalization::Pixels`], for each channel.
+        deviation: Vec<f64>,
+    },
+}
+
+impl Normalization {
+    /// That which gives all of `pixels` mean 0 and deviation 1.
+    pub fn of_pixels(pixels: &[u8]) -> Self {
+        let (mean, deviation) = moments(pixels.chunks(pixels.len().max(1)));
+        Self::Pixels { mean, deviation }
+    }
+
+    /// That which gives each channel of pictures `[channels, height, width]` mean 0 and deviation 1.
+    pub fn of_channels(pictures: &[u8], [channels, height, width]: [usize; 3]) -> Self {
+        let plane = height * width;
+        let of = |channel| moments(pictures.chunks_exact(plane).skip(channel).step_by(channels));
+        let (mean, deviation) = (0..channels).map(of).unzip();
+        Self::Channels { mean, deviation }
+    }
+
+    /// The number of channels that pictures must have, if it matters.
+    pub fn channels(&self) -> Option<usize> {
+        match self {
+            Self::Channels { mean, deviation } => Some(mean.len().min(deviation.len())),
+            Self::Pixels { .. } | Self::PerImage => None,
+        }
+    }
+
+    /// The input for each byte: one table for all channels, or one for each. `None` where it depends on the picture.
+    pub fn tables(&self) -> Option<Vec<[f32; 256]>> {
+        let table = |(mean, deviation): (&f64, &f64)| -> [f32; 256] {
+            std::array::from_fn(|byte| ((byte as f64 / 255.0 - mean) / deviation) as f32)
+        };
+        match self {
+            Self::Pixels { mean, deviation } => Some(vec![table((mean, deviation))]),
+            Self::Channels { mean, deviation } => Some(mean.iter().zip(deviation).map(table).collect()),
+            Self::PerImage => None,
+        }
+    }
+}
+
+/// `[factor, offset]` that make inputs of a picture's own bytes, for [`Normalization::PerImage`].
+pub(super) fn standardization(picture: &[u8]) -> [f32; 2] {
+    // Whole numbers: nothing cancels.
+    let sum: u64 = picture.iter().map(|&byte| u64::from(byte)).sum();
+    let squares: u64 = picture.iter().map(|&byte| u64::from(byte).pow(2)).sum();
+    let n = picture.len() as u64;
+    let variance = (u128::from(n) * u128::from(squares) - u128::from(sum).pow(2)) as f64 / (n as f64 * 255.0).powi(2);
+    let deviation = variance.sqrt().max(1.0 / (n as f64).sqrt());
+    let mean = sum as f64 / (n as f64 * 255.0);
+    [(1.0 / (255.0 * deviation)) as f32, (-mean / deviation) as f32]
+}
+
+/// Mean and deviation of `byte / 255`.
+fn moments<'p>(parts: impl Iterator<Item = &'p [u8]>) -> (f64, f64) {
+    let mut histogram = [0u64; 256];
+    parts.flatten().for_each(|&byte| histogram[usize::from(byte)] += 1);
+    let count = histogram.iter().sum::<u64>().max(1) as f64;
+    let moment = |power: i32| {
+        let terms = histogram.iter().enumerate().map(|(byte, &n)| n as f64 * (byte as f64 / 255.0).powi(power));
+        terms.sum::<f64>() / count
+    };
+    let mean = moment(1);
+    let variance = moment(2) - mean * mean;
+    // A rounding error of the difference is no deviation.
+    let deviation = if variance > 1e-12 { variance.sqrt() } else { 1.0 };
+    (mean, deviation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_inputs(inputs: impl Iterator<Item = f32> + Clone) -> (f64, f64) {
+        let n = inputs.clone().count() as f64;
+        let mean = inputs.clone().map(f64::from).sum::<f64>() / n;
+        (mean, (inputs.map(|x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n).sqrt())
+    }
+
+    fn is_standard((mean, deviation): (f64, f64)) -> bool {
+        mean.abs() < 1e-6 && (deviation - 1.0).abs() < 1e-6
+    }
+
+    #[test]
+    fn mean_is_0_and_deviation_1() {
+        let pixels: Vec<u8> = (0..12_000u32).map(|i| (i * i % 251) as u8 / (1 + i / 20 % 3) as u8).collect();
+        let table = Normalization::of_pixels(&pixels).tables().unwrap()[0];
+        assert!(is_standard(of_inputs(pixels.iter().map(|&byte| table[usize::from(byte)]))));
+        let channels = Normalization::of_channels(&pixels, [3, 4, 5]);
+        let tables = channels.tables().unwrap();
+        assert_eq!((tables.len(), channels.channels()), (3, Some(3)));
+        for (channel, table) in tables.iter().enumerate() {
+            let planes = pixels.chunks(20).skip(channel).step_by(3).flatten();
+            assert!(is_standard(of_inputs(planes.map(|&byte| table[usize::from(byte)]))));
+        }
+        let [factor, offset] = standardization(&pixels);
+        assert!(is_standard(of_inputs(pixels.iter().map(|&byte| f32::from(byte) * factor + offset))));
+    }
+
+    #[test]
+    fn equal_pixels_are_finite() {
+        assert_eq!(Normalization::of_pixels(&[7; 100]), Normalization::Pixels { mean: 7.0 / 255.0, deviation: 1.0 });
+        assert_eq!(Normalization::of_pixels(&[]).tables().unwrap()[0][255], 1.0);
+        // A deviation of 0 counts as 1 / √100.
+        let [factor, offset] = standardization(&[51; 100]);
+        assert_eq!((factor, offset), ((10.0 / 255.0) as f32, -2.0));
+        let [factor, _] = standardization(&[0; 4]);
+        assert_eq!(factor, (2.0 / 255.0) as f32);
+    }
+
+    /// What older checkpoints hold is read as it was, and every kind survives.
+    #[test]
+    fn json_tells_the_kinds_apart() {
+        let pixels = Normalization::Pixels { mean: 0.1307, deviation: 0.3081 };
+        let channels = Normalization::Channels { mean: vec![0.5, 0.25, 0.1], deviation: vec![1.0, 2.0, 0.3] };
+        for (value, text) in [
+            (pixels, r#"{"mean":0.1307,"deviation":0.3081}"#),
+            (channels, r#"{"mean":[0.5,0.25,0.1],"deviation":[1.0,2.0,0.3]}"#),
+            (Normalization::PerImage, r#""per-image""#),
+        ] {
+            assert_eq!(serde_json::to_string(&value).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Normalization>(text).unwrap(), value);
+        }
+        for wrong in [r#"{"mean":[0.5],"deviation":1.0}"#, "null", r#""pixels""#, r#"{"mean":0.5}"#] {
+            assert!(serde_json::from_str::<Normalization>(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What a network is made from: its name, and the sizes that the name leaves open.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ModelName, Stem};
+
+/// A network's name with everything that the name leaves open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// The name.
+    pub name: ModelName,
+    /// Channels of a picture. A multi-layer perceptron reads features, and this is 0.
+    pub channels: usize,
+    /// Height and width of a picture; 0 for a multi-layer perceptron.
+    pub size: [usize; 2],
+    /// Classes it tells apart.
+    pub classes: usize,
+    /// Factor on the numbers of channels.
+    pub width: f64,
+    /// How a residual network begins; [`Stem::Auto`] has been resolved.
+    pub stem: Stem,
+}
+
+impl ModelSpec {
+    /// The network of the paper's tables: LeNet-5 on MNIST, wide residual networks on CIFAR-10, all others on ImageNet.
+    pub fn of(name: &ModelName) -> Self {
+        let (channels, side, classes) = match name {
+            ModelName::Lenet300x100 | ModelName::Mlp(_) => (0, 0, *name.sizes().last().expect("there are layers")),
+            ModelName::Lenet5 => (1, 28, 10),
+            ModelName::Wrn { .. } => (3, 32, 10),
+            ModelName::ResNet(_) | ModelName::MobileNetV1 | ModelName::MobileNetV2 | ModelName::Vgg16 => (3, 224, 1000),
+        };
+        Self { name: name.clone(), channels, size: [side; 2], classes, width: 1.0, stem: Stem::Auto }.resolved()
+    }
+
+    /// The same network on pictures of another shape.
+    #[must_use]
+    pub fn on(self, channels: usize, size: [usize; 2], classes: usize) -> Self {
+        if self.name.is_mlp() {
+            return self;
+        }
+        Self { channels, size, classes, stem: Stem::Auto, ..self }.resolved()
+    }
+
+    /// The same network with a factor on its numbers of channels.
+    #[must_use]
+    pub fn with_width(self, width: f64) -> Self {
+        Self { width, ..self }
+    }
+
+    /// The same network with this beginning; [`Stem::Auto`] goes by the pictures' size.
+    #[must_use]
+    pub fn with_stem(self, stem: Stem) -> Self {
+        Self { stem, ..self }.resolved()
+    }
+
+    fn resolved(self) -> Self {
+        let small = self.size[0].min(self.size[1]) <= SMALL;
+        let stem = match self.stem {
+            Stem::Auto if small => Stem::Cifar,
+            Stem::Auto => Stem::Imagenet,
+            given => given,
+        };
+        Self { stem, ..self }
+    }
+
+    /// `channels` times the width, rounded down, at least 1: what the paper's code does.
+    pub fn scaled(&self, channels: usize) -> usize {
+        ((channels as f64 * self.width) as usize).max(1)
+    }
+}
+
+/// Pictures up to this side are not worth a stem that takes a quarter of their sides.
+const SMALL: usize = 64;

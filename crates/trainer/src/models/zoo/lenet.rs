@@ -1,0 +1,41 @@
+//! Multi-layer perceptrons, LeNet-300-100 among them, and LeNet-5 (LeCun et al. 1998).
+
+use sparse_kernels::{PoolShape, ShapeError};
+
+use super::super::architecture::{Builder, Conv, Masking, PoolKind};
+
+/// Linear layers `fc1`, `fc2`, … of these sizes, with ReLU and dropout between them.
+pub(in super::super) fn mlp(builder: &mut Builder, sizes: &[usize]) -> Result<(), ShapeError> {
+    let mut x = builder.input();
+    for (i, &outputs) in sizes[1..].iter().enumerate() {
+        let (name, relu) = (format!("fc{}", i + 1), i + 2 < sizes.len());
+        x = builder.linear(&name, outputs, relu, x);
+        if relu {
+            x = builder.dropout(name, x);
+        }
+    }
+    Ok(())
+}
+
+/// Two convolutions of 5 × 5 with 6 and 16 channels, each followed by ReLU and a pooling of 2 × 2, and linear layers of 120,
+/// 84 and one output a class. The first convolution of pictures below 32 × 32 is padded, so that what the second one sees is
+/// the original's.
+pub(in super::super) fn lenet_5(builder: &mut Builder) -> Result<(), ShapeError> {
+    let spec = builder.spec.clone();
+    let pool = PoolShape::new([2, 2])?.with_stride([2, 2])?;
+    let mut x = builder.input();
+    builder.masking = Masking::NotUniform;
+    let first = Conv::new(spec.scaled(6), 5);
+    x = builder.conv_bias_relu("conv1", if spec.size[0] < 32 { first } else { first.valid() }, x)?;
+    builder.masking = Masking::Any;
+    x = builder.pool(PoolKind::Max, pool, x)?;
+    x = builder.conv_bias_relu("conv2", Conv::new(spec.scaled(16), 5).valid(), x)?;
+    x = builder.pool(PoolKind::Max, pool, x)?;
+    x = builder.flatten(x);
+    for (name, outputs) in [("fc1", 120), ("fc2", 84)] {
+        x = builder.linear(name, spec.scaled(outputs), true, x);
+        x = builder.dropout(name, x);
+    }
+    builder.linear("fc3", spec.classes, false, x);
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Residual networks (He et al. 2016), version 1.5: the stride of a bottleneck is on its 3 × 3 convolution.
+
+use sparse_kernels::{PoolShape, ShapeError};
+
+use super::super::architecture::{Builder, Conv, Masking, PoolKind, ValueId};
+use crate::config::Stem;
+
+/// `resnet-18`, `-34` (basic blocks) or `-50` (bottlenecks), with the layers' names of torchvision. ImageNet's stem is a
+/// convolution of 7 × 7 and a pooling, both of stride 2; CIFAR's is a convolution of 3 × 3.
+pub(in super::super) fn resnet(builder: &mut Builder, depth: usize) -> Result<(), ShapeError> {
+    let spec = builder.spec.clone();
+    let (blocks, bottleneck) = match depth {
+        18 => ([2, 2, 2, 2], false),
+        34 => ([3, 4, 6, 3], false),
+        _ => ([3, 4, 6, 3], true),
+    };
+    builder.masking = Masking::NotUniform;
+    let stem = match spec.stem {
+        Stem::Cifar => Conv::new(spec.scaled(64), 3),
+        Stem::Auto | Stem::Imagenet => Conv::new(spec.scaled(64), 7).stride(2).padded_apart(),
+    };
+    let mut x = builder.conv("conv1", stem, builder.input())?;
+    builder.masking = Masking::Any;
+    x = builder.norm_relu("bn1", x);
+    if spec.stem != Stem::Cifar {
+        let window = PoolShape::new([3, 3])?.with_stride([2, 2])?.with_padding([1, 1])?;
+        x = builder.pool(PoolKind::Max, window, x)?;
+    }
+    for (stage, (count, channels)) in blocks.into_iter().zip([64, 128, 256, 512]).enumerate() {
+        for block in 0..count {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let prefix = format!("layer{}.{block}", stage + 1);
+            let block = Block { prefix, channels: spec.scaled(channels), stride };
+            x = if bottleneck { block.bottleneck(builder, x)? } else { block.basic(builder, x)? };
+        }
+    }
+    let x = builder.global_average_pool(x);
+    builder.linear("fc", spec.classes, false, x);
+    Ok(())
+}
+
+struct Block {
+    prefix: String,
+    channels: usize,
+    stride: usize,
+}
+
+impl Block {
+    /// The input, or what it becomes where the shape changes.
+    fn shortcut(&self, builder: &mut Builder, outputs: usize, x: ValueId) -> Result<ValueId, ShapeError> {
+        if self.stride == 1 && builder.image(x).0 == outputs {
+            return Ok(x);
+        }
+        let conv = Conv::new(outputs, 1).stride(self.stride);
+        let y = builder.conv(format!("{}.downsample.0", self.prefix), conv, x)?;
+        Ok(builder.norm(format!("{}.downsample.1", self.prefix), y))
+    }
+
+    fn basic(&self, builder: &mut Builder, x: ValueId) -> Result<ValueId, ShapeError> {
+        let name = |layer: &str| format!("{}.{layer}", self.prefix);
+        let shortcut = self.shortcut(builder, self.channels, x)?;
+        let y = builder.conv(name("conv1"), Conv::new(self.channels, 3).stride(self.stride), x)?;
+        let y = builder.norm_relu(name("bn1"), y);
+        let y = builder.conv(name("conv2"), Conv::new(self.channels, 3), y)?;
+        Ok(builder.norm_add(name("bn2"), true, true, shortcut, y))
+    }
+
+    fn bottleneck(&self, builder: &mut Builder, x: ValueId) -> Result<ValueId, ShapeError> {
+        let name = |layer: &str| format!("{}.{layer}", self.prefix);
+        let shortcut = self.shortcut(builder, 4 * self.channels, x)?;
+        let y = builder.conv(name("conv1"), Conv::new(self.channels, 1), x)?;
+        let y = builder.norm_relu(name("bn1"), y);
+        let y = builder.conv(name("conv2"), Conv::new(self.channels, 3).stride(self.stride), y)?;
+        let y = builder.norm_relu(name("bn2"), y);
+        let y = builder.conv(name("conv3"), Conv::new(4 * self.channels, 1), y)?;
+        Ok(builder.norm_add(name("bn3"), true, true, shortcut, y))
+    }
+}

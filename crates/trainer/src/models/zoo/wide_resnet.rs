@@ -1,0 +1,43 @@
+//! Wide residual networks (Zagoruyko and Komodakis 2016), with pre-activation.
+
+use sparse_kernels::ShapeError;
+
+use super::super::architecture::{Builder, Conv, Masking};
+
+/// `wrn-D-K`: a convolution of 16 channels, three groups of `(D − 4) / 6` blocks with `16 K`, `32 K` and `64 K` channels,
+/// normalisation, mean, a linear layer. A block is normalisation, ReLU, convolution, twice, dropout before the second
+/// convolution; where the shape changes, the shortcut is a convolution of 1 × 1 behind the first ReLU.
+pub(in super::super) fn wide_resnet(builder: &mut Builder, depth: usize, width: usize) -> Result<(), ShapeError> {
+    let spec = builder.spec.clone();
+    let blocks = (depth - 4) / 6;
+    builder.masking = Masking::NotUniform;
+    let mut x = builder.conv("conv1", Conv::new(spec.scaled(16), 3), builder.input())?;
+    builder.masking = Masking::Any;
+    // The block before, whose sum the next normalisation makes.
+    let mut branch = None;
+    for (group, channels) in [16, 32, 64].into_iter().enumerate() {
+        let channels = spec.scaled(channels * width);
+        for block in 0..blocks {
+            let name = |layer: &str| format!("layer{}.{block}.{layer}", group + 1);
+            let stride = if group > 0 && block == 0 { 2 } else { 1 };
+            let activated;
+            (x, activated) = match branch {
+                Some(branch) => builder.add_norm_relu(name("bn1"), x, branch),
+                None => (x, builder.norm_relu(name("bn1"), x)),
+            };
+            let changes = stride != 1 || builder.image(x).0 != channels;
+            if changes {
+                x = builder.conv(name("shortcut"), Conv::new(channels, 1).stride(stride), activated)?;
+            }
+            let y = builder.conv(name("conv1"), Conv::new(channels, 3).stride(stride), activated)?;
+            let y = builder.norm_relu(name("bn2"), y);
+            let y = builder.dropout(name("dropout"), y);
+            branch = Some(builder.conv(name("conv2"), Conv::new(channels, 3), y)?);
+        }
+    }
+    let last = branch.expect("a wide residual network has blocks");
+    let (_, x) = builder.add_norm_relu("bn", x, last);
+    let x = builder.global_average_pool(x);
+    builder.linear("fc", spec.classes, false, x);
+    Ok(())
+}
