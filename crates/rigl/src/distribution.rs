@@ -227,6 +227,13 @@ pub struct Override {
     pub density: f64,
 }
 
+impl Override {
+    /// Whether it speaks of the layer of this name.
+    pub fn matches(&self, name: &str) -> bool {
+        glob_matches(&self.pattern, name)
+    }
+}
+
 /// What [`solve`] gives a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerDensity {

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`FlopsConvention::Mac2`] | `2·v·o`: a multiply-add is two, nothing else counts |
 //! | [`FlopsConvention::Micronet`] | `(v + (v − 1) + bias + relu) · o` |
+//! | [`FlopsConvention::Products`] | `(v + (v − 1)) · o` |
 //! | [`FlopsConvention::Paper`] | the same with the output sizes and depthwise layers of the authors' notebooks |
 //!
 //! Not counted by any: normalisation, pooling, the loss, the optimizer's arithmetic, dropping and growing.
@@ -51,7 +52,7 @@ pub enum FlopsError {
         padded: usize,
     },
     /// Not the name of a convention.
-    #[error("FLOPs convention `{got}` is unknown, it must be one of mac2, paper, micronet")]
+    #[error("FLOPs convention `{got}` is unknown, it must be one of mac2, paper, micronet, products")]
     UnknownConvention {
         /// Name found.
         got: String,
@@ -76,6 +77,8 @@ pub enum FlopsConvention {
     /// Multiplications and additions counted apart as in the MicroNet challenge: `v` and `v − 1` per output, an
     /// addition for a bias, a multiplication for a ReLU.
     Micronet,
+    /// [`FlopsConvention::Micronet`] without bias and ReLU: the figures of the reproducibility report (arXiv 2103.15767).
+    Products,
     /// [`FlopsConvention::Micronet`] with two habits of the authors' notebooks, needed to get the published figures:
     ///
     /// * an explicitly padded input ([`Padding::Explicit`]) is padded again as for "same", so that ResNet-50's first
@@ -89,6 +92,7 @@ impl fmt::Display for FlopsConvention {
         f.write_str(match self {
             Self::Mac2 => "mac2",
             Self::Micronet => "micronet",
+            Self::Products => "products",
             Self::Paper => "paper",
         })
     }
@@ -101,6 +105,7 @@ impl FromStr for FlopsConvention {
         match text {
             "mac2" => Ok(Self::Mac2),
             "micronet" => Ok(Self::Micronet),
+            "products" => Ok(Self::Products),
             "paper" => Ok(Self::Paper),
             _ => Err(FlopsError::UnknownConvention { got: text.to_owned() }),
         }
@@ -245,7 +250,7 @@ impl LayerGeometry {
                     (kernel * (c.input_channels / c.groups), height * width * c.output_channels)
                 }
             }
-            (Operation::Conv(c), FlopsConvention::Mac2 | FlopsConvention::Micronet) => {
+            (Operation::Conv(c), FlopsConvention::Mac2 | FlopsConvention::Micronet | FlopsConvention::Products) => {
                 let [height, width] = self.output_size();
                 (c.kernel[0] * c.kernel[1] * (c.input_channels / c.groups), height * width * c.output_channels)
             }
@@ -253,6 +258,7 @@ impl LayerGeometry {
         let products = density * length as f64;
         let per_output = match convention {
             FlopsConvention::Mac2 => 2.0 * products,
+            FlopsConvention::Products => 2.0 * products - 1.0,
             FlopsConvention::Micronet | FlopsConvention::Paper => {
                 2.0 * products - 1.0 + f64::from(u8::from(self.bias)) + f64::from(u8::from(self.relu))
             }
@@ -627,7 +633,7 @@ mod tests {
             assert_eq!(convention.to_string().parse(), Ok(convention));
         }
         let error = "macs".parse::<FlopsConvention>().unwrap_err().to_string();
-        assert_eq!(error, "FLOPs convention `macs` is unknown, it must be one of mac2, paper, micronet");
+        assert_eq!(error, "FLOPs convention `macs` is unknown, it must be one of mac2, paper, micronet, products");
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //! | convolution | forward, input gradient, weight gradient, growth, with `W` in CSR | [`SparseConv`] |
 //! | convolution in blocks | the three passes, with `W` in blocks | [`BlockSparseConv`] |
 //! | dense and depthwise convolution | the three passes | [`DenseConv`] |
+//! | pooling | largest or mean of a window ([`PoolShape`]), or mean of a channel | `ImageNeural` (feature `nn`) |
+//! | images to strips | pixels of a channel become features | `ImageNeural::flatten` (feature `nn`) |
 //!
 //! Images ([`Images`]) lie in strips too ([`ImageLayout`]), with a border of zeros; a [`ConvShape`] says what the convolution is:
 //!
@@ -79,6 +81,9 @@
 //! | convolution, three passes | CSR, BSR, dense, depthwise | scalar, NEON, AVX2, AVX-512 | – | – |
 //! | convolution, streaming growth | CSR | scalar, NEON, AVX2, AVX-512 | – | – |
 //! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | values | scalar, NEON, AVX2, AVX-512 | – | – |
+//! | bias, ReLU, dropout, sum of two, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 | – | – |
+//! | max, average and global average pooling, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 (8 samples a strip: AVX2) | – | – |
+//! | flattening and its inverse (feature `nn`) | images, strips | scalar, NEON, AVX2, AVX-512 | – | – |
 //!
 //! NEON code (aarch64) was run under emulation only and never timed on a processor. Not there at all: any GPU.
 //!

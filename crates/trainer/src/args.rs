@@ -14,10 +14,11 @@ use sparse_kernels::BackendError;
 use sparse_kernels::cpu::{Cpu, IsaName};
 
 use crate::config::{
-    Augment, DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Format, Init, LayerRule, LrSchedule,
-    Method, ModelName, Normalize, OptimizerKind, Stem, UpdateSemantics, available_threads, complement, parse_density,
+    Augment, ConfigError, DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Format, Init,
+    LayerRule, LrSchedule, MOST_WIDTH, Method, ModelName, Normalize, OptimizerKind, Stem, UpdateSemantics,
+    available_threads, complement, parse_density,
 };
-use crate::models::Sparsification;
+use crate::models::{ModelSpec, Sparsification};
 
 const NETWORK: &str = "Network and data";
 const SPARSITY: &str = "Sparsity";
@@ -160,8 +161,8 @@ pub struct TrainOptions {
     /// Who decides the layers' densities [default: distribution]
     #[arg(long, value_enum, help_heading = SPARSITY)]
     pub layer_rule: Option<LayerRule>,
-    /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*`: any characters); repeatable, the
-    /// last match counts
+    /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*`: any characters); conv1=free gives a layer
+    /// that the model keeps dense what the distribution would give it; repeatable, the last match counts
     #[arg(long, value_name = "PATTERN=DENSITY", action = clap::ArgAction::Append, help_heading = SPARSITY)]
     pub density_override: Option<Vec<DensityOverride>>,
     /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...), which
@@ -276,9 +277,22 @@ pub struct TrainOptions {
     density.help("Share of the weights of all sparse layers that exist, in (0, 1] [default: 0.1]")
 }))]
 pub struct PlanArgs {
-    /// The network: lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10
+    /// The network: lenet-300-100, lenet-5, wrn-D-K (wrn-22-2), resnet-18, resnet-34, resnet-50, mobilenet-v1,
+    /// mobilenet-v2, vgg-16, or a multi-layer perceptron by its sizes, such as 784-300-100-10
     #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
     pub model: ModelName,
+    /// Factor on the numbers of channels; or small-dense: the dense network with as many parameters as the sparse one of
+    /// this density; or big-sparse: the sparse one with as many as the dense one. Ratios are to the dense network of
+    /// width 1
+    #[arg(long, value_name = "FACTOR|small-dense|big-sparse", default_value = "1")]
+    pub width: Width,
+    /// Give each layer the density that it has at width 1, as the paper's notebook counts its wide networks, not what the
+    /// distribution gives it at this width
+    #[arg(long)]
+    pub densities_of_width_1: bool,
+    /// What the network reads, where its name leaves that open.
+    #[command(flatten)]
+    pub pictures: PictureArgs,
     /// How connections are chosen and changed; decides the operations of training
     #[arg(long, value_enum, default_value_t = Method::Rigl)]
     pub method: Method,
@@ -294,6 +308,9 @@ pub struct PlanArgs {
     /// Steps from one topology update to the next; decides the operations of training
     #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub update_interval: u64,
+    /// Factor on the number of training steps, as in the paper's "5x" rows; decides the operations of training
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_length)]
+    pub train_length: f64,
     /// Samples in a batch; decides the bytes of training
     #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
     pub batch_size: usize,
@@ -303,6 +320,71 @@ pub struct PlanArgs {
     /// Print one JSON object a line on standard output, and nothing else there
     #[arg(long)]
     pub json: bool,
+}
+
+/// What a convolutional network reads and tells apart.
+#[derive(Debug, Clone, Args)]
+pub struct PictureArgs {
+    /// Height and width of the pictures that a convolutional network reads [default: 32 for wrn-D-K, 28 for lenet-5, else
+    /// 224]
+    #[arg(long, value_name = "PIXELS", value_parser = parse_count)]
+    pub image_size: Option<usize>,
+    /// Classes that a convolutional network tells apart [default: 10 for wrn-D-K and lenet-5, else 1000]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub classes: Option<usize>,
+    /// How a residual network begins: as on ImageNet or as on CIFAR; auto goes by the pictures' size
+    #[arg(long, value_enum, default_value_t = Stem::Auto)]
+    pub stem: Stem,
+}
+
+impl PictureArgs {
+    /// The network of this name, of width 1.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoEffect`] for an option that the network leaves without effect.
+    pub fn spec(&self, model: &ModelName) -> Result<ModelSpec, ConfigError> {
+        let convolutional = (!model.is_mlp(), "a convolutional network");
+        let residual = (matches!(model, ModelName::ResNet(_)), "a model resnet-18, -34 or -50");
+        for (option, given, (effect, needs)) in [
+            ("image-size", self.image_size.is_some(), convolutional),
+            ("classes", self.classes.is_some(), convolutional),
+            ("stem", self.stem != Stem::Auto, residual),
+        ] {
+            if given && !effect {
+                return Err(ConfigError::NoEffect { option, needs });
+            }
+        }
+        let spec = ModelSpec::of(model);
+        let size = self.image_size.map_or(spec.size, |side| [side; 2]);
+        let (channels, classes) = (spec.channels, self.classes.unwrap_or(spec.classes));
+        Ok(spec.on(channels, size, classes).with_stem(self.stem))
+    }
+}
+
+/// A factor on a network's channels, or what it is chosen for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Width {
+    /// The factor.
+    Factor(f64),
+    /// See [`crate::models::width::small_dense`].
+    SmallDense,
+    /// See [`crate::models::width::big_sparse`].
+    BigSparse,
+}
+
+impl FromStr for Width {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "small-dense" => Ok(Self::SmallDense),
+            "big-sparse" => Ok(Self::BigSparse),
+            _ => match text.parse() {
+                Ok(factor) if factor > 0.0 && factor <= MOST_WIDTH => Ok(Self::Factor(factor)),
+                _ => Err("it must be a factor above 0 and at most 16, small-dense or big-sparse".to_owned()),
+            },
+        }
+    }
 }
 
 /// One density, said in either way.
@@ -327,8 +409,8 @@ pub struct SpreadArgs {
     /// Who decides the layers' densities
     #[arg(long, value_enum, default_value_t = LayerRule::Distribution)]
     pub layer_rule: LayerRule,
-    /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*`: any characters); repeatable, the
-    /// last match counts
+    /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*`: any characters); conv1=free gives a layer
+    /// that the model keeps dense what the distribution would give it; repeatable, the last match counts
     #[arg(long, value_name = "PATTERN=DENSITY")]
     pub density_override: Vec<DensityOverride>,
 }
@@ -777,6 +859,11 @@ impl FromStr for PatternSource {
             _ => Err("it must be uniform, power-law, banded or a path that ends in .smtx, .mtx or .npz".to_owned()),
         }
     }
+}
+
+fn parse_length(text: &str) -> Result<f64, String> {
+    let length = text.parse::<f64>().ok().filter(|&length| length > 0.0 && length.is_finite());
+    length.ok_or_else(|| "it must be a finite number above 0".to_owned())
 }
 
 fn parse_sparsity(text: &str) -> Result<f64, String> {

@@ -263,6 +263,8 @@ choices! {
         Paper,
         /// As the MicroNet challenge.
         Micronet,
+        /// As the MicroNet challenge, without bias and activation.
+        Products,
     }
 }
 
@@ -435,13 +437,16 @@ impl FromStr for ModelName {
 pub struct DensityOverride {
     /// A layer's name, in which `*` stands for any characters. Of several patterns that match, the last one counts.
     pub pattern: String,
-    /// nnz / size of the layers it names, in (0, 1].
-    pub density: f64,
+    /// nnz / size of the layers it names, in (0, 1]; none for what the distribution gives them, whatever the model's rule.
+    pub density: Option<f64>,
 }
 
 impl fmt::Display for DensityOverride {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.pattern, self.density)
+        match self.density {
+            Some(density) => write!(f, "{}={density}", self.pattern),
+            None => write!(f, "{}={FREE}", self.pattern),
+        }
     }
 }
 
@@ -451,9 +456,10 @@ impl FromStr for DensityOverride {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.rsplit_once('=') {
             Some((pattern, density)) if !pattern.is_empty() => {
-                Ok(Self { pattern: pattern.to_owned(), density: parse_density(density)? })
+                let density = if density == FREE { None } else { Some(parse_density(density)?) };
+                Ok(Self { pattern: pattern.to_owned(), density })
             }
-            _ => Err("it must be PATTERN=DENSITY, such as fc1=0.05 or fc*=0.2".to_owned()),
+            _ => Err("it must be PATTERN=DENSITY, such as fc1=0.05 or fc*=0.2, or PATTERN=free".to_owned()),
         }
     }
 }
@@ -476,6 +482,9 @@ macro_rules! serde_through_text {
     )+};
 }
 serde_through_text!(Device, Format, ModelName, DensityOverride);
+
+/// In place of a density: the distribution's.
+const FREE: &str = "free";
 
 const DENSITY_RULE: &str = "above 0 and at most 1 (density is the share of weights that exist)";
 
@@ -657,7 +666,7 @@ impl Default for TrainConfig {
 }
 
 /// The largest factor on channels: sixteen times as many are 256 times the weights.
-const MOST_WIDTH: f64 = 16.0;
+pub(crate) const MOST_WIDTH: f64 = 16.0;
 
 /// The default learning rate of Adam and AdamW.
 const ADAM_LR: f64 = 1e-3;
@@ -1017,7 +1026,7 @@ mod tests {
         let config = resolve_file(file, "").unwrap();
         assert_eq!((config.density, config.lr, config.nesterov), (0.2, 1.0, false));
         assert_eq!(config.model.sizes(), [784, 32, 10]);
-        assert_eq!(config.density_override, [DensityOverride { pattern: "fc1".to_owned(), density: 0.5 }]);
+        assert_eq!(config.density_override, [DensityOverride { pattern: "fc1".to_owned(), density: Some(0.5) }]);
         let config = resolve_file(file, "--density 0.3 --density-override fc*=0.4 --nesterov").unwrap();
         assert_eq!((config.density, config.lr, config.nesterov), (0.3, 1.0, true));
         assert_eq!(config.density_override[0].to_string(), "fc*=0.4");
@@ -1178,7 +1187,9 @@ mod tests {
     #[test]
     fn overrides_are_pattern_and_density() {
         let parsed: DensityOverride = "a=b*=0.5".parse().unwrap();
-        assert_eq!(parsed, DensityOverride { pattern: "a=b*".to_owned(), density: 0.5 });
+        assert_eq!(parsed, DensityOverride { pattern: "a=b*".to_owned(), density: Some(0.5) });
+        let parsed: DensityOverride = "conv1=free".parse().unwrap();
+        assert_eq!((parsed.density, parsed.to_string()), (None, "conv1=free".to_owned()));
         for text in ["fc1", "=0.5", "fc1=", "fc1=0", "fc1=x"] {
             assert!(text.parse::<DensityOverride>().is_err(), "{text}");
         }

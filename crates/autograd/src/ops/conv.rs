@@ -138,7 +138,7 @@ mod tests {
         assert!(matches!(tape.sparse_linear(linear, x), Err(Error::Activations { got: "images", .. })));
         let y = tape.conv(conv, x).unwrap();
         assert_eq!(tape.layout(y), Layout::Images(layouts[1]));
-        let features = tape.flatten(y, 16).unwrap();
+        let features = tape.flatten(y, 32).unwrap();
         let refused = tape.conv(conv, features);
         assert!(matches!(refused, Err(Error::Activations { got: "features by lanes", .. })));
         assert!(tape.sparse_linear(linear, features).is_ok());

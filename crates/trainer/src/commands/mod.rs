@@ -91,6 +91,7 @@ fn convention(convention: FlopsConvention) -> rigl::FlopsConvention {
         FlopsConvention::Mac2 => rigl::FlopsConvention::Mac2,
         FlopsConvention::Paper => rigl::FlopsConvention::Paper,
         FlopsConvention::Micronet => rigl::FlopsConvention::Micronet,
+        FlopsConvention::Products => rigl::FlopsConvention::Products,
     }
 }
 

@@ -1,12 +1,13 @@
 //! `rigl plan`: what a network would be and cost, before anything runs.
 
+use rigl::{LayerDensity, nnz_for_density};
 use serde::Serialize;
 use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
 
-use crate::args::PlanArgs;
-use crate::config::{Format, Init, Method, TrainConfig};
-use crate::models::{Architecture, Initialization, Network, Sparsification};
+use crate::args::{PlanArgs, Width};
+use crate::config::{ConfigError, FlopsConvention, Format, Init, Method, TrainConfig};
+use crate::models::{Architecture, Initialization, Network, Sparsification, activation_bytes, width};
 use crate::report::{Significant, Table, print_record, print_text};
 use crate::training;
 
@@ -31,7 +32,9 @@ struct LayerRecord {
 #[derive(Debug, Serialize)]
 struct TotalRecord {
     event: &'static str,
-    /// Weights and biases of the dense network.
+    /// Factor on the channels.
+    width: f64,
+    /// Everything that is learned of the dense network of this width.
     params: usize,
     nnz: usize,
     density: f64,
@@ -50,13 +53,29 @@ struct TotalRecord {
 /// # Errors
 /// If a density is impossible or the network does not fit into memory.
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let architecture = Architecture::of(&args.model);
     let density = args.density.given().unwrap_or(TrainConfig::default().density);
-    let density = if args.method == crate::config::Method::Dense { 1.0 } else { density };
-    let sparsification = args.spread.sparsification(args.method, density, args.format);
+    let asked = args.spread.sparsification(args.method, density, args.format);
+    let spec = args.pictures.spec(&args.model)?;
+    let by_size = !matches!(args.width, Width::Factor(_));
+    if args.model.is_mlp() && args.width != Width::Factor(1.0) {
+        return Err(ConfigError::NoEffect { option: "width", needs: "a convolutional network" }.into());
+    }
+    if by_size && args.method == Method::Dense {
+        let needs = "the sparse method to compare with, not dense";
+        return Err(ConfigError::NoEffect { option: "width", needs }.into());
+    }
+    let (width, method) = match args.width {
+        Width::Factor(width) => (width, args.method),
+        Width::SmallDense => (width::small_dense(&spec, &asked)?, Method::Dense),
+        Width::BigSparse => (width::big_sparse(&spec, &asked)?, args.method),
+    };
+    let density = if method == Method::Dense { 1.0 } else { density };
+    let sparsification = Sparsification { method, density, ..asked };
+    let architecture = super::architecture(&spec.clone().with_width(width))?;
     let config = TrainConfig {
         model: args.model.clone(),
-        method: args.method,
+        method,
+        density,
         update_interval: args.update_interval,
         batch_size: args.batch_size,
         layer_rule: args.spread.layer_rule,
@@ -64,11 +83,21 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         ..TrainConfig::default()
     };
     config.check()?;
-    let densities = sparsification.solve(&architecture)?;
+    // What all is compared with: the dense network of width 1.
+    let dense_architecture = super::architecture(&spec)?;
+    let mut densities = sparsification.solve(&architecture)?;
+    if args.densities_of_width_1 {
+        for (wide, narrow) in densities.iter_mut().zip(sparsification.solve(&dense_architecture)?) {
+            let nnz = nnz_for_density(wide.size, narrow.density);
+            *wide = LayerDensity { density: narrow.density, nnz, size: wide.size };
+        }
+    }
     let convention = args.flops_convention;
-    let [sparse_flops, dense_flops] = super::forward_flops(&architecture, &densities, convention);
-    let (method, _) = training::method(&config, u64::MAX / 8)?;
-    let train_flops_ratio = method.training_flops(sparse_flops, dense_flops) / (3.0 * dense_flops);
+    let [sparse_flops, wide_flops] = super::forward_flops(&architecture, &densities, convention);
+    let dense_flops: f64 = flops_of_dense(&dense_architecture, convention);
+    let (built, _) = training::method(&config, u64::MAX / 8)?;
+    let step_flops = built.training_flops(sparse_flops, wide_flops);
+    let train_flops_ratio = rigl::flops::training_flops_ratio(step_flops, dense_flops, args.train_length);
 
     let mut table = Table::new(["layer", "shape", "density", "nnz", "stored", "flops/sample"]);
     let paper_size = |density: f64, layer: &crate::models::WeightLayer| layer.geometry().paper_size_bytes(density);
@@ -110,9 +139,10 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
 
     let nnz: usize = densities.iter().map(|d| d.nnz).sum();
     let bytes = bytes(&config, &architecture, &densities)?;
-    let dense = dense_bytes(&config, &architecture)?;
+    let dense_training_bytes = dense_training_bytes(&dense_architecture, args.batch_size)?;
     let total = TotalRecord {
         event: "total",
+        width,
         params: architecture.parameters(),
         nnz,
         density: nnz as f64 / architecture.size() as f64,
@@ -123,15 +153,15 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         paper_size_bytes,
         storage_bytes: bytes.storage,
         training_bytes: bytes.training,
-        dense_training_bytes: dense.training,
+        dense_training_bytes,
     };
     if args.json {
         print_record(&total)?;
         return Ok(());
     }
     print_text(format_args!("{table}"))?;
-    let dense_paper_size: f64 = architecture.layers.iter().map(|l| paper_size(1.0, l)).sum();
-    let dense_storage = 4 * architecture.parameters();
+    let dense_paper_size: f64 = dense_architecture.layers.iter().map(|l| paper_size(1.0, l)).sum();
+    let dense_storage = 4 * dense_architecture.parameters();
     let mut totals = Table::new(["", "this network", "dense", "ratio"]);
     let ratio = |a: f64, b: f64| format!("{:.4}×", a / b);
     let mut row = |name: &str, this: f64, dense: f64, show: &dyn Fn(f64) -> String| {
@@ -139,7 +169,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     };
     let count = |value: f64| format!("{value:.0}");
     let kilobytes = |value: f64| format!("{} kB", Significant(value / 1e3));
-    row("weights", nnz as f64, architecture.size() as f64, &count);
+    row("weights", nnz as f64, dense_architecture.size() as f64, &count);
     row("inference flops/sample", sparse_flops, dense_flops, &count);
     row("training flops/sample", train_flops_ratio * 3.0 * dense_flops, 3.0 * dense_flops, &count);
     row("size, bitmask format", paper_size_bytes, dense_paper_size, &kilobytes);
@@ -152,9 +182,12 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     row("training memory", bytes.training as f64, total.dense_training_bytes as f64, &kilobytes);
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(
-        "flops are counted as {convention}; training with {} and batches of {}",
-        args.method, args.batch_size
+        "flops are counted as {convention}; training with {method} and batches of {}",
+        args.batch_size
     ))?;
+    if width != 1.0 {
+        print_text(format_args!("the network has {width} times the channels; the dense one beside it has width 1"))?;
+    }
     Ok(())
 }
 
@@ -174,13 +207,20 @@ fn bytes(config: &TrainConfig, architecture: &Architecture, densities: &[rigl::L
     let storage = network.parameters.total_bytes(&cpu);
     training::optimizer(config, &cpu, &mut network)?;
     let held = network.parameters.total_bytes(&cpu);
-    let gradients: usize = network.parameters.iter().map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
-    let activations = network.body.activation_bytes(architecture, config.batch_size);
+    let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
+    let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
+    let any_sparse_linear = network.body.layers.iter().any(|layer| layer.sparse && !layer.conv);
+    let activations = activation_bytes(&cpu, architecture, any_sparse_linear, config.batch_size)?;
     Ok(Bytes { storage: storage.pattern + storage.values, training: held.total() + gradients + activations })
 }
 
-/// The same of the dense network.
-fn dense_bytes(config: &TrainConfig, architecture: &Architecture) -> anyhow::Result<Bytes> {
-    let densities = Sparsification { method: Method::Dense, ..Sparsification::of(config) }.solve(architecture)?;
-    bytes(config, architecture, &densities)
+/// Weight, gradient and momentum of a dense network, and its activations.
+fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> anyhow::Result<usize> {
+    let cpu = Cpu::new(1, None)?;
+    Ok(12 * architecture.parameters() + activation_bytes(&cpu, architecture, false, batch_size)?)
+}
+
+/// Operations of one sample's forward pass of a dense network.
+fn flops_of_dense(architecture: &Architecture, rule: FlopsConvention) -> f64 {
+    architecture.layers.iter().map(|layer| layer.geometry().forward_flops(1.0, super::convention(rule))).sum()
 }

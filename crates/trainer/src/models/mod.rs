@@ -5,12 +5,13 @@ mod network;
 mod sparsification;
 mod spec;
 mod stored;
+pub mod width;
 mod zoo;
 
 pub use architecture::{
     Architecture, Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer,
 };
-pub use network::{Body, Initialization, Layer, Network, WeightCount, strip_of};
+pub use network::{Body, Initialization, Layer, Network, WeightCount, activation_bytes, strip_of};
 pub use sparsification::Sparsification;
 pub use spec::ModelSpec;
 pub use stored::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};

@@ -187,27 +187,6 @@ impl Body {
             None => tape.conv(layer.weight, x),
         }
     }
-
-    /// Bytes of the activations of a training step of `samples` samples and of their gradients, if every value is held to
-    /// the end.
-    pub fn activation_bytes(&self, architecture: &Architecture, samples: usize) -> usize {
-        let strip = strip_of(self.any_sparse_linear, samples);
-        let in_place = |value: usize| {
-            self.nodes.iter().any(|node| match node {
-                Node::Dropout { output, .. } => *output == value,
-                Node::AddNorm { sum, .. } => *sum == value,
-                _ => false,
-            })
-        };
-        let len = |value: usize| match (self.images[value], architecture.graph.values[value]) {
-            (Some(layout), _) => layout.with_samples(samples).len(),
-            (None, ValueShape::Features(features)) => samples.next_multiple_of(strip) * features,
-            (None, ValueShape::Image { .. }) => unreachable!("images have a layout"),
-        };
-        let values = (0..self.images.len()).filter(|&value| !in_place(value));
-        // The input has no gradient.
-        4 * values.map(|value| if value == 0 { len(value) } else { 2 * len(value) }).sum::<usize>()
-    }
 }
 
 impl<B: Backend> Network<B> {
@@ -474,6 +453,38 @@ fn image_layouts<B: Backend>(
     };
     let layouts = graph.values.iter().zip(borders).map(layout).collect::<Result<_, _>>();
     Ok(layouts.map_err(BackendError::from)?)
+}
+
+/// Bytes of a training step's activations of `samples` samples and of the gradients that are held at a time.
+///
+/// # Errors
+/// If there is no such layout.
+pub fn activation_bytes<B: Backend>(
+    backend: &B,
+    architecture: &Architecture,
+    any_sparse_linear: bool,
+    samples: usize,
+) -> Result<usize, TrainingError> {
+    let graph = &architecture.graph;
+    let images = image_layouts(backend, architecture, samples)?;
+    let strip = strip_of(any_sparse_linear, samples);
+    let len = |value: usize| match (images[value], graph.values[value]) {
+        (Some(layout), _) => layout.with_samples(samples).len(),
+        (None, ValueShape::Features(features)) => samples.next_multiple_of(strip) * features,
+        (None, ValueShape::Image { .. }) => unreachable!("images have a layout"),
+    };
+    // What takes another value's buffer takes none of its own.
+    let in_place = |value: usize| {
+        graph.nodes.iter().any(|node| match node {
+            Node::Dropout { output, .. } => *output == value,
+            Node::AddNorm { sum, .. } => *sum == value,
+            _ => false,
+        })
+    };
+    let values = (0..graph.values.len()).filter(|&value| !in_place(value)).map(len).collect::<Vec<_>>();
+    // The gradients of an operation's output and input, and one that waits for the other way around a block.
+    let largest = values.iter().copied().max().unwrap_or(0);
+    Ok(4 * (values.iter().sum::<usize>() + 3 * largest))
 }
 
 /// The layers whose topology a method manages. Of a block-sparse layer it sees the blocks, see [`Layers`].

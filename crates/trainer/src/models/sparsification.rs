@@ -62,16 +62,29 @@ impl Sparsification {
             Masking::NotUniform => self.distribution == Distribution::Uniform,
             Masking::Never => true,
         };
-        let dense = architecture.layers.iter().filter(|layer| is_dense(layer.masking));
-        let mut overrides: Vec<_> = dense.map(|layer| Override { pattern: layer.name.clone(), density: 1.0 }).collect();
+        let given = |layer: &WeightLayer| is_dense(layer.masking).then_some(1.0);
+        let mut by_hand: Vec<Option<f64>> = architecture.layers.iter().map(given).collect();
         if self.layer_rule == LayerRule::Paper {
             let sparsity = 1.0 - self.density;
-            for (layer, share) in architecture.layers.iter().zip([1.0, 0.9, 0.0]) {
-                overrides.push(Override { pattern: layer.name.clone(), density: 1.0 - share * sparsity });
+            for (density, share) in by_hand.iter_mut().zip([1.0, 0.9, 0.0]) {
+                *density = Some(1.0 - share * sparsity);
             }
         }
-        let given = self.overrides.iter();
-        overrides.extend(given.map(|o| Override { pattern: o.pattern.clone(), density: o.density }));
+        for DensityOverride { pattern, density } in &self.overrides {
+            let wanted = Override { pattern: pattern.clone(), density: 1.0 };
+            let layers = architecture.layers.iter().zip(&mut by_hand);
+            let mut matching = layers.filter(|(layer, _)| wanted.matches(&layer.name)).peekable();
+            if matching.peek().is_none() {
+                let names: Vec<_> = shapes.iter().map(|shape| &*shape.name).collect();
+                return Err(DistributionError::NoSuchLayer { pattern: pattern.clone(), layers: names.join(", ") });
+            }
+            matching.for_each(|(_, by_hand)| *by_hand = *density);
+        }
+        let by_hand = architecture.layers.iter().zip(by_hand);
+        let fixed = |(layer, density): (&WeightLayer, Option<f64>)| {
+            density.map(|density| Override { pattern: layer.name.clone(), density })
+        };
+        let overrides: Vec<_> = by_hand.filter_map(fixed).collect();
         let distribution = match self.distribution {
             Distribution::Uniform => rigl::Distribution::Uniform,
             Distribution::Er => rigl::Distribution::ErdosRenyi,

@@ -30,7 +30,7 @@ pub(in super::super) fn resnet(builder: &mut Builder, depth: usize) -> Result<()
         for block in 0..count {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let prefix = format!("layer{}.{block}", stage + 1);
-            let block = Block { prefix, channels: spec.scaled(channels), stride };
+            let block = Block { prefix, channels: spec.scaled(channels), outputs: spec.scaled(4 * channels), stride };
             x = if bottleneck { block.bottleneck(builder, x)? } else { block.basic(builder, x)? };
         }
     }
@@ -42,6 +42,8 @@ pub(in super::super) fn resnet(builder: &mut Builder, depth: usize) -> Result<()
 struct Block {
     prefix: String,
     channels: usize,
+    /// Of a bottleneck.
+    outputs: usize,
     stride: usize,
 }
 
@@ -67,12 +69,12 @@ impl Block {
 
     fn bottleneck(&self, builder: &mut Builder, x: ValueId) -> Result<ValueId, ShapeError> {
         let name = |layer: &str| format!("{}.{layer}", self.prefix);
-        let shortcut = self.shortcut(builder, 4 * self.channels, x)?;
+        let shortcut = self.shortcut(builder, self.outputs, x)?;
         let y = builder.conv(name("conv1"), Conv::new(self.channels, 1), x)?;
         let y = builder.norm_relu(name("bn1"), y);
         let y = builder.conv(name("conv2"), Conv::new(self.channels, 3).stride(self.stride), y)?;
         let y = builder.norm_relu(name("bn2"), y);
-        let y = builder.conv(name("conv3"), Conv::new(4 * self.channels, 1), y)?;
+        let y = builder.conv(name("conv3"), Conv::new(self.outputs, 1), y)?;
         Ok(builder.norm_add(name("bn3"), true, true, shortcut, y))
     }
 }

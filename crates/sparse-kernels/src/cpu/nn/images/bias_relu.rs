@@ -189,13 +189,13 @@ fn masked_sum<I: Isa>(isa: I, y: &[f32], grad: &mut [f32]) -> f32 {
 
 #[inline(always)]
 fn plain_sum<I: Isa>(isa: I, grad: &[f32]) -> f32 {
-    let parts = grad.chunks_exact(I::LANES);
-    let rest: f32 = parts.remainder().iter().sum();
-    let sum = parts.fold(isa.splat(0.0), |sum, grad| {
-        // SAFETY: the part is LANES long.
-        isa.add(sum, unsafe { isa.load(grad.as_ptr()) })
-    });
-    isa.sum(sum) + rest
+    let (vectors, rest) = grad.split_at(grad.len() / I::LANES * I::LANES);
+    let mut sum = isa.splat(0.0);
+    for grad in vectors.chunks_exact(I::LANES) {
+        // SAFETY: `grad` is LANES long.
+        sum = isa.add(sum, unsafe { isa.load(grad.as_ptr()) });
+    }
+    isa.sum(sum) + rest.iter().sum::<f32>()
 }
 
 #[cfg(test)]

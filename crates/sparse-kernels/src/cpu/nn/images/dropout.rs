@@ -35,14 +35,13 @@ impl Kernel for Dropout<'_> {
     fn eval<I: Isa>(self, _: I) {
         let (layout, [height, width]) = (self.layout, self.layout.size());
         let (strip, image) = (layout.strip() as u64, (layout.channels() * height * width) as u64);
-        let dropper = Dropper::new(self.key, self.rate, |i| i % strip * image + i / strip);
+        // Strips are powers of two, and divisions slow.
+        let offset = |element: u64| (element & (strip - 1)) * image + (element >> strip.trailing_zeros());
+        let dropper = Dropper::new(self.key, self.rate, offset);
         for (s, y, row) in self.rows {
             for c in 0..layout.channels() {
                 let first = s as u64 * strip * image + ((c * height + y) * width) as u64;
-                let index = |part: usize| {
-                    let element = (part * WIDTH) as u64;
-                    first + element % strip * image + element / strip
-                };
+                let index = |part: usize| first + offset((part * WIDTH) as u64);
                 let (parts, rest) = row[pixels(&layout, c)].as_chunks_mut::<WIDTH>();
                 for (j, part) in parts.iter_mut().enumerate() {
                     dropper.apply(index(j), part);

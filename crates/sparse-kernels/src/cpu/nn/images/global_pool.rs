@@ -93,7 +93,11 @@ fn row_sum<I: Isa>(isa: I, row: &[f32]) -> I::V {
 /// The sum of the vectors that stand `step` floats apart.
 #[inline(always)]
 fn sum_of_lanes<I: Isa>(isa: I, row: &[f32], step: usize) -> I::V {
-    row.chunks(step).fold(isa.splat(0.0), |sum, pixel| isa.add(sum, load::<I, false>(isa, pixel)))
+    let mut sum = isa.splat(0.0);
+    for pixel in row.chunks(step) {
+        sum = isa.add(sum, load::<I, false>(isa, pixel));
+    }
+    sum
 }
 
 pub(super) fn backward(cpu: &Cpu, dy: &Strips<Cpu>, dx: &mut Images<Cpu>) -> Result<(), BackendError> {

@@ -6,9 +6,10 @@
 //!               for each pixel in the window:  dx[0..S] += share(dy[0..S])
 //! ```
 //!
-//! A window is cut to the image, so borders are never read. Forward, neighbouring pixels of Y whose windows are as wide are
-//! one run of vectors if the stride is 1; else vectors run over the samples of a pixel, as they do backward, where a pixel's
-//! sums must not be read again before they have left the processor's store queue.
+//! A window is cut to the image, so borders are never read. Four vectors go over their windows together: windows are small,
+//! and the loops over them cost more than the work of one vector. Forward, neighbouring pixels of Y whose windows are as
+//! wide are one run of vectors if the stride is 1; else vectors run over the samples of a pixel, as they do backward, where
+//! a vector that reached into the next pixel would be read again before both halves have left the store queue.
 //!
 //! The largest is found again by comparison with Y; its gradient is handed on from pixel to pixel and becomes zero once
 //! given. A task owns whole channels of a strip, since windows share rows of dX; it clears them row by row, just before they
@@ -17,7 +18,7 @@
 use std::ops::Range;
 
 use super::{Rows, isa_for, load, pixels, row_of, store};
-use super::{expect_images, expect_same_samples, expect_size, first, for_each_band, for_each_block, image_row};
+use super::{expect_images, expect_same_samples, expect_size, for_each_band, for_each_block, image_row};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{BackendError, ImageLayout, Images, PoolShape};
@@ -125,7 +126,7 @@ impl<R: Reduce> Kernel for Forward<'_, R> {
     fn eval<I: Isa>(self, isa: I) {
         let Self { window, x_layout, layout, reduce, .. } = self;
         let (size, strip, width) = (x_layout.size(), layout.strip(), layout.size()[1]);
-        let whole = whole_windows(window, size[1], width);
+        let whole = whole_windows(window, size[1]);
         for (s, v, row) in self.rows {
             let seen = window.span(0, size, v);
             let image_row = image_row(&x_layout, s, seen.start);
@@ -142,7 +143,7 @@ impl<R: Reduce> Kernel for Forward<'_, R> {
                         strip,
                         x: &x[columns.start * strip..],
                     };
-                    seen.reduce_run(isa, reduce, &mut y[u * strip..][..run * strip]);
+                    seen.reduce_run(isa, reduce, window.stride()[1], &mut y[u * strip..][..run * strip]);
                     u += run;
                 }
             }
@@ -150,16 +151,16 @@ impl<R: Reduce> Kernel for Forward<'_, R> {
     }
 }
 
-/// The pixels of a row of Y whose windows lie within the image and start one pixel apart; none with a stride.
-fn whole_windows(window: PoolShape, width: usize, output: usize) -> Range<usize> {
-    let (kernel, padding) = (window.kernel()[1], window.padding()[1]);
-    if window.stride()[1] > 1 || kernel > width {
-        return 0..0;
-    }
-    padding..(width + padding - kernel + 1).min(output)
+/// The pixels of a row of Y whose windows lie within an image of this width.
+fn whole_windows(window: PoolShape, width: usize) -> Range<usize> {
+    let (kernel, stride, padding) = (window.kernel()[1], window.stride()[1], window.padding()[1]);
+    if kernel > width { 0..0 } else { padding.div_ceil(stride)..(width + padding - kernel) / stride + 1 }
 }
 
-/// What the window of a pixel of Y sees in one channel.
+/// Vectors that go over their windows together: two registers of state each, of 16.
+const GROUP: usize = 4;
+
+/// What the window of the first pixel of a run sees in one channel.
 #[derive(Clone, Copy)]
 struct Seen<'a> {
     rows: usize,
@@ -171,32 +172,72 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// A run of pixels of Y, each of whose windows starts one pixel after the last one's.
+    /// A run of pixels of Y, whose windows start `stride` pixels apart.
     #[inline(always)]
-    fn reduce_run<I: Isa, R: Reduce>(self, isa: I, reduce: R, y: &mut [f32]) {
-        let whole = y.len() / I::LANES * I::LANES;
-        let (vectors, rest) = y.split_at_mut(whole);
-        for (i, y) in vectors.chunks_exact_mut(I::LANES).enumerate() {
-            let reduced = self.reduce::<I, R, false>(isa, reduce, i * I::LANES);
-            // SAFETY: `y` is LANES long.
-            unsafe { isa.store(y.as_mut_ptr(), reduced) };
+    fn reduce_run<I: Isa, R: Reduce>(self, isa: I, reduce: R, stride: usize, y: &mut [f32]) {
+        let strip = self.strip;
+        if stride == 1 {
+            let vectors = y.len() / I::LANES;
+            self.reduce_all::<I, R, false>(isa, reduce, 0, [I::LANES; 2], vectors, y);
+            // Single samples only: other strips are whole vectors.
+            let first = vectors * I::LANES;
+            self.reduce_all::<I, R, true>(isa, reduce, first, [1; 2], y.len() - first, y);
+        } else if strip == 1 {
+            self.reduce_all::<I, R, true>(isa, reduce, 0, [stride, 1], y.len(), y);
+        } else {
+            for lane in (0..strip).step_by(I::LANES) {
+                self.reduce_all::<I, R, false>(isa, reduce, lane, [stride * strip, strip], y.len() / strip, y);
+            }
         }
-        // Single samples only: other strips are whole vectors.
-        for (i, y) in rest.iter_mut().enumerate() {
-            *y = first(isa, self.reduce::<I, R, true>(isa, reduce, whole + i));
+    }
+
+    /// `count` vectors of Y, `y_step` apart from element `first` on; their windows stand `x_step` apart.
+    #[inline(always)]
+    fn reduce_all<I: Isa, R: Reduce, const ONE: bool>(
+        self,
+        isa: I,
+        reduce: R,
+        first: usize,
+        [x_step, y_step]: [usize; 2],
+        count: usize,
+        y: &mut [f32],
+    ) {
+        let mut done = 0;
+        while done + GROUP <= count {
+            let group = self.reduce::<I, R, ONE, GROUP>(isa, reduce, first + done * x_step, x_step);
+            for (n, reduced) in group.into_iter().enumerate() {
+                store::<I, ONE>(isa, &mut y[first + (done + n) * y_step..], reduced);
+            }
+            done += GROUP;
+        }
+        for n in done..count {
+            let [reduced] = self.reduce::<I, R, ONE, 1>(isa, reduce, first + n * x_step, x_step);
+            store::<I, ONE>(isa, &mut y[first + n * y_step..], reduced);
         }
     }
 
     #[inline(always)]
-    fn reduce<I: Isa, R: Reduce, const ONE: bool>(self, isa: I, reduce: R, at: usize) -> I::V {
-        let mut state = reduce.start(isa);
+    fn reduce<I: Isa, R: Reduce, const ONE: bool, const N: usize>(
+        self,
+        isa: I,
+        reduce: R,
+        at: usize,
+        step: usize,
+    ) -> [I::V; N] {
+        let mut states = [reduce.start(isa); N];
         for i in 0..self.rows {
             for j in 0..self.columns {
-                let x = load::<I, ONE>(isa, &self.x[i * self.row_pitch + j * self.strip + at..]);
-                state = reduce.add(isa, state, x);
+                let x = &self.x[i * self.row_pitch + j * self.strip + at..];
+                for (n, state) in states.iter_mut().enumerate() {
+                    *state = reduce.add(isa, *state, load::<I, ONE>(isa, &x[n * step..]));
+                }
             }
         }
-        reduce.finish(isa, state, (self.rows * self.columns) as f32)
+        let mut reduced = [isa.splat(0.0); N];
+        for (reduced, state) in reduced.iter_mut().zip(states) {
+            *reduced = reduce.finish(isa, state, (self.rows * self.columns) as f32);
+        }
+        reduced
     }
 }
 
@@ -231,22 +272,15 @@ pub(super) fn avg_grad(
 /// How the gradient of a window is shared among its pixels.
 trait Share: Copy + Send + Sync {
     type Row: Copy;
-    type State<I: Isa>;
+    type State<I: Isa>: Copy;
     /// Prepares for one row of Y and the first row of X that it sees, of one channel.
     fn row(self, strip: usize, rows: [usize; 2], channel: usize) -> Self::Row;
     /// Elements from row to row of X.
     fn row_pitch(self) -> usize;
-    /// The window of a vector of Y at `y` in its row, which sees `count` pixels; the first is at `x` in its row.
-    fn start<I: Isa, const ONE: bool>(
-        isa: I,
-        row: Self::Row,
-        x: usize,
-        y: usize,
-        dy: I::V,
-        count: f32,
-    ) -> Self::State<I>;
-    /// What the pixel gets that stands `x` behind the first one; pixels come in order of (row, column).
-    fn give<I: Isa, const ONE: bool>(isa: I, state: &mut Self::State<I>, x: usize) -> I::V;
+    /// For the window of the vector at `y` in the row of Y, which sees `count` pixels.
+    fn start<I: Isa, const ONE: bool>(isa: I, row: Self::Row, y: usize, dy: I::V, count: f32) -> Self::State<I>;
+    /// What the pixel at `x`, counted from the first row of X on, gets; pixels come in order of (row, column).
+    fn give<I: Isa, const ONE: bool>(isa: I, row: Self::Row, state: &mut Self::State<I>, x: usize) -> I::V;
 }
 
 /// All of it to the first pixel that is as large as the result.
@@ -258,19 +292,11 @@ struct ToLargest<'a> {
     y: &'a [f32],
 }
 
-/// A window on its way from pixel to pixel.
-struct Searching<'a, V> {
-    /// From the first pixel on.
-    x: &'a [f32],
-    y: V,
-    /// The gradient; zero once given.
-    left: V,
-}
-
 impl<'a> Share for ToLargest<'a> {
     /// From the first pixel of the rows on.
     type Row = [&'a [f32]; 2];
-    type State<I: Isa> = Searching<'a, I::V>;
+    /// Y and what is left of its gradient: zero once given.
+    type State<I: Isa> = [I::V; 2];
 
     #[inline(always)]
     fn row(self, strip: usize, [x, y]: [usize; 2], channel: usize) -> [&'a [f32]; 2] {
@@ -284,25 +310,18 @@ impl<'a> Share for ToLargest<'a> {
     }
 
     #[inline(always)]
-    fn start<I: Isa, const ONE: bool>(
-        isa: I,
-        row: [&'a [f32]; 2],
-        x: usize,
-        y: usize,
-        dy: I::V,
-        _: f32,
-    ) -> Searching<'a, I::V> {
-        Searching { x: &row[0][x..], y: load::<I, ONE>(isa, &row[1][y..]), left: dy }
+    fn start<I: Isa, const ONE: bool>(isa: I, [_, y_row]: [&'a [f32]; 2], y: usize, dy: I::V, _: f32) -> [I::V; 2] {
+        [load::<I, ONE>(isa, &y_row[y..]), dy]
     }
 
     #[inline(always)]
-    fn give<I: Isa, const ONE: bool>(isa: I, state: &mut Searching<'a, I::V>, x: usize) -> I::V {
+    fn give<I: Isa, const ONE: bool>(isa: I, [x_rows, _]: [&'a [f32]; 2], [y, left]: &mut [I::V; 2], x: usize) -> I::V {
         // The difference is positive, or zero where the pixel is as large; NaN where both are the same infinity, or the
         // result is NaN.
-        let (one, x) = (isa.splat(1.0), load::<I, ONE>(isa, &state.x[x..]));
-        let is_smaller = isa.where_positive(isa.sub(state.y, x), one);
-        let given = isa.where_positive(isa.sub(one, is_smaller), state.left);
-        state.left = isa.where_positive(is_smaller, state.left);
+        let one = isa.splat(1.0);
+        let is_smaller = isa.where_positive(isa.sub(*y, load::<I, ONE>(isa, &x_rows[x..])), one);
+        let given = isa.where_positive(isa.sub(one, is_smaller), *left);
+        *left = isa.where_positive(is_smaller, *left);
         given
     }
 }
@@ -324,12 +343,12 @@ impl Share for Evenly {
     }
 
     #[inline(always)]
-    fn start<I: Isa, const ONE: bool>(isa: I, (): (), _: usize, _: usize, dy: I::V, count: f32) -> I::V {
+    fn start<I: Isa, const ONE: bool>(isa: I, (): (), _: usize, dy: I::V, count: f32) -> I::V {
         isa.div(dy, isa.splat(count))
     }
 
     #[inline(always)]
-    fn give<I: Isa, const ONE: bool>(_: I, part: &mut I::V, _: usize) -> I::V {
+    fn give<I: Isa, const ONE: bool>(_: I, (): (), part: &mut I::V, _: usize) -> I::V {
         *part
     }
 }
@@ -409,27 +428,85 @@ impl<S: Share> Backward<'_, S> {
     /// Shares row `v` of dY among these rows of dX.
     #[inline(always)]
     fn add_row<I: Isa, const ONE: bool>(&self, isa: I, v: usize, rows: Range<usize>, c: usize) {
-        let (size, strip, step) = (self.layout.size(), self.layout.strip(), if ONE { 1 } else { I::LANES });
-        let dy = row_of(&self.dy_layout, self.dy, self.strip, v, c);
-        let share = self.share.row(self.strip, [rows.start, v], c);
-        let dx = image_row(&self.layout, self.strip, rows.start) + pixels(&self.layout, c).start;
-        let (pitch, x_pitch) = (self.layout.row_pitch(), self.share.row_pitch());
-        for u in 0..self.dy_layout.size()[1] {
+        let (size, strip, width) = (self.layout.size(), self.layout.strip(), self.dy_layout.size()[1]);
+        let whole = whole_windows(self.window, size[1]);
+        let shared = Shared::<S> {
+            share: self.share.row(self.strip, [rows.start, v], c),
+            dy: row_of(&self.dy_layout, self.dy, self.strip, v, c),
+            dx: self.dx.offset(image_row(&self.layout, self.strip, rows.start) + pixels(&self.layout, c).start),
+            rows: rows.len(),
+            pitches: [self.layout.row_pitch(), self.share.row_pitch()],
+            stride: self.window.stride()[1],
+            strip,
+        };
+        let mut u = 0;
+        while u < width {
             let columns = self.window.span(1, size, u);
-            let count = (rows.len() * columns.len()) as f32;
-            for lane in (0..strip).step_by(step) {
-                let (x, y) = (columns.start * strip + lane, u * strip + lane);
-                let mut state = S::start::<I, ONE>(isa, share, x, y, load::<I, ONE>(isa, &dy[y..]), count);
-                for i in 0..rows.len() {
-                    for j in 0..columns.len() {
-                        let given = S::give::<I, ONE>(isa, &mut state, i * x_pitch + j * strip);
-                        let to = self.dx.offset(dx + x + i * pitch + j * strip).get();
-                        // SAFETY: `step` samples of a pixel of a channel of this task, in a buffer whose length `backward`
-                        // checked.
-                        let to = unsafe { std::slice::from_raw_parts_mut(to, step) };
-                        let sum = isa.add(load::<I, ONE>(isa, to), given);
-                        store::<I, ONE>(isa, to, sum);
+            let is_group = whole.contains(&u) && u + GROUP <= whole.end;
+            for lane in (0..strip).step_by(if ONE { 1 } else { I::LANES }) {
+                // SAFETY: these are the pixels that the windows of `rows` and `columns`, and of the next ones of the same
+                // width, see in a channel of this task; `backward` checked the length of dX.
+                unsafe {
+                    if is_group {
+                        shared.add::<I, ONE, GROUP>(isa, columns.clone(), u, lane);
+                    } else {
+                        shared.add::<I, ONE, 1>(isa, columns.clone(), u, lane);
                     }
+                }
+            }
+            u += if is_group { GROUP } else { 1 };
+        }
+    }
+}
+
+/// A row of dY of one channel and the rows of dX that it is shared among.
+struct Shared<'a, S: Share> {
+    share: S::Row,
+    dy: &'a [f32],
+    /// The first pixel of the first row.
+    dx: SharedMut,
+    rows: usize,
+    /// From row to row of dX, and of what `share` reads.
+    pitches: [usize; 2],
+    stride: usize,
+    strip: usize,
+}
+
+impl<S: Share> Shared<'_, S> {
+    #[inline(always)]
+    fn start<I: Isa, const ONE: bool>(&self, isa: I, y: usize, count: f32) -> S::State<I> {
+        S::start::<I, ONE>(isa, self.share, y, load::<I, ONE>(isa, &self.dy[y..]), count)
+    }
+
+    /// Shares a vector of each of `N` pixels from `u` on, the first of whose windows has these columns.
+    ///
+    /// # Safety
+    /// The pixels of the rows that these windows see may be written, and by nobody else.
+    #[inline(always)]
+    unsafe fn add<I: Isa, const ONE: bool, const N: usize>(
+        &self,
+        isa: I,
+        columns: Range<usize>,
+        u: usize,
+        lane: usize,
+    ) {
+        let (strip, x_step, lanes) = (self.strip, self.stride * self.strip, if ONE { 1 } else { I::LANES });
+        let (x, count) = (columns.start * strip + lane, (self.rows * columns.len()) as f32);
+        // No closures: the compiler would not always inline them, and then not the vector operations in them either.
+        let mut states = [self.start::<I, ONE>(isa, u * strip + lane, count); N];
+        for (n, state) in states.iter_mut().enumerate().skip(1) {
+            *state = self.start::<I, ONE>(isa, (u + n) * strip + lane, count);
+        }
+        for i in 0..self.rows {
+            for j in 0..columns.len() {
+                let [to, from] = self.pitches.map(|pitch| i * pitch + j * strip);
+                for (n, state) in states.iter_mut().enumerate() {
+                    let given = S::give::<I, ONE>(isa, self.share, state, x + n * x_step + from);
+                    let to = self.dx.offset(x + n * x_step + to).get();
+                    // SAFETY: the caller's promise, for samples of a pixel.
+                    let to = unsafe { std::slice::from_raw_parts_mut(to, lanes) };
+                    let sum = isa.add(load::<I, ONE>(isa, to), given);
+                    store::<I, ONE>(isa, to, sum);
                 }
             }
         }

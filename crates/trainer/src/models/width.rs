@@ -1,0 +1,131 @@
+//! Factors on a network's channels that give it the size of another: the paper's small-dense and big-sparse networks.
+
+use rigl::DistributionError;
+
+use super::{Architecture, ModelSpec, Sparsification};
+use crate::config::{Method, ModelName};
+
+/// Published widths: model, density, width of the dense network of as many parameters (google-research/rigl, the notebooks
+/// `Resnet_50_Param_Flops_Counting` and `MobileNet_Counting`).
+const SMALL_DENSE: [(ModelName, f64, f64); 8] = [
+    (ModelName::ResNet(50), 0.2, 0.465),
+    (ModelName::ResNet(50), 0.1, 0.34),
+    (ModelName::ResNet(50), 0.05, 0.26),
+    (ModelName::ResNet(50), 0.035, 0.231),
+    (ModelName::MobileNetV1, 0.25, 0.47),
+    (ModelName::MobileNetV1, 0.15, 0.353),
+    (ModelName::MobileNetV1, 0.1, 0.285),
+    (ModelName::MobileNetV1, 0.05, 0.204),
+];
+
+/// The same of the sparse network of as many parameters as the dense one of width 1.
+const BIG_SPARSE: [(ModelName, f64, f64); 4] = [
+    (ModelName::MobileNetV1, 0.25, 1.98),
+    (ModelName::MobileNetV1, 0.15, 2.52),
+    (ModelName::MobileNetV1, 0.1, 3.0),
+    (ModelName::MobileNetV1, 0.05, 3.98),
+];
+
+/// Widths that are tried have three decimals, up to this many thousandths.
+const MOST_THOUSANDTHS: u32 = 16_000;
+
+/// The width at which the dense network has as many parameters as the sparse one has at width 1: the published one, else the
+/// largest of three decimals that has no more.
+///
+/// # Errors
+/// If the sparse network is impossible.
+pub fn small_dense(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, DistributionError> {
+    if let Some(width) = published(&SMALL_DENSE, spec, sparse.density) {
+        return Ok(width);
+    }
+    let target = parameters(&spec.clone().with_width(1.0), sparse)?;
+    let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse.clone() };
+    largest(target, |width| parameters(&spec.clone().with_width(width), &dense))
+}
+
+/// The width at which the sparse network has as many parameters as the dense one has at width 1: the published one, else
+/// the largest of three decimals that has no more.
+///
+/// # Errors
+/// If the sparse network is impossible.
+pub fn big_sparse(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, DistributionError> {
+    if let Some(width) = published(&BIG_SPARSE, spec, sparse.density) {
+        return Ok(width);
+    }
+    let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse.clone() };
+    let target = parameters(&spec.clone().with_width(1.0), &dense)?;
+    largest(target, |width| parameters(&spec.clone().with_width(width), sparse))
+}
+
+fn published(table: &[(ModelName, f64, f64)], spec: &ModelSpec, density: f64) -> Option<f64> {
+    let of_the_paper = ModelSpec::of(&spec.name).with_width(spec.width) == *spec;
+    let entry = table.iter().find(|(name, d, _)| of_the_paper && *name == spec.name && (d - density).abs() < 1e-9);
+    entry.map(|&(_, _, width)| width)
+}
+
+/// Stored weights, biases, scales and shifts.
+fn parameters(spec: &ModelSpec, sparsification: &Sparsification) -> Result<usize, DistributionError> {
+    let architecture = Architecture::new(spec).expect("a width changes no picture's size");
+    let stored: usize = sparsification.solve(&architecture)?.iter().map(|layer| layer.nnz).sum();
+    Ok(architecture.parameters() - architecture.size() + stored)
+}
+
+/// Parameters grow with the width, but for rounding.
+fn largest(
+    target: usize,
+    parameters: impl Fn(f64) -> Result<usize, DistributionError>,
+) -> Result<f64, DistributionError> {
+    let (mut low, mut high) = (1, MOST_THOUSANDTHS);
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if parameters(f64::from(middle) / 1000.0)? <= target { low = middle } else { high = middle - 1 }
+    }
+    Ok(f64::from(low) / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Distribution, Format, LayerRule};
+
+    fn sparse(density: f64) -> Sparsification {
+        Sparsification {
+            method: Method::Rigl,
+            density,
+            format: Format::Csr,
+            distribution: Distribution::Erk,
+            erk_power: 1.0,
+            layer_rule: LayerRule::Distribution,
+            overrides: vec![],
+        }
+    }
+
+    /// The notebooks' widths come from matching sizes by hand; what is solved for lies near them.
+    #[test]
+    fn what_is_solved_lies_near_what_is_published() {
+        for (table, of_small) in [(&SMALL_DENSE[..], true), (&BIG_SPARSE[..], false)] {
+            for (name, density, width) in table {
+                // Another number of classes by nothing but name: the published width does not apply.
+                let spec = ModelSpec::of(name).on(3, [224, 224], 1001);
+                let found =
+                    if of_small { small_dense(&spec, &sparse(*density)) } else { big_sparse(&spec, &sparse(*density)) };
+                let found = found.unwrap();
+                assert!((found / width - 1.0).abs() < 0.1, "{name} at {density}: {found}, published {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_match() {
+        let spec = ModelSpec::of(&ModelName::Wrn { depth: 22, width: 2 });
+        let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse(0.1) };
+        let width = small_dense(&spec, &sparse(0.1)).unwrap();
+        let target = parameters(&spec, &sparse(0.1)).unwrap();
+        let got = parameters(&spec.clone().with_width(width), &dense).unwrap();
+        assert!(got <= target && got as f64 > 0.9 * target as f64, "width {width}: {got} of {target}");
+        let width = big_sparse(&spec, &sparse(0.1)).unwrap();
+        let target = parameters(&spec, &dense).unwrap();
+        let got = parameters(&spec.with_width(width), &sparse(0.1)).unwrap();
+        assert!(got <= target && got as f64 > 0.99 * target as f64, "width {width}: {got} of {target}");
+    }
+}
