@@ -36,7 +36,7 @@ fn memory_follows_density() {
             let before = live_bytes();
             let densities = Sparsification::of(&config).solve(&architecture).unwrap();
             let initialization = Initialization { format, init: config.init, seed: 0 };
-            let mut network = Network::new(&cpu, &architecture, &densities, initialization).unwrap();
+            let mut network = Network::new(&cpu, &architecture, &densities, initialization, config.batch_size).unwrap();
             let optimizer = training::optimizer(&config, &cpu, &mut network).unwrap();
             let (method, _) = training::method(&config, 60).unwrap();
             let nnz = network.cost(&cpu).nnz;

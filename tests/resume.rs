@@ -14,6 +14,10 @@ use trainer::checkpoint::Checkpoint;
 const RUN: &str = "--model 784-400-200-10 --batch-size 250 --steps 180 --update-interval 20 --dropout 0.1 --val-fraction 0.1 \
     --optimizer adam --seed 3 --checkpoint-every 7";
 
+/// The same of a convolutional network, with batch normalisation and pictures that are changed at random.
+const CONV_RUN: &str = "--model wrn-10-1 --augment crop-flip --density 0.2 --batch-size 60 --steps 40 --update-interval 6 \
+    --dropout 0.1 --lr 0.05 --seed 3 --checkpoint-every 3";
+
 fn rigl(args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
     command.env_remove("RIGL_DATA_DIR").args(["train", "--json"]).args(args.split_whitespace());
@@ -74,18 +78,27 @@ fn start_and_wait(args: &str, out: &Path) -> Child {
 /// Kills each run twice. `RIGL_KILLS=20` kills that many runs for each number of threads.
 #[test]
 fn killed_runs_end_in_the_same_bytes() {
+    kill_and_resume(RUN);
+}
+
+#[test]
+fn killed_runs_of_convolutional_networks_end_in_the_same_bytes() {
+    kill_and_resume(CONV_RUN);
+}
+
+fn kill_and_resume(settings: &str) {
     let folder = tempfile::tempdir().unwrap();
     let kills = std::env::var("RIGL_KILLS").map_or(2, |count| count.parse().unwrap());
     for threads in [1, 2] {
         let whole = folder.path().join(format!("whole-{threads}"));
         let start_time = Instant::now();
-        run(&format!("{RUN} --threads {threads} --out {}", whole.display()));
+        run(&format!("{settings} --threads {threads} --out {}", whole.display()));
         // The last second is spent on measuring the step.
         let duration = start_time.elapsed().saturating_sub(Duration::from_millis(800)).as_secs_f64();
         let expected = result(&whole);
         for case in 0..kills {
             let out = folder.path().join(format!("killed-{threads}-{case}"));
-            let mut args = format!("{RUN} --threads {threads} --out {}", out.display());
+            let mut args = format!("{settings} --threads {threads} --out {}", out.display());
             let mut seen = String::new();
             for kill in 0..2 {
                 let mut child = start(&args);

@@ -19,6 +19,20 @@ pub struct GrowthRequest {
     pub count: usize,
     /// Order of candidates of equal score, see [`sparse_kernels::GrowRequest::ties`].
     pub ties: Key,
+    /// Over how many passes the gradient is added up.
+    pub passes: GrowthPasses,
+}
+
+/// Over which backward passes the gradient that growth goes by is added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrowthPasses {
+    /// This one alone: the gradient is never stored whole.
+    One,
+    /// This one and others that come: no candidates are found yet. The dense gradient is held until the last pass, 4 bytes
+    /// for each position of the weight. Not for block-sparse parameters.
+    More,
+    /// The earlier ones and this one, the last.
+    Last,
 }
 
 /// What [`crate::Tape::backward`] is asked for beside gradients, and where it leaves the answers. Empty at all steps

@@ -126,6 +126,8 @@ pub struct Parameter<B: Backend> {
     /// Whether the last backward pass has written `gradient`: its first use overwrites, later ones add.
     gradient_written: bool,
     slots: Vec<(String, B::Buffer)>,
+    /// The dense gradient of the passes so far, while growth adds it up over several.
+    growth_gradient: Option<B::Buffer>,
 }
 
 impl<B: Backend> Parameter<B> {
@@ -172,7 +174,7 @@ impl<B: Backend> Parameter<B> {
     }
 }
 
-/// Bytes that a parameter holds.
+/// Bytes that a parameter holds, but for the dense gradient of [`crate::GrowthPasses::More`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ParameterBytes {
     /// Values.
@@ -296,7 +298,14 @@ impl<B: Backend> Parameters<B> {
     }
 
     fn add(&mut self, name: String, value: ParameterValue<B>) -> ParameterId {
-        self.list.push(Parameter { name, value, gradient: None, gradient_written: false, slots: Vec::new() });
+        self.list.push(Parameter {
+            name,
+            value,
+            gradient: None,
+            gradient_written: false,
+            slots: Vec::new(),
+            growth_gradient: None,
+        });
         ParameterId(self.list.len() - 1)
     }
 
@@ -420,6 +429,28 @@ impl<B: Backend> Parameters<B> {
             ParameterValue::DenseConv { shape, options, .. } => Ok((*shape, *options)),
             _ => Err(wrong_kind(op, parameter, "convolution")),
         }
+    }
+
+    /// The dense gradient that growth adds up, and whether it holds anything yet.
+    ///
+    /// # Errors
+    /// If the parameter is block-sparse, or there is no room.
+    pub(crate) fn take_growth_gradient(&mut self, backend: &B, id: ParameterId) -> Result<(B::Buffer, bool), Error> {
+        const OP: &str = "growth over several passes";
+        let parameter = self.checked(OP, id)?;
+        let Some(pattern) = self.pattern(backend, id) else {
+            return Err(wrong_kind(OP, parameter, "sparse matrix or convolution"));
+        };
+        let size = pattern.nrows() * pattern.ncols();
+        match self.entry(OP, id)?.growth_gradient.take() {
+            Some(gradient) => Ok((gradient, true)),
+            None => Ok((backend.zeros(size)?, false)),
+        }
+    }
+
+    /// Keeps it for the next pass.
+    pub(crate) fn put_growth_gradient(&mut self, id: ParameterId, gradient: B::Buffer) {
+        self.list[id.0].growth_gradient = Some(gradient);
     }
 
     /// Numbers that no optimizer changes, to be changed by a forward pass.
@@ -556,6 +587,7 @@ impl<B: Backend> Parameters<B> {
         parameter.slots = slots;
         parameter.value = value;
         parameter.gradient_written = false;
+        parameter.growth_gradient = None;
         parameter.gradient = parameter.gradient.take().filter(|g| backend.len(g) == nnz);
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use sparse_kernels::{Activations, Backend, GrowRequest, ImageLayout, Images, Layout, StripLayout, Strips};
 
 use crate::parameters::GrowthKind;
-use crate::{Arena, Error, GrowthRequests, Loss, ParameterId, Parameters, Reduce, Reduction};
+use crate::{Arena, Error, GrowthPasses, GrowthRequests, Loss, ParameterId, Parameters, Reduce, Reduction};
 
 /// What a tape is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -616,22 +616,50 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         }
         let tape = &mut *self.tape;
         let (wanted, answer) = &mut self.growth.entries[request];
+        let passes = wanted.passes;
         let wanted = GrowRequest { exclude: &wanted.exclude, count: wanted.count, ties: wanted.ties };
-        let mut candidates = match tape.parameters.growth_kind(tape.backend, parameter) {
-            GrowthKind::Linear { block_size } => {
+        let kind = tape.parameters.growth_kind(tape.backend, parameter);
+        let found = match (kind, passes) {
+            (GrowthKind::Linear { block_size: [1, 1] }, GrowthPasses::One) => {
                 let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (strips(dy), tape.stored(x.storage))).collect();
-                match block_size {
-                    [1, 1] => tape.backend.grow(&wanted, &pairs)?,
-                    size => tape.backend.grow_blocks(size, &wanted, &pairs)?,
+                Some(tape.backend.grow(&wanted, &pairs)?)
+            }
+            (GrowthKind::Linear { block_size }, GrowthPasses::One) => {
+                let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (strips(dy), tape.stored(x.storage))).collect();
+                Some(tape.backend.grow_blocks(block_size, &wanted, &pairs)?)
+            }
+            (GrowthKind::Conv(shape), GrowthPasses::One) => {
+                let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (images(dy), tape.stored_images(x.storage))).collect();
+                Some(tape.backend.grow_conv(shape, &wanted, &pairs)?)
+            }
+            (kind, passes) => {
+                let (mut gradient, mut accumulate) = tape.parameters.take_growth_gradient(tape.backend, parameter)?;
+                for (_, dy, x) in &uses {
+                    let (backend, activations) = (tape.backend, tape.activations(x.storage));
+                    match kind {
+                        GrowthKind::Conv(shape) => {
+                            let (dy, x) = (images(dy), images(activations));
+                            backend.conv_weight_grad_dense(shape, dy, x, &mut gradient, accumulate)?;
+                        }
+                        GrowthKind::Linear { .. } => {
+                            backend.gemm_weight_grad(strips(dy), strips(activations), &mut gradient, accumulate)?;
+                        }
+                    }
+                    accumulate = true;
+                }
+                match passes {
+                    GrowthPasses::Last => Some(tape.backend.largest(&gradient, &wanted)?),
+                    _ => {
+                        tape.parameters.put_growth_gradient(parameter, gradient);
+                        None
+                    }
                 }
             }
-            GrowthKind::Conv(shape) => {
-                let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (images(dy), tape.stored_images(x.storage))).collect();
-                tape.backend.grow_conv(shape, &wanted, &pairs)?
-            }
         };
-        self.reduce.reduce(tape.backend, parameter, Reduction::Candidates(&mut candidates))?;
-        *answer = Some(candidates);
+        if let Some(mut candidates) = found {
+            self.reduce.reduce(tape.backend, parameter, Reduction::Candidates(&mut candidates))?;
+            *answer = Some(candidates);
+        }
         for (_, dy, x) in uses {
             self.release(dy);
             self.tape.storages[x.storage].pinned = false;

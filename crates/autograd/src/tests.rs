@@ -14,8 +14,8 @@ use sparse_kernels::{
 use crate::gradcheck::{Objective, gradcheck};
 use crate::optim::{Adam, AdamOptions, Sgd, SgdOptions};
 use crate::{
-    Arena, BatchNormLayer, Error, GrowthRequest, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Reduce,
-    Reduction, Tape,
+    Arena, BatchNormLayer, Error, GrowthPasses, GrowthRequest, GrowthRequests, Mode, NoReduce, ParameterId, Parameters,
+    Reduce, Reduction, Tape,
 };
 
 pub(crate) fn cpu() -> Cpu {
@@ -414,7 +414,7 @@ fn growth_over_two_uses_is_growth_over_all_their_lanes() {
     let uses = [(whole("x1", 7 * 32), whole("dy1", 6 * 32)), (whole("x2", 7 * 32), whole("dy2", 6 * 32))];
     let exclude = parameters.pattern(&cpu, w).unwrap().clone();
     let (count, ties) = (9, Key::new(3));
-    let request = GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties };
+    let request = GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties, passes: GrowthPasses::One };
 
     let mut growth = GrowthRequests::new();
     growth.add(request.clone());
@@ -463,14 +463,14 @@ fn growth_of_blocks_is_over_the_grid() {
     assert_eq!([exclude.nrows(), exclude.ncols()], [2, 4]);
     let (count, ties) = (3, Key::new(3));
     let mut growth = GrowthRequests::new();
-    growth.add(GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties });
+    growth.add(GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties, passes: GrowthPasses::One });
     two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 32);
     assert!(parameters.get(w).gradient().is_none());
     let request = GrowRequest { exclude: &exclude, count, ties };
     let expected = reference::grow_blocks([6, 7], [4, 2], &request, &uses[0].1, &uses[0].0, 32);
     assert_eq!(growth.take(w).unwrap(), expected);
     // Without a part in the loss, all blocks score 0.
-    growth.add(GrowthRequest { parameter: w, exclude, count, ties });
+    growth.add(GrowthRequest { parameter: w, exclude, count, ties, passes: GrowthPasses::One });
     two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &[], 32);
     let candidates = growth.take(w).unwrap();
     assert!(candidates.len() == 3 && candidates.iter().all(|c| c.score == 0.0));
@@ -551,7 +551,7 @@ fn growth_of_a_parameter_without_part_in_the_loss_falls_to_the_ties() {
     let w = sparse(&mut parameters, "w", 6, 7, 0.3, true);
     let exclude = Arc::new(CsrPattern::new(6, 7, vec![0; 7], vec![]).unwrap());
     let mut growth = GrowthRequests::new();
-    growth.add(GrowthRequest { parameter: w, exclude, count: 5, ties: Key::new(3) });
+    growth.add(GrowthRequest { parameter: w, exclude, count: 5, ties: Key::new(3), passes: GrowthPasses::One });
     two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &[], 32);
     let candidates: Vec<Candidate> = growth.take(w).unwrap();
     assert_eq!(candidates.len(), 5);
@@ -566,7 +566,7 @@ fn growth_of_a_dense_parameter_is_refused() {
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
     let mut growth = GrowthRequests::new();
     let exclude = Arc::new(CsrPattern::full(2, 3).unwrap());
-    growth.add(GrowthRequest { parameter: w, exclude, count: 1, ties: Key::new(1) });
+    growth.add(GrowthRequest { parameter: w, exclude, count: 1, ties: Key::new(1), passes: GrowthPasses::One });
     let refused = tape.backward(&[], &mut growth, &mut NoReduce);
     assert!(matches!(refused, Err(Error::Kind { expected: "sparse matrix", .. })));
 }
@@ -669,6 +669,40 @@ fn unknown_slots_and_wrong_lengths_are_refused() {
     assert!(matches!(parameters.download_values(&cpu, foreign), Err(Error::Missing { what: "parameter", .. })));
 }
 
+/// The gradient added up over passes on different batches is that of all of them together.
+#[test]
+fn growth_over_several_passes_finds_what_one_pass_over_all_finds() {
+    let cpu = cpu();
+    let (count, ties) = (7, Key::new(3));
+    let use_of = |name: &str| (normals(&format!("x{name}"), 7 * 20), normals(&format!("dy{name}"), 6 * 20));
+    let run = |uses: &[&[&str]], passes: &[GrowthPasses]| {
+        let mut parameters = Parameters::new();
+        let w = sparse(&mut parameters, "w", 6, 7, 0.4, true);
+        let exclude = parameters.pattern(&cpu, w).unwrap().clone();
+        let mut found = None;
+        for (uses, &passes) in uses.iter().zip(passes) {
+            let mut growth = GrowthRequests::new();
+            growth.add(GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties, passes });
+            let uses: Vec<_> = uses.iter().map(|name| use_of(name)).collect();
+            two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 20);
+            let taken = growth.take(w);
+            assert_eq!(taken.is_some(), passes != GrowthPasses::More);
+            found = taken.or(found);
+        }
+        found.unwrap()
+    };
+    let [one, more, last] = [GrowthPasses::One, GrowthPasses::More, GrowthPasses::Last];
+    let together = run(&[&["a", "b", "c"]], &[one]);
+    let apart = run(&[&["a"], &["b"], &["c"]], &[more, more, last]);
+    assert_eq!(together.len(), count);
+    for (a, b) in together.iter().zip(&apart) {
+        assert_eq!((a.row, a.column), (b.row, b.column));
+        assert!((a.score - b.score).abs() < 1e-4 * a.score);
+    }
+    // A request after the last pass begins anew.
+    assert_eq!(run(&[&["a"], &["b"]], &[last, last]), run(&[&["b"]], &[last]));
+}
+
 /// Of a convolution used twice, the candidates are the largest entries of its dense gradient.
 #[test]
 fn growth_of_a_convolution_finds_the_largest_gradients() {
@@ -700,7 +734,13 @@ fn growth_of_a_convolution_finds_the_largest_gradients() {
         let mut growth = GrowthRequests::new();
         if growing {
             let exclude = parameters.pattern(&cpu, w).unwrap().clone();
-            growth.add(GrowthRequest { parameter: w, exclude, count: 10, ties: Key::new(1) });
+            growth.add(GrowthRequest {
+                parameter: w,
+                exclude,
+                count: 10,
+                ties: Key::new(1),
+                passes: GrowthPasses::One,
+            });
         }
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, false);

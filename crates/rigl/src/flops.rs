@@ -309,11 +309,13 @@ pub enum TrainingRule {
     Dense,
     /// `3 f_S`: static sparse training, SET, SNIP (whose one dense pass does not count), a small dense network.
     Sparse,
-    /// `(3 f_S · ΔT + 2 f_S + f_D) / (ΔT + 1)`: RigL, whose every ΔT-th step computes a dense gradient of the weights
-    /// in place of an optimizer step. Updates are counted to the end of training, as in the paper.
+    /// `(3 f_S · ΔT + n (2 f_S + f_D)) / (ΔT + n)`: RigL, whose every ΔT-th step computes a dense gradient of the weights of
+    /// n batches (1 in the paper) in place of an optimizer step. Updates are counted to the end of training, as in the paper.
     GradientGrowth {
         /// ΔT, in steps.
         update_interval: u64,
+        /// n.
+        batches: u64,
     },
     /// `2 f_S + f_D`: a dense gradient of the weights in every step, as in SNFS.
     DenseGradient,
@@ -325,9 +327,9 @@ impl TrainingRule {
         match self {
             Self::Dense => 3.0 * f_dense,
             Self::Sparse => 3.0 * f_sparse,
-            Self::GradientGrowth { update_interval } => {
-                let interval = update_interval as f64;
-                (3.0 * f_sparse * interval + 2.0 * f_sparse + f_dense) / (interval + 1.0)
+            Self::GradientGrowth { update_interval, batches } => {
+                let (interval, batches) = (update_interval as f64, batches as f64);
+                (3.0 * f_sparse * interval + batches * (2.0 * f_sparse + f_dense)) / (interval + batches)
             }
             Self::DenseGradient => 2.0 * f_sparse + f_dense,
         }
@@ -415,7 +417,7 @@ mod tests {
     }
 
     fn rigl_ratio(f_sparse: f64, f_dense: f64, length: f64) -> f64 {
-        let rule = TrainingRule::GradientGrowth { update_interval: 100 };
+        let rule = TrainingRule::GradientGrowth { update_interval: 100, batches: 1 };
         training_flops_ratio(rule.flops(f_sparse, f_dense), f_dense, length)
     }
 

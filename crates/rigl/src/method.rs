@@ -186,6 +186,9 @@ pub struct MethodOptions {
     pub schedule: UpdateSchedule,
     /// Seed of all random choices.
     pub seed: u64,
+    /// Batches over which a training loop adds up the gradient that an update grows by, 1 in the paper. Only the count of
+    /// operations depends on it.
+    pub growth_batches: u64,
 }
 
 /// A way to choose which weights exist while a network trains. The module's page shows how it is driven.

@@ -304,6 +304,16 @@ pub trait SparseLinear: Storage {
         request: &GrowRequest<'_>,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError>;
+
+    /// [`SparseLinear::grow`] of a gradient that was added up before, row-major of the size of [`GrowRequest::exclude`]: a
+    /// convolution's too.
+    ///
+    /// # Errors
+    /// If the gradient has not that size.
+    ///
+    /// # Cost
+    /// One pass over the gradient.
+    fn largest(&self, gradient: &Self::Buffer, request: &GrowRequest<'_>) -> Result<Vec<Candidate>, BackendError>;
 }
 
 /// A block-sparse weight matrix on a backend. There is no transposed copy: a block is read transposed where it stands.

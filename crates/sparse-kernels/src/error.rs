@@ -170,6 +170,12 @@ pub enum BackendError {
         /// Those that would work.
         available: String,
     },
+    /// The device has no room.
+    #[error("no room for {bytes} bytes of memory")]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// The thread pool could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {

@@ -201,6 +201,10 @@ pub struct TrainOptions {
     /// What an update does to its training step [default: paper]
     #[arg(long, value_enum, help_heading = UPDATES)]
     pub update_semantics: Option<UpdateSemantics>,
+    /// Batches over which an update of rigl adds up the gradient that it grows by: more than 1 for small batches, whose gradient
+    /// is noisy; holds a dense gradient of the sparse layers meanwhile (plan tells how large) [default: 1]
+    #[arg(long, value_name = "N", help_heading = UPDATES)]
+    pub growth_batches: Option<u64>,
 
     /// Length of the run in passes over the training set [default: 20]
     #[arg(long, value_name = "N", conflicts_with = "steps", help_heading = LENGTH)]
@@ -308,6 +312,9 @@ pub struct PlanArgs {
     /// Steps from one topology update to the next; decides the operations of training
     #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub update_interval: u64,
+    /// Batches over which an update of rigl adds up the gradient that it grows by; decides operations and bytes of training
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub growth_batches: u64,
     /// Factor on the number of training steps, as in the paper's "5x" rows; decides the operations of training
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_length)]
     pub train_length: f64,
@@ -618,6 +625,9 @@ pub struct BenchStepArgs {
     /// The network: lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10
     #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
     pub model: ModelName,
+    /// What the network reads, where its name leaves that open.
+    #[command(flatten)]
+    pub pictures: PictureArgs,
     /// Samples in a batch
     #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
     pub batch_size: usize,

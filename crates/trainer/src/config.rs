@@ -128,6 +128,24 @@ pub enum ConfigError {
         /// Classes of the data set.
         classes: usize,
     },
+    /// A batch whose activations have no room.
+    #[error(
+        "batch-size: a step on {batch_size} samples of {model} holds about {} of activations, and {} of memory are free{}",
+        gibibytes(*needed), gibibytes(*available),
+        if *fits == 0 { String::new() } else { format!("; batches of {fits} would fit") }
+    )]
+    Memory {
+        /// The model.
+        model: String,
+        /// Samples in a batch.
+        batch_size: usize,
+        /// Bytes of activations.
+        needed: usize,
+        /// Bytes that are free.
+        available: usize,
+        /// A batch size that would fit, or 0.
+        fits: usize,
+    },
     /// A network that cannot be built.
     #[error("model: {model} cannot read pictures of {pictures}: {source}")]
     Architecture {
@@ -141,6 +159,10 @@ pub enum ConfigError {
     /// A path that is not Unicode, which a configuration file cannot hold.
     #[error("the configuration cannot be written as TOML: {0}")]
     Encoding(#[from] toml::ser::Error),
+}
+
+fn gibibytes(bytes: usize) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 /// Enums whose values are named on the command line, in files and in records by the same kebab-case names.
@@ -556,6 +578,8 @@ pub struct TrainConfig {
     pub end_step: Option<u64>,
     /// What an update does to its step.
     pub update_semantics: UpdateSemantics,
+    /// Batches over which an update adds up the gradient that it grows by.
+    pub growth_batches: u64,
 
     /// Passes over the training set; `None` if the length is given in steps.
     pub epochs: Option<u64>,
@@ -637,6 +661,7 @@ impl Default for TrainConfig {
             begin_step: None,
             end_step: None,
             update_semantics: UpdateSemantics::Paper,
+            growth_batches: 1,
             epochs: Some(20),
             steps: None,
             batch_size: 100,
@@ -816,6 +841,9 @@ impl TrainConfig {
         let fraction = self.drop_fraction;
         require((0.0..=1.0).contains(&fraction), "drop-fraction", fraction, "at least 0 and at most 1")?;
         require(positive(self.drop_exponent), "drop-exponent", self.drop_exponent, "a finite number above 0")?;
+        require(self.growth_batches >= 1, "growth-batches", self.growth_batches, at_least_one)?;
+        let streamed = self.growth_batches == 1 || self.format == Format::Csr;
+        require(streamed, "growth-batches", self.growth_batches, "1 for weights in blocks")?;
         if let (Some(begin), Some(end)) = (self.begin_step, self.end_step) {
             check_window(begin, end)?;
         }
@@ -884,6 +912,7 @@ impl TrainConfig {
             ("begin-step", given.begin_step.is_some(), updates, needs_updates),
             ("end-step", given.end_step.is_some(), updates, needs_updates),
             ("update-semantics", given.update_semantics.is_some(), updates, needs_updates),
+            ("growth-batches", given.growth_batches.is_some(), self.method == Method::Rigl, "--method rigl"),
             ("lr-milestones", given.lr_milestones.is_some(), step, "--lr-schedule step"),
             ("lr-gamma", given.lr_gamma.is_some(), step, "--lr-schedule step"),
             ("momentum", given.momentum.is_some(), sgd, "--optimizer sgd"),

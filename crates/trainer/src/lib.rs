@@ -12,6 +12,7 @@ pub mod data;
 pub mod exchange;
 pub mod formats;
 pub mod interrupt;
+mod memory;
 pub mod models;
 pub mod report;
 pub mod run;

@@ -295,6 +295,7 @@ impl<'a> Run<'a> {
         let options = LoaderOptions { batch_size, form, order, drop_last: false, threads: 1 };
         let mut loader = BatchLoader::new(data.train.clone(), &self.input.normalization, options)?;
         let progress = Progress::new(total_steps, config.json);
+        let mut owed = false;
         loop {
             let batches = self.parts.trainer.batches();
             let over = batches > 0 && self.epoch_is_over();
@@ -314,7 +315,10 @@ impl<'a> Run<'a> {
             };
             // The file that the weights came from may be gone when the run is gone on with.
             let due = due || batches == 0 && self.parts.config.init_from.is_some();
-            if self.parts.interrupt.requested() {
+            // Within an update over several batches there is no state to save: what is due comes after it.
+            owed |= due;
+            let between = !self.parts.trainer.is_within_update();
+            if self.parts.interrupt.requested() && between {
                 return Err(self.stop()?.into());
             }
             if finished {
@@ -323,9 +327,10 @@ impl<'a> Run<'a> {
                 progress.finish();
                 return saved.map(drop).map_err(|error| self.unsaved(error.into()));
             }
-            if (due || told.is_err()) && self.saved != Some(batches) {
+            if (owed || told.is_err()) && between && self.saved != Some(batches) {
                 self.save()?;
             }
+            owed &= !between;
             told.with_context(|| format!("saved after step {}", self.parts.trainer.step()))?;
             // The loader says the end of an epoch with an extra call.
             let Some(batch) = loader.next_batch()? else { continue };

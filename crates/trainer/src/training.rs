@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use autograd::optim::{Adam, AdamOptions, Decay, Optimizer, Schedule, Sgd, SgdOptions};
-use autograd::{Arena, GrowthRequest, GrowthRequests, LossStats, Mode, NoReduce, Tape};
+use autograd::{Arena, GrowthPasses, GrowthRequest, GrowthRequests, LossStats, Mode, NoReduce, Tape};
 use rigl::{
     DropSchedule, GradientNeed, LayerUpdate, LoopSemantics, Method, MethodOptions, MethodState, ScheduleOptions,
-    UpdateSchedule,
+    StepIntent, UpdateSchedule,
 };
 use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
@@ -58,6 +58,9 @@ pub struct StepOptions {
     pub dropout: f32,
     /// Seed of the dropout.
     pub seed: u64,
+    /// Batches over which an update adds up the gradient that it grows by. With more than one, a dense gradient of the sparse
+    /// layers is held meanwhile.
+    pub growth_batches: u64,
 }
 
 impl StepOptions {
@@ -73,6 +76,7 @@ impl StepOptions {
             label_smoothing: config.label_smoothing as f32,
             dropout: config.dropout as f32,
             seed: config.seed,
+            growth_batches: config.growth_batches,
         }
     }
 }
@@ -131,7 +135,7 @@ pub fn method(
         end_inclusive: config.update_semantics == UpdateSemantics::Reference,
         semantics,
     })?;
-    let options = MethodOptions { schedule, seed: config.seed };
+    let options = MethodOptions { schedule, seed: config.seed, growth_batches: config.growth_batches };
     Ok((rigl::build_method(&config.method.to_string(), &options)?, window))
 }
 
@@ -258,6 +262,18 @@ pub struct Trainer<'b, B: Backend> {
     workspace: Workspace<'b, B>,
     step: u64,
     batches: u64,
+    /// An update that has begun, and waits for more batches.
+    update: Option<Update>,
+}
+
+/// A step that has begun.
+#[derive(Debug)]
+struct Update {
+    /// What the method wants, but for `needs`.
+    intent: StepIntent,
+    requests: Vec<GrowthRequest>,
+    /// Passes to come, the next one included.
+    passes_left: u64,
 }
 
 /// What a checkpoint holds of a training loop beside tensors.
@@ -282,7 +298,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         options: StepOptions,
     ) -> Self {
         let workspace = Workspace::new(backend);
-        Self { backend, network, optimizer, method, options, workspace, step: 0, batches: 0 }
+        Self { backend, network, optimizer, method, options, workspace, step: 0, batches: 0, update: None }
     }
 
     /// The step counter: what schedules and methods go by.
@@ -293,6 +309,28 @@ impl<'b, B: Backend> Trainer<'b, B> {
     /// Batches used so far. More than [`Trainer::step`] if topology updates do not count as steps.
     pub fn batches(&self) -> u64 {
         self.batches
+    }
+
+    /// Whether a topology update has begun and waits for more batches ([`StepOptions::growth_batches`]). There is no checkpoint
+    /// of such a state.
+    pub fn is_within_update(&self) -> bool {
+        self.update.is_some()
+    }
+
+    /// Asks the method what the step is to do.
+    fn begin_step(&mut self, sparse: &[autograd::ParameterId]) -> Result<Update, TrainingError> {
+        let mut intent = self.method.before_gradient(self.step, &self.network.sparse_layers(self.backend))?;
+        let request = |(&parameter, need)| match need {
+            GradientNeed::Growth { exclude, count, ties } => {
+                let passes = GrowthPasses::One;
+                Some(GrowthRequest { parameter, exclude: Arc::new(exclude), count, ties, passes })
+            }
+            GradientNeed::None | GradientNeed::Sampled => None,
+        };
+        let needs = std::mem::take(&mut intent.needs);
+        let requests: Vec<_> = sparse.iter().zip(needs).filter_map(request).collect();
+        let passes_left = if requests.is_empty() { 1 } else { self.options.growth_batches.max(1) };
+        Ok(Update { intent, requests, passes_left })
     }
 
     /// Trains on one batch: `images` in `layout`, one label per lane.
@@ -306,20 +344,29 @@ impl<'b, B: Backend> Trainer<'b, B> {
         labels: &[u32],
     ) -> Result<StepReport, TrainingError> {
         let layout = layout.into();
-        let intent = self.method.before_gradient(self.step, &self.network.sparse_layers(self.backend))?;
         let sparse: Vec<_> = self.network.body.layers.iter().filter(|l| l.sparse).map(|l| l.weight).collect();
+        let Update { intent, requests, passes_left } = match self.update.take() {
+            Some(update) => update,
+            None => self.begin_step(&sparse)?,
+        };
+        let passes = match (self.options.growth_batches, passes_left) {
+            (0 | 1, _) => GrowthPasses::One,
+            (_, 0 | 1) => GrowthPasses::Last,
+            _ => GrowthPasses::More,
+        };
         let mut growth = GrowthRequests::new();
-        for (&parameter, need) in sparse.iter().zip(intent.needs) {
-            if let GradientNeed::Growth { exclude, count, ties } = need {
-                growth.add(GrowthRequest { parameter, exclude: Arc::new(exclude), count, ties });
-            }
-        }
+        requests.iter().for_each(|request| growth.add(GrowthRequest { passes, ..request.clone() }));
         // At an update that takes the optimizer's place, gradients are of use only where growth looks for candidates.
         let backward = intent.optimizer_step || !growth.is_empty();
         let loss = self.pass(layout, images, labels, backward.then_some(&mut growth))?;
         let learning_rate = self.options.learning_rate.at(self.step);
         if !loss.sum.is_finite() {
             return Err(TrainingError::Diverged { step: self.step, loss: loss.mean(), learning_rate });
+        }
+        if passes == GrowthPasses::More && !growth.is_empty() {
+            self.batches += 1;
+            self.update = Some(Update { intent, requests, passes_left: passes_left - 1 });
+            return Ok(StepReport { loss, optimizer_stepped: false });
         }
         let candidates = sparse.iter().map(|&p| growth.take(p).unwrap_or_default()).collect();
         let layers = self.network.sparse_layers(self.backend);
@@ -431,6 +478,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
             self.network.parameters.upload_slot(self.backend, id, slot, checkpoint.f32s(&name)?)?;
         }
         self.optimizer.set_steps(state.optimizer_steps);
+        self.update = None;
         (self.step, self.batches) = (state.step, state.batches);
         Ok(())
     }
@@ -492,7 +540,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
 mod tests {
     use super::*;
     use crate::config::Format;
-    use crate::models::{Initialization, Sparsification};
+    use crate::models::{Architecture, Initialization, Sparsification};
     use sparse_kernels::StripLayout;
     use sparse_kernels::cpu::Cpu;
 
@@ -648,6 +696,114 @@ mod tests {
         // Begin 3, every 3, before 15.
         assert_eq!(updates, [3, 6, 9, 12]);
         assert_eq!((trainer.step(), trainer.batches()), (20, 20));
+    }
+
+    /// Every kind of network: learns a batch by heart, and goes on from a checkpoint exactly as it went.
+    #[test]
+    fn convolutional_networks_learn_and_go_on_from_checkpoints() {
+        let cpu = Cpu::new(2, None).unwrap();
+        for (name, width) in [
+            ("lenet-5", 1.0),
+            ("wrn-10-1", 0.5),
+            ("resnet-18", 0.125),
+            ("resnet-50", 0.0625),
+            ("mobilenet-v1", 0.25),
+            ("mobilenet-v2", 0.25),
+            ("vgg-16", 0.0625),
+        ] {
+            let model = name.parse().unwrap();
+            let spec = crate::models::ModelSpec::of(&model).on(3, [32, 32], 10).with_width(width);
+            let architecture = Architecture::new(&spec).unwrap();
+            let config = TrainConfig {
+                model,
+                density: 0.3,
+                update_interval: 4,
+                lr: 0.02,
+                dropout: 0.05,
+                ..TrainConfig::default()
+            };
+            let build = || {
+                let densities = Sparsification::of(&config).solve(&architecture).unwrap();
+                let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
+                let mut network = Network::new(&cpu, &architecture, &densities, initialization, 20).unwrap();
+                let optimizer = optimizer(&config, &cpu, &mut network).unwrap();
+                let (method, _) = method(&config, 40).unwrap();
+                Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, 40))
+            };
+            let mut saved = build();
+            let layout = saved.network.body.input_layout(20);
+            let Layout::Images(images_layout) = layout else { panic!("{name} reads images") };
+            let pictures: Vec<f32> = (0..20 * 3 * 1024).map(|i| Key::new(3).normal(i)).collect();
+            let mut images = vec![0.0; layout.len()];
+            images_layout.pack(&pictures, &mut images).unwrap();
+            let labels: Vec<u32> = (0..20).map(|n| n % 10).collect();
+            let train = |trainer: &mut Trainer<'_, Cpu>, steps: u64| {
+                let step = |_| trainer.train_batch(layout, &images, &labels).unwrap().loss.mean();
+                (0..steps).map(step).collect::<Vec<_>>()
+            };
+            let before = topology(&saved, &cpu);
+            let losses = train(&mut saved, 14);
+            assert_ne!(topology(&saved, &cpu), before, "{name}: nothing was grown");
+            let bytes = |trainer: &Trainer<'_, Cpu>| trainer.checkpoint(None).unwrap().to_bytes().unwrap();
+            let checkpoint = Checkpoint::from_bytes(&bytes(&saved)).unwrap();
+            let mut restored = build();
+            train(&mut restored, 5);
+            restored.restore(&checkpoint).unwrap();
+            assert_eq!(restored.checkpoint(None).unwrap(), checkpoint, "{name}");
+            let rest = train(&mut saved, 16);
+            assert_eq!(train(&mut restored, 16), rest, "{name}");
+            assert!(bytes(&saved) == bytes(&restored), "{name}");
+            assert!(rest[15] < 0.8 * losses[0], "{name}: {losses:?} {rest:?}");
+            let evaluated = saved.evaluate_batch(layout, &images, &labels).unwrap();
+            assert!(evaluated.sum.is_finite() && evaluated.lanes == 20, "{name}");
+        }
+    }
+
+    /// An estimate before anything is built, of what a step then takes.
+    #[test]
+    fn activations_take_what_was_estimated() {
+        let cpu = Cpu::new(1, None).unwrap();
+        for (name, samples) in [("wrn-16-2", 40), ("resnet-18", 16), ("mobilenet-v2", 16)] {
+            let model = name.parse().unwrap();
+            let spec = crate::models::ModelSpec::of(&model).on(3, [32, 32], 10);
+            let architecture = Architecture::new(&spec).unwrap();
+            let config = TrainConfig { model, method: config::Method::Static, ..TrainConfig::default() };
+            let densities = Sparsification::of(&config).solve(&architecture).unwrap();
+            let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
+            let mut network = Network::new(&cpu, &architecture, &densities, initialization, samples).unwrap();
+            let optimizer = optimizer(&config, &cpu, &mut network).unwrap();
+            let (method, _) = method(&config, 40).unwrap();
+            let mut trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, 40));
+            let layout = trainer.network.body.input_layout(samples);
+            trainer.train_batch(layout, &vec![0.0; layout.len()], &vec![0; samples]).unwrap();
+            let taken = trainer.workspace.arena.stats().allocated_bytes as f64;
+            let estimated = crate::models::activation_bytes(&cpu, &architecture, true, samples).unwrap() as f64;
+            assert!((0.85..1.25).contains(&(estimated / taken)), "{name}: {estimated} estimated, {taken} taken");
+        }
+    }
+
+    /// An update waits for its batches, and looks at all of them: in whatever order they come.
+    #[test]
+    fn updates_may_add_up_several_batches() {
+        let config = TrainConfig { growth_batches: 3, ..config(config::Method::Rigl) };
+        let cpu = Cpu::new(1, None).unwrap();
+        let layout = StripLayout::sparse(10, 20);
+        let run = |order: [u64; 3]| {
+            let mut trainer = trainer(&cpu, &config, 20);
+            let mut train = |index| {
+                let (images, labels) = batch(layout, index);
+                let stepped = trainer.train_batch(layout, &images, &labels).unwrap().optimizer_stepped;
+                (stepped, trainer.is_within_update(), trainer.step(), trainer.batches())
+            };
+            for i in 0..3 {
+                assert_eq!(train(i), (true, false, i + 1, i + 1));
+            }
+            assert_eq!(order.map(|i| train(10 + i)), [(false, true, 3, 4), (false, true, 3, 5), (false, false, 4, 6)]);
+            topology(&trainer, &cpu)
+        };
+        let expected = run([0, 1, 2]);
+        assert_eq!(run([2, 0, 1]), expected);
+        assert_ne!(run([3, 4, 5]), expected);
     }
 
     #[test]

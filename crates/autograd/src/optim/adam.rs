@@ -18,7 +18,7 @@ pub struct AdamOptions {
     pub weight_decay: f32,
     /// AdamW: decay goes straight onto the weight instead of into the gradient.
     pub decoupled: bool,
-    /// Weight decay on vectors (biases) too.
+    /// Weight decay on vectors (biases) and depthwise convolutions too.
     pub decay_vectors: bool,
 }
 

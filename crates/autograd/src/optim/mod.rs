@@ -84,7 +84,13 @@ fn ensure_slots<B: Backend>(backend: &B, parameters: &mut Parameters<B>, names: 
     Ok(())
 }
 
-/// The weight decay of one parameter: vectors (biases) have none unless asked for.
+/// The weight decay of one parameter: vectors (biases) and depthwise convolutions, nine weights a channel, have none unless
+/// asked for (google-research/rigl, `rigl/imagenet_resnet/mobilenetv1_model.py`).
 fn decay_of<B: Backend>(value: &ParameterValue<B>, weight_decay: f32, decay_vectors: bool) -> f32 {
-    if matches!(value, ParameterValue::Vector(_)) && !decay_vectors { 0.0 } else { weight_decay }
+    let is_small = match value {
+        ParameterValue::Vector(_) => true,
+        ParameterValue::DenseConv { shape, .. } => shape.is_depthwise(),
+        _ => false,
+    };
+    if is_small && !decay_vectors { 0.0 } else { weight_decay }
 }

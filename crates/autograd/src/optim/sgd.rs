@@ -14,7 +14,7 @@ pub struct SgdOptions {
     pub nesterov: bool,
     /// L2 coefficient, on the stored entries of matrices.
     pub weight_decay: f32,
-    /// Weight decay on vectors (biases) too.
+    /// Weight decay on vectors (biases) and depthwise convolutions too.
     pub decay_vectors: bool,
 }
 

@@ -37,7 +37,7 @@ pub fn method_names() -> impl Iterator<Item = &'static str> {
 ///
 /// ```
 /// use rigl::{MethodOptions, ScheduleOptions, UpdateSchedule, build_method};
-/// let options = MethodOptions { schedule: UpdateSchedule::new(ScheduleOptions::for_steps(1000))?, seed: 1 };
+/// let options = MethodOptions { schedule: UpdateSchedule::new(ScheduleOptions::for_steps(1000))?, seed: 1, growth_batches: 1 };
 /// assert_eq!(build_method("rigl", &options)?.name(), "rigl");
 /// let error = build_method("riggle", &options).unwrap_err();
 /// assert_eq!(error.to_string(), "method `riggle` is unknown, it must be one of dense, static, set, rigl");

@@ -36,6 +36,7 @@ pub struct RigL {
     schedule: UpdateSchedule,
     state: ScheduleState,
     seed: u64,
+    growth_batches: u64,
     /// One for each layer between [`Method::before_gradient`] and [`Method::after_gradient`] of an update, `None` for
     /// a layer that drops nothing; empty at other times.
     kept: Vec<Option<Kept>>,
@@ -55,7 +56,8 @@ impl RigL {
             let reason = "the gradient it grows by is that of the weights before a step";
             return Err(MethodError::Semantics { method: NAME, reason });
         }
-        Ok(Self { schedule: options.schedule, state: ScheduleState::default(), seed: options.seed, kept: vec![] })
+        let MethodOptions { schedule, seed, growth_batches } = *options;
+        Ok(Self { schedule, state: ScheduleState::default(), seed, growth_batches, kept: vec![] })
     }
 }
 
@@ -123,7 +125,8 @@ impl Method for RigL {
 
     fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
         let update_interval = self.schedule.options().update_interval;
-        TrainingRule::GradientGrowth { update_interval }.flops(f_sparse, f_dense)
+        let rule = TrainingRule::GradientGrowth { update_interval, batches: self.growth_batches };
+        rule.flops(f_sparse, f_dense)
     }
 
     fn state(&self) -> MethodState {

@@ -42,7 +42,7 @@ pub(super) fn options(semantics: LoopSemantics) -> MethodOptions {
         end_inclusive: false,
         semantics,
     };
-    MethodOptions { schedule: UpdateSchedule::new(options).unwrap(), seed: 7 }
+    MethodOptions { schedule: UpdateSchedule::new(options).unwrap(), seed: 7, growth_batches: 1 }
 }
 
 impl Net {

@@ -22,6 +22,14 @@ impl Buffer {
         Self { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
     }
 
+    /// `len` zeros, or none if there is no room.
+    pub(super) fn try_zeros(len: usize) -> Option<Self> {
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(len.div_ceil(LINE)).ok()?;
+        lines.resize(len.div_ceil(LINE), Line([0.0; LINE]));
+        Some(Self { lines, len })
+    }
+
     /// Changes the length to `len`, in the same memory if it was ever that long. Elements hold anything.
     pub(super) fn resize(&mut self, len: usize) {
         self.lines.resize(len.div_ceil(LINE), Line([0.0; LINE]));
@@ -54,6 +62,12 @@ impl std::fmt::Debug for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_room_is_not_made() {
+        assert!(Buffer::try_zeros(usize::MAX / 8).is_none());
+        assert_eq!(Buffer::try_zeros(17).unwrap()[..], [0.0; 17]);
+    }
 
     #[test]
     fn aligned_and_zero() {

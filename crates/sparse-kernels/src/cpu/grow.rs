@@ -52,7 +52,7 @@ use crate::backend::GrowRequest;
 use crate::error::expect_equal;
 use crate::pattern::count_below;
 use crate::random::Key;
-use crate::{BackendError, Candidate, StripLayout, Strips};
+use crate::{BackendError, Candidate, CsrPattern, StripLayout, Strips};
 
 /// Floats of a packed tile of X: it stays in an L2 of 512 KiB or more while a band's rows pass by.
 const TILE_FLOATS: usize = 64 << 10;
@@ -279,6 +279,32 @@ impl Best {
 
     #[cold]
     #[inline(never)]
+    /// Takes what may be among the best of some rows of a gradient, `[row][column]`, outside a pattern.
+    pub fn push_rows(&mut self, exclude: &CsrPattern, rows: Range<usize>, gradient: &[f32]) {
+        let columns = exclude.ncols();
+        let (mut scores, mut found) = (Vec::with_capacity(PLACE_ROW), Vec::with_capacity(PLACE_ROW));
+        for first in (0..columns).step_by(PLACE_ROW) {
+            let tile = first..(first + PLACE_ROW).min(columns);
+            self.list.tiles.push((self.list.scores.len(), [rows.start as u32, first as u32]));
+            for (gradient, row) in gradient.chunks_exact(columns).zip(rows.clone()) {
+                let excluded = exclude.row(row);
+                let before = excluded.partition_point(|&column| (column as usize) < first);
+                let mut excluded = excluded[before..].iter().map(|&column| column as usize - first).peekable();
+                scores.clear();
+                found.clear();
+                for (column, gradient) in gradient[tile.clone()].iter().enumerate() {
+                    // The maximum makes a NaN 0: a step whose gradient is NaN is reported elsewhere.
+                    let score = gradient.abs().max(0.0);
+                    if excluded.next_if_eq(&column).is_none() && score >= self.cut.score {
+                        scores.push(score);
+                        found.push(column as f32);
+                    }
+                }
+                self.push(&scores, row - rows.start, &found);
+            }
+        }
+    }
+
     fn prune(&mut self) {
         self.cut = self.ranking.cut(&self.list, self.count);
         self.list.retain(0, |c| self.ranking.is_kept(c, &self.cut));
@@ -628,6 +654,23 @@ fn thresholds(cpu: &Cpu, gradient: &Gradient<'_>, request: &GrowRequest<'_>, cou
         .filter(|&t| t > 0.0)
         .chain([0.0])
         .collect()
+}
+
+/// See [`crate::SparseLinear::largest`].
+pub(super) fn largest(gradient: &[f32], request: &GrowRequest<'_>) -> Result<Vec<Candidate>, BackendError> {
+    let (exclude, nrows, ncols) = (request.exclude, request.exclude.nrows(), request.exclude.ncols());
+    expect_equal("largest", "length of the gradient", nrows * ncols, gradient.len())?;
+    let count = request.count.min(nrows * ncols - exclude.nnz());
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let ranking = Ranking { ties: request.ties, ncols: ncols as u64 };
+    let mut best = Best::new(ranking, count, 0.0, ncols.min(PLACE_ROW));
+    for first in (0..nrows).step_by(BAND_ROWS) {
+        let rows = first..(first + BAND_ROWS).min(nrows);
+        best.push_rows(exclude, rows.clone(), &gradient[rows.start * ncols..rows.end * ncols]);
+    }
+    Ok(in_order(&best.list, ranking, count))
 }
 
 /// See [`crate::SparseLinear::grow`].

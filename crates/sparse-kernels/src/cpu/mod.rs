@@ -217,7 +217,7 @@ impl Storage for Cpu {
     type Indices = Vec<u32>;
 
     fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
-        Ok(Buffer::zeros(len))
+        Buffer::try_zeros(len).ok_or(BackendError::Memory { bytes: len.saturating_mul(size_of::<f32>()) })
     }
 
     fn len(&self, buffer: &Buffer) -> usize {

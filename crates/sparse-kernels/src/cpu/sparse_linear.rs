@@ -90,6 +90,10 @@ impl SparseLinear for Cpu {
     ) -> Result<Vec<Candidate>, BackendError> {
         grow::grow(self, request, pairs)
     }
+
+    fn largest(&self, gradient: &Buffer, request: &GrowRequest<'_>) -> Result<Vec<Candidate>, BackendError> {
+        grow::largest(gradient, request)
+    }
 }
 
 impl Cpu {

@@ -13,6 +13,7 @@ use sparse_kernels::cpu::Cpu;
 use crate::args::BenchStepArgs;
 use crate::bench::{StepBench, peak_rss_bytes};
 use crate::config::{FlopsConvention, Format, LayerRule, Method, TrainConfig};
+use crate::memory;
 use crate::models::{Architecture, Sparsification};
 use crate::report::{Significant, Table, print_record, print_text};
 
@@ -62,7 +63,8 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
         return work(args, &cpu);
     }
     let (threads, isa) = (cpu.threads(), cpu.isa().name());
-    let architecture = Architecture::of(&args.model);
+    let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
+    memory::check(&cpu, &architecture, args.batch_size)?;
     // Impossible densities are refused before anything is measured.
     for &density in &args.density {
         sparsification(args, density).solve(&architecture)?;
@@ -158,6 +160,9 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
         .args(["--batch-size", &args.batch_size.to_string(), "--density", &density.to_string()])
         .args(["--distribution", &args.distribution.to_string(), "--threads", &threads.to_string()])
         .args(["--format", &args.format.to_string()])
+        .args(args.pictures.image_size.iter().flat_map(|side| ["--image-size".to_owned(), side.to_string()]))
+        .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
+        .args(["--stem", &args.pictures.stem.to_string()])
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -179,7 +184,7 @@ fn work(args: &BenchStepArgs, cpu: &Cpu) -> anyhow::Result<()> {
         seed: args.machine.seed,
         ..TrainConfig::default()
     };
-    let architecture = Architecture::of(&args.model);
+    let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
     let densities = sparsification(args, density).solve(&architecture)?;
     let mut bench = StepBench::new(cpu, &architecture, &config, &densities)?;
     let best = cpu.install(|| -> anyhow::Result<Duration> {

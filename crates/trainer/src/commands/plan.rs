@@ -45,6 +45,8 @@ struct TotalRecord {
     paper_size_bytes: f64,
     storage_bytes: usize,
     training_bytes: usize,
+    /// Of these, the dense gradients that growth over several batches holds.
+    growth_bytes: usize,
     dense_training_bytes: usize,
 }
 
@@ -77,6 +79,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         method,
         density,
         update_interval: args.update_interval,
+        growth_batches: args.growth_batches,
         batch_size: args.batch_size,
         layer_rule: args.spread.layer_rule,
         format: args.format,
@@ -153,6 +156,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         paper_size_bytes,
         storage_bytes: bytes.storage,
         training_bytes: bytes.training,
+        growth_bytes: bytes.growth,
         dense_training_bytes,
     };
     if args.json {
@@ -163,7 +167,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let dense_paper_size: f64 = dense_architecture.layers.iter().map(|l| paper_size(1.0, l)).sum();
     let dense_storage = 4 * dense_architecture.parameters();
     let mut totals = Table::new(["", "this network", "dense", "ratio"]);
-    let ratio = |a: f64, b: f64| format!("{:.4}×", a / b);
+    let ratio = |a: f64, b: f64| if b > 0.0 { format!("{:.4}×", a / b) } else { "–".to_owned() };
     let mut row = |name: &str, this: f64, dense: f64, show: &dyn Fn(f64) -> String| {
         totals.row([name.to_owned(), show(this), show(dense), ratio(this, dense)]);
     };
@@ -180,6 +184,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         &kilobytes,
     );
     row("training memory", bytes.training as f64, total.dense_training_bytes as f64, &kilobytes);
+    if bytes.growth > 0 {
+        row("  of it, gradients for growth", bytes.growth as f64, 0.0, &kilobytes);
+    }
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(
         "flops are counted as {convention}; training with {method} and batches of {}",
@@ -197,6 +204,8 @@ struct Bytes {
     storage: usize,
     /// All parameters with gradients, slots and plans, and the activations of a step.
     training: usize,
+    /// Of these, the dense gradients that growth over several batches holds.
+    growth: usize,
 }
 
 /// Counted on the network itself, built and planned as for training, so that nothing is left out.
@@ -211,7 +220,11 @@ fn bytes(config: &TrainConfig, architecture: &Architecture, densities: &[rigl::L
     let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
     let any_sparse_linear = network.body.layers.iter().any(|layer| layer.sparse && !layer.conv);
     let activations = activation_bytes(&cpu, architecture, any_sparse_linear, config.batch_size)?;
-    Ok(Bytes { storage: storage.pattern + storage.values, training: held.total() + gradients + activations })
+    let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
+    let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
+    let growth = if config.growth_batches > 1 && config.method == Method::Rigl { 4 * positions } else { 0 };
+    let training = held.total() + gradients + activations + growth;
+    Ok(Bytes { storage: storage.pattern + storage.values, training, growth })
 }
 
 /// Weight, gradient and momentum of a dense network, and its activations.

@@ -16,6 +16,7 @@ use crate::checkpoint::CheckpointError;
 use crate::config::{ConfigError, Method, TrainConfig};
 use crate::data;
 use crate::interrupt::Interrupt;
+use crate::memory;
 use crate::models::{Architecture, Initialization, Network, Sparsification, StoredModel};
 use crate::report::{Significant, Table, print_record, print_text};
 use crate::run::{Run, RunError, RunParts};
@@ -71,6 +72,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let total_steps = config.total_steps(batches_per_epoch);
     let (method, window) = training::method(&config, total_steps)?;
     let cpu = Cpu::new(config.thread_count(), None)?;
+    memory::check(&cpu, &architecture, config.batch_size.min(data.train.len()))?;
     let info = RunInfo::new(cpu.threads(), cpu.isa().name());
     let resumed = args.resume.as_ref().map(|folder| open(folder, &info)).transpose()?;
     let (opened, found) = match resumed {

@@ -5,6 +5,9 @@
 //! | `<layer>.weight.<extension>` | the weight `[outputs, inputs]`, in any of the [`formats`] |
 //! | `<layer>.bias.npy` or `.mtx` | the bias, a vector; zeros if there is none |
 //!
+//! Of a convolutional network are written, not read: `<norm>.affine`, scales and shifts of a batch normalisation, and
+//! `<norm>.running`, its running means and variances, vectors like the biases.
+//!
 //! Biases are written as `.mtx` beside weights in `.mtx` and as `.npy` beside `.npz` and `.npy`; `.smtx` files hold
 //! patterns, and no biases go with them.
 
@@ -47,7 +50,19 @@ pub(super) fn write(
             MatrixFormat::MatrixMarket => MatrixFormat::MatrixMarket,
             MatrixFormat::Npz | MatrixFormat::Npy => MatrixFormat::Npy,
         };
-        formats::write_vector(&file("bias", bias.extension()), &layer.bias)?;
+        if !layer.bias.is_empty() {
+            formats::write_vector(&file("bias", bias.extension()), &layer.bias)?;
+        }
+    }
+    let vectors = match format {
+        MatrixFormat::Smtx => return Ok(()),
+        MatrixFormat::MatrixMarket => MatrixFormat::MatrixMarket,
+        MatrixFormat::Npz | MatrixFormat::Npy => MatrixFormat::Npy,
+    };
+    for norm in model.convolutional.iter().flat_map(|parts| &parts.norms) {
+        for (part, values) in [("affine", &norm.affine), ("running", &norm.running)] {
+            formats::write_vector(&folder.join(format!("{}.{part}.{}", norm.name, vectors.extension())), values)?;
+        }
     }
     Ok(())
 }
@@ -218,7 +233,8 @@ mod tests {
         let folder = parent.path().join("inside");
         fs::create_dir(&folder).unwrap();
         for name in ["../x", "/tmp/x", "a/b", "a\\b", "..", ".x", "", "a\0b", "c:x"] {
-            let model = StoredModel { input: None, layers: vec![layer(name, sparse(1, 2, &[(0, 1)]))] };
+            let model =
+                StoredModel { input: None, layers: vec![layer(name, sparse(1, 2, &[(0, 1)]))], convolutional: None };
             let error = write(&folder, &model, MatrixFormat::Npz, false).unwrap_err();
             assert!(matches!(error, ExchangeError::LayerName { .. }), "{error}");
         }

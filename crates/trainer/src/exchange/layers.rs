@@ -153,8 +153,8 @@ mod tests {
         let densities = [density, rigl::LayerDensity { nnz: 6, size: 12, ..density }];
         let initialization =
             Initialization { format: crate::config::Format::Csr, init: crate::config::Init::DenseFanIn, seed: 9 };
-        let network = Network::new(&cpu, &architecture, &densities, initialization).unwrap();
-        for layer in &network.layers {
+        let network = Network::new(&cpu, &architecture, &densities, initialization, 8).unwrap();
+        for layer in &network.body.layers {
             let pattern = network.parameters.pattern(&cpu, layer.weight).unwrap();
             let weight = weight_of(Matrix::Pattern(CsrPattern::clone(pattern)), &layer.name, 9).unwrap();
             assert_eq!(weight.values(), network.parameters.download_values(&cpu, layer.weight).unwrap());

@@ -6,9 +6,11 @@
 //! | sparse weight, as `torch.sparse_csr_tensor` takes it | `<layer>.weight.crow_indices`, `.col_indices`; `.values` | I32, or I64 if need be; F32 |
 //! | block-sparse weight, as `torch.sparse_bsr_tensor` takes it | the same; `.values` of `[blocks, r, c]` | as above |
 //! | bias `[outputs]` | `<layer>.bias` | F32 |
+//! | dense weight of a convolution `[O, C/G, kh, kw]`; sparse, a matrix of `[O, C/G · kh · kw]` | as above | as above |
+//! | batch normalisation of C channels | `<norm>.weight`, `.bias`, `.running_mean`, `.running_var` | F32 |
 //!
 //! Neither tells how many columns there are, so the metadata has `<layer>.weight.shape` with a value such as
-//! `[300, 784]`. Written files have `format` `pt` there too, which some readers want to see. The same model gives the
+//! `[300, 784]`, and for a sparse convolution `<layer>.weight.dimensions` with `[64, 32, 3, 3]`. Written files have `format` `pt` there too, which some readers want to see. The same model gives the
 //! same bytes.
 //!
 //! Blocks may reach beyond the matrix, by zeros; PyTorch itself takes only sizes that the block's sides divide, so such a
@@ -18,7 +20,8 @@
 //! layer without name (`weight`, `bias`). A file does not keep its tensors' order, so layers are taken in the order of
 //! their names, numbers in them by value: `0.weight`, `2.weight`, `10.weight` of a `torch.nn.Sequential`. A matrix that
 //! follows another has as many columns as that one rows, so that only the first one's shape must be told. Anything else
-//! in the file (convolutions, normalization) is an error, not left out. Our own checkpoints are read too, and keep what is
+//! in the file (convolutions, normalization) is an error, not left out: convolutional networks are written, not read. Our
+//! own checkpoints are read too, and keep what is
 //! known of their inputs.
 
 use std::borrow::Cow;
@@ -33,7 +36,7 @@ use super::layers::{NamedLayer, chain, natural_order};
 use super::target::whole;
 use super::{ExchangeError, TensorsError};
 use crate::checkpoint::{Checkpoint, METADATA_KEY, read_header};
-use crate::models::{StoredLayer, StoredModel, StoredWeight};
+use crate::models::{StoredLayer, StoredModel, StoredNorm, StoredWeight};
 
 /// What a tensor is to its layer, by the end of its name, and its dimensions.
 const PARTS: [(&str, usize); 6] = [
@@ -98,7 +101,8 @@ struct Writer {
 }
 
 impl Writer {
-    fn weight(&mut self, layer: &StoredLayer, dense: bool) -> Result<(), ExchangeError> {
+    /// `dimensions` are those of the weight in PyTorch: two, or four of a convolution.
+    fn weight(&mut self, layer: &StoredLayer, dimensions: &[usize], dense: bool) -> Result<(), ExchangeError> {
         let name = format!("{}.weight", layer.name);
         let shape = layer.weight.shape();
         let values = layer.weight.values();
@@ -109,7 +113,7 @@ impl Writer {
                 (&**bsr.pattern().blocks(), Tensor::f32s(&[bsr.pattern().nnz_blocks(), r, c], values))
             }
             _ => {
-                self.tensors.insert(name, Tensor::f32s(&shape, &whole(layer)?));
+                self.tensors.insert(name, Tensor::f32s(dimensions, &whole(layer)?));
                 return Ok(());
             }
         };
@@ -120,12 +124,28 @@ impl Writer {
         insert("col_indices", Tensor::indices(pattern.col_indices(), wide));
         insert("values", values);
         self.metadata.insert(shape_key(&name), format!("[{}, {}]", shape[0], shape[1]));
+        if dimensions.len() > 2 {
+            self.metadata.insert(format!("{name}.dimensions"), format!("{dimensions:?}"));
+        }
         Ok(())
     }
 
     fn bias(&mut self, layer: &StoredLayer) {
+        if layer.bias.is_empty() {
+            return;
+        }
         let tensor = Tensor::f32s(&[layer.bias.len()], &layer.bias);
         self.tensors.insert(format!("{}.bias", layer.name), tensor);
+    }
+
+    fn norm(&mut self, norm: &StoredNorm) {
+        let channels = norm.affine.len() / 2;
+        let parts = [("weight", "bias", &norm.affine), ("running_mean", "running_var", &norm.running)];
+        for (first, second, values) in parts {
+            for (part, values) in [(first, &values[..channels]), (second, &values[channels..])] {
+                self.tensors.insert(format!("{}.{part}", norm.name), Tensor::f32s(&[channels], values));
+            }
+        }
     }
 
     /// The crate's own metadata is a hash map, whose order changes from run to run. So the file is made without, and
@@ -156,10 +176,14 @@ fn shape_key(weight: &str) -> String {
 /// [`ExchangeError::Memory`] if a whole matrix has no room.
 pub fn to_bytes(model: &StoredModel, dense: bool) -> Result<Vec<u8>, ExchangeError> {
     let mut writer = Writer::default();
-    for layer in &model.layers {
-        writer.weight(layer, dense)?;
+    // A convolutional network says its weights' dimensions; those of others are the matrices'.
+    let architecture = model.convolutional.as_ref().and_then(|_| model.architecture().ok());
+    for (i, layer) in model.layers.iter().enumerate() {
+        let dimensions = architecture.as_ref().map(|architecture| architecture.layers[i].dimensions());
+        writer.weight(layer, &dimensions.unwrap_or_else(|| layer.weight.shape().to_vec()), dense)?;
         writer.bias(layer);
     }
+    model.convolutional.iter().flat_map(|parts| &parts.norms).for_each(|norm| writer.norm(norm));
     Ok(writer.finish())
 }
 
@@ -169,7 +193,7 @@ pub fn to_bytes(model: &StoredModel, dense: bool) -> Result<Vec<u8>, ExchangeErr
 /// As [`to_bytes`].
 pub fn weight_to_bytes(layer: &StoredLayer, dense: bool) -> Result<Vec<u8>, ExchangeError> {
     let mut writer = Writer::default();
-    writer.weight(layer, dense)?;
+    writer.weight(layer, &layer.weight.shape(), dense)?;
     Ok(writer.finish())
 }
 
@@ -489,7 +513,7 @@ mod tests {
     fn indices_beyond_32_bits_with_sign_are_wide() {
         let ncols = 3_000_000_000;
         let wide = layer("fc1", sparse(2, ncols, &[(0, 1), (1, 2_999_999_999)]));
-        let model = StoredModel { input: None, layers: vec![wide] };
+        let model = StoredModel { input: None, layers: vec![wide], convolutional: None };
         let bytes = to_bytes(&model, false).unwrap();
         assert_eq!(header(&bytes)["fc1.weight.col_indices"]["dtype"], "I64");
         assert_eq!(header(&bytes)["fc1.weight.crow_indices"]["dtype"], "I64");

@@ -563,7 +563,7 @@ mod tests {
             Normalization::PerImage,
         ] {
             let input = ModelInput { data: "cifar10".to_owned(), normalization };
-            let model = StoredModel { input: Some(input), layers: vec![layer.clone()] };
+            let model = StoredModel { input: Some(input), layers: vec![layer.clone()], convolutional: None };
             let bytes = model.to_checkpoint().to_bytes().unwrap();
             assert_eq!(StoredModel::from_checkpoint(&Checkpoint::from_bytes(&bytes).unwrap()).unwrap(), model);
         }

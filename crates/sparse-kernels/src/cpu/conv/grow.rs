@@ -45,7 +45,6 @@ pub(super) fn grow(
     let ranking = Ranking { ties: request.ties, ncols: columns as u64 };
     let mut best = Best::new(ranking, count, 0.0, columns.min(PLACE_ROW));
     let bands = rows.div_ceil((BAND_FLOATS / columns).clamp(1, BAND_ROWS));
-    let (mut scores, mut found) = (Vec::with_capacity(PLACE_ROW), Vec::with_capacity(PLACE_ROW));
     let mut dw = cpu.scratch(0);
     for band in 0..bands {
         let band = band * rows / bands..(band + 1) * rows / bands;
@@ -56,26 +55,7 @@ pub(super) fn grow(
         for (i, (dy, x)) in pairs.iter().enumerate() {
             cpu.dense_weight_grad(shape, band.clone(), dy, x, &mut dw, i > 0);
         }
-        for first in (0..columns).step_by(PLACE_ROW) {
-            let tile = first..(first + PLACE_ROW).min(columns);
-            best.list.tiles.push((best.list.scores.len(), [band.start as u32, first as u32]));
-            for (gradient, row) in dw.chunks_exact(columns).zip(band.clone()) {
-                let excluded = exclude.row(row);
-                let before = excluded.partition_point(|&column| (column as usize) < first);
-                let mut excluded = excluded[before..].iter().map(|&column| column as usize - first).peekable();
-                scores.clear();
-                found.clear();
-                for (column, gradient) in gradient[tile.clone()].iter().enumerate() {
-                    // The maximum makes a NaN 0: a step whose gradient is NaN is reported elsewhere.
-                    let score = gradient.abs().max(0.0);
-                    if excluded.next_if_eq(&column).is_none() && score >= best.cut.score {
-                        scores.push(score);
-                        found.push(column as f32);
-                    }
-                }
-                best.push(&scores, row - band.start, &found);
-            }
-        }
+        best.push_rows(exclude, band, &dw);
     }
     cpu.give_back(dw);
     Ok(in_order(&best.list, ranking, count))
