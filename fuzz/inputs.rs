@@ -9,7 +9,7 @@ use sparse_kernels::Csr;
 use trainer::args::{TrainArgs, TrainOptions};
 use trainer::checkpoint::{Checkpoint, TensorData, read_header};
 use trainer::config::TrainConfig;
-use trainer::data::idx;
+use trainer::data::{cifar as cifar_format, idx};
 use trainer::exchange::pytorch;
 use trainer::formats::{Matrix, matrix_market, npy, npz, smtx};
 use trainer::models::StoredModel;
@@ -21,8 +21,15 @@ pub type Target = fn(&[u8]);
 
 /// Every format, by the name of its fuzz target and of its folder in `fuzz/seeds`.
 #[allow(dead_code, reason = "a fuzz target runs one of them")]
-pub const TARGETS: [(&str, Target); 6] =
-    [("idx", idx), ("safetensors", safetensors), ("npz", npz), ("mtx", mtx), ("smtx", smtx), ("toml", toml)];
+pub const TARGETS: [(&str, Target); 7] = [
+    ("idx", idx),
+    ("cifar", cifar),
+    ("safetensors", safetensors),
+    ("npz", npz),
+    ("mtx", mtx),
+    ("smtx", smtx),
+    ("toml", toml),
+];
 
 /// Bytes that any parser may take for itself.
 const FREE_BYTES: usize = 1 << 20;
@@ -52,6 +59,17 @@ pub fn idx(bytes: &[u8]) {
         assert_eq!(images.pixels.len(), images.count() * images.height * images.width);
     }
     if let Ok(labels) = bounded(bytes, UNFOLDED, |bytes| idx::parse_labels(Path::new("labels"), bytes, 10)) {
+        assert!(labels.iter().all(|&label| label < 10));
+    }
+}
+
+/// Records of CIFAR-10, plain or compressed.
+pub fn cifar(bytes: &[u8]) {
+    let records = cifar_format::Records { classes: 10, label_bytes: 1, most: 4 };
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    let parse = |bytes: &[u8]| records.parse(Path::new("batch"), bytes, &mut images, &mut labels);
+    if let Ok(count) = bounded(bytes, UNFOLDED, parse) {
+        assert!((1..=4).contains(&count) && labels.len() == count && images.len() == count * 3072);
         assert!(labels.iter().all(|&label| label < 10));
     }
 }

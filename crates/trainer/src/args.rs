@@ -55,6 +55,74 @@ pub enum Command {
     Export(ExportArgs),
     /// Make a model of other programs' files, pruned to a density if asked to.
     Import(ImportArgs),
+    /// List, fetch and verify data sets.
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+/// What `rigl data` does.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Show the data sets there are, and where they were found.
+    List(DataListArgs),
+    /// Get a data set from where it is published, or from a local copy, and check it.
+    Fetch(DataFetchArgs),
+    /// Read a data set as a whole and compare its sums with those of the official files.
+    Verify(DataVerifyArgs),
+}
+
+/// `rigl data list`.
+#[derive(Debug, Args)]
+pub struct DataListArgs {
+    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+const FETCH_EXAMPLES: &str = "\
+Examples:
+  rigl data fetch cifar10 --data-dir ~/data
+      downloads CIFAR-10 to ~/data/cifar10, where --data cifar10 --data-dir ~/data finds it
+  rigl data fetch mnist --from /mnt/mirror/mnist --to ~/data/mnist
+      copies the files of a local mirror, published or unpacked, plain, .gz or .xz";
+
+/// `rigl data fetch`.
+#[derive(Debug, Args)]
+#[command(after_long_help = FETCH_EXAMPLES)]
+pub struct DataFetchArgs {
+    /// The data set: fashion-mnist, mnist, cifar10 or cifar100
+    pub name: String,
+    /// Take it from this folder: the published files, or unpacked ones, plain, .gz or .xz
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub from: Option<PathBuf>,
+    /// Take the published files from this address [default: that of the publisher]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The folder for its files
+    #[arg(long, value_name = "DIR", conflicts_with = "data_dir")]
+    pub to: Option<PathBuf>,
+    /// Folder of data sets; the files go to DIR/NAME [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rigl data verify`.
+#[derive(Debug, Args)]
+pub struct DataVerifyArgs {
+    /// The data set; of image-folder, every picture is read
+    pub name: String,
+    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `rigl bench` times.
@@ -98,8 +166,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", help_heading = RUN)]
     pub config: Option<PathBuf>,
     /// Go on with the run in this folder, from its newest whole checkpoint, to the same result as if it had never
-    /// stopped; only --threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints and --json may
-    /// differ
+    /// stopped; only --threads, --loader-threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints and
+    /// --json may differ
     #[arg(long, value_name = "RUN", conflicts_with = "config", help_heading = RUN)]
     pub resume: Option<PathBuf>,
 }
@@ -119,12 +187,14 @@ pub struct TrainOptions {
     /// How a residual network begins: as on ImageNet or as on CIFAR; auto goes by the pictures' size [default: auto]
     #[arg(long, value_enum, help_heading = NETWORK)]
     pub stem: Option<Stem>,
-    /// The data set: fashion-mnist-mini (embedded), fashion-mnist, mnist, cifar10 or cifar100 (read from --data-dir)
+    /// The data set: fashion-mnist-mini (embedded), fashion-mnist, mnist, cifar10, cifar100 or image-folder (read from
+    /// --data-dir)
     /// [default: fashion-mnist-mini]
     #[arg(long, value_name = "NAME", help_heading = NETWORK)]
     pub data: Option<String>,
     /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; of CIFAR the binary batches), plain, .gz
-    /// or .xz [default: the environment variable RIGL_DATA_DIR]
+    /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test; .jpeg and .png too)
+    /// [default: the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR", help_heading = NETWORK)]
     pub data_dir: Option<PathBuf>,
     /// Share of the training samples held out and evaluated after each epoch, in [0, 1) [default: 0.0]
@@ -139,9 +209,12 @@ pub struct TrainOptions {
     #[arg(long, value_enum, help_heading = NETWORK)]
     pub normalize: Option<Normalize>,
     /// How training pictures are changed at random, anew in each epoch [default: none; crop-flip for cifar10 and
-    /// cifar100]
+    /// cifar100, random-resized-crop-flip for image-folder]
     #[arg(long, value_enum, help_heading = NETWORK)]
     pub augment: Option<Augment>,
+    /// Height and width that the pictures of image-folder are resized to [default: 224]
+    #[arg(long, value_name = "PIXELS", help_heading = NETWORK)]
+    pub image_size: Option<usize>,
 
     /// How connections are chosen and changed [default: rigl]
     #[arg(long, value_enum, help_heading = SPARSITY)]
@@ -257,6 +330,9 @@ pub struct TrainOptions {
     /// Threads [default: one for each core]
     #[arg(long, value_name = "N", help_heading = RUN)]
     pub threads: Option<usize>,
+    /// Threads that read and prepare batches, beside those [default: 2 for image-folder, 1 for other data]
+    #[arg(long, value_name = "N", help_heading = RUN)]
+    pub loader_threads: Option<usize>,
     /// Where to compute: cpu [default: cpu]
     #[arg(long, value_name = "DEVICE", help_heading = RUN)]
     pub device: Option<Device>,

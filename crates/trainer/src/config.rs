@@ -18,6 +18,7 @@ use crate::args::{TrainArgs, TrainOptions};
 use crate::checkpoint::CheckpointError;
 use crate::data;
 use crate::data::Dataset;
+use crate::data::image_folder::{DEFAULT_IMAGE_SIZE, IMAGE_FOLDER};
 use crate::models::{ModelSpec, StoredModel};
 
 /// Why settings cannot be used. All are errors of usage.
@@ -276,6 +277,8 @@ choices! {
         None,
         /// Padded by 4 pixels through reflection, cropped to the old size, flipped left to right or not.
         CropFlip,
+        /// A part of random size and aspect, resized, flipped left to right or not: for folders of pictures.
+        RandomResizedCropFlip,
     }
     /// How floating-point operations are counted.
     FlopsConvention {
@@ -548,6 +551,8 @@ pub struct TrainConfig {
     pub normalize: Normalize,
     /// How training pictures are changed at random.
     pub augment: Augment,
+    /// Pixels each way that the pictures of a folder are resized to.
+    pub image_size: usize,
 
     /// How connections are chosen.
     pub method: Method,
@@ -621,6 +626,8 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Threads; `None` is one for each core, see [`TrainConfig::thread_count`].
     pub threads: Option<usize>,
+    /// Threads that prepare batches; `None` is as the data needs, see [`TrainConfig::loader_thread_count`].
+    pub loader_threads: Option<usize>,
     /// Where it is computed.
     pub device: Device,
     /// Steps between checkpoints; `None` is one after each epoch.
@@ -647,6 +654,7 @@ impl Default for TrainConfig {
             eval_test: false,
             normalize: Normalize::Pixels,
             augment: Augment::None,
+            image_size: DEFAULT_IMAGE_SIZE,
             method: Method::Rigl,
             density: 0.1,
             distribution: Distribution::Erk,
@@ -681,6 +689,7 @@ impl Default for TrainConfig {
             flops_convention: FlopsConvention::Mac2,
             seed: 0,
             threads: None,
+            loader_threads: None,
             device: Device::Cpu,
             checkpoint_every: None,
             keep_checkpoints: 2,
@@ -827,8 +836,22 @@ impl TrainConfig {
             data::KNOWN.contains(&self.data.as_str()),
             "data",
             &self.data,
-            "fashion-mnist-mini, fashion-mnist, mnist, cifar10 or cifar100",
+            "fashion-mnist-mini, fashion-mnist, mnist, cifar10, cifar100 or image-folder",
         )?;
+        let files = self.data == IMAGE_FOLDER;
+        let counted = !files || self.normalize != Normalize::Pixels;
+        require(counted, "normalize", self.normalize, "channels or per-image with --data image-folder")?;
+        match self.augment {
+            Augment::None => {}
+            Augment::CropFlip => {
+                let rule = "none or random-resized-crop-flip with --data image-folder";
+                require(!files, "augment", self.augment, rule)?;
+            }
+            Augment::RandomResizedCropFlip => {
+                require(files, "augment", self.augment, "none or crop-flip without --data image-folder")?;
+            }
+        }
+        require((1..=LARGEST_IMAGE).contains(&self.image_size), "image-size", self.image_size, IMAGE_SIZE_RULE)?;
         require(share(self.val_fraction), "val-fraction", self.val_fraction, share_rule)?;
         require(is_density(self.density), "density", self.density, DENSITY_RULE)?;
         let power = self.erk_power;
@@ -863,8 +886,10 @@ impl TrainConfig {
         require(share(self.dropout), "dropout", self.dropout, share_rule)?;
         require(self.checkpoint_every != Some(0), "checkpoint-every", 0, at_least_one)?;
         require(self.keep_checkpoints >= 1, "keep-checkpoints", self.keep_checkpoints, at_least_one)?;
-        let threads = self.threads.unwrap_or(1);
-        require((1..=MAX_THREADS).contains(&threads), "threads", threads, "at least 1 and at most 1024")?;
+        for (option, threads) in [("threads", self.threads), ("loader-threads", self.loader_threads)] {
+            let threads = threads.unwrap_or(1);
+            require((1..=MAX_THREADS).contains(&threads), option, threads, "at least 1 and at most 1024")?;
+        }
         Ok(())
     }
 
@@ -882,6 +907,7 @@ impl TrainConfig {
             ("data-dir", given.data_dir.is_some(), self.data != data::EMBEDDED, DATA_IN_FOLDERS),
             ("width", given.width.is_some(), !self.model.is_mlp(), "a convolutional network"),
             ("stem", given.stem.is_some(), matches!(self.model, ModelName::ResNet(_)), "a model resnet-18, -34 or -50"),
+            ("image-size", given.image_size.is_some(), self.data == IMAGE_FOLDER, "--data image-folder"),
             ("density", given.density.is_some(), sparse, needs_sparse),
             ("sparsity", given.sparsity.is_some(), sparse, needs_sparse),
             ("layer-rule", given.layer_rule.is_some(), sparse, needs_sparse),
@@ -959,6 +985,11 @@ impl TrainConfig {
         self.threads.unwrap_or_else(available_threads)
     }
 
+    /// Threads that prepare batches: those asked for, else two for folders of pictures and one for all other data.
+    pub fn loader_thread_count(&self) -> usize {
+        self.loader_threads.unwrap_or_else(|| data::default_loader_threads(&self.data))
+    }
+
     /// This configuration as a file that `--config` reads.
     ///
     /// # Errors
@@ -969,10 +1000,15 @@ impl TrainConfig {
 }
 
 /// Options that leave a run's result as it is, and so may change when it is gone on with.
-pub const RESUMABLE: [&str; 6] = ["checkpoint-every", "data-dir", "device", "json", "keep-checkpoints", "threads"];
+pub const RESUMABLE: [&str; 7] =
+    ["checkpoint-every", "data-dir", "device", "json", "keep-checkpoints", "loader-threads", "threads"];
 
 /// The data sets that `--data-dir` is for.
-pub(crate) const DATA_IN_FOLDERS: &str = "--data fashion-mnist, mnist, cifar10 or cifar100";
+pub(crate) const DATA_IN_FOLDERS: &str = "--data fashion-mnist, mnist, cifar10, cifar100 or image-folder";
+
+/// More is a slip: a batch of one would have 50 million inputs.
+const LARGEST_IMAGE: usize = 4096;
+const IMAGE_SIZE_RULE: &str = "at least 1 and at most 4096 pixels";
 
 /// More is a slip, not a machine.
 const MAX_THREADS: usize = 1024;
@@ -1098,6 +1134,11 @@ mod tests {
             ("--weight-decay=-1", "weight-decay: -1"),
             ("--threads 0", "threads: 0"),
             ("--threads 5000", "threads: 5000"),
+            ("--loader-threads 0", "loader-threads: 0"),
+            ("--data image-folder --image-size 0", "image-size: 0"),
+            ("--data image-folder --normalize pixels", "normalize: pixels"),
+            ("--data image-folder --augment crop-flip", "augment: crop-flip"),
+            ("--data cifar10 --augment random-resized-crop-flip", "augment: random-resized-crop-flip"),
             ("--drop-fraction 1.1", "drop-fraction: 1.1"),
             ("--drop-schedule inverse-power --drop-exponent 0", "drop-exponent: 0"),
             ("--erk-power=-1", "erk-power: -1"),
@@ -1155,6 +1196,7 @@ mod tests {
             "--optimizer adam --momentum 0.5",
             "--lr-gamma 0.5",
             "--data-dir /data",
+            "--data cifar10 --image-size 32",
         ] {
             let message = message(resolve(line));
             assert!(message.contains("has no effect here: it needs "), "{line}: {message}");
@@ -1178,6 +1220,9 @@ mod tests {
         assert_eq!(data_dir("--data mnist --data-dir /cli"), Some("/cli".into()));
         assert_eq!(data_dir(""), None);
         let input = |line: &str| resolve(line).map(|config| (config.normalize, config.augment)).unwrap();
+        assert_eq!(input("--data image-folder"), (Normalize::Channels, Augment::RandomResizedCropFlip));
+        let loaders = |line: &str| resolve(line).unwrap().loader_thread_count();
+        assert_eq!([loaders(""), loaders("--data image-folder"), loaders("--loader-threads 5")], [1, 2, 5]);
         assert_eq!(input("--data mnist"), (Normalize::Pixels, Augment::None));
         assert_eq!(input("--data cifar10"), (Normalize::Channels, Augment::CropFlip));
         assert_eq!(input("--data cifar100 --augment none"), (Normalize::Channels, Augment::None));
@@ -1192,6 +1237,7 @@ mod tests {
             "--format bsr16x1 --epochs 2",
             "--steps 70 --sparsity 0.95 --optimizer adam --seed 9223372036854775807 --threads 3",
             "--data cifar10 --normalize pixels --augment none",
+            "--data image-folder --image-size 64 --loader-threads 4",
             "--method dense --data mnist --data-dir /data --lr-schedule step --lr-milestones 10,20",
             "--density-override fc1=0.05 --density-override *=1 --drop-schedule inverse-power --begin-step 5 --json",
         ] {

@@ -12,6 +12,7 @@
 //! the number of batches), the epoch's running means and the number of records written. So a run that is killed and
 //! resumed, however often, ends in the same bytes. Checkpoints hold no time: the records' `seconds` alone differ.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -126,9 +127,12 @@ struct RunState {
     records: u64,
     /// Of the training batches of the epoch so far.
     epoch: Mean,
+    /// Training samples so far whose files are broken.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    corrupt_images: BTreeSet<u32>,
 }
 
-/// Loss and accuracy on a split for a network, by a function of each batch.
+/// Loss and accuracy on a split for a network, by a function of each batch, which `threads` of the loader prepare.
 ///
 /// # Errors
 /// The function's; [`RunError::Evaluation`] if interrupted.
@@ -136,6 +140,7 @@ pub fn evaluate<E>(
     split: &Arc<Split>,
     normalization: &Normalization,
     body: &Body,
+    threads: usize,
     interrupt: &Interrupt,
     mut batch: impl FnMut(&crate::data::Batch) -> Result<autograd::LossStats, E>,
 ) -> anyhow::Result<Mean>
@@ -144,7 +149,7 @@ where
 {
     let batch_size = body.evaluation_batch().min(split.len());
     let form = body.input_layout(batch_size).into();
-    let options = LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads: 1 };
+    let options = LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads };
     let mut loader = BatchLoader::new(split.clone(), normalization, options)?;
     let mut mean = Mean::default();
     while let Some(next) = loader.next_batch()? {
@@ -184,6 +189,7 @@ pub struct Run<'a> {
     batches_per_epoch: u64,
     records: u64,
     epoch: Mean,
+    corrupt_images: BTreeSet<u32>,
     /// Batches at the last save.
     saved: Option<u64>,
     /// Seconds of training before this process.
@@ -199,11 +205,16 @@ impl<'a> Run<'a> {
         let normalization = parts.data.normalization(parts.config.normalize);
         let batches_per_epoch = parts.data.train.len().div_ceil(parts.config.batch_size) as u64;
         Self {
-            input: ModelInput { data: parts.data.name.clone(), normalization },
+            input: ModelInput {
+                data: parts.data.name.clone(),
+                normalization,
+                image_size: parts.data.is_files().then_some(parts.config.image_size),
+            },
             data_sha256: parts.data.sha256(),
             batches_per_epoch,
             records: 0,
             epoch: Mean::default(),
+            corrupt_images: BTreeSet::new(),
             saved: None,
             seconds_before: 0.0,
             start: Instant::now(),
@@ -233,7 +244,7 @@ impl<'a> Run<'a> {
                 return Err(CheckpointError::mismatch(what, state.data_sha256, &self.data_sha256).into());
             }
             self.parts.trainer.restore(checkpoint)?;
-            (self.records, self.epoch) = (state.records, state.epoch);
+            (self.records, self.epoch, self.corrupt_images) = (state.records, state.epoch, state.corrupt_images);
             self.saved = Some(self.parts.trainer.batches());
         }
         let last = self.parts.run_dir.cut_metrics(self.records)?;
@@ -254,6 +265,11 @@ impl<'a> Run<'a> {
     /// Loss and accuracy on the training batches of the last epoch.
     pub fn epoch(&self) -> &Mean {
         &self.epoch
+    }
+
+    /// How many training pictures turned out to be broken; `None` if that cannot be.
+    pub fn corrupt_images(&self) -> Option<usize> {
+        self.parts.data.is_files().then_some(self.corrupt_images.len())
     }
 
     /// Seconds of training that led here, in this process and before it. Of an earlier process the time up to its last
@@ -292,7 +308,8 @@ impl<'a> Run<'a> {
             (trainer.batches() / self.batches_per_epoch, (trainer.batches() % self.batches_per_epoch) as usize);
         let order = Order::Shuffled { seed: config.seed, first_epoch, first_batch, augment: config.augment };
         let form = trainer.network.body.input_layout(batch_size).into();
-        let options = LoaderOptions { batch_size, form, order, drop_last: false, threads: 1 };
+        let threads = config.loader_thread_count();
+        let options = LoaderOptions { batch_size, form, order, drop_last: false, threads };
         let mut loader = BatchLoader::new(data.train.clone(), &self.input.normalization, options)?;
         let progress = Progress::new(total_steps, config.json);
         let mut owed = false;
@@ -339,6 +356,7 @@ impl<'a> Run<'a> {
             }
             let report = self.parts.trainer.train_batch(batch.layout, &batch.images, &batch.labels)?;
             self.epoch.add(&report.loss);
+            self.corrupt_images.extend(&batch.corrupt);
             progress.step(&self.status());
         }
     }
@@ -398,9 +416,9 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`RunError::Evaluation`] if interrupted, or if the device fails.
     pub fn evaluate(&mut self, split: &Arc<Split>) -> anyhow::Result<Mean> {
-        let RunParts { trainer, interrupt, .. } = &mut self.parts;
+        let RunParts { trainer, config, interrupt, .. } = &mut self.parts;
         let body = trainer.network.body.clone();
-        evaluate(split, &self.input.normalization, &body, interrupt, |batch| {
+        evaluate(split, &self.input.normalization, &body, config.loader_thread_count(), interrupt, |batch| {
             trainer.evaluate_batch(batch.layout, &batch.images, &batch.labels)
         })
     }
@@ -417,7 +435,8 @@ impl<'a> Run<'a> {
     fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
         let mut checkpoint = self.parts.trainer.checkpoint(Some(self.input.clone()))?;
         let (config, data_sha256) = (self.parts.config.fingerprint(), self.data_sha256.clone());
-        let state = RunState { config, data_sha256, records: self.records, epoch: self.epoch };
+        let corrupt_images = self.corrupt_images.clone();
+        let state = RunState { config, data_sha256, records: self.records, epoch: self.epoch, corrupt_images };
         checkpoint.set_section("run", &state);
         Ok(checkpoint)
     }

@@ -10,6 +10,7 @@ use super::check_fit;
 use crate::args::{EvalArgs, EvalSplit};
 use crate::config::{ConfigError, DATA_IN_FOLDERS, available_threads};
 use crate::data;
+use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
 use crate::interrupt::Interrupt;
 use crate::models::Network;
 use crate::report::{print_record, print_text};
@@ -47,7 +48,8 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS }.into());
     }
     let data_dir = args.data_dir.clone().or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into));
-    let data = data::load(name, data_dir.as_deref())?;
+    let image_size = trained_on.as_ref().and_then(|input| input.image_size).unwrap_or(DEFAULT_IMAGE_SIZE);
+    let data = data::load_sized(name, data_dir.as_deref(), image_size)?;
     check_fit(&model.architecture()?, &data)?;
     // A model goes on to see what it was trained to see.
     let default = || data.normalization(data::default_normalize(name));
@@ -63,7 +65,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         EvalSplit::Train => &data.train,
     };
     let mean = cpu.install(|| {
-        evaluate(split, &normalization, &body, &interrupt, |batch| {
+        evaluate(split, &normalization, &body, data::default_loader_threads(name), &interrupt, |batch| {
             evaluator.evaluate_batch(batch.layout, &batch.images, &batch.labels)
         })
     })?;

@@ -2,6 +2,7 @@
 
 mod bench_kernel;
 mod bench_step;
+mod data;
 mod eval;
 mod export;
 mod import;
@@ -15,6 +16,7 @@ use self::bench_kernel::ReferenceError;
 use crate::args::{BenchCommand, Command};
 use crate::checkpoint::CheckpointError;
 use crate::config::{ConfigError, FlopsConvention};
+use crate::data::fetch::FetchError;
 use crate::data::{DataError, Dataset};
 use crate::exchange::ExchangeError;
 use crate::interrupt;
@@ -33,6 +35,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Data(command) => data::run(&command),
         Command::Bench(BenchCommand::Kernel(args)) => bench_kernel::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench_step::run(&args),
     }
@@ -112,6 +115,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if matches!(error.downcast_ref(), Some(RunError::Interrupted { .. } | RunError::Evaluation)) {
         return interrupt::EXIT_CODE;
     }
+    if matches!(error.downcast_ref(), Some(FetchError::Interrupted)) {
+        return interrupt::EXIT_CODE;
+    }
     let usage = error.chain().any(|cause| {
         cause.is::<ConfigError>()
             || cause.is::<rigl::DistributionError>()
@@ -120,6 +126,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             || matches!(cause.downcast_ref(), Some(sparse_kernels::BackendError::IsaUnavailable { .. }))
             || cause.downcast_ref::<ExchangeError>().is_some_and(ExchangeError::is_usage)
             || cause.downcast_ref::<DataError>().is_some_and(DataError::is_usage)
+            || cause.downcast_ref::<FetchError>().is_some_and(FetchError::is_usage)
             || cause.downcast_ref::<CheckpointError>().is_some_and(CheckpointError::is_usage)
             || cause.downcast_ref::<RunDirError>().is_some_and(RunDirError::is_usage)
             || cause.downcast_ref::<ReferenceError>().is_some_and(ReferenceError::is_usage)

@@ -43,6 +43,9 @@ struct DoneRecord {
     dense_step_time_ns: Option<u64>,
     run_dir: String,
     seed: u64,
+    /// Training pictures that others took the place of, where data may have broken ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    corrupt_images: Option<usize>,
 }
 
 /// Time spent on measuring a step beside the dense step.
@@ -62,7 +65,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         None => TrainConfig::resolve(args, data_dir)?,
     };
     let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
-    let mut data = data::load(&config.data, config.data_dir.as_deref())?;
+    let mut data = data::load_sized(&config.data, config.data_dir.as_deref(), config.image_size)?;
     let architecture = super::architecture(&config.spec(&data))?;
     check_fit(&architecture, &data)?;
     if config.val_fraction > 0.0 {
@@ -130,6 +133,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         dense_step_time_ns: step_times.map(|[_, dense]| dense),
         run_dir: run.run_dir().path().display().to_string(),
         seed: config.seed,
+        corrupt_images: run.corrupt_images(),
     };
     run.append(&done)?;
     if config.json {

@@ -1,8 +1,11 @@
 //! What can be wrong with a data set.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
+
+use super::picture::PictureError;
 
 /// Why a data set could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +22,11 @@ pub enum DataError {
     /// The data set is not embedded, and no folder was given.
     #[error(
         "data: {name} is read from a folder, and none was given; use --data-dir DIR or the environment variable \
-         RIGL_DATA_DIR, where DIR or DIR/{name} holds {} (each also as .gz or .xz)",
-        files.join(", ")
+         RIGL_DATA_DIR, where {}",
+        match files.as_slice() {
+            [] => "DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (also .jpeg and .png)".to_owned(),
+            files => format!("DIR or DIR/{name} holds {} (each also as .gz or .xz)", files.join(", ")),
+        }
     )]
     NoFolder {
         /// The data set.
@@ -136,6 +142,46 @@ pub enum DataError {
         /// Height and width of the training images.
         expected: (usize, usize),
     },
+    /// The folder of pictures has no such part.
+    #[error("data: image-folder: no folder {folder} in {}; pictures lie in {folder}/CLASS/", data_dir.display())]
+    Folder {
+        /// The data folder.
+        data_dir: PathBuf,
+        /// The folder that is missing.
+        folder: &'static str,
+    },
+    /// A part of a folder of pictures has no classes.
+    #[error("{}: has no folder; each class must have one, with .jpg, .jpeg or .png files in it", folder.display())]
+    NoClasses {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A class has no pictures.
+    #[error("{}: has no .jpg, .jpeg or .png file; each class must have at least 1", folder.display())]
+    EmptyClass {
+        /// The folder of the class.
+        folder: PathBuf,
+    },
+    /// Two parts of a folder of pictures have different classes.
+    #[error("{} has the class folder {class:?} and {} has not; both must have the same", has.display(), lacks.display())]
+    Classes {
+        /// The class.
+        class: OsString,
+        /// The part that has it.
+        has: PathBuf,
+        /// The part that lacks it.
+        lacks: PathBuf,
+    },
+    /// No picture of a split can be read.
+    #[error("none of {pictures} pictures can be read; {}: {source}", file.display())]
+    Pictures {
+        /// How many there are.
+        pictures: usize,
+        /// One of them.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: PictureError,
+    },
     /// A validation share that leaves one side empty.
     #[error("val-fraction: {fraction} of {samples} training samples leaves the {empty} set empty")]
     Fraction {
@@ -151,7 +197,17 @@ pub enum DataError {
 impl DataError {
     /// Whether the command line can mend it (a wrong name, folder or share), as opposed to a broken file.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Unknown { .. } | Self::NoFolder { .. } | Self::Missing { .. } | Self::Fraction { .. })
+        matches!(
+            self,
+            Self::Unknown { .. }
+                | Self::NoFolder { .. }
+                | Self::Missing { .. }
+                | Self::Fraction { .. }
+                | Self::Folder { .. }
+                | Self::NoClasses { .. }
+                | Self::EmptyClass { .. }
+                | Self::Classes { .. }
+        )
     }
 }
 

@@ -1,4 +1,4 @@
-//! The data sets that there are: what they hold, and the files they are read from.
+//! The data sets that are fixed: what they hold, and the files they are read from.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,20 @@ pub struct KnownSet {
     pub folders: &'static [&'static str],
     /// Its files.
     pub files: &'static [&'static str],
+    /// Where it can be had, if it is not part of the program.
+    pub home: Option<Home>,
+    /// The sums of its training and test samples, see [`content_sums`](super::content_sums), if they are known.
+    pub content: Option<[u128; 2]>,
     pub(super) format: Format,
+}
+
+/// Where a data set is published.
+#[derive(Debug, Clone, Copy)]
+pub struct Home {
+    /// Address of the folder that the files are in, with `/` at its end.
+    pub url: &'static str,
+    /// Name and MD5 sum of each file: the set's own files, compressed, or an archive (`.tar.gz`) that has them in it.
+    pub files: &'static [(&'static str, &'static str)],
 }
 
 /// How the files of a data set are read.
@@ -40,15 +53,56 @@ pub(super) const IDX_FILES: [&str; 4] =
 
 /// The MNIST family: ten classes of grey pictures.
 const fn idx(name: &'static str, folders: &'static [&'static str]) -> KnownSet {
-    let (shape, samples) = ([1, 28, 28], [60_000, 10_000]);
-    KnownSet { name, classes: 10, shape, samples, folders, files: &IDX_FILES, format: Format::Idx }
+    KnownSet {
+        name,
+        classes: 10,
+        shape: [1, 28, 28],
+        samples: [60_000, 10_000],
+        folders,
+        files: &IDX_FILES,
+        home: None,
+        content: None,
+        format: Format::Idx,
+    }
 }
 
-/// Every data set, in the order of [`KNOWN`](super::KNOWN).
+/// Every data set but the folders of pictures, in the order of [`KNOWN`](super::KNOWN).
+///
+/// MD5 sums are those that the publishers give or that torchvision checks. Sums of contents were taken of files whose MD5
+/// sums, or published means and deviations, were right.
 pub static SETS: [KnownSet; 5] = [
-    KnownSet { samples: [12_000, 2_000], format: Format::Embedded, ..idx(EMBEDDED, &[]) },
-    idx("fashion-mnist", &["fashion-mnist"]),
-    idx("mnist", &["mnist"]),
+    KnownSet {
+        samples: [12_000, 2_000],
+        content: Some([0x35ed_cde8_f974_4449_2971_125e_a82d_ce3c, 0x6cad_9651_cdeb_c200_89f4_4b03_e782_3b25]),
+        format: Format::Embedded,
+        ..idx(EMBEDDED, &[])
+    },
+    KnownSet {
+        home: Some(Home {
+            url: "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            files: &[
+                ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+                ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+                ("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+                ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+            ],
+        }),
+        content: Some([0x3c6a_ae86_c05e_891f_e6fe_44cb_2c19_f1fc, 0x78c4_e625_5bc1_e247_4181_5325_a531_4dfc]),
+        ..idx("fashion-mnist", &["fashion-mnist"])
+    },
+    KnownSet {
+        home: Some(Home {
+            url: "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            files: &[
+                ("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+                ("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+                ("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+                ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+            ],
+        }),
+        content: Some([0x3925_3c58_2b86_9a18_8559_8204_e9f8_578d, 0x6404_de06_8760_acea_dd28_9000_bfda_3831]),
+        ..idx("mnist", &["mnist"])
+    },
     KnownSet {
         name: "cifar10",
         classes: 10,
@@ -63,6 +117,11 @@ pub static SETS: [KnownSet; 5] = [
             "data_batch_5.bin",
             "test_batch.bin",
         ],
+        home: Some(Home {
+            url: "https://www.cs.toronto.edu/~kriz/",
+            files: &[("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")],
+        }),
+        content: Some([0x3020_0529_4543_3ce9_e5ff_232b_f34b_19e4, 0x7b94_13a1_ccbc_1e48_cbed_c5f1_f3a8_dd44]),
         format: Format::Cifar { records: Records { classes: 10, label_bytes: 1, most: 10_000 }, test: 1 },
     },
     KnownSet {
@@ -72,6 +131,11 @@ pub static SETS: [KnownSet; 5] = [
         samples: [50_000, 10_000],
         folders: &["cifar100", "cifar-100", "cifar-100-binary"],
         files: &["train.bin", "test.bin"],
+        home: Some(Home {
+            url: "https://www.cs.toronto.edu/~kriz/",
+            files: &[("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")],
+        }),
+        content: None,
         format: Format::Cifar { records: Records { classes: 100, label_bytes: 2, most: 50_000 }, test: 1 },
     },
 ];
@@ -100,10 +164,6 @@ impl KnownSet {
         if !others.any(|other| other.folders.iter().any(|folder| data_dir.ends_with(folder))) {
             folders.push(data_dir.to_owned());
         }
-        let in_folder = |folder: &Path, file: &str| {
-            let mut paths = compressed::ENDINGS.iter().map(|ending| folder.join(format!("{file}{ending}")));
-            paths.find(|path| path.is_file())
-        };
         let with_files = folders.iter().find(|folder| self.files.iter().any(|file| in_folder(folder, file).is_some()));
         let searched = with_files.map_or(folders.clone(), |folder| vec![folder.clone()]);
         let find = |file: &&'static str| {
@@ -113,4 +173,15 @@ impl KnownSet {
         };
         self.files.iter().map(find).collect()
     }
+
+    /// Those of its files that are in a folder, plain or compressed.
+    pub fn files_in(&self, folder: &Path) -> Vec<PathBuf> {
+        self.files.iter().filter_map(|file| in_folder(folder, file)).collect()
+    }
+}
+
+/// The file in the folder, plain or compressed.
+fn in_folder(folder: &Path, file: &str) -> Option<PathBuf> {
+    let mut paths = compressed::ENDINGS.iter().map(|ending| folder.join(format!("{file}{ending}")));
+    paths.find(|path| path.is_file())
 }

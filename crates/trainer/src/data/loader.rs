@@ -7,10 +7,14 @@
 //!
 //! Batches are numbered through all epochs. The order of an epoch is a function of (seed, epoch), and the change of a
 //! picture one of (seed, epoch, sample), so nothing depends on the number of threads or on how they interleave. A fixed
-//! set of buffers goes round; after the first batches nothing is allocated. Workers run on into the next epoch, so that
-//! an epoch's first batch is ready when it is asked for.
+//! set of buffers goes round; after the first batches nothing is allocated (but by decoders of files). Workers run on
+//! into the next epoch, so that an epoch's first batch is ready when it is asked for.
+//!
+//! A file that is no picture does not end a run: the next sample in the epoch's order takes its place, with its own
+//! label, and comes in its own place again. The batch says which were replaced.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -19,7 +23,8 @@ use sparse_kernels::{Layout, ShapeError};
 
 use super::augment::{CropFlip, PAD};
 use super::fill::Filler;
-use super::{DataError, InputForm, Normalization, Split, shuffle};
+use super::picture::{Cut, PictureReader};
+use super::{DataError, InputForm, Normalization, Pictures, Split, shuffle};
 use crate::config::Augment;
 
 /// One batch: images in the layout asked for, and labels.
@@ -31,6 +36,8 @@ pub struct Batch {
     pub images: Vec<f32>,
     /// The class of each sample: `layout.samples()` of them.
     pub labels: Vec<u32>,
+    /// The samples that another took the place of, because their files are broken. One may come several times.
+    pub corrupt: Vec<u32>,
 }
 
 /// In which order samples come, and what is done to them.
@@ -91,6 +98,12 @@ pub enum LoaderError {
         /// Bytes in the split.
         bytes: usize,
     },
+    /// The pictures cannot be changed in this way.
+    #[error("augment {augment} is for {}", if *augment == Augment::CropFlip { "pictures in memory" } else { "folders of pictures" })]
+    Augment {
+        /// The change.
+        augment: Augment,
+    },
     /// The normalization is of pictures with another number of channels.
     #[error("the normalization is for pictures of {expected} channels; these have {got}")]
     Channels {
@@ -149,6 +162,8 @@ pub struct BatchLoader {
     /// The worker whose turn it is.
     turn: usize,
     workers: Vec<Worker>,
+    /// Tells workers not to finish the batch they are at.
+    stop: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -172,8 +187,8 @@ impl BatchLoader {
         let samples = split.len();
         let [channels, height, width] = split.shape;
         let features = channels * height * width;
-        if split.images.len() != samples * features {
-            return Err(LoaderError::Split { samples, features, bytes: split.images.len() });
+        if let Some(bytes) = split.bytes().map(<[u8]>::len).filter(|&bytes| bytes != samples * features) {
+            return Err(LoaderError::Split { samples, features, bytes });
         }
         let batches_per_epoch = match batch_size {
             0 => 0,
@@ -186,9 +201,14 @@ impl BatchLoader {
         if let Some(expected) = normalization.channels().filter(|&expected| expected != channels) {
             return Err(LoaderError::Channels { got: channels, expected });
         }
-        let crops = matches!(order, Order::Shuffled { augment: Augment::CropFlip, .. });
-        if crops && height.min(width) <= PAD {
-            return Err(LoaderError::Small { height, width });
+        if let Order::Shuffled { augment, .. } = order {
+            match (augment, &split.pictures) {
+                (Augment::CropFlip, Pictures::Files(_)) | (Augment::RandomResizedCropFlip, Pictures::Memory(_)) => {
+                    return Err(LoaderError::Augment { augment });
+                }
+                (Augment::CropFlip, _) if height.min(width) <= PAD => return Err(LoaderError::Small { height, width }),
+                _ => {}
+            }
         }
         let layout = form.layout(batch_size.min(samples), split.shape)?;
 
@@ -198,18 +218,22 @@ impl BatchLoader {
         };
         let threads = threads.max(1);
         let buffers = if threads == 1 { BUFFERS } else { BUFFERS_OF_MANY };
+        let stop = Arc::new(AtomicBool::new(false));
         let start = |index: usize| -> Result<Worker, LoaderError> {
             let (ready_sender, ready) = sync_channel(buffers);
             let (free, free_receiver) = sync_channel(buffers);
             for _ in 0..buffers {
                 let images = Vec::with_capacity(layout.len());
-                let batch = Batch { layout, images, labels: Vec::with_capacity(layout.samples()) };
+                let labels = Vec::with_capacity(layout.samples());
+                let batch = Batch { layout, images, labels, corrupt: Vec::new() };
                 free.send(batch).expect("the receiver is in scope");
             }
             let filler = Filler::new(split.shape, normalization);
-            let job = Job { split: split.clone(), options, batches_per_epoch, filler, order: Vec::new() };
+            let reader = PictureReader::new(height);
+            let (split, stop) = (split.clone(), stop.clone());
+            let job = Job { split, options, batches_per_epoch, filler, reader, order: Vec::new(), stop };
             let thread = thread::Builder::new().name("batch loader".to_owned()).spawn(move || {
-                // A closed channel is the signal to stop.
+                // The caller has been told of an error, or is gone.
                 let _ = job.run((first_batch + index..).step_by(threads), &free_receiver, &ready_sender);
             });
             let thread = thread.map_err(|error| LoaderError::Thread(error.to_string()))?;
@@ -221,6 +245,7 @@ impl BatchLoader {
             left: batches_per_epoch - first_batch,
             turn: 0,
             workers: Vec::new(),
+            stop: stop.clone(),
         };
         for index in 0..threads {
             loader.workers.push(start(index)?);
@@ -261,14 +286,20 @@ impl BatchLoader {
 
 impl Drop for BatchLoader {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         let threads: Vec<_> = self.workers.drain(..).map(|Worker { thread, .. }| thread).collect();
         // A panic of a worker has been seen as a closed channel by the caller, and printed.
         threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
-/// The caller is gone.
-struct Closed;
+/// Why a worker ends.
+enum End {
+    /// The caller is gone.
+    Closed,
+    /// A batch cannot be had.
+    Failed(DataError),
+}
 
 /// What a worker does.
 struct Job {
@@ -276,8 +307,10 @@ struct Job {
     options: LoaderOptions,
     batches_per_epoch: usize,
     filler: Filler,
+    reader: PictureReader,
     /// The epoch's samples.
     order: Vec<u32>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Job {
@@ -287,7 +320,7 @@ impl Job {
         numbers: impl Iterator<Item = usize>,
         free: &Receiver<Batch>,
         ready: &SyncSender<Result<Batch, DataError>>,
-    ) -> Result<(), Closed> {
+    ) -> Result<(), End> {
         let mut keyed = Vec::new();
         let mut ordered = None;
         for number in numbers {
@@ -306,38 +339,62 @@ impl Job {
                 }
                 ordered = Some(epoch);
             }
-            let mut batch = free.recv().map_err(|_| Closed)?;
-            let prepared = self.prepare(epoch as u64, batch_of_epoch, &mut batch).map(|()| batch);
-            let failed = prepared.is_err();
-            ready.send(prepared).map_err(|_| Closed)?;
-            if failed {
-                break;
+            let mut batch = free.recv().map_err(|_| End::Closed)?;
+            match self.prepare(epoch as u64, batch_of_epoch, &mut batch) {
+                Ok(()) => ready.send(Ok(batch)).map_err(|_| End::Closed)?,
+                Err(End::Failed(error)) => return ready.send(Err(error)).map_err(|_| End::Closed),
+                Err(End::Closed) => return Err(End::Closed),
             }
         }
         Ok(())
     }
 
-    fn prepare(&mut self, epoch: u64, batch_of_epoch: usize, batch: &mut Batch) -> Result<(), DataError> {
+    fn prepare(&mut self, epoch: u64, batch_of_epoch: usize, batch: &mut Batch) -> Result<(), End> {
         let LoaderOptions { batch_size, form, order, .. } = self.options;
         let split = &self.split;
         let first = batch_of_epoch * batch_size;
         let samples = &self.order[first..self.order.len().min(first + batch_size)];
         batch.layout = form.layout(samples.len(), split.shape).expect("the form was checked in new");
         batch.labels.clear();
-        batch.labels.extend(samples.iter().map(|&sample| split.labels[sample as usize]));
+        batch.corrupt.clear();
+        let Batch { labels, corrupt, .. } = batch;
         let key = match order {
-            Order::Shuffled { seed, first_epoch, augment: Augment::CropFlip, .. } => {
+            Order::Shuffled { augment: Augment::None, .. } | Order::Stored => None,
+            Order::Shuffled { seed, first_epoch, .. } => {
                 Some(Key::new(seed).with_name("augment").with(first_epoch + epoch))
             }
-            _ => None,
         };
-        self.filler.fill(batch.layout, &mut batch.images, |n, to| {
-            let from = split.picture(samples[n] as usize);
-            match key {
-                Some(key) => CropFlip::draw(key.with(samples[n].into())).apply(split.shape, from, to),
-                None => to.copy_from_slice(from),
+        let change = |sample: u32| key.map(|key| key.with(sample.into()));
+        let label = |sample: u32| split.labels[sample as usize];
+        self.filler.fill(batch.layout, &mut batch.images, |n, to| match &split.pictures {
+            Pictures::Memory(bytes) => {
+                let from = &bytes[samples[n] as usize * to.len()..][..to.len()];
+                match change(samples[n]) {
+                    Some(key) => CropFlip::draw(key).apply(split.shape, from, to),
+                    None => to.copy_from_slice(from),
+                }
+                labels.push(label(samples[n]));
+                Ok(())
             }
-            Ok(())
+            Pictures::Files(files) => {
+                let size = split.shape[1];
+                let (before, after) = self.order.split_at(first + n);
+                for &sample in after.iter().chain(before) {
+                    if self.stop.load(Ordering::Relaxed) {
+                        return Err(End::Closed);
+                    }
+                    let cut = |picture| match change(sample) {
+                        Some(key) => Cut::random(key, picture),
+                        None => Cut::middle(picture, size),
+                    };
+                    if files.read(&mut self.reader, [sample, label(sample)], cut, to) {
+                        labels.push(label(sample));
+                        return Ok(());
+                    }
+                    corrupt.push(sample);
+                }
+                Err(End::Failed(files.none_readable(&split.labels)))
+            }
         })
     }
 }
@@ -355,7 +412,7 @@ mod tests {
     fn split(samples: usize, features: usize) -> Arc<Split> {
         let images = (0..samples * features).map(|i| (i / features * 31 + i % features) as u8).collect();
         let labels = (0..samples).map(|s| (s % 10) as u32).collect();
-        Arc::new(Split { shape: [1, 1, features], images, labels })
+        Arc::new(Split { shape: [1, 1, features], pictures: Pictures::Memory(images), labels })
     }
 
     /// A byte becomes itself.
@@ -440,7 +497,7 @@ mod tests {
         let mut loader = BatchLoader::new(split.clone(), &plain(), LoaderOptions { order, ..options }).unwrap();
         let mut batches = Vec::new();
         for _ in 0..2 {
-            while let Some(Batch { layout, images, labels }) = loader.next_batch().unwrap() {
+            while let Some(Batch { layout, images, labels, .. }) = loader.next_batch().unwrap() {
                 batches.push((*layout, images.clone(), labels.clone()));
             }
         }
@@ -476,7 +533,7 @@ mod tests {
                         let sample = sample as usize;
                         for feature in 0..features {
                             let at = at(*layout, feature, n);
-                            let byte = data.images[sample * features + feature];
+                            let byte = data.bytes().unwrap()[sample * features + feature];
                             prop_assert_eq!(images[at].round(), f32::from(byte));
                             left[at] = 0.0;
                         }
@@ -496,7 +553,8 @@ mod tests {
     fn pictures(samples: usize) -> Arc<Split> {
         let key = Key::new(9);
         let images = (0..samples * 60).map(|i| key.bits(i as u64) as u8).collect();
-        Arc::new(Split { shape: [2, 6, 5], images, labels: (0..samples as u32).collect() })
+        let pictures = Pictures::Memory(images);
+        Arc::new(Split { shape: [2, 6, 5], pictures, labels: (0..samples as u32).collect() })
     }
 
     /// Of each sample of the first epoch: its label and picture, by label.
@@ -525,7 +583,7 @@ mod tests {
             assert_eq!(*label as usize, sample);
             let mut expected = [0; 60];
             let key = Key::new(1).with_name("augment").with(3).with(sample as u64);
-            CropFlip::draw(key).apply(data.shape, data.picture(sample), &mut expected);
+            CropFlip::draw(key).apply(data.shape, &data.bytes().unwrap()[sample * 60..][..60], &mut expected);
             assert!(picture.iter().zip(expected).all(|(&got, expected)| got == f32::from(expected)));
         }
         assert!(by_sample(&data, LoaderOptions { batch_size: 50, threads: 3, ..changed }) == pictures);
@@ -539,7 +597,7 @@ mod tests {
         let stored = by_sample(&data, LoaderOptions { order: Order::Stored, ..changed });
         assert!(by_sample(&data, options(1, 3, Augment::None)) == stored);
         let bytes = stored.iter().flat_map(|(_, picture)| picture.iter().map(|&byte| byte as u8));
-        assert!(bytes.eq(data.images.iter().copied()));
+        assert!(bytes.eq(data.bytes().unwrap().iter().copied()));
         // In the middle of an epoch, as from its start.
         let whole = two_epochs(&data, 0, changed);
         assert!(two_epochs(&data, 5, LoaderOptions { threads: 2, ..changed }) == whole[5..]);

@@ -6,16 +6,22 @@
 //! | `fashion-mnist`, `mnist` | 60,000 / 10,000 grey 28 × 28, 10 classes | four IDX files in a folder |
 //! | `cifar10` | 50,000 / 10,000 colour 32 × 32, 10 classes | six files of binary records in a folder |
 //! | `cifar100` | 50,000 / 10,000 colour 32 × 32, 100 classes | two files of binary records in a folder |
+//! | `image-folder` | any number, size and classes | `train/CLASS/*.jpg` and `val/CLASS/*.jpg` in a folder |
+//!
+//! Folders of pictures are read while they are trained on; of all others, the bytes are in memory.
 
 mod augment;
 pub mod cifar;
 mod compressed;
 mod error;
+pub mod fetch;
 mod fill;
 pub mod idx;
+pub mod image_folder;
 mod known;
 mod loader;
 mod normalization;
+mod picture;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,19 +29,21 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use sparse_kernels::random::Key;
 
+use self::image_folder::{IMAGE_FOLDER, IMAGENET_DEVIATION, IMAGENET_MEAN, PictureFiles};
 use self::known::{Format, IDX_FILES};
 use crate::config::{Augment, Normalize};
 
 pub use error::DataError;
 pub use fill::InputForm;
-pub use known::{KnownSet, SETS};
+pub use known::{Home, KnownSet, SETS};
 pub use loader::{Batch, BatchLoader, LoaderError, LoaderOptions, Order};
 pub use normalization::Normalization;
+pub use picture::PictureError;
 
 /// The data set that needs no files.
 pub const EMBEDDED: &str = "fashion-mnist-mini";
 /// Every name that [`load`] knows.
-pub const KNOWN: [&str; 5] = [EMBEDDED, "fashion-mnist", "mnist", "cifar10", "cifar100"];
+pub const KNOWN: [&str; 6] = [EMBEDDED, "fashion-mnist", "mnist", "cifar10", "cifar100", IMAGE_FOLDER];
 
 macro_rules! embedded {
     ($file:literal) => {
@@ -50,13 +58,22 @@ static EMBEDDED_FILES: [&[u8]; 4] = [
     embedded!("t10k-labels-idx1-ubyte"),
 ];
 
-/// Labelled images.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Split {
-    /// Channels, height and width of each image.
-    pub shape: [usize; 3],
+/// Images of a split.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pictures {
     /// Bytes, sample by sample: `[sample][channel][row][pixel]`.
-    pub images: Vec<u8>,
+    Memory(Vec<u8>),
+    /// Files, read when they are needed.
+    Files(PictureFiles),
+}
+
+/// Labelled images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Split {
+    /// Channels, height and width of each image, as it is read.
+    pub shape: [usize; 3],
+    /// The images.
+    pub pictures: Pictures,
     /// The class of each sample.
     pub labels: Vec<u32>,
 }
@@ -72,25 +89,38 @@ impl Split {
         self.labels.is_empty()
     }
 
-    /// The bytes of one image.
-    ///
-    /// # Panics
-    /// If there is no such sample.
-    pub fn picture(&self, sample: usize) -> &[u8] {
-        let features = self.shape.iter().product::<usize>();
-        &self.images[sample * features..][..features]
+    /// The files of all images, if they are in files.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let files = match &self.pictures {
+            Pictures::Memory(_) => None,
+            Pictures::Files(files) => Some(files),
+        };
+        let labels = (0..).zip(&self.labels);
+        files.into_iter().flat_map(move |files| labels.clone().map(|(sample, &label)| files.path(sample, label)))
+    }
+
+    /// The bytes of all images, if they are in memory.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.pictures {
+            Pictures::Memory(bytes) => Some(bytes),
+            Pictures::Files(_) => None,
+        }
     }
 
     fn select(&self, samples: &[usize]) -> Self {
-        Self {
-            shape: self.shape,
-            images: samples.iter().flat_map(|&s| self.picture(s)).copied().collect(),
-            labels: samples.iter().map(|&s| self.labels[s]).collect(),
-        }
+        let features = self.shape.iter().product::<usize>();
+        let pictures = match &self.pictures {
+            Pictures::Memory(bytes) => {
+                let chosen = samples.iter().flat_map(|&s| &bytes[s * features..][..features]);
+                Pictures::Memory(chosen.copied().collect())
+            }
+            Pictures::Files(files) => Pictures::Files(files.select(samples)),
+        };
+        Self { shape: self.shape, pictures, labels: samples.iter().map(|&s| self.labels[s]).collect() }
     }
 }
 
-/// A data set in memory.
+/// A data set.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     /// Its name, one of [`KNOWN`].
@@ -143,25 +173,39 @@ impl Dataset {
     }
 
     /// A sum over all samples, in the order in which they are used. Equal data sets have equal sums, wherever they were
-    /// read from.
+    /// read from. Of files, their folders, names and sizes stand for the samples.
     pub fn sha256(&self) -> String {
         let mut sum = Sha256::new();
         for split in [Some(&self.train), self.validation.as_ref(), Some(&self.test)].into_iter().flatten() {
             sum.update((split.len() as u64).to_le_bytes());
-            sum.update(&split.images);
-            // No set in memory has more classes than a byte can tell apart.
-            sum.update(split.labels.iter().map(|&label| label as u8).collect::<Vec<_>>());
+            match &split.pictures {
+                Pictures::Memory(bytes) => {
+                    sum.update(bytes);
+                    // No set in memory has more classes than a byte can tell apart.
+                    sum.update(split.labels.iter().map(|&label| label as u8).collect::<Vec<_>>());
+                }
+                Pictures::Files(files) => files.digest(&split.labels, &mut sum),
+            }
         }
         sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// How its pixels become inputs, by the training set (without those held out).
+    /// How its pixels become inputs, by the training set (without those held out). Files are not read for this: of them,
+    /// all but [`Normalize::PerImage`] gives the channels' figures of ImageNet.
     pub fn normalization(&self, normalize: Normalize) -> Normalization {
-        match normalize {
-            Normalize::Pixels => Normalization::of_pixels(&self.train.images),
-            Normalize::Channels => Normalization::of_channels(&self.train.images, self.shape),
-            Normalize::PerImage => Normalization::PerImage,
+        match (normalize, &self.train.pictures) {
+            (Normalize::PerImage, _) => Normalization::PerImage,
+            (Normalize::Pixels, Pictures::Memory(bytes)) => Normalization::of_pixels(bytes),
+            (Normalize::Channels, Pictures::Memory(bytes)) => Normalization::of_channels(bytes, self.shape),
+            (_, Pictures::Files(_)) => {
+                Normalization::Channels { mean: IMAGENET_MEAN.to_vec(), deviation: IMAGENET_DEVIATION.to_vec() }
+            }
         }
+    }
+
+    /// Whether its pictures are files, of which any may turn out to be broken.
+    pub fn is_files(&self) -> bool {
+        matches!(self.train.pictures, Pictures::Files(_))
     }
 }
 
@@ -170,14 +214,21 @@ impl Dataset {
 pub fn default_normalize(name: &str) -> Normalize {
     match KnownSet::named(name) {
         Ok(set) if set.shape[0] > 1 => Normalize::Channels,
+        _ if name == IMAGE_FOLDER => Normalize::Channels,
         _ => Normalize::Pixels,
     }
+}
+
+/// Threads that prepare batches where nothing is said.
+pub fn default_loader_threads(name: &str) -> usize {
+    if name == IMAGE_FOLDER { 2 } else { 1 }
 }
 
 /// How the training pictures of a data set are changed where nothing is said.
 pub fn default_augment(name: &str) -> Augment {
     match KnownSet::named(name).map(|set| set.format) {
         Ok(Format::Cifar { .. }) => Augment::CropFlip,
+        _ if name == IMAGE_FOLDER => Augment::RandomResizedCropFlip,
         _ => Augment::None,
     }
 }
@@ -200,7 +251,8 @@ fn shuffle(scratch: &mut Vec<(u64, u32)>, order: &mut Vec<u32>, samples: usize, 
 
 /// Loads a data set by name. The files of one that is not embedded are looked for in `data_dir/name` (of CIFAR also in
 /// `cifar-10`, `cifar-10-batches-bin` and the like), then in `data_dir` (unless that folder is named after another data
-/// set, whose files have the same names), plain, `.gz` or `.xz`.
+/// set, whose files have the same names), plain, `.gz` or `.xz`. Of a folder of pictures, see [`image_folder`], the
+/// images are 224 × 224 pixels large.
 ///
 /// # Errors
 /// [`DataError`]: an unknown name, no folder, a missing or broken file.
@@ -211,7 +263,34 @@ fn shuffle(scratch: &mut Vec<(u64, u32)>, order: &mut Vec<u32>, samples: usize, 
 /// # Ok::<(), trainer::data::DataError>(())
 /// ```
 pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset, DataError> {
+    load_sized(name, data_dir, image_folder::DEFAULT_IMAGE_SIZE)
+}
+
+/// [`load`]; the images of a folder of pictures are `image_size` pixels large each way. Others are as large as they are.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_sized(name: &str, data_dir: Option<&Path>, image_size: usize) -> Result<Dataset, DataError> {
+    if name == IMAGE_FOLDER {
+        let missing = || DataError::NoFolder { name: name.to_owned(), files: Vec::new() };
+        return image_folder::load(data_dir.ok_or_else(missing)?, image_size);
+    }
     let set = KnownSet::named(name)?;
+    let files = match set.format {
+        Format::Embedded => Vec::new(),
+        Format::Idx | Format::Cifar { .. } => set.find(data_dir)?,
+    };
+    let data = read(set, &files)?;
+    for (part, split, expected) in [("training", &data.train, set.samples[0]), ("test", &data.test, set.samples[1])] {
+        if matches!(set.format, Format::Cifar { .. }) && split.len() != expected {
+            tracing::warn!("{name}: {} {part} samples; the official set has {expected}", split.len());
+        }
+    }
+    Ok(data)
+}
+
+/// Reads a data set from its files, which stand in the order of [`KnownSet::files`].
+fn read(set: &KnownSet, files: &[PathBuf]) -> Result<Dataset, DataError> {
     let [train, test] = match set.format {
         Format::Embedded => {
             let part = |index: usize| {
@@ -223,7 +302,6 @@ pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset, DataError> {
             [part(0)?, part(2)?]
         }
         Format::Idx => {
-            let files = set.find(data_dir)?;
             let part = |index: usize| {
                 let images = idx::read_images(&files[index])?;
                 join(images, &files[index + 1], idx::read_labels(&files[index + 1], set.classes)?)
@@ -236,23 +314,32 @@ pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset, DataError> {
             [train, test]
         }
         Format::Cifar { records, test } => {
-            let files = set.find(data_dir)?;
             let (train, test) = files.split_at(files.len() - test);
             [read_records(records, train)?, read_records(records, test)?]
         }
     };
-    for (part, split, expected) in [("training", &train, set.samples[0]), ("test", &test, set.samples[1])] {
-        if matches!(set.format, Format::Cifar { .. }) && split.len() != expected {
-            tracing::warn!("{name}: {} {part} samples; the official set has {expected}", split.len());
-        }
-    }
     Ok(Dataset {
-        name: name.to_owned(),
+        name: set.name.to_owned(),
         classes: set.classes,
         shape: train.shape,
         train: Arc::new(train),
         validation: None,
         test: Arc::new(test),
+    })
+}
+
+/// A sum over the samples in memory that does not depend on their order: of the training and of the test set, the sum
+/// modulo 2^128 of the first 16 bytes, little-endian, of SHA-256 of each record, label then pixels. So files that hold a
+/// data set in another order or otherwise compressed are recognized.
+pub fn content_sums(data: &Dataset) -> [u128; 2] {
+    [&data.train, &data.test].map(|split| {
+        let features = split.shape.iter().product::<usize>().max(1);
+        let records = split.bytes().unwrap_or_default().chunks(features).zip(&split.labels);
+        records.fold(0u128, |sum, (pixels, &label)| {
+            let digest = Sha256::new().chain_update([label as u8]).chain_update(pixels).finalize();
+            let first = digest.first_chunk().expect("SHA-256 has 32 bytes");
+            sum.wrapping_add(u128::from_le_bytes(*first))
+        })
     })
 }
 
@@ -263,16 +350,26 @@ fn join(images: idx::Images, label_file: &Path, labels: Vec<u8>) -> Result<Split
         return Err(DataError::Count { file: label_file.to_owned(), labels, images });
     }
     let labels = labels.into_iter().map(u32::from).collect();
-    Ok(Split { shape: [1, images.height, images.width], images: images.pixels, labels })
+    Ok(Split { shape: [1, images.height, images.width], pictures: Pictures::Memory(images.pixels), labels })
 }
 
-/// The records of files, one after the other.
+/// The records of files, one after the other. Unfolding takes the most time: each file has a thread of its own.
 fn read_records(records: cifar::Records, files: &[PathBuf]) -> Result<Split, DataError> {
-    let mut split = Split { shape: cifar::SHAPE, ..Split::default() };
-    for file in files {
-        records.read(file, &mut split.images, &mut split.labels)?;
+    let read = |file: &PathBuf| {
+        let (mut bytes, mut labels) = (Vec::new(), Vec::new());
+        records.read(file, &mut bytes, &mut labels).map(|_| (bytes, labels))
+    };
+    let parts = std::thread::scope(|scope| {
+        let threads: Vec<_> = files.iter().map(|file| scope.spawn(|| read(file))).collect();
+        let parts = threads.into_iter().map(|thread| thread.join().expect("reading does not panic"));
+        parts.collect::<Result<Vec<_>, _>>()
+    })?;
+    let (mut bytes, mut labels) = (Vec::new(), Vec::new());
+    for (part, its_labels) in parts {
+        bytes.extend_from_slice(&part);
+        labels.extend(its_labels);
     }
-    Ok(split)
+    Ok(Split { shape: cifar::SHAPE, pictures: Pictures::Memory(bytes), labels })
 }
 
 #[cfg(test)]
@@ -295,8 +392,8 @@ mod tests {
         assert_eq!((data.shape, data.classes), ([1, 28, 28], 10));
         assert_eq!(class_counts(&data.train.labels), [1200; CLASSES]);
         assert_eq!(class_counts(&data.test.labels), [200; CLASSES]);
-        assert_eq!(data.train.images.len(), 12_000 * 784);
-        assert_eq!(data.test.images.len(), 2_000 * 784);
+        assert_eq!(data.train.bytes().unwrap().len(), 12_000 * 784);
+        assert_eq!(data.test.bytes().unwrap().len(), 2_000 * 784);
         let Normalization::Pixels { mean, deviation } = data.normalization(Normalize::Pixels) else {
             panic!("all pixels alike were asked for");
         };
@@ -336,8 +433,13 @@ mod tests {
         let held = data.validation.clone().unwrap();
         assert_eq!((held.len(), data.train.len()), (1200, 10_800));
         let rows = |split: &Split| {
-            let mut rows: Vec<(u32, Vec<u8>)> =
-                split.images.chunks(784).zip(&split.labels).map(|(image, &label)| (label, image.to_vec())).collect();
+            let mut rows: Vec<(u32, Vec<u8>)> = split
+                .bytes()
+                .unwrap()
+                .chunks(784)
+                .zip(&split.labels)
+                .map(|(image, &label)| (label, image.to_vec()))
+                .collect();
             rows.sort();
             rows
         };
@@ -359,7 +461,7 @@ mod tests {
         assert_eq!(
             message("imagenet", None),
             "data: there is no data set \"imagenet\"; the known ones are fashion-mnist-mini, fashion-mnist, mnist, \
-             cifar10, cifar100"
+             cifar10, cifar100, image-folder"
         );
         let hint = message("mnist", None);
         for part in ["--data-dir DIR", "RIGL_DATA_DIR", "DIR/mnist", "t10k-labels-idx1-ubyte", ".gz"] {
@@ -431,7 +533,7 @@ mod tests {
                 let labels: Vec<u32> = (0..).map(|n| n % set.classes as u32).take(data.train.len()).collect();
                 assert_eq!(data.train.labels, labels);
                 let last = written.last().unwrap();
-                assert_eq!(data.test.picture(data.test.len() - 1), &last[last.len() - 3072..]);
+                assert!(data.test.bytes().unwrap().ends_with(&last[last.len() - 3072..]));
                 assert_eq!(data.normalization(default_normalize(name)).channels(), Some(3));
                 // What it is read from does not matter.
                 let plain = tempfile::tempdir().unwrap();
@@ -475,8 +577,22 @@ mod tests {
         assert_eq!(load(EMBEDDED, None).unwrap().sha256(), sum);
     }
 
+    /// The embedded set is as large as a debug build can sum in a moment; it stands for the others' code.
+    #[test]
+    fn contents_are_known_whatever_their_order() {
+        let mut data = load(EMBEDDED, None).unwrap();
+        let reversed: Vec<usize> = (0..data.test.len()).rev().collect();
+        data.test = Arc::new(data.test.select(&reversed));
+        assert_eq!(Some(content_sums(&data)), KnownSet::named(EMBEDDED).unwrap().content);
+        data.test = Arc::new(data.test.select(&reversed[1..]));
+        let [train, test] = content_sums(&data);
+        let known = KnownSet::named(EMBEDDED).unwrap().content.unwrap();
+        assert!(train == known[0] && test != known[1]);
+    }
+
     #[test]
     fn the_names_are_those_of_the_sets() {
-        assert_eq!(SETS.map(|set| set.name), KNOWN);
+        assert_eq!(SETS.map(|set| set.name), KNOWN[..SETS.len()]);
+        assert_eq!(KNOWN[SETS.len()..], [IMAGE_FOLDER]);
     }
 }

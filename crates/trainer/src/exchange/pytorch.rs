@@ -564,6 +564,7 @@ mod tests {
         let input = ModelInput {
             data: "mnist".to_owned(),
             normalization: Normalization::Pixels { mean: 0.5, deviation: 0.25 },
+            image_size: None,
         };
         let model = StoredModel { input: Some(input), ..example() };
         let bytes = model.to_checkpoint().to_bytes().unwrap();

@@ -133,6 +133,9 @@ pub struct ModelInput {
     pub data: String,
     /// How pixels become inputs.
     pub normalization: Normalization,
+    /// Pixels each way that pictures were resized to, of data that has pictures of any size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
 }
 
 /// The weights of a model, in a file of ours: a checkpoint, or a model that was imported.
@@ -557,12 +560,12 @@ mod tests {
     fn every_normalization_survives_a_checkpoint() {
         let weight = StoredWeight::Dense { nrows: 1, ncols: 3, values: vec![0.5; 3] };
         let layer = StoredLayer { name: "fc1".to_owned(), weight, bias: vec![0.0] };
-        for normalization in [
-            Normalization::Pixels { mean: 0.1 + 0.2, deviation: 1.0 / 3.0 },
-            Normalization::Channels { mean: vec![0.1, 0.2, 0.3], deviation: vec![1.0 / 3.0; 3] },
-            Normalization::PerImage,
+        for (normalization, image_size) in [
+            (Normalization::Pixels { mean: 0.1 + 0.2, deviation: 1.0 / 3.0 }, None),
+            (Normalization::Channels { mean: vec![0.1, 0.2, 0.3], deviation: vec![1.0 / 3.0; 3] }, Some(64)),
+            (Normalization::PerImage, None),
         ] {
-            let input = ModelInput { data: "cifar10".to_owned(), normalization };
+            let input = ModelInput { data: "cifar10".to_owned(), normalization, image_size };
             let model = StoredModel { input: Some(input), layers: vec![layer.clone()], convolutional: None };
             let bytes = model.to_checkpoint().to_bytes().unwrap();
             assert_eq!(StoredModel::from_checkpoint(&Checkpoint::from_bytes(&bytes).unwrap()).unwrap(), model);

@@ -1,0 +1,261 @@
+//! `rigl data`: the data sets there are, where they are, how to get them, and whether they are whole.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::args::{DataCommand, DataFetchArgs, DataListArgs, DataVerifyArgs};
+use crate::data::fetch::{FetchError, Fetched, Origin, fetch, verify};
+use crate::data::image_folder::{self, DEFAULT_IMAGE_SIZE, IMAGE_FOLDER};
+use crate::data::{DataError, EMBEDDED, KNOWN, KnownSet};
+use crate::interrupt::Interrupt;
+use crate::report::{Table, print_record, print_text};
+
+/// The record of a data set in a list.
+#[derive(Debug, Serialize)]
+struct ListRecord {
+    event: &'static str,
+    action: &'static str,
+    name: &'static str,
+    classes: Option<usize>,
+    /// Channels, height and width.
+    shape: Option<[usize; 3]>,
+    train: Option<usize>,
+    test: Option<usize>,
+    embedded: bool,
+    found: Option<PathBuf>,
+}
+
+/// The record of a data set that was fetched or verified.
+#[derive(Debug, Serialize)]
+struct SetRecord {
+    event: &'static str,
+    action: &'static str,
+    name: String,
+    path: Option<PathBuf>,
+    /// Whether it was there before.
+    present: bool,
+    train: usize,
+    test: usize,
+    /// Null if no sum of it is known.
+    verified: Option<bool>,
+    /// Sums of the samples, whatever their order; of pictures in files, none.
+    content: Option<[String; 2]>,
+    /// Files that are no pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    corrupt: Option<Vec<PathBuf>>,
+}
+
+/// A data set is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// Its content is another.
+    #[error("data: {name} in {} is not the official set: its content sums differ", path.display())]
+    Content {
+        /// The data set.
+        name: &'static str,
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// Some files are no pictures.
+    #[error("data: {corrupt} of {pictures} pictures in {} cannot be read", path.display())]
+    Pictures {
+        /// How many cannot be read.
+        corrupt: usize,
+        /// How many there are.
+        pictures: usize,
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If a data set is unknown, cannot be had, or is not whole.
+pub fn run(command: &DataCommand) -> anyhow::Result<()> {
+    match command {
+        DataCommand::List(args) => run_list(args),
+        DataCommand::Fetch(args) => run_fetch(args),
+        DataCommand::Verify(args) => run_verify(args),
+    }
+}
+
+/// The folder of data sets: that of the command line, else that of the environment.
+fn data_dir(given: Option<&Path>) -> Option<PathBuf> {
+    given.map(Path::to_owned).or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into))
+}
+
+fn run_list(args: &DataListArgs) -> anyhow::Result<()> {
+    let data_dir = data_dir(args.data_dir.as_deref());
+    let mut table = Table::new(["name", "classes", "train", "test", "pictures", "found"]);
+    for name in KNOWN {
+        let set = KnownSet::named(name).ok();
+        let found = match set {
+            Some(set) => set.find(data_dir.as_deref()).ok().and_then(|files| Some(files[0].parent()?.to_owned())),
+            None => data_dir.clone().filter(|folder| image_folder::load(folder, DEFAULT_IMAGE_SIZE).is_ok()),
+        };
+        let embedded = name == EMBEDDED;
+        let record = ListRecord {
+            event: "data",
+            action: "list",
+            name,
+            classes: set.map(|set| set.classes),
+            shape: set.map(|set| set.shape),
+            train: set.map(|set| set.samples[0]),
+            test: set.map(|set| set.samples[1]),
+            embedded,
+            found: found.filter(|_| !embedded),
+        };
+        if args.json {
+            print_record(&record)?;
+            continue;
+        }
+        let number = |number: Option<usize>| number.map_or("any".to_owned(), |number| number.to_string());
+        let shape = record.shape.map_or("any".to_owned(), |[c, h, w]| format!("{h}×{w}×{c}"));
+        let found = match &record.found {
+            Some(folder) => folder.display().to_string(),
+            None => if embedded { "embedded" } else { "no" }.to_owned(),
+        };
+        table.row([name.to_owned(), number(record.classes), number(record.train), number(record.test), shape, found]);
+    }
+    if !args.json {
+        print_text(format_args!("{table}"))?;
+        if data_dir.is_none() {
+            print_text("Nothing was looked for: no --data-dir, and RIGL_DATA_DIR is not set.")?;
+        }
+    }
+    Ok(())
+}
+
+fn run_fetch(args: &DataFetchArgs) -> anyhow::Result<()> {
+    let set = match KnownSet::named(&args.name) {
+        Err(_) if args.name == IMAGE_FOLDER => return Err(FetchError::NoHome { name: IMAGE_FOLDER }.into()),
+        set => set?,
+    };
+    let home = set.home.ok_or(FetchError::NoHome { name: set.name })?;
+    let in_data_dir = || data_dir(args.data_dir.as_deref()).map(|folder| folder.join(set.name));
+    let to = args.to.clone().or_else(in_data_dir).ok_or(FetchError::NoGoal { name: set.name })?;
+    let origin = match (&args.from, &args.url) {
+        (Some(folder), _) => Origin::Folder(folder.clone()),
+        (None, url) => Origin::Url(url.clone().unwrap_or_else(|| home.url.to_owned())),
+    };
+    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let bar = (!args.json && io::stderr().is_terminal()).then(|| {
+        let style = ProgressStyle::with_template("{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+        ProgressBar::no_length().with_style(style.expect("the template is fixed"))
+    });
+    let mut progress = |name: &str, at: u64, expected: Option<u64>| {
+        if let Some(bar) = &bar {
+            bar.set_message(name.to_owned());
+            bar.set_length(expected.unwrap_or(at));
+            bar.set_position(at);
+        }
+    };
+    let fetched = fetch(set, &origin, &to, &interrupt, &mut progress);
+    if let Some(bar) = &bar {
+        bar.finish_and_clear();
+    }
+    let fetched = fetched?;
+    if fetched.verified.is_none() {
+        tracing::warn!("no sum of {} as it is here is known; it was read as a whole, and no more", set.name);
+    }
+    let verb = if fetched.present { "was in" } else { "is in" };
+    print(&record("fetch", set, to, &fetched), verb, args.json)
+}
+
+fn run_verify(args: &DataVerifyArgs) -> anyhow::Result<()> {
+    let data_dir = data_dir(args.data_dir.as_deref());
+    if args.name == IMAGE_FOLDER {
+        return verify_folder(data_dir, args.json);
+    }
+    let set = KnownSet::named(&args.name)?;
+    let (path, verified) = if set.name == EMBEDDED {
+        (None, verify(set, &[])?)
+    } else {
+        let files = set.find(data_dir.as_deref())?;
+        (files[0].parent().map(Path::to_owned), verify(set, &files)?)
+    };
+    let path = path.unwrap_or_else(|| PathBuf::from("the program"));
+    print(&record("verify", set, path.clone(), &verified), "is in", args.json)?;
+    if verified.verified == Some(false) {
+        return Err(VerifyError::Content { name: set.name, path }.into());
+    }
+    Ok(())
+}
+
+/// Reads every picture.
+fn verify_folder(data_dir: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+    let missing = || DataError::NoFolder { name: IMAGE_FOLDER.to_owned(), files: Vec::new() };
+    let path = data_dir.ok_or_else(missing)?;
+    let data = image_folder::load(&path, DEFAULT_IMAGE_SIZE)?;
+    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let mut corrupt = Vec::new();
+    for split in [&data.train, &data.test] {
+        for file in split.files() {
+            if interrupt.requested() {
+                return Err(FetchError::Interrupted.into());
+            }
+            if let Err(error) = image_folder::check(&file) {
+                tracing::warn!("{}: {error}", file.display());
+                corrupt.push(file);
+            }
+        }
+    }
+    let (broken, pictures) = (corrupt.len(), data.train.len() + data.test.len());
+    let record = SetRecord {
+        event: "data",
+        action: "verify",
+        name: data.name,
+        path: Some(path.clone()),
+        present: true,
+        train: data.train.len(),
+        test: data.test.len(),
+        verified: Some(broken == 0),
+        content: None,
+        corrupt: Some(corrupt),
+    };
+    print(&record, "is in", json)?;
+    if broken > 0 {
+        return Err(VerifyError::Pictures { corrupt: broken, pictures, path }.into());
+    }
+    Ok(())
+}
+
+fn record(action: &'static str, set: &KnownSet, path: PathBuf, fetched: &Fetched) -> SetRecord {
+    let Fetched { present, samples: [train, test], content, verified } = *fetched;
+    SetRecord {
+        event: "data",
+        action,
+        name: set.name.to_owned(),
+        path: (set.name != EMBEDDED).then_some(path),
+        present,
+        train,
+        test,
+        verified,
+        content: Some(content.map(|sum| format!("{sum:032x}"))),
+        corrupt: None,
+    }
+}
+
+fn print(record: &SetRecord, verb: &str, json: bool) -> anyhow::Result<()> {
+    if json {
+        print_record(record)?;
+        return Ok(());
+    }
+    let SetRecord { name, path, train, test, verified, .. } = record;
+    let path = path.as_ref().map_or("the program".to_owned(), |path| path.display().to_string());
+    let official = match verified {
+        Some(true) if name == IMAGE_FOLDER => "every picture can be read",
+        Some(true) => "as published",
+        Some(false) if name == IMAGE_FOLDER => "not every picture can be read",
+        Some(false) => "NOT as published",
+        None => "no sum of it is known",
+    };
+    print_text(format_args!("{name} {verb} {path}: {train} training and {test} test pictures, {official}"))?;
+    Ok(())
+}

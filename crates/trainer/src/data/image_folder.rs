@@ -1,0 +1,431 @@
+//! Folders of pictures, one folder a class, as ImageNet is mostly kept. Nothing is read before it is needed.
+//!
+//! ```text
+//! DIR/train/CLASS/*.jpg, *.jpeg, *.png     what is trained on
+//! DIR/val/CLASS/…  or  DIR/test/CLASS/…    the test set; val counts if both are there
+//! ```
+//!
+//! Classes are numbered by their names' order, and so are a class's pictures. Files with other endings, files outside of
+//! class folders and what begins with a dot are not looked at.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use super::picture::{Cut, PictureError, PictureReader};
+use super::{DataError, Dataset, Pictures, Split};
+
+/// The name of the data set.
+pub const IMAGE_FOLDER: &str = "image-folder";
+/// Pixels each way that pictures are resized to, if nothing is said.
+pub const DEFAULT_IMAGE_SIZE: usize = 224;
+/// Mean and deviation of the channels of ImageNet's training pictures, as they are published and commonly used.
+pub const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+/// See [`IMAGENET_MEAN`].
+pub const IMAGENET_DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
+
+const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
+
+/// The pictures of a split.
+#[derive(Debug, Clone)]
+pub struct PictureFiles {
+    /// Where the class folders are.
+    folder: PathBuf,
+    classes: Arc<[OsString]>,
+    /// Of each sample.
+    names: Vec<Box<OsStr>>,
+    sizes_bytes: Vec<u64>,
+    /// The samples that could not be read, and why.
+    corrupt: Arc<Mutex<BTreeMap<u32, PictureError>>>,
+}
+
+impl PartialEq for PictureFiles {
+    fn eq(&self, other: &Self) -> bool {
+        self.folder == other.folder && self.names == other.names && self.sizes_bytes == other.sizes_bytes
+    }
+}
+
+impl PictureFiles {
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no picture.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The file of a sample with this label.
+    pub fn path(&self, sample: u32, label: u32) -> PathBuf {
+        let mut path = self.folder.join(&self.classes[label as usize]);
+        path.push(&*self.names[sample as usize]);
+        path
+    }
+
+    pub(super) fn select(&self, samples: &[usize]) -> Self {
+        Self {
+            folder: self.folder.clone(),
+            classes: self.classes.clone(),
+            names: samples.iter().map(|&s| self.names[s].clone()).collect(),
+            sizes_bytes: samples.iter().map(|&s| self.sizes_bytes[s]).collect(),
+            corrupt: Arc::default(),
+        }
+    }
+
+    /// Adds class, name and size of each picture.
+    pub(super) fn digest(&self, labels: &[u32], sum: &mut Sha256) {
+        for ((name, size), &label) in self.names.iter().zip(&self.sizes_bytes).zip(labels) {
+            sum.update(self.classes[label as usize].as_encoded_bytes());
+            sum.update(b"/");
+            sum.update(name.as_encoded_bytes());
+            sum.update(b"\0");
+            sum.update(size.to_le_bytes());
+        }
+    }
+
+    /// Reads a picture; whether it could be read. Of one that could not, the reason is told once, and it is not tried
+    /// again.
+    pub(super) fn read(
+        &self,
+        reader: &mut PictureReader,
+        [sample, label]: [u32; 2],
+        cut: impl FnOnce([usize; 2]) -> Cut,
+        to: &mut [u8],
+    ) -> bool {
+        if self.corrupt().contains_key(&sample) {
+            return false;
+        }
+        let path = self.path(sample, label);
+        match reader.read(&path, cut, to) {
+            Ok(()) => true,
+            Err(error) => {
+                let told = format!("{}: {error}; the next picture takes its place", path.display());
+                if self.corrupt().insert(sample, error).is_none() {
+                    tracing::warn!("{told}");
+                }
+                false
+            }
+        }
+    }
+
+    /// The error of a split without a readable picture.
+    pub(super) fn none_readable(&self, labels: &[u32]) -> DataError {
+        let (sample, source) = self.corrupt().pop_first().unwrap_or((0, PictureError::Decoder));
+        let label = labels.get(sample as usize).copied().unwrap_or_default();
+        DataError::Pictures { pictures: self.len(), file: self.path(sample, label), source }
+    }
+
+    fn corrupt(&self) -> MutexGuard<'_, BTreeMap<u32, PictureError>> {
+        self.corrupt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pictures in `data_dir`, as inputs of `image_size` pixels each way.
+///
+/// # Errors
+/// [`DataError`]: a folder that is missing or has no class, a class without pictures, or other classes for testing than
+/// for training.
+pub fn load(data_dir: &Path, image_size: usize) -> Result<Dataset, DataError> {
+    let train = data_dir.join("train");
+    let tests = ["val", "test"].map(|name| data_dir.join(name));
+    let test = tests.iter().find(|folder| folder.is_dir()).cloned();
+    let missing = |folder| DataError::Folder { data_dir: data_dir.to_owned(), folder };
+    let test = test.ok_or_else(|| missing("val or test"))?;
+    let classes: Arc<[OsString]> = match train.is_dir() {
+        true => classes_in(&train)?.into(),
+        false => return Err(missing("train")),
+    };
+    let tested = classes_in(&test)?;
+    let without = |these: &[OsString], those: &[OsString]| these.iter().find(|class| !those.contains(class)).cloned();
+    let differ = |class: OsString, has, lacks| DataError::Classes { class, has, lacks };
+    if let Some(class) = without(&classes, &tested) {
+        return Err(differ(class, train, test));
+    }
+    if let Some(class) = without(&tested, &classes) {
+        return Err(differ(class, test, train));
+    }
+    Ok(Dataset {
+        name: IMAGE_FOLDER.to_owned(),
+        classes: classes.len(),
+        shape: [3, image_size, image_size],
+        train: Arc::new(split(train, classes.clone(), image_size)?),
+        validation: None,
+        test: Arc::new(split(test, classes, image_size)?),
+    })
+}
+
+/// Whether a file is a picture that can be read.
+///
+/// # Errors
+/// [`PictureError`].
+pub fn check(file: &Path) -> Result<(), PictureError> {
+    PictureReader::new(1).read(file, |picture| Cut::middle(picture, 1), &mut [0; 3])
+}
+
+/// The names of the folders in a folder, sorted.
+fn classes_in(folder: &Path) -> Result<Vec<OsString>, DataError> {
+    let classes: Vec<OsString> = list(folder, |path| path.is_dir())?;
+    if classes.is_empty() {
+        return Err(DataError::NoClasses { folder: folder.to_owned() });
+    }
+    Ok(classes)
+}
+
+fn split(folder: PathBuf, classes: Arc<[OsString]>, image_size: usize) -> Result<Split, DataError> {
+    let (mut names, mut sizes_bytes, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+    for (label, class) in classes.iter().enumerate() {
+        let class = folder.join(class);
+        let is_picture = |path: &Path| {
+            let ending = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+            ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+        };
+        let pictures = list(&class, is_picture)?;
+        if pictures.is_empty() {
+            return Err(DataError::EmptyClass { folder: class });
+        }
+        for name in pictures {
+            let path = class.join(&name);
+            let size = fs::metadata(&path).map_err(|source| DataError::Io { file: path, source })?.len();
+            names.push(name.into_boxed_os_str());
+            sizes_bytes.push(size);
+            labels.push(label as u32);
+        }
+    }
+    let files = PictureFiles { folder, classes, names, sizes_bytes, corrupt: Arc::default() };
+    Ok(Split { shape: [3, image_size, image_size], pictures: Pictures::Files(files), labels })
+}
+
+/// The names in a folder that do not begin with a dot and whose paths are `wanted`, sorted.
+fn list(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<OsString>, DataError> {
+    let fail = |source| DataError::Io { file: folder.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") && wanted(&entry.path()) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BatchLoader, InputForm, LoaderOptions, Normalization, Order, load_sized};
+    use super::*;
+    use crate::config::{Augment, Normalize};
+    use image::{Rgb, RgbImage};
+    use std::collections::BTreeSet;
+
+    /// Pictures of several sizes whose colour tells class and number, three a class.
+    fn pictures(classes: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (part, most) in [("train", 3), ("val", 2)] {
+            for (label, class) in classes.iter().enumerate() {
+                let class = folder.path().join(part).join(class);
+                fs::create_dir_all(&class).unwrap();
+                for number in 0..most {
+                    let (width, height) = (9 + 5 * number, 20 - 4 * number);
+                    let colour = Rgb([50 * label as u8 + 10 * number as u8, 200, x_of(part)]);
+                    let ending = ["png", "JPG", "jpeg"][number as usize];
+                    RgbImage::from_pixel(width, height, colour).save(class.join(format!("{number}.{ending}"))).unwrap();
+                }
+                fs::write(class.join("notes.txt"), "no picture").unwrap();
+                fs::write(class.join(".hidden.png"), "no picture").unwrap();
+            }
+            fs::write(folder.path().join(part).join("list.csv"), "no class").unwrap();
+        }
+        folder
+    }
+
+    fn x_of(part: &str) -> u8 {
+        if part == "train" { 100 } else { 30 }
+    }
+
+    fn message(folder: &Path) -> String {
+        let error = load(folder, 8).unwrap_err();
+        assert!(error.is_usage());
+        error.to_string()
+    }
+
+    fn options(batch_size: usize, threads: usize, order: Order) -> LoaderOptions {
+        LoaderOptions { batch_size, form: InputForm::Images { border: 1, strip: 8 }, order, drop_last: false, threads }
+    }
+
+    fn training(seed: u64, first_batch: usize) -> Order {
+        Order::Shuffled { seed, first_epoch: 0, first_batch, augment: Augment::RandomResizedCropFlip }
+    }
+
+    /// Red, as a byte, and label of each sample of an epoch, the samples replaced, and all inputs.
+    type Epoch = (Vec<(u8, u32)>, BTreeSet<u32>, Vec<f32>);
+
+    fn epoch(split: &Arc<Split>, options: LoaderOptions) -> Epoch {
+        let plain = Normalization::Pixels { mean: 0.0, deviation: 1.0 / 255.0 };
+        let mut loader = BatchLoader::new(split.clone(), &plain, options).unwrap();
+        let (mut seen, mut corrupt, mut inputs) = (Vec::new(), BTreeSet::new(), Vec::new());
+        while let Some(batch) = loader.next_batch().unwrap() {
+            let sparse_kernels::Layout::Images(layout) = batch.layout else { panic!("images were asked for") };
+            assert_eq!(batch.labels.len(), layout.samples());
+            let red = |n| batch.images[layout.index(n, 0, [3, 3])].round() as u8;
+            seen.extend(batch.labels.iter().enumerate().map(|(n, &label)| (red(n), label)));
+            corrupt.extend(&batch.corrupt);
+            inputs.extend_from_slice(&batch.images);
+        }
+        (seen, corrupt, inputs)
+    }
+
+    fn close(a: &[(u8, u32)], b: &[(u8, u32)]) -> bool {
+        // JPEG is not exact.
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0.abs_diff(b.0) <= 3 && a.1 == b.1)
+    }
+
+    #[test]
+    fn classes_and_pictures_are_found_in_order() {
+        let folder = pictures(&["dog", "cat", "ant"]);
+        let data = load_sized(IMAGE_FOLDER, Some(folder.path()), 8).unwrap();
+        assert_eq!((data.classes, data.shape, data.train.len(), data.test.len()), (3, [3, 8, 8], 9, 6));
+        assert_eq!(data.train.labels, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+        let (seen, corrupt, _) = epoch(&data.train, options(4, 2, Order::Stored));
+        // The first class by name is the last that was written.
+        let expected = [100, 110, 120, 50, 60, 70, 0, 10, 20].into_iter().zip(data.train.labels.clone());
+        assert!(close(&seen, &expected.collect::<Vec<_>>()) && corrupt.is_empty(), "{seen:?}");
+        assert_eq!(epoch(&data.test, options(6, 1, Order::Stored)).0.len(), 6);
+        assert_eq!(data.normalization(Normalize::PerImage), Normalization::PerImage);
+        assert_eq!(data.normalization(Normalize::Channels).channels(), Some(3));
+        // Without val, test is read.
+        fs::rename(folder.path().join("val"), folder.path().join("test")).unwrap();
+        let again = load(folder.path(), 8).unwrap();
+        assert_eq!((again.test.len(), again.sha256()), (6, data.sha256()));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_folder_is_named() {
+        let folder = pictures(&["a", "b"]);
+        let path = folder.path();
+        let sum = load(path, 8).unwrap().sha256();
+        fs::create_dir(path.join("val/c")).unwrap();
+        let differ = message(path);
+        assert!(differ.contains("val has the class folder \"c\" and") && differ.contains("train has not"), "{differ}");
+        fs::create_dir(path.join("train/c")).unwrap();
+        assert!(message(path).ends_with("train/c: has no .jpg, .jpeg or .png file; each class must have at least 1"));
+        fs::remove_dir(path.join("val/c")).unwrap();
+        assert!(message(path).contains("train has the class folder \"c\" and"));
+        fs::remove_dir(path.join("train/c")).unwrap();
+        fs::rename(path.join("train/a/0.png"), path.join("train/a/9.png")).unwrap();
+        assert_ne!(load(path, 8).unwrap().sha256(), sum);
+        for class in ["a", "b"] {
+            fs::remove_dir_all(path.join("val").join(class)).unwrap();
+        }
+        assert!(message(path).contains("val: has no folder; each class must have one"));
+        fs::remove_dir_all(path.join("val")).unwrap();
+        assert!(message(path).contains("no folder val or test in"));
+        fs::create_dir(path.join("test")).unwrap();
+        fs::remove_dir_all(path.join("train")).unwrap();
+        assert!(message(path).contains("no folder train in"));
+        let hint = load_sized(IMAGE_FOLDER, None, 8).unwrap_err().to_string();
+        assert!(hint.contains("train/CLASS/*.jpg") && hint.contains("RIGL_DATA_DIR"), "{hint}");
+    }
+
+    #[test]
+    fn threads_and_stops_change_nothing() {
+        let folder = pictures(&["a", "b", "c", "d", "e"]);
+        let mut data = load(folder.path(), 8).unwrap();
+        data.hold_out(0.2, 1).unwrap();
+        assert_eq!((data.train.len(), data.validation.as_ref().unwrap().len()), (12, 3));
+        let (_, _, inputs) = epoch(&data.train, options(5, 1, training(4, 0)));
+        for threads in [2, 3, 7] {
+            assert!(epoch(&data.train, options(5, threads, training(4, 0))).2 == inputs);
+        }
+        let second = inputs.len() / 12 * 5;
+        let resumed = epoch(&data.train, options(5, 2, training(4, 1))).2;
+        assert!(inputs.ends_with(&resumed) && resumed.len() + second <= inputs.len() + 2048);
+        assert!(epoch(&data.train, options(5, 2, training(5, 0))).2 != inputs);
+    }
+
+    #[test]
+    fn the_next_of_the_order_takes_the_place_of_a_broken_picture() {
+        let folder = pictures(&["a", "b", "c"]);
+        let whole = epoch(&load(folder.path(), 8).unwrap().train, options(2, 1, training(7, 0))).0;
+        let order = super::super::shuffled(9, sparse_kernels::random::Key::new(7).with_name("batches").with(0));
+        let data = load(folder.path(), 8).unwrap();
+        // One in the middle of the order, and its last two: there the order begins anew.
+        let broken = [order[3], order[7], order[8]];
+        for sample in broken {
+            let path = data.train.pictures_path(sample);
+            fs::write(path, "no picture").unwrap();
+        }
+        let mut expected = whole.clone();
+        (expected[3], expected[7], expected[8]) = (whole[4], whole[0], whole[0]);
+        for threads in [1, 3] {
+            let (seen, corrupt, _) = epoch(&data.train, options(2, threads, training(7, 0)));
+            assert!(close(&seen, &expected), "{seen:?} {expected:?}");
+            assert_eq!(corrupt, broken.into());
+        }
+        for sample in 0..9 {
+            fs::write(data.train.pictures_path(sample), "no picture").unwrap();
+        }
+        let plain = Normalization::PerImage;
+        let unread = Arc::new(load(folder.path(), 8).unwrap().train.select(&[0, 1, 2, 3]));
+        let mut loader = BatchLoader::new(unread, &plain, options(2, 2, Order::Stored)).unwrap();
+        let error = loader.next_batch().unwrap_err().to_string();
+        assert!(error.starts_with("none of 4 pictures can be read; ") && error.contains("0.png: "), "{error}");
+    }
+
+    #[test]
+    fn changes_of_pictures_in_memory_are_refused() {
+        let folder = pictures(&["a"]);
+        let data = load(folder.path(), 8).unwrap();
+        let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0, augment: Augment::CropFlip };
+        let error = BatchLoader::new(data.train, &Normalization::PerImage, options(2, 1, order)).unwrap_err();
+        assert_eq!(error.to_string(), "augment crop-flip is for pictures in memory");
+        let memory = super::super::load(super::super::EMBEDDED, None).unwrap().test;
+        let error = BatchLoader::new(memory, &Normalization::PerImage, options(2, 1, training(0, 0))).unwrap_err();
+        assert_eq!(error.to_string(), "augment random-resized-crop-flip is for folders of pictures");
+    }
+
+    impl Split {
+        fn pictures_path(&self, sample: u32) -> PathBuf {
+            match &self.pictures {
+                Pictures::Files(files) => files.path(sample, self.labels[sample as usize]),
+                Pictures::Memory(_) => panic!("pictures in memory have no path"),
+            }
+        }
+    }
+
+    /// `cargo test --release -p trainer -- --ignored --nocapture time_per_picture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn time_per_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        for part in ["train", "val"] {
+            fs::create_dir_all(folder.path().join(part).join("a")).unwrap();
+        }
+        let noise = |x: u32, y: u32, n: u32| ((x / 3 * 37 + y / 2 * 91 + n * 7) % 61) as u8;
+        for n in 0..128 {
+            let picture = RgbImage::from_fn(500, 375, |x, y| {
+                Rgb([(x / 2) as u8, (y / 2) as u8, 0].map(|v: u8| v / 2 + noise(x, y, n)))
+            });
+            picture.save(folder.path().join(format!("train/a/{n}.jpg"))).unwrap();
+        }
+        fs::copy(folder.path().join("train/a/0.jpg"), folder.path().join("val/a/0.jpg")).unwrap();
+        let data = load(folder.path(), 224).unwrap();
+        for (threads, order) in [(1, Order::Stored), (1, training(0, 0)), (2, training(0, 0))] {
+            let options =
+                LoaderOptions { form: InputForm::Images { border: 3, strip: 32 }, ..options(32, threads, order) };
+            let mut loader = BatchLoader::new(data.train.clone(), &Normalization::PerImage, options).unwrap();
+            let start = std::time::Instant::now();
+            for _ in 0..2 {
+                while loader.next_batch().unwrap().is_some() {}
+            }
+            let rate = 256.0 / start.elapsed().as_secs_f64();
+            let bytes = fs::metadata(folder.path().join("train/a/0.jpg")).unwrap().len();
+            println!("{threads} threads, {order:?}: {rate:.0} pictures of 500×375 in {bytes} bytes a second");
+        }
+    }
+}

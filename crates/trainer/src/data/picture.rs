@@ -1,0 +1,302 @@
+//! Pictures in files of any size, decoded, cut and resized.
+//!
+//! Files are decoded by `image` (JPEG by zune-jpeg in it), which tells the format by the content and bounds what a file
+//! may unfold to; resized by `fast_image_resize`, bilinear with the support widened when shrinking (as Pillow's
+//! `BILINEAR`), from a part of the picture to the input's size in one step. Both are in wide use and kept up, and with the
+//! decoder's time the resizing does not count.
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::{fs, io};
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::{ImageReader, Limits};
+use sparse_kernels::random::Key;
+
+/// Why a picture cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PictureError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It is no picture that can be decoded.
+    #[error(transparent)]
+    Format(#[from] image::ImageError),
+    /// It breaks off.
+    #[error("the JPEG data has no end")]
+    Truncated,
+    /// The decoder panicked.
+    #[error("the decoder failed")]
+    Decoder,
+}
+
+/// The part of a picture that becomes the input, in its pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cut {
+    /// Left edge.
+    pub left: f64,
+    /// Upper edge.
+    pub top: f64,
+    /// Pixels in a row.
+    pub width: f64,
+    /// Rows.
+    pub height: f64,
+    /// Whether rows are turned round.
+    pub flip: bool,
+}
+
+/// Share of the picture's area that a random cut has.
+const AREA: [f64; 2] = [0.08, 1.0];
+/// Its width over its height.
+const ASPECT: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
+/// Random cuts that are tried before one in the middle is taken.
+const TRIES: u64 = 10;
+
+impl Cut {
+    /// The middle of the picture `[height, width]` after its shorter side was resized to `round(size · 256 / 224)`: what
+    /// torchvision's `Resize` and `CenterCrop` leave.
+    pub fn middle([height, width]: [usize; 2], size: usize) -> Self {
+        let short = height.min(width) as f64;
+        let resized = (size as f64 * 256.0 / 224.0).round();
+        let side = |side: usize| {
+            let long = (resized * side as f64 / short).floor();
+            let scale = side as f64 / long;
+            (((long - size as f64) / 2.0).round_ties_even() * scale, size as f64 * scale)
+        };
+        let ((left, width), (top, height)) = (side(width), side(height));
+        Self { left, top, width, height, flip: false }
+    }
+
+    /// A random part, flipped or not: area and aspect are uniform in `AREA` and, by the logarithm, in `ASPECT`, as in
+    /// torchvision's `RandomResizedCrop`. If ten of them do not fit into the picture, the largest part in its middle that
+    /// has a possible aspect.
+    pub fn random(key: Key, [height, width]: [usize; 2]) -> Self {
+        let flip = key.bits(4 * TRIES) & 1 == 1;
+        let between = |index: u64, [from, to]: [f64; 2]| from + (to - from) * f64::from(key.uniform(index));
+        for index in (0..4 * TRIES).step_by(4) {
+            let area = (height * width) as f64 * between(index, AREA);
+            let aspect = between(index + 1, ASPECT.map(f64::ln)).exp();
+            let cut = [(area / aspect).sqrt(), (area * aspect).sqrt()].map(|side| side.round() as usize);
+            if (1..=height).contains(&cut[0]) && (1..=width).contains(&cut[1]) {
+                let top = key.below(index + 2, (height - cut[0] + 1) as u64) as f64;
+                let left = key.below(index + 3, (width - cut[1] + 1) as u64) as f64;
+                return Self { left, top, width: cut[1] as f64, height: cut[0] as f64, flip };
+            }
+        }
+        let aspect = (width as f64 / height as f64).clamp(ASPECT[0], ASPECT[1]);
+        let cut_height = ((width as f64 / aspect).round() as usize).clamp(1, height);
+        let cut_width = ((height as f64 * aspect).round() as usize).clamp(1, width);
+        let (top, left) = (((height - cut_height) / 2) as f64, ((width - cut_width) / 2) as f64);
+        Self { left, top, width: cut_width as f64, height: cut_height as f64, flip }
+    }
+}
+
+/// Reads pictures as inputs of `[3, size, size]`. Its buffers are used again.
+#[derive(Debug)]
+pub struct PictureReader {
+    size: usize,
+    resizer: Resizer,
+    /// `[row][pixel][channel]`.
+    resized: Vec<u8>,
+}
+
+impl PictureReader {
+    /// For inputs of `size` pixels each way.
+    pub fn new(size: usize) -> Self {
+        Self { size, resizer: Resizer::new(), resized: vec![0; 3 * size * size] }
+    }
+
+    /// Writes the part of the picture in `file` that `cut` makes of its height and width to `to`,
+    /// `[channel][row][pixel]`. Grey becomes RGB, transparency is left out.
+    ///
+    /// # Errors
+    /// [`PictureError`].
+    ///
+    /// # Panics
+    /// Unless `to` holds `3 · size · size` bytes.
+    pub fn read(
+        &mut self,
+        file: &Path,
+        cut: impl FnOnce([usize; 2]) -> Cut,
+        to: &mut [u8],
+    ) -> Result<(), PictureError> {
+        let picture = decode(fs::read(file)?)?;
+        let (width, height) = picture.dimensions();
+        let Cut { left, top, width: cut_width, height: cut_height, flip } = cut([height as usize, width as usize]);
+        let sizes = "a decoded picture has as many bytes as its size says";
+        let from = ImageRef::new(width, height, picture.as_raw(), PixelType::U8x3).expect(sizes);
+        let side = self.size as u32;
+        let mut resized = Image::from_slice_u8(side, side, &mut self.resized, PixelType::U8x3).expect(sizes);
+        // A rounding error must not make the part larger than the whole.
+        let (left, top) = (left.clamp(0.0, f64::from(width)), top.clamp(0.0, f64::from(height)));
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .crop(left, top, cut_width.min(f64::from(width) - left), cut_height.min(f64::from(height) - top))
+            .use_alpha(false);
+        self.resizer.resize(&from, &mut resized, &options).expect("the part lies in the picture");
+        for (channel, plane) in to.chunks_exact_mut(self.size * self.size).enumerate() {
+            for (to, row) in plane.chunks_exact_mut(self.size).zip(self.resized.chunks_exact(3 * self.size)) {
+                to.iter_mut().zip(row.chunks_exact(3)).for_each(|(to, pixel)| *to = pixel[channel]);
+                if flip {
+                    to.reverse();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that a picture may unfold to: 89 million pixels in colour.
+const LARGEST_BYTES: u64 = 256 << 20;
+
+fn decode(bytes: Vec<u8>) -> Result<image::RgbImage, PictureError> {
+    // The decoder fills with grey what a JPEG file lacks. Neither marker can be part of compressed pixels.
+    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
+    if bytes.starts_with(&[0xff, 0xd8]) && last(0xd9) < last(0xda) {
+        return Err(PictureError::Truncated);
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(LARGEST_BYTES);
+    reader.limits(limits);
+    // The decoders are not proof against every file; one that panics is as bad a file as another.
+    let decoded = catch_unwind(AssertUnwindSafe(|| reader.decode())).map_err(|_| PictureError::Decoder)?;
+    Ok(decoded?.into_rgb8())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
+    use proptest::prelude::*;
+
+    /// A picture whose brightness rises to the right in red and downwards in green.
+    fn slope(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, 40]))
+    }
+
+    #[test]
+    fn a_part_is_resized_and_flipped() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, tolerance) in [("a.png", 2), ("a.jpg", 8)] {
+            let file = folder.path().join(name);
+            slope(80, 60).save(&file).unwrap();
+            let mut reader = PictureReader::new(8);
+            let mut read = |cut: fn([usize; 2]) -> Cut| {
+                let mut to = [0; 192];
+                reader.read(&file, cut, &mut to).unwrap();
+                to
+            };
+            let right = |_| Cut { left: 40.0, top: 0.0, width: 40.0, height: 60.0, flip: false };
+            let plain = read(right);
+            // At the picture's edges, the filter is cut off.
+            for (y, x) in (1..7).flat_map(|y| (0..7).map(move |x| (y, x))) {
+                // The middle of each of the 8 × 8 parts.
+                let expected = [(40.0 + 5.0 * x as f64 + 2.0) / 80.0, (7.5 * y as f64 + 3.25) / 60.0, 40.0 / 255.0];
+                for (channel, expected) in expected.into_iter().enumerate() {
+                    let got = i32::from(plain[channel * 64 + y * 8 + x]);
+                    assert!((got - (255.0 * expected) as i32).abs() <= tolerance, "{name} {channel} {y} {x}: {got}");
+                }
+            }
+            let flipped = read(|_| Cut { left: 40.0, top: 0.0, width: 40.0, height: 60.0, flip: true });
+            for (row, flipped) in plain.chunks(8).zip(flipped.chunks(8)) {
+                assert!(row.iter().eq(flipped.iter().rev()));
+            }
+        }
+    }
+
+    #[test]
+    fn grey_and_transparent_pictures_are_colour_without_transparency() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |name: &str, picture: image::DynamicImage, format| {
+            let file = folder.path().join(name);
+            picture.save_with_format(&file, format).unwrap();
+            let mut to = [0; 12];
+            PictureReader::new(2).read(&file, |size| Cut::middle(size, 2), &mut to).unwrap();
+            to
+        };
+        let grey = GrayImage::from_pixel(9, 9, Luma([77]));
+        let same = [77; 12];
+        assert_eq!(save("g.png", grey.clone().into(), ImageFormat::Png), same);
+        assert_eq!(save("g.jpg", grey.into(), ImageFormat::Jpeg), same);
+        let clear = RgbaImage::from_pixel(9, 9, Rgba([1, 2, 3, 0]));
+        assert_eq!(save("c.png", clear.into(), ImageFormat::Png), [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
+        // The content tells the format, not the name.
+        assert_eq!(save("p.jpeg", slope(1, 1).into(), ImageFormat::Png)[8..], [40; 4]);
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        let read = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            PictureReader::new(4).read(&file, |size| Cut::middle(size, 4), &mut [0; 48])
+        };
+        for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+            let mut whole = Cursor::new(Vec::new());
+            slope(64, 48).write_to(&mut whole, format).unwrap();
+            let whole = whole.into_inner();
+            read(&whole).unwrap();
+            for cut in [0, 1, 2, 10, whole.len() / 2, whole.len() - 13] {
+                assert!(read(&whole[..cut]).is_err(), "{format:?} {cut}");
+            }
+        }
+        // A header that claims 65,500 × 65,500 pixels takes no memory for them.
+        let mut huge = Cursor::new(Vec::new());
+        slope(64, 48).write_to(&mut huge, ImageFormat::Jpeg).unwrap();
+        let mut huge = huge.into_inner();
+        let frame = huge.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+        huge[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
+        assert!(matches!(read(&huge).unwrap_err(), PictureError::Format(image::ImageError::Limits(_))));
+        assert!(matches!(read(b"GIF89a and more").unwrap_err(), PictureError::Format(_)));
+        let missing = PictureReader::new(4).read(&folder.path().join("b"), |size| Cut::middle(size, 4), &mut [0; 48]);
+        assert!(matches!(missing.unwrap_err(), PictureError::Io(_)));
+    }
+
+    /// torchvision: `Resize(256)` makes 256 × 341 of 375 × 500, and `CenterCrop(224)` begins at 16 and 58 (58.5, to even).
+    #[test]
+    fn the_middle_is_that_of_torchvision() {
+        let cut = Cut::middle([375, 500], 224);
+        let [down, across] = [375.0 / 256.0, 500.0 / 341.0];
+        assert_eq!(
+            cut,
+            Cut { left: 58.0 * across, top: 16.0 * down, width: 224.0 * across, height: 224.0 * down, flip: false }
+        );
+        let whole = Cut::middle([1, 5000], 224);
+        assert!(whole.height < 1.0 && whole.left > 2400.0 && whole.left + whole.width < 2600.0);
+    }
+
+    proptest! {
+        #[test]
+        fn random_parts_lie_in_the_picture(seed: u64, height in 1usize..400, width in 1usize..400) {
+            let Cut { left, top, width: w, height: h, .. } = Cut::random(Key::new(seed), [height, width]);
+            prop_assert!(left >= 0.0 && top >= 0.0 && w >= 1.0 && h >= 1.0);
+            prop_assert!(left + w <= width as f64 && top + h <= height as f64);
+            let part = w * h / (width * height) as f64;
+            // Sides are rounded.
+            if height > 100 && width > 100 && height < 2 * width && width < 2 * height {
+                prop_assert!((0.07..=1.0).contains(&part), "{part}");
+                prop_assert!((0.72..=1.39).contains(&(w / h)), "{}", w / h);
+            }
+        }
+    }
+
+    #[test]
+    fn random_parts_are_of_all_sizes_and_half_are_flipped() {
+        let cuts: Vec<Cut> = (0..2000).map(|sample| Cut::random(Key::new(1).with(sample), [300, 400])).collect();
+        let areas: Vec<f64> = cuts.iter().map(|cut| cut.width * cut.height / 120_000.0).collect();
+        let mean = areas.iter().sum::<f64>() / 2000.0;
+        // Less than the 0.54 of uniform ones: the larger, the fewer aspects fit.
+        assert!((0.41..0.46).contains(&mean), "{mean}");
+        assert!(areas.iter().any(|&area| area < 0.1) && areas.iter().any(|&area| area > 0.95));
+        let flipped = cuts.iter().filter(|cut| cut.flip).count();
+        assert!((900..1100).contains(&flipped), "{flipped}");
+        // None fits: the middle, as wide as an aspect of 4/3 allows.
+        let cut = Cut::random(Key::new(1), [10, 1000]);
+        assert_eq!((cut.left, cut.top, cut.width, cut.height), (493.0, 0.0, 13.0, 10.0));
+    }
+}

@@ -1,0 +1,168 @@
+//! Data sets as a user has them: CIFAR files, folders of pictures, and `rigl data`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use image::{Rgb, RgbImage};
+use serde_json::Value;
+
+fn rigl(folder: &Path, args: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
+    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
+    command.output().expect("the command under test was built")
+}
+
+/// Exit code, records and messages of a command.
+fn outcome(folder: &Path, args: &str) -> (i32, Vec<Value>, String) {
+    let output = rigl(folder, args);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(!message.contains("panicked"), "{args}: {message}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")));
+    (output.status.code().expect("no signal"), records.collect(), message)
+}
+
+fn records(folder: &Path, args: &str) -> Vec<Value> {
+    let (code, records, message) = outcome(folder, args);
+    assert_eq!(code, 0, "{args}: {message}");
+    records
+}
+
+/// Three classes by colour, six pictures each of several sizes, and two a class for testing. The last of `train/b` is
+/// no picture.
+fn write_pictures(folder: &Path) {
+    for (part, most) in [("train", 6u8), ("val", 2)] {
+        for (label, class) in ["a", "b", "c"].into_iter().enumerate() {
+            let class = folder.join(part).join(class);
+            fs::create_dir_all(&class).unwrap();
+            for number in 0..most {
+                let colour = std::array::from_fn(|channel| if channel == label { 200 } else { 10 * number });
+                let picture = RgbImage::from_pixel(9 + u32::from(number), 12, Rgb(colour));
+                picture.save(class.join(format!("{number}.png"))).unwrap();
+            }
+        }
+    }
+    fs::write(folder.join("train/b/5.png"), "no picture").unwrap();
+}
+
+#[test]
+fn a_folder_of_pictures_with_a_broken_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_pictures(&path.join("pictures"));
+    let train = "train --json --data image-folder --data-dir pictures --image-size 8 --model 192-8-3 --method static \
+        --density 0.5 --batch-size 4 --steps 15 --checkpoint-every 4 --keep-checkpoints 9";
+    let done = records(path, &format!("{train} --out run")).pop().unwrap();
+    assert_eq!((&done["event"], &done["corrupt_images"]), (&"done".into(), &1.into()));
+    let config = fs::read_to_string(path.join("run/config.toml")).unwrap();
+    for line in ["augment = \"random-resized-crop-flip\"", "normalize = \"channels\"", "image-size = 8"] {
+        assert!(config.contains(line), "{line} in {config}");
+    }
+    let bytes = |run: &str| fs::read(path.join(run).join("checkpoint.safetensors")).unwrap();
+    records(path, &format!("{train} --out threads --loader-threads 3"));
+    assert!(bytes("threads") == bytes("run"));
+
+    // Gone on with from step 4, in the middle of the first epoch.
+    for entry in fs::read_dir(path.join("threads/checkpoints")).unwrap() {
+        let file = entry.unwrap().path();
+        if !file.ends_with("step-00000004.safetensors") {
+            fs::remove_file(file).unwrap();
+        }
+    }
+    fs::remove_file(path.join("threads/checkpoint.safetensors")).unwrap();
+    let (code, resumed, message) = outcome(path, "train --json --resume threads --loader-threads 2");
+    assert_eq!((code, &resumed.last().unwrap()["corrupt_images"]), (0, &1.into()), "{message}");
+    assert!(bytes("threads") == bytes("run"));
+
+    let eval = &records(path, "eval --json run --data-dir pictures")[0];
+    assert_eq!((&eval["samples"], &eval["accuracy"]), (&6.into(), &done["test_accuracy"]));
+    let (code, verified, message) = outcome(path, "data verify --json image-folder --data-dir pictures");
+    assert_eq!((code, &verified[0]["verified"], &verified[0]["train"]), (1, &false.into(), &18.into()));
+    assert_eq!(verified[0]["corrupt"][0], "pictures/train/b/5.png");
+    assert!(message.contains("1 of 24 pictures in pictures cannot be read"), "{message}");
+    fs::remove_dir_all(path.join("pictures/val/c")).unwrap();
+    let (code, _, message) = outcome(path, train);
+    assert!(code == 2 && message.contains("train has the class folder \"c\""), "{code}: {message}");
+}
+
+#[test]
+fn cifar_10_in_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let set = path.join("data/cifar10");
+    fs::create_dir_all(&set).unwrap();
+    let names = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"];
+    for (number, name) in names.into_iter().enumerate() {
+        let record = |index: usize| {
+            let label = (index % 10) as u8;
+            [label].into_iter().chain((0..3072).map(move |i| (i * (number + 3) / 7) as u8 / 2 + label * 12))
+        };
+        fs::write(set.join(format!("{name}.bin")), (0..20).flat_map(record).collect::<Vec<u8>>()).unwrap();
+    }
+    let train = "train --json --data cifar10 --data-dir data --model 3072-12-10 --method static --density 0.2 \
+        --batch-size 16 --epochs 2 --val-fraction 0.1 --lr 0.01";
+    let done = records(path, &format!("{train} --out run")).pop().unwrap();
+    assert!(done.get("corrupt_images").is_none());
+    let config = fs::read_to_string(path.join("run/config.toml")).unwrap();
+    assert!(config.contains("augment = \"crop-flip\"") && config.contains("normalize = \"channels\""), "{config}");
+    let eval = |args: &str| records(path, &format!("eval --json {args} --data-dir data")).remove(0);
+    assert_eq!((&eval("run")["samples"], &eval("run")["accuracy"]), (&20.into(), &done["test_accuracy"]));
+    let plain = records(path, &format!("{train} --out plain --augment none --normalize per-image")).pop().unwrap();
+    assert_ne!(plain["train_loss"], done["train_loss"]);
+    // The model's normalization counts, whatever the default of the data is.
+    assert_eq!(eval("plain")["accuracy"], plain["test_accuracy"]);
+    for (args, parts) in [
+        ("--augment random-resized-crop-flip", ["random-resized-crop-flip", "crop-flip"]),
+        ("--image-size 32", ["image-size", "image-folder"]),
+        ("--normalize twice", ["twice", "per-image"]),
+    ] {
+        let (code, _, message) = outcome(path, &format!("{train} {args}"));
+        assert!(code == 2 && parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    let (_, listed, _) = outcome(path, "data list --json --data-dir data");
+    let names: Vec<_> = listed.iter().map(|record| record["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["fashion-mnist-mini", "fashion-mnist", "mnist", "cifar10", "cifar100", "image-folder"]);
+    assert_eq!((&listed[3]["found"], &listed[4]["found"]), (&"data/cifar10".into(), &Value::Null));
+    assert_eq!((&listed[0]["embedded"], &listed[4]["classes"]), (&true.into(), &100.into()));
+    let (code, verified, message) = outcome(path, "data verify --json cifar10 --data-dir data");
+    assert_eq!((code, &verified[0]["verified"], &verified[0]["test"]), (1, &false.into(), &20.into()));
+    assert!(message.contains("cifar10 in data/cifar10 is not the official set"), "{message}");
+}
+
+#[test]
+fn data_sets_are_listed_fetched_and_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let table = rigl(path, "data list");
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("fashion-mnist-mini") && table.contains("32×32×3") && table.contains("RIGL_DATA_DIR"));
+    let verified = &records(path, "data verify --json fashion-mnist-mini")[0];
+    assert_eq!((&verified["verified"], &verified["train"]), (&true.into(), &12_000.into()));
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for answer in ["404 Not Found\r\nContent-Length: 0\r\n\r\n", "200 OK\r\nContent-Length: 6\r\n\r\n<html>"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            write!(stream, "HTTP/1.1 {answer}").unwrap();
+        }
+    });
+    let expected = "c32a1d4ab5d03f1284b67883e8d87530";
+    for (args, code, parts) in [
+        (format!("cifar10 --to c --url {url}"), 1, ["cifar-10-binary.tar.gz: ", "404"]),
+        (format!("cifar10 --to c --url {url}"), 1, ["its MD5 sum is ", expected]),
+        ("cifar10".to_owned(), 2, ["--to DIR", "RIGL_DATA_DIR"]),
+        ("cifar10 --to c --from nowhere".to_owned(), 2, ["neither cifar-10-binary.tar.gz", "nowhere"]),
+        ("imagenet --to c".to_owned(), 2, ["imagenet", "cifar100"]),
+        ("image-folder --to c".to_owned(), 2, ["image-folder", "your own pictures"]),
+    ] {
+        let (got, records, message) = outcome(path, &format!("data fetch --json {args}"));
+        assert!(records.is_empty() && got == code, "{args}: {got} {message}");
+        assert!(parts.iter().all(|part| message.contains(part)), "{args}: {message}");
+    }
+    assert_eq!(fs::read_dir(path).unwrap().count(), 0);
+}
