@@ -3,7 +3,8 @@
 #
 #   benches/record.sh RIGL ISA [DLMC_FOLDER [REFERENCE.jsonl]] > FILE.jsonl
 #
-# With ONLY=linear, ONLY=conv or ONLY=step in the environment it records that part alone.
+# With ONLY=linear, ONLY=conv, ONLY=step (a perceptron's) or ONLY=vision (convolutional networks') in the environment it
+# records that part alone.
 #
 # RIGL is the command to measure and ISA its --isa. With a folder of DLMC patterns (*.smtx.xz, Deep Learning Matrix
 # Collection; '' for none) they are measured too, each before a uniform pattern of its shape and density. Takes about a
@@ -93,4 +94,8 @@ if part step; then
         "$rigl" bench step --json --isa "$isa" --model 3072-4096-4096-10 --batch-size 256 --density 0.2,0.1,0.05 --threads 1 \
             --format $format
     done
+fi
+if part vision; then
+    "$rigl" bench step --json --isa "$isa" --model wrn-22-2 --batch-size 128 --density 0.2,0.1,0.05 --threads 1
+    "$rigl" bench step --json --isa "$isa" --model resnet-50 --batch-size 8 --distribution uniform --density 0.1 --threads 1
 fi

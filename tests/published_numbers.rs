@@ -224,8 +224,8 @@ fn widths_of_resnet_50() {
     }
 }
 
-/// The output cells of google-research/rigl, `MobileNet_Counting.ipynb`. With ERK, the first convolution of its networks of width 1
-/// takes part.
+/// The output cells of google-research/rigl, `MobileNet_Counting.ipynb`. With ERK, the first convolution of its networks
+/// of width 1 takes part.
 #[test]
 fn mobilenet_v1_as_the_paper_counts() {
     let common = "--model mobilenet-v1 --flops-convention paper";
@@ -261,11 +261,7 @@ fn mobilenet_v1_as_the_paper_counts() {
         (0.9, 3.0, 2452.785, 16.664),
         (0.95, 3.98, 2132.954, 16.812),
     ] {
-        let total = row(
-            &format!("--sparsity {sparsity} --width big-sparse --density-override conv1=free"),
-            megaflops,
-            megabytes,
-        );
+        let total = row(&format!("--sparsity {sparsity} --width big-sparse {wide}"), megaflops, megabytes);
         assert_eq!(number(&total, "width"), width);
     }
     let last = "--distribution uniform --density-override classifier=0.2";

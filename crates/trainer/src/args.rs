@@ -361,9 +361,8 @@ pub struct PlanArgs {
     /// mobilenet-v2, vgg-16, or a multi-layer perceptron by its sizes, such as 784-300-100-10
     #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
     pub model: ModelName,
-    /// Factor on the numbers of channels; or small-dense: the dense network with as many parameters as the sparse one of
-    /// this density; or big-sparse: the sparse one with as many as the dense one. Ratios are to the dense network of
-    /// width 1
+    /// Factor on the numbers of channels; or small-dense: the dense network of the size of the sparse one of this density; or
+    /// big-sparse: the sparse one of the size of the dense one. Ratios are to the dense network of width 1
     #[arg(long, value_name = "FACTOR|small-dense|big-sparse", default_value = "1")]
     pub width: Width,
     /// Give each layer the density that it has at width 1, as the paper's notebook counts its wide networks, not what the
@@ -1030,7 +1029,8 @@ mod tests {
         for (line, parts) in [
             ("train --optimizer lion", ["--optimizer", "sgd, adam, adamw"].as_slice()),
             ("train --device gpu:0", &["--device", "this build has only the device cpu"]),
-            ("train --model resnet-50", &["--model", "784-300-100-10"]),
+            ("train --model resnet-51", &["--model", "784-300-100-10", "resnet-50"]),
+            ("train --model wrn-21-2", &["--model", "D = 6 n + 4"]),
             ("train --seed -1", &["-1"]),
             ("train --densty 0.1", &["--densty", "--density"]),
             ("train --density-override fc1", &["PATTERN=DENSITY"]),

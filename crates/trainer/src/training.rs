@@ -718,7 +718,7 @@ mod tests {
                 model,
                 density: 0.3,
                 update_interval: 4,
-                lr: 0.02,
+                lr: 0.1,
                 dropout: 0.05,
                 ..TrainConfig::default()
             };

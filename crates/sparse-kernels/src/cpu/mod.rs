@@ -130,9 +130,14 @@ impl Cpu {
 
     /// Calls `task(0)` to `task(tasks - 1)`, in parallel if `operations` (of all tasks together) make it worth while.
     pub(crate) fn for_each_task(&self, tasks: usize, operations: u64, task: impl Fn(usize) + Sync + Send) {
+        self.run_tasks(tasks, operations, &task);
+    }
+
+    /// Compiled once: rayon's part of a loop is more code than most tasks, and a call through a pointer costs a task nothing.
+    fn run_tasks(&self, tasks: usize, operations: u64, task: &(dyn Fn(usize) + Sync)) {
         match &self.pool {
             Some(pool) if tasks > 1 && operations >= FORK_OPERATIONS => {
-                let run = || (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
+                let run = || (0..tasks).into_par_iter().with_max_len(1).for_each(task);
                 if pool.current_thread_index().is_some() { run() } else { pool.install(run) }
             }
             _ => (0..tasks).for_each(task),
@@ -160,6 +165,11 @@ impl Cpu {
         operations: u64,
         task: impl Fn(usize, &mut [f32]) + Sync + Send,
     ) {
+        self.run_chunks(data, chunk, operations, &task);
+    }
+
+    /// Compiled once, as [`Cpu::run_tasks`].
+    fn run_chunks(&self, data: &mut [f32], chunk: usize, operations: u64, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
         match &self.pool {
             Some(pool) if data.len() > chunk && operations >= FORK_OPERATIONS => {
                 let mut run = || data.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| task(i * chunk, part));

@@ -10,8 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::{fs, io};
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{ImageReader, Limits};
 use sparse_kernels::random::Key;
 
@@ -127,16 +128,17 @@ impl PictureReader {
         let (width, height) = picture.dimensions();
         let Cut { left, top, width: cut_width, height: cut_height, flip } = cut([height as usize, width as usize]);
         let sizes = "a decoded picture has as many bytes as its size says";
-        let from = ImageRef::new(width, height, picture.as_raw(), PixelType::U8x3).expect(sizes);
+        // One type of pixels: code for all of them would be most of this program.
+        let from = TypedImageRef::<U8x3>::from_buffer(width, height, picture.as_raw()).expect(sizes);
         let side = self.size as u32;
-        let mut resized = Image::from_slice_u8(side, side, &mut self.resized, PixelType::U8x3).expect(sizes);
+        let mut resized = TypedImage::<U8x3>::from_buffer(side, side, &mut self.resized).expect(sizes);
         // A rounding error must not make the part larger than the whole.
         let (left, top) = (left.clamp(0.0, f64::from(width)), top.clamp(0.0, f64::from(height)));
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .crop(left, top, cut_width.min(f64::from(width) - left), cut_height.min(f64::from(height) - top))
             .use_alpha(false);
-        self.resizer.resize(&from, &mut resized, &options).expect("the part lies in the picture");
+        self.resizer.resize_typed(&from, &mut resized, &options).expect("the part lies in the picture");
         for (channel, plane) in to.chunks_exact_mut(self.size * self.size).enumerate() {
             for (to, row) in plane.chunks_exact_mut(self.size).zip(self.resized.chunks_exact(3 * self.size)) {
                 to.iter_mut().zip(row.chunks_exact(3)).for_each(|(to, pixel)| *to = pixel[channel]);

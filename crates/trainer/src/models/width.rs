@@ -5,7 +5,7 @@ use rigl::DistributionError;
 use super::{Architecture, ModelSpec, Sparsification};
 use crate::config::{Method, ModelName};
 
-/// Published widths: model, density, width of the dense network of as many parameters (google-research/rigl, the notebooks
+/// Published widths: model, density, width of the dense network of the same size (google-research/rigl, the notebooks
 /// `Resnet_50_Param_Flops_Counting` and `MobileNet_Counting`).
 const SMALL_DENSE: [(ModelName, f64, f64); 8] = [
     (ModelName::ResNet(50), 0.2, 0.465),
@@ -18,7 +18,7 @@ const SMALL_DENSE: [(ModelName, f64, f64); 8] = [
     (ModelName::MobileNetV1, 0.05, 0.204),
 ];
 
-/// The same of the sparse network of as many parameters as the dense one of width 1.
+/// The same of the sparse network of the size of the dense one of width 1.
 const BIG_SPARSE: [(ModelName, f64, f64); 4] = [
     (ModelName::MobileNetV1, 0.25, 1.98),
     (ModelName::MobileNetV1, 0.15, 2.52),
@@ -29,8 +29,8 @@ const BIG_SPARSE: [(ModelName, f64, f64); 4] = [
 /// Widths that are tried have three decimals, up to this many thousandths.
 const MOST_THOUSANDTHS: u32 = 16_000;
 
-/// The width at which the dense network has as many parameters as the sparse one has at width 1: the published one, else the
-/// largest of three decimals that has no more.
+/// The width at which the dense network takes as many bytes as the sparse one does at width 1, in the paper's format (with a bit
+/// for each position of a sparse layer): the published one, else the largest of three decimals that takes no more.
 ///
 /// # Errors
 /// If the sparse network is impossible.
@@ -38,13 +38,13 @@ pub fn small_dense(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, Dis
     if let Some(width) = published(&SMALL_DENSE, spec, sparse.density) {
         return Ok(width);
     }
-    let target = parameters(&spec.clone().with_width(1.0), sparse)?;
+    let target = size(&spec.clone().with_width(1.0), sparse)?;
     let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse.clone() };
-    largest(target, |width| parameters(&spec.clone().with_width(width), &dense))
+    largest(target, |width| size(&spec.clone().with_width(width), &dense))
 }
 
-/// The width at which the sparse network has as many parameters as the dense one has at width 1: the published one, else
-/// the largest of three decimals that has no more.
+/// The width at which the sparse network takes as many bytes as the dense one does at width 1, in the paper's format: the
+/// published one, else the largest of three decimals that takes no more.
 ///
 /// # Errors
 /// If the sparse network is impossible.
@@ -53,8 +53,8 @@ pub fn big_sparse(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, Dist
         return Ok(width);
     }
     let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse.clone() };
-    let target = parameters(&spec.clone().with_width(1.0), &dense)?;
-    largest(target, |width| parameters(&spec.clone().with_width(width), sparse))
+    let target = size(&spec.clone().with_width(1.0), &dense)?;
+    largest(target, |width| size(&spec.clone().with_width(width), sparse))
 }
 
 fn published(table: &[(ModelName, f64, f64)], spec: &ModelSpec, density: f64) -> Option<f64> {
@@ -63,22 +63,20 @@ fn published(table: &[(ModelName, f64, f64)], spec: &ModelSpec, density: f64) ->
     entry.map(|&(_, _, width)| width)
 }
 
-/// Stored weights, biases, scales and shifts.
-fn parameters(spec: &ModelSpec, sparsification: &Sparsification) -> Result<usize, DistributionError> {
+/// Bytes in the paper's format.
+fn size(spec: &ModelSpec, sparsification: &Sparsification) -> Result<f64, DistributionError> {
     let architecture = Architecture::new(spec).expect("a width changes no picture's size");
-    let stored: usize = sparsification.solve(&architecture)?.iter().map(|layer| layer.nnz).sum();
-    Ok(architecture.parameters() - architecture.size() + stored)
+    let solved = sparsification.solve(&architecture)?;
+    let layers = architecture.layers.iter().zip(solved);
+    Ok(layers.map(|(layer, solved)| layer.geometry().paper_size_bytes(solved.nnz as f64 / solved.size as f64)).sum())
 }
 
-/// Parameters grow with the width, but for rounding.
-fn largest(
-    target: usize,
-    parameters: impl Fn(f64) -> Result<usize, DistributionError>,
-) -> Result<f64, DistributionError> {
+/// Bytes grow with the width, but for rounding.
+fn largest(target: f64, size: impl Fn(f64) -> Result<f64, DistributionError>) -> Result<f64, DistributionError> {
     let (mut low, mut high) = (1, MOST_THOUSANDTHS);
     while low < high {
         let middle = (low + high).div_ceil(2);
-        if parameters(f64::from(middle) / 1000.0)? <= target { low = middle } else { high = middle - 1 }
+        if size(f64::from(middle) / 1000.0)? <= target { low = middle } else { high = middle - 1 }
     }
     Ok(f64::from(low) / 1000.0)
 }
@@ -120,12 +118,12 @@ mod tests {
         let spec = ModelSpec::of(&ModelName::Wrn { depth: 22, width: 2 });
         let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse(0.1) };
         let width = small_dense(&spec, &sparse(0.1)).unwrap();
-        let target = parameters(&spec, &sparse(0.1)).unwrap();
-        let got = parameters(&spec.clone().with_width(width), &dense).unwrap();
-        assert!(got <= target && got as f64 > 0.9 * target as f64, "width {width}: {got} of {target}");
+        let target = size(&spec, &sparse(0.1)).unwrap();
+        let got = size(&spec.clone().with_width(width), &dense).unwrap();
+        assert!(got <= target && got > 0.95 * target, "width {width}: {got} of {target}");
         let width = big_sparse(&spec, &sparse(0.1)).unwrap();
-        let target = parameters(&spec, &dense).unwrap();
-        let got = parameters(&spec.with_width(width), &sparse(0.1)).unwrap();
-        assert!(got <= target && got as f64 > 0.99 * target as f64, "width {width}: {got} of {target}");
+        let target = size(&spec, &dense).unwrap();
+        let got = size(&spec.with_width(width), &sparse(0.1)).unwrap();
+        assert!(got <= target && got > 0.99 * target, "width {width}: {got} of {target}");
     }
 }

@@ -4,9 +4,6 @@
 //! every sum is taken in one order, so that results do not depend on the number of threads.
 
 mod adam;
-mod batch_norm;
-#[cfg(test)]
-mod batch_norm_tests;
 mod bias_relu;
 mod dropout;
 mod exp;

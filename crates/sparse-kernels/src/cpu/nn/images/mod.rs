@@ -8,6 +8,9 @@
 //! strips, whose padding is another, need care.
 
 mod add;
+mod batch_norm;
+#[cfg(test)]
+mod batch_norm_tests;
 mod bias_relu;
 mod dropout;
 mod flatten;

@@ -2,37 +2,14 @@
 
 use proptest::prelude::*;
 
-use super::testing::*;
+use super::super::testing::*;
+use super::testing::{images, poisoned, read};
+use crate::ImageLayout;
 use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 use crate::cpu::{Buffer, Cpu};
 use crate::reference::nn::{batch_norm, batch_norm_grad};
-use crate::{ImageLayout, Images};
 
 const EPSILON: f64 = 1e-5;
-
-/// Images of these pixels; all else zero.
-fn images(layout: ImageLayout, pixels: &[f32]) -> Images<Cpu> {
-    let mut data = Buffer::zeros(layout.len());
-    layout.pack(pixels, &mut data).unwrap();
-    Images { layout, data }
-}
-
-/// Images whose pixels are NaN; all else zero.
-fn poisoned(layout: ImageLayout) -> Images<Cpu> {
-    let pixels = layout.samples() * layout.channels() * layout.size()[0] * layout.size()[1];
-    images(layout, &vec![f32::NAN; pixels])
-}
-
-/// The pixels; checks that all else is zero.
-fn pixels(images: &Images<Cpu>) -> Vec<f32> {
-    let layout = images.layout;
-    let mut to = vec![f32::NAN; layout.samples() * layout.channels() * layout.size()[0] * layout.size()[1]];
-    layout.unpack(&images.data, &mut to).unwrap();
-    let mut again = Buffer::zeros(layout.len());
-    layout.pack(&to, &mut again).unwrap();
-    assert!(again.iter().zip(images.data.iter()).all(|(a, b)| a.to_bits() == b.to_bits()), "border or padding changed");
-    to
-}
 
 fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
@@ -102,7 +79,7 @@ impl Case {
         moments.fill(f32::NAN);
         let options = BatchNormOptions { epsilon: EPSILON as f32, momentum: 0.25 };
         cpu.batch_moments(options, addend.as_ref(), &mut x, &mut running, &mut moments).unwrap();
-        assert_eq!(pixels(&x), sum);
+        assert_eq!(read(&x), sum);
         let n = (layout.samples() * area) as f64;
         let unbiased: Vec<f64> = expected.variance.iter().map(|v| v * n / (n - 1.0).max(1.0)).collect();
         let moved = |new: &[f64]| new.iter().map(|new| 0.75 * 0.5 + 0.25 * new).collect::<Vec<_>>();
@@ -122,7 +99,7 @@ impl Case {
             if self.relu { y.max(0.0) } else { y }
         };
         let outputs: Vec<f64> = expected.normalized.iter().enumerate().map(act).collect();
-        assert_near(&pixels(&y), &outputs, 8.0 * precision);
+        assert_near(&read(&y), &outputs, 8.0 * precision);
 
         // With running moments that are the batch's, inference is the same.
         let variance: Vec<f32> = expected.variance.iter().map(|&v| v as f32).collect();
@@ -130,7 +107,7 @@ impl Case {
         cpu.running_moments(options, &running, &mut moments).unwrap();
         let mut inferred = poisoned(layout);
         cpu.batch_normalize(&affine, &moments, residual.as_ref(), self.relu, &x, &mut inferred).unwrap();
-        assert_near(&pixels(&inferred), &outputs, 16.0 * precision);
+        assert_near(&read(&inferred), &outputs, 16.0 * precision);
 
         // What is near the kink may be on either side of it.
         let masked: Vec<f64> =
@@ -155,7 +132,7 @@ impl Case {
         assert_near(&sums[..channels], &dscale, bound);
         assert_near(&sums[channels..], &dshift, bound);
         if self.relu && self.residual {
-            assert_near(&pixels(&g), &masked, 0.0);
+            assert_near(&read(&g), &masked, 0.0);
         }
         let recomputed = self.relu && !self.residual;
         let largest = 1.0 + least.sqrt().recip();
@@ -163,13 +140,13 @@ impl Case {
         let output = Some((&mut sum_of, Accumulate::Yes));
         cpu.batch_norm_grad(&affine, &moments, &sums, recomputed, &x, &mut g, output).unwrap();
         let with_sum: Vec<f64> = dx.iter().zip(&added).map(|(dx, s)| dx + f64::from(*s)).collect();
-        assert_near(&pixels(&sum_of), &with_sum, 32.0 * precision * largest);
+        assert_near(&read(&sum_of), &with_sum, 32.0 * precision * largest);
         let mut apart = poisoned(layout);
         cpu.batch_norm_grad(&affine, &moments, &sums, recomputed, &x, &mut g, Some((&mut apart, Accumulate::No)))
             .unwrap();
-        assert_near(&pixels(&apart), &dx, 32.0 * precision * largest);
+        assert_near(&read(&apart), &dx, 32.0 * precision * largest);
         cpu.batch_norm_grad(&affine, &moments, &sums, recomputed, &x, &mut g, None).unwrap();
-        assert_near(&pixels(&g), &dx, 32.0 * precision * largest);
+        assert_near(&read(&g), &dx, 32.0 * precision * largest);
     }
 }
 

@@ -13,6 +13,7 @@
 
 use std::ops::Range;
 
+use super::{expect_images, expect_same_shape};
 use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
@@ -194,13 +195,8 @@ impl BatchNorm for Cpu {
 
 /// Checks that images have the shape of others, whatever their border, and a buffer of their length.
 fn expect_shape(op: &'static str, expected: &ImageLayout, got: &Images<Cpu>) -> Result<(), ShapeError> {
-    let layout = got.layout;
-    expect_equal(op, "samples", expected.samples(), layout.samples())?;
-    expect_equal(op, "channels", expected.channels(), layout.channels())?;
-    expect_equal(op, "height", expected.size()[0], layout.size()[0])?;
-    expect_equal(op, "width", expected.size()[1], layout.size()[1])?;
-    expect_equal(op, "samples per strip", expected.strip(), layout.strip())?;
-    expect_equal(op, "length of the images", layout.len(), got.data.len())
+    expect_same_shape(op, expected, &got.layout)?;
+    expect_images(op, got)
 }
 
 /// Checks that buffers hold two values a channel.
