@@ -23,7 +23,8 @@ impl<B: Backend> Tape<'_, B> {
         if to == from {
             return Err(Error::Saved { op: OP, by: OP });
         }
-        (self.image_layout(OP, x)?, self.image_layout(OP, addend)?);
+        self.image_layout(OP, x)?;
+        self.image_layout(OP, addend)?;
         let mut sum = self.take_images(to);
         let added = self.backend.add_images(self.stored_images(from), &mut sum);
         self.put_images(to, sum);

@@ -102,19 +102,16 @@ impl<B: Backend> Tape<'_, B> {
             None => None,
         };
         let mut moments = self.arena.take_buffer(self.backend, 2 * channels)?;
+        // Taken out for the time of the call, since the parameters are lent mutably too.
         let mut x = self.take_images(storage);
-        let found = (|| {
-            // Taken out for the time of the call: `self` lends the parameters mutably.
-            let added = addend.map(|addend| self.take_images(addend));
-            let running = self.parameters.statistics_mut(OP, layer.running);
-            let found = running.and_then(|running| {
-                Ok(self.backend.batch_moments(layer.options, added.as_ref(), &mut x, running, &mut moments)?)
-            });
-            if let (Some(addend), Some(added)) = (addend, added) {
-                self.put_images(addend, added);
-            }
-            found
-        })();
+        let added = addend.map(|addend| self.take_images(addend));
+        let running = self.parameters.statistics_mut(OP, layer.running);
+        let found = running.and_then(|running| {
+            Ok(self.backend.batch_moments(layer.options, added.as_ref(), &mut x, running, &mut moments)?)
+        });
+        if let (Some(addend), Some(added)) = (addend, added) {
+            self.put_images(addend, added);
+        }
         self.put_images(storage, x);
         found.map(|()| moments)
     }

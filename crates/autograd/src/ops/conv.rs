@@ -48,11 +48,12 @@ impl<B: Backend> Tape<'_, B> {
 }
 
 fn forward<B: Backend>(backend: &B, weight: &ParameterValue<B>, x: &Images<B>, y: &mut Images<B>) -> Result<(), Error> {
-    Ok(match weight {
+    match weight {
         ParameterValue::SparseConv(w) => backend.conv_forward(w, x, y)?,
         ParameterValue::DenseConv { values, shape, .. } => backend.conv_forward_dense(*shape, values, x, y)?,
         _ => unreachable!("`Parameters::conv` found a convolution"),
-    })
+    }
+    Ok(())
 }
 
 fn input_grad<B: Backend>(
@@ -61,11 +62,12 @@ fn input_grad<B: Backend>(
     dy: &Images<B>,
     dx: &mut Images<B>,
 ) -> Result<(), Error> {
-    Ok(match weight {
+    match weight {
         ParameterValue::SparseConv(w) => backend.conv_input_grad(w, dy, dx)?,
         ParameterValue::DenseConv { values, shape, .. } => backend.conv_input_grad_dense(*shape, values, dy, dx)?,
         _ => unreachable!("`Parameters::conv` found a convolution"),
-    })
+    }
+    Ok(())
 }
 
 fn weight_grad<B: Backend>(
@@ -76,13 +78,14 @@ fn weight_grad<B: Backend>(
     gradient: &mut B::Buffer,
     accumulate: bool,
 ) -> Result<(), Error> {
-    Ok(match weight {
+    match weight {
         ParameterValue::SparseConv(w) => backend.conv_weight_grad(&w.plan, dy, x, gradient, accumulate)?,
         ParameterValue::DenseConv { shape, .. } => {
             backend.conv_weight_grad_dense(*shape, dy, x, gradient, accumulate)?;
         }
         _ => unreachable!("`Parameters::conv` found a convolution"),
-    })
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl<B: Backend> Tape<'_, B> {
         const OP: &str = "global_avg_pool";
         let layout = self.image_layout(OP, x)?;
         let features = StripLayout::new(layout.samples(), layout.channels(), strip)?;
-        self.to_features(OP, x, features, B::global_avg_pool, B::global_avg_pool_grad)
+        self.image_to_features(OP, x, features, B::global_avg_pool, B::global_avg_pool_grad)
     }
 
     /// Each pixel of each channel as a feature, `(channel · height + y) · width + x`, in strips of `strip` lanes.
@@ -87,11 +87,11 @@ impl<B: Backend> Tape<'_, B> {
         let layout = self.image_layout(OP, x)?;
         let [height, width] = layout.size();
         let features = StripLayout::new(layout.samples(), layout.channels() * height * width, strip)?;
-        self.to_features(OP, x, features, B::flatten, B::unflatten)
+        self.image_to_features(OP, x, features, B::flatten, B::unflatten)
     }
 
     #[expect(clippy::type_complexity, reason = "the signatures of two operations and their gradients")]
-    fn to_features(
+    fn image_to_features(
         &mut self,
         op: &'static str,
         x: Var,

@@ -571,7 +571,7 @@ impl Kernel for Gradient<'_> {
             let (x, dy) = (x.at(&rows, y, channel).cast_const(), dy.at(&rows, y, channel));
             let (a, b) = (isa.splat(lines[channel]), isa.splat(lines[rows.channels + channel]));
             let (p, q) = (isa.splat(slopes[channel]), isa.splat(slopes[rows.channels + channel]));
-            // SAFETY (of its callers): a row of x and one of dy, behind which a vector may be read, see `ImageLayout`.
+            // SAFETY: `i` is in a row of x and one of dy, behind which a vector may be read, see `ImageLayout`.
             let dx = |i: usize| unsafe {
                 let (x, g) = (isa.load(x.add(i)), isa.load(dy.add(i)));
                 let g = if relu { isa.where_positive(isa.mul_add(x, a, b), g) } else { g };
