@@ -29,6 +29,15 @@ pub fn check(cpu: &Cpu, architecture: &Architecture, batch_size: usize) -> anyho
     check_against(available, cpu, architecture, batch_size)
 }
 
+/// Whether there is room for two networks' activations beside what is held already.
+///
+/// # Errors
+/// If there is no such layout.
+pub fn has_room_for_two(cpu: &Cpu, architecture: &Architecture, batch_size: usize) -> Result<bool, TrainingError> {
+    let needed = 2 * activation_bytes(cpu, architecture, true, batch_size)?;
+    Ok(available().is_none_or(|available| needed <= available))
+}
+
 fn check_against(available: usize, cpu: &Cpu, architecture: &Architecture, batch_size: usize) -> anyhow::Result<()> {
     let bytes = |samples| -> Result<usize, TrainingError> { activation_bytes(cpu, architecture, true, samples) };
     let needed = bytes(batch_size)?;
