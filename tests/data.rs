@@ -132,6 +132,37 @@ fn cifar_10_in_small() {
     assert!(message.contains("cifar10 in data/cifar10 is not the official set"), "{message}");
 }
 
+/// Pictures of another shape, or too small, and another number of classes are told before anything runs.
+#[test]
+fn convolutional_networks_say_which_pictures_they_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_pictures(&path.join("pictures"));
+    let data = "--json --data image-folder --data-dir pictures";
+    let train = format!("train {data} --image-size 16 --batch-size 6 --steps 3 --density 0.3");
+    let done = records(path, &format!("{train} --model wrn-10-1 --out run")).pop().unwrap();
+    assert_eq!(done["event"], "done");
+    assert_eq!(records(path, "eval --json run --data-dir pictures")[0]["accuracy"], done["test_accuracy"]);
+    let (code, _, message) = outcome(path, "eval --json run --data fashion-mnist-mini");
+    let parts = ["wrn-10-1", "3×16×16", "3 classes", "fashion-mnist-mini", "1×28×28", "10 classes"];
+    assert!(code == 2 && parts.iter().all(|part| message.contains(part)), "{message}");
+    let (code, _, message) = outcome(path, &format!("{train} --model vgg-16"));
+    assert!(code == 2 && message.contains("vgg-16 cannot read pictures of 3×16×16"), "{message}");
+    let (code, _, message) = outcome(path, &format!("{train} --model wrn-10-1 --format bsr4x4"));
+    assert!(code == 2 && message.contains("format: bsr4x4 is not possible; it must be csr"), "{message}");
+
+    let written = records(path, "export --json run --out model.safetensors").pop().unwrap();
+    assert_eq!(written["layers"][1]["name"], "layer1.0.conv1");
+    let file = fs::read(path.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(tensors.tensor("layer1.0.bn1.running_var").unwrap().shape(), [16]);
+    assert_eq!(tensors.tensor("layer2.0.conv2.weight.crow_indices").unwrap().shape(), [33]);
+    records(path, "export --json run --out dense.safetensors --dense");
+    let file = fs::read(path.join("dense.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(tensors.tensor("layer2.0.conv2.weight").unwrap().shape(), [32, 32, 3, 3]);
+}
+
 #[test]
 fn data_sets_are_listed_fetched_and_verified() {
     let folder = tempfile::tempdir().unwrap();

@@ -65,6 +65,7 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
     let (threads, isa) = (cpu.threads(), cpu.isa().name());
     let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
     memory::check(&cpu, &architecture, args.batch_size)?;
+    config(args).check()?;
     // Impossible densities are refused before anything is measured.
     for &density in &args.density {
         sparsification(args, density).solve(&architecture)?;
@@ -127,6 +128,17 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the networks are trained with.
+fn config(args: &BenchStepArgs) -> TrainConfig {
+    TrainConfig {
+        model: args.model.clone(),
+        format: args.format,
+        batch_size: args.batch_size,
+        seed: args.machine.seed,
+        ..TrainConfig::default()
+    }
+}
+
 fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
     match best {
         Some(best) if best.time_ns <= new.time_ns => best,
@@ -177,13 +189,7 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
 /// The worker's side: measures one density and prints a [`Measurement`].
 fn work(args: &BenchStepArgs, cpu: &Cpu) -> anyhow::Result<()> {
     let &[density] = &args.density[..] else { bail!("a worker measures one density") };
-    let config = TrainConfig {
-        model: args.model.clone(),
-        format: args.format,
-        batch_size: args.batch_size,
-        seed: args.machine.seed,
-        ..TrainConfig::default()
-    };
+    let config = config(args);
     let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
     let densities = sparsification(args, density).solve(&architecture)?;
     let mut bench = StepBench::new(cpu, &architecture, &config, &densities)?;
