@@ -123,11 +123,8 @@ impl BatchNorm for Cpu {
         sums: &mut Buffer,
     ) -> Result<(), BackendError> {
         const OP: &str = "batch_norm_grad_sums";
-        let (layout, channels) = (x.layout, x.layout.channels());
-        expect_shape(OP, &layout, x)?;
-        expect_shape(OP, &layout, dy)?;
-        let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
-        expect_pairs(OP, channels, given)?;
+        let layout = x.layout;
+        expect_gradient(OP, affine, moments, x, dy, sums)?;
         let mask = match mask {
             ReluMask::None => Mask::None,
             ReluMask::Recomputed => Mask::Recomputed,
@@ -161,10 +158,7 @@ impl BatchNorm for Cpu {
     ) -> Result<(), BackendError> {
         const OP: &str = "batch_norm_grad";
         let (layout, channels) = (x.layout, x.layout.channels());
-        expect_shape(OP, &layout, x)?;
-        expect_shape(OP, &layout, dy)?;
-        let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
-        expect_pairs(OP, channels, given)?;
+        expect_gradient(OP, affine, moments, x, dy, sums)?;
         let n = count(OP, &layout)?;
         let output = match output {
             Some((images, accumulate)) => {
@@ -206,6 +200,21 @@ fn expect_pairs<const N: usize>(
     buffers: [(&'static str, &Buffer); N],
 ) -> Result<(), ShapeError> {
     buffers.into_iter().try_for_each(|(what, buffer)| expect_equal(op, what, 2 * channels, buffer.len()))
+}
+
+/// Checks what both passes of the gradient take.
+fn expect_gradient(
+    op: &'static str,
+    affine: &Buffer,
+    moments: &Buffer,
+    x: &Images<Cpu>,
+    dy: &Images<Cpu>,
+    sums: &Buffer,
+) -> Result<(), ShapeError> {
+    expect_shape(op, &x.layout, x)?;
+    expect_shape(op, &x.layout, dy)?;
+    let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
+    expect_pairs(op, x.layout.channels(), given)
 }
 
 /// Pixels of a channel, over all samples.
