@@ -21,11 +21,11 @@ fn memory_follows_density() {
     let mut report = Vec::new();
     for density in [0.2, 0.1, 0.05, 0.02] {
         for (method, format) in [
-            (Method::Static, Format::Csr),
-            (Method::Set, Format::Csr),
-            (Method::Rigl, Format::Csr),
-            (Method::Rigl, Format::Bsr([4, 4])),
-            (Method::Set, Format::Bsr([16, 8])),
+            (Method::named("static"), Format::Csr),
+            (Method::named("set"), Format::Csr),
+            (Method::named("rigl"), Format::Csr),
+            (Method::named("rigl"), Format::Bsr([4, 4])),
+            (Method::named("set"), Format::Bsr([16, 8])),
         ] {
             let model = "768-1536-1536-10".parse().unwrap();
             let config = TrainConfig { model, method, format, density, update_interval: 5, ..TrainConfig::default() };

@@ -1,4 +1,5 @@
-//! Growth: which sparse parameters want the largest entries of their dense gradient instead of a gradient.
+//! Growth: which sparse parameters want the largest entries of their dense gradient instead of a gradient, or the whole of it
+//! beside their gradient.
 
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ pub enum GrowthPasses {
 #[derive(Debug, Default)]
 pub struct GrowthRequests {
     pub(crate) entries: Vec<(GrowthRequest, Option<Vec<Candidate>>)>,
+    pub(crate) dense: Vec<ParameterId>,
 }
 
 impl GrowthRequests {
@@ -54,9 +56,21 @@ impl GrowthRequests {
         self.entries.push((request, None));
     }
 
+    /// Asks for the gradient of a sparse parameter at all positions, beside that at its stored entries; it is then to be had
+    /// from [`crate::Parameters::download_dense_gradient`].
+    pub fn add_dense(&mut self, parameter: ParameterId) {
+        if !self.wants_dense(parameter) {
+            self.dense.push(parameter);
+        }
+    }
+
+    pub(crate) fn wants_dense(&self, parameter: ParameterId) -> bool {
+        self.dense.contains(&parameter)
+    }
+
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.dense.is_empty()
     }
 
     /// Takes the candidates out, in order of position; none if nothing was asked for this parameter or no backward pass

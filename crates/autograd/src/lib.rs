@@ -71,9 +71,11 @@ pub use error::Error;
 pub use growth::{GrowthPasses, GrowthRequest, GrowthRequests};
 pub use ops::batch_norm::BatchNormLayer;
 pub use ops::softmax_cross_entropy::{Loss, LossStats};
-pub use parameters::{Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
+pub use parameters::{Face, Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
 pub use reduce::{NoReduce, Reduce, Reduction};
 pub use tape::{Mode, Tape, Var};
 
+#[cfg(test)]
+mod storage_tests;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use sparse_kernels::{
-    Backend, BlockMatrix, BsrPattern, ConvOptions, ConvShape, ConvWeight, CsrPattern, ShapeError, SparseMatrix,
+    Backend, BlockMatrix, BsrPattern, ConvOptions, ConvShape, ConvWeight, CsrPattern, PlanOptions, ShapeError,
+    SparseMatrix,
 };
 
 use crate::Error;
@@ -47,14 +48,71 @@ pub enum ParameterValue<B: Backend> {
         /// How its operands lie.
         options: ConvOptions,
     },
+    /// Weights of all positions, of which a sparse weight in front of them shows a part: forward passes and gradients of
+    /// inputs see the part, optimizers and weight gradients the whole.
+    Latent {
+        /// The whole, row by row.
+        values: B::Buffer,
+        /// The part.
+        face: Face<B>,
+        /// For each entry of the part its position in the whole.
+        positions: Vec<u32>,
+    },
     /// A vector: a bias; scale and shift of a normalisation.
     Vector(B::Buffer),
     /// Numbers that a forward pass keeps and no optimizer changes: running moments.
     Statistics(B::Buffer),
 }
 
+/// The part of a latent weight that takes part.
+#[derive(Debug)]
+pub enum Face<B: Backend> {
+    /// A sparse matrix.
+    Linear(SparseMatrix<B>),
+    /// A sparse convolution's weight.
+    Conv(ConvWeight<B>),
+}
+
+impl<B: Backend> Face<B> {
+    /// Its values, one per entry.
+    pub fn values(&self) -> &B::Buffer {
+        match self {
+            Face::Linear(matrix) => &matrix.values,
+            Face::Conv(weight) => &weight.values,
+        }
+    }
+
+    fn pattern<'a>(&'a self, backend: &B) -> &'a Arc<CsrPattern> {
+        match self {
+            Face::Linear(matrix) => backend.pattern(&matrix.plan),
+            Face::Conv(weight) => backend.conv_pattern(&weight.plan),
+        }
+    }
+
+    /// Takes its values from the whole.
+    fn show(&mut self, backend: &B, whole: &B::Buffer, positions: &[u32]) -> Result<(), Error> {
+        match self {
+            Face::Linear(matrix) => {
+                backend.gather(whole, positions, &mut matrix.values)?;
+                matrix.refresh(backend)?;
+            }
+            Face::Conv(weight) => {
+                backend.gather(whole, positions, &mut weight.values)?;
+                weight.refresh(backend)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The position of each entry of a pattern, row by row.
+fn positions(pattern: &CsrPattern) -> Vec<u32> {
+    let ncols = pattern.ncols() as u32;
+    pattern.positions().map(|(row, column)| row * ncols + column).collect()
+}
+
 impl<B: Backend> ParameterValue<B> {
-    /// The values, one per stored entry.
+    /// The values, one per stored entry; of a latent weight the whole.
     pub fn values(&self) -> &B::Buffer {
         match self {
             ParameterValue::Sparse(matrix) => &matrix.values,
@@ -62,6 +120,7 @@ impl<B: Backend> ParameterValue<B> {
             ParameterValue::SparseConv(weight) => &weight.values,
             ParameterValue::Dense { values, .. }
             | ParameterValue::DenseConv { values, .. }
+            | ParameterValue::Latent { values, .. }
             | ParameterValue::Vector(values)
             | ParameterValue::Statistics(values) => values,
         }
@@ -74,6 +133,7 @@ impl<B: Backend> ParameterValue<B> {
             ParameterValue::SparseConv(weight) => &mut weight.values,
             ParameterValue::Dense { values, .. }
             | ParameterValue::DenseConv { values, .. }
+            | ParameterValue::Latent { values, .. }
             | ParameterValue::Vector(values)
             | ParameterValue::Statistics(values) => values,
         }
@@ -89,6 +149,7 @@ impl<B: Backend> ParameterValue<B> {
         match self {
             ParameterValue::Sparse(matrix) => matrix.refresh(backend)?,
             ParameterValue::SparseConv(weight) => weight.refresh(backend)?,
+            ParameterValue::Latent { values, face, positions } => face.show(backend, values, positions)?,
             _ => {}
         }
         Ok(())
@@ -101,6 +162,7 @@ impl<B: Backend> ParameterValue<B> {
             ParameterValue::Dense { .. } => "dense matrix",
             ParameterValue::SparseConv(_) => "sparse convolution",
             ParameterValue::DenseConv { .. } => "dense convolution",
+            ParameterValue::Latent { .. } => "latent weight",
             ParameterValue::Vector(_) => "vector",
             ParameterValue::Statistics(_) => "statistics",
         }
@@ -128,6 +190,10 @@ pub struct Parameter<B: Backend> {
     slots: Vec<(String, B::Buffer)>,
     /// The dense gradient of the passes so far, while growth adds it up over several.
     growth_gradient: Option<B::Buffer>,
+    /// The gradient at all positions, where it was asked for.
+    dense_gradient: Option<B::Buffer>,
+    /// Whether the last backward pass has written `dense_gradient`.
+    dense_gradient_written: bool,
 }
 
 impl<B: Backend> Parameter<B> {
@@ -174,7 +240,8 @@ impl<B: Backend> Parameter<B> {
     }
 }
 
-/// Bytes that a parameter holds, but for the dense gradient of [`crate::GrowthPasses::More`].
+/// Bytes that a parameter holds, but for the dense gradients of [`crate::GrowthPasses::More`] and
+/// [`crate::GrowthRequests::add_dense`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ParameterBytes {
     /// Values.
@@ -305,6 +372,8 @@ impl<B: Backend> Parameters<B> {
             gradient_written: false,
             slots: Vec::new(),
             growth_gradient: None,
+            dense_gradient: None,
+            dense_gradient_written: false,
         });
         ParameterId(self.list.len() - 1)
     }
@@ -337,7 +406,7 @@ impl<B: Backend> Parameters<B> {
         &self.list[id.0]
     }
 
-    /// The pattern of a sparse parameter, a convolution's too; none for others.
+    /// The pattern of a sparse parameter, a convolution's too, or of what takes part of a latent one; none for others.
     ///
     /// # Panics
     /// As [`Parameters::get`].
@@ -345,6 +414,7 @@ impl<B: Backend> Parameters<B> {
         match &self.get(id).value {
             ParameterValue::Sparse(matrix) => Some(backend.pattern(&matrix.plan)),
             ParameterValue::SparseConv(weight) => Some(backend.conv_pattern(&weight.plan)),
+            ParameterValue::Latent { face, .. } => Some(face.pattern(backend)),
             _ => None,
         }
     }
@@ -369,6 +439,17 @@ impl<B: Backend> Parameters<B> {
         self.pattern(backend, id).or_else(|| self.block_pattern(backend, id).map(|pattern| pattern.blocks()))
     }
 
+    /// The pattern of a parameter that is not in blocks.
+    pub(crate) fn expect_pattern(
+        &self,
+        op: &'static str,
+        backend: &B,
+        id: ParameterId,
+    ) -> Result<&Arc<CsrPattern>, Error> {
+        let parameter = self.checked(op, id)?;
+        self.pattern(backend, id).ok_or_else(|| wrong_kind(op, parameter, "sparse matrix or convolution"))
+    }
+
     fn entry(&mut self, op: &'static str, id: ParameterId) -> Result<&mut Parameter<B>, Error> {
         self.list.get_mut(id.0).ok_or_else(|| missing(op, "parameter", id.0))
     }
@@ -380,7 +461,7 @@ impl<B: Backend> Parameters<B> {
     pub(crate) fn sparse(&self, op: &'static str, id: ParameterId) -> Result<&SparseMatrix<B>, Error> {
         let parameter = self.checked(op, id)?;
         match &parameter.value {
-            ParameterValue::Sparse(matrix) => Ok(matrix),
+            ParameterValue::Sparse(matrix) | ParameterValue::Latent { face: Face::Linear(matrix), .. } => Ok(matrix),
             _ => Err(wrong_kind(op, parameter, "sparse matrix")),
         }
     }
@@ -397,7 +478,7 @@ impl<B: Backend> Parameters<B> {
     pub(crate) fn block_size(&self, op: &'static str, backend: &B, id: ParameterId) -> Result<[usize; 2], Error> {
         let parameter = self.checked(op, id)?;
         match &parameter.value {
-            ParameterValue::Sparse(_) | ParameterValue::SparseConv(_) => Ok([1, 1]),
+            ParameterValue::Sparse(_) | ParameterValue::SparseConv(_) | ParameterValue::Latent { .. } => Ok([1, 1]),
             ParameterValue::BlockSparse(matrix) => Ok(backend.block_pattern(&matrix.plan).block_size()),
             _ => Err(wrong_kind(op, parameter, "sparse matrix")),
         }
@@ -406,7 +487,9 @@ impl<B: Backend> Parameters<B> {
     /// How growth of a parameter with a topology works.
     pub(crate) fn growth_kind(&self, backend: &B, id: ParameterId) -> GrowthKind {
         match &self.get(id).value {
-            ParameterValue::SparseConv(weight) => GrowthKind::Conv(backend.conv_shape(&weight.plan)),
+            ParameterValue::SparseConv(weight) | ParameterValue::Latent { face: Face::Conv(weight), .. } => {
+                GrowthKind::Conv(backend.conv_shape(&weight.plan))
+            }
             ParameterValue::BlockSparse(matrix) => {
                 GrowthKind::Linear { block_size: backend.block_pattern(&matrix.plan).block_size() }
             }
@@ -423,7 +506,7 @@ impl<B: Backend> Parameters<B> {
     ) -> Result<(ConvShape, ConvOptions), Error> {
         let parameter = self.checked(op, id)?;
         match &parameter.value {
-            ParameterValue::SparseConv(weight) => {
+            ParameterValue::SparseConv(weight) | ParameterValue::Latent { face: Face::Conv(weight), .. } => {
                 Ok((backend.conv_shape(&weight.plan), backend.conv_options(&weight.plan)))
             }
             ParameterValue::DenseConv { shape, options, .. } => Ok((*shape, *options)),
@@ -437,10 +520,7 @@ impl<B: Backend> Parameters<B> {
     /// If the parameter is block-sparse, or there is no room.
     pub(crate) fn take_growth_gradient(&mut self, backend: &B, id: ParameterId) -> Result<(B::Buffer, bool), Error> {
         const OP: &str = "growth over several passes";
-        let parameter = self.checked(OP, id)?;
-        let Some(pattern) = self.pattern(backend, id) else {
-            return Err(wrong_kind(OP, parameter, "sparse matrix or convolution"));
-        };
+        let pattern = self.expect_pattern(OP, backend, id)?;
         let size = pattern.nrows() * pattern.ncols();
         match self.entry(OP, id)?.growth_gradient.take() {
             Some(gradient) => Ok((gradient, true)),
@@ -449,6 +529,28 @@ impl<B: Backend> Parameters<B> {
     }
 
     /// Keeps it for the next pass.
+    /// The buffer of a sparse parameter's gradient at all positions, and whether to add to it.
+    pub(crate) fn write_dense_gradient(
+        &mut self,
+        backend: &B,
+        id: ParameterId,
+    ) -> Result<(&mut B::Buffer, bool), Error> {
+        const OP: &str = "dense gradient";
+        let pattern = self.expect_pattern(OP, backend, id)?;
+        let size = pattern.nrows() * pattern.ncols();
+        let parameter = self.entry(OP, id)?;
+        let gradient = match &mut parameter.dense_gradient {
+            Some(gradient) => gradient,
+            none => none.insert(backend.zeros(size)?),
+        };
+        Ok((gradient, std::mem::replace(&mut parameter.dense_gradient_written, true)))
+    }
+
+    pub(crate) fn written_dense_gradient(&mut self, id: ParameterId) -> Option<&mut B::Buffer> {
+        let parameter = &mut self.list[id.0];
+        parameter.dense_gradient.as_mut().filter(|_| parameter.dense_gradient_written)
+    }
+
     pub(crate) fn put_growth_gradient(&mut self, id: ParameterId, gradient: B::Buffer) {
         self.list[id.0].growth_gradient = Some(gradient);
     }
@@ -512,14 +614,16 @@ impl<B: Backend> Parameters<B> {
 
     /// Forgets all gradients (their memory stays). [`crate::Tape::backward`] begins with this.
     pub fn clear_gradients(&mut self) {
-        self.list.iter_mut().for_each(|p| p.gradient_written = false);
+        for parameter in &mut self.list {
+            (parameter.gradient_written, parameter.dense_gradient_written) = (false, false);
+        }
     }
 
     /// Drops gradients and optimizer slots: what inference does not need.
     pub fn drop_training_state(&mut self) {
         for parameter in &mut self.list {
-            parameter.gradient = None;
-            parameter.gradient_written = false;
+            (parameter.gradient, parameter.gradient_written) = (None, false);
+            (parameter.dense_gradient, parameter.dense_gradient_written) = (None, false);
             parameter.slots.clear();
         }
     }
@@ -528,10 +632,11 @@ impl<B: Backend> Parameters<B> {
     /// move through one map, the plan is built anew with the same options, and the gradient is forgotten.
     ///
     /// Entry `e` of the new pattern takes what entry `map[e]` of the old one held, or zero where `map[e]` is
-    /// `u32::MAX`. Of a block-sparse parameter an entry is a block, all of whose values move with it.
+    /// `u32::MAX`. Of a block-sparse parameter an entry is a block, all of whose values move with it. Of a latent one only the
+    /// part that takes part changes, values and slots stay, and the map says nothing.
     ///
     /// # Errors
-    /// If the parameter is neither, `map` does not have one element per entry of the new pattern, or points outside
+    /// If the parameter is none of these, `map` does not have one element per entry of the new pattern, or points outside
     /// the old one. The parameter then is as it was.
     ///
     /// # Cost
@@ -556,6 +661,9 @@ impl<B: Backend> Parameters<B> {
                 return Err(ShapeError::Mismatch { op: OP, what, expected, got }.into());
             }
         }
+        if let ParameterValue::Latent { .. } = self.get(id).value {
+            return self.replace_face(backend, id, pattern);
+        }
         let expanded = expand_blocks(map, block_size);
         let map = expanded.as_deref().unwrap_or(map);
         let nnz = map.len();
@@ -577,19 +685,140 @@ impl<B: Backend> Parameters<B> {
                 ParameterValue::Sparse(SparseMatrix::from_buffer(backend, pattern, values, options)?)
             }
         };
+        self.install(backend, id, value, map)
+    }
+
+    /// Makes a dense matrix or convolution sparse: values and optimizer slots of the pattern's positions stay, the others are
+    /// gone. `options` are for the plan of a matrix; a convolution has its own.
+    ///
+    /// # Errors
+    /// If the parameter is not dense, or the pattern has another shape. The parameter then is as it was.
+    ///
+    /// # Cost
+    /// As [`Parameters::replace_pattern`].
+    pub fn sparsify(
+        &mut self,
+        backend: &B,
+        id: ParameterId,
+        pattern: Arc<CsrPattern>,
+        options: PlanOptions,
+    ) -> Result<(), Error> {
+        const OP: &str = "sparsify";
+        let parameter = self.checked(OP, id)?;
+        let [nrows, ncols] = match &parameter.value {
+            ParameterValue::Dense { nrows, ncols, .. } => [*nrows, *ncols],
+            ParameterValue::DenseConv { shape, .. } => [shape.rows(), shape.columns()],
+            _ => return Err(wrong_kind(OP, parameter, "dense matrix or convolution")),
+        };
+        for (what, expected, got) in
+            [("number of rows", nrows, pattern.nrows()), ("number of columns", ncols, pattern.ncols())]
+        {
+            if expected != got {
+                return Err(ShapeError::Mismatch { op: OP, what, expected, got }.into());
+            }
+        }
+        let map = positions(&pattern);
+        let mut values = backend.zeros(map.len())?;
+        backend.gather(parameter.value.values(), &map, &mut values)?;
+        let value = match &parameter.value {
+            ParameterValue::DenseConv { shape, options, .. } => {
+                ParameterValue::SparseConv(ConvWeight::from_buffer(backend, pattern, values, *shape, *options)?)
+            }
+            _ => ParameterValue::Sparse(SparseMatrix::from_buffer(backend, pattern, values, options)?),
+        };
+        self.install(backend, id, value, &map)
+    }
+
+    /// Puts the weights of all positions behind a sparse matrix or convolution, which becomes the part of them that takes
+    /// part. Optimizer slots are dropped: optimizers make them anew for the whole.
+    ///
+    /// # Errors
+    /// If the parameter is not sparse, or there is not one value per position. The parameter then is as it was.
+    pub fn make_latent(&mut self, backend: &B, id: ParameterId, values: B::Buffer) -> Result<(), Error> {
+        const OP: &str = "make_latent";
+        let parameter = self.checked(OP, id)?;
+        let pattern = match &parameter.value {
+            ParameterValue::Sparse(matrix) => backend.pattern(&matrix.plan),
+            ParameterValue::SparseConv(weight) => backend.conv_pattern(&weight.plan),
+            _ => return Err(wrong_kind(OP, parameter, "sparse matrix or convolution")),
+        };
+        let (what, expected, got) = ("number of values", pattern.nrows() * pattern.ncols(), backend.len(&values));
+        if expected != got {
+            return Err(ShapeError::Mismatch { op: OP, what, expected, got }.into());
+        }
+        let positions = positions(pattern);
+        let placeholder = ParameterValue::Vector(backend.zeros(0)?);
+        let parameter = &mut self.list[id.0];
+        let face = match std::mem::replace(&mut parameter.value, placeholder) {
+            ParameterValue::Sparse(matrix) => Face::Linear(matrix),
+            ParameterValue::SparseConv(weight) => Face::Conv(weight),
+            _ => unreachable!("checked above"),
+        };
+        parameter.value = ParameterValue::Latent { values, face, positions };
+        parameter.slots.clear();
+        (parameter.gradient, parameter.gradient_written) = (None, false);
+        parameter.value.refresh(backend)
+    }
+
+    /// Lets another part of a latent weight take part.
+    fn replace_face(&mut self, backend: &B, id: ParameterId, pattern: Arc<CsrPattern>) -> Result<(), Error> {
+        let ParameterValue::Latent { values, face, positions: of_face } = &mut self.list[id.0].value else {
+            unreachable!("asked for latent weights only")
+        };
+        let places = positions(&pattern);
+        let mut shown = backend.zeros(places.len())?;
+        backend.gather(values, &places, &mut shown)?;
+        *face = match face {
+            Face::Linear(old) => {
+                let options = backend.plan_options(&old.plan);
+                Face::Linear(SparseMatrix::from_buffer(backend, pattern, shown, options)?)
+            }
+            Face::Conv(old) => {
+                let (shape, options) = (backend.conv_shape(&old.plan), backend.conv_options(&old.plan));
+                Face::Conv(ConvWeight::from_buffer(backend, pattern, shown, shape, options)?)
+            }
+        };
+        *of_face = places;
+        Ok(())
+    }
+
+    /// Puts a parameter's new value in its place and moves the slots.
+    fn install(&mut self, backend: &B, id: ParameterId, value: ParameterValue<B>, map: &[u32]) -> Result<(), Error> {
         let parameter = &mut self.list[id.0];
         let mut slots = Vec::with_capacity(parameter.slots.len());
         for (name, slot) in &parameter.slots {
-            let mut moved = backend.zeros(nnz)?;
+            let mut moved = backend.zeros(map.len())?;
             backend.gather(slot, map, &mut moved)?;
             slots.push((name.clone(), moved));
         }
         parameter.slots = slots;
         parameter.value = value;
-        parameter.gradient_written = false;
+        (parameter.gradient_written, parameter.dense_gradient_written) = (false, false);
         parameter.growth_gradient = None;
-        parameter.gradient = parameter.gradient.take().filter(|g| backend.len(g) == nnz);
+        parameter.gradient = parameter.gradient.take().filter(|g| backend.len(g) == map.len());
         Ok(())
+    }
+
+    /// Copies to the host a parameter's gradient at all positions, row by row, of the last backward pass; none if it was not
+    /// asked for ([`crate::GrowthRequests::add_dense`]).
+    ///
+    /// # Errors
+    /// If there is no such parameter or the backend fails.
+    pub fn download_dense_gradient(&self, backend: &B, id: ParameterId) -> Result<Option<Vec<f32>>, Error> {
+        let parameter = self.checked("download_dense_gradient", id)?;
+        let written = parameter.dense_gradient.as_ref().filter(|_| parameter.dense_gradient_written);
+        written.map(|gradient| download(backend, gradient)).transpose()
+    }
+
+    /// Copies the values at the stored entries to the host: of a latent weight those of the part that takes part.
+    ///
+    /// # Errors
+    /// If there is no such parameter or the backend fails.
+    pub fn download_stored(&self, backend: &B, id: ParameterId) -> Result<Vec<f32>, Error> {
+        match &self.checked("download_stored", id)?.value {
+            ParameterValue::Latent { face, .. } => download(backend, face.values()),
+            value => download(backend, value.values()),
+        }
     }
 
     /// Copies a parameter's values to the host.
@@ -663,6 +892,15 @@ impl<B: Backend> Parameters<B> {
                 bytes.plan = backend.conv_plan_bytes(&weight.plan);
             }
             ParameterValue::BlockSparse(matrix) => bytes.plan = backend.block_plan_bytes(&matrix.plan),
+            ParameterValue::Latent { face, positions, .. } => {
+                let (transposed, plan) = match face {
+                    Face::Linear(matrix) => (&matrix.transposed_values, backend.plan_bytes(&matrix.plan)),
+                    Face::Conv(weight) => (&weight.transposed_values, backend.conv_plan_bytes(&weight.plan)),
+                };
+                bytes.values += size(face.values());
+                bytes.transposed_values = size(transposed);
+                bytes.plan = plan + 4 * positions.len();
+            }
             ParameterValue::Dense { .. }
             | ParameterValue::DenseConv { .. }
             | ParameterValue::Vector(_)

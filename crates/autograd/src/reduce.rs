@@ -10,6 +10,8 @@ pub enum Reduction<'r, B: Backend> {
     /// The gradient, complete for this worker's lanes; to be replaced by the combination over all workers. For a sparse
     /// parameter it is one number per stored entry, so that an all-reduce moves nnz values.
     Gradient(&'r mut B::Buffer),
+    /// The gradient at all positions of a sparse parameter, where it was asked for; to be replaced as the gradient is.
+    DenseGradient(&'r mut B::Buffer),
     /// The candidates for growth of this worker's lanes, in order of position; to be replaced by those of all workers.
     Candidates(&'r mut Vec<Candidate>),
 }

@@ -212,6 +212,9 @@ impl<'a, B: Backend> Tape<'a, B> {
         for (request, _) in &growth.entries {
             self.parameters.block_size("growth request", self.backend, request.parameter)?;
         }
+        for &parameter in &growth.dense {
+            self.parameters.expect_pattern("dense gradient", self.backend, parameter)?;
+        }
         self.parameters.clear_gradients();
         self.grads.resize_with(self.values.len(), || None);
         let nodes = std::mem::take(&mut self.nodes);
@@ -575,6 +578,24 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         Ok((tape.backend, activations, value, gradient, accumulate))
     }
 
+    /// Adds a use's share to a weight's gradient at all positions, if that was asked for.
+    pub(crate) fn add_dense_gradient(
+        &mut self,
+        parameter: ParameterId,
+        dy: &Activations<B>,
+        x: Saved,
+    ) -> Result<(), Error> {
+        if !self.growth.wants_dense(parameter) {
+            return Ok(());
+        }
+        self.saved(x);
+        let tape = &mut *self.tape;
+        let kind = tape.parameters.growth_kind(tape.backend, parameter);
+        let (gradient, accumulate) = tape.parameters.write_dense_gradient(tape.backend, parameter)?;
+        let x = tape.storages[x.storage].activations.as_ref().expect("`saved` found it");
+        dense_gradient(tape.backend, kind, dy, x, gradient, accumulate)
+    }
+
     /// Whether a parameter gets candidates instead of a gradient.
     pub(crate) fn grows(&self, parameter: ParameterId) -> bool {
         self.growth.position(parameter).is_some()
@@ -601,8 +622,11 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
             return self.grow(parameter, i);
         }
         let tape = &mut *self.tape;
-        match tape.parameters.written_gradient(parameter) {
-            Some(gradient) => self.reduce.reduce(tape.backend, parameter, Reduction::Gradient(gradient)),
+        if let Some(gradient) = tape.parameters.written_gradient(parameter) {
+            self.reduce.reduce(tape.backend, parameter, Reduction::Gradient(gradient))?;
+        }
+        match tape.parameters.written_dense_gradient(parameter) {
+            Some(gradient) => self.reduce.reduce(tape.backend, parameter, Reduction::DenseGradient(gradient)),
             None => Ok(()),
         }
     }
@@ -635,16 +659,8 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
             (kind, passes) => {
                 let (mut gradient, mut accumulate) = tape.parameters.take_growth_gradient(tape.backend, parameter)?;
                 for (_, dy, x) in &uses {
-                    let (backend, activations) = (tape.backend, tape.activations(x.storage));
-                    match kind {
-                        GrowthKind::Conv(shape) => {
-                            let (dy, x) = (images(dy), images(activations));
-                            backend.conv_weight_grad_dense(shape, dy, x, &mut gradient, accumulate)?;
-                        }
-                        GrowthKind::Linear { .. } => {
-                            backend.gemm_weight_grad(strips(dy), strips(activations), &mut gradient, accumulate)?;
-                        }
-                    }
+                    let x = tape.activations(x.storage);
+                    dense_gradient(tape.backend, kind, dy, x, &mut gradient, accumulate)?;
                     accumulate = true;
                 }
                 match passes {
@@ -666,6 +682,24 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         }
         Ok(())
     }
+}
+
+/// `gradient =` the gradient of a weight at all positions, or adds it.
+fn dense_gradient<B: Backend>(
+    backend: &B,
+    kind: GrowthKind,
+    dy: &Activations<B>,
+    x: &Activations<B>,
+    gradient: &mut B::Buffer,
+    accumulate: bool,
+) -> Result<(), Error> {
+    match kind {
+        GrowthKind::Conv(shape) => {
+            backend.conv_weight_grad_dense(shape, images(dy), images(x), gradient, accumulate)?;
+        }
+        GrowthKind::Linear { .. } => backend.gemm_weight_grad(strips(dy), strips(x), gradient, accumulate)?,
+    }
+    Ok(())
 }
 
 /// Changes the shape of features by lanes; that of images never changes.

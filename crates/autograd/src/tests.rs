@@ -26,7 +26,7 @@ pub(crate) fn normals(name: &str, len: usize) -> Vec<f32> {
     (0..len as u64).map(|i| Key::new(4).with_name(name).normal(i)).collect()
 }
 
-fn random_pattern(name: &str, nrows: usize, ncols: usize, density: f32) -> Arc<CsrPattern> {
+pub(crate) fn random_pattern(name: &str, nrows: usize, ncols: usize, density: f32) -> Arc<CsrPattern> {
     let key = Key::new(4).with_name(name).with_name("pattern");
     let position = |i: usize| ((i / ncols) as u32, (i % ncols) as u32);
     let positions = (0..nrows * ncols).filter(|&i| key.uniform(i as u64) < density).map(position).collect();
@@ -116,7 +116,7 @@ fn vector(parameters: &mut Parameters<Cpu>, name: &str, len: usize) -> Parameter
     id
 }
 
-fn pack(cpu: &Cpu, arena: &mut Arena<Cpu>, layout: StripLayout, from: &[f32]) -> Strips<Cpu> {
+pub(crate) fn pack(cpu: &Cpu, arena: &mut Arena<Cpu>, layout: StripLayout, from: &[f32]) -> Strips<Cpu> {
     let mut x = arena.take(cpu, layout).unwrap();
     let view = MatrixRef::new(from, layout.features(), layout.lanes(), layout.lanes()).unwrap();
     layout.pack(view, &mut x.data).unwrap();
@@ -358,9 +358,9 @@ fn a_loss_is_differentiated_once() {
     assert!(matches!(result, Err(Error::Backward { .. })));
 }
 
-/// What passed through the hook.
+/// What passed through the hook, and whether it was a gradient at the stored entries.
 #[derive(Default)]
-struct Recorder(Vec<(ParameterId, bool)>);
+pub(crate) struct Recorder(pub Vec<(ParameterId, bool)>);
 
 impl Reduce<Cpu> for Recorder {
     fn reduce(&mut self, backend: &Cpu, parameter: ParameterId, what: Reduction<'_, Cpu>) -> Result<(), Error> {
@@ -369,6 +369,10 @@ impl Reduce<Cpu> for Recorder {
                 // As if there were two workers with the same lanes.
                 gradient.iter_mut().for_each(|g| *g *= 2.0);
                 true
+            }
+            Reduction::DenseGradient(gradient) => {
+                gradient.iter_mut().for_each(|g| *g *= 2.0);
+                false
             }
             Reduction::Candidates(candidates) => {
                 candidates.truncate(1);
@@ -382,7 +386,7 @@ impl Reduce<Cpu> for Recorder {
 }
 
 /// Forward and backward of `W·x₁` and `W·x₂` with given output gradients.
-fn two_uses(
+pub(crate) fn two_uses(
     growth: &mut GrowthRequests,
     reduce: &mut dyn Reduce<Cpu>,
     parameters: &mut Parameters<Cpu>,

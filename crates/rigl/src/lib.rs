@@ -10,7 +10,7 @@
 //! | [`schedule`] | when the topology changes, and which fraction of it |
 //! | [`distribution`] | how dense each layer is |
 //! | [`topology`] | which connections: drop, grow and rewire as pure functions of patterns |
-//! | [`method`], [`methods`] | the methods themselves, behind one interface that any training loop can drive |
+//! | [`method`], [`mod@methods`] | the methods themselves, behind one interface that any training loop can drive |
 //! | [`flops`] | what inference and training cost |
 //!
 //! Everything works on [`sparse_kernels::CsrPattern`]: time and memory are O(nnz), no dense mask or score is ever
@@ -22,8 +22,15 @@
 //! | --- | --- | --- | --- |
 //! | `dense` | – | – | dense |
 //! | `static` | – | – | sparse |
+//! | `snip` | once: smallest magnitude of gradient · weight | – | dense for one batch, then sparse |
 //! | `set` | smallest magnitude | random | sparse |
+//! | `snfs` | smallest magnitude | largest moving average of the dense gradient | sparse, and two dense arrays |
+//! | `deepr` | weights that change their sign | random | sparse |
+//! | `dsr` | magnitude below one threshold for all layers | random, more where more survive | sparse |
+//! | `dnw` | all but the largest magnitudes of dense weights, every step | the same | dense, of which a part takes part |
+//! | `gmp` | smallest magnitude, more and more | – | dense at first, then sparse |
 //! | `rigl` | smallest magnitude | largest dense gradient | sparse |
+//! | `lottery` | – | – | sparse |
 //!
 //! # One update by hand
 //!
@@ -45,6 +52,11 @@
 
 #![forbid(unsafe_code)]
 
+/// Compiles and runs the worked example of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/adding-a-method.md")]
+struct AddingAMethod;
+
 pub mod distribution;
 pub mod flops;
 pub mod method;
@@ -57,8 +69,9 @@ pub mod topology;
 pub use distribution::{Distribution, DistributionError, LayerDensity, LayerShape, Override, nnz_for_density, solve};
 pub use flops::{ConvGeometry, FlopsConvention, FlopsError, GradualPruning, LayerGeometry, Padding, TrainingRule};
 pub use method::{
-    GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodOptions, MethodState, StepIntent, WeightStorage,
+    GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, ParameterInfo,
+    StepIntent, UpdateTimes, WeightStorage,
 };
-pub use methods::{build_method, method_names};
+pub use methods::{build_method, find_method, method_names, methods};
 pub use schedule::{DropSchedule, LoopSemantics, ScheduleError, ScheduleOptions, ScheduleState, UpdateSchedule};
 pub use topology::{Kept, Rewired, TopologyError};

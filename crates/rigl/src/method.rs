@@ -3,22 +3,26 @@
 //! A training loop drives a method without knowing which one it is:
 //!
 //! ```text
+//! before the first step of a new run: apply(method.start(layers))
+//!
 //! intent     = method.before_gradient(step, layers)
 //! candidates = forward and backward, computing of each layer what intent.needs says
 //! apply(method.after_gradient(step, layers, candidates))
 //! if intent.optimizer_step:  optimizer step
 //! if intent.advance_counter: step = step + 1
-//! if intent.optimizer_step:  apply(method.after_optimizer(step, layers))
+//! if intent.optimizer_step:  apply(method.after_optimizer(step, learning_rate, layers))
 //! ```
 //!
 //! `apply` replaces the layer's pattern and moves weights and every optimizer slot through the update's map; what has
-//! no old entry becomes zero.
+//! no old entry becomes zero, unless the update brings the weights itself.
 //!
 //! The order matters for cost: the drop set is chosen before the backward pass, so that the growth candidates can be
 //! found while a layer's activations and gradients are at hand, without ever holding a dense gradient (section 3 of
 //! the paper).
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -26,8 +30,8 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{BackendError, Candidate, CsrPattern};
 use thiserror::Error;
 
-use crate::schedule::{ScheduleState, UpdateSchedule};
-use crate::topology::TopologyError;
+use crate::schedule::{LoopSemantics, ScheduleState, UpdateSchedule};
+use crate::topology::{Rewired, TopologyError};
 
 /// A method that cannot be built, or was driven wrongly.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -49,6 +53,28 @@ pub enum MethodError {
         /// Why it cannot.
         reason: &'static str,
     },
+    /// A parameter that the method does not have.
+    #[error("method {method}: there is no parameter `{got}`; {}", listed(known))]
+    UnknownParameter {
+        /// The method.
+        method: &'static str,
+        /// The name found.
+        got: String,
+        /// Names of its parameters.
+        known: Vec<&'static str>,
+    },
+    /// A parameter's value that it cannot have.
+    #[error("method {method}: the parameter {parameter} cannot be `{got}`, it must be {rule}")]
+    Parameter {
+        /// The method.
+        method: &'static str,
+        /// The parameter.
+        parameter: &'static str,
+        /// The value found.
+        got: String,
+        /// What it must be.
+        rule: &'static str,
+    },
     /// Candidates for another number of layers.
     #[error("method {method}: candidates for {got} layers, expected {expected}")]
     Candidates {
@@ -58,6 +84,22 @@ pub enum MethodError {
         expected: usize,
         /// Layers that candidates came for.
         got: usize,
+    },
+    /// A gradient or weights that the step has not brought.
+    #[error("layer {layer}: there is no {what}; the method must ask for it before the step")]
+    Missing {
+        /// Name of the layer.
+        layer: String,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A state that lacks something.
+    #[error("cannot restore method {method}: the state has no `{name}`")]
+    Incomplete {
+        /// The method.
+        method: String,
+        /// What is missing, or has another length than the layer.
+        name: String,
     },
     /// The state of another method.
     #[error("cannot restore method {expected} from a state of method {got}")]
@@ -78,6 +120,10 @@ pub enum MethodError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) }
 }
 
 /// What a method sees of the network: the layers whose topology it manages, by index.
@@ -109,6 +155,38 @@ pub trait Layers {
     /// # Cost
     /// A transfer of nnz numbers.
     fn values(&self, layer: usize) -> Result<Vec<f32>, BackendError>;
+
+    /// How many entries the distribution gives a layer: what it starts with, or is to end with if it starts dense.
+    fn target_nnz(&self, layer: usize) -> usize;
+
+    /// A layer's gradient at its entries, in the pattern's order, where the step's need was [`GradientNeed::Sampled`] or
+    /// [`GradientNeed::Dense`]; to be asked for in [`Method::after_gradient`].
+    ///
+    /// # Errors
+    /// If there is none, or the device fails.
+    ///
+    /// # Cost
+    /// A transfer of nnz numbers.
+    fn gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError>;
+
+    /// A layer's gradient at all positions, row by row, where the step's need was [`GradientNeed::Dense`]; to be asked for
+    /// in [`Method::after_gradient`].
+    ///
+    /// # Errors
+    /// If there is none, or the device fails.
+    ///
+    /// # Cost
+    /// A transfer of nrows · ncols numbers.
+    fn dense_gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError>;
+
+    /// The weights behind a layer of [`WeightStorage::Latent`], of all positions, row by row.
+    ///
+    /// # Errors
+    /// If there are none, or the device fails.
+    ///
+    /// # Cost
+    /// A transfer of nrows · ncols numbers.
+    fn latent_values(&self, layer: usize) -> Result<Vec<f32>, MethodError>;
 }
 
 /// How the weights of a method are stored and multiplied.
@@ -119,6 +197,12 @@ pub enum WeightStorage {
     /// As dense matrices. They have no pattern, and a training loop hands none of them to the method: its
     /// [`Layers`] are empty.
     Dense,
+    /// As dense matrices until the method's first update of a layer, and in CSR from there on. Until then the layer's
+    /// pattern has every position ([`CsrPattern::full`]), at 4 bytes a position.
+    DenseFirst,
+    /// A weight, a gradient and optimizer slots for every position, of which the pattern's alone take part in forward passes
+    /// and in the gradients of inputs. Optimizers step on all of them: a weight learns whether or not it takes part.
+    Latent,
 }
 
 /// What a method needs to know of one layer's weight gradient in one step.
@@ -138,6 +222,9 @@ pub enum GradientNeed {
         /// Orders candidates of equal magnitude.
         ties: Key,
     },
+    /// The gradient at all positions, for the method, and that at the stored entries, for the optimizer. Costs a dense
+    /// product, and 4 bytes a position while it is held.
+    Dense,
 }
 
 /// What a training step is to do.
@@ -159,28 +246,156 @@ impl StepIntent {
 }
 
 /// A layer's new pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LayerUpdate {
     /// Which layer.
     pub layer: usize,
-    /// Its new pattern.
+    /// Its new pattern. It may have more or fewer entries than the old one. If it is the old one itself
+    /// ([`Arc::ptr_eq`]), nothing moves.
     pub pattern: Arc<CsrPattern>,
-    /// For each entry of the new pattern its entry in the old one. `u32::MAX` marks a newcomer: its weight and its
-    /// optimizer slots become zero.
+    /// For each entry of the new pattern its entry in the old one. `u32::MAX` marks a newcomer: its optimizer slots become
+    /// zero, and its weight too, unless `values` has it.
     pub map: Vec<u32>,
+    /// All weights of the new pattern, where it is not enough that survivors keep theirs and newcomers are zero. Not for
+    /// layers in blocks, nor for latent ones, whose weights lie behind the pattern.
+    pub values: Option<Vec<f32>>,
+}
+
+impl LayerUpdate {
+    /// A new pattern, whose survivors keep their weights and whose newcomers start at zero.
+    pub fn of(layer: usize, rewired: Rewired) -> Self {
+        Self { layer, pattern: rewired.pattern, map: rewired.map, values: None }
+    }
 }
 
 /// What a method remembers between steps; part of a checkpoint. Restored, training goes on as if never interrupted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct MethodState {
     /// The method's name.
     pub method: String,
     /// When the topology was last updated.
     pub schedule: ScheduleState,
+    /// Single numbers by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<String, f64>,
+    /// Arrays by name, which are too large for text: who stores the state has to store them beside it.
+    #[serde(skip)]
+    pub arrays: BTreeMap<String, Vec<f32>>,
+}
+
+impl MethodState {
+    /// The state of a method that remembers nothing but its last update.
+    pub fn new(method: &str, schedule: ScheduleState) -> Self {
+        Self { method: method.to_owned(), schedule, ..Self::default() }
+    }
+
+    /// A number of the state.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn number(&self, name: &'static str) -> Result<f64, MethodError> {
+        self.numbers
+            .get(name)
+            .copied()
+            .ok_or_else(|| MethodError::Incomplete { method: self.method.clone(), name: name.to_owned() })
+    }
+}
+
+/// When a method changes the topology.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateTimes {
+    /// Never, or once by itself.
+    Never,
+    /// At the steps of the schedule.
+    Scheduled,
+    /// After every step.
+    EveryStep,
+}
+
+/// A parameter of a method, which it reads from [`MethodOptions::parameters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParameterInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// The value that it has if none is given.
+    pub default: &'static str,
+    /// What it may be; completes "it must be".
+    pub rule: &'static str,
+    /// What it does.
+    pub summary: &'static str,
+}
+
+/// A method's entry in the registry: all that others know of it before it is built.
+#[derive(Debug, Clone, Copy)]
+pub struct MethodInfo {
+    /// The name it is built by.
+    pub name: &'static str,
+    /// One line for a list.
+    pub summary: &'static str,
+    /// How its layers are to be stored.
+    pub storage: WeightStorage,
+    /// When it changes the topology.
+    pub updates: UpdateTimes,
+    /// Whether its updates drop a share of the weights, so that a drop fraction and its schedule have a meaning.
+    pub drops_a_fraction: bool,
+    /// Whether it grows by the gradient of [`MethodOptions::growth_batches`] batches.
+    pub grows_by_gradient: bool,
+    /// Whether its layers may be in blocks: it gives no weights, and asks for no gradients but candidates.
+    pub blocks: bool,
+    /// Whether it needs the pattern of an earlier run to begin with.
+    pub needs_ticket: bool,
+    /// The loop semantics of the authors' code.
+    pub reference_semantics: LoopSemantics,
+    /// What can be set.
+    pub parameters: &'static [ParameterInfo],
+    /// Builds it.
+    pub build: fn(&MethodOptions) -> Result<Box<dyn Method>, MethodError>,
+}
+
+impl MethodInfo {
+    /// A sparse method that never changes the topology and has no parameters: what others differ from.
+    pub const fn fixed(name: &'static str, build: fn(&MethodOptions) -> Result<Box<dyn Method>, MethodError>) -> Self {
+        Self {
+            name,
+            summary: "",
+            storage: WeightStorage::Sparse,
+            updates: UpdateTimes::Never,
+            drops_a_fraction: false,
+            grows_by_gradient: false,
+            blocks: true,
+            needs_ticket: false,
+            reference_semantics: LoopSemantics::TF1_SET,
+            parameters: &[],
+            build,
+        }
+    }
+
+    /// Reads one of its parameters: the value given, else the default.
+    ///
+    /// # Errors
+    /// If the value is not of this type, or `allowed` says no.
+    ///
+    /// # Panics
+    /// If it has no such parameter, or the default is not possible.
+    pub fn parameter<T: FromStr>(
+        &self,
+        options: &MethodOptions,
+        name: &str,
+        allowed: impl Fn(&T) -> bool,
+    ) -> Result<T, MethodError> {
+        let info =
+            self.parameters.iter().find(|p| p.name == name).expect("a method reads the parameters that it lists");
+        let text = options.parameters.get(name).map_or(info.default, String::as_str);
+        let value = text.parse().ok().filter(allowed);
+        value.ok_or_else(|| {
+            assert!(options.parameters.contains_key(name), "the default of {name} must be possible");
+            MethodError::Parameter { method: self.name, parameter: info.name, got: text.to_owned(), rule: info.rule }
+        })
+    }
 }
 
 /// What methods are built from. A method whose topology never changes has no use for it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MethodOptions {
     /// When the topology changes.
     pub schedule: UpdateSchedule,
@@ -189,15 +404,30 @@ pub struct MethodOptions {
     /// Batches over which a training loop adds up the gradient that an update grows by, 1 in the paper. Only the count of
     /// operations depends on it.
     pub growth_batches: u64,
+    /// Steps of the whole training. Only the count of operations of a method whose density falls depends on it.
+    pub total_steps: u64,
+    /// Parameters of the method by name, see [`MethodInfo::parameters`].
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// A way to choose which weights exist while a network trains. The module's page shows how it is driven.
 pub trait Method: fmt::Debug + Send {
-    /// The name it is built by.
-    fn name(&self) -> &'static str;
+    /// What others know of it.
+    fn info(&self) -> &'static MethodInfo;
 
-    /// How its layers are to be stored.
-    fn storage(&self) -> WeightStorage;
+    /// The name it is built by.
+    fn name(&self) -> &'static str {
+        self.info().name
+    }
+
+    /// Called once, before the first step of a new run. Returns what it wants other than the random patterns and values that
+    /// the network begins with.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn start(&mut self, _layers: &dyn Layers) -> Result<Vec<LayerUpdate>, MethodError> {
+        Ok(vec![])
+    }
 
     /// Says what step `step` does and which gradients it needs. At a topology update this is where the drop set is
     /// chosen.
@@ -220,21 +450,40 @@ pub trait Method: fmt::Debug + Send {
         Ok(vec![])
     }
 
-    /// Called after an optimizer step, with the counter it has advanced. Returns topology changes.
+    /// Called after an optimizer step, with the counter it has advanced and the learning rate it took. Returns topology
+    /// changes.
     ///
     /// # Errors
     /// If the device fails.
-    fn after_optimizer(&mut self, _step: u64, _layers: &dyn Layers) -> Result<Vec<LayerUpdate>, MethodError> {
+    fn after_optimizer(
+        &mut self,
+        _step: u64,
+        _learning_rate: f32,
+        _layers: &dyn Layers,
+    ) -> Result<Vec<LayerUpdate>, MethodError> {
         Ok(vec![])
     }
 
     /// Operations of a training step per sample, from those of a forward pass of the sparse and of the dense network
-    /// (appendix H of the paper); see [`crate::flops::training_flops_ratio`].
+    /// (appendix H of the paper); see [`crate::flops::training_flops_ratio`]. Where the network's cost moves while it
+    /// trains, `f_sparse` is the mean over the steps.
     fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64;
+
+    /// The mean over a training of the sparse forward pass's operations, before it runs: `f_sparse` is that of the network
+    /// with the densities asked for. They differ where density falls; where it moves between layers the mean is not known
+    /// beforehand, and what is asked for stands for it.
+    fn mean_forward_flops(&self, f_sparse: f64, _f_dense: f64) -> f64 {
+        f_sparse
+    }
+
+    /// Bytes that the method itself holds, beside the network, its gradients and its optimizer slots.
+    fn held_bytes(&self, _layers: &dyn Layers) -> usize {
+        0
+    }
 
     /// What to put into a checkpoint between two steps.
     fn state(&self) -> MethodState {
-        MethodState { method: self.name().to_owned(), schedule: ScheduleState::default() }
+        MethodState::new(self.name(), ScheduleState::default())
     }
 
     /// Goes back to a state.

@@ -194,6 +194,15 @@ pub struct Kept {
     dropped: usize,
 }
 
+/// Marks of the entries in order: true for one that is kept.
+impl FromIterator<bool> for Kept {
+    fn from_iter<I: IntoIterator<Item = bool>>(marks: I) -> Self {
+        let keep: Vec<bool> = marks.into_iter().collect();
+        let dropped = keep.iter().filter(|keep| !**keep).count();
+        Self { keep, dropped }
+    }
+}
+
 impl Kept {
     /// Whether entry `e` is kept.
     ///
@@ -346,6 +355,39 @@ pub fn random_growth(exclude: &CsrPattern, count: usize, key: Key) -> Vec<(u32, 
         ((position / ncols) as u32, (position % ncols) as u32)
     };
     sample_sorted(free, count, key).into_iter().map(to_position).collect()
+}
+
+/// The `count` positions `(row, column)` outside `exclude` where the magnitude of `scores`, one for each position row by row,
+/// is largest, in order of position; all positions outside if there are fewer. Of equal magnitudes, those go first whose
+/// hash by `ties` is lower: what the growth of a backend finds in the same gradient. NaN counts as largest.
+///
+/// # Errors
+/// Unless there is a score for each position.
+///
+/// # Cost
+/// O(nrows · ncols) on average, 16 bytes per position outside.
+pub fn largest_outside(
+    scores: &[f32],
+    exclude: &CsrPattern,
+    count: usize,
+    ties: Key,
+) -> Result<Vec<(u32, u32)>, TopologyError> {
+    let (nrows, ncols) = (exclude.nrows(), exclude.ncols());
+    check_length("largest_outside", "scores", nrows * ncols, scores.len())?;
+    let mut stored = exclude.positions().map(|(row, column)| row as usize * ncols + column as usize).peekable();
+    let outside = (0..scores.len()).filter(|&position| stored.next_if_eq(&position).is_none());
+    // Descending magnitude, ascending hash.
+    let rank = |position: usize| (!scores[position].abs().to_bits(), ties.bits(position as u64) as u32);
+    let mut ranked: Vec<((u32, u32), usize)> = outside.map(|position| (rank(position), position)).collect();
+    if count < ranked.len() {
+        if count > 0 {
+            ranked.select_nth_unstable(count - 1);
+        }
+        ranked.truncate(count);
+    }
+    let mut found: Vec<usize> = ranked.into_iter().map(|(_, position)| position).collect();
+    found.sort_unstable();
+    Ok(found.into_iter().map(|position| ((position / ncols) as u32, (position % ncols) as u32)).collect())
 }
 
 /// Adds to `grown` the largest dropped entries that it does not have, until it has as many positions as were

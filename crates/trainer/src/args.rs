@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use sparse_kernels::BackendError;
@@ -15,14 +16,14 @@ use sparse_kernels::cpu::{Cpu, IsaName};
 
 use crate::config::{
     Augment, ConfigError, DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Format, Init,
-    LayerRule, LrSchedule, MOST_WIDTH, Method, ModelName, Normalize, OptimizerKind, Stem, UpdateSemantics,
-    available_threads, complement, parse_density,
+    LayerRule, LrSchedule, MOST_WIDTH, Method, MethodOption, ModelName, Normalize, OptimizerKind, Stem,
+    UpdateSemantics, available_threads, complement, parse_density,
 };
 use crate::models::{ModelSpec, Sparsification};
 
 const NETWORK: &str = "Network and data";
 const SPARSITY: &str = "Sparsity";
-const UPDATES: &str = "Topology updates (methods set and rigl)";
+const UPDATES: &str = "Topology updates (methods with a schedule: set, snfs, dsr, gmp, rigl)";
 const LENGTH: &str = "Length";
 const OPTIMIZATION: &str = "Optimization";
 const RUN: &str = "Run and output";
@@ -51,6 +52,8 @@ pub enum Command {
     Bench(BenchCommand),
     /// Evaluate the model of a run, of a checkpoint, or one that was imported.
     Eval(EvalArgs),
+    /// Remove the units of a perceptron that are connected to nothing, and show what is left.
+    Compress(CompressArgs),
     /// Write a model, or one of its matrices, for other programs.
     Export(ExportArgs),
     /// Make a model of other programs' files, pruned to a density if asked to.
@@ -217,8 +220,15 @@ pub struct TrainOptions {
     pub image_size: Option<usize>,
 
     /// How connections are chosen and changed [default: rigl]
-    #[arg(long, value_enum, help_heading = SPARSITY)]
+    #[arg(long, value_name = "NAME", value_parser = method_parser(), help_heading = SPARSITY)]
     pub method: Option<Method>,
+    /// A parameter of the method, such as ema=0.99 for snfs (docs/methods.md lists them); repeatable
+    #[arg(long, value_name = "NAME=VALUE", action = clap::ArgAction::Append, help_heading = SPARSITY)]
+    pub method_option: Option<Vec<MethodOption>>,
+    /// Run folder or checkpoint of an earlier run: begin with its final pattern and the initial values that it drew
+    /// (a lottery ticket, for the method lottery and all that are sparse from the start)
+    #[arg(long, value_name = "RUN", help_heading = SPARSITY)]
+    pub ticket: Option<PathBuf>,
     /// Share of the weights of all sparse layers that exist, in (0, 1] [default: 0.1]
     #[arg(long, value_name = "D", conflicts_with = "sparsity", help_heading = SPARSITY)]
     pub density: Option<f64>,
@@ -373,8 +383,11 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub pictures: PictureArgs,
     /// How connections are chosen and changed; decides the operations of training
-    #[arg(long, value_enum, default_value_t = Method::Rigl)]
+    #[arg(long, value_name = "NAME", value_parser = method_parser(), default_value = "rigl")]
     pub method: Method,
+    /// A parameter of the method, such as ema=0.99 for snfs; repeatable
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub method_option: Vec<MethodOption>,
     /// How dense the layers are.
     #[command(flatten)]
     pub density: DensityArgs,
@@ -387,6 +400,15 @@ pub struct PlanArgs {
     /// Steps from one topology update to the next; decides the operations of training
     #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub update_interval: u64,
+    /// Steps of the training; decide, with the window of updates, the operations of a method whose density falls
+    #[arg(long, value_name = "STEPS", default_value_t = 32_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// First step at which the topology may change [default: the update interval]
+    #[arg(long, value_name = "STEP")]
+    pub begin_step: Option<u64>,
+    /// Step from which on it stays [default: three quarters of the steps]
+    #[arg(long, value_name = "STEP")]
+    pub end_step: Option<u64>,
     /// Batches over which an update of rigl adds up the gradient that it grows by; decides operations and bytes of training
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub growth_batches: u64,
@@ -479,6 +501,12 @@ pub struct DensityArgs {
     sparsity: Option<f64>,
 }
 
+/// Methods by name, with a line on each in the long help.
+fn method_parser() -> impl TypedValueParser<Value = Method> {
+    let values = rigl::methods().map(|info| PossibleValue::new(info.name).help(info.summary));
+    PossibleValuesParser::new(values.collect::<Vec<_>>()).map(|name| Method::named(&name))
+}
+
 /// How a density is spread over layers.
 #[derive(Debug, Args)]
 pub struct SpreadArgs {
@@ -525,6 +553,19 @@ Examples:
       the run's newest good checkpoint, on the test set of the data it was trained on
   rigl eval model.safetensors --data mnist --data-dir ~/data --json
       an imported model on MNIST, as a record for a machine";
+
+/// Options of `rigl compress`.
+#[derive(Debug, Args)]
+pub struct CompressArgs {
+    /// A run's folder, a checkpoint, or an imported model: a multi-layer perceptron
+    pub model: PathBuf,
+    /// Write the smaller network to this file, a model that all commands read
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// `rigl eval`.
 #[derive(Debug, Args)]

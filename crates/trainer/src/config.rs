@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::{fs, io};
 
 use clap::ValueEnum;
+use rigl::{MethodInfo, WeightStorage};
 use serde::{Deserialize, Serialize};
 use sparse_kernels::BsrPattern;
 
@@ -157,6 +158,9 @@ pub enum ConfigError {
         /// What does not fit.
         source: sparse_kernels::ShapeError,
     },
+    /// A method's parameter is impossible.
+    #[error("method-option: {0}")]
+    Method(#[from] rigl::MethodError),
     /// A path that is not Unicode, which a configuration file cannot hold.
     #[error("the configuration cannot be written as TOML: {0}")]
     Encoding(#[from] toml::ser::Error),
@@ -183,18 +187,61 @@ macro_rules! choices {
     )+};
 }
 
-choices! {
-    /// Which connections a layer has, and how they change.
-    Method {
-        /// All of them: the baseline.
-        Dense,
-        /// Random ones, fixed.
-        Static,
-        /// Drop the smallest weights, grow at random (Mocanu et al. 2018).
-        Set,
-        /// Drop the smallest weights, grow where the gradient is largest (Evci et al. 2020).
-        Rigl,
+/// Which connections a layer has, and how they change: a method of the registry, [`rigl::methods()`].
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Method(&'static MethodInfo);
+
+impl Method {
+    /// The method of this name.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn named(name: &str) -> Self {
+        Self(rigl::find_method(name).expect("the name is one of the registry"))
     }
+
+    /// What the registry knows of it.
+    pub fn info(self) -> &'static MethodInfo {
+        self.0
+    }
+
+    /// Whether it has every weight, stored dense.
+    pub fn is_dense(self) -> bool {
+        self.0.storage == WeightStorage::Dense
+    }
+}
+
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Method {}
+
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.name)
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = || format!("the methods are {}", rigl::method_names().collect::<Vec<_>>().join(", "));
+        rigl::find_method(name).map(Self).map_err(|_| known())
+    }
+}
+
+choices! {
     /// How the density is spread over the layers.
     Distribution {
         /// The same in every layer.
@@ -270,6 +317,8 @@ choices! {
         Channels,
         /// The pixels of each picture by themselves.
         PerImage,
+        /// Of nothing: inputs are brightnesses from 0 to 1, and what is black in all pictures says nothing.
+        None,
     }
     /// How training pictures are changed at random.
     Augment {
@@ -489,6 +538,33 @@ impl FromStr for DensityOverride {
     }
 }
 
+/// A parameter of the method, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct MethodOption {
+    /// The parameter, see [`rigl::MethodInfo::parameters`].
+    pub name: String,
+    /// What it is to be.
+    pub value: String,
+}
+
+impl fmt::Display for MethodOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.value)
+    }
+}
+
+impl FromStr for MethodOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok(Self { name: name.to_owned(), value: value.to_owned() }),
+            _ => Err("it must be NAME=VALUE, such as ema=0.99 for the method snfs".to_owned()),
+        }
+    }
+}
+
 macro_rules! serde_through_text {
     ($($name:ident),+) => {$(
         impl From<$name> for String {
@@ -506,7 +582,7 @@ macro_rules! serde_through_text {
         }
     )+};
 }
-serde_through_text!(Device, Format, ModelName, DensityOverride);
+serde_through_text!(Device, Format, Method, MethodOption, ModelName, DensityOverride);
 
 /// In place of a density: the distribution's.
 const FREE: &str = "free";
@@ -556,7 +632,9 @@ pub struct TrainConfig {
 
     /// How connections are chosen.
     pub method: Method,
-    /// nnz / size over all sparse layers, in (0, 1]; 1 with [`Method::Dense`].
+    /// Parameters of the method; of a name given twice the last counts.
+    pub method_option: Vec<MethodOption>,
+    /// nnz / size over all sparse layers, in (0, 1]; 1 with a dense method.
     pub density: f64,
     /// How the density is spread over the layers.
     pub distribution: Distribution,
@@ -619,6 +697,8 @@ pub struct TrainConfig {
     pub init: Init,
     /// A model file whose weights and patterns take the place of random ones.
     pub init_from: Option<PathBuf>,
+    /// Run folder or checkpoint whose final pattern the network begins with, and whose initial values.
+    pub ticket: Option<PathBuf>,
 
     /// How operations are counted in reports.
     pub flops_convention: FlopsConvention,
@@ -655,7 +735,8 @@ impl Default for TrainConfig {
             normalize: Normalize::Pixels,
             augment: Augment::None,
             image_size: DEFAULT_IMAGE_SIZE,
-            method: Method::Rigl,
+            method: Method::named("rigl"),
+            method_option: Vec::new(),
             density: 0.1,
             distribution: Distribution::Erk,
             erk_power: 1.0,
@@ -686,6 +767,7 @@ impl Default for TrainConfig {
             dropout: 0.0,
             init: Init::DenseFanIn,
             init_from: None,
+            ticket: None,
             flops_convention: FlopsConvention::Mac2,
             seed: 0,
             threads: None,
@@ -747,6 +829,9 @@ impl TrainConfig {
             // The run's own settings must find it from any folder.
             config.init_from = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
         }
+        if let Some(ticket) = &config.ticket {
+            config.ticket = Some(std::path::absolute(ticket).unwrap_or_else(|_| ticket.clone()));
+        }
         config.find_data(env_data_dir);
         config.check()?;
         config.check_effect(given)?;
@@ -767,7 +852,7 @@ impl TrainConfig {
             )?;
             config.density = complement(sparsity);
         }
-        if config.method == Method::Dense {
+        if config.method.is_dense() {
             config.density = 1.0;
         }
         if options.steps.is_some() {
@@ -840,7 +925,7 @@ impl TrainConfig {
         )?;
         let files = self.data == IMAGE_FOLDER;
         let counted = !files || self.normalize != Normalize::Pixels;
-        require(counted, "normalize", self.normalize, "channels or per-image with --data image-folder")?;
+        require(counted, "normalize", self.normalize, "channels, per-image or none with --data image-folder")?;
         match self.augment {
             Augment::None => {}
             Augment::CropFlip => {
@@ -867,6 +952,26 @@ impl TrainConfig {
         require((0.0..=1.0).contains(&fraction), "drop-fraction", fraction, "at least 0 and at most 1")?;
         require(positive(self.drop_exponent), "drop-exponent", self.drop_exponent, "a finite number above 0")?;
         require(self.growth_batches >= 1, "growth-batches", self.growth_batches, at_least_one)?;
+        let info = self.method.info();
+        let stored = self.format == Format::Csr || info.blocks;
+        require(stored, "format", self.format, "csr for this method, which does not know blocks")?;
+        for option in &self.method_option {
+            // Given a value each, so that the one at fault is named.
+            self.build_method(&[option])?;
+        }
+        let file =
+            self.init_from.as_ref().or(self.ticket.as_ref()).map_or(String::new(), |path| path.display().to_string());
+        let sparse_from_the_start = info.storage == WeightStorage::Sparse;
+        let (loads, begins) = (self.init_from.is_some(), self.ticket.is_some());
+        require(!loads || sparse_from_the_start || self.method.is_dense(), "init-from", &file, NO_START)?;
+        require(!begins || sparse_from_the_start, "ticket", &file, NO_START)?;
+        require(
+            !(loads && begins),
+            "ticket",
+            &file,
+            "left out with --init-from: both say what the network begins with",
+        )?;
+        require(begins || !info.needs_ticket, "ticket", "none", "a run folder or checkpoint with this method")?;
         let streamed = self.growth_batches == 1 || self.format == Format::Csr;
         require(streamed, "growth-batches", self.growth_batches, "1 for weights in blocks")?;
         if let (Some(begin), Some(end)) = (self.begin_step, self.end_step) {
@@ -897,11 +1002,14 @@ impl TrainConfig {
 
     /// Options of the command line must do something.
     fn check_effect(&self, given: &TrainOptions) -> Result<(), ConfigError> {
-        let updates = matches!(self.method, Method::Set | Method::Rigl);
-        let needs_updates = "a method that updates the topology (set or rigl)";
-        let fresh = self.init_from.is_none();
-        let sparse = self.method != Method::Dense && fresh;
-        let needs_sparse = if fresh { "a sparse method (not dense)" } else { "a new network (no --init-from)" };
+        let info = self.method.info();
+        let updates = info.updates == rigl::UpdateTimes::Scheduled;
+        let needs_updates = "a method that updates the topology on a schedule (not dense or static, for example)";
+        let (drops, needs_drops) = (info.drops_a_fraction, "a method that drops a fraction (set or rigl, for example)");
+        let fresh = self.init_from.is_none() && self.ticket.is_none();
+        let sparse = !self.method.is_dense() && fresh;
+        let needs_sparse =
+            if fresh { "a sparse method (not dense)" } else { "a new network (no --init-from or --ticket)" };
         let spread = sparse && self.layer_rule == LayerRule::Distribution;
         let sgd = self.optimizer == OptimizerKind::Sgd;
         let step = self.lr_schedule == LrSchedule::Step;
@@ -927,20 +1035,25 @@ impl TrainConfig {
             ),
             ("density-override", given.density_override.is_some(), sparse, needs_sparse),
             ("format", given.format.is_some(), sparse, needs_sparse),
-            ("init", given.init.is_some(), sparse, "a new network of a sparse method: else both choices are the same"),
+            (
+                "init",
+                given.init.is_some(),
+                sparse && info.storage == WeightStorage::Sparse,
+                "a new network that is sparse from the start: else both choices are the same",
+            ),
             ("update-interval", given.update_interval.is_some(), updates, needs_updates),
-            ("drop-fraction", given.drop_fraction.is_some(), updates, needs_updates),
-            ("drop-schedule", given.drop_schedule.is_some(), updates, needs_updates),
+            ("drop-fraction", given.drop_fraction.is_some(), drops, needs_drops),
+            ("drop-schedule", given.drop_schedule.is_some(), drops, needs_drops),
             (
                 "drop-exponent",
                 given.drop_exponent.is_some(),
-                updates && self.drop_schedule == DropSchedule::InversePower,
+                drops && self.drop_schedule == DropSchedule::InversePower,
                 "a method that updates the topology and --drop-schedule inverse-power",
             ),
             ("begin-step", given.begin_step.is_some(), updates, needs_updates),
             ("end-step", given.end_step.is_some(), updates, needs_updates),
-            ("update-semantics", given.update_semantics.is_some(), updates, needs_updates),
-            ("growth-batches", given.growth_batches.is_some(), self.method == Method::Rigl, "--method rigl"),
+            ("update-semantics", given.update_semantics.is_some(), drops, needs_drops),
+            ("growth-batches", given.growth_batches.is_some(), info.grows_by_gradient, "--method rigl"),
             ("lr-milestones", given.lr_milestones.is_some(), step, "--lr-schedule step"),
             ("lr-gamma", given.lr_gamma.is_some(), step, "--lr-schedule step"),
             ("momentum", given.momentum.is_some(), sgd, "--optimizer sgd"),
@@ -957,6 +1070,19 @@ impl TrainConfig {
         let [channels, height, width] = data.shape;
         let spec = ModelSpec::of(&self.model).on(channels, [height, width], data.classes);
         spec.with_width(self.width).with_stem(self.stem)
+    }
+
+    /// The method with these parameters, and a schedule that does not matter.
+    fn build_method(&self, options: &[&MethodOption]) -> Result<Box<dyn rigl::Method>, ConfigError> {
+        let schedule = rigl::UpdateSchedule::new(rigl::ScheduleOptions::for_steps(1000));
+        let options = rigl::MethodOptions {
+            schedule: schedule.expect("a thousand steps have room for updates"),
+            seed: self.seed,
+            growth_batches: 1,
+            total_steps: 1000,
+            parameters: options.iter().map(|option| (option.name.clone(), option.value.clone())).collect(),
+        };
+        Ok(rigl::build_method(self.method.info().name, &options)?)
     }
 
     /// Steps of the whole run.
@@ -1001,6 +1127,17 @@ impl TrainConfig {
     }
 }
 
+impl From<FlopsConvention> for rigl::FlopsConvention {
+    fn from(convention: FlopsConvention) -> Self {
+        match convention {
+            FlopsConvention::Mac2 => Self::Mac2,
+            FlopsConvention::Paper => Self::Paper,
+            FlopsConvention::Micronet => Self::Micronet,
+            FlopsConvention::Products => Self::Products,
+        }
+    }
+}
+
 /// Options that leave a run's result as it is, and so may change when it is gone on with.
 pub const RESUMABLE: [&str; 7] =
     ["checkpoint-every", "data-dir", "device", "json", "keep-checkpoints", "loader-threads", "threads"];
@@ -1019,6 +1156,9 @@ const MAX_THREADS: usize = 1024;
 pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
+
+/// Why a method that begins with all weights takes no file to begin with.
+const NO_START: &str = "left out: this method begins with all weights of a new network";
 
 /// Options of which a source may give one.
 const ALTERNATIVES: [[&str; 2]; 2] = [["density", "sparsity"], ["epochs", "steps"]];
@@ -1258,7 +1398,7 @@ mod tests {
         }
         assert_eq!("cpu".parse::<Device>(), Ok(Device::Cpu));
         assert!("tpu".parse::<Device>().unwrap_err().contains("cpu"));
-        assert_eq!(format!("{:>8}", Method::Rigl), "    rigl");
+        assert_eq!(format!("{:>8}", Method::named("rigl")), "    rigl");
     }
 
     #[test]

@@ -130,6 +130,9 @@ struct RunState {
     /// Training samples so far whose files are broken.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     corrupt_images: BTreeSet<u32>,
+    /// Operations of one sample's forward pass, summed over the batches so far.
+    #[serde(default)]
+    forward_flops: f64,
 }
 
 /// Loss and accuracy on a split for a network, by a function of each batch, which `threads` of the loader prepare.
@@ -190,6 +193,8 @@ pub struct Run<'a> {
     records: u64,
     epoch: Mean,
     corrupt_images: BTreeSet<u32>,
+    /// Operations of one sample's forward pass: summed over the batches so far, and of the network as it is.
+    forward_flops: [f64; 2],
     /// Batches at the last save.
     saved: Option<u64>,
     /// Seconds of training before this process.
@@ -197,6 +202,14 @@ pub struct Run<'a> {
     start: Instant,
     /// Samples before this process.
     samples_before: u64,
+}
+
+/// Operations of one sample's forward pass with the weights that there are.
+fn forward_flops(parts: &RunParts<'_>) -> f64 {
+    let network = &parts.trainer.network;
+    let [stored, _] =
+        network.architecture.forward_flops(&network.densities(parts.cpu), parts.config.flops_convention.into());
+    stored
 }
 
 impl<'a> Run<'a> {
@@ -215,6 +228,7 @@ impl<'a> Run<'a> {
             records: 0,
             epoch: Mean::default(),
             corrupt_images: BTreeSet::new(),
+            forward_flops: [0.0, forward_flops(&parts)],
             saved: None,
             seconds_before: 0.0,
             start: Instant::now(),
@@ -245,6 +259,10 @@ impl<'a> Run<'a> {
             }
             self.parts.trainer.restore(checkpoint)?;
             (self.records, self.epoch, self.corrupt_images) = (state.records, state.epoch, state.corrupt_images);
+            let (now, batches) = (forward_flops(&self.parts), self.parts.trainer.batches());
+            // A checkpoint without the sum is older than methods whose density moves.
+            let is_older = state.forward_flops == 0.0;
+            self.forward_flops = [if is_older { now * batches as f64 } else { state.forward_flops }, now];
             self.saved = Some(self.parts.trainer.batches());
         }
         let last = self.parts.run_dir.cut_metrics(self.records)?;
@@ -265,6 +283,15 @@ impl<'a> Run<'a> {
     /// Loss and accuracy on the training batches of the last epoch.
     pub fn epoch(&self) -> &Mean {
         &self.epoch
+    }
+
+    /// Operations of one sample's forward pass, on average over the batches so far: what a method whose density moves is
+    /// charged with.
+    pub fn mean_forward_flops(&self) -> f64 {
+        match self.parts.trainer.batches() {
+            0 => self.forward_flops[1],
+            batches => self.forward_flops[0] / batches as f64,
+        }
     }
 
     /// How many training pictures turned out to be broken; `None` if that cannot be.
@@ -357,6 +384,10 @@ impl<'a> Run<'a> {
             let report = self.parts.trainer.train_batch(batch.layout, &batch.images, &batch.labels)?;
             self.epoch.add(&report.loss);
             self.corrupt_images.extend(&batch.corrupt);
+            self.forward_flops[0] += self.forward_flops[1];
+            if report.topology_changed {
+                self.forward_flops[1] = forward_flops(&self.parts);
+            }
             progress.step(&self.status());
         }
     }
@@ -435,8 +466,9 @@ impl<'a> Run<'a> {
     fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
         let mut checkpoint = self.parts.trainer.checkpoint(Some(self.input.clone()))?;
         let (config, data_sha256) = (self.parts.config.fingerprint(), self.data_sha256.clone());
-        let corrupt_images = self.corrupt_images.clone();
-        let state = RunState { config, data_sha256, records: self.records, epoch: self.epoch, corrupt_images };
+        let (corrupt_images, [forward_flops, _]) = (self.corrupt_images.clone(), self.forward_flops);
+        let (records, epoch) = (self.records, self.epoch);
+        let state = RunState { config, data_sha256, records, epoch, corrupt_images, forward_flops };
         checkpoint.set_section("run", &state);
         Ok(checkpoint)
     }

@@ -3,7 +3,7 @@
 use sparse_kernels::{Backend, Images};
 
 use crate::tape::{Need, images};
-use crate::{Error, ParameterId, ParameterValue, Tape, Var};
+use crate::{Error, Face, ParameterId, ParameterValue, Tape, Var};
 
 const OP: &str = "conv";
 
@@ -39,6 +39,7 @@ impl<B: Backend> Tape<'_, B> {
             } else {
                 let (backend, x, value, gradient, accumulate) = pass.weight_gradient(weight, saved)?;
                 weight_grad(backend, value, images(&dy), images(x), gradient, accumulate)?;
+                pass.add_dense_gradient(weight, &dy, saved)?;
                 pass.release(dy);
             }
             pass.use_done(weight)
@@ -49,7 +50,9 @@ impl<B: Backend> Tape<'_, B> {
 
 fn forward<B: Backend>(backend: &B, weight: &ParameterValue<B>, x: &Images<B>, y: &mut Images<B>) -> Result<(), Error> {
     match weight {
-        ParameterValue::SparseConv(w) => backend.conv_forward(w, x, y)?,
+        ParameterValue::SparseConv(w) | ParameterValue::Latent { face: Face::Conv(w), .. } => {
+            backend.conv_forward(w, x, y)?;
+        }
         ParameterValue::DenseConv { values, shape, .. } => backend.conv_forward_dense(*shape, values, x, y)?,
         _ => unreachable!("`Parameters::conv` found a convolution"),
     }
@@ -63,7 +66,9 @@ fn input_grad<B: Backend>(
     dx: &mut Images<B>,
 ) -> Result<(), Error> {
     match weight {
-        ParameterValue::SparseConv(w) => backend.conv_input_grad(w, dy, dx)?,
+        ParameterValue::SparseConv(w) | ParameterValue::Latent { face: Face::Conv(w), .. } => {
+            backend.conv_input_grad(w, dy, dx)?;
+        }
         ParameterValue::DenseConv { values, shape, .. } => backend.conv_input_grad_dense(*shape, values, dy, dx)?,
         _ => unreachable!("`Parameters::conv` found a convolution"),
     }
@@ -82,6 +87,10 @@ fn weight_grad<B: Backend>(
         ParameterValue::SparseConv(w) => backend.conv_weight_grad(&w.plan, dy, x, gradient, accumulate)?,
         ParameterValue::DenseConv { shape, .. } => {
             backend.conv_weight_grad_dense(*shape, dy, x, gradient, accumulate)?;
+        }
+        // What takes no part learns, too.
+        ParameterValue::Latent { face: Face::Conv(w), .. } => {
+            backend.conv_weight_grad_dense(backend.conv_shape(&w.plan), dy, x, gradient, accumulate)?;
         }
         _ => unreachable!("`Parameters::conv` found a convolution"),
     }

@@ -69,8 +69,14 @@ impl<B: Backend> Tape<'_, B> {
                 pass.wait_for_growth(weight, dy, saved);
             } else {
                 let (backend, x, value, gradient, accumulate) = pass.weight_gradient(weight, saved)?;
-                let ParameterValue::Sparse(w) = value else { unreachable!("forward found a sparse parameter") };
-                backend.sddmm(&w.plan, strips(&dy), strips(x), gradient, accumulate)?;
+                match value {
+                    ParameterValue::Sparse(w) => {
+                        backend.sddmm(&w.plan, strips(&dy), strips(x), gradient, accumulate)?
+                    }
+                    // What takes no part learns, too.
+                    _ => backend.gemm_weight_grad(strips(&dy), strips(x), gradient, accumulate)?,
+                }
+                pass.add_dense_gradient(weight, &dy, saved)?;
                 pass.release(dy);
             }
             pass.use_done(weight)

@@ -1,54 +1,107 @@
 //! The methods, one file each, and their registry.
 //!
-//! A new method is a file with a type that implements [`Method`], a `NAME` and a `build`, and a line in the registry.
+//! A new method is a file with a type that implements [`Method`] and its [`MethodInfo`], and a line in the registry.
 
+mod deepr;
 mod dense;
+mod dnw;
+mod dsr;
+mod gmp;
+mod lottery;
+mod redistribution;
 mod rigl;
 mod set;
+mod snfs;
+mod snip;
 mod static_mask;
 #[cfg(test)]
 mod test_loop;
 
-use crate::method::{Method, MethodError, MethodOptions};
+use crate::method::{Method, MethodError, MethodInfo, MethodOptions};
 
+pub use deepr::DeepR;
 pub use dense::Dense;
+pub use dnw::Dnw;
+pub use dsr::Dsr;
+pub use gmp::Gmp;
+pub use lottery::Lottery;
 pub use rigl::RigL;
 pub use set::Set;
+pub use snfs::Snfs;
+pub use snip::Snip;
 pub use static_mask::StaticMask;
 
-type Constructor = fn(&MethodOptions) -> Result<Box<dyn Method>, MethodError>;
-
-const REGISTRY: &[(&str, Constructor)] = &[
-    (dense::NAME, dense::build),
-    (static_mask::NAME, static_mask::build),
-    (set::NAME, set::build),
-    (rigl::NAME, rigl::build),
+static REGISTRY: &[&MethodInfo] = &[
+    &dense::INFO,
+    &static_mask::INFO,
+    &snip::INFO,
+    &set::INFO,
+    &snfs::INFO,
+    &deepr::INFO,
+    &dsr::INFO,
+    &dnw::INFO,
+    &gmp::INFO,
+    &rigl::INFO,
+    &lottery::INFO,
 ];
+
+/// All methods.
+pub fn methods() -> impl Iterator<Item = &'static MethodInfo> {
+    REGISTRY.iter().copied()
+}
 
 /// The names of all methods.
 pub fn method_names() -> impl Iterator<Item = &'static str> {
-    REGISTRY.iter().map(|(name, _)| *name)
+    methods().map(|info| info.name)
+}
+
+/// The method of this name.
+///
+/// # Errors
+/// If there is none, with the names there are.
+///
+/// ```
+/// assert_eq!(rigl::find_method("rigl")?.name, "rigl");
+/// let error = rigl::find_method("riggle").unwrap_err().to_string();
+/// assert!(error.starts_with("method `riggle` is unknown, it must be one of dense, static, snip, "), "{error}");
+/// # Ok::<(), rigl::MethodError>(())
+/// ```
+pub fn find_method(name: &str) -> Result<&'static MethodInfo, MethodError> {
+    methods().find(|info| info.name == name).ok_or_else(|| {
+        let known = method_names().collect::<Vec<_>>().join(", ");
+        MethodError::Unknown { got: name.to_owned(), known }
+    })
 }
 
 /// Builds the method of this name.
 ///
 /// # Errors
-/// If there is none, with the names there are; or if the method cannot follow the schedule's loop semantics.
+/// If there is none; if it cannot follow the schedule's loop semantics; if a parameter is not one of its own, or has an
+/// impossible value.
 ///
 /// ```
+/// use std::collections::BTreeMap;
 /// use rigl::{MethodOptions, ScheduleOptions, UpdateSchedule, build_method};
-/// let options = MethodOptions { schedule: UpdateSchedule::new(ScheduleOptions::for_steps(1000))?, seed: 1, growth_batches: 1 };
-/// assert_eq!(build_method("rigl", &options)?.name(), "rigl");
-/// let error = build_method("riggle", &options).unwrap_err();
-/// assert_eq!(error.to_string(), "method `riggle` is unknown, it must be one of dense, static, set, rigl");
+/// let mut options = MethodOptions {
+///     schedule: UpdateSchedule::new(ScheduleOptions::for_steps(1000))?,
+///     seed: 1,
+///     growth_batches: 1,
+///     total_steps: 1000,
+///     parameters: BTreeMap::from([("ema".to_owned(), "0.99".to_owned())]),
+/// };
+/// assert_eq!(build_method("snfs", &options)?.name(), "snfs");
+/// let error = build_method("rigl", &options).unwrap_err();
+/// assert_eq!(error.to_string(), "method rigl: there is no parameter `ema`; it has none");
+/// options.parameters.insert("ema".to_owned(), "2".to_owned());
+/// let error = build_method("snfs", &options).unwrap_err().to_string();
+/// assert_eq!(error, "method snfs: the parameter ema cannot be `2`, it must be at least 0 and below 1");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn build_method(name: &str, options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
-    match REGISTRY.iter().find(|(known, _)| *known == name) {
-        Some((_, build)) => build(options),
-        None => {
-            let known = method_names().collect::<Vec<_>>().join(", ");
-            Err(MethodError::Unknown { got: name.to_owned(), known })
-        }
+    let info = find_method(name)?;
+    if let Some(got) = options.parameters.keys().find(|key| info.parameters.iter().all(|p| p.name != **key)) {
+        let known = info.parameters.iter().map(|p| p.name).collect();
+        return Err(MethodError::UnknownParameter { method: info.name, got: got.clone(), known });
     }
+    (info.build)(options)
 }

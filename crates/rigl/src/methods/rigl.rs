@@ -19,13 +19,20 @@ use sparse_kernels::random::Key;
 
 use crate::flops::TrainingRule;
 use crate::method::{
-    GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodOptions, MethodState, StepIntent, WeightStorage,
-    check_state, in_layer,
+    GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, StepIntent,
+    UpdateTimes, check_state, in_layer,
 };
-use crate::schedule::{ScheduleState, UpdateSchedule};
+use crate::schedule::{LoopSemantics, ScheduleState, UpdateSchedule};
 use crate::topology::{Kept, fill_with_dropped, kept_pattern, rewire, select_kept};
 
-pub(super) const NAME: &str = "rigl";
+pub(super) const INFO: MethodInfo = MethodInfo {
+    summary: "drops the smallest weights, grows where the gradient is largest",
+    updates: UpdateTimes::Scheduled,
+    drops_a_fraction: true,
+    grows_by_gradient: true,
+    reference_semantics: LoopSemantics::TF1_RIGL,
+    ..MethodInfo::fixed("rigl", build)
+};
 
 /// Drops the smallest weights and grows as many where the gradient is largest.
 ///
@@ -42,7 +49,7 @@ pub struct RigL {
     kept: Vec<Option<Kept>>,
 }
 
-pub(super) fn build(options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
+fn build(options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
     Ok(Box::new(RigL::new(options)?))
 }
 
@@ -54,20 +61,16 @@ impl RigL {
     pub fn new(options: &MethodOptions) -> Result<Self, MethodError> {
         if !options.schedule.options().semantics.update_replaces_step {
             let reason = "the gradient it grows by is that of the weights before a step";
-            return Err(MethodError::Semantics { method: NAME, reason });
+            return Err(MethodError::Semantics { method: INFO.name, reason });
         }
-        let MethodOptions { schedule, seed, growth_batches } = *options;
+        let &MethodOptions { schedule, seed, growth_batches, .. } = options;
         Ok(Self { schedule, state: ScheduleState::default(), seed, growth_batches, kept: vec![] })
     }
 }
 
 impl Method for RigL {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn storage(&self) -> WeightStorage {
-        WeightStorage::Sparse
+    fn info(&self) -> &'static MethodInfo {
+        &INFO
     }
 
     fn before_gradient(&mut self, step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
@@ -106,7 +109,7 @@ impl Method for RigL {
             return Ok(vec![]);
         }
         if candidates.len() != kept.len() {
-            return Err(MethodError::Candidates { method: NAME, expected: kept.len(), got: candidates.len() });
+            return Err(MethodError::Candidates { method: INFO.name, expected: kept.len(), got: candidates.len() });
         }
         let mut updates = vec![];
         for (layer, (kept, candidates)) in kept.into_iter().zip(candidates).enumerate() {
@@ -118,7 +121,7 @@ impl Method for RigL {
                     .map_err(in_layer(layers, layer))?;
             }
             let rewired = rewire(pattern, &kept, &grown).map_err(in_layer(layers, layer))?;
-            updates.push(LayerUpdate { layer, pattern: rewired.pattern, map: rewired.map });
+            updates.push(LayerUpdate::of(layer, rewired));
         }
         Ok(updates)
     }
@@ -130,11 +133,11 @@ impl Method for RigL {
     }
 
     fn state(&self) -> MethodState {
-        MethodState { method: NAME.to_owned(), schedule: self.state }
+        MethodState::new(INFO.name, self.state)
     }
 
     fn restore(&mut self, state: &MethodState) -> Result<(), MethodError> {
-        check_state(NAME, state)?;
+        check_state(INFO.name, state)?;
         self.state = state.schedule;
         self.kept.clear();
         Ok(())
@@ -198,7 +201,7 @@ mod tests {
             let (nrows, ncols) = (patterns[layer].nrows() as u32, patterns[layer].ncols() as u32);
             let mut free: Vec<_> =
                 (0..nrows).flat_map(|r| (0..ncols).map(move |c| (r, c))).filter(|p| !expected.contains(p)).collect();
-            free.sort_by(|&a, &b| net.gradient(layer, 2, b).abs().total_cmp(&net.gradient(layer, 2, a).abs()));
+            free.sort_by(|&a, &b| net.gradient_at(layer, 2, b).abs().total_cmp(&net.gradient_at(layer, 2, a).abs()));
             expected.extend(&free[..count]);
             assert_eq!(net.patterns[layer].positions().collect::<BTreeSet<_>>(), expected);
         }
@@ -254,7 +257,7 @@ mod tests {
         let outside = Candidate { row: 0, column: 1000, score: 1.0 };
         let error = method.after_gradient(8, &net, vec![vec![outside; 50], vec![], vec![]]).unwrap_err();
         assert_eq!(error.to_string(), "layer a: rewire: (0, 1000) is outside a matrix of 12×20");
-        let state = MethodState { method: "set".into(), schedule: ScheduleState::default() };
+        let state = MethodState::new("set", ScheduleState::default());
         let error = method.restore(&state).unwrap_err();
         assert_eq!(error.to_string(), "cannot restore method rigl from a state of method set");
     }

@@ -5,25 +5,22 @@
 //! weights to zero at every update and leaves the mask.
 
 use crate::flops::TrainingRule;
-use crate::method::{Layers, Method, MethodError, MethodOptions, StepIntent, WeightStorage};
+use crate::method::{Layers, Method, MethodError, MethodInfo, MethodOptions, StepIntent};
 
-pub(super) const NAME: &str = "static";
+pub(super) const INFO: MethodInfo =
+    MethodInfo { summary: "a random pattern that never changes", ..MethodInfo::fixed("static", build) };
 
 /// Keeps the pattern it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StaticMask;
 
-pub(super) fn build(_: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
+fn build(_: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
     Ok(Box::new(StaticMask))
 }
 
 impl Method for StaticMask {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn storage(&self) -> WeightStorage {
-        WeightStorage::Sparse
+    fn info(&self) -> &'static MethodInfo {
+        &INFO
     }
 
     fn before_gradient(&mut self, _step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {

@@ -38,7 +38,8 @@ impl<'b> StepBench<'b> {
         let optimizer = training::optimizer(&config, cpu, &mut network)?;
         // A fixed pattern takes the step that every method takes between updates. The learning rate is small, so that
         // the loss stays finite however often the step is repeated.
-        let (method, _) = training::method(&TrainConfig { method: Method::Static, ..config.clone() }, 1)?;
+        let fixed = TrainConfig { method: Method::named("static"), method_option: vec![], ..config.clone() };
+        let (method, _) = training::method(&fixed, 1)?;
         let mut options = StepOptions::of(&config, 1);
         options.learning_rate = autograd::optim::Schedule::constant(1e-6);
         let layout = network.body.input_layout(batch_size);

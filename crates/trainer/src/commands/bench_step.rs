@@ -12,7 +12,7 @@ use sparse_kernels::cpu::Cpu;
 
 use crate::args::BenchStepArgs;
 use crate::bench::{StepBench, peak_rss_bytes};
-use crate::config::{FlopsConvention, Format, LayerRule, Method, TrainConfig};
+use crate::config::{Format, LayerRule, Method, TrainConfig};
 use crate::memory;
 use crate::models::{Architecture, Sparsification};
 use crate::report::{Significant, Table, print_record, print_text};
@@ -148,7 +148,7 @@ fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
 
 fn sparsification(args: &BenchStepArgs, density: f64) -> Sparsification {
     Sparsification {
-        method: if density == 1.0 { Method::Dense } else { Method::Static },
+        method: Method::named(if density == 1.0 { "dense" } else { "static" }),
         density,
         format: args.format,
         distribution: args.distribution,
@@ -160,7 +160,7 @@ fn sparsification(args: &BenchStepArgs, density: f64) -> Sparsification {
 
 fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) -> anyhow::Result<f64> {
     let densities = sparsification(args, density).solve(architecture)?;
-    let [sparse, dense] = super::forward_flops(architecture, &densities, FlopsConvention::Mac2);
+    let [sparse, dense] = architecture.forward_flops(&densities, rigl::FlopsConvention::Mac2);
     Ok(sparse / dense)
 }
 

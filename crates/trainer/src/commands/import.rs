@@ -20,7 +20,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         // The layer rule is for one model only.
         let layer_rule = args.spread.layer_rule;
         TrainConfig { model: model.name(), layer_rule, ..TrainConfig::default() }.check()?;
-        let sparsification = args.spread.sparsification(Method::Rigl, density, Format::Csr);
+        let sparsification = args.spread.sparsification(Method::named("rigl"), density, Format::Csr);
         let densities = sparsification.solve(&Architecture::of(&model.name()))?;
         prune(&mut model, &densities)?;
     }

@@ -2,6 +2,7 @@
 
 mod bench_kernel;
 mod bench_step;
+mod compress;
 mod data;
 mod eval;
 mod export;
@@ -10,12 +11,10 @@ mod plan;
 mod summary;
 mod train;
 
-use rigl::LayerDensity;
-
 use self::bench_kernel::ReferenceError;
 use crate::args::{BenchCommand, Command};
 use crate::checkpoint::CheckpointError;
-use crate::config::{ConfigError, FlopsConvention};
+use crate::config::ConfigError;
 use crate::data::fetch::FetchError;
 use crate::data::{DataError, Dataset};
 use crate::exchange::ExchangeError;
@@ -33,6 +32,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => train::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Compress(args) => compress::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Data(command) => data::run(&command),
@@ -86,27 +86,6 @@ fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError> {
 /// A weight's dimensions for people: `300×784`.
 fn dimensions(layer: &WeightLayer) -> String {
     layer.dimensions().iter().map(usize::to_string).collect::<Vec<_>>().join("×")
-}
-
-/// The counting rule of a setting.
-fn convention(convention: FlopsConvention) -> rigl::FlopsConvention {
-    match convention {
-        FlopsConvention::Mac2 => rigl::FlopsConvention::Mac2,
-        FlopsConvention::Paper => rigl::FlopsConvention::Paper,
-        FlopsConvention::Micronet => rigl::FlopsConvention::Micronet,
-        FlopsConvention::Products => rigl::FlopsConvention::Products,
-    }
-}
-
-/// Operations of one sample's forward pass: `[at these densities, dense]`.
-fn forward_flops(architecture: &Architecture, densities: &[LayerDensity], rule: FlopsConvention) -> [f64; 2] {
-    let mut flops = [0.0; 2];
-    for (layer, solved) in architecture.layers.iter().zip(densities) {
-        for (total, density) in flops.iter_mut().zip([solved.nnz as f64 / solved.size as f64, 1.0]) {
-            *total += layer.geometry().forward_flops(density, convention(rule));
-        }
-    }
-    flops
 }
 
 /// The process's exit code for an error: 2 if the command line, the configuration or the files it names must change,

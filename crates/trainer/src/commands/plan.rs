@@ -6,8 +6,8 @@ use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
 
 use crate::args::{PlanArgs, Width};
-use crate::config::{ConfigError, FlopsConvention, Format, Init, Method, TrainConfig};
-use crate::models::{Architecture, Initialization, Network, Sparsification, activation_bytes, width};
+use crate::config::{ConfigError, FlopsConvention, Format, Method, TrainConfig};
+use crate::models::{Architecture, FirstModel, Sparsification, activation_bytes, width};
 use crate::report::{Significant, Table, print_record, print_text};
 use crate::training;
 
@@ -47,6 +47,8 @@ struct TotalRecord {
     training_bytes: usize,
     /// Of these, the dense gradients that growth over several batches holds.
     growth_bytes: usize,
+    /// Of these, what the method holds itself, and the dense gradients that it asks for at every step.
+    method_bytes: usize,
     dense_training_bytes: usize,
 }
 
@@ -62,23 +64,26 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     if args.model.is_mlp() && args.width != Width::Factor(1.0) {
         return Err(ConfigError::NoEffect { option: "width", needs: "a convolutional network" }.into());
     }
-    if by_size && args.method == Method::Dense {
+    if by_size && args.method.is_dense() {
         let needs = "the sparse method to compare with, not dense";
         return Err(ConfigError::NoEffect { option: "width", needs }.into());
     }
     let (width, method) = match args.width {
         Width::Factor(width) => (width, args.method),
-        Width::SmallDense => (width::small_dense(&spec, &asked)?, Method::Dense),
+        Width::SmallDense => (width::small_dense(&spec, &asked)?, Method::named("dense")),
         Width::BigSparse => (width::big_sparse(&spec, &asked)?, args.method),
     };
-    let density = if method == Method::Dense { 1.0 } else { density };
+    let density = if method.is_dense() { 1.0 } else { density };
     let sparsification = Sparsification { method, density, ..asked };
     let architecture = super::architecture(&spec.clone().with_width(width))?;
     let config = TrainConfig {
         model: args.model.clone(),
         method,
         density,
+        method_option: args.method_option.clone(),
         update_interval: args.update_interval,
+        begin_step: args.begin_step,
+        end_step: args.end_step,
         growth_batches: args.growth_batches,
         batch_size: args.batch_size,
         layer_rule: args.spread.layer_rule,
@@ -96,10 +101,10 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         }
     }
     let convention = args.flops_convention;
-    let [sparse_flops, wide_flops] = super::forward_flops(&architecture, &densities, convention);
+    let [sparse_flops, wide_flops] = architecture.forward_flops(&densities, convention.into());
     let dense_flops: f64 = flops_of_dense(&dense_architecture, convention);
-    let (built, _) = training::method(&config, u64::MAX / 8)?;
-    let step_flops = built.training_flops(sparse_flops, wide_flops);
+    let (built, _) = training::method(&config, args.steps)?;
+    let step_flops = built.training_flops(built.mean_forward_flops(sparse_flops, wide_flops), wide_flops);
     let train_flops_ratio = rigl::flops::training_flops_ratio(step_flops, dense_flops, args.train_length);
 
     let mut table = Table::new(["layer", "shape", "density", "nnz", "stored", "flops/sample"]);
@@ -107,7 +112,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let mut paper_size_bytes = 0.0;
     for (layer, solved) in architecture.layers.iter().zip(&densities) {
         let density = solved.nnz as f64 / solved.size as f64;
-        let flops = layer.geometry().forward_flops(density, super::convention(convention));
+        let flops = layer.geometry().forward_flops(density, convention.into());
         paper_size_bytes += paper_size(density, layer);
         let nnz_blocks = match args.format {
             Format::Bsr([r, c]) if solved.nnz < solved.size => Some(solved.nnz / (r * c)),
@@ -141,7 +146,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     }
 
     let nnz: usize = densities.iter().map(|d| d.nnz).sum();
-    let bytes = bytes(&config, &architecture, &densities)?;
+    let bytes = bytes(&config, &architecture, &densities, built.as_ref())?;
     let dense_training_bytes = dense_training_bytes(&dense_architecture, args.batch_size)?;
     let total = TotalRecord {
         event: "total",
@@ -157,6 +162,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         storage_bytes: bytes.storage,
         training_bytes: bytes.training,
         growth_bytes: bytes.growth,
+        method_bytes: bytes.method,
         dense_training_bytes,
     };
     if args.json {
@@ -187,6 +193,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     if bytes.growth > 0 {
         row("  of it, gradients for growth", bytes.growth as f64, 0.0, &kilobytes);
     }
+    if bytes.method > 0 {
+        row(&format!("  of it, held for {method}"), bytes.method as f64, 0.0, &kilobytes);
+    }
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(
         "flops are counted as {convention}; training with {method} and batches of {}",
@@ -206,14 +215,25 @@ struct Bytes {
     training: usize,
     /// Of these, the dense gradients that growth over several batches holds.
     growth: usize,
+    /// Of these, what the method holds itself, and the dense gradients that it asks for at every step.
+    method: usize,
 }
 
-/// Counted on the network itself, built and planned as for training, so that nothing is left out.
-fn bytes(config: &TrainConfig, architecture: &Architecture, densities: &[rigl::LayerDensity]) -> anyhow::Result<Bytes> {
+/// Counted on the network itself, built and planned as for training, so that nothing is left out. Of a network that begins
+/// dense, the beginning, when it is largest; but `storage` is that of the network with the densities asked for.
+fn bytes(
+    config: &TrainConfig,
+    architecture: &Architecture,
+    densities: &[rigl::LayerDensity],
+    method: &dyn rigl::Method,
+) -> anyhow::Result<Bytes> {
     let cpu = Cpu::new(1, None)?;
-    let initialization = Initialization { format: config.format, init: Init::DenseFanIn, seed: 0 };
-    let mut network = Network::new(&cpu, architecture, densities, initialization, config.batch_size)?;
-    let storage = network.parameters.total_bytes(&cpu);
+    let network = |config: &TrainConfig| {
+        FirstModel::random(config, architecture, densities.to_vec())?.network(&cpu, config, config.batch_size)
+    };
+    let fixed = TrainConfig { method: Method::named("static"), ..config.clone() };
+    let of_end = network(&fixed)?.parameters.total_bytes(&cpu);
+    let mut network = network(config)?;
     training::optimizer(config, &cpu, &mut network)?;
     let held = network.parameters.total_bytes(&cpu);
     let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
@@ -222,9 +242,10 @@ fn bytes(config: &TrainConfig, architecture: &Architecture, densities: &[rigl::L
     let activations = activation_bytes(&cpu, architecture, any_sparse_linear, config.batch_size)?;
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
     let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
-    let growth = if config.growth_batches > 1 && config.method == Method::Rigl { 4 * positions } else { 0 };
-    let training = held.total() + gradients + activations + growth;
-    Ok(Bytes { storage: storage.pattern + storage.values, training, growth })
+    let growth = if config.growth_batches > 1 && config.method.info().grows_by_gradient { 4 * positions } else { 0 };
+    let method = method.held_bytes(&network.sparse_layers(&cpu));
+    let training = held.total() + gradients + activations + growth + method;
+    Ok(Bytes { storage: of_end.pattern + of_end.values, training, growth, method })
 }
 
 /// Weight, gradient and momentum of a dense network, and its activations.
@@ -235,5 +256,5 @@ fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> anyho
 
 /// Operations of one sample's forward pass of a dense network.
 fn flops_of_dense(architecture: &Architecture, rule: FlopsConvention) -> f64 {
-    architecture.layers.iter().map(|layer| layer.geometry().forward_flops(1.0, super::convention(rule))).sum()
+    architecture.layers.iter().map(|layer| layer.geometry().forward_flops(1.0, rule.into())).sum()
 }

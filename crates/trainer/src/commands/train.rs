@@ -12,12 +12,11 @@ use sparse_kernels::cpu::Cpu;
 use super::{check_fit, dimensions};
 use crate::args::TrainArgs;
 use crate::bench::{StepBench, alternate, peak_rss_bytes};
-use crate::checkpoint::CheckpointError;
-use crate::config::{ConfigError, Method, TrainConfig};
+use crate::config::TrainConfig;
 use crate::data;
 use crate::interrupt::Interrupt;
 use crate::memory;
-use crate::models::{Architecture, Initialization, Network, Sparsification, StoredModel};
+use crate::models::{Architecture, FirstModel};
 use crate::report::{Significant, Table, print_record, print_text};
 use crate::run::{Run, RunError, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
@@ -82,14 +81,14 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         Some((run_dir, found)) => (Some(run_dir), found),
         None => (None, None),
     };
-    let model = first_model(&config, &architecture, found.as_ref())?;
-    let densities = model.densities();
-    if densities.iter().all(|d| d.nnz == d.size) && config.method != Method::Dense {
+    let first = FirstModel::of(&config, &architecture, found.as_ref())?;
+    let updates = config.method.info().updates;
+    if first.targets.iter().all(|d| d.nnz == d.size) && !config.method.is_dense() {
         tracing::warn!("every layer has all its weights: there is nothing for the method {} to change", config.method);
-    } else if window.is_none() && matches!(config.method, Method::Set | Method::Rigl) {
+    } else if window.is_none() && updates == rigl::UpdateTimes::Scheduled {
         tracing::warn!("{total_steps} steps are too few for a topology update: the pattern stays as it begins");
     }
-    let mut network = Network::from_stored(&cpu, model, config.batch_size.min(data.train.len()))?;
+    let mut network = first.network(&cpu, &config, config.batch_size.min(data.train.len()))?;
     let optimizer = training::optimizer(&config, &cpu, &mut network)?;
     let trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, total_steps));
     let run_dir = match opened {
@@ -111,8 +110,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         _ => error,
     })?;
 
-    let [sparse_flops, dense_flops] = super::forward_flops(&architecture, &densities, config.flops_convention);
+    let densities = run.trainer().network.densities(&cpu);
+    let [sparse_flops, dense_flops] = architecture.forward_flops(&densities, config.flops_convention.into());
     let cost = run.trainer().network.cost(&cpu);
+    let training_flops = run.trainer().method.training_flops(run.mean_forward_flops(), dense_flops);
     let peak_rss_bytes = peak_rss_bytes();
     let batch_size = config.batch_size.min(data.train.len());
     let measured = TrainConfig { batch_size, ..config.clone() };
@@ -124,7 +125,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         train_loss,
         nnz: cost.nnz,
         density: cost.density(),
-        train_flops_ratio: run.trainer().method.training_flops(sparse_flops, dense_flops) / (3.0 * dense_flops),
+        train_flops_ratio: training_flops / (3.0 * dense_flops),
         inference_flops_ratio: sparse_flops / dense_flops,
         train_seconds,
         samples_per_second,
@@ -158,47 +159,6 @@ fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)
         run_dir.set_aside(&unusable)?;
     }
     Ok((run_dir, found))
-}
-
-/// What the network is made of: the checkpoint, else the model file of the settings, else random numbers.
-fn first_model(
-    config: &TrainConfig,
-    architecture: &Architecture,
-    found: Option<&Found>,
-) -> anyhow::Result<StoredModel> {
-    if let Some(found) = found {
-        let model = StoredModel::from_checkpoint(&found.checkpoint).map_err(CheckpointError::in_file(&found.path))?;
-        if model.architecture()? != *architecture {
-            let mismatch = CheckpointError::mismatch("the model", model.name(), &config.model);
-            return Err(CheckpointError::in_file(&found.path)(mismatch).into());
-        }
-        return Ok(model);
-    }
-    let model = match &config.init_from {
-        Some(path) => {
-            let model = StoredModel::load(path)?;
-            let described = model.architecture()?;
-            if described != *architecture {
-                let what = format!("{}: the model", path.display());
-                let (got, expected) = (format!("{:?}", described.spec), format!("{:?}", architecture.spec));
-                return Err(ConfigError::InitFrom(CheckpointError::mismatch(what, got, expected)).into());
-            }
-            model
-        }
-        None => {
-            let densities = Sparsification::of(config).solve(architecture)?;
-            let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
-            StoredModel::random(architecture, &densities, initialization)?
-        }
-    };
-    let sparse = model.layers.iter().find(|layer| layer.weight.is_sparse());
-    match (config.method, sparse) {
-        (Method::Dense, Some(layer)) => {
-            let what = format!("the storage of layer {} for the method dense", layer.name);
-            Err(CheckpointError::mismatch(what, layer.weight.storage(), "dense; choose static, set or rigl").into())
-        }
-        _ => Ok(model),
-    }
 }
 
 /// Best nanoseconds of `[a step of this network, a step of the same network dense]`, taken in turn; `None` if the dense

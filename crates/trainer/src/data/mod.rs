@@ -191,10 +191,11 @@ impl Dataset {
     }
 
     /// How its pixels become inputs, by the training set (without those held out). Files are not read for this: of them,
-    /// all but [`Normalize::PerImage`] gives the channels' figures of ImageNet.
+    /// all but [`Normalize::PerImage`] and [`Normalize::None`] gives the channels' figures of ImageNet.
     pub fn normalization(&self, normalize: Normalize) -> Normalization {
         match (normalize, &self.train.pictures) {
             (Normalize::PerImage, _) => Normalization::PerImage,
+            (Normalize::None, _) => Normalization::Pixels { mean: 0.0, deviation: 1.0 },
             (Normalize::Pixels, Pictures::Memory(bytes)) => Normalization::of_pixels(bytes),
             (Normalize::Channels, Pictures::Memory(bytes)) => Normalization::of_channels(bytes, self.shape),
             (_, Pictures::Files(_)) => {

@@ -1,6 +1,6 @@
 //! What a network is made of, apart from any numbers: layers with weights, normalisations, and the graph they stand in.
 
-use rigl::{ConvGeometry, LayerGeometry, LayerShape, Padding};
+use rigl::{ConvGeometry, FlopsConvention, LayerDensity, LayerGeometry, LayerShape, Padding};
 use sparse_kernels::{ConvShape, PoolShape, ShapeError};
 
 use super::{ModelSpec, zoo};
@@ -302,6 +302,17 @@ impl Architecture {
     /// Positions of all weight matrices.
     pub fn size(&self) -> usize {
         self.layers.iter().map(WeightLayer::size).sum()
+    }
+
+    /// Operations of one sample's forward pass: `[at these densities, dense]`.
+    pub fn forward_flops(&self, densities: &[LayerDensity], convention: FlopsConvention) -> [f64; 2] {
+        let mut flops = [0.0; 2];
+        for (layer, density) in self.layers.iter().zip(densities) {
+            for (total, density) in flops.iter_mut().zip([density.nnz as f64 / density.size as f64, 1.0]) {
+                *total += layer.geometry().forward_flops(density, convention);
+            }
+        }
+        flops
     }
 
     /// Everything that is learned of the dense network: weights, biases, scales and shifts.

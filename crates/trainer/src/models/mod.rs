@@ -1,6 +1,8 @@
 //! Networks: which layers they have, how dense each one is, and how they compute.
 
 mod architecture;
+mod compress;
+mod first;
 mod network;
 mod sparsification;
 mod spec;
@@ -11,6 +13,8 @@ mod zoo;
 pub use architecture::{
     Architecture, Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer,
 };
+pub use compress::Compressed;
+pub use first::FirstModel;
 pub use network::{Body, Initialization, Layer, Network, WeightCount, activation_bytes, strip_of};
 pub use sparsification::Sparsification;
 pub use spec::ModelSpec;

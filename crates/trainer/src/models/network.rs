@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use autograd::{BatchNormLayer, ParameterId, ParameterValue, Parameters, Tape, Var};
-use rigl::{LayerDensity, Layers};
+use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
     Backend, BackendError, BatchNormOptions, BlockMatrix, Bsr, ConvOptions, ConvShape, ConvWeight, Csr, CsrPattern,
@@ -29,9 +29,22 @@ pub struct Layer {
     pub relu: bool,
     /// Whether it is a convolution.
     pub conv: bool,
-    /// Whether the weight is stored sparse, in CSR or in blocks. A layer that has all its weights is stored and
-    /// multiplied dense, and no method changes it.
+    /// Whether the weight is stored sparse, in CSR or in blocks, or is to be once the method has pruned it. A layer that is to
+    /// have all its weights is stored and multiplied dense, and no method changes it.
     pub sparse: bool,
+    /// Weights that the distribution gives it, padding of blocks included.
+    pub target_nnz: usize,
+    /// The pattern of a layer that is still dense but will be sparse: every position.
+    full: Option<Arc<CsrPattern>>,
+    /// How the plan of a linear layer is to be built.
+    options: PlanOptions,
+}
+
+impl Layer {
+    /// Whether it has all its weights still, and will be sparse.
+    pub fn is_still_dense(&self) -> bool {
+        self.full.is_some()
+    }
 }
 
 /// How a new network is stored, and its first values drawn.
@@ -223,10 +236,11 @@ impl<B: Backend> Network<B> {
             let first = i == 0;
             let parameter = format!("{name}.weight");
             let conv = matches!(layer.kind, LayerKind::Conv { .. });
+            let target_nnz = weight.nnz();
+            let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: !first };
             let weight = match layer.kind {
                 LayerKind::Linear { .. } => {
                     any_sparse_linear |= sparse;
-                    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: !first };
                     add_linear(backend, &mut parameters, parameter, weight, options)?
                 }
                 LayerKind::Conv { shape, .. } => {
@@ -254,7 +268,7 @@ impl<B: Backend> Network<B> {
                 true => Some(parameters.add_vector(format!("{name}.bias"), uploaded(backend, &bias)?)),
                 false => None,
             };
-            layers.push(Layer { name, weight, bias, relu: layer.relu, conv, sparse });
+            layers.push(Layer { name, weight, bias, relu: layer.relu, conv, sparse, target_nnz, full: None, options });
         }
         let mut norms = Vec::new();
         let stored = model.convolutional.map_or(vec![], |parts| parts.norms);
@@ -277,6 +291,80 @@ impl<B: Backend> Network<B> {
         Ok(Self { architecture, parameters, body })
     }
 
+    /// Lets a method have the network that stores its weights like this and is to have so many in each layer. Optimizer slots
+    /// are made after this. With [`WeightStorage::Latent`] the weights behind sparse layers are those of `latent`, which has
+    /// the whole network dense.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn prepare_for(
+        &mut self,
+        backend: &B,
+        storage: WeightStorage,
+        targets: &[usize],
+        latent: Option<&StoredModel>,
+    ) -> Result<(), TrainingError> {
+        for (i, &target) in targets.iter().enumerate() {
+            let (layer, described) = (&mut self.body.layers[i], &self.architecture.layers[i]);
+            layer.target_nnz = target;
+            if target >= described.size() {
+                continue;
+            }
+            let is_sparse = self.parameters.topology(backend, layer.weight).is_some();
+            if storage == WeightStorage::DenseFirst {
+                layer.sparse = true;
+                self.body.any_sparse_linear |= !layer.conv;
+                let full = || CsrPattern::full(described.rows(), described.columns()).map(Arc::new);
+                layer.full = (!is_sparse).then(full).transpose().map_err(BackendError::from)?;
+            }
+            if let (true, Some(latent)) = (is_sparse, latent) {
+                let values = uploaded(backend, &latent.layers[i].weight.to_dense())?;
+                self.parameters.make_latent(backend, layer.weight, values)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the sparse layer of this number, among the sparse ones, a new topology.
+    ///
+    /// # Errors
+    /// If the update does not fit the layer, or the backend fails.
+    pub fn apply(&mut self, backend: &B, update: rigl::LayerUpdate) -> Result<(), TrainingError> {
+        let rigl::LayerUpdate { layer, pattern, map, values } = update;
+        let index = self.body.layers.iter().enumerate().filter(|(_, l)| l.sparse).nth(layer);
+        let (index, _) = index.expect("a method updates layers that it was shown");
+        let Layer { weight, options, full, .. } = &mut self.body.layers[index];
+        match full.take() {
+            Some(full) if Arc::ptr_eq(&full, &pattern) => self.body.layers[index].full = Some(full),
+            Some(_) => self.parameters.sparsify(backend, *weight, pattern, *options)?,
+            None if self.parameters.topology(backend, *weight).is_some_and(|old| Arc::ptr_eq(old, &pattern)) => {}
+            None => self.parameters.replace_pattern(backend, *weight, pattern, &map)?,
+        }
+        match values {
+            Some(values) => Ok(self.parameters.upload_values(backend, self.body.layers[index].weight, &values)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the layer of this number another topology, whose weights are still to be set.
+    ///
+    /// # Errors
+    /// If it is of another shape, or the backend fails.
+    pub fn replace_topology(
+        &mut self,
+        backend: &B,
+        layer: usize,
+        topology: Arc<CsrPattern>,
+    ) -> Result<(), TrainingError> {
+        let Layer { weight, options, full, .. } = &mut self.body.layers[layer];
+        let map = vec![u32::MAX; topology.nnz()];
+        match full.take() {
+            Some(_) => self.parameters.sparsify(backend, *weight, topology, *options)?,
+            None => self.parameters.replace_pattern(backend, *weight, topology, &map)?,
+        }
+        Ok(())
+    }
+
     /// The weights, on the host.
     ///
     /// # Errors
@@ -284,9 +372,9 @@ impl<B: Backend> Network<B> {
     pub fn to_stored(&self, backend: &B, input: Option<ModelInput>) -> Result<StoredModel, TrainingError> {
         let mut layers = Vec::with_capacity(self.body.layers.len());
         for (Layer { name, weight, bias, .. }, layer) in self.body.layers.iter().zip(&self.architecture.layers) {
-            let values = self.parameters.download_values(backend, *weight)?;
+            let values = self.parameters.download_stored(backend, *weight)?;
             let weight = match self.parameters.get(*weight).value() {
-                ParameterValue::Sparse(_) | ParameterValue::SparseConv(_) => {
+                ParameterValue::Sparse(_) | ParameterValue::SparseConv(_) | ParameterValue::Latent { .. } => {
                     let pattern = self.parameters.pattern(backend, *weight).expect("sparse weights have a pattern");
                     StoredWeight::Sparse(Csr::new(pattern.clone(), values).map_err(BackendError::from)?)
                 }
@@ -328,15 +416,25 @@ impl<B: Backend> Network<B> {
     pub fn storage(&self, backend: &B, layer: &Layer) -> String {
         match self.parameters.block_pattern(backend, layer.weight) {
             Some(pattern) => Format::Bsr(pattern.block_size()).to_string(),
-            None if layer.sparse => Format::Csr.to_string(),
+            None if self.parameters.pattern(backend, layer.weight).is_some() => Format::Csr.to_string(),
             None => "dense".to_owned(),
         }
     }
 
     /// Stored weights of each layer, padding of blocks included.
     pub fn layer_nnz(&self, backend: &B) -> Vec<usize> {
-        let nnz = |layer: &Layer| backend.len(self.parameters.get(layer.weight).value().values());
+        let nnz = |layer: &Layer| match self.parameters.get(layer.weight).value() {
+            ParameterValue::Latent { face, .. } => backend.len(face.values()),
+            value => backend.len(value.values()),
+        };
         self.body.layers.iter().map(nnz).collect()
+    }
+
+    /// Density of each layer as it is now.
+    pub fn densities(&self, backend: &B) -> Vec<LayerDensity> {
+        let of = |(nnz, size): (usize, usize)| LayerDensity { density: nnz as f64 / size as f64, nnz, size };
+        let sizes = self.architecture.layers.iter().map(|layer| layer.size());
+        self.layer_nnz(backend).into_iter().zip(sizes).map(of).collect()
     }
 
     /// Stored weights and positions of the whole network.
@@ -505,18 +603,58 @@ impl<B: Backend> Layers for SparseLayers<'_, B> {
     }
 
     fn pattern(&self, layer: usize) -> &Arc<CsrPattern> {
-        let pattern = self.network.parameters.topology(self.backend, self.layers[layer].weight);
-        pattern.expect("layers are listed here if they are sparse")
+        let layer = self.layers[layer];
+        let pattern = self.network.parameters.topology(self.backend, layer.weight).or(layer.full.as_ref());
+        pattern.expect("layers are listed here if they are sparse, or will be")
     }
 
     fn values(&self, layer: usize) -> Result<Vec<f32>, BackendError> {
         let id = self.layers[layer].weight;
-        let buffer = self.network.parameters.get(id).value().values();
+        let buffer = match self.network.parameters.get(id).value() {
+            ParameterValue::Latent { face, .. } => face.values(),
+            value => value.values(),
+        };
         let mut values = vec![0.0; self.backend.len(buffer)];
         self.backend.download(buffer, &mut values)?;
         match self.network.parameters.block_pattern(self.backend, id) {
             Some(pattern) => Ok(pattern.block_norms(&values)?),
             None => Ok(values),
         }
+    }
+
+    fn target_nnz(&self, layer: usize) -> usize {
+        let Layer { weight, target_nnz, .. } = self.layers[layer];
+        let block = self.network.parameters.block_pattern(self.backend, *weight);
+        target_nnz / block.map_or(1, |pattern| pattern.block_size().iter().product())
+    }
+
+    fn gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
+        let Layer { name, weight, .. } = self.layers[layer];
+        let gradient = self.network.parameters.download_gradient(self.backend, *weight).map_err(of_backend)?;
+        gradient.ok_or_else(|| MethodError::Missing { layer: name.clone(), what: "gradient" })
+    }
+
+    fn dense_gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
+        let Layer { name, weight, .. } = self.layers[layer];
+        let gradient = self.network.parameters.download_dense_gradient(self.backend, *weight).map_err(of_backend)?;
+        gradient.ok_or_else(|| MethodError::Missing { layer: name.clone(), what: "dense gradient" })
+    }
+
+    fn latent_values(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
+        let Layer { name, weight, .. } = self.layers[layer];
+        match self.network.parameters.get(*weight).value() {
+            ParameterValue::Latent { .. } => {
+                self.network.parameters.download_values(self.backend, *weight).map_err(of_backend)
+            }
+            _ => Err(MethodError::Missing { layer: name.clone(), what: "latent weight" }),
+        }
+    }
+}
+
+/// What a download of something that is there can fail with.
+fn of_backend(error: autograd::Error) -> MethodError {
+    match error {
+        autograd::Error::Backend(error) => error.into(),
+        error => unreachable!("downloads fail if the backend does: {error}"),
     }
 }

@@ -54,7 +54,7 @@ impl Sparsification {
     /// [`DistributionError`] if a density or an override is impossible, or a layer would be left empty.
     pub fn solve(&self, architecture: &Architecture) -> Result<Vec<LayerDensity>, DistributionError> {
         let shapes: Vec<_> = architecture.layers.iter().map(WeightLayer::shape).collect();
-        if self.method == Method::Dense {
+        if self.method.is_dense() {
             return rigl::solve(&shapes, 1.0, rigl::Distribution::Uniform, &[]);
         }
         let is_dense = |masking| match masking {
@@ -116,7 +116,7 @@ mod tests {
 
     fn lenet(density: f64) -> (Architecture, Sparsification) {
         let sparsification = Sparsification {
-            method: Method::Rigl,
+            method: Method::named("rigl"),
             density,
             format: Format::Csr,
             distribution: Distribution::Erk,

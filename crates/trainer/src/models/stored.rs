@@ -179,6 +179,13 @@ struct LayerDescription {
     shape: [usize; 2],
 }
 
+/// Which weights of a layer there are.
+enum Topology {
+    Full,
+    Sparse(Arc<CsrPattern>),
+    Blocks(Arc<BsrPattern>),
+}
+
 impl StoredModel {
     /// A model with random patterns of the given densities, random weights as the paper's code draws them, zero biases, and
     /// normalisations of scale 1 and shift 0 (the last of a residual branch: scale 0). A layer that has all its weights is stored dense; in blocks, a layer's nnz is rounded down to whole ones
@@ -195,34 +202,55 @@ impl StoredModel {
         densities: &[LayerDensity],
         Initialization { format, init, seed }: Initialization,
     ) -> Result<Self, TopologyError> {
+        let topology = |(layer, density): (&WeightLayer, &LayerDensity)| -> Result<Topology, TopologyError> {
+            let (nrows, ncols) = (layer.rows(), layer.columns());
+            let key = Key::new(seed).with_name("pattern").with_name(&layer.name);
+            Ok(match format {
+                _ if density.nnz >= density.size => Topology::Full,
+                Format::Csr => Topology::Sparse(Arc::new(random_pattern(nrows, ncols, density.nnz, key)?)),
+                Format::Bsr([r, c]) => {
+                    let (rows, columns) = (nrows.div_ceil(r), ncols.div_ceil(c));
+                    let blocks = Arc::new(random_pattern(rows, columns, density.nnz / (r * c), key)?);
+                    Topology::Blocks(Arc::new(BsrPattern::from_blocks(nrows, ncols, [r, c], blocks)?))
+                }
+            })
+        };
+        let topologies = architecture.layers.iter().zip(densities).map(topology).collect::<Result<_, _>>()?;
+        Ok(Self::drawn(architecture, topologies, init, seed))
+    }
+
+    /// A model with these layers' weights at their first values, those that [`StoredModel::random`] draws for the same
+    /// positions, and with everything else as a new model has it.
+    pub fn redrawn(&self, architecture: &Architecture, init: Init, seed: u64) -> Self {
+        let topology = |layer: &StoredLayer| match &layer.weight {
+            StoredWeight::Dense { .. } => Topology::Full,
+            StoredWeight::Sparse(csr) => Topology::Sparse(csr.pattern().clone()),
+            StoredWeight::BlockSparse(bsr) => Topology::Blocks(bsr.pattern().clone()),
+        };
+        Self::drawn(architecture, self.layers.iter().map(topology).collect(), init, seed)
+    }
+
+    fn drawn(architecture: &Architecture, topologies: Vec<Topology>, init: Init, seed: u64) -> Self {
         let fan_in = match init {
             Init::DenseFanIn => FanIn::Dense,
             Init::SparseFanIn => FanIn::Sparse,
         };
-        let layer = |(layer, density): (&WeightLayer, &LayerDensity)| -> Result<StoredLayer, TopologyError> {
-            let name = &layer.name;
+        let layer = |(layer, topology): (&WeightLayer, Topology)| {
             let (nrows, ncols) = (layer.rows(), layer.columns());
-            let key = |purpose| Key::new(seed).with_name(purpose).with_name(name);
+            let key = Key::new(seed).with_name("weight").with_name(&layer.name);
             let initializer = initializer(architecture, layer);
-            let weight = match format {
-                _ if density.nnz >= density.size => {
-                    let values = initializer.dense(nrows, ncols, key("weight"));
-                    StoredWeight::Dense { nrows, ncols, values }
-                }
-                Format::Csr => {
-                    let pattern = Arc::new(random_pattern(nrows, ncols, density.nnz, key("pattern"))?);
-                    let values = initializer.sparse(&pattern, fan_in, key("weight"));
+            let weight = match topology {
+                Topology::Full => StoredWeight::Dense { nrows, ncols, values: initializer.dense(nrows, ncols, key) },
+                Topology::Sparse(pattern) => {
+                    let values = initializer.sparse(&pattern, fan_in, key);
                     StoredWeight::Sparse(Csr::new(pattern, values).expect("there is one value per entry"))
                 }
-                Format::Bsr([r, c]) => {
-                    let (rows, columns) = (nrows.div_ceil(r), ncols.div_ceil(c));
-                    let blocks = Arc::new(random_pattern(rows, columns, density.nnz / (r * c), key("pattern"))?);
-                    let pattern = Arc::new(BsrPattern::from_blocks(nrows, ncols, [r, c], blocks)?);
-                    let values = initializer.block_sparse(&pattern, fan_in, key("weight"));
+                Topology::Blocks(pattern) => {
+                    let values = initializer.block_sparse(&pattern, fan_in, key);
                     StoredWeight::BlockSparse(Bsr::new(pattern, values).expect("there is one value per entry"))
                 }
             };
-            Ok(StoredLayer { name: name.clone(), weight, bias: vec![0.0; if layer.bias { nrows } else { 0 }] })
+            StoredLayer { name: layer.name.clone(), weight, bias: vec![0.0; if layer.bias { nrows } else { 0 }] }
         };
         let norm = |norm: &super::NormLayer| {
             let scale = if norm.zero_scale { 0.0 } else { 1.0 };
@@ -233,11 +261,11 @@ impl StoredModel {
             spec: architecture.spec.clone(),
             norms: architecture.norms.iter().map(norm).collect(),
         };
-        Ok(Self {
+        Self {
             input: None,
-            layers: architecture.layers.iter().zip(densities).map(layer).collect::<Result<_, _>>()?,
+            layers: architecture.layers.iter().zip(topologies).map(layer).collect(),
             convolutional: (!architecture.is_mlp()).then(parts),
-        })
+        }
     }
 
     /// The density and number of weights of each layer, as they are.

@@ -39,7 +39,7 @@ pub fn small_dense(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, Dis
         return Ok(width);
     }
     let target = size(&spec.clone().with_width(1.0), sparse)?;
-    let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse.clone() };
+    let dense = Sparsification { method: Method::named("dense"), density: 1.0, ..sparse.clone() };
     largest(target, |width| size(&spec.clone().with_width(width), &dense))
 }
 
@@ -52,7 +52,7 @@ pub fn big_sparse(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, Dist
     if let Some(width) = published(&BIG_SPARSE, spec, sparse.density) {
         return Ok(width);
     }
-    let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse.clone() };
+    let dense = Sparsification { method: Method::named("dense"), density: 1.0, ..sparse.clone() };
     let target = size(&spec.clone().with_width(1.0), &dense)?;
     largest(target, |width| size(&spec.clone().with_width(width), sparse))
 }
@@ -88,7 +88,7 @@ mod tests {
 
     fn sparse(density: f64) -> Sparsification {
         Sparsification {
-            method: Method::Rigl,
+            method: Method::named("rigl"),
             density,
             format: Format::Csr,
             distribution: Distribution::Erk,
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn sizes_match() {
         let spec = ModelSpec::of(&ModelName::Wrn { depth: 22, width: 2 });
-        let dense = Sparsification { method: Method::Dense, density: 1.0, ..sparse(0.1) };
+        let dense = Sparsification { method: Method::named("dense"), density: 1.0, ..sparse(0.1) };
         let width = small_dense(&spec, &sparse(0.1)).unwrap();
         let target = size(&spec, &sparse(0.1)).unwrap();
         let got = size(&spec.clone().with_width(width), &dense).unwrap();

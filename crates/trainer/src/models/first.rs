@@ -1,0 +1,133 @@
+//! What a run's network begins with.
+
+use anyhow::Context;
+use rigl::{LayerDensity, WeightStorage};
+use serde_json::Value;
+use sparse_kernels::Backend;
+
+use super::{Architecture, Initialization, Network, Sparsification, StoredModel};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::{ConfigError, Init, TrainConfig};
+use crate::run_dir::{Found, load_model};
+
+/// The model that a run begins with, and what it is to become.
+#[derive(Debug)]
+pub struct FirstModel {
+    /// The weights, as they are stored at first.
+    pub model: StoredModel,
+    /// What each layer is to have: what the distribution gives it, or what the file has that the run begins with.
+    pub targets: Vec<LayerDensity>,
+}
+
+impl FirstModel {
+    /// From the checkpoint that a run goes on with, else from the model file or the ticket of the settings, else from random
+    /// numbers.
+    ///
+    /// # Errors
+    /// If a file cannot be read or is of another model, or the densities are impossible.
+    pub fn of(config: &TrainConfig, architecture: &Architecture, found: Option<&Found>) -> anyhow::Result<Self> {
+        let solved = || Sparsification::of(config).solve(architecture);
+        let of_file = config.init_from.is_some() || config.ticket.is_some();
+        let (model, targets) = match (found, &config.init_from, &config.ticket) {
+            (Some(Found { checkpoint, path, .. }), _, _) => {
+                let model = StoredModel::from_checkpoint(checkpoint).map_err(CheckpointError::in_file(path))?;
+                if model.architecture()? != *architecture {
+                    let mismatch = CheckpointError::mismatch("the model", model.name(), &config.model);
+                    return Err(CheckpointError::in_file(path)(mismatch).into());
+                }
+                let targets = if of_file { model.densities() } else { solved()? };
+                (model, targets)
+            }
+            (None, Some(path), _) => {
+                let model = StoredModel::load(path)?;
+                check_model(&model, architecture, &path.display().to_string())?;
+                let targets = model.densities();
+                (model, targets)
+            }
+            (None, None, Some(path)) => {
+                let (last, file) = load_model(path)?;
+                check_model(&last, architecture, &file.display().to_string())?;
+                let checkpoint = Checkpoint::load(&file)?;
+                let (seed, init) = drawn_by(&checkpoint).with_context(|| {
+                    format!(
+                        "ticket: {} does not say how its first weights were drawn; it must be of a run",
+                        file.display()
+                    )
+                })?;
+                let model = last.redrawn(architecture, init, seed);
+                let targets = model.densities();
+                (model, targets)
+            }
+            (None, None, None) => return Self::random(config, architecture, solved()?),
+        };
+        let sparse = model.layers.iter().find(|layer| layer.weight.is_sparse());
+        if let (true, Some(layer)) = (config.method.is_dense(), sparse) {
+            let what = format!("the storage of layer {} for the method dense", layer.name);
+            return Err(CheckpointError::mismatch(what, layer.weight.storage(), "dense; choose a sparse method").into());
+        }
+        Ok(Self { model, targets })
+    }
+
+    /// Random weights for layers that are to have so many.
+    ///
+    /// # Errors
+    /// If a layer is too large for 32-bit indices.
+    pub fn random(
+        config: &TrainConfig,
+        architecture: &Architecture,
+        targets: Vec<LayerDensity>,
+    ) -> anyhow::Result<Self> {
+        let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
+        let begins: Vec<_> = match config.method.info().storage {
+            WeightStorage::DenseFirst => targets.iter().map(full).collect(),
+            _ => targets.clone(),
+        };
+        Ok(Self { model: StoredModel::random(architecture, &begins, initialization)?, targets })
+    }
+
+    /// The network on a backend, stored as the method wants it.
+    ///
+    /// # Errors
+    /// If the backend has no room.
+    pub fn network<B: Backend>(
+        self,
+        backend: &B,
+        config: &TrainConfig,
+        batch_size: usize,
+    ) -> anyhow::Result<Network<B>> {
+        let Self { model, targets } = self;
+        let architecture = model.architecture()?;
+        let storage = config.method.info().storage;
+        let dense = |_| {
+            let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
+            StoredModel::random(&architecture, &targets.iter().map(full).collect::<Vec<_>>(), initialization)
+        };
+        let latent = (storage == WeightStorage::Latent).then_some(()).map(dense).transpose()?;
+        let targets: Vec<_> = targets.iter().map(|target| target.nnz).collect();
+        let mut network = Network::from_stored(backend, model, batch_size)?;
+        network.prepare_for(backend, storage, &targets, latent.as_ref())?;
+        Ok(network)
+    }
+}
+
+/// All weights of a layer.
+fn full(target: &LayerDensity) -> LayerDensity {
+    LayerDensity { density: 1.0, nnz: target.size, size: target.size }
+}
+
+fn check_model(model: &StoredModel, architecture: &Architecture, file: &str) -> anyhow::Result<()> {
+    let described = model.architecture()?;
+    if described == *architecture {
+        return Ok(());
+    }
+    let (got, expected) = (format!("{:?}", described.spec), format!("{:?}", architecture.spec));
+    Err(ConfigError::InitFrom(CheckpointError::mismatch(format!("{file}: the model"), got, expected)).into())
+}
+
+/// Seed and rule by which the first weights of a run were drawn.
+fn drawn_by(checkpoint: &Checkpoint) -> Result<(u64, Init), CheckpointError> {
+    let (training, run): (Value, Value) = (checkpoint.section("training")?, checkpoint.section("run")?);
+    let seed = training["seed"].as_u64();
+    let init = serde_json::from_value(run["config"]["init"].clone()).ok();
+    seed.zip(init).ok_or_else(|| CheckpointError::mismatch("the seed or the setting init", "none", "one"))
+}
