@@ -392,7 +392,12 @@ fn a_step_is_measured_against_the_dense_step() {
 fn help_tells_what_each_command_does() {
     let folder = tempfile::tempdir().unwrap();
     for (args, parts) in [
-        ("--help", &["train", "plan", "bench", "eval", "export", "import"][..]),
+        ("--help", &["train", "compare", "report", "plan", "bench", "eval", "export", "import"][..]),
+        (
+            "compare --help",
+            &["--methods", "--densities", "small-dense", "[[published]]", "--update-interval", "Examples:"],
+        ),
+        ("report --help", &["--title", "--out", "Examples:"]),
         ("train --help", &["--density", "[default: 0.1]", "Examples:", "--update-interval"]),
         ("plan --help", &["--model", "--flops-convention", "[default: 0.1]"]),
         ("eval --help", &["--split", "Examples:"]),

@@ -34,8 +34,8 @@ fn start(args: &str) -> Child {
     rigl(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// The final checkpoint, and the records without times.
-fn result(run: &Path) -> (Vec<u8>, Vec<Value>) {
+/// The final checkpoint, the records without times, and those of the topology.
+fn result(run: &Path) -> (Vec<u8>, Vec<Value>, String) {
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let record = |line: &str| {
         let mut record: Value = serde_json::from_str(line).unwrap();
@@ -45,7 +45,11 @@ fn result(run: &Path) -> (Vec<u8>, Vec<Value>) {
         }
         record
     };
-    (fs::read(run.join("checkpoint.safetensors")).unwrap(), metrics.lines().map(record).collect())
+    let topology = fs::read_to_string(run.join("topology.jsonl")).unwrap();
+    // The start, and each epoch that has a record.
+    let epochs = metrics.lines().filter(|line| line.contains("\"epoch\"")).count();
+    assert_eq!(topology.lines().count(), 1 + epochs);
+    (fs::read(run.join("checkpoint.safetensors")).unwrap(), metrics.lines().map(record).collect(), topology)
 }
 
 /// Newest first.
@@ -218,7 +222,7 @@ fn damage_is_found_and_the_checkpoint_before_is_used() {
     for (case, damage) in [(0, 1), (1, 2), (2, 3)] {
         let out = folder.path().join(format!("damaged-{case}"));
         fs::create_dir_all(out.join("checkpoints")).unwrap();
-        for file in ["config.toml", "metrics.jsonl"] {
+        for file in ["config.toml", "metrics.jsonl", "topology.jsonl"] {
             fs::copy(whole.join(file), out.join(file)).unwrap();
         }
         for path in checkpoints(&whole) {

@@ -27,6 +27,7 @@ const UPDATES: &str = "Topology updates (methods with a schedule: set, snfs, dsr
 const LENGTH: &str = "Length";
 const OPTIMIZATION: &str = "Optimization";
 const RUN: &str = "Run and output";
+const COMPARISON: &str = "Comparison";
 
 /// Trains sparse neural networks in time and memory that follow their density.
 ///
@@ -45,6 +46,10 @@ pub struct Cli {
 pub enum Command {
     /// Train a network; without options, LeNet-300-100 at density 0.1 with RigL on embedded pictures.
     Train(Box<TrainArgs>),
+    /// Train with several methods, densities and seeds, and report them side by side.
+    Compare(Box<CompareArgs>),
+    /// Make a report, for a browser, of runs that are there.
+    Report(ReportArgs),
     /// Show each layer's shape, density, operations and bytes, and the totals against the dense network.
     Plan(PlanArgs),
     /// Time sparse code against dense code on this machine.
@@ -359,6 +364,137 @@ pub struct TrainOptions {
     /// Folder for configuration, metrics and checkpoints [default: a new one in runs/]
     #[arg(long, value_name = "DIR", help_heading = RUN)]
     pub out: Option<PathBuf>,
+}
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  rigl compare
+      dense, static, set and rigl at density 0.1, three seeds each, on the embedded pictures
+  rigl compare --methods static,rigl,small-dense --densities 0.1,0.05,0.02 --seeds 5 --epochs 10
+      the dense network as large as the sparse one takes part; five seeds from --seed (0) on
+  rigl compare --methods set,rigl --data mnist --data-dir ~/data --update-interval 50 --seeds 0,5,7 --out runs/mnist
+      these seeds; any option of rigl train is a setting of all runs
+  rigl compare --config experiments/lenet-fashion-mnist.toml --seeds 1 --epochs 1
+      an experiment from a file, with its published numbers; here cut short by the command line
+  rigl compare --resume runs/mnist
+      go on after Ctrl-C; the same command as before does the same
+
+A file for --config:
+  title = \"LeNet-300-100\"
+  source = \"where the numbers are published\"       # with notes = \"...\": text for the report
+  [settings]                                       # as for rigl train --config
+  epochs = 10
+  [compare]
+  densities = [0.1, 0.02]
+  seeds = 3                                        # or a list: [0, 5, 7]
+  [[arm]]                                          # one for each line of the comparison
+  name = \"rigl\"
+  method = \"rigl\"
+  [[arm]]
+  name = \"rigl, often\"
+  method = \"rigl\"
+  update-interval = 50                             # any setting that differs from the common ones
+  densities = [0.1]                                # else those of [compare]
+  [[published]]                                    # stands beside ours in table and report
+  arm = \"rigl\"
+  density = 0.1
+  accuracy = 0.89
+  deviation = 0.003                                # optional, as source and note are
+
+Folder of a comparison: comparison.toml (what is compared; --config makes it again), runs/ARM-dDENSITY-sSEED (one folder a
+run, as of rigl train), report.html, accuracy-flops.svg, accuracy-seconds.svg, summary.json. A run that is there already with
+the same settings is not made again, so that seeds, densities and methods can be added later.";
+
+/// `rigl compare`.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = COMPARE_EXAMPLES,
+    mut_arg("method", |arg| arg.hide(true)),
+    mut_arg("density", |arg| arg.hide(true)),
+    mut_arg("sparsity", |arg| arg.hide(true)),
+    mut_arg("seed", |arg| {
+        arg.help("The first seed, where --seeds is a number of seeds; a seed gives all methods the same first weights, order of \
+                  the data and, at one density, first connections [default: 0]")
+    }),
+    mut_arg("threads", |arg| arg.help("Threads of each run; runs follow one another [default: one for each core]")),
+    mut_arg("out", |arg| {
+        arg.help("Folder for the runs and the report [default: runs/compare-MODEL-DATA, of a file runs/NAME]; what it holds of \
+                  the same comparison is gone on with")
+    }),
+)]
+pub struct CompareArgs {
+    /// Methods: those of rigl train; small-dense, the dense network that is as large as the sparse one; big-sparse, rigl on a
+    /// network so wide that it is as large as the dense one (both in the paper's format, with a bit for each position of a
+    /// sparse layer). Of a file, the arms of these names [default: dense,static,set,rigl; of a file all its arms]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = COMPARISON)]
+    pub methods: Option<Vec<String>>,
+    /// Densities, each in (0, 1]; the method dense runs once a seed at density 1 [default: 0.1]
+    #[arg(long, value_name = "D,...", value_delimiter = ',', value_parser = parse_density, help_heading = COMPARISON)]
+    pub densities: Option<Vec<f64>>,
+    /// How many seeds, from --seed on; or a list of seeds, with a comma [default: 3]
+    #[arg(long, value_name = "N|SEED,...", help_heading = COMPARISON)]
+    pub seeds: Option<Seeds>,
+    /// TOML file that describes the comparison; the command line wins over it
+    #[arg(long, value_name = "FILE", help_heading = COMPARISON)]
+    pub config: Option<PathBuf>,
+    /// Go on with the comparison in this folder; only --threads, --loader-threads, --device, --data-dir, --checkpoint-every,
+    /// --keep-checkpoints and --json may differ
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "methods", "densities", "seeds"],
+        help_heading = COMPARISON)]
+    pub resume: Option<PathBuf>,
+    /// Settings of all runs.
+    #[command(flatten)]
+    pub options: TrainOptions,
+}
+
+/// Seeds of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Seeds {
+    /// So many, from a first one on.
+    Count(u64),
+    /// These.
+    List(Vec<u64>),
+}
+
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rule = "it must be a number of seeds, such as 3, or seeds with commas, such as 0,5,7 (or 5, for one)";
+        let number = |text: &str| text.parse::<u64>().ok().filter(|&seed| i64::try_from(seed).is_ok());
+        let parsed = match text.strip_suffix(',').unwrap_or(text) {
+            list if text.contains(',') => list.split(',').map(number).collect::<Option<_>>().map(Self::List),
+            count => number(count).map(Self::Count),
+        };
+        parsed.ok_or_else(|| rule.to_owned())
+    }
+}
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  rigl report runs/compare-lenet-300-100-fashion-mnist-mini
+      the report of a comparison again, of the runs that it has by now
+  rigl report runs/lenet-300-100-* --out report --title 'First night'
+      runs of rigl train, grouped by what their settings differ in, seeds averaged";
+
+/// `rigl report`.
+#[derive(Debug, Args)]
+#[command(after_long_help = REPORT_EXAMPLES)]
+pub struct ReportArgs {
+    /// Folders of runs, or of comparisons
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Folder for report.html, accuracy-flops.svg, accuracy-seconds.svg and summary.json [default: of one comparison its own
+    /// folder, else report]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The report's title [default: the comparison's, else the networks and data sets]
+    #[arg(long, value_name = "TEXT")]
+    pub title: Option<String>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `rigl plan`.

@@ -807,13 +807,17 @@ impl TrainConfig {
         let from_file = args.config.as_deref().map(read_options).transpose()?.unwrap_or_default();
         let given = &args.options;
         let mut table = toml::Table::try_from(&from_file)?;
-        for (key, value) in toml::Table::try_from(given)? {
-            // Two names of one thing: the command line's takes the place of either.
-            for pair in ALTERNATIVES.iter().filter(|pair| pair.contains(&key.as_str())) {
-                pair.iter().for_each(|&other| drop(table.remove(other)));
-            }
-            table.insert(key, value);
-        }
+        merge_settings(&mut table, toml::Table::try_from(given)?);
+        let config = Self::from_settings(table, env_data_dir)?;
+        config.check_effect(given)?;
+        Ok(config)
+    }
+
+    /// The configuration of settings from one or more sources, merged into the table of a [`TrainOptions`].
+    ///
+    /// # Errors
+    /// As [`TrainConfig::resolve`], but for options without effect.
+    pub(crate) fn from_settings(table: toml::Table, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
         let (options, mut config) = Self::with_defaults(table)?;
         if let Some(path) = &config.init_from {
             let model = StoredModel::load(path).map_err(ConfigError::InitFrom)?;
@@ -834,7 +838,6 @@ impl TrainConfig {
         }
         config.find_data(env_data_dir);
         config.check()?;
-        config.check_effect(given)?;
         Ok(config)
     }
 
@@ -903,11 +906,20 @@ impl TrainConfig {
         Ok(config)
     }
 
+    /// The settings in the file of a run.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it cannot be read.
+    pub fn of_run(file: &Path) -> Result<Self, ConfigError> {
+        let (_, config) = Self::with_defaults(toml::Table::try_from(read_options(file)?)?)?;
+        Ok(config)
+    }
+
     /// What decides the result of a run, as it stands in checkpoints: everything but [`RESUMABLE`], and no paths.
     pub fn fingerprint(&self) -> serde_json::Value {
         let mut value = serde_json::to_value(self).expect("settings are JSON");
         let settings = value.as_object_mut().expect("settings are a map");
-        RESUMABLE.iter().chain(&["init-from"]).for_each(|&key| drop(settings.remove(key)));
+        RESUMABLE.iter().chain(&["init-from", "ticket"]).for_each(|&key| drop(settings.remove(key)));
         value
     }
 
@@ -1001,7 +1013,7 @@ impl TrainConfig {
     }
 
     /// Options of the command line must do something.
-    fn check_effect(&self, given: &TrainOptions) -> Result<(), ConfigError> {
+    pub(crate) fn check_effect(&self, given: &TrainOptions) -> Result<(), ConfigError> {
         let info = self.method.info();
         let updates = info.updates == rigl::UpdateTimes::Scheduled;
         let needs_updates = "a method that updates the topology on a schedule (not dense or static, for example)";
@@ -1162,6 +1174,22 @@ const NO_START: &str = "left out: this method begins with all weights of a new n
 
 /// Options of which a source may give one.
 const ALTERNATIVES: [[&str; 2]; 2] = [["density", "sparsity"], ["epochs", "steps"]];
+
+/// Puts the settings of a source that wins over those of `table`.
+pub(crate) fn merge_settings(table: &mut toml::Table, winning: toml::Table) {
+    for (key, value) in winning {
+        remove_setting(table, &key);
+        table.insert(key, value);
+    }
+}
+
+/// Removes a setting, by either name of a thing that has two.
+pub(crate) fn remove_setting(table: &mut toml::Table, key: &str) {
+    table.remove(key);
+    for pair in ALTERNATIVES.iter().filter(|pair| pair.contains(&key)) {
+        pair.iter().for_each(|&other| drop(table.remove(other)));
+    }
+}
 
 fn read_options(path: &Path) -> Result<TrainOptions, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;

@@ -30,6 +30,7 @@ use crate::interrupt::Interrupt;
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
 use crate::run_dir::RunDir;
+use crate::topology_record::TopologyRecord;
 use crate::training::Trainer;
 
 /// A run that stopped before its end, with everything saved that there is to save.
@@ -105,6 +106,7 @@ struct EpochRecord {
     epoch: u64,
     step: u64,
     train_loss: f64,
+    train_accuracy: f64,
     val_loss: Option<f64>,
     val_accuracy: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -266,6 +268,7 @@ impl<'a> Run<'a> {
             self.saved = Some(self.parts.trainer.batches());
         }
         let last = self.parts.run_dir.cut_metrics(self.records)?;
+        self.parts.run_dir.cut_topology(self.records)?;
         self.seconds_before = last.and_then(|record| record["seconds"].as_f64()).unwrap_or(0.0);
         Ok(())
     }
@@ -314,7 +317,7 @@ impl<'a> Run<'a> {
     }
 
     /// Samples trained on that led here, with repetitions.
-    fn samples(&self) -> u64 {
+    pub fn samples(&self) -> u64 {
         // Whole epochs, then whole batches: only an epoch's last batch is smaller.
         let RunParts { data, config, trainer, .. } = &self.parts;
         let (epochs, rest) = (trainer.batches() / self.batches_per_epoch, trainer.batches() % self.batches_per_epoch);
@@ -339,6 +342,9 @@ impl<'a> Run<'a> {
         let options = LoaderOptions { batch_size, form, order, drop_last: false, threads };
         let mut loader = BatchLoader::new(data.train.clone(), &self.input.normalization, options)?;
         let progress = Progress::new(total_steps, config.json);
+        if trainer.batches() == 0 && self.parts.run_dir.topology_is_empty()? {
+            self.record_topology(0)?;
+        }
         let mut owed = false;
         loop {
             let batches = self.parts.trainer.batches();
@@ -420,6 +426,7 @@ impl<'a> Run<'a> {
             epoch: self.records + 1,
             step: self.parts.trainer.step(),
             train_loss: self.epoch.loss(),
+            train_accuracy: self.epoch.accuracy(),
             val_loss: validation.map(|m| m.loss()),
             val_accuracy: validation.map(|m| m.accuracy()),
             test_loss: test.map(|m| m.loss()),
@@ -428,6 +435,7 @@ impl<'a> Run<'a> {
             density: cost.density(),
             seconds: self.seconds(),
         };
+        self.record_topology(record.epoch)?;
         self.append(&record)?;
         self.records += 1;
         let told = if self.parts.config.json { print_record(&record) } else { Ok(()) };
@@ -440,6 +448,17 @@ impl<'a> Run<'a> {
         }
         progress.epoch(record.epoch, &self.status(), &more);
         Ok(told)
+    }
+
+    /// Records where the connections are, after this many epochs.
+    fn record_topology(&mut self, epoch: u64) -> anyhow::Result<()> {
+        let RunParts { cpu, data, trainer, run_dir, .. } = &mut self.parts;
+        let mut record = TopologyRecord::of(*cpu, &trainer.network, epoch, trainer.step());
+        if run_dir.topology_is_empty()? {
+            record = record.with_heading(&trainer.network, data.shape);
+        }
+        let appended = run_dir.append_topology(&record);
+        appended.map_err(|error| self.unsaved(error.into()))
     }
 
     /// Loss and accuracy on a split.

@@ -5,6 +5,7 @@
 //! | `config.toml` | the settings in effect, readable by `--config` | at the start |
 //! | `run.json` | command line, version, machine, time of every start: what differs between equal runs | at each start |
 //! | `metrics.jsonl` | one record a line | during the run, each line at once |
+//! | `topology.jsonl` | where the connections are, see [`crate::topology_record`] | at the start and after each epoch |
 //! | `checkpoints/step-….safetensors` | the state after that step, the newest few | during the run |
 //! | `checkpoint.safetensors` | the state at the end of the training | then |
 //!
@@ -24,10 +25,12 @@ use crate::atomic_file::{remove_temporaries, sync_folder, write_atomic};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{ConfigError, TrainConfig, available_threads};
 use crate::models::StoredModel;
+use crate::topology_record::TopologyRecord;
 
-const CONFIG: &str = "config.toml";
-const RUN: &str = "run.json";
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const CONFIG: &str = "config.toml";
+pub(crate) const RUN: &str = "run.json";
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const TOPOLOGY: &str = "topology.jsonl";
 const LOCK: &str = ".lock";
 const CHECKPOINTS: &str = "checkpoints";
 const FINAL: &str = "checkpoint.safetensors";
@@ -262,6 +265,7 @@ fn step_checkpoints(folder: &Path) -> Result<Vec<PathBuf>, RunDirError> {
 pub struct RunDir {
     path: PathBuf,
     metrics: File,
+    topology: File,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -289,7 +293,9 @@ impl RunDir {
         if let Some(file) = [CONFIG, CHECKPOINTS, FINAL].into_iter().find(|file| path.join(file).exists()) {
             return Err(RunDirError::Occupied { path, file });
         }
-        folder.metrics.set_len(0).map_err(|source| RunDirError::Io { path: path.join(METRICS), source })?;
+        for (file, name) in [(&folder.metrics, METRICS), (&folder.topology, TOPOLOGY)] {
+            file.set_len(0).map_err(|source| RunDirError::Io { path: path.join(name), source })?;
+        }
         folder.write_start(info)?;
         // Last, because this is the file by which a run is known.
         folder.write(CONFIG, config.to_toml()?.as_bytes())?;
@@ -333,7 +339,8 @@ impl RunDir {
             Ok(()) => {}
         }
         let metrics = open(METRICS, File::options().append(true))?;
-        Ok(Self { path, metrics, _lock: lock })
+        let topology = open(TOPOLOGY, File::options().append(true))?;
+        Ok(Self { path, metrics, topology, _lock: lock })
     }
 
     /// Puts a checkpoint that cannot be used out of the way.
@@ -400,7 +407,9 @@ impl RunDir {
 
     fn save_as(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<(), RunDirError> {
         // The records that the checkpoint counts must not be lost where the checkpoint is not.
-        self.metrics.sync_data().map_err(|source| RunDirError::Io { path: self.path.join(METRICS), source })?;
+        for (file, name) in [(&self.metrics, METRICS), (&self.topology, TOPOLOGY)] {
+            file.sync_data().map_err(|source| RunDirError::Io { path: self.path.join(name), source })?;
+        }
         Ok(checkpoint.save_atomic(path)?)
     }
 
@@ -414,10 +423,42 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError`] if it is not JSON or cannot be written.
     pub fn append(&mut self, record: &impl Serialize) -> Result<(), RunDirError> {
-        let path = || self.path.join(METRICS);
-        let mut line = serde_json::to_vec(record).map_err(|source| RunDirError::Record { path: path(), source })?;
-        line.push(b'\n');
-        self.metrics.write_all(&line).map_err(|source| RunDirError::Io { path: path(), source })
+        append_line(&mut self.metrics, &self.path.join(METRICS), record)
+    }
+
+    /// Appends one record to `topology.jsonl`, as one write.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn append_topology(&mut self, record: &TopologyRecord) -> Result<(), RunDirError> {
+        append_line(&mut self.topology, &self.path.join(TOPOLOGY), record)
+    }
+
+    /// Whether `topology.jsonl` has no record: its first one says what all are of.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn topology_is_empty(&self) -> Result<bool, RunDirError> {
+        let metadata = self.topology.metadata();
+        let metadata = metadata.map_err(|source| RunDirError::Io { path: self.path.join(TOPOLOGY), source })?;
+        Ok(metadata.len() == 0)
+    }
+
+    /// Cuts `topology.jsonl` back to the start and the first `epochs` epochs. By what the records say, not by their number:
+    /// a run that an older version began has none of its first epochs.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn cut_topology(&mut self, epochs: u64) -> Result<(), RunDirError> {
+        let path = self.path.join(TOPOLOGY);
+        let in_file = |source| RunDirError::Io { path: path.clone(), source };
+        let bytes = fs::read(&path).map_err(in_file)?;
+        let stays = |line: &&[u8]| {
+            let record = serde_json::from_slice::<TopologyRecord>(line);
+            line.ends_with(b"\n") && record.is_ok_and(|record| record.epoch <= epochs)
+        };
+        let end: usize = bytes.split_inclusive(|&byte| byte == b'\n').take_while(stays).map(<[u8]>::len).sum();
+        self.topology.set_len(end as u64).map_err(in_file)
     }
 
     /// Cuts `metrics.jsonl` back to its first `records` lines, and returns the last of them that is left.
@@ -443,6 +484,13 @@ impl RunDir {
         let path = self.path.join(file);
         write_atomic(&path, bytes).map_err(|source| RunDirError::Io { path, source })
     }
+}
+
+fn append_line(file: &mut File, path: &Path, record: &impl Serialize) -> Result<(), RunDirError> {
+    let path = || path.to_owned();
+    let mut line = serde_json::to_vec(record).map_err(|source| RunDirError::Record { path: path(), source })?;
+    line.push(b'\n');
+    file.write_all(&line).map_err(|source| RunDirError::Io { path: path(), source })
 }
 
 /// Makes the first folder of its kind that is not there yet. Making it is what reserves it.
@@ -498,6 +546,25 @@ mod tests {
         assert_eq!(folder.cut_metrics(9).unwrap().unwrap()["epoch"], 30);
         assert_eq!(folder.cut_metrics(0).unwrap(), None);
         assert_eq!(fs::read(out.join(METRICS)).unwrap(), b"");
+        // The topology is cut by epochs; the start stays, a line that was cut goes.
+        for epoch in [0, 1, 2] {
+            assert_eq!(folder.topology_is_empty().unwrap(), epoch == 0);
+            folder.append_topology(&TopologyRecord { epoch, nnz: vec![5], ..Default::default() }).unwrap();
+        }
+        folder.topology.write_all(b"{\"epoch\":1").unwrap();
+        let epochs = || {
+            let topology = fs::read_to_string(out.join(TOPOLOGY)).unwrap();
+            topology
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap()["epoch"].clone())
+                .collect::<Vec<_>>()
+        };
+        folder.cut_topology(9).unwrap();
+        assert_eq!(epochs(), [0, 1, 2]);
+        folder.cut_topology(1).unwrap();
+        assert_eq!(epochs(), [0, 1]);
+        folder.cut_topology(0).unwrap();
+        assert_eq!(epochs(), [0]);
         let none = RunDir::open(parent.path(), &info).unwrap_err().to_string();
         assert!(none.ends_with("holds no run: there is no config.toml in it"), "{none}");
     }

@@ -2,18 +2,21 @@
 
 mod bench_kernel;
 mod bench_step;
+mod compare;
 mod compress;
 mod data;
 mod eval;
 mod export;
 mod import;
 mod plan;
+mod report;
 mod summary;
 mod train;
 
 use self::bench_kernel::ReferenceError;
 use crate::args::{BenchCommand, Command};
 use crate::checkpoint::CheckpointError;
+use crate::comparison::ComparisonError;
 use crate::config::ConfigError;
 use crate::data::fetch::FetchError;
 use crate::data::{DataError, Dataset};
@@ -30,6 +33,8 @@ use crate::run_dir::RunDirError;
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => train::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Compress(args) => compress::run(&args),
@@ -42,7 +47,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
 }
 
 /// A network must read what the data has, and know its classes.
-fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {
+pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {
     let model = architecture.name();
     let ModelSpec { channels, size: [height, width], classes, .. } = architecture.spec;
     let expected = [channels, height, width];
@@ -75,7 +80,7 @@ fn pictures(shape: [usize; 3]) -> String {
 }
 
 /// The network of a specification.
-fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError> {
+pub(crate) fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError> {
     Architecture::new(spec).map_err(|source| ConfigError::Architecture {
         model: spec.name.to_string(),
         pictures: pictures([spec.channels, spec.size[0], spec.size[1]]),
@@ -97,6 +102,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if matches!(error.downcast_ref(), Some(FetchError::Interrupted)) {
         return interrupt::EXIT_CODE;
     }
+    if matches!(error.downcast_ref(), Some(ComparisonError::Interrupted { .. })) {
+        return interrupt::EXIT_CODE;
+    }
     let usage = error.chain().any(|cause| {
         cause.is::<ConfigError>()
             || cause.is::<rigl::DistributionError>()
@@ -108,6 +116,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             || cause.downcast_ref::<FetchError>().is_some_and(FetchError::is_usage)
             || cause.downcast_ref::<CheckpointError>().is_some_and(CheckpointError::is_usage)
             || cause.downcast_ref::<RunDirError>().is_some_and(RunDirError::is_usage)
+            || cause.downcast_ref::<ComparisonError>().is_some_and(ComparisonError::is_usage)
             || cause.downcast_ref::<ReferenceError>().is_some_and(ReferenceError::is_usage)
     });
     if usage { 2 } else { 1 }

@@ -33,6 +33,12 @@ struct DoneRecord {
     density: f64,
     train_flops_ratio: f64,
     inference_flops_ratio: f64,
+    /// Operations of one sample's forward pass, and of its share of the training, mean over the run.
+    inference_flops: f64,
+    train_flops: f64,
+    steps: u64,
+    /// Samples trained on, with repetitions.
+    samples: u64,
     train_seconds: f64,
     samples_per_second: f64,
     peak_rss_bytes: Option<u64>,
@@ -127,6 +133,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         density: cost.density(),
         train_flops_ratio: training_flops / (3.0 * dense_flops),
         inference_flops_ratio: sparse_flops / dense_flops,
+        inference_flops: sparse_flops,
+        train_flops: training_flops,
+        steps: run.trainer().step(),
+        samples: run.samples(),
         train_seconds,
         samples_per_second,
         peak_rss_bytes,

@@ -1,4 +1,5 @@
-//! Factors on a network's channels that give it the size of another: the paper's small-dense and big-sparse networks.
+//! Factors on a network's channels that give it the size of another: the paper's small-dense and big-sparse networks. Of a
+//! multi-layer perceptron, the hidden layers' features take the channels' place.
 
 use rigl::DistributionError;
 
@@ -29,8 +30,17 @@ const BIG_SPARSE: [(ModelName, f64, f64); 4] = [
 /// Widths that are tried have three decimals, up to this many thousandths.
 const MOST_THOUSANDTHS: u32 = 16_000;
 
-/// The width at which the dense network takes as many bytes as the sparse one does at width 1, in the paper's format (with a bit
-/// for each position of a sparse layer): the published one, else the largest of three decimals that takes no more.
+/// The same network with its channels, or the features of its hidden layers, of width 1 times `width`: rounded down, at least 1.
+pub fn scaled(spec: &ModelSpec, width: f64) -> ModelSpec {
+    let [input, hidden @ .., classes] = spec.name.sizes() else { return spec.clone().with_width(width) };
+    let hidden = hidden.iter().map(|&features| ((features as f64 * width) as usize).max(1));
+    let sizes = [*input].into_iter().chain(hidden).chain([*classes]).collect();
+    ModelSpec::of(&ModelName::of_sizes(sizes))
+}
+
+/// The width, for [`scaled`], at which the dense network takes as many bytes as the sparse one of `spec` does, in the paper's
+/// format (with a bit for each position of a sparse layer): the published one, else the largest of three decimals that takes
+/// no more.
 ///
 /// # Errors
 /// If the sparse network is impossible.
@@ -38,13 +48,13 @@ pub fn small_dense(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, Dis
     if let Some(width) = published(&SMALL_DENSE, spec, sparse.density) {
         return Ok(width);
     }
-    let target = size(&spec.clone().with_width(1.0), sparse)?;
     let dense = Sparsification { method: Method::named("dense"), density: 1.0, ..sparse.clone() };
-    largest(target, |width| size(&spec.clone().with_width(width), &dense))
+    let target = size(spec, sparse)?;
+    largest(target, |width| size(&scaled(spec, width), &dense))
 }
 
-/// The width at which the sparse network takes as many bytes as the dense one does at width 1, in the paper's format: the
-/// published one, else the largest of three decimals that takes no more.
+/// The width, for [`scaled`], at which the sparse network takes as many bytes as the dense one of `spec` does, in the paper's
+/// format: the published one, else the largest of three decimals that takes no more.
 ///
 /// # Errors
 /// If the sparse network is impossible.
@@ -53,12 +63,12 @@ pub fn big_sparse(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, Dist
         return Ok(width);
     }
     let dense = Sparsification { method: Method::named("dense"), density: 1.0, ..sparse.clone() };
-    let target = size(&spec.clone().with_width(1.0), &dense)?;
-    largest(target, |width| size(&spec.clone().with_width(width), sparse))
+    let target = size(spec, &dense)?;
+    largest(target, |width| size(&scaled(spec, width), sparse))
 }
 
 fn published(table: &[(ModelName, f64, f64)], spec: &ModelSpec, density: f64) -> Option<f64> {
-    let of_the_paper = ModelSpec::of(&spec.name).with_width(spec.width) == *spec;
+    let of_the_paper = ModelSpec::of(&spec.name) == *spec;
     let entry = table.iter().find(|(name, d, _)| of_the_paper && *name == spec.name && (d - density).abs() < 1e-9);
     entry.map(|&(_, _, width)| width)
 }
@@ -111,6 +121,29 @@ mod tests {
                 assert!((found / width - 1.0).abs() < 0.1, "{name} at {density}: {found}, published {width}");
             }
         }
+    }
+
+    /// Hidden layers are scaled, inputs and classes stay.
+    #[test]
+    fn sizes_of_perceptrons_match() {
+        let spec = ModelSpec::of(&ModelName::Lenet300x100);
+        assert_eq!(scaled(&spec, 0.0501).name.sizes(), [784, 15, 5, 10]);
+        assert_eq!(scaled(&spec, 0.001).name.sizes(), [784, 1, 1, 10]);
+        assert_eq!(scaled(&spec, 1.0).name, ModelName::Lenet300x100);
+        let dense = Sparsification { method: Method::named("dense"), density: 1.0, ..sparse(0.1) };
+        for density in [0.1, 0.02] {
+            let sparse = sparse(density);
+            let (small, wide) = (small_dense(&spec, &sparse).unwrap(), big_sparse(&spec, &sparse).unwrap());
+            let [target, whole] = [&sparse, &dense].map(|how| size(&spec, how).unwrap());
+            let got = size(&scaled(&spec, small), &dense).unwrap();
+            assert!(got <= target && got > 0.9 * target, "{density}: width {small}: {got} of {target}");
+            let got = size(&scaled(&spec, wide), &sparse).unwrap();
+            assert!(got <= whole && got > 0.99 * whole, "{density}: width {wide}: {got} of {whole}");
+        }
+        // A network that is wide already is what counts.
+        let wrn = ModelSpec::of(&ModelName::Wrn { depth: 22, width: 2 });
+        let [narrow, wide] = [1.0, 2.0].map(|width| small_dense(&wrn.clone().with_width(width), &sparse(0.1)).unwrap());
+        assert!(wide > 1.8 * narrow && wide < 2.2 * narrow, "{narrow} {wide}");
     }
 
     #[test]

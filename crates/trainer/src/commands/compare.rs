@@ -1,0 +1,181 @@
+//! `rigl compare`: several methods, densities and seeds, a process for each run, and the report of them.
+
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::args::CompareArgs;
+use crate::atomic_file::write_atomic;
+use crate::comparison::{
+    COMPARISON, ComparisonError, ComparisonProgress, Outcome, Plan, PlannedRun, Results, RunFolder, RunState, Said,
+    Summary, failure_file, run_child, settings_file, write_report,
+};
+use crate::comparison::{Definition, REPORT};
+use crate::config::{ConfigError, RESUMABLE};
+use crate::interrupt::Interrupt;
+use crate::report::{print_record, print_text};
+
+const LOCK: &str = ".lock";
+
+/// Runs the command.
+///
+/// # Errors
+/// If the comparison is impossible, some run failed, it was interrupted, or its folder cannot be written.
+pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
+    let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
+    let (definition, out) = Definition::resolve(args)?;
+    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let Plan { definition, runs } = Plan::new(definition, &settings_given(args)?, data_dir)?;
+    let _lock = open(&out)?;
+    // What does not fit is refused before anything is run.
+    let states = runs.iter().map(|run| run.state(&out)).collect::<Result<Vec<_>, _>>()?;
+    write(&out.join(COMPARISON), &definition.to_toml()?)?;
+
+    let json = args.options.json.unwrap_or(false);
+    let mut progress = ComparisonProgress::new(runs.len(), json);
+    let parts = Parts { definition: &definition, runs: &runs, out: &out, interrupt: &interrupt, json };
+    let made = make_runs(&parts, &states, &mut progress);
+    progress.finish();
+    let failed = made?;
+    let results = Results::of_comparison(&definition, &out)?;
+    write_report(&results, &out)?;
+    let summary = Summary::of(&results);
+    if json {
+        print_record(&summary)?;
+    } else {
+        print_text(format_args!("{}\n{summary}", summary.title))?;
+        print_text(format_args!("the report is {}", out.join(REPORT).display()))?;
+    }
+    match failed {
+        0 => Ok(()),
+        failed => Err(ComparisonError::Failed { failed, total: runs.len(), out }.into()),
+    }
+}
+
+/// What the runs of a comparison are made with.
+struct Parts<'p> {
+    definition: &'p Definition,
+    runs: &'p [PlannedRun],
+    out: &'p Path,
+    interrupt: &'p Interrupt,
+    json: bool,
+}
+
+/// Makes the runs that are not finished, one after the other; returns how many failed.
+fn make_runs(parts: &Parts<'_>, states: &[RunState], progress: &mut ComparisonProgress) -> anyhow::Result<usize> {
+    let &Parts { definition, runs, out, interrupt, json } = parts;
+    let mut failed = 0;
+    for (number, (run, &state)) in runs.iter().zip(states).enumerate() {
+        progress.begin(number, run);
+        if interrupt.requested() {
+            return Err(interrupted(definition, out)?);
+        }
+        if state != RunState::Finished {
+            let [settings, failure] = [settings_file, failure_file].map(|file| file(out, &run.place.name));
+            write(&settings, &run.config_in(out).to_toml()?)?;
+            // Of an earlier time.
+            let _ = fs::remove_file(&failure);
+            let outcome = run_child(&arguments(run, state, &settings, out)?, interrupt, |said| match said {
+                Said::Record(record) => progress.record(run, &record),
+                Said::Log(line) if line.starts_with("error: ") || line.starts_with("interrupted ") => {}
+                Said::Log(line) => progress.warning(run, &line),
+            })?;
+            match outcome {
+                Outcome::Finished => {}
+                Outcome::Interrupted => return Err(interrupted(definition, out)?),
+                Outcome::Failed(message) => {
+                    failed += 1;
+                    progress.fail_run(run, &message);
+                    write(&failure, &message)?;
+                    continue;
+                }
+            }
+        }
+        let record = done_record(run, definition, out)?;
+        progress.finish_run(run, &record, state == RunState::Finished);
+        if json {
+            print_record(&record)?;
+        }
+        // For those who look at it in the night.
+        write_report(&Results::of_comparison(definition, out)?, out)?;
+    }
+    Ok(failed)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), ComparisonError> {
+    write_atomic(path, text.as_bytes()).map_err(|source| ComparisonError::Write { path: path.to_owned(), source })
+}
+
+/// The settings of the command line that concern single runs, and so must have an effect on one.
+fn settings_given(args: &CompareArgs) -> Result<crate::args::TrainOptions, ConfigError> {
+    let mut given = args.options.clone();
+    (given.out, given.json, given.seed) = (None, None, None);
+    Ok(given)
+}
+
+/// The comparison's folder, with this process's hold on it.
+fn open(out: &Path) -> Result<File, ComparisonError> {
+    let write = |path: &Path| {
+        let path = path.to_owned();
+        |source| ComparisonError::Write { path, source }
+    };
+    let settings = settings_file(out, "any");
+    let folder = settings.parent().unwrap_or(out);
+    fs::create_dir_all(folder).map_err(write(folder))?;
+    let path = out.join(LOCK);
+    let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(write(&path))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => return Err(ComparisonError::InUse { path: out.to_owned() }),
+        // Some network file systems have no locks; a comparison there is on its own.
+        Err(TryLockError::Error(error)) => tracing::debug!("{}: no lock: {error}", out.display()),
+        Ok(()) => {}
+    }
+    Ok(lock)
+}
+
+/// The command line of a run's process.
+fn arguments(run: &PlannedRun, state: RunState, settings: &Path, out: &Path) -> Result<Vec<OsString>, ConfigError> {
+    let mut arguments: Vec<OsString> = vec!["train".into(), "--json".into()];
+    let folder = run.folder(out);
+    if state == RunState::New {
+        arguments.extend(["--config".into(), settings.into(), "--out".into(), folder.into()]);
+        return Ok(arguments);
+    }
+    arguments.extend(["--resume".into(), folder.into()]);
+    // What may have changed since the run was begun.
+    let table = toml::Table::try_from(&run.config)?;
+    for key in RESUMABLE.iter().filter(|&&key| key != "json") {
+        let text = match table.get(*key) {
+            None => continue,
+            Some(toml::Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        arguments.extend([format!("--{key}").into(), text.into()]);
+    }
+    Ok(arguments)
+}
+
+/// The record of a finished run, with its place in the comparison.
+fn done_record(run: &PlannedRun, definition: &Definition, out: &Path) -> anyhow::Result<Value> {
+    let folder = RunFolder::read(&run.folder(out))?;
+    let mut record = folder.done_record;
+    let values = record.as_object_mut().with_context(|| format!("{} has no last record", folder.path.display()))?;
+    let arm = &definition.arms[run.place.arm];
+    values.insert("arm".to_owned(), arm.name.clone().into());
+    values.insert("method".to_owned(), arm.method.clone().into());
+    values.insert("density_asked".to_owned(), run.place.density.into());
+    Ok(record)
+}
+
+/// What there is by now is reported, and the error says how to go on.
+fn interrupted(definition: &Definition, out: &Path) -> anyhow::Result<anyhow::Error> {
+    let results = Results::of_comparison(definition, out)?;
+    let [finished, total] = results.progress();
+    if finished > 0 {
+        write_report(&results, out)?;
+    }
+    Ok(ComparisonError::Interrupted { finished, total, out: out.to_owned() }.into())
+}

@@ -1,0 +1,43 @@
+//! `rigl report`: the report of runs that are there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::args::ReportArgs;
+use crate::comparison::{COMPARISON, ComparisonError, Definition, REPORT, Results, Summary, write_report};
+use crate::report::{print_record, print_text};
+
+/// Runs the command.
+///
+/// # Errors
+/// If a folder holds no run, none has finished, or the report cannot be written.
+pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
+    let (mut results, own) = match &args.runs[..] {
+        [folder] if folder.join(COMPARISON).is_file() => {
+            let definition = Definition::read(&folder.join(COMPARISON))?;
+            (Results::of_comparison(&definition, folder)?, folder.clone())
+        }
+        folders => (Results::of_folders(folders)?, PathBuf::from("report")),
+    };
+    if results.progress()[0] == 0 {
+        return Err(ComparisonError::NothingFinished { path: args.runs[0].clone() }.into());
+    }
+    if let Some(title) = &args.title {
+        results.title.clone_from(title);
+    }
+    let out = args.out.as_deref().unwrap_or(&own);
+    create(out)?;
+    write_report(&results, out)?;
+    let summary = Summary::of(&results);
+    if args.json {
+        print_record(&summary)?;
+    } else {
+        print_text(format_args!("{}\n{summary}", summary.title))?;
+        print_text(format_args!("the report is {}", out.join(REPORT).display()))?;
+    }
+    Ok(())
+}
+
+fn create(out: &Path) -> Result<(), ComparisonError> {
+    fs::create_dir_all(out).map_err(|source| ComparisonError::Write { path: out.to_owned(), source })
+}

@@ -1,0 +1,366 @@
+//! The runs of a comparison with all their settings, checked before the first of them starts.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sparse_kernels::cpu::Cpu;
+
+use super::definition::{Arm, BIG_SPARSE, DENSE, RUNS, SMALL_DENSE, run_name};
+use super::{ComparisonError, Definition, PlannedName, RunFolder};
+use crate::args::TrainOptions;
+use crate::commands;
+use crate::config::{ConfigError, TrainConfig};
+use crate::data::{self, Dataset};
+use crate::memory;
+use crate::models::{Sparsification, width};
+use crate::run_dir::CONFIG;
+use crate::training;
+
+/// A run with its settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedRun {
+    /// Its place in the comparison.
+    pub place: PlannedName,
+    /// Its settings.
+    pub config: TrainConfig,
+    /// Its length.
+    pub total_steps: u64,
+}
+
+/// What there is of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// Nothing.
+    New,
+    /// A part of it.
+    Unfinished,
+    /// All.
+    Finished,
+}
+
+/// All runs of a comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What is compared, with the folder of data that was found.
+    pub definition: Definition,
+    /// The runs, in the order in which they are made.
+    pub runs: Vec<PlannedRun>,
+}
+
+impl Plan {
+    /// Resolves the settings of all runs and checks them: the data is read once, networks are laid out, densities solved.
+    /// `given` are the options of the command line, each of which must have an effect on some run.
+    ///
+    /// # Errors
+    /// Whatever would stop `rigl train` before its first step; two arms that are the same.
+    pub fn new(
+        mut definition: Definition,
+        given: &TrainOptions,
+        env_data_dir: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let base = TrainConfig::from_settings(definition.settings.clone(), env_data_dir.clone())?;
+        let data = data::load_sized(&base.data, base.data_dir.as_deref(), base.image_size)?;
+        let mut configs = Vec::new();
+        for arm in &definition.arms {
+            for density in definition.densities_of(arm) {
+                let config = arm_config(&definition, arm, density, &data, env_data_dir.clone())?;
+                let total_steps = check(&config, &data)?;
+                configs.push((arm, density, config, total_steps));
+            }
+        }
+        for (i, (arm, density, config, _)) in configs.iter().enumerate() {
+            let same = |(_, _, other, _): &&(_, _, TrainConfig, _)| differences(config, other).is_empty();
+            if let Some((other, other_density, ..)) = configs[..i].iter().find(same) {
+                let first = format!("{} at density {other_density}", other.name);
+                return Err(
+                    ComparisonError::Same { first, second: format!("{} at density {density}", arm.name) }.into()
+                );
+            }
+        }
+        check_effect(given, configs.iter().map(|(_, _, config, _)| config))?;
+        let planned = definition.runs().into_iter().map(|place| {
+            let of_arm = |(arm, density, ..): &&(&Arm, f64, _, _)| {
+                arm.name == definition.arms[place.arm].name && *density == place.density
+            };
+            let (_, _, config, total_steps) = configs.iter().find(of_arm).expect("each arm and density was resolved");
+            let mut config = TrainConfig { seed: place.seed, ..config.clone() };
+            if let Some(finder) = finder_of_tickets(&definition, &definition.arms[place.arm], place.density) {
+                config.ticket = Some(run_name(&finder.name, place.density, place.seed).into());
+            }
+            PlannedRun { place, config, total_steps: *total_steps }
+        });
+        let runs = planned.collect();
+        // So that the comparison finds its files from any folder.
+        for (key, path) in [("data-dir", &base.data_dir), ("init-from", &base.init_from)] {
+            if let Some(path) = path {
+                let text = path.to_str().ok_or_else(|| not_unicode(key, path))?;
+                definition.settings.insert(key.to_owned(), text.into());
+            }
+        }
+        for arm in &mut definition.arms {
+            if let Some(toml::Value::String(path)) = arm.settings.get_mut("init-from") {
+                let absolute = std::path::absolute(&*path).unwrap_or_else(|_| PathBuf::from(&*path));
+                *path = absolute.to_str().ok_or_else(|| not_unicode("init-from", &absolute))?.to_owned();
+            }
+        }
+        Ok(Self { definition, runs })
+    }
+}
+
+fn not_unicode(key: &str, path: &Path) -> ComparisonError {
+    let (place, value) = (key.to_owned(), path.display().to_string());
+    ComparisonError::Value { place, value, rule: "a path in Unicode, which a TOML file can hold".to_owned() }
+}
+
+/// The arm before this one whose runs are its tickets: the first of RigL at this density. None if this one needs no tickets, or
+/// has one.
+fn finder_of_tickets<'d>(definition: &'d Definition, arm: &Arm, density: f64) -> Option<&'d Arm> {
+    let needs = rigl::find_method(&arm.method).is_ok_and(|info| info.needs_ticket);
+    let has = definition.settings_of(arm).contains_key("ticket");
+    let before = definition.arms.iter().take_while(|other| other.name != arm.name);
+    let finds = |other: &&Arm| other.method == "rigl" && definition.densities_of(other).contains(&density);
+    before.filter(|_| needs && !has).find(finds)
+}
+
+/// Settings of an arm at a density, with the default seed.
+fn arm_config(
+    definition: &Definition,
+    arm: &Arm,
+    density: f64,
+    data: &Dataset,
+    env_data_dir: Option<PathBuf>,
+) -> anyhow::Result<TrainConfig> {
+    let resolve = |table: &toml::Table| TrainConfig::from_settings(table.clone(), env_data_dir.clone());
+    let mut table = definition.settings_of(arm);
+    let by_size = [SMALL_DENSE, BIG_SPARSE].contains(&arm.method.as_str());
+    table.insert("method".to_owned(), if by_size { "rigl" } else { arm.method.as_str() }.into());
+    if arm.method != DENSE {
+        table.insert("density".to_owned(), density.into());
+    }
+    let own_ticket = table.contains_key("ticket");
+    if rigl::find_method(&arm.method).is_ok_and(|info| info.needs_ticket) && !own_ticket {
+        let Some(finder) = finder_of_tickets(definition, arm, density) else {
+            let rule =
+                "with a ticket, or behind an arm of rigl at the same density, whose runs are its tickets".to_owned();
+            return Err(ComparisonError::Value { place: "methods".to_owned(), value: arm.method.clone(), rule }.into());
+        };
+        table.insert("ticket".to_owned(), finder.name.clone().into());
+    }
+    let config = resolve(&table)?;
+    if config.init_from.is_some() && (by_size || definition.densities_of(arm).len() > 1) {
+        let needs = "new networks (no --init-from), which have no density of their own";
+        return Err(ConfigError::NoEffect { option: if by_size { "methods" } else { "densities" }, needs }.into());
+    }
+    if !by_size {
+        return Ok(config);
+    }
+    if config.model.is_mlp() && config.model.sizes().len() < 3 {
+        let (place, rule) = ("methods".to_owned(), "a method for networks with hidden layers".to_owned());
+        return Err(ComparisonError::Value { place, value: arm.method.clone(), rule }.into());
+    }
+    let (spec, sparse) = (config.spec(data), Sparsification::of(&config));
+    let width = match arm.method.as_str() {
+        SMALL_DENSE => width::small_dense(&spec, &sparse)?,
+        _ => width::big_sparse(&spec, &sparse)?,
+    };
+    if config.model.is_mlp() {
+        table.insert("model".to_owned(), width::scaled(&spec, width).name.to_string().into());
+    } else {
+        table.insert("width".to_owned(), width.into());
+    }
+    if arm.method == SMALL_DENSE {
+        table.insert("method".to_owned(), DENSE.into());
+        table.remove("density");
+    }
+    Ok(resolve(&table)?)
+}
+
+/// What `rigl train` checks before its first step; returns the run's steps.
+fn check(config: &TrainConfig, data: &Dataset) -> anyhow::Result<u64> {
+    let architecture = commands::architecture(&config.spec(data))?;
+    commands::check_fit(&architecture, data)?;
+    if config.init_from.is_none() {
+        Sparsification::of(config).solve(&architecture)?;
+    }
+    let held_out = (config.val_fraction * data.train.len() as f64).round() as usize;
+    let samples = data.train.len().saturating_sub(held_out).max(1);
+    let total_steps = config.total_steps(samples.div_ceil(config.batch_size) as u64);
+    training::method(config, total_steps)?;
+    memory::check(&Cpu::new(1, None)?, &architecture, config.batch_size.min(samples))?;
+    Ok(total_steps)
+}
+
+/// An option of the command line must do something for one arm at least.
+fn check_effect<'c>(
+    given: &TrainOptions,
+    configs: impl Iterator<Item = &'c TrainConfig> + Clone,
+) -> Result<(), ConfigError> {
+    for (key, value) in toml::Table::try_from(given)? {
+        let alone = toml::Table::from_iter([(key, value)]);
+        let alone: TrainOptions = alone.try_into().expect("it was an option before");
+        let mut first = None;
+        if configs
+            .clone()
+            .all(|config| config.check_effect(&alone).map_err(|error| first.get_or_insert(error)).is_err())
+        {
+            return first.map_or(Ok(()), Err);
+        }
+    }
+    Ok(())
+}
+
+/// Settings that decide a result and differ, but for the seed: key, `there`, `here`.
+fn differences(there: &TrainConfig, here: &TrainConfig) -> Vec<(String, Value, Value)> {
+    let settings = |config: &TrainConfig| {
+        let mut value = config.fingerprint();
+        let settings = value.as_object_mut().expect("settings are a map");
+        if let Some(path) = &config.init_from {
+            settings.insert("init-from".to_owned(), path.to_string_lossy().into());
+        }
+        std::mem::take(settings)
+    };
+    let (there, mut here) = (settings(there), settings(here));
+    let mut differences = Vec::new();
+    for (key, value) in there {
+        let other = here.remove(&key).unwrap_or(Value::Null);
+        if value != other {
+            differences.push((key, value, other));
+        }
+    }
+    differences.extend(here.into_iter().map(|(key, value)| (key, Value::Null, value)));
+    differences
+}
+
+impl PlannedRun {
+    /// Its settings in the comparison's folder `out`, where other runs are its ticket.
+    pub fn config_in(&self, out: &Path) -> TrainConfig {
+        let ticket = self.config.ticket.as_ref().map(|ticket| {
+            let path = out.join(RUNS).join(ticket);
+            std::path::absolute(&path).unwrap_or(path)
+        });
+        TrainConfig { ticket, ..self.config.clone() }
+    }
+
+    /// Its folder in that of the comparison.
+    pub fn folder(&self, out: &Path) -> PathBuf {
+        out.join(RUNS).join(&self.place.name)
+    }
+
+    /// What there is of it.
+    ///
+    /// # Errors
+    /// [`ComparisonError::OtherSettings`] if the folder holds another run; a file that cannot be read.
+    pub fn state(&self, out: &Path) -> Result<RunState, ComparisonError> {
+        let folder = self.folder(out);
+        if !folder.join(CONFIG).is_file() {
+            return Ok(RunState::New);
+        }
+        let run = RunFolder::read(&folder)?;
+        let differences = differences(&run.config, &self.config);
+        if !differences.is_empty() {
+            let text = differences.iter().map(|(key, there, here)| format!("{key} {there} there, {here} here"));
+            let differences = text.collect::<Vec<_>>().join("; ");
+            return Err(ComparisonError::OtherSettings { path: folder, differences });
+        }
+        Ok(if run.done.is_some() { RunState::Finished } else { RunState::Unfinished })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::run_dir::{RunDir, RunInfo};
+    use clap::Parser;
+
+    fn plan(line: &str) -> anyhow::Result<Plan> {
+        let cli = Cli::try_parse_from(["rigl", "compare"].into_iter().chain(line.split_whitespace())).unwrap();
+        let Command::Compare(args) = cli.command else { panic!("another command") };
+        let (definition, _) = Definition::resolve(&args)?;
+        Plan::new(definition, &args.options, None)
+    }
+
+    fn message(line: &str) -> String {
+        format!("{:#}", plan(line).unwrap_err())
+    }
+
+    #[test]
+    fn runs_have_the_settings_of_their_arms() {
+        let plan =
+            plan("--methods dense,small-dense,big-sparse,rigl --densities 0.1 --seeds 2 --steps 70 --lr 0.3").unwrap();
+        let of = |name: &str| &plan.runs.iter().find(|run| run.place.name == name).unwrap().config;
+        let rigl = of("rigl-d0.1-s1");
+        assert_eq!((rigl.seed, rigl.density, rigl.steps, rigl.lr), (1, 0.1, Some(70), 0.3));
+        assert_eq!((rigl.method.to_string(), rigl.epochs), ("rigl".to_owned(), None));
+        let dense = of("dense-d1-s0");
+        assert_eq!((dense.method.to_string(), dense.density), ("dense".to_owned(), 1.0));
+        // As large as the sparse network, and wider than it; the first layer's inputs stay.
+        let (small, big) = (of("small-dense-d0.1-s0"), of("big-sparse-d0.1-s0"));
+        assert_eq!((small.method.to_string(), small.density), ("dense".to_owned(), 1.0));
+        assert_eq!((big.method.to_string(), big.density), ("rigl".to_owned(), 0.1));
+        let sizes = |config: &TrainConfig| (config.model.sizes()[0], config.model.sizes()[1], config.model.sizes()[3]);
+        assert!(matches!(sizes(small), (784, 30..60, 10)), "{:?}", small.model);
+        assert!(matches!(sizes(big), (784, 900..2000, 10)), "{:?}", big.model);
+        assert!(plan.runs.iter().all(|run| run.total_steps == 70));
+        let wide = Plan::new(
+            Definition::read_text(
+                "[settings]\nmodel = 'wrn-10-1'\naugment = 'none'\n[[arm]]\nname = 'a'\nmethod = 'small-dense'",
+            ),
+            &TrainOptions::default(),
+            None,
+        );
+        let width = wide.unwrap().runs[0].config.width;
+        assert!(width > 0.1 && width < 0.6, "{width}");
+    }
+
+    #[test]
+    fn what_would_stop_a_run_stops_the_comparison() {
+        for (line, parts) in [
+            ("--model 10-20-10", &["10-20-10", "784 features"][..]),
+            ("--data mnist", &["mnist", "--data-dir"]),
+            ("--densities 1e-18", &["density"]),
+            ("--begin-step 50 --end-step 20", &["begin-step", "50"]),
+            ("--methods static,dense --update-interval 50", &["--update-interval", "topology"]),
+            ("--methods small-dense --model 784-10", &["small-dense", "hidden layers"]),
+            ("--epochs 0", &["epochs", "at least 1"]),
+        ] {
+            let message = message(line);
+            assert!(parts.iter().all(|part| message.contains(part)), "{line}: {message}");
+        }
+        // One arm for which an option has an effect is enough.
+        plan("--methods static,set --update-interval 50").unwrap();
+    }
+
+    #[test]
+    fn arms_that_are_the_same_are_refused() {
+        let file = "[[arm]]\nname = 'a'\nmethod = 'set'\n[[arm]]\nname = 'b'\nmethod = 'set'\nepochs = 20";
+        let error = Plan::new(Definition::read_text(file), &TrainOptions::default(), None).unwrap_err().to_string();
+        assert!(error.starts_with("a at density 0.1 and b at density 0.1 are the same runs"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_with_another_run_is_told_from_one_with_this() {
+        let out = tempfile::tempdir().unwrap();
+        let plan = plan("--methods set --steps 5 --threads 1").unwrap();
+        let run = &plan.runs[0];
+        assert_eq!(run.state(out.path()).unwrap(), RunState::New);
+        // More threads make no other run.
+        let config = TrainConfig { out: Some(run.folder(out.path())), threads: Some(3), ..run.config.clone() };
+        let mut folder = RunDir::create(&config, &RunInfo::new(1, "avx2")).unwrap();
+        assert_eq!(run.state(out.path()).unwrap(), RunState::Unfinished);
+        let mut other = run.clone();
+        (other.config.lr, other.config.steps) = (0.7, Some(6));
+        let error = other.state(out.path()).unwrap_err();
+        assert!(matches!(error, ComparisonError::OtherSettings { .. }) && error.is_usage());
+        let error = error.to_string();
+        assert!(error.contains("lr 0.1 there, 0.7 here") && error.contains("steps 5 there, 6 here"), "{error}");
+        folder.append(&serde_json::json!({ "event": "epoch", "epoch": 1, "step": 5, "train_loss": 1.5 })).unwrap();
+        assert_eq!(run.state(out.path()).unwrap(), RunState::Unfinished);
+        let done = serde_json::json!({
+            "event": "done", "test_accuracy": 0.5, "test_loss": 1.0, "nnz": 3, "density": 0.1, "train_flops_ratio": 0.1,
+            "inference_flops_ratio": 0.1, "train_seconds": 2.0
+        });
+        folder.append(&done).unwrap();
+        assert_eq!(run.state(out.path()).unwrap(), RunState::Finished);
+    }
+}
