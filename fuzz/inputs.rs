@@ -163,7 +163,7 @@ pub fn toml(bytes: &[u8]) {
     let Ok(mut options) = options else { return };
     // Reads a file.
     options.init_from = None;
-    let args = TrainArgs { options, config: None, resume: None };
+    let args = TrainArgs { options, profile: false, config: None, resume: None };
     let Ok(config) = bounded(bytes, (512, FREE_BYTES), |_| TrainConfig::resolve(&args, None)) else { return };
     let _ = config.update_window(config.total_steps(100));
     // What is saved with a run means the same.

@@ -11,12 +11,17 @@ fn rigl(folder: &Path, args: &str) -> Output {
     command.output().expect("the command under test was built")
 }
 
-/// The last record of a command that succeeds.
-fn done(folder: &Path, args: &str) -> Value {
+/// The records of a command that succeeds.
+fn records(folder: &Path, args: &str) -> Vec<Value> {
     let output = rigl(folder, args);
     assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The last of them.
+fn done(folder: &Path, args: &str) -> Value {
+    records(folder, args).pop().unwrap()
 }
 
 /// Two epochs, and what is told of them: the weights asked for, and the operations of the method's rule.
@@ -37,7 +42,11 @@ fn every_method_trains() {
         // Of 240 steps, so that the fall has a few steps.
         let interval = if method == "gmp" { "--update-interval 20" } else { "" };
         let line = format!("train --json --epochs 2 --method {method} {options} {ticket} {interval} --out run{i}");
-        let done = done(folder, &line);
+        let records = records(folder, &line);
+        let steps: Vec<_> = records.iter().filter_map(|record| record["step"].as_u64()).collect();
+        // Also where a batch was used before the training.
+        assert_eq!(steps, [120, 240], "{line}");
+        let done = &records[2];
         assert!(done["test_accuracy"].as_f64().unwrap() > 0.77, "{line}: {done}");
         let expected = if method == "dense" { 266_200 } else { nnz };
         assert_eq!(done["nnz"], expected, "{line}");

@@ -70,7 +70,7 @@ pub use arena::{Arena, ArenaStats};
 pub use error::Error;
 pub use growth::{GrowthPasses, GrowthRequest, GrowthRequests};
 pub use ops::batch_norm::BatchNormLayer;
-pub use ops::softmax_cross_entropy::{Loss, LossStats};
+pub use ops::softmax_cross_entropy::{DetachedLoss, Loss, LossStats};
 pub use parameters::{Face, Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
 pub use reduce::{NoReduce, Reduce, Reduction};
 pub use tape::{Mode, Tape, Var};

@@ -97,7 +97,7 @@ pub struct Tape<'a, B: Backend> {
     grads: Vec<Option<Gradient<B>>>,
     /// How often each parameter is used by nodes that have not run yet.
     uses: Vec<usize>,
-    pub(crate) stats: Vec<B::Buffer>,
+    pub(crate) stats: Vec<Option<B::Buffer>>,
     ran: bool,
 }
 
@@ -415,7 +415,7 @@ impl<B: Backend> Drop for Tape<'_, B> {
         for activations in self.storages.drain(..).filter_map(|s| s.activations).chain(grads) {
             self.arena.give(self.backend, activations);
         }
-        for stats in self.stats.drain(..) {
+        for stats in self.stats.drain(..).flatten() {
             self.arena.give_buffer(self.backend, stats);
         }
     }

@@ -60,6 +60,20 @@ pub trait Storage: Sized {
     /// If `host` is longer than `from`.
     fn download(&self, from: &Self::Buffer, host: &mut [f32]) -> Result<(), BackendError>;
 
+    /// Copies the starts of several buffers, with one wait for all: `hosts[i]` from `from[i]`.
+    ///
+    /// # Errors
+    /// If one of `hosts` is longer than its buffer.
+    fn download_all(&self, from: &[&Self::Buffer], hosts: &mut [&mut [f32]]) -> Result<(), BackendError> {
+        from.iter().zip(hosts).try_for_each(|(from, host)| self.download(from, host))
+    }
+
+    /// How many small results, such as the losses of steps, had better be read together, since a reading makes the device
+    /// wait for its host; 1 where it costs nothing.
+    fn results_per_reading(&self) -> usize {
+        1
+    }
+
     /// An index buffer of `len` zeros.
     ///
     /// # Errors
@@ -95,6 +109,15 @@ pub trait Storage: Sized {
     /// # Errors
     /// If `map` and `to` differ in length, or an index lies outside `from`.
     fn gather(&self, from: &Self::Buffer, map: &[u32], to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// Hands queued work to the device without waiting for it: once a training step. Where nothing is queued, nothing
+    /// happens.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn submit(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// Waits until all queued work is done.
     ///

@@ -176,6 +176,41 @@ pub enum BackendError {
         /// Bytes asked for.
         bytes: usize,
     },
+    /// There is no GPU to use.
+    #[error("no GPU: {reason}")]
+    NoAdapter {
+        /// Why, and what would help.
+        reason: String,
+    },
+    /// A GPU cannot do what was asked.
+    #[error("{device} cannot do this: {what}")]
+    Unsupported {
+        /// The device.
+        device: String,
+        /// What it cannot do or lacks.
+        what: String,
+    },
+    /// A GPU has no room.
+    #[error(
+        "{device} has no room for {bytes} bytes more; {held} are in use{}",
+        available.map_or_else(String::new, |most| format!(", and one buffer may have {most}"))
+    )]
+    DeviceMemory {
+        /// The device.
+        device: String,
+        /// Bytes asked for.
+        bytes: u64,
+        /// Bytes of the buffers that there are.
+        held: u64,
+        /// Bytes that would be granted, if known.
+        available: Option<u64>,
+    },
+    /// A GPU stopped working, or its driver refused a command.
+    #[error("the GPU was lost: {reason}")]
+    DeviceLost {
+        /// What its driver says.
+        reason: String,
+    },
     /// The thread pool could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {

@@ -65,27 +65,29 @@
 //!
 //! # Support
 //!
-//! Backend [`cpu::Cpu`], which picks scalar, NEON, AVX2+FMA or AVX-512 code at run time; – is a gap. *Converted*: row-major operands
+//! Backends [`cpu::Cpu`], which picks scalar, NEON, AVX2+FMA or AVX-512 code at run time, and `gpu::Gpu` (feature `gpu`), which
+//! computes in f32; – is a gap. *Converted*: row-major operands
 //! ([`MatrixRef`], [`MatrixMut`]) may have that type, are converted when packed, and computed with in f32; weights are f32.
 //!
 //! | operation | format | CPU: f32 | CPU: f16, bf16 | GPU |
 //! | --- | --- | --- | --- | --- |
-//! | SpMM, transposed SpMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | – |
+//! | SpMM, transposed SpMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | WGSL |
 //! | SpMM, transposed SpMM, 1 to 8 lanes | CSR | scalar, NEON, AVX2 (AVX-512 runs the same vectors) | converted | – |
-//! | SpMM, transposed SpMM | BSR | scalar, NEON, AVX2, AVX-512 | – | – |
-//! | SDDMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | – |
-//! | SDDMM | BSR | scalar, NEON, AVX2, AVX-512 | – | – |
-//! | streaming growth | CSR, BSR | scalar, NEON, AVX2, AVX-512 | – | – |
-//! | GEMM | dense | crate `gemm` | converted | – |
+//! | SpMM, transposed SpMM | BSR | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | SDDMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | WGSL |
+//! | SDDMM | BSR | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | streaming growth | CSR, BSR | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | GEMM | dense | crate `gemm` | converted | WGSL |
 //! | GEMM, 1 to 8 lanes | dense | scalar, NEON, AVX2, AVX-512 | converted | – |
-//! | convolution, three passes | CSR, BSR, dense, depthwise | scalar, NEON, AVX2, AVX-512 | – | – |
-//! | convolution, streaming growth | CSR | scalar, NEON, AVX2, AVX-512 | – | – |
-//! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | values | scalar, NEON, AVX2, AVX-512 | – | – |
-//! | bias, ReLU, dropout, sum of two, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 | – | – |
-//! | max, average and global average pooling, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 (8 samples a strip: AVX2) | – | – |
-//! | flattening and its inverse (feature `nn`) | images, strips | scalar, NEON, AVX2, AVX-512 | – | – |
+//! | convolution, three passes | CSR, BSR, dense, depthwise | scalar, NEON, AVX2, AVX-512 | – | CSR, dense, depthwise |
+//! | convolution, streaming growth | CSR | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | values | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | bias, ReLU, dropout, sum of two, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | max, average and global average pooling, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 (8 samples a strip: AVX2) | – | WGSL |
+//! | flattening and its inverse (feature `nn`) | images, strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //!
-//! NEON code (aarch64) was run under emulation only and never timed on a processor. Not there at all: any GPU.
+//! NEON code (aarch64) was run under emulation only and never timed on a processor, the GPU's on
+//! drivers that compute on the processor.
 //!
 //! # Determinism
 //!
@@ -101,11 +103,16 @@ mod csr;
 mod dense;
 mod element;
 mod error;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod images;
 mod pattern;
 mod pool;
+pub mod profile;
 pub mod random;
 pub mod reference;
+#[cfg(test)]
+mod testing;
 
 pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]

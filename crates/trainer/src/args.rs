@@ -19,6 +19,10 @@ use crate::config::{
     LayerRule, LrSchedule, MOST_WIDTH, Method, MethodOption, ModelName, Normalize, OptimizerKind, Stem,
     UpdateSemantics, available_threads, complement, parse_density,
 };
+use crate::device::OnDevice;
+#[cfg(feature = "gpu")]
+use crate::device::on_device;
+use crate::landscape::Curve;
 use crate::models::{ModelSpec, Sparsification};
 
 const NETWORK: &str = "Network and data";
@@ -55,10 +59,14 @@ pub enum Command {
     /// Time sparse code against dense code on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// List the processor and the GPUs that --device may name, with what they can do.
+    Devices(DevicesArgs),
     /// Evaluate the model of a run, of a checkpoint, or one that was imported.
     Eval(EvalArgs),
     /// Remove the units of a perceptron that are connected to nothing, and show what is left.
     Compress(CompressArgs),
+    /// Show the loss on paths between two trained networks: a line, and curves trained for a low loss.
+    Landscape(LandscapeArgs),
     /// Write a model, or one of its matrices, for other programs.
     Export(ExportArgs),
     /// Make a model of other programs' files, pruned to a density if asked to.
@@ -167,6 +175,10 @@ The run's folder holds the settings in effect (config.toml), which --config read
 #[derive(Debug, Args)]
 #[command(after_long_help = TRAIN_EXAMPLES)]
 pub struct TrainArgs {
+    /// Print time, bytes and launches of each kernel, mean of the steps, on standard error at the end. A GPU's kernels then run
+    /// one after the other
+    #[arg(long)]
+    pub profile: bool,
     /// Everything that may stand in the file too.
     #[command(flatten)]
     pub options: TrainOptions,
@@ -348,7 +360,7 @@ pub struct TrainOptions {
     /// Threads that read and prepare batches, beside those [default: 2 for image-folder, 1 for other data]
     #[arg(long, value_name = "N", help_heading = RUN)]
     pub loader_threads: Option<usize>,
-    /// Where to compute: cpu [default: cpu]
+    /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices` [default: cpu]
     #[arg(long, value_name = "DEVICE", help_heading = RUN)]
     pub device: Option<Device>,
     /// Steps from one checkpoint to the next [default: one after each epoch]
@@ -549,7 +561,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub growth_batches: u64,
     /// Factor on the number of training steps, as in the paper's "5x" rows; decides the operations of training
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_length)]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_positive)]
     pub train_length: f64,
     /// Samples in a batch; decides the bytes of training
     #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
@@ -650,7 +662,7 @@ pub struct SpreadArgs {
     #[arg(long, value_enum, default_value_t = Distribution::Erk)]
     pub distribution: Distribution,
     /// Exponent of the erk proportions; 0 makes them uniform
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = parse_power)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = parse_not_negative)]
     pub erk_power: f64,
     /// Who decides the layers' densities
     #[arg(long, value_enum, default_value_t = LayerRule::Distribution)]
@@ -721,6 +733,17 @@ pub struct EvalArgs {
     /// Threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub threads: Option<usize>,
+    /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: Device,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rigl devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
     /// Print one JSON object a line on standard output, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -733,6 +756,88 @@ pub enum EvalSplit {
     Test,
     /// The training set, held-out samples included.
     Train,
+}
+
+const LANDSCAPE_DETAILS: &str = "\
+Curves are Bézier curves with one control point (quadratic) or two (cubic), which begin on the straight line and are
+trained for a low mean loss along the curve: each step takes a minibatch and a random place on the curve; SGD with
+momentum 0.9, a learning rate that falls along half a cosine, weight decay. Both ends stay as they are. In the
+sparse space every point has weights only where A or B has one, and costs what a network of so many weights costs; in
+the full space, everywhere. The straight line lies in the sparse space. Biases, and scale and shift of batch
+normalisations, are part of a point; running moments are not, they are estimated for each point by a pass over the
+training set, of A and B too, whose losses then are not quite those of rigl eval. A layer that is dense in A or B is
+dense in the sparse space.
+
+The barrier of a path is the highest loss for t in [0, 1], less the higher loss of both ends.
+
+Examples:
+  rigl landscape runs/static runs/pruned --out landscape
+      all paths, with landscape.svg and landscape.jsonl in the folder landscape
+  rigl landscape a.safetensors b.safetensors --curves linear
+      the straight line, from -0.2 to 1.2: no training
+  rigl landscape runs/static runs/pruned --space sparse --curves quadratic --steps 20000
+      one curve, trained for longer";
+
+/// `rigl landscape`.
+#[derive(Debug, Args)]
+#[command(after_long_help = LANDSCAPE_DETAILS)]
+pub struct LandscapeArgs {
+    /// The end at t = 0: a run's folder (its newest good checkpoint) or a checkpoint
+    pub a: PathBuf,
+    /// The end at t = 1, of the same architecture and trained on the same data; its pattern may be another
+    pub b: PathBuf,
+    /// Where curves may go: sparse (weights that A or B has), full (all weights), or one curve in each [default: both]
+    #[arg(long, value_enum)]
+    pub space: Option<SpaceChoice>,
+    /// The paths: linear, quadratic, cubic
+    #[arg(long, value_enum, value_name = "CURVE,...", value_delimiter = ',', default_value = "linear,quadratic,cubic")]
+    pub curves: Vec<Curve>,
+    /// Places at which a path is evaluated, at equal distances: over [0, 1], of the straight line over [-0.2, 1.2]; 0 and 1
+    /// are always among them
+    #[arg(long, value_name = "N", default_value_t = 29, value_parser = parse_places)]
+    pub points: usize,
+    /// The samples that points are evaluated on: the whole training set, or those for testing. Curves are trained on the
+    /// training set
+    #[arg(long, value_enum, default_value_t = EvalSplit::Train)]
+    pub split: EvalSplit,
+    /// Training steps (batches) of each curve [default: 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Samples in a batch of this training, and in a batch that gives batch normalisations their moments [default: 100]
+    #[arg(long, value_name = "SAMPLES", value_parser = parse_count)]
+    pub batch_size: Option<usize>,
+    /// Learning rate of the first step; it falls to 0 [default: 0.1]
+    #[arg(long, value_name = "RATE", value_parser = parse_positive)]
+    pub lr: Option<f64>,
+    /// Pull of weights towards 0 in this training, at least 0; losses are reported without it [default: 0.0001]
+    #[arg(long, value_name = "DECAY", value_parser = parse_not_negative)]
+    pub weight_decay: Option<f64>,
+    /// Seed of batches and places; one seed gives one result on any number of threads
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: u64,
+    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub threads: Option<usize>,
+    /// A new folder for a picture (landscape.svg) and the records of --json (landscape.jsonl) [default: no files]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where curves between two networks may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SpaceChoice {
+    /// Where either network has weights.
+    Sparse,
+    /// Everywhere.
+    Full,
+    /// One curve in each.
+    Both,
 }
 
 const EXPORT_EXAMPLES: &str = "\
@@ -910,9 +1015,12 @@ pub struct MachineArgs {
     /// to compare at AVX2, build with --no-default-features
     #[arg(long, value_enum, default_value_t = IsaChoice::Auto)]
     pub isa: IsaChoice,
-    /// Where to compute: cpu
+    /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
+    /// Print time, bytes and launches of each kernel, measured one by one, on standard error
+    #[arg(long)]
+    pub profile: bool,
     /// Seed of patterns and values
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -1004,6 +1112,18 @@ impl MachineArgs {
             IsaChoice::Avx512 => Some(IsaName::Avx512),
         };
         Cpu::new(self.threads.unwrap_or_else(available_threads), isa)
+    }
+
+    /// Does the work on the device that the options ask for.
+    ///
+    /// # Errors
+    /// If the device cannot be had, and those of the work.
+    pub fn on_device<W: OnDevice>(&self, work: W) -> anyhow::Result<W::Output> {
+        match self.device {
+            Device::Cpu => work.run(&self.cpu()?),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(_) => on_device(self.device, 1, work),
+        }
     }
 }
 
@@ -1123,9 +1243,9 @@ impl FromStr for PatternSource {
     }
 }
 
-fn parse_length(text: &str) -> Result<f64, String> {
-    let length = text.parse::<f64>().ok().filter(|&length| length > 0.0 && length.is_finite());
-    length.ok_or_else(|| "it must be a finite number above 0".to_owned())
+fn parse_positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|&number| number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "it must be a finite number above 0".to_owned())
 }
 
 fn parse_sparsity(text: &str) -> Result<f64, String> {
@@ -1133,9 +1253,14 @@ fn parse_sparsity(text: &str) -> Result<f64, String> {
     sparsity.ok_or_else(|| "a sparsity must be at least 0 and below 1 (it is 1 - density)".to_owned())
 }
 
-fn parse_power(text: &str) -> Result<f64, String> {
+fn parse_not_negative(text: &str) -> Result<f64, String> {
     let power = text.parse::<f64>().ok().filter(|&power| power >= 0.0 && power.is_finite());
     power.ok_or_else(|| "it must be a finite number of at least 0".to_owned())
+}
+
+fn parse_places(text: &str) -> Result<usize, String> {
+    let places = text.parse().ok().filter(|&places| places >= 3);
+    places.ok_or_else(|| "it must be a whole number of at least 3: both ends and a place between them".to_owned())
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
@@ -1146,6 +1271,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
 mod tests {
     use super::*;
     use crate::config::TrainConfig;
+    use crate::landscape::{BATCH_SIZE, PathTraining};
     use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Command, String> {
@@ -1202,10 +1328,27 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_landscape_states_its_defaults() {
+        let command = Cli::command();
+        let landscape = command.find_subcommand("landscape").unwrap();
+        let PathTraining { steps, learning_rate, weight_decay } = PathTraining::default();
+        for (name, default) in [
+            ("steps", steps.to_string()),
+            ("lr", learning_rate.to_string()),
+            ("weight-decay", weight_decay.to_string()),
+            ("batch-size", BATCH_SIZE.to_string()),
+        ] {
+            let argument = landscape.get_arguments().find(|argument| argument.get_long() == Some(name)).unwrap();
+            let help = argument.get_help().unwrap().to_string();
+            assert!(help.ends_with(&format!("[default: {default}]")), "--{name}: {help}");
+        }
+    }
+
+    #[test]
     fn usage_errors_list_what_is_valid() {
         for (line, parts) in [
             ("train --optimizer lion", ["--optimizer", "sgd, adam, adamw"].as_slice()),
-            ("train --device gpu:0", &["--device", "this build has only the device cpu"]),
+            ("train --device gpu:x", &["--device", "cpu"]),
             ("train --model resnet-51", &["--model", "784-300-100-10", "resnet-50"]),
             ("train --model wrn-21-2", &["--model", "D = 6 n + 4"]),
             ("train --seed -1", &["-1"]),
@@ -1229,6 +1372,12 @@ mod tests {
             ("bench kernel --pattern diagonal", &["--pattern", "banded", ".smtx"]),
             ("bench step --density 0.1,0", &["--density", "above 0"]),
             ("bench step --batch-size 0", &["--batch-size", "at least 1"]),
+            ("landscape a", &["<B>"]),
+            ("landscape a b --curves quartic", &["--curves", "linear, quadratic, cubic"]),
+            ("landscape a b --points 2", &["--points", "at least 3"]),
+            ("landscape a b --space dense", &["--space", "sparse, full, both"]),
+            ("landscape a b --lr 0", &["--lr", "above 0"]),
+            ("landscape a b --steps 0", &["--steps", "1.."]),
         ] {
             let message = parse(line).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{line}: {message}");

@@ -166,7 +166,8 @@ pub enum ConfigError {
     Encoding(#[from] toml::ser::Error),
 }
 
-fn gibibytes(bytes: usize) -> String {
+/// A number of bytes for people.
+pub(crate) fn gibibytes(bytes: usize) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
@@ -348,12 +349,19 @@ choices! {
 pub enum Device {
     /// The processor.
     Cpu,
+    /// The GPU of this number, see `rigl devices`; without one the best.
+    #[cfg(feature = "gpu")]
+    Gpu(Option<usize>),
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.pad("cpu"),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(None) => f.pad("gpu"),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(Some(index)) => f.pad(&format!("gpu:{index}")),
         }
     }
 }
@@ -362,10 +370,20 @@ impl FromStr for Device {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
+        #[cfg(feature = "gpu")]
+        if let Some(Ok(index)) = name.strip_prefix("gpu:").map(str::parse) {
+            return Ok(Self::Gpu(Some(index)));
+        }
         match name {
             "cpu" => Ok(Self::Cpu),
-            _ if name.starts_with("gpu") => Err("this build has only the device cpu, none named gpu".to_owned()),
-            _ => Err("the devices of this build are: cpu".to_owned()),
+            #[cfg(feature = "gpu")]
+            "gpu" => Ok(Self::Gpu(None)),
+            #[cfg(not(feature = "gpu"))]
+            _ if name.starts_with("gpu") => {
+                let how = "`cargo build --release --features gpu` makes one with GPUs";
+                Err(format!("this build has only the device cpu; {how}"))
+            }
+            _ => Err("the devices are cpu, gpu (the best one) and gpu:N (the Nth of `rigl devices`)".to_owned()),
         }
     }
 }
@@ -1342,7 +1360,7 @@ mod tests {
         assert!(wrong_type.contains("line 2") && wrong_type.contains("lr = 'fast'"), "{wrong_type}");
         assert!(message("optimizer = 'lion'").contains("expected one of `sgd`, `adam`, `adamw`"));
         assert!(message("format = 'bsr3x3'").contains("bsrRxC with R and C of 1, 2, 4, 8 or 16"));
-        assert!(message("device = 'gpu:0'").contains("this build has only the device cpu"));
+        assert!(message("device = 'tpu'").contains("the devices are cpu"));
         assert!(message("model = 'resnet'").contains("784-300-100-10"));
         assert!(message("density-override = ['fc1=2']").contains("a density must be"));
         assert!(message("density = 2.0").starts_with("density: 2 is not possible"));
@@ -1426,6 +1444,14 @@ mod tests {
         }
         assert_eq!("cpu".parse::<Device>(), Ok(Device::Cpu));
         assert!("tpu".parse::<Device>().unwrap_err().contains("cpu"));
+        #[cfg(feature = "gpu")]
+        for (name, device) in
+            [("gpu", Device::Gpu(None)), ("gpu:0", Device::Gpu(Some(0))), ("gpu:12", Device::Gpu(Some(12)))]
+        {
+            assert_eq!(name.parse::<Device>(), Ok(device));
+            assert_eq!(device.to_string(), name);
+        }
+        assert!("gpu:x".parse::<Device>().is_err() && "gpu:-1".parse::<Device>().is_err());
         assert_eq!(format!("{:>8}", Method::named("rigl")), "    rigl");
     }
 

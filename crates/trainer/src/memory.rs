@@ -1,7 +1,7 @@
 //! Whether a step fits into memory: asked before anything is built, since a process that takes more than there is gets killed
 //! without a word.
 
-use sparse_kernels::cpu::Cpu;
+use sparse_kernels::Backend;
 use sysinfo::System;
 
 use crate::config::ConfigError;
@@ -9,7 +9,7 @@ use crate::models::{Architecture, activation_bytes};
 use crate::training::TrainingError;
 
 /// Bytes that are free for this process; `None` where the system does not tell.
-fn available() -> Option<usize> {
+pub fn available() -> Option<usize> {
     let mut system = System::new();
     system.refresh_memory();
     // A container's limit, where there is one, is what counts.
@@ -24,22 +24,31 @@ fn available() -> Option<usize> {
 ///
 /// # Errors
 /// [`ConfigError::Memory`] if they have none.
-pub fn check(cpu: &Cpu, architecture: &Architecture, batch_size: usize) -> anyhow::Result<()> {
+pub fn check<B: Backend>(device: &B, architecture: &Architecture, batch_size: usize) -> anyhow::Result<()> {
     let Some(available) = available() else { return Ok(()) };
-    check_against(available, cpu, architecture, batch_size)
+    check_against(available, device, architecture, batch_size)
 }
 
 /// Whether there is room for two networks' activations beside what is held already.
 ///
 /// # Errors
 /// If there is no such layout.
-pub fn has_room_for_two(cpu: &Cpu, architecture: &Architecture, batch_size: usize) -> Result<bool, TrainingError> {
-    let needed = 2 * activation_bytes(cpu, architecture, true, batch_size)?;
+pub fn has_room_for_two<B: Backend>(
+    device: &B,
+    architecture: &Architecture,
+    batch_size: usize,
+) -> Result<bool, TrainingError> {
+    let needed = 2 * activation_bytes(device, architecture, true, batch_size)?;
     Ok(available().is_none_or(|available| needed <= available))
 }
 
-fn check_against(available: usize, cpu: &Cpu, architecture: &Architecture, batch_size: usize) -> anyhow::Result<()> {
-    let bytes = |samples| -> Result<usize, TrainingError> { activation_bytes(cpu, architecture, true, samples) };
+fn check_against<B: Backend>(
+    available: usize,
+    device: &B,
+    architecture: &Architecture,
+    batch_size: usize,
+) -> anyhow::Result<()> {
+    let bytes = |samples| -> Result<usize, TrainingError> { activation_bytes(device, architecture, true, samples) };
     let needed = bytes(batch_size)?;
     if needed <= available {
         return Ok(());
@@ -54,6 +63,8 @@ fn check_against(available: usize, cpu: &Cpu, architecture: &Architecture, batch
 
 #[cfg(test)]
 mod tests {
+    use sparse_kernels::cpu::Cpu;
+
     use super::*;
 
     #[test]

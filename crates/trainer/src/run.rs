@@ -1,12 +1,15 @@
 //! A training run: epochs, records and checkpoints, from a start or from where an earlier process stopped.
 //!
 //! ```text
-//! loop:  epoch over and not recorded → evaluate, record     (resumed here, this comes first)
+//! loop:  epoch over → evaluate, record                      (resumed here, this comes first)
 //!        checkpoint due              → save
 //!        interrupted                 → save, stop
 //!        all steps done              → save as final, end
 //!        train on the next batch
 //! ```
+//!
+//! An epoch is as many steps as the training set has batches. Where batches are used that are no steps (the one that SNIP
+//! looks at before training), it ends as many batches later, at the same step as with any other method.
 //!
 //! A checkpoint holds everything that the rest of the run depends on: the trainer's state, the place in the epoch (from
 //! the number of batches), the epoch's running means and the number of records written. So a run that is killed and
@@ -21,11 +24,11 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sparse_kernels::cpu::Cpu;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::TrainConfig;
 use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Split};
+use crate::device::ComputeDevice;
 use crate::interrupt::Interrupt;
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
@@ -129,6 +132,8 @@ struct RunState {
     records: u64,
     /// Of the training batches of the epoch so far.
     epoch: Mean,
+    /// Whether that epoch is over and recorded. Older checkpoints do not say it.
+    epoch_is_recorded: Option<bool>,
     /// Training samples so far whose files are broken.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     corrupt_images: BTreeSet<u32>,
@@ -168,15 +173,15 @@ where
 
 /// What a run is made of.
 #[derive(Debug)]
-pub struct RunParts<'a> {
+pub struct RunParts<'a, B: ComputeDevice> {
     /// Where it computes.
-    pub cpu: &'a Cpu,
+    pub device: &'a B,
     /// Its settings.
     pub config: &'a TrainConfig,
     /// Its data.
     pub data: &'a Dataset,
     /// Network, optimizer and method, at step 0.
-    pub trainer: Trainer<'a, Cpu>,
+    pub trainer: Trainer<'a, B>,
     /// Its folder.
     pub run_dir: RunDir,
     /// Its length.
@@ -187,13 +192,15 @@ pub struct RunParts<'a> {
 
 /// A run in progress.
 #[derive(Debug)]
-pub struct Run<'a> {
-    parts: RunParts<'a>,
+pub struct Run<'a, B: ComputeDevice> {
+    parts: RunParts<'a, B>,
     input: ModelInput,
     data_sha256: String,
     batches_per_epoch: u64,
     records: u64,
     epoch: Mean,
+    /// Whether that epoch is over and recorded, so that the next batch begins another.
+    epoch_is_recorded: bool,
     corrupt_images: BTreeSet<u32>,
     /// Operations of one sample's forward pass: summed over the batches so far, and of the network as it is.
     forward_flops: [f64; 2],
@@ -207,16 +214,16 @@ pub struct Run<'a> {
 }
 
 /// Operations of one sample's forward pass with the weights that there are.
-fn forward_flops(parts: &RunParts<'_>) -> f64 {
+fn forward_flops<B: ComputeDevice>(parts: &RunParts<'_, B>) -> f64 {
     let network = &parts.trainer.network;
     let [stored, _] =
-        network.architecture.forward_flops(&network.densities(parts.cpu), parts.config.flops_convention.into());
+        network.architecture.forward_flops(&network.densities(parts.device), parts.config.flops_convention.into());
     stored
 }
 
-impl<'a> Run<'a> {
+impl<'a, B: ComputeDevice> Run<'a, B> {
     /// A run at its start.
-    pub fn new(parts: RunParts<'a>) -> Self {
+    pub fn new(parts: RunParts<'a, B>) -> Self {
         let normalization = parts.data.normalization(parts.config.normalize);
         let batches_per_epoch = parts.data.train.len().div_ceil(parts.config.batch_size) as u64;
         Self {
@@ -229,6 +236,7 @@ impl<'a> Run<'a> {
             batches_per_epoch,
             records: 0,
             epoch: Mean::default(),
+            epoch_is_recorded: false,
             corrupt_images: BTreeSet::new(),
             forward_flops: [0.0, forward_flops(&parts)],
             saved: None,
@@ -262,6 +270,10 @@ impl<'a> Run<'a> {
             self.parts.trainer.restore(checkpoint)?;
             (self.records, self.epoch, self.corrupt_images) = (state.records, state.epoch, state.corrupt_images);
             let (now, batches) = (forward_flops(&self.parts), self.parts.trainer.batches());
+            // Epochs used to end with whole passes over the data.
+            let was_over =
+                batches.is_multiple_of(self.batches_per_epoch) || self.records * self.batches_per_epoch > batches;
+            self.epoch_is_recorded = state.epoch_is_recorded.unwrap_or(was_over);
             // A checkpoint without the sum is older than methods whose density moves.
             let is_older = state.forward_flops == 0.0;
             self.forward_flops = [if is_older { now * batches as f64 } else { state.forward_flops }, now];
@@ -274,7 +286,7 @@ impl<'a> Run<'a> {
     }
 
     /// The trainer.
-    pub fn trainer(&self) -> &Trainer<'a, Cpu> {
+    pub fn trainer(&self) -> &Trainer<'a, B> {
         &self.parts.trainer
     }
 
@@ -348,9 +360,10 @@ impl<'a> Run<'a> {
         let mut owed = false;
         loop {
             let batches = self.parts.trainer.batches();
-            let over = batches > 0 && self.epoch_is_over();
+            let over = self.epoch_is_over();
             let mut told = Ok(());
-            if over && self.records < batches.div_ceil(self.batches_per_epoch) {
+            if over {
+                self.read_losses()?;
                 match self.finish_epoch(&progress) {
                     Ok(printed) => told = printed,
                     // Resumed, the run begins with what was left out.
@@ -384,7 +397,7 @@ impl<'a> Run<'a> {
             told.with_context(|| format!("saved after step {}", self.parts.trainer.step()))?;
             // The loader says the end of an epoch with an extra call.
             let Some(batch) = loader.next_batch()? else { continue };
-            if over || batches == 0 {
+            if std::mem::take(&mut self.epoch_is_recorded) {
                 self.epoch = Mean::default();
             }
             let report = self.parts.trainer.train_batch(batch.layout, &batch.images, &batch.labels)?;
@@ -398,19 +411,28 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Whether an epoch is over that is not recorded.
     fn epoch_is_over(&self) -> bool {
-        let trainer = &self.parts.trainer;
-        trainer.batches().is_multiple_of(self.batches_per_epoch) || trainer.step() >= self.parts.total_steps
+        let (step, total) = (self.parts.trainer.step(), self.parts.total_steps);
+        let recorded = self.records * self.batches_per_epoch;
+        recorded < total && step >= total.min(recorded + self.batches_per_epoch)
+    }
+
+    /// Adds the losses that are still on the device: no checkpoint and no record is without them.
+    fn read_losses(&mut self) -> anyhow::Result<()> {
+        let loss = self.parts.trainer.read_losses()?;
+        self.epoch.add(&loss);
+        Ok(())
     }
 
     fn status(&self) -> Status {
-        let RunParts { trainer, cpu, .. } = &self.parts;
+        let RunParts { trainer, device, .. } = &self.parts;
         Status {
             step: trainer.step(),
             loss: self.epoch.loss(),
             accuracy: self.epoch.accuracy(),
             samples_per_second: self.samples_per_second(),
-            density: trainer.network.cost(cpu).density(),
+            density: trainer.network.cost(*device).density(),
         }
     }
 
@@ -420,7 +442,7 @@ impl<'a> Run<'a> {
         let data = self.parts.data;
         let validation = data.validation.as_ref().map(|split| self.evaluate(split)).transpose()?;
         let test = if self.parts.config.eval_test { Some(self.evaluate(&data.test)?) } else { None };
-        let cost = self.parts.trainer.network.cost(self.parts.cpu);
+        let cost = self.parts.trainer.network.cost(self.parts.device);
         let record = EpochRecord {
             event: "epoch",
             epoch: self.records + 1,
@@ -438,6 +460,7 @@ impl<'a> Run<'a> {
         self.record_topology(record.epoch)?;
         self.append(&record)?;
         self.records += 1;
+        self.epoch_is_recorded = true;
         let told = if self.parts.config.json { print_record(&record) } else { Ok(()) };
         let mut more = String::new();
         for (name, mean) in [("validation", validation), ("test", test)] {
@@ -452,8 +475,8 @@ impl<'a> Run<'a> {
 
     /// Records where the connections are, after this many epochs.
     fn record_topology(&mut self, epoch: u64) -> anyhow::Result<()> {
-        let RunParts { cpu, data, trainer, run_dir, .. } = &mut self.parts;
-        let mut record = TopologyRecord::of(*cpu, &trainer.network, epoch, trainer.step());
+        let RunParts { device, data, trainer, run_dir, .. } = &mut self.parts;
+        let mut record = TopologyRecord::of(*device, &trainer.network, epoch, trainer.step());
         if run_dir.topology_is_empty()? {
             record = record.with_heading(&trainer.network, data.shape);
         }
@@ -486,13 +509,14 @@ impl<'a> Run<'a> {
         let mut checkpoint = self.parts.trainer.checkpoint(Some(self.input.clone()))?;
         let (config, data_sha256) = (self.parts.config.fingerprint(), self.data_sha256.clone());
         let (corrupt_images, [forward_flops, _]) = (self.corrupt_images.clone(), self.forward_flops);
-        let (records, epoch) = (self.records, self.epoch);
-        let state = RunState { config, data_sha256, records, epoch, corrupt_images, forward_flops };
+        let (records, epoch, epoch_is_recorded) = (self.records, self.epoch, Some(self.epoch_is_recorded));
+        let state = RunState { config, data_sha256, records, epoch, epoch_is_recorded, corrupt_images, forward_flops };
         checkpoint.set_section("run", &state);
         Ok(checkpoint)
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
+        self.read_losses()?;
         let checkpoint = self.checkpoint()?;
         let RunParts { run_dir, config, trainer, .. } = &mut self.parts;
         match run_dir.save(&checkpoint, trainer.step(), config.keep_checkpoints) {

@@ -24,6 +24,7 @@ use serde_json::Value;
 use crate::atomic_file::{remove_temporaries, sync_folder, write_atomic};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{ConfigError, TrainConfig, available_threads};
+use crate::device::Place;
 use crate::models::StoredModel;
 use crate::topology_record::TopologyRecord;
 
@@ -127,9 +128,11 @@ pub struct RunInfo {
     pub command: Vec<String>,
     /// The version of this crate.
     pub version: &'static str,
-    /// Threads in use.
+    /// What computes: `cpu`, or a GPU's name and driver.
+    pub device: String,
+    /// Threads of the processor in use.
     pub threads: usize,
-    /// The instruction set in use.
+    /// The instruction set in use, or the interface to the GPU.
     pub isa: String,
     /// The machine.
     pub host: HostInfo,
@@ -152,13 +155,15 @@ pub struct HostInfo {
 
 impl RunInfo {
     /// Of this process, now.
-    pub fn new(threads: usize, isa: impl Into<String>) -> Self {
+    pub fn new(place: Place) -> Self {
+        let Place { device, threads, isa } = place;
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
             version: env!("CARGO_PKG_VERSION"),
+            device,
             threads,
-            isa: isa.into(),
+            isa,
             host: HostInfo {
                 os: std::env::consts::OS,
                 arch: std::env::consts::ARCH,
@@ -170,7 +175,7 @@ impl RunInfo {
     }
 }
 
-fn cpu_name() -> Option<String> {
+pub(crate) fn cpu_name() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     line.split_once(':').map(|(_, name)| name.trim().to_owned())
@@ -513,7 +518,10 @@ mod tests {
     use super::*;
 
     fn create(out: &Path) -> Result<RunDir, RunDirError> {
-        RunDir::create(&TrainConfig { out: Some(out.to_owned()), ..TrainConfig::default() }, &RunInfo::new(2, "avx2"))
+        RunDir::create(
+            &TrainConfig { out: Some(out.to_owned()), ..TrainConfig::default() },
+            &RunInfo::new(Place::of_cpu(2, "avx2")),
+        )
     }
 
     #[test]
@@ -527,7 +535,7 @@ mod tests {
         let config: TrainConfig = toml::from_str(&fs::read_to_string(out.join(CONFIG)).unwrap()).unwrap();
         assert_eq!(config, TrainConfig::default());
         // A second process is kept away; after it, the run can be gone on with.
-        let info = RunInfo::new(1, "scalar");
+        let info = RunInfo::new(Place::of_cpu(1, "scalar"));
         assert!(matches!(RunDir::open(&out, &info).unwrap_err(), RunDirError::InUse { .. }));
         drop(folder);
         fs::write(out.join(".state.1.tmp"), "").unwrap();

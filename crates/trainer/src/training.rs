@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use autograd::optim::{Adam, AdamOptions, Decay, Optimizer, Schedule, Sgd, SgdOptions};
-use autograd::{Arena, GrowthPasses, GrowthRequest, GrowthRequests, LossStats, Mode, NoReduce, Tape};
+use autograd::{Arena, DetachedLoss, GrowthPasses, GrowthRequest, GrowthRequests, LossStats, Mode, NoReduce, Tape};
 use rigl::{
     DropSchedule, GradientNeed, LayerUpdate, LoopSemantics, Method, MethodOptions, MethodState, ScheduleOptions,
     StepIntent, UpdateSchedule,
@@ -148,13 +148,17 @@ pub fn method(
 /// What a training step tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
-    /// Loss and right answers of the batch, before the step's changes.
+    /// Loss and right answers of the batches whose losses were read: of this one, before the step's changes, where a device
+    /// is read from after each step; else of all since the last reading, or of none.
     pub loss: LossStats,
     /// Whether the optimizer stepped; if not, the topology was updated instead.
     pub optimizer_stepped: bool,
     /// Whether some layer's topology was changed.
     pub topology_changed: bool,
 }
+
+/// Of no batch.
+const NO_LOSS: LossStats = LossStats { sum: 0.0, correct: 0, lanes: 0 };
 
 /// What a pass needs beside the parameters, kept from one to the next.
 #[derive(Debug)]
@@ -202,6 +206,26 @@ impl<'b, B: Backend> Workspace<'b, B> {
         let loss = tape.softmax_cross_entropy(logits, labels, 0.0)?;
         Ok(tape.read_loss(loss)?)
     }
+
+    fn training_pass(
+        &mut self,
+        network: &mut Network<B>,
+        layout: Layout,
+        images: &[f32],
+        labels: &[u32],
+        backward: bool,
+    ) -> Result<LossStats, TrainingError> {
+        let input = self.upload(layout, images, labels)?;
+        let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Training);
+        let x = tape.input(input, false);
+        let logits = network.body.forward(&mut tape, x, 0.0, Key::new(0))?;
+        let (_, labels) = self.labels.as_ref().expect("`upload` has made it");
+        let loss = tape.softmax_cross_entropy(logits, labels, 0.0)?;
+        if backward {
+            tape.backward(&[loss], &mut GrowthRequests::new(), &mut NoReduce)?;
+        }
+        Ok(tape.read_loss(loss)?)
+    }
 }
 
 /// A network that is used, not trained.
@@ -229,6 +253,21 @@ impl<'b, B: Backend> Evaluator<'b, B> {
         labels: &[u32],
     ) -> Result<LossStats, TrainingError> {
         self.workspace.evaluate(&mut self.network, layout.into(), images, labels)
+    }
+
+    /// One forward pass as in training, without dropout: normalisations take the batch's moments, and move the running ones.
+    /// With `backward`, the gradients of the mean loss stand in the network's parameters afterwards. No weight changes.
+    ///
+    /// # Errors
+    /// [`TrainingError`].
+    pub fn training_pass(
+        &mut self,
+        layout: impl Into<Layout>,
+        images: &[f32],
+        labels: &[u32],
+        backward: bool,
+    ) -> Result<LossStats, TrainingError> {
+        self.workspace.training_pass(&mut self.network, layout.into(), images, labels, backward)
     }
 }
 
@@ -272,6 +311,16 @@ pub struct Trainer<'b, B: Backend> {
     batches: u64,
     /// An update that has begun, and waits for more batches.
     update: Option<Update>,
+    /// Losses that are still on the device.
+    unread: Vec<UnreadLoss<B>>,
+}
+
+/// A step's loss that is still on the device.
+#[derive(Debug)]
+struct UnreadLoss<B: Backend> {
+    step: u64,
+    learning_rate: f32,
+    loss: DetachedLoss<B>,
 }
 
 /// A step that has begun.
@@ -315,7 +364,18 @@ impl<'b, B: Backend> Trainer<'b, B> {
         options: StepOptions,
     ) -> Self {
         let workspace = Workspace::new(backend);
-        Self { backend, network, optimizer, method, options, workspace, step: 0, batches: 0, update: None }
+        Self {
+            backend,
+            network,
+            optimizer,
+            method,
+            options,
+            workspace,
+            step: 0,
+            batches: 0,
+            update: None,
+            unread: vec![],
+        }
     }
 
     /// The step counter: what schedules and methods go by.
@@ -357,10 +417,33 @@ impl<'b, B: Backend> Trainer<'b, B> {
         Ok(Update { intent, requests, dense, any, passes_left })
     }
 
+    /// Loss and right answers of the batches whose losses are still on the device, which a checkpoint must not pass over.
+    ///
+    /// # Errors
+    /// [`TrainingError::Diverged`] of the first that did.
+    pub fn read_losses(&mut self) -> Result<LossStats, TrainingError> {
+        let (steps, losses): (Vec<_>, Vec<_>) =
+            self.unread.drain(..).map(|unread| ((unread.step, unread.learning_rate), unread.loss)).unzip();
+        let mut sum = NO_LOSS;
+        if losses.is_empty() {
+            return Ok(sum);
+        }
+        let stats = DetachedLoss::read_all(self.backend, &mut self.workspace.arena, losses)?;
+        for ((step, learning_rate), loss) in steps.into_iter().zip(stats) {
+            if !loss.sum.is_finite() {
+                return Err(TrainingError::Diverged { step, loss: loss.mean(), learning_rate });
+            }
+            sum.sum += loss.sum;
+            sum.correct += loss.correct;
+            sum.lanes += loss.lanes;
+        }
+        Ok(sum)
+    }
+
     /// Trains on one batch: `images` in `layout`, one label per lane.
     ///
     /// # Errors
-    /// [`TrainingError`]; after `Diverged` the parameters are as before the step.
+    /// [`TrainingError`]; after `Diverged` the parameters are as before the step, where losses are read after each.
     pub fn train_batch(
         &mut self,
         layout: impl Into<Layout>,
@@ -385,9 +468,9 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let backward = intent.optimizer_step || any;
         let loss = self.pass(layout, images, labels, backward.then_some(&mut growth))?;
         let learning_rate = self.options.learning_rate.at(self.step);
-        if !loss.sum.is_finite() {
-            return Err(TrainingError::Diverged { step: self.step, loss: loss.mean(), learning_rate });
-        }
+        self.unread.push(UnreadLoss { step: self.step, learning_rate, loss });
+        let is_due = self.unread.len() >= self.backend.results_per_reading();
+        let loss = if is_due { self.read_losses()? } else { NO_LOSS };
         if passes == GrowthPasses::More && !requests.is_empty() {
             self.batches += 1;
             self.update = Some(Update { intent, requests, dense, any, passes_left: passes_left - 1 });
@@ -409,6 +492,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
             topology_changed |= !updates.is_empty();
             self.apply(updates)?;
         }
+        self.backend.submit()?;
         Ok(StepReport { loss, optimizer_stepped: intent.optimizer_step, topology_changed })
     }
 
@@ -534,6 +618,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         }
         self.optimizer.set_steps(state.optimizer_steps);
         self.update = None;
+        self.unread.clear();
         (self.step, self.batches) = (state.step, state.batches);
         Ok(())
     }
@@ -577,7 +662,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         images: &[f32],
         labels: &[u32],
         growth: Option<&mut GrowthRequests>,
-    ) -> Result<LossStats, TrainingError> {
+    ) -> Result<DetachedLoss<B>, TrainingError> {
         let input = self.workspace.upload(layout, images, labels)?;
         let key = Key::new(self.options.seed).with_name("dropout").with(self.batches);
         let Workspace { backend, arena, labels, .. } = &mut self.workspace;
@@ -589,7 +674,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         if let Some(growth) = growth {
             tape.backward(&[loss], growth, &mut NoReduce)?;
         }
-        Ok(tape.read_loss(loss)?)
+        Ok(tape.detach_loss(loss)?)
     }
 
     fn apply(&mut self, updates: Vec<LayerUpdate>) -> Result<(), TrainingError> {

@@ -2,7 +2,7 @@
 
 use sparse_kernels::{Backend, CrossEntropy};
 
-use crate::{Error, Mode, Tape, Var};
+use crate::{Arena, Error, Mode, Tape, Var};
 
 const OP: &str = "softmax_cross_entropy";
 
@@ -28,6 +28,10 @@ pub struct LossStats {
 }
 
 impl LossStats {
+    fn new([sum, correct]: [f32; 2], lanes: usize) -> Self {
+        Self { sum, correct: correct as usize, lanes }
+    }
+
     /// Mean over lanes: what the gradient is of. NaN without lanes.
     pub fn mean(&self) -> f32 {
         self.sum / self.lanes as f32
@@ -65,23 +69,55 @@ impl<B: Backend> Tape<'_, B> {
         backend.softmax_cross_entropy(parameters, logits_strips, labels, &mut stats, gradient.as_mut())?;
         let gradient = gradient.map(|gradient| self.store(gradient.into()));
         self.used(OP, logits);
-        self.stats.push(stats);
+        self.stats.push(Some(stats));
         Ok(Loss { logits, gradient, stats: self.stats.len() - 1, lanes })
-    }
-
-    /// A loss's statistics on the device: sum of the lanes' losses, number of correct lanes.
-    pub fn stats(&self, loss: Loss) -> &B::Buffer {
-        &self.stats[loss.stats]
     }
 
     /// Downloads a loss. Waits for the device, so call it only where the number is wanted.
     ///
     /// # Errors
-    /// If the backend fails.
+    /// If the backend fails, or the loss was detached.
     pub fn read_loss(&self, loss: Loss) -> Result<LossStats, Error> {
-        let mut stats = [0.0; 2];
-        self.backend.download(self.stats(loss), &mut stats)?;
-        Ok(LossStats { sum: stats[0], correct: stats[1] as usize, lanes: loss.lanes })
+        let stats = self.stats[loss.stats].as_ref().ok_or_else(|| detached("read_loss", loss))?;
+        let mut host = [0.0; 2];
+        self.backend.download(stats, &mut host)?;
+        Ok(LossStats::new(host, loss.lanes))
+    }
+
+    /// Takes a loss off the tape, to be read together with those of other steps.
+    ///
+    /// # Errors
+    /// If it was detached before.
+    pub fn detach_loss(&mut self, loss: Loss) -> Result<DetachedLoss<B>, Error> {
+        let stats = self.stats[loss.stats].take().ok_or_else(|| detached("detach_loss", loss))?;
+        Ok(DetachedLoss { stats, lanes: loss.lanes })
+    }
+}
+
+fn detached(op: &'static str, loss: Loss) -> Error {
+    Error::Missing { op, what: "loss, since it was detached,", name: loss.stats.to_string() }
+}
+
+/// A loss that outlives its tape, still on the device.
+#[derive(Debug)]
+pub struct DetachedLoss<B: Backend> {
+    stats: B::Buffer,
+    lanes: usize,
+}
+
+impl<B: Backend> DetachedLoss<B> {
+    /// Downloads losses with one wait for all, and gives their memory back to the arena.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn read_all(backend: &B, arena: &mut Arena<B>, losses: Vec<Self>) -> Result<Vec<LossStats>, Error> {
+        let mut hosts = vec![[0.0; 2]; losses.len()];
+        let buffers: Vec<_> = losses.iter().map(|loss| &loss.stats).collect();
+        let mut slices: Vec<_> = hosts.iter_mut().map(|host| &mut host[..]).collect();
+        backend.download_all(&buffers, &mut slices)?;
+        let stats = losses.iter().zip(hosts).map(|(loss, host)| LossStats::new(host, loss.lanes)).collect();
+        losses.into_iter().for_each(|loss| arena.give_buffer(backend, loss.stats));
+        Ok(stats)
     }
 }
 

@@ -74,6 +74,7 @@ pub(super) fn grid(size: usize, tile: usize) -> (usize, impl Fn(usize) -> std::o
 
 impl DenseLinear for Cpu {
     fn gemm(&self, op: Op, w: &Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("gemm", w.len() + x.data.len() + y.data.len(), 2 * w.len() * x.layout.lanes());
         check_lanes("gemm", x.layout, y.layout)?;
         expect_equal("gemm", "length of X", x.layout.len(), x.data.len())?;
         expect_equal("gemm", "length of Y", y.layout.len(), y.data.len())?;
@@ -118,6 +119,8 @@ impl DenseLinear for Cpu {
         dw: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed =
+            self.timed("gemm_weight_grad", dw.len() + x.data.len() + dy.data.len(), 2 * dw.len() * x.layout.lanes());
         check_lanes("gemm_weight_grad", x.layout, dy.layout)?;
         expect_equal("gemm_weight_grad", "length of X", x.layout.len(), x.data.len())?;
         expect_equal("gemm_weight_grad", "length of dY", dy.layout.len(), dy.data.len())?;

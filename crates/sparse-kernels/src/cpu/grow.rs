@@ -795,7 +795,8 @@ pub(super) fn in_order(list: &List, ranking: Ranking, count: usize) -> Vec<Candi
 mod tests {
     use super::*;
     use crate::CsrPattern;
-    use crate::cpu::{IsaName, testing};
+    use crate::cpu::IsaName;
+    use crate::testing;
     use proptest::prelude::*;
 
     fn strips(cpu: &Cpu, layout: StripLayout, value: impl Fn(usize) -> f32) -> Strips<Cpu> {

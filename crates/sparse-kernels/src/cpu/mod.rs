@@ -18,11 +18,11 @@ mod sddmm;
 mod sparse_linear;
 mod spmm;
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -35,6 +35,7 @@ pub use plan::CpuPlan;
 pub use row_major::Workspace;
 
 use crate::error::expect_equal;
+use crate::profile::KernelTime;
 use crate::{BackendError, FormatError, Storage};
 
 /// A handle on the CPU: an instruction set and a number of threads.
@@ -57,6 +58,9 @@ pub struct Cpu {
     pool: Option<rayon::ThreadPool>,
     /// Memory that operations borrow for a call.
     scratch: Mutex<Vec<Buffer>>,
+    /// Times of operations, while they are measured.
+    profile: Mutex<Option<Vec<KernelTime>>>,
+    is_profiled: AtomicBool,
 }
 
 /// Below this many operations (or elements passed over, times eight) a call stays on one thread: about 20 µs of work,
@@ -87,7 +91,15 @@ impl Cpu {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             Some(pool.map_err(|e| BackendError::Threads { threads, reason: e.to_string() })?)
         };
-        Ok(Self { isa, threads, l1_bytes: l1_data_cache().unwrap_or(32 << 10), pool, scratch: Mutex::default() })
+        Ok(Self {
+            isa,
+            threads,
+            l1_bytes: l1_data_cache().unwrap_or(32 << 10),
+            pool,
+            scratch: Mutex::default(),
+            profile: Mutex::default(),
+            is_profiled: AtomicBool::new(false),
+        })
     }
 
     /// The instruction set in use.
@@ -103,6 +115,24 @@ impl Cpu {
     /// Bytes of the L1 data cache, which plans go by; 32 KiB where the processor does not tell.
     pub fn l1_bytes(&self) -> usize {
         self.l1_bytes
+    }
+
+    /// Measures each operation from here on, see [`Cpu::take_profile`].
+    pub fn start_profile(&self) {
+        *self.profile.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        self.is_profiled.store(true, Ordering::Relaxed);
+    }
+
+    /// Time, bytes and calls of each operation since the last call, or [`Cpu::start_profile`].
+    pub fn take_profile(&self) -> Vec<KernelTime> {
+        let mut profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        profile.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Measures an operation until the end of its scope, if operations are measured.
+    fn timed(&self, name: &'static str, words: usize, operations: usize) -> Option<Timed<'_>> {
+        let is_profiled = self.is_profiled.load(Ordering::Relaxed);
+        is_profiled.then(|| Timed { cpu: self, name, words, operations, start: Instant::now() })
     }
 
     /// A buffer of `len` elements that hold anything, to be given back: no call of a training step allocates what an earlier
@@ -177,6 +207,31 @@ impl Cpu {
             }
             _ => data.chunks_mut(chunk).enumerate().for_each(|(i, part)| task(i * chunk, part)),
         }
+    }
+}
+
+/// An operation that is measured.
+struct Timed<'a> {
+    cpu: &'a Cpu,
+    name: &'static str,
+    words: usize,
+    operations: usize,
+    start: Instant,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        let nanoseconds = self.start.elapsed().as_nanos() as f64;
+        let mut profile = self.cpu.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(times) = profile.as_mut() else { return };
+        let at = times.iter().position(|time| time.name == self.name).unwrap_or_else(|| {
+            times.push(KernelTime { name: self.name, ..KernelTime::default() });
+            times.len() - 1
+        });
+        times[at].launches += 1;
+        times[at].nanoseconds += nanoseconds;
+        times[at].bytes += 4 * self.words as u64;
+        times[at].operations += self.operations as u64;
     }
 }
 
@@ -259,11 +314,13 @@ impl Storage for Cpu {
     }
 
     fn fill(&self, value: f32, to: &mut Buffer) -> Result<(), BackendError> {
+        let _timed = self.timed("fill", to.len(), 0);
         to.fill(value);
         Ok(())
     }
 
     fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
+        let _timed = self.timed("copy", 2 * to.len(), 0);
         expect_equal("copy", "length", to.len(), from.len())?;
         self.for_each_chunk(to, ELEMENTS_PER_TASK, 8 * from.len() as u64, |start, part| {
             part.copy_from_slice(&from[start..][..part.len()]);
@@ -272,6 +329,7 @@ impl Storage for Cpu {
     }
 
     fn add(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
+        let _timed = self.timed("add", 3 * to.len(), 0);
         expect_equal("add", "length", to.len(), from.len())?;
         let operations = 8 * to.len() as u64;
         self.for_each_chunk(to, ELEMENTS_PER_TASK, operations, |start, part| {
@@ -281,6 +339,7 @@ impl Storage for Cpu {
     }
 
     fn gather(&self, from: &Buffer, map: &[u32], to: &mut Buffer) -> Result<(), BackendError> {
+        let _timed = self.timed("gather", 3 * to.len(), 0);
         expect_equal("gather", "length of the map", to.len(), map.len())?;
         // `u32::MAX`, for nothing, becomes 0 here.
         let needed = map.iter().fold(0, |most, i| i.wrapping_add(1).max(most)) as usize;
@@ -319,6 +378,20 @@ pub(crate) fn expect_values(nnz: usize, got: usize) -> Result<(), FormatError> {
 #[cfg(test)]
 mod backend_tests {
     use super::*;
+
+    #[test]
+    fn operations_are_timed_by_name() {
+        let cpu = Cpu::new(1, None).unwrap();
+        let (a, mut b) = (cpu.zeros(1000).unwrap(), cpu.zeros(1000).unwrap());
+        cpu.add(&a, &mut b).unwrap();
+        assert!(cpu.take_profile().is_empty());
+        cpu.start_profile();
+        (0..3).for_each(|_| cpu.add(&a, &mut b).unwrap());
+        let profile = cpu.take_profile();
+        assert_eq!(profile.len(), 1);
+        assert_eq!((profile[0].name, profile[0].launches, profile[0].bytes), ("add", 3, 36_000));
+        assert!(profile[0].nanoseconds > 0.0 && cpu.take_profile().is_empty());
+    }
 
     #[test]
     fn impossible_backends_are_refused() {

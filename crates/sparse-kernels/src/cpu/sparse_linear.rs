@@ -31,6 +31,7 @@ impl SparseLinear for Cpu {
     }
 
     fn refresh_transposed(&self, plan: &CpuPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
+        let _timed = self.timed("refresh_transposed", 3 * transposed.len(), 0);
         let Some(t) = &plan.transposed else { return Ok(()) };
         expect_values(plan.pattern.nnz(), values.len())?;
         expect_values(plan.pattern.nnz(), transposed.len())?;
@@ -45,6 +46,8 @@ impl SparseLinear for Cpu {
     }
 
     fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        let _timed =
+            self.timed("spmm", 2 * w.values.len() + x.data.len() + y.data.len(), 2 * w.values.len() * x.layout.lanes());
         self.product("spmm", op, w, Epilogue::default(), x, y)
     }
 
@@ -56,6 +59,11 @@ impl SparseLinear for Cpu {
         x: &Strips<Self>,
         y: &mut Strips<Self>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "spmm_bias_relu",
+            2 * w.values.len() + x.data.len() + y.data.len(),
+            2 * w.values.len() * x.layout.lanes(),
+        );
         const OP: &str = "spmm_bias_relu";
         expect_equal(OP, "length of the bias", w.plan.pattern.nrows(), bias.len())?;
         self.product(OP, Op::NoTranspose, w, Epilogue { bias: Some(bias), relu }, x, y)
@@ -69,6 +77,8 @@ impl SparseLinear for Cpu {
         values: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed =
+            self.timed("sddmm", 2 * values.len() + x.data.len() + dy.data.len(), 2 * values.len() * x.layout.lanes());
         let pattern = &*plan.pattern;
         check_strip("sddmm", plan, x.layout)?;
         check_lanes("sddmm", x.layout, dy.layout)?;
@@ -88,10 +98,16 @@ impl SparseLinear for Cpu {
         request: &GrowRequest<'_>,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
+        let _timed = self.timed(
+            "grow",
+            pairs.iter().map(|(dy, x)| dy.data.len() + x.data.len()).sum(),
+            pairs.iter().map(|(dy, x)| 2 * dy.layout.features() * x.layout.features() * x.layout.lanes()).sum(),
+        );
         grow::grow(self, request, pairs)
     }
 
     fn largest(&self, gradient: &Buffer, request: &GrowRequest<'_>) -> Result<Vec<Candidate>, BackendError> {
+        let _timed = self.timed("largest", gradient.len(), 0);
         grow::largest(gradient, request)
     }
 }

@@ -1,8 +1,10 @@
 //! Measuring: patterns to measure on, and timing that alternates the two sides of a comparison.
 
 pub mod patterns;
+mod profile;
 mod step;
 mod timing;
 
+pub use profile::profile_table;
 pub use step::StepBench;
 pub use timing::{Best, alternate, peak_rss_bytes, repeat};

@@ -1,32 +1,39 @@
 //! A whole training step on synthetic data: what a density's step costs beside the dense one.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Context;
 use rigl::LayerDensity;
-use sparse_kernels::cpu::Cpu;
+use sparse_kernels::profile::KernelTime;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, MatrixRef};
 
 use crate::config::{Init, Method, TrainConfig};
+use crate::device::ComputeDevice;
 use crate::models::{Architecture, Initialization, Network};
 use crate::training::{self, StepOptions, Trainer};
 
+/// Time that steps on a queue may take before they are waited for.
+const TURN: Duration = Duration::from_millis(200);
+
 /// A network in training and a batch to train it on, over and over.
 #[derive(Debug)]
-pub struct StepBench<'b> {
-    trainer: Trainer<'b, Cpu>,
+pub struct StepBench<'b, B: ComputeDevice> {
+    backend: &'b B,
+    trainer: Trainer<'b, B>,
     layout: Layout,
     images: Vec<f32>,
     labels: Vec<u32>,
 }
 
-impl<'b> StepBench<'b> {
+impl<'b, B: ComputeDevice> StepBench<'b, B> {
     /// A network of these densities, on a batch of normal numbers with random labels. Format, optimizer and batch size are
     /// the configuration's; dropout is off, and no topology update comes.
     ///
     /// # Errors
     /// If there is no room.
     pub fn new(
-        cpu: &'b Cpu,
+        backend: &'b B,
         architecture: &Architecture,
         config: &TrainConfig,
         densities: &[LayerDensity],
@@ -34,8 +41,8 @@ impl<'b> StepBench<'b> {
         let config = TrainConfig { dropout: 0.0, begin_step: None, end_step: None, ..config.clone() };
         let initialization = Initialization { format: config.format, init: Init::DenseFanIn, seed: config.seed };
         let batch_size = config.batch_size;
-        let mut network = Network::new(cpu, architecture, densities, initialization, batch_size)?;
-        let optimizer = training::optimizer(&config, cpu, &mut network)?;
+        let mut network = Network::new(backend, architecture, densities, initialization, batch_size)?;
+        let optimizer = training::optimizer(&config, backend, &mut network)?;
         // A fixed pattern takes the step that every method takes between updates. The learning rate is small, so that
         // the loss stays finite however often the step is repeated.
         let fixed = TrainConfig { method: Method::named("static"), method_option: vec![], ..config.clone() };
@@ -56,12 +63,18 @@ impl<'b> StepBench<'b> {
         }
         let classes = architecture.classes() as u64;
         let labels = (0..batch_size as u64).map(|n| key.with_name("labels").below(n, classes) as u32).collect();
-        Ok(Self { trainer: Trainer::new(cpu, network, optimizer, method, options), layout, images, labels })
+        Ok(Self {
+            backend,
+            trainer: Trainer::new(backend, network, optimizer, method, options),
+            layout,
+            images,
+            labels,
+        })
     }
 
     /// Stored weights.
-    pub fn nnz(&self, cpu: &Cpu) -> usize {
-        self.trainer.network.cost(cpu).nnz
+    pub fn nnz(&self) -> usize {
+        self.trainer.network.cost(self.backend).nnz
     }
 
     /// One training step.
@@ -71,5 +84,39 @@ impl<'b> StepBench<'b> {
     pub fn step(&mut self) -> anyhow::Result<()> {
         self.trainer.train_batch(self.layout, &self.images, &self.labels).context("a step of the benchmark")?;
         Ok(())
+    }
+
+    /// So many training steps, and waits for them.
+    ///
+    /// # Errors
+    /// If one fails.
+    pub fn steps(&mut self, count: u32) -> anyhow::Result<()> {
+        (0..count).try_for_each(|_| self.step())?;
+        Ok(self.backend.synchronize()?)
+    }
+
+    /// How many steps to wait for at once: one, or where a device works through a queue as many as it likes to have between
+    /// two readings, if they are short.
+    ///
+    /// # Errors
+    /// If a step fails.
+    pub fn steps_per_turn(&mut self) -> anyhow::Result<u32> {
+        let most = self.backend.results_per_reading() as u32;
+        // The first step compiles and allocates.
+        self.steps(1)?;
+        let start = Instant::now();
+        self.steps(1)?;
+        let fitting = TURN.as_secs_f64() / start.elapsed().as_secs_f64().max(1e-9);
+        Ok((fitting as u32).clamp(1, most))
+    }
+
+    /// What a step's kernels took, each by itself.
+    ///
+    /// # Errors
+    /// If the step fails or the device has no clock.
+    pub fn profile(&mut self) -> anyhow::Result<Vec<KernelTime>> {
+        self.backend.start_profile()?;
+        self.step()?;
+        Ok(self.backend.take_profile()?)
     }
 }

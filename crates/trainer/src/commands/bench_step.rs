@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use sparse_kernels::cpu::Cpu;
 
 use crate::args::BenchStepArgs;
 use crate::bench::{StepBench, peak_rss_bytes};
 use crate::config::{Format, LayerRule, Method, TrainConfig};
+use crate::device::{ComputeDevice, OnDevice, Place};
 use crate::memory;
 use crate::models::{Architecture, Sparsification};
 use crate::report::{Significant, Table, print_record, print_text};
@@ -30,7 +30,7 @@ struct StepRecord {
     /// Operations of a step against those of the dense step.
     flops_ratio: f64,
     device: String,
-    isa: &'static str,
+    isa: String,
     threads: usize,
     time_ns: u64,
     dense_time_ns: u64,
@@ -58,13 +58,11 @@ const LEAST_STEPS: usize = 5;
 /// # Errors
 /// If a density is impossible or a worker fails.
 pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
-    let cpu = args.machine.cpu()?;
     if args.worker {
-        return work(args, &cpu);
+        return args.machine.on_device(Worker(args));
     }
-    let (threads, isa) = (cpu.threads(), cpu.isa().name());
     let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
-    memory::check(&cpu, &architecture, args.batch_size)?;
+    let place = args.machine.on_device(Check { architecture: &architecture, batch_size: args.batch_size })?;
     config(args).check()?;
     // Impossible densities are refused before anything is measured.
     for &density in &args.density {
@@ -73,9 +71,9 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
     let mut dense: Option<Measurement> = None;
     let mut best: Vec<Option<Measurement>> = vec![None; args.density.len()];
     for _ in 0..ROUNDS {
-        dense = Some(better(dense, measure(args, threads, 1.0)?));
+        dense = Some(better(dense, measure(args, place.threads, 1.0)?));
         for (best, &density) in best.iter_mut().zip(&args.density) {
-            *best = Some(better(*best, measure(args, threads, density)?));
+            *best = Some(better(*best, measure(args, place.threads, density)?));
         }
     }
     let dense = dense.expect("there is at least one round");
@@ -90,9 +88,9 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
             density: measurement.nnz as f64 / architecture.size() as f64,
             nnz: measurement.nnz,
             flops_ratio: flops_ratio(args, &architecture, density)?,
-            device: args.machine.device.to_string(),
-            isa,
-            threads,
+            device: super::device_name(args.machine.device, &place),
+            isa: place.isa.clone(),
+            threads: place.threads,
             time_ns: measurement.time_ns,
             dense_time_ns: dense.time_ns,
             time_ratio: measurement.time_ns as f64 / dense.time_ns as f64,
@@ -120,12 +118,29 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
     if !args.machine.json {
         let format = if args.format == Format::Csr { String::new() } else { format!(" in {}", args.format) };
         print_text(format_args!(
-            "training step of {}{format} with batches of {}, {threads} threads of {isa}",
-            args.model, args.batch_size
+            "training step of {}{format} with batches of {}, {}",
+            args.model,
+            args.batch_size,
+            place.with_isa()
         ))?;
         print_text(format_args!("{table}"))?;
     }
     Ok(())
+}
+
+/// Refuses what has no room, and tells where it would run.
+struct Check<'a> {
+    architecture: &'a Architecture,
+    batch_size: usize,
+}
+
+impl OnDevice for Check<'_> {
+    type Output = Place;
+
+    fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<Place> {
+        memory::check(backend, self.architecture, self.batch_size)?;
+        Ok(backend.place())
+    }
 }
 
 /// What the networks are trained with.
@@ -176,6 +191,7 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
         .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
         .args(["--stem", &args.pictures.stem.to_string()])
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
+        .args(["--device", &args.machine.device.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -187,24 +203,35 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
 }
 
 /// The worker's side: measures one density and prints a [`Measurement`].
-fn work(args: &BenchStepArgs, cpu: &Cpu) -> anyhow::Result<()> {
-    let &[density] = &args.density[..] else { bail!("a worker measures one density") };
-    let config = config(args);
-    let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
-    let densities = sparsification(args, density).solve(&architecture)?;
-    let mut bench = StepBench::new(cpu, &architecture, &config, &densities)?;
-    let best = cpu.install(|| -> anyhow::Result<Duration> {
-        bench.step()?;
-        let (start, mut best, mut steps) = (Instant::now(), Duration::MAX, 0);
-        while steps < LEAST_STEPS || start.elapsed() < BUDGET {
-            let step = Instant::now();
-            bench.step()?;
-            best = best.min(step.elapsed());
-            steps += 1;
+struct Worker<'a>(&'a BenchStepArgs);
+
+impl OnDevice for Worker<'_> {
+    type Output = ();
+
+    fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<()> {
+        let Self(args) = self;
+        let &[density] = &args.density[..] else { bail!("a worker measures one density") };
+        let config = config(args);
+        let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
+        let densities = sparsification(args, density).solve(&architecture)?;
+        let mut bench = StepBench::new(backend, &architecture, &config, &densities)?;
+        let best = backend.install(|| -> anyhow::Result<Duration> {
+            let steps = bench.steps_per_turn()?;
+            let (start, mut best, mut turns) = (Instant::now(), Duration::MAX, 0);
+            while turns < LEAST_STEPS || start.elapsed() < BUDGET {
+                let turn = Instant::now();
+                bench.steps(steps)?;
+                best = best.min(turn.elapsed() / steps);
+                turns += 1;
+            }
+            Ok(best)
+        })?;
+        let time_ns = u64::try_from(best.as_nanos())?;
+        print_record(&Measurement { time_ns, nnz: bench.nnz(), peak_rss_bytes: peak_rss_bytes() })?;
+        if args.machine.profile {
+            let profile = bench.profile()?;
+            eprint!("{}", crate::bench::profile_table(&profile, 1));
         }
-        Ok(best)
-    })?;
-    let time_ns = u64::try_from(best.as_nanos())?;
-    print_record(&Measurement { time_ns, nnz: bench.nnz(cpu), peak_rss_bytes: peak_rss_bytes() })?;
-    Ok(())
+        Ok(())
+    }
 }

@@ -7,16 +7,16 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::Value;
 
-use crate::args::CompareArgs;
+use super::report::write_and_print;
+use crate::args::{CompareArgs, TrainOptions};
 use crate::atomic_file::write_atomic;
 use crate::comparison::{
-    COMPARISON, ComparisonError, ComparisonProgress, Outcome, Plan, PlannedRun, Results, RunFolder, RunState, Said,
-    Summary, failure_file, run_child, settings_file, write_report,
+    COMPARISON, ComparisonError, ComparisonProgress, Definition, Outcome, Plan, PlannedRun, Results, RunFolder,
+    RunState, Said, failure_file, run_child, settings_file, write_report,
 };
-use crate::comparison::{Definition, REPORT};
 use crate::config::{ConfigError, RESUMABLE};
 use crate::interrupt::Interrupt;
-use crate::report::{print_record, print_text};
+use crate::report::print_record;
 
 const LOCK: &str = ".lock";
 
@@ -28,7 +28,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let (definition, out) = Definition::resolve(args)?;
     let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
-    let Plan { definition, runs } = Plan::new(definition, &settings_given(args)?, data_dir)?;
+    let Plan { definition, runs } = Plan::new(definition, &settings_given(args), data_dir)?;
     let _lock = open(&out)?;
     // What does not fit is refused before anything is run.
     let states = runs.iter().map(|run| run.state(&out)).collect::<Result<Vec<_>, _>>()?;
@@ -40,15 +40,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let made = make_runs(&parts, &states, &mut progress);
     progress.finish();
     let failed = made?;
-    let results = Results::of_comparison(&definition, &out)?;
-    write_report(&results, &out)?;
-    let summary = Summary::of(&results);
-    if json {
-        print_record(&summary)?;
-    } else {
-        print_text(format_args!("{}\n{summary}", summary.title))?;
-        print_text(format_args!("the report is {}", out.join(REPORT).display()))?;
-    }
+    write_and_print(&Results::of_comparison(&definition, &out)?, &out, json)?;
     match failed {
         0 => Ok(()),
         failed => Err(ComparisonError::Failed { failed, total: runs.len(), out }.into()),
@@ -110,10 +102,8 @@ fn write(path: &Path, text: &str) -> Result<(), ComparisonError> {
 }
 
 /// The settings of the command line that concern single runs, and so must have an effect on one.
-fn settings_given(args: &CompareArgs) -> Result<crate::args::TrainOptions, ConfigError> {
-    let mut given = args.options.clone();
-    (given.out, given.json, given.seed) = (None, None, None);
-    Ok(given)
+fn settings_given(args: &CompareArgs) -> TrainOptions {
+    TrainOptions { out: None, json: None, seed: None, ..args.options.clone() }
 }
 
 /// The comparison's folder, with this process's hold on it.

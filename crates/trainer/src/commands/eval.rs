@@ -1,20 +1,21 @@
 //! `rigl eval`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
-use sparse_kernels::cpu::Cpu;
 
 use super::check_fit;
 use crate::args::{EvalArgs, EvalSplit};
 use crate::config::{ConfigError, DATA_IN_FOLDERS, available_threads};
-use crate::data;
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
+use crate::data::{self, Normalization, Split};
+use crate::device::{ComputeDevice, OnDevice, on_device};
 use crate::interrupt::Interrupt;
-use crate::models::Network;
+use crate::models::{Network, StoredModel};
 use crate::report::{print_record, print_text};
-use crate::run::evaluate;
+use crate::run::{Mean, evaluate};
 use crate::run_dir::load_model;
 use crate::training::Evaluator;
 
@@ -33,7 +34,7 @@ struct EvalRecord {
 }
 
 /// What images are laid out for; few pictures of an evaluation are less than this.
-const EVALUATION_BATCH: usize = 32;
+pub(super) const EVALUATION_BATCH: usize = 32;
 
 /// Runs the command.
 ///
@@ -56,19 +57,14 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let normalization = trained_on.as_ref().map_or_else(default, |input| input.normalization.clone());
     let (model_name, nnz, density) = (model.name().to_string(), model.nnz(), model.density());
 
-    let cpu = Cpu::new(args.threads.unwrap_or_else(available_threads), None)?;
-    let network = Network::from_stored(&cpu, model, EVALUATION_BATCH)?;
-    let body = network.body.clone();
-    let mut evaluator = Evaluator::new(&cpu, network);
     let split = match args.split {
         EvalSplit::Test => &data.test,
         EvalSplit::Train => &data.train,
     };
-    let mean = cpu.install(|| {
-        evaluate(split, &normalization, &body, data::default_loader_threads(name), &interrupt, |batch| {
-            evaluator.evaluate_batch(batch.layout, &batch.images, &batch.labels)
-        })
-    })?;
+    let threads = args.threads.unwrap_or_else(available_threads);
+    let loader_threads = data::default_loader_threads(name);
+    let work = Evaluation { model, split, normalization: &normalization, loader_threads, interrupt: &interrupt };
+    let mean = on_device(args.device, threads, work)?;
     let (accuracy, loss, samples) = (mean.accuracy(), mean.loss(), mean.samples());
     if args.json {
         let (event, model, data) = ("eval", model_name, data.name);
@@ -82,4 +78,29 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// A model on a split.
+struct Evaluation<'a> {
+    model: StoredModel,
+    split: &'a Arc<Split>,
+    normalization: &'a Normalization,
+    loader_threads: usize,
+    interrupt: &'a Interrupt,
+}
+
+impl OnDevice for Evaluation<'_> {
+    type Output = Mean;
+
+    fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<Mean> {
+        let Self { model, split, normalization, loader_threads, interrupt } = self;
+        let network = Network::from_stored(backend, model, EVALUATION_BATCH)?;
+        let body = network.body.clone();
+        let mut evaluator = Evaluator::new(backend, network);
+        backend.install(|| {
+            evaluate(split, normalization, &body, loader_threads, interrupt, |batch| {
+                evaluator.evaluate_batch(batch.layout, &batch.images, &batch.labels)
+            })
+        })
+    }
 }

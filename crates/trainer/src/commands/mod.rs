@@ -5,9 +5,11 @@ mod bench_step;
 mod compare;
 mod compress;
 mod data;
+mod devices;
 mod eval;
 mod export;
 mod import;
+mod landscape;
 mod plan;
 mod report;
 mod summary;
@@ -17,11 +19,13 @@ use self::bench_kernel::ReferenceError;
 use crate::args::{BenchCommand, Command};
 use crate::checkpoint::CheckpointError;
 use crate::comparison::ComparisonError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Device};
 use crate::data::fetch::FetchError;
 use crate::data::{DataError, Dataset};
+use crate::device::Place;
 use crate::exchange::ExchangeError;
 use crate::interrupt;
+use crate::landscape::LandscapeError;
 use crate::models::{Architecture, ModelSpec, WeightLayer};
 use crate::run::RunError;
 use crate::run_dir::RunDirError;
@@ -36,8 +40,10 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Devices(args) => devices::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Compress(args) => compress::run(&args),
+        Command::Landscape(args) => landscape::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Data(command) => data::run(&command),
@@ -93,6 +99,11 @@ fn dimensions(layer: &WeightLayer) -> String {
     layer.dimensions().iter().map(usize::to_string).collect::<Vec<_>>().join("×")
 }
 
+/// `cpu`, or the GPU's name.
+fn device_name(device: Device, place: &Place) -> String {
+    if device == Device::Cpu { device.to_string() } else { format!("{device} {}", place.device) }
+}
+
 /// The process's exit code for an error: 2 if the command line, the configuration or the files it names must change,
 /// 130 if the run was interrupted, 1 if it failed.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -105,6 +116,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if matches!(error.downcast_ref(), Some(ComparisonError::Interrupted { .. })) {
         return interrupt::EXIT_CODE;
     }
+    if matches!(error.downcast_ref(), Some(LandscapeError::Interrupted { .. })) {
+        return interrupt::EXIT_CODE;
+    }
     let usage = error.chain().any(|cause| {
         cause.is::<ConfigError>()
             || cause.is::<rigl::DistributionError>()
@@ -114,6 +128,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             || cause.downcast_ref::<ExchangeError>().is_some_and(ExchangeError::is_usage)
             || cause.downcast_ref::<DataError>().is_some_and(DataError::is_usage)
             || cause.downcast_ref::<FetchError>().is_some_and(FetchError::is_usage)
+            || cause.downcast_ref::<LandscapeError>().is_some_and(LandscapeError::is_usage)
             || cause.downcast_ref::<CheckpointError>().is_some_and(CheckpointError::is_usage)
             || cause.downcast_ref::<RunDirError>().is_some_and(RunDirError::is_usage)
             || cause.downcast_ref::<ComparisonError>().is_some_and(ComparisonError::is_usage)

@@ -26,18 +26,19 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
         results.title.clone_from(title);
     }
     let out = args.out.as_deref().unwrap_or(&own);
-    create(out)?;
-    write_report(&results, out)?;
-    let summary = Summary::of(&results);
-    if args.json {
+    fs::create_dir_all(out).map_err(|source| ComparisonError::Write { path: out.to_owned(), source })?;
+    write_and_print(&results, out, args.json)
+}
+
+/// Writes the report into `out`, prints the summary, and says where the report is.
+pub(super) fn write_and_print(results: &Results, out: &Path, json: bool) -> anyhow::Result<()> {
+    write_report(results, out)?;
+    let summary = Summary::of(results);
+    if json {
         print_record(&summary)?;
     } else {
         print_text(format_args!("{}\n{summary}", summary.title))?;
         print_text(format_args!("the report is {}", out.join(REPORT).display()))?;
     }
     Ok(())
-}
-
-fn create(out: &Path) -> Result<(), ComparisonError> {
-    fs::create_dir_all(out).map_err(|source| ComparisonError::Write { path: out.to_owned(), source })
 }

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rigl::LayerDensity;
 use serde::Serialize;
-use sparse_kernels::cpu::Cpu;
 
 use super::{check_fit, dimensions};
 use crate::args::TrainArgs;
-use crate::bench::{StepBench, alternate, peak_rss_bytes};
+use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
 use crate::config::TrainConfig;
 use crate::data;
+use crate::data::Dataset;
+use crate::device::{ComputeDevice, OnDevice, Place, on_device};
 use crate::interrupt::Interrupt;
 use crate::memory;
 use crate::models::{Architecture, FirstModel};
@@ -78,52 +79,83 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     }
     let batches_per_epoch = data.train.len().div_ceil(config.batch_size) as u64;
     let total_steps = config.total_steps(batches_per_epoch);
-    let (method, window) = training::method(&config, total_steps)?;
-    let cpu = Cpu::new(config.thread_count(), None)?;
-    memory::check(&cpu, &architecture, config.batch_size.min(data.train.len()))?;
-    let info = RunInfo::new(cpu.threads(), cpu.isa().name());
+    let work = Train { args, config: &config, data: &data, architecture: &architecture, total_steps, interrupt };
+    on_device(config.device, config.thread_count(), work)
+}
+
+/// A run, wherever it computes.
+struct Train<'a> {
+    args: &'a TrainArgs,
+    config: &'a TrainConfig,
+    data: &'a Dataset,
+    architecture: &'a Architecture,
+    total_steps: u64,
+    interrupt: Interrupt,
+}
+
+impl OnDevice for Train<'_> {
+    type Output = ();
+
+    fn run<B: ComputeDevice>(self, device: &B) -> anyhow::Result<()> {
+        train(self, device)
+    }
+}
+
+fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
+    let Train { args, config, data, architecture, total_steps, interrupt } = work;
+    let (method, window) = training::method(config, total_steps)?;
+    memory::check(device, architecture, config.batch_size.min(data.train.len()))?;
+    let place = device.place();
+    let info = RunInfo::new(place.clone());
     let resumed = args.resume.as_ref().map(|folder| open(folder, &info)).transpose()?;
     let (opened, found) = match resumed {
         Some((run_dir, found)) => (Some(run_dir), found),
         None => (None, None),
     };
-    let first = FirstModel::of(&config, &architecture, found.as_ref())?;
+    let first = FirstModel::of(config, architecture, found.as_ref())?;
     let updates = config.method.info().updates;
     if first.targets.iter().all(|d| d.nnz == d.size) && !config.method.is_dense() {
         tracing::warn!("every layer has all its weights: there is nothing for the method {} to change", config.method);
     } else if window.is_none() && updates == rigl::UpdateTimes::Scheduled {
         tracing::warn!("{total_steps} steps are too few for a topology update: the pattern stays as it begins");
     }
-    let mut network = first.network(&cpu, &config, config.batch_size.min(data.train.len()))?;
-    let optimizer = training::optimizer(&config, &cpu, &mut network)?;
-    let trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, total_steps));
+    let mut network = first.network(device, config, config.batch_size.min(data.train.len()))?;
+    let optimizer = training::optimizer(config, device, &mut network)?;
+    let trainer = Trainer::new(device, network, optimizer, method, StepOptions::of(config, total_steps));
     let run_dir = match opened {
         Some(run_dir) => run_dir,
-        None => RunDir::create(&config, &info)?,
+        None => RunDir::create(config, &info)?,
     };
-    let mut run =
-        Run::new(RunParts { cpu: &cpu, config: &config, data: &data, trainer, run_dir, total_steps, interrupt });
+    let mut run = Run::new(RunParts { device, config, data, trainer, run_dir, total_steps, interrupt });
     if args.resume.is_some() {
         let resumed = run.resume(found.as_ref().map(|found| &found.checkpoint));
         resumed.with_context(|| found.as_ref().map_or(String::new(), |found| found.path.display().to_string()))?;
         let step = run.trainer().step();
         tracing::info!("going on after step {step}");
     }
-    cpu.install(|| run.train())?;
+    if args.profile {
+        device.start_profile()?;
+    }
+    let steps_before = run.trainer().batches();
+    device.install(|| run.train())?;
+    if args.profile {
+        let steps = run.trainer().batches() - steps_before;
+        eprint!("{}", profile_table(&device.take_profile()?, steps));
+    }
     let (train_seconds, samples_per_second, train_loss) = (run.seconds(), run.samples_per_second(), run.epoch().loss());
-    let test = cpu.install(|| run.evaluate(&data.test)).map_err(|error| match error.downcast_ref() {
+    let test = device.install(|| run.evaluate(&data.test)).map_err(|error| match error.downcast_ref() {
         Some(RunError::Evaluation) => run.interrupted().into(),
         _ => error,
     })?;
 
-    let densities = run.trainer().network.densities(&cpu);
+    let densities = run.trainer().network.densities(device);
     let [sparse_flops, dense_flops] = architecture.forward_flops(&densities, config.flops_convention.into());
-    let cost = run.trainer().network.cost(&cpu);
+    let cost = run.trainer().network.cost(device);
     let training_flops = run.trainer().method.training_flops(run.mean_forward_flops(), dense_flops);
     let peak_rss_bytes = peak_rss_bytes();
     let batch_size = config.batch_size.min(data.train.len());
     let measured = TrainConfig { batch_size, ..config.clone() };
-    let step_times = step_times(&cpu, &measured, &architecture, &densities)?;
+    let step_times = step_times(device, &measured, architecture, &densities)?;
     let done = DoneRecord {
         event: "done",
         test_accuracy: test.accuracy(),
@@ -151,7 +183,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         print_record(&done)?;
     } else {
         let flops = [sparse_flops, dense_flops];
-        print_tables(&architecture, &densities, &done, flops, cpu.threads())?;
+        print_tables(architecture, &densities, &done, flops, &place)?;
     }
     Ok(())
 }
@@ -173,33 +205,33 @@ fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)
 
 /// Best nanoseconds of `[a step of this network, a step of the same network dense]`, taken in turn; `None` if the dense
 /// network is too large to build beside it, or the activations of both are.
-fn step_times(
-    cpu: &Cpu,
+fn step_times<B: ComputeDevice>(
+    device: &B,
     config: &TrainConfig,
     architecture: &Architecture,
     densities: &[LayerDensity],
 ) -> anyhow::Result<Option<[u64; 2]>> {
-    if architecture.size() > LARGEST_DENSE || !memory::has_room_for_two(cpu, architecture, config.batch_size)? {
+    if architecture.size() > LARGEST_DENSE || !memory::has_room_for_two(device, architecture, config.batch_size)? {
         return Ok(None);
     }
     let dense: Vec<_> = densities.iter().map(|d| LayerDensity { density: 1.0, nnz: d.size, size: d.size }).collect();
-    let mut sparse_bench = StepBench::new(cpu, architecture, config, densities)?;
-    let mut dense_bench = StepBench::new(cpu, architecture, config, &dense)?;
+    let mut sparse_bench = StepBench::new(device, architecture, config, densities)?;
+    let mut dense_bench = StepBench::new(device, architecture, config, &dense)?;
     // Once each, so that an error is an error and not a panic in the timed loop.
     let start = Instant::now();
-    cpu.install(|| sparse_bench.step().and_then(|()| dense_bench.step()))?;
+    let steps = device.install(|| sparse_bench.steps_per_turn().and_then(|_| dense_bench.steps_per_turn()))?;
     // Long steps vary little, and who has trained does not want to wait.
     let least_calls = if start.elapsed() < STEP_BUDGET { 5 } else { 1 };
     let succeeded = "the same step succeeded before";
-    let best = cpu.install(|| {
+    let best = device.install(|| {
         alternate(
             STEP_BUDGET,
             least_calls,
-            || sparse_bench.step().expect(succeeded),
-            || dense_bench.step().expect(succeeded),
+            || sparse_bench.steps(steps).expect(succeeded),
+            || dense_bench.steps(steps).expect(succeeded),
         )
     });
-    Ok(Some(best.map(|b| b.nanoseconds())))
+    Ok(Some(best.map(|b| b.nanoseconds() / u64::from(steps))))
 }
 
 fn print_tables(
@@ -207,7 +239,7 @@ fn print_tables(
     densities: &[LayerDensity],
     done: &DoneRecord,
     [sparse, dense]: [f64; 2],
-    threads: usize,
+    place: &Place,
 ) -> io::Result<()> {
     let mut layers = Table::new(["layer", "shape", "density", "nnz"]);
     for (layer, solved) in architecture.layers.iter().zip(densities) {
@@ -251,6 +283,6 @@ fn print_tables(
     let (accuracy, loss) = (100.0 * done.test_accuracy, done.test_loss);
     print_text(format_args!("test accuracy {accuracy:.2}%  loss {loss:.4}"))?;
     let per_second = done.samples_per_second;
-    print_text(format_args!("trained in {:.1} s, {per_second:.0} samples/s on {threads} threads", done.train_seconds))?;
+    print_text(format_args!("trained in {:.1} s, {per_second:.0} samples/s on {place}", done.train_seconds))?;
     print_text(format_args!("results are in {}", Path::new(&done.run_dir).display()))
 }

@@ -1,10 +1,11 @@
 //! The figures of a report.
 
-use super::chart::{Anchor, Canvas, LETTERS, Plot, SHAPES, draw, fit, stand_alone, text_width};
-use super::palette::Ink;
-use super::scale::Scale;
+use super::statistics::evenly;
 use super::summary::{PublishedRow, Row, Summary, TimeUnit, percent};
 use super::{ComparisonError, Group, Results, RunFolder, Sample};
+use crate::figure::canvas::{Anchor, Canvas, LETTERS, Plot, draw, fit, stand_alone, text_width};
+use crate::figure::palette::{Ink, series_of_arm};
+use crate::figure::scale::Scale;
 use crate::report::Significant;
 
 /// Size of most figures.
@@ -73,8 +74,17 @@ impl Judged {
         }
     }
 
+    /// For titles.
+    fn accuracy_name(self) -> &'static str {
+        match self {
+            Self::Test => "test accuracy",
+            Self::Validation => "held-out accuracy",
+            Self::Training => "training accuracy",
+        }
+    }
+
     /// For captions.
-    pub fn samples(self) -> &'static str {
+    fn samples(self) -> &'static str {
         match self {
             Self::Test => "the test set",
             Self::Validation => "the samples held out of the training set",
@@ -93,21 +103,22 @@ pub(super) fn series(results: &Results) -> usize {
     1 + results.arms.len().max(MOST_LAYERS)
 }
 
-/// The colour of an arm.
-pub(super) fn ink_of(results: &Results, arm: usize) -> Ink {
-    Ink::of_arm(arm, dense_arm(results))
+/// The series of an arm.
+pub(super) fn series_of(results: &Results, arm: usize) -> usize {
+    series_of_arm(arm, dense_arm(results))
 }
 
 /// Line and marker of an arm, for legends.
 pub(super) fn key(results: &Results, arm: usize) -> Result<String, ComparisonError> {
-    let size = [30.0, 14.0];
-    draw(&results.arms[arm], size, |canvas| key_at(canvas, results, arm, [1.0, 7.0]))
+    Ok(draw(&results.arms[arm], KEY, |canvas| key_at(canvas, series_of(results, arm), [1.0, KEY[1] / 2.0]))?)
 }
 
-fn key_at(canvas: &Canvas<'_>, results: &Results, arm: usize, [x, y]: [f64; 2]) -> Result<(), String> {
-    let ink = ink_of(results, arm);
-    canvas.line(&[[x, y], [x + 28.0, y]], ink, 2.0)?;
-    canvas.marker([x + 14.0, y], arm % SHAPES, ink, 4.2)
+/// Size of a line and a marker in a legend: wide enough for the dashes beside the marker.
+const KEY: [f64; 2] = [42.0, 14.0];
+
+fn key_at(canvas: &Canvas<'_>, series: usize, [x, y]: [f64; 2]) -> Result<(), String> {
+    canvas.line(&[[x, y], [x + KEY[0] - 2.0, y]], Ink::Line(series), 2.0)?;
+    canvas.marker([x + KEY[0] / 2.0 - 1.0, y], series, 4.2)
 }
 
 /// A group's place in a plot of accuracy.
@@ -184,6 +195,9 @@ pub(super) fn accuracy(results: &Results, summary: &Summary, cost: Cost) -> Resu
     if results.dense().is_some() {
         caption += " The dashed line is at the height of the dense network.";
     }
+    if cost == Cost::Flops {
+        caption += " Marks at nearly the same place are moved apart sideways.";
+    }
     if published && cost == Cost::Flops {
         caption += " Hollow diamonds are published numbers, at the cost of our runs.";
     }
@@ -204,13 +218,14 @@ pub(super) fn accuracy_file(results: &Results, summary: &Summary, cost: Cost) ->
         canvas.text(&title, [20.0, 24.0], Anchor::Left, 17.0, Ink::Text)?;
         let (mut x, mut y) = (20.0, 50.0);
         for (arm, name) in results.arms.iter().enumerate() {
-            let name = &fit(name, width - 90.0);
-            let wide = 36.0 + text_width(name) + 20.0;
+            let text = KEY[0] + 6.0;
+            let name = &fit(name, width - 54.0 - text);
+            let wide = text + text_width(name) + 20.0;
             if x + wide > width - 10.0 && x > 20.0 {
                 (x, y) = (20.0, y + 20.0);
             }
-            key_at(canvas, results, arm, [x, y])?;
-            canvas.text(name, [x + 36.0, y], Anchor::Left, LETTERS, Ink::Text)?;
+            key_at(canvas, series_of(results, arm), [x, y])?;
+            canvas.text(name, [x + text, y], Anchor::Left, LETTERS, Ink::Text)?;
             x += wide;
         }
         paint_accuracy(canvas, results, summary, cost, [[70.0, y + 20.0], [width - 24.0, height - 58.0]])
@@ -236,37 +251,77 @@ fn paint_accuracy(
         Cost::Flops => "training operations, relative to dense".to_owned(),
         Cost::Seconds => format!("training time in {}", unit.name),
     };
-    let xs: Vec<f64> = places.iter().flat_map(|p| p.runs.iter().map(|run| run[0]).chain([p.at[0]])).collect();
+    let xs = places.iter().flat_map(|place| {
+        let ends = [place.at[0] - place.spread[0], place.at[0] + place.spread[0]];
+        place.runs.iter().map(|run| run[0]).chain(ends.into_iter().filter(|&x| x > 0.0))
+    });
+    let xs: Vec<f64> = xs.collect();
     let ys = places.iter().flat_map(|place| {
         let ends = [place.at[1] - place.spread[1], place.at[1] + place.spread[1]];
         let published = place.published.iter().filter(|_| cost == Cost::Flops).map(|p| 100.0 * p.accuracy);
         place.runs.iter().map(|run| run[1]).chain(ends).chain(published)
     });
-    let (x, y) = (Scale::fitting(title, &xs, 5), Scale::linear("test accuracy in %", ys, 5));
+    let (x, y) = (Scale::fitting(title, &xs, 5), Scale::linear("test accuracy in %", ys, 6));
     let plot = canvas.plot(top_left, bottom_right, x, y)?;
     if let Some(dense) = dense_arm(results).and_then(|arm| places.iter().find(|place| place.arm == arm)) {
         plot.level(dense.at[1])?;
     }
-    for arm in 0..results.arms.len() {
-        let ink = ink_of(results, arm);
-        let mut of_arm: Vec<&Place<'_>> = places.iter().filter(|place| place.arm == arm).collect();
-        of_arm.sort_by(|a, b| a.at[0].total_cmp(&b.at[0]));
-        if of_arm.len() > 1 {
-            plot.line(&of_arm.iter().map(|place| place.at).collect::<Vec<_>>(), ink, 1.5)?;
-        }
-        for place in of_arm {
-            if place.runs.len() > 1 {
-                place.runs.iter().try_for_each(|&run| canvas.dot(plot.pixel(run), 2.0, ink, 0.55))?;
-            }
-            plot.intervals(place.at, place.spread, ink)?;
-            canvas.marker(plot.pixel(place.at), arm % SHAPES, ink, 5.0)?;
-            if cost == Cost::Flops {
-                let at = |published: &PublishedRow| plot.pixel([place.at[0], 100.0 * published.accuracy]);
-                place.published.iter().try_for_each(|published| canvas.hollow(at(published), ink))?;
-            }
+    let shifts = match cost {
+        Cost::Flops => apart(&places.iter().map(|place| plot.pixel(place.at)[0]).collect::<Vec<_>>()),
+        Cost::Seconds => vec![0.0; places.len()],
+    };
+    let pixel = |at: [f64; 2], shift: f64| {
+        let [x, y] = plot.pixel(at);
+        [x + shift, y]
+    };
+    // Published numbers lie below all others, which they may hide.
+    for (place, &shift) in places.iter().zip(&shifts).filter(|_| cost == Cost::Flops) {
+        for published in place.published {
+            let at = pixel([place.at[0], 100.0 * published.accuracy], shift);
+            canvas.hollow(at, series_of(results, place.arm))?;
         }
     }
+    for arm in 0..results.arms.len() {
+        let mut of_arm: Vec<_> = places.iter().zip(&shifts).filter(|(place, _)| place.arm == arm).collect();
+        of_arm.sort_by(|(a, _), (b, _)| a.at[0].total_cmp(&b.at[0]));
+        if of_arm.len() > 1 {
+            let points: Vec<_> = of_arm.iter().map(|(place, shift)| pixel(place.at, **shift)).collect();
+            canvas.line(&points, Ink::Line(series_of(results, arm)), 1.5)?;
+        }
+    }
+    for (place, &shift) in places.iter().zip(&shifts) {
+        let ink = Ink::Series(series_of(results, place.arm));
+        if place.runs.len() > 1 {
+            place.runs.iter().try_for_each(|&run| canvas.dot(pixel(run, shift), 2.0, ink, 0.55))?;
+        }
+        plot.intervals(place.at, place.spread, shift, ink)?;
+    }
+    for (place, &shift) in places.iter().zip(&shifts) {
+        canvas.marker(pixel(place.at, shift), series_of(results, place.arm), 5.0)?;
+    }
     Ok(())
+}
+
+/// Shifts by which marks that lie above each other come to stand side by side, in the order of their places: by little, so
+/// that each is still read off at its place.
+fn apart(places: &[f64]) -> Vec<f64> {
+    const CLOSE: f64 = 9.0;
+    const STEP: f64 = 11.0;
+    const MOST: f64 = 12.0;
+    let mut order: Vec<usize> = (0..places.len()).collect();
+    order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
+    let mut shifts = vec![0.0; places.len()];
+    while let Some(&first) = order.first() {
+        let close = order.iter().take_while(|&&place| places[place] - places[first] < CLOSE).count();
+        let cluster: Vec<usize> = order.drain(..close).collect();
+        let middle = (places[first] + places[cluster[close - 1]]) / 2.0;
+        let half = (close - 1) as f64 / 2.0;
+        let step = STEP.min(MOST / half.max(1.0));
+        for (i, place) in cluster.into_iter().enumerate().filter(|_| close > 1) {
+            shifts[place] = middle + step * (i as f64 - half) - places[place];
+        }
+    }
+    shifts
 }
 
 /// Densities of the sparse groups that have finished runs, highest first.
@@ -294,19 +349,70 @@ fn curves(results: &Results, density: Option<f64>, quantity: Quantity) -> Vec<Cu
         Quantity::Loss => Some(epoch.train_loss),
         Quantity::Accuracy(judged) => judged.accuracy(epoch).map(|share| 100.0 * share),
     };
+    let of_batches = matches!(quantity, Quantity::Loss | Quantity::Accuracy(Judged::Training));
     let curve = |group: &Group| {
         let runs: Vec<&RunFolder> = group.finished().map(|(_, run)| run).collect();
-        let epochs = runs.iter().map(|run| run.epochs.len()).min().unwrap_or(0);
+        let epochs = runs.iter().map(|run| run.epochs.len() - usize::from(of_batches && ends_with_few_batches(run)));
+        let epochs = epochs.min().unwrap_or(0);
         let point = |epoch: usize| {
             let sample = Sample::of(runs.iter().filter_map(|run| value(&run.epochs[epoch])))?;
             sample.mean.is_finite().then_some((runs[0].epochs[epoch].step as f64, sample))
         };
-        // Evenly, with the first and the last.
-        let kept = epochs.min(POINTS);
-        let index = |i: usize| if kept < 2 { i } else { (i * (epochs - 1) + (kept - 1) / 2) / (kept - 1) };
-        Curve { arm: group.arm, points: (0..kept).map(index).filter_map(point).collect() }
+        Curve { arm: group.arm, points: evenly(epochs, POINTS).filter_map(point).collect() }
     };
     beside(results, density).map(curve).filter(|curve| !curve.points.is_empty()).collect()
+}
+
+/// Whether a run's last epoch is less than a tenth of one: means over so few batches only look like a change.
+fn ends_with_few_batches(run: &RunFolder) -> bool {
+    match &run.epochs[..] {
+        [first, .., before, last] => 10 * last.step.saturating_sub(before.step) < first.step,
+        [first, last] => 10 * last.step.saturating_sub(first.step) < first.step,
+        _ => false,
+    }
+}
+
+/// Names from `left` to `right` behind the ends of lines: where they end, series, name. None covers another as long as there is
+/// room between `top` and `bottom`.
+fn name_lines(
+    canvas: &Canvas<'_>,
+    [left, top]: [f64; 2],
+    [right, bottom]: [f64; 2],
+    mut lines: Vec<([f64; 2], usize, &str)>,
+) -> Result<(), String> {
+    lines.sort_by(|a, b| a.0[1].total_cmp(&b.0[1]));
+    let heights = spread(&lines.iter().map(|(end, ..)| end[1]).collect::<Vec<_>>(), [top, bottom]);
+    for ((end, series, name), y) in lines.into_iter().zip(heights) {
+        canvas.line(&[end, [left, end[1]], [left + 9.0, y], [left + 14.0, y]], Ink::Series(series), 1.0)?;
+        canvas.marker([left + 14.0, y], series, 3.6)?;
+        canvas.text(&fit(name, right - left - 22.0), [left + 22.0, y], Anchor::Left, LETTERS, Ink::Name(series))?;
+    }
+    Ok(())
+}
+
+/// Width of the names behind lines.
+fn names_width<'n>(names: impl Iterator<Item = &'n str>) -> f64 {
+    (names.map(text_width).fold(0.0, f64::max) + 26.0).clamp(40.0, 180.0)
+}
+
+/// Distance of names below each other.
+const LINE: f64 = 16.0;
+
+/// Ascending heights, moved apart by as little as possible (squared), between `top` and `bottom` if there is room.
+fn spread(heights: &[f64], [top, bottom]: [f64; 2]) -> Vec<f64> {
+    // Less what they must be apart, they must not descend: neighbours that do share their mean.
+    let mut shared: Vec<(f64, usize)> = Vec::new();
+    for (i, height) in heights.iter().enumerate() {
+        let mut last = (height - LINE * i as f64, 1);
+        while let Some((mean, count)) = shared.pop_if(|(mean, _)| *mean > last.0) {
+            let both = count + last.1;
+            last = ((mean * count as f64 + last.0 * last.1 as f64) / both as f64, both);
+        }
+        shared.push(last);
+    }
+    let lowest = (bottom - LINE * heights.len().saturating_sub(1) as f64).max(top);
+    let places = shared.into_iter().flat_map(|(mean, count)| std::iter::repeat_n(mean.clamp(top, lowest), count));
+    places.enumerate().map(|(i, place)| place + LINE * i as f64).collect()
 }
 
 /// Loss or accuracy over the steps of the training, of all arms at a density and of the dense network; none if nothing was
@@ -323,12 +429,14 @@ pub(super) fn training_curves(
     if curves.iter().all(|curve| curve.points.len() < 2) {
         return Ok(None);
     }
-    let (name, axis, unit, samples) = match quantity {
-        Quantity::Loss => ("Loss", "loss", "cross-entropy in nats", "the training batches"),
-        Quantity::Accuracy(judged) => ("Accuracy", "accuracy in %", "percent of right answers", judged.samples()),
+    let (name, unit, samples) = match quantity {
+        Quantity::Loss => ("training loss", "Cross-entropy in nats", "the training batches"),
+        Quantity::Accuracy(judged) => (judged.accuracy_name(), "Percent of right answers", judged.samples()),
     };
     let at = density.map_or(String::new(), |density| format!(" at density {density}"));
-    let what = format!("{name} on {samples}{at} over the steps of training");
+    let mut title = format!("{name}{at}");
+    title[..1].make_ascii_uppercase();
+    let what = format!("{title} over the steps of training");
     let all = || curves.iter().flat_map(|curve| &curve.points);
     let ends = |sample: &Sample| [sample.mean - sample.spread(), sample.mean + sample.spread()];
     let values: Vec<f64> = match quantity {
@@ -336,25 +444,33 @@ pub(super) fn training_curves(
         Quantity::Loss => all().flat_map(|(_, sample)| [sample.min, sample.max]).collect(),
         Quantity::Accuracy(_) => all().flat_map(|(_, sample)| ends(sample)).collect(),
     };
-    let svg = draw(&what, SIZE, |canvas| {
+    // As high as the names need.
+    let [[left, top], [_, bottom]] = AXES;
+    let more = (LINE * curves.len() as f64 - (bottom - top)).max(0.0);
+    let [width, height] = SIZE;
+    let right = width - names_width(curves.iter().map(|curve| results.arms[curve.arm].as_str()));
+    let bottom = bottom + more;
+    let svg = draw(&what, [width, height + more], |canvas| {
         let last = all().map(|(step, _)| *step).fold(0.0, f64::max);
         let y = match quantity {
-            Quantity::Loss => Scale::fitting(axis, &values, 5),
-            Quantity::Accuracy(_) => Scale::linear(axis, values.iter().copied(), 5),
+            Quantity::Loss => Scale::fitting(name, &values, 6),
+            Quantity::Accuracy(_) => Scale::linear(format!("{name} in %"), values.iter().copied(), 6),
         };
-        let plot = canvas.plot(AXES[0], AXES[1], Scale::between("step", 0.0, last * 1.02, 5), y)?;
+        let plot = canvas.plot([left, top], [right, bottom], Scale::between("step", 0.0, last * 1.02, 4), y)?;
         for curve in &curves {
-            paint_band(&plot, curve, quantity, ink_of(results, curve.arm))?;
+            paint_band(&plot, curve, quantity, Ink::Series(series_of(results, curve.arm)))?;
         }
+        let mut names = Vec::new();
         for curve in &curves {
-            let ink = ink_of(results, curve.arm);
+            let series = series_of(results, curve.arm);
             let points: Vec<_> = curve.points.iter().map(|(step, sample)| [*step, sample.mean]).collect();
             match &points[..] {
-                [one] => canvas.dot(plot.pixel(*one), 3.0, ink, 1.0)?,
-                points => plot.line(points, ink, 2.0)?,
+                [one] => canvas.dot(plot.pixel(*one), 3.0, Ink::Series(series), 1.0)?,
+                points => plot.line(points, Ink::Line(series), 2.0)?,
             }
+            names.push((plot.pixel(points[points.len() - 1]), series, results.arms[curve.arm].as_str()));
         }
-        Ok(())
+        name_lines(canvas, [right, top], [width, bottom], names)
     })?;
     let repeated = all().any(|(_, sample)| sample.count > 1);
     let of_seeds = match (repeated, quantity) {
@@ -363,9 +479,8 @@ pub(super) fn training_curves(
         (true, _) => "Lines are means over the seeds, bands one sample standard deviation each way.",
     };
     let beside = if density.is_some() && results.dense().is_some() { " The dense network stands beside." } else { "" };
-    let caption =
-        format!("{name}: {unit} on {samples}, one value an epoch, over the steps of training. {of_seeds}{beside}");
-    Ok(Some(Figure { title: format!("{name} on {samples}{at}"), svg, caption }))
+    let caption = format!("{unit} on {samples}, one value an epoch, over the steps of training. {of_seeds}{beside}");
+    Ok(Some(Figure { title, svg, caption }))
 }
 
 fn paint_band(plot: &Plot<'_, '_>, curve: &Curve, quantity: Quantity, ink: Ink) -> Result<(), String> {
@@ -399,24 +514,28 @@ pub(super) fn step_times(results: &Results, summary: &Summary) -> Result<Option<
     let left = (longest + 16.0).clamp(60.0, 220.0);
     let height = 24.0 * rows.len() as f64;
     let size = [SIZE[0], height + 68.0];
-    let most = rows.iter().filter_map(|(_, row)| row.step_time_ratio).fold(1.0, f64::max);
+    let number = |row: &Row| {
+        let time = row.step_time_ns.map_or(String::new(), |ns| format!(" · {} ms", Significant(ns / 1e6)));
+        format!("{}×{time}", Significant(row.step_time_ratio.unwrap_or_default()))
+    };
+    let ends = |row: &Row| row.step_time_ratio.into_iter().chain(row.inference_flops_ratio);
+    let most = rows.iter().flat_map(|(_, row)| ends(row)).fold(1.0, f64::max);
+    let right = SIZE[0] - 12.0;
+    // Room for the numbers behind the bars and the upright lines.
+    let room = rows.iter().map(|(_, row)| text_width(&number(row))).fold(0.0, f64::max) + 8.0;
     let svg = draw(what, size, |canvas| {
-        // Room for the numbers behind the bars.
-        let x = Scale::between("time of a step, dense = 1", 0.0, most * 1.38, 6);
+        let x = Scale::between("time of a step, dense = 1", 0.0, most * (right - left) / (right - left - room), 6);
         let y = Scale::rows();
-        let plot = canvas.plot([left, 10.0], [SIZE[0] - 12.0, 10.0 + height], x, y)?;
+        let plot = canvas.plot([left, 10.0], [right, 10.0 + height], x, y)?;
         for (i, (group, row)) in rows.iter().enumerate() {
             let middle = 10.0 + 24.0 * (i as f64 + 0.5);
-            let ink = ink_of(results, group.arm);
-            let ratio = row.step_time_ratio.unwrap_or_default();
-            let right = plot.pixel([ratio, 0.0])[0];
-            canvas.bar([left, middle - 8.0], [right, middle + 8.0], ink)?;
+            let end = plot.pixel([row.step_time_ratio.unwrap_or_default(), 0.0])[0];
+            let ink = Ink::Series(series_of(results, group.arm));
+            canvas.bar([left, middle - 8.0], [end, middle + 8.0], ink)?;
             canvas.text(&fit(&label(group), left - 12.0), [left - 7.0, middle], Anchor::Right, LETTERS, Ink::Text)?;
-            let time = row.step_time_ns.map_or(String::new(), |ns| format!(" · {} ms", Significant(ns / 1e6)));
-            let text = format!("{}×{time}", Significant(ratio));
             let ideal = row.inference_flops_ratio.map(|ratio| plot.pixel([ratio, 0.0])[0]);
-            let behind = right.max(ideal.unwrap_or(0.0));
-            canvas.text(&text, [behind + 6.0, middle], Anchor::Left, LETTERS, Ink::Text)?;
+            let behind = end.max(ideal.unwrap_or(0.0));
+            canvas.text(&number(row), [behind + 6.0, middle], Anchor::Left, LETTERS, Ink::Text)?;
             if let Some(ideal) = ideal {
                 canvas.line(&[[ideal, middle - 10.0], [ideal, middle + 10.0]], Ink::Surface, 4.0)?;
                 canvas.line(&[[ideal, middle - 10.0], [ideal, middle + 10.0]], Ink::Text, 1.6)?;
@@ -478,7 +597,9 @@ pub(super) fn layer_densities(results: &Results, density: f64) -> Result<Option<
     let profiles: Vec<&Profile> = profiles.iter().filter(|profile| profile.layers == first.layers).collect();
     let what = format!("Densities of the layers at density {density}");
     let longest = first.layers.iter().map(|name| text_width(name)).fold(0.0, f64::max);
-    let (left, row) = ((longest + 16.0).clamp(50.0, 220.0), 22.0);
+    // Each profile has a line of its own in a layer's row.
+    let (left, line) = ((longest + 16.0).clamp(50.0, 220.0), 7.0);
+    let row = 15.0 + line * profiles.len() as f64;
     let height = row * first.layers.len() as f64;
     let size = [SIZE[0], height + 68.0];
     let values: Vec<f64> = profiles.iter().flat_map(|p| p.densities.iter().copied().filter(|&d| d > 0.0)).collect();
@@ -493,11 +614,12 @@ pub(super) fn layer_densities(results: &Results, density: f64) -> Result<Option<
             let middle = 8.0 + row * (i as f64 + 0.5);
             canvas.line(&[[left, middle], [right, middle]], Ink::Grid, 1.0)?;
             canvas.text(&fit(name, left - 12.0), [left - 7.0, middle], Anchor::Right, LETTERS, Ink::Text)?;
-            for profile in &profiles {
+            for (nth, profile) in profiles.iter().enumerate() {
                 let arm = profile.arms[0];
                 if profile.densities[i] > 0.0 {
-                    let at = [plot.pixel([profile.densities[i], 0.0])[0], middle];
-                    canvas.marker(at, arm % SHAPES, ink_of(results, arm), 4.6)?;
+                    let below = line * (nth as f64 - (profiles.len() - 1) as f64 / 2.0);
+                    let at = [plot.pixel([profile.densities[i], 0.0])[0], middle + below];
+                    canvas.marker(at, series_of(results, arm), 4.6)?;
                 }
             }
             if alone {
@@ -507,14 +629,14 @@ pub(super) fn layer_densities(results: &Results, density: f64) -> Result<Option<
         }
         Ok(())
     })?;
-    let names =
-        |profile: &Profile| profile.arms.iter().map(|&arm| results.arms[arm].as_str()).collect::<Vec<_>>().join(", ");
     let mut caption = "Share of each layer's weights that exist at the end of the training.".to_owned();
     if alone {
         caption += " At the right the density and the number of weights.";
     }
     for profile in profiles.iter().filter(|profile| profile.arms.len() > 1) {
-        caption += &format!(" The same for {}.", names(profile));
+        let mut names = profile.arms.iter().map(|&arm| results.arms[arm].as_str());
+        let shown = names.next().unwrap_or_default();
+        caption += &format!(" The mark of {shown} stands for {} too.", names.collect::<Vec<_>>().join(", "));
     }
     Ok(Some(Figure { title: format!("Density {density}"), svg, caption }))
 }
@@ -545,34 +667,21 @@ pub(super) fn layer_history(results: &Results, group: &Group) -> Result<Option<F
     layers.sort_by(|&a, &b| change(b).total_cmp(&change(a)));
     layers.truncate(MOST_LAYERS);
     layers.sort_unstable();
-    let kept = all.len().min(POINTS);
-    let index = |i: usize| (i * (all.len() - 1) + (kept - 1) / 2) / (kept - 1);
-    let records: Vec<&(f64, Vec<f64>)> = (0..kept).map(|i| &all[index(i)]).collect();
+    let records: Vec<&(f64, Vec<f64>)> = evenly(all.len(), POINTS).map(|i| &all[i]).collect();
     let name = format!("{} at density {}", results.arms[group.arm], group.density);
-    let longest = layers.iter().map(|&layer| text_width(&history.layers[layer])).fold(0.0, f64::max);
-    let right = SIZE[0] - (longest + 24.0).clamp(30.0, 180.0);
+    let right = SIZE[0] - names_width(layers.iter().map(|&layer| history.layers[layer].as_str()));
     let svg = draw(&format!("Densities of layers over time, {name}"), SIZE, |canvas| {
         let last = all.last().map_or(1.0, |(step, _)| *step);
         let values: Vec<f64> = records.iter().flat_map(|(_, d)| layers.iter().map(|&layer| d[layer])).collect();
         let y = Scale::fitting("density of the layer", &values, 5);
         let plot = canvas.plot(AXES[0], [right, AXES[1][1]], Scale::between("step", 0.0, last, 4), y)?;
-        let mut ends = Vec::new();
-        for (line, &layer) in layers.iter().enumerate() {
+        let mut names = Vec::new();
+        for (series, &layer) in (1..).zip(&layers) {
             let points: Vec<_> = records.iter().map(|(step, densities)| [*step, densities[layer]]).collect();
-            plot.line(&points, Ink::Series(line + 1), 2.0)?;
-            ends.push((plot.pixel(points[points.len() - 1])[1], line, layer));
+            plot.line(&points, Ink::Line(series), 2.0)?;
+            names.push((plot.pixel(points[points.len() - 1]), series, history.layers[layer].as_str()));
         }
-        // Names at the ends of the lines, apart from each other.
-        ends.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut free = AXES[0][1];
-        for (end, line, layer) in ends {
-            let y = end.max(free);
-            free = y + 16.0;
-            canvas.line(&[[right + 2.0, end], [right + 10.0, y]], Ink::Series(line + 1), 1.5)?;
-            let name = fit(&history.layers[layer], SIZE[0] - right - 16.0);
-            canvas.text(&name, [right + 13.0, y], Anchor::Left, LETTERS, Ink::Text)?;
-        }
-        Ok(())
+        name_lines(canvas, [right, AXES[0][1]], [SIZE[0], AXES[1][1]], names)
     })?;
     let chosen = match layers.len() {
         shown if shown < changed => format!(" The {shown} layers that change most, of {changed}."),
@@ -586,4 +695,51 @@ pub(super) fn layer_history(results: &Results, group: &Group) -> Result<Option<F
 pub(super) fn points(share: f64) -> String {
     let text = percent(share.abs());
     if share < 0.0 { format!("−{text}") } else { format!("+{text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::EpochValues;
+    use super::super::testing::Made;
+    use super::*;
+
+    #[test]
+    fn names_of_lines_stand_below_each_other() {
+        let ends = [0.0, 300.0];
+        assert_eq!(spread(&[20.0, 100.0, 200.0], ends), [20.0, 100.0, 200.0]);
+        // Around where they would be, and the others stay.
+        assert_eq!(spread(&[20.0, 100.0, 100.0, 100.0, 200.0], ends), [20.0, 84.0, 100.0, 116.0, 200.0]);
+        assert_eq!(spread(&[1.0, 1.0], ends), [0.0, 16.0]);
+        assert_eq!(spread(&[299.0, 299.0, 299.0], ends), [268.0, 284.0, 300.0]);
+        assert!(spread(&[], ends).is_empty());
+    }
+
+    /// A last epoch of one batch looks like a fall or a rise that is none.
+    #[test]
+    fn few_batches_are_no_epoch() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Made { epochs: 4, ..Made::new("snip", 0.1, 0, 0.8) }.write(folder.path());
+        let mut run = RunFolder::read(&path).unwrap();
+        let epoch = |step| EpochValues { step, ..EpochValues::default() };
+        for (steps, few) in [
+            (&[599, 1199, 1200][..], true),
+            (&[600, 1200, 1800], false),
+            (&[600, 700], false),
+            (&[600, 601], true),
+            (&[5], false),
+        ] {
+            run.epochs = steps.iter().map(|&step| epoch(step)).collect();
+            assert_eq!(ends_with_few_batches(&run), few, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn marks_above_each_other_come_to_stand_side_by_side() {
+        let places = [100.0, 300.0, 104.0, 100.0];
+        let shifted: Vec<f64> = places.iter().zip(apart(&places)).map(|(place, shift)| place + shift).collect();
+        assert_eq!(shifted, [91.0, 300.0, 113.0, 102.0]);
+        // However many there are, none goes far.
+        assert!(apart(&[50.0; 9]).iter().all(|shift| shift.abs() <= 12.0));
+        assert!(apart(&[]).is_empty());
+    }
 }

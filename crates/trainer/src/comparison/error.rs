@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::figure::DrawingError;
 
 /// Why a comparison or a report cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -94,13 +95,8 @@ pub enum ComparisonError {
         path: PathBuf,
     },
     /// A plot could not be drawn.
-    #[error("cannot draw {what}: {reason}")]
-    Drawing {
-        /// The figure.
-        what: String,
-        /// What the drawing library says.
-        reason: String,
-    },
+    #[error(transparent)]
+    Drawing(#[from] DrawingError),
     /// Some runs failed; the others are reported.
     #[error(
         "{failed} of {total} runs failed; what went wrong stands above. The same command, or rigl compare --resume {}, tries \
@@ -131,7 +127,7 @@ impl ComparisonError {
     pub fn is_usage(&self) -> bool {
         !matches!(
             self,
-            Self::Drawing { .. } | Self::Failed { .. } | Self::Interrupted { .. } | Self::NothingFinished { .. }
+            Self::Drawing(_) | Self::Failed { .. } | Self::Interrupted { .. } | Self::NothingFinished { .. }
         )
     }
 }

@@ -4,7 +4,9 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 
+use super::statistics::evenly;
 use super::{ComparisonError, Group, Results};
+use crate::figure::DrawingError;
 use crate::topology_record::TopologyHistory;
 
 /// Maps of all groups at one density, on one scale.
@@ -12,7 +14,7 @@ use crate::topology_record::TopologyHistory;
 pub(super) struct Maps {
     /// The density asked for.
     pub density: f64,
-    /// What the brightest colour stands for.
+    /// What the brightest colour stands for, and all above it.
     pub most: f64,
     /// The colours from 0 to `most`, as a data URI.
     pub scale: String,
@@ -69,8 +71,8 @@ pub(super) fn maps(results: &Results, density: f64) -> Result<Option<Maps>, Comp
         .map(|group| (group.arm, group.finished().count(), fields(group)))
         .filter(|(.., f)| !f.is_empty())
         .collect();
-    let all = fields.iter().flat_map(|(.., fields)| fields).flat_map(|field| &field.values);
-    let most = all.copied().fold(0.0, f64::max);
+    // At the end of the training: a network that begins dense would leave all others dark.
+    let most = fields.iter().filter_map(|(.., fields)| fields.last()).map(bright).fold(0.0, f64::max);
     if most == 0.0 {
         return Ok(None);
     }
@@ -94,9 +96,19 @@ pub(super) fn maps(results: &Results, density: f64) -> Result<Option<Maps>, Comp
 fn fields(group: &Group) -> Vec<Field> {
     let histories: Vec<&TopologyHistory> = group.finished().map(|(_, run)| &run.topology).collect();
     let records = histories.iter().map(|history| history.records.len()).min().unwrap_or(0);
-    let times = records.min(TIMES);
-    let index = |i: usize| if times < 2 { 0 } else { (i * (records - 1) + (times - 1) / 2) / (times - 1) };
-    (0..times).map(index).filter_map(|record| field(&histories, record)).collect()
+    // As long as the first layer is dense there is nothing to show.
+    let known = |&record: &usize| histories.iter().all(|history| history.records[record].input_connections.is_some());
+    let known: Vec<usize> = (0..records).filter(known).collect();
+    evenly(known.len(), TIMES).filter_map(|i| field(&histories, known[i])).collect()
+}
+
+/// What 99 % of the pixels do not exceed: single pixels may have far more than all others. If that is nothing, the most.
+fn bright(field: &Field) -> f64 {
+    let mut values = field.values.clone();
+    values.sort_by(f64::total_cmp);
+    let last = values.len() - 1;
+    let high = values[(0.99 * last as f64).round() as usize];
+    if high > 0.0 { high } else { values[last] }
 }
 
 fn field(histories: &[&TopologyHistory], record: usize) -> Option<Field> {
@@ -150,15 +162,14 @@ fn data_uri(rgb: &[u8], width: usize) -> Result<String, ComparisonError> {
     // Neighbouring pixels have little to do with each other: filters make the file larger.
     let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::NoFilter);
     let encoded = encoder.write_image(rgb, width as u32, height as u32, ExtendedColorType::Rgb8);
-    encoded.map_err(|error| ComparisonError::Drawing {
-        what: "a map of connections".to_owned(),
-        reason: error.to_string(),
-    })?;
+    encoded.map_err(|error| DrawingError { what: "a map of connections".to_owned(), reason: error.to_string() })?;
     Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png)))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Made;
+    use super::super::{GroupRun, RunFolder};
     use super::*;
     use crate::topology_record::TopologyRecord;
 
@@ -182,6 +193,46 @@ mod tests {
         assert_eq!(field, Field { step: 0, values: vec![8.0, 10.0], width: 2 });
         let other = history(&[&[1, 2]], [1, 1, 2]);
         assert_eq!(super::field(&[&a, &other], 0), None);
+    }
+
+    /// A network that begins dense does not set the scale.
+    #[test]
+    fn the_scale_ends_at_what_pixels_have_after_the_training() {
+        let run = |name: &str, counts: &[&[u32]]| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = Made::new(name, 0.1, 0, 0.8).write(folder.path());
+            let topology = history(counts, [1, 1, 2]);
+            let folder = RunFolder { topology, ..RunFolder::read(&path).unwrap() };
+            let run = GroupRun { seed: 0, path, folder: Some(folder), failure: None };
+            (name.to_owned(), run)
+        };
+        let runs = [run("gmp", &[&[300, 300], &[9, 2]]), run("static", &[&[5, 7], &[5, 7]])];
+        let groups = runs.into_iter().enumerate().map(|(arm, (method, run))| Group {
+            arm,
+            method,
+            density: 0.1,
+            runs: vec![run],
+            published: vec![],
+        });
+        let mut results = Results {
+            title: String::new(),
+            source: None,
+            notes: None,
+            arms: vec!["gmp".to_owned(), "static".to_owned()],
+            groups: groups.collect(),
+            reference: None,
+        };
+        let both = maps(&results, 0.1).unwrap().unwrap();
+        assert_eq!((both.most, both.rows.len()), (9.0, 2));
+        assert_eq!((both.rows[0].maps.len(), both.rows[1].unchanged_until), (2, Some(10)));
+        results.groups.remove(0);
+        assert_eq!(maps(&results, 0.1).unwrap().unwrap().most, 7.0);
+        // One pixel of a hundred does not set it either, unless there is no other.
+        let of = |mut values: Vec<f64>, one: f64| {
+            values[3] = one;
+            bright(&Field { step: 0, values, width: 10 })
+        };
+        assert_eq!((of(vec![5.0; 100], 80.0), of(vec![0.0; 100], 80.0)), (5.0, 80.0));
     }
 
     #[test]

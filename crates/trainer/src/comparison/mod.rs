@@ -7,20 +7,17 @@
 //! A [`Definition`] says what is compared and is what `comparison.toml` holds; a [`Plan`] is its runs with all their
 //! settings. [`Results`] know run folders only, so that a report can be made again at any time, of any runs.
 
-mod chart;
 mod charts;
 mod child;
 mod definition;
 mod error;
 mod heat_map;
 mod page;
-mod palette;
 mod plan;
 mod progress;
 mod report_files;
 mod results;
 mod run_folder;
-mod scale;
 mod statistics;
 mod summary;
 #[cfg(test)]

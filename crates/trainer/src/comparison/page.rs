@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::chart::{FIGURE_RULES, escape};
 use super::charts::{self, Cost, Figure, Judged, Quantity};
 use super::heat_map::{self, Maps};
-use super::palette;
+use super::run_folder::deciding_settings;
 use super::summary::{Row, Summary, TimeUnit, percent, percent_and_deviation};
 use super::{ComparisonError, Group, Machine, Results, RunFolder, Sample};
 use crate::config::TrainConfig;
+use crate::figure::canvas::{FIGURE_RULES, escape};
+use crate::figure::palette::{self, Ink};
 use crate::report::Significant;
 
 const STYLE: &str = include_str!("style.css");
@@ -59,15 +60,20 @@ pub(super) fn page(results: &Results, summary: &Summary) -> Result<String, Compa
 /// Rules by which the legend's boxes hide what belongs to an arm.
 fn switches(results: &Results) -> String {
     let rule = |arm: usize| {
-        let ink = charts::ink_of(results, arm);
-        let (class, rim) = (ink.class(), ink.rim().class());
-        format!(":root:has(#arm{arm}:not(:checked)) .by-arm :is(.f{class},.s{class},.f{rim}){{visibility:hidden}}\n")
+        let classes = Ink::all_of(charts::series_of(results, arm)).map(|ink| ink.class());
+        let classes = classes.map(|class| format!(".f{class},.s{class}")).join(",");
+        format!(":root:has(#arm{arm}:not(:checked)) .by-arm :is({classes}){{visibility:hidden}}\n")
     };
     (0..results.arms.len()).map(rule).collect()
 }
 
 fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Mean and deviation in percent, which stay on one line.
+fn percents(mean: f64, deviation: Option<f64>) -> String {
+    format!("{}\u{a0}%", percent_and_deviation(mean, deviation)).replace(' ', "\u{a0}")
 }
 
 fn plural(count: usize, word: &str) -> String {
@@ -117,10 +123,7 @@ fn in_short(results: &Results, summary: &Summary) -> String {
     let rows = || results.groups.iter().zip(&summary.rows);
     if let Some((_, row)) = rows().find(|(group, row)| group.is_dense() && row.runs > 0) {
         let mean = row.test_accuracy_mean.unwrap_or_default();
-        items.push(format!(
-            "The dense network reaches {} % on the test set.",
-            percent_and_deviation(mean, row.test_accuracy_sd)
-        ));
+        items.push(format!("The dense network reaches {} on the test set.", percents(mean, row.test_accuracy_sd)));
     }
     for density in charts::densities(results) {
         let mut ranked: Vec<Ranked<'_>> = rows()
@@ -140,10 +143,10 @@ fn in_short(results: &Results, summary: &Summary) -> String {
 /// The best arm, what it costs, and how sure it is that it is the best.
 fn ranking(ranked: &[Ranked<'_>]) -> Option<String> {
     let &(best_group, best, mean) = ranked.first()?;
-    let accuracy = percent_and_deviation(mean, best.test_accuracy_sd);
+    let accuracy = percents(mean, best.test_accuracy_sd);
     let mut text = match ranked.len() {
-        1 => format!("{} reaches {accuracy} %", escape(&best.arm)),
-        _ => format!("{} has the highest mean accuracy, {accuracy} %", escape(&best.arm)),
+        1 => format!("{} reaches {accuracy}", escape(&best.arm)),
+        _ => format!("{} has the highest mean accuracy, {accuracy}", escape(&best.arm)),
     };
     if let Some(difference) = best.accuracy_minus_dense_mean {
         text += &format!(", {} points against dense", charts::points(difference));
@@ -208,13 +211,17 @@ fn table(results: &Results, summary: &Summary) -> Result<String, ComparisonError
     for (i, (group, row)) in results.groups.iter().zip(&summary.rows).enumerate() {
         let first = i == 0 || results.groups[i - 1].arm != group.arm;
         html += if first { "<tr class=\"first\">" } else { "<tr>" };
-        let name = match first {
-            true => {
-                format!("<span class=\"key\">{}</span>{}", charts::key(results, group.arm)?.trim(), escape(&row.arm))
-            }
-            false => String::new(),
-        };
-        html += &format!("<th class=\"text\" scope=\"row\">{name}</th><td>{}</td>", row.density);
+        if first {
+            let key = charts::key(results, group.arm)?;
+            let rows = results.groups.iter().filter(|other| other.arm == group.arm).count();
+            let _ = write!(
+                html,
+                "<th class=\"text\" scope=\"rowgroup\" rowspan=\"{rows}\"><span class=\"key\">{}</span>{}</th>",
+                key.trim(),
+                escape(&row.arm)
+            );
+        }
+        html += &format!("<td>{}</td>", row.density);
         html += &cell(row.test_accuracy_mean, |mean| percent_and_deviation(mean, row.test_accuracy_sd));
         if with_dense {
             html += &cell(row.accuracy_minus_dense_mean, charts::points);
@@ -268,8 +275,8 @@ fn sources(summary: &Summary) -> String {
         for published in &row.published {
             let parts = [published.source.as_deref(), published.note.as_deref()];
             let text = parts.iter().flatten().map(|text| escape(text)).collect::<Vec<_>>().join("; ");
-            let number = percent_and_deviation(published.accuracy, published.deviation);
-            let what = format!("{} at density {} ({number} %)", escape(&row.arm), row.density);
+            let number = percents(published.accuracy, published.deviation);
+            let what = format!("{} at density {} ({number})", escape(&row.arm), row.density);
             match items.iter_mut().find(|(other, _)| *other == text) {
                 _ if text.is_empty() => {}
                 Some((_, of_text)) => of_text.push(what),
@@ -374,8 +381,8 @@ fn strips(results: &Results, maps: &Maps) -> String {
     let most = Significant(maps.most);
     let _ = writeln!(
         html,
-        "<div class=\"scale\"><span>0</span><img src=\"{}\" alt=\"colours from dark violet to yellow\"><span>{most} connections \
-         of a pixel</span></div>",
+        "<div class=\"scale\"><span>0</span><img src=\"{}\" alt=\"colours from dark violet to yellow\"><span>{most} or more \
+         connections of a pixel</span></div>",
         maps.scale
     );
     html += "<div class=\"maps\">\n";
@@ -390,7 +397,7 @@ fn strips(results: &Results, maps: &Maps) -> String {
         html += "<div class=\"strip\">\n";
         for (step, uri) in &row.maps {
             let when = match row.unchanged_until {
-                Some(last) => format!("step 0 to {last}"),
+                Some(last) => format!("step {step} to {last}"),
                 None => format!("step {step}"),
             };
             let _ = writeln!(html, "<div><img src=\"{uri}\" alt=\"{name}, {when}\"><span>{when}</span></div>");
@@ -414,10 +421,11 @@ fn setting_text(value: &Value) -> Option<String> {
 fn what_was_run(results: &Results) -> String {
     let folders: Vec<&RunFolder> = results.folders().collect();
     let mut html = "<section>\n<h2>What was run</h2>\n".to_owned();
-    let settings: Vec<BTreeMap<String, Value>> = folders.iter().map(|folder| settings_of(&folder.config)).collect();
+    let settings: Vec<BTreeMap<String, Value>> =
+        folders.iter().map(|folder| deciding_settings(&folder.config)).collect();
     let Some(first) = settings.first() else { return html + "<p>Nothing yet.</p>\n</section>\n" };
     let is_common = |key: &str| settings.iter().all(|other| other.get(key) == first.get(key));
-    let defaults = settings_of(&TrainConfig::default());
+    let defaults = deciding_settings(&TrainConfig::default());
     html += "<h3>Settings of all runs</h3>\n<p class=\"note\">Those that differ from the defaults are bold.</p>\n";
     html += "<dl class=\"settings\">\n";
     for (key, value) in first.iter().filter(|(key, _)| is_common(key)) {
@@ -449,7 +457,7 @@ fn differing(results: &Results, keys: &[&String]) -> String {
     let mut rows: Vec<Alike> = Vec::new();
     for group in &results.groups {
         let Some(folder) = group.runs.iter().find_map(|run| run.folder.as_ref()) else { continue };
-        let own = settings_of(&folder.config);
+        let own = deciding_settings(&folder.config);
         let values: Vec<String> =
             keys.iter().map(|key| own.get(*key).and_then(setting_text).unwrap_or("–".to_owned())).collect();
         match rows.iter_mut().find(|other| other.values == values) {
@@ -481,14 +489,6 @@ fn differing(results: &Results, keys: &[&String]) -> String {
         html += "</tr>\n";
     }
     html + "</tbody>\n</table></div>\n"
-}
-
-/// Settings that decide the result.
-fn settings_of(config: &TrainConfig) -> BTreeMap<String, Value> {
-    match config.fingerprint() {
-        Value::Object(settings) => settings.into_iter().collect(),
-        _ => BTreeMap::new(),
-    }
 }
 
 fn machines(folders: &[&RunFolder]) -> String {
@@ -644,6 +644,27 @@ mod tests {
         assert_eq!((json["rows"].as_array().unwrap().len(), &json["event"]), (10, &"summary".into()));
     }
 
+    /// With more arms than colours and marks, each curve has its name behind it and a look of its own.
+    #[test]
+    fn twelve_arms_are_told_apart() {
+        let arms: String = (0..12).map(|arm| format!("[[arm]]\nname = 'arm {arm}'\nmethod = 'set'\n")).collect();
+        let (_out, results) = comparison(&format!("[compare]\nseeds = 1\n{arms}"), |method, density, seed| {
+            Some(Made { epochs: 3, ..Made::new(method, density, seed, 0.8) })
+        });
+        let html = page(&results, &Summary::of(&results)).unwrap();
+        check_balance(&html);
+        let section = html.split("<h2>").find(|section| section.starts_with("Training<")).unwrap();
+        for arm in 0..12 {
+            let [_, line, _, name] = Ink::all_of(arm + 1).map(|ink| ink.class());
+            for figure in section.split("<figure>").skip(1) {
+                assert!(figure.contains(&format!("class=\"s{line}\"")), "the curve of arm {arm}");
+                assert!(figure.contains(&format!("class=\"f{name}\">\narm {arm}</text>")), "the name of arm {arm}");
+            }
+            assert!(html.contains(&format!("#arm{arm}:not(:checked)")));
+        }
+        assert_eq!(section.matches("<figure>").count(), 2);
+    }
+
     #[test]
     fn text_of_others_is_only_text() {
         let evil = "<script>alert('x')</script> & \"more\"";
@@ -675,6 +696,20 @@ mod tests {
         assert!(html.contains("0 of 3 runs are finished") && html.contains("not begun"));
     }
 
+    /// Without sparse arms there are no densities to show figures of.
+    #[test]
+    fn a_dense_network_alone_is_reported() {
+        let text = "[compare]\nseeds = 2\n[[arm]]\nname = 'dense'\nmethod = 'dense'\n";
+        let (_out, results) = comparison(text, |method, density, seed| Some(Made::new(method, density, seed, 0.8)));
+        let html = page(&results, &Summary::of(&results)).unwrap();
+        check_balance(&html);
+        for (part, shown) in
+            [("The dense network reaches", true), ("<h2>Training</h2>", true), ("networks look", false)]
+        {
+            assert_eq!(html.contains(part), shown, "{part}");
+        }
+    }
+
     #[test]
     fn the_best_arm_is_named_with_how_sure_that_is() {
         let text = "[compare]\nseeds = 3\n[[arm]]\nname = 'set'\nmethod = 'set'\n[[arm]]\nname = 'rigl'\nmethod = 'rigl'\n\
@@ -689,7 +724,9 @@ mod tests {
         };
         let clear = short([0.020, 0.021, 0.022]);
         assert!(
-            clear.contains("rigl has the highest mean accuracy, 84.10 ± 2.10 %, −2.90 points against dense"),
+            clear.contains(
+                "rigl has the highest mean accuracy, 84.10\u{a0}±\u{a0}2.10\u{a0}%, −2.90 points against dense"
+            ),
             "{clear}"
         );
         assert!(clear.contains("The next is set, 2.10 ± 0.06 points behind"), "{clear}");

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sparse_kernels::cpu::Cpu;
 
 use super::definition::{Arm, BIG_SPARSE, DENSE, RUNS, SMALL_DENSE, run_name};
+use super::run_folder::deciding_settings;
 use super::{ComparisonError, Definition, PlannedName, RunFolder};
 use crate::args::TrainOptions;
 use crate::commands;
@@ -53,18 +54,32 @@ impl Plan {
     ///
     /// # Errors
     /// Whatever would stop `rigl train` before its first step; two arms that are the same.
-    pub fn new(
+    pub fn new(definition: Definition, given: &TrainOptions, env_data_dir: Option<PathBuf>) -> anyhow::Result<Self> {
+        let base = TrainConfig::from_settings(definition.settings.clone(), env_data_dir.clone())?;
+        let data = data::load_sized(&base.data, base.data_dir.as_deref(), base.image_size)?;
+        let plan = Self::on(&data, definition, given, env_data_dir)?;
+        let cpu = Cpu::new(1, None)?;
+        // Seeds need no memory.
+        for run in plan.runs.iter().filter(|run| run.place.seed == plan.runs[0].place.seed) {
+            let architecture = commands::architecture(&run.config.spec(&data))?;
+            memory::check(&cpu, &architecture, run.config.batch_size.min(samples(&run.config, &data)))?;
+        }
+        Ok(plan)
+    }
+
+    /// The same on this data, whose shape and numbers alone count, on a machine with any memory.
+    fn on(
+        data: &Dataset,
         mut definition: Definition,
         given: &TrainOptions,
         env_data_dir: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let base = TrainConfig::from_settings(definition.settings.clone(), env_data_dir.clone())?;
-        let data = data::load_sized(&base.data, base.data_dir.as_deref(), base.image_size)?;
         let mut configs = Vec::new();
         for arm in &definition.arms {
             for density in definition.densities_of(arm) {
-                let config = arm_config(&definition, arm, density, &data, env_data_dir.clone())?;
-                let total_steps = check(&config, &data)?;
+                let config = arm_config(&definition, arm, density, data, env_data_dir.clone())?;
+                let total_steps = check(&config, data)?;
                 configs.push((arm, density, config, total_steps));
             }
         }
@@ -91,16 +106,18 @@ impl Plan {
         });
         let runs = planned.collect();
         // So that the comparison finds its files from any folder.
-        for (key, path) in [("data-dir", &base.data_dir), ("init-from", &base.init_from)] {
+        for (key, path) in [("data-dir", &base.data_dir), ("init-from", &base.init_from), ("ticket", &base.ticket)] {
             if let Some(path) = path {
                 let text = path.to_str().ok_or_else(|| not_unicode(key, path))?;
                 definition.settings.insert(key.to_owned(), text.into());
             }
         }
         for arm in &mut definition.arms {
-            if let Some(toml::Value::String(path)) = arm.settings.get_mut("init-from") {
-                let absolute = std::path::absolute(&*path).unwrap_or_else(|_| PathBuf::from(&*path));
-                *path = absolute.to_str().ok_or_else(|| not_unicode("init-from", &absolute))?.to_owned();
+            for key in ["init-from", "ticket"] {
+                if let Some(toml::Value::String(path)) = arm.settings.get_mut(key) {
+                    let absolute = std::path::absolute(&*path).unwrap_or_else(|_| PathBuf::from(&*path));
+                    *path = absolute.to_str().ok_or_else(|| not_unicode(key, &absolute))?.to_owned();
+                }
             }
         }
         Ok(Self { definition, runs })
@@ -175,18 +192,21 @@ fn arm_config(
     Ok(resolve(&table)?)
 }
 
-/// What `rigl train` checks before its first step; returns the run's steps.
+/// Samples that a run trains on.
+fn samples(config: &TrainConfig, data: &Dataset) -> usize {
+    let held_out = (config.val_fraction * data.train.len() as f64).round() as usize;
+    data.train.len().saturating_sub(held_out).max(1)
+}
+
+/// What `rigl train` checks before its first step, but for the memory; returns the run's steps.
 fn check(config: &TrainConfig, data: &Dataset) -> anyhow::Result<u64> {
     let architecture = commands::architecture(&config.spec(data))?;
     commands::check_fit(&architecture, data)?;
     if config.init_from.is_none() {
         Sparsification::of(config).solve(&architecture)?;
     }
-    let held_out = (config.val_fraction * data.train.len() as f64).round() as usize;
-    let samples = data.train.len().saturating_sub(held_out).max(1);
-    let total_steps = config.total_steps(samples.div_ceil(config.batch_size) as u64);
+    let total_steps = config.total_steps(samples(config, data).div_ceil(config.batch_size) as u64);
     training::method(config, total_steps)?;
-    memory::check(&Cpu::new(1, None)?, &architecture, config.batch_size.min(samples))?;
     Ok(total_steps)
 }
 
@@ -209,15 +229,16 @@ fn check_effect<'c>(
     Ok(())
 }
 
-/// Settings that decide a result and differ, but for the seed: key, `there`, `here`.
+/// Settings that decide a result and differ, but for the seed: key, `there`, `here`. Tickets that are runs of the comparison
+/// itself are the same wherever its folder is.
 fn differences(there: &TrainConfig, here: &TrainConfig) -> Vec<(String, Value, Value)> {
+    let own_ticket = here.ticket.as_ref().is_none_or(|ticket| ticket.is_absolute());
     let settings = |config: &TrainConfig| {
-        let mut value = config.fingerprint();
-        let settings = value.as_object_mut().expect("settings are a map");
-        if let Some(path) = &config.init_from {
-            settings.insert("init-from".to_owned(), path.to_string_lossy().into());
+        let mut settings = deciding_settings(config);
+        if let Some(path) = config.ticket.as_ref().filter(|_| own_ticket) {
+            settings.insert("ticket".to_owned(), path.to_string_lossy().into());
         }
-        std::mem::take(settings)
+        settings
     };
     let (there, mut here) = (settings(there), settings(here));
     let mut differences = Vec::new();
@@ -268,6 +289,8 @@ impl PlannedRun {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::args::{Cli, Command};
     use crate::run_dir::{RunDir, RunInfo};
@@ -339,6 +362,73 @@ mod tests {
     }
 
     #[test]
+    fn tickets_tell_arms_apart() {
+        let file = "[[arm]]\nname = 'a'\nmethod = 'lottery'\nticket = 'x'\n[[arm]]\nname = 'b'\nmethod = 'lottery'\nticket = 'y'";
+        let tickets = Plan::new(Definition::read_text(file), &TrainOptions::default(), None).unwrap();
+        let ticket = tickets.definition.arms[0].settings["ticket"].as_str().unwrap();
+        assert!(Path::new(ticket).is_absolute(), "{ticket}");
+        let file = file.replace("'y'", "'x'");
+        let error = Plan::new(Definition::read_text(&file), &TrainOptions::default(), None).unwrap_err().to_string();
+        assert!(error.contains("are the same runs"), "{error}");
+        // A comparison whose folder was moved finds the tickets that it made itself.
+        let plan = plan("--methods rigl,lottery --seeds 1 --steps 5").unwrap();
+        let [here, there] = ["here", "there"].map(|out| plan.runs[1].config_in(Path::new(out)));
+        assert!(here.ticket.as_ref().unwrap().ends_with("here/runs/rigl-d0.1-s0") && here.ticket != there.ticket);
+        assert_eq!(differences(&there, &plan.runs[1].config), []);
+        assert_eq!(differences(&there, &here)[0].0, "ticket");
+    }
+
+    /// A data set of the size of the real one, without pictures.
+    fn outline(name: &str) -> Dataset {
+        // Of folders of pictures, ImageNet.
+        let imagenet = ([3, 224, 224], 1000, [1_281_167, 50_000]);
+        let (shape, classes, samples) =
+            data::KnownSet::named(name).map_or(imagenet, |set| (set.shape, set.classes, set.samples));
+        let split = |samples| {
+            Arc::new(data::Split { shape, pictures: data::Pictures::Memory(vec![]), labels: vec![0; samples] })
+        };
+        let [train, test] = samples.map(split);
+        Dataset { name: name.to_owned(), classes, shape, train, validation: None, test }
+    }
+
+    /// File, runs a seed, published numbers, and the sum of these in hundredths of a percent.
+    const EXPERIMENTS: [(&str, usize, usize, u32); 6] = [
+        ("lenet-fashion-mnist.toml", 9, 6, 52_830),
+        ("lenet-mnist-compression.toml", 1, 1, 9_852),
+        ("mobilenet-v1-imagenet.toml", 11, 11, 75_720),
+        ("resnet-50-cifar100.toml", 23, 23, 167_380),
+        ("resnet-50-imagenet.toml", 48, 46, 323_230),
+        ("wrn-22-2-cifar10.toml", 33, 27, 249_990),
+    ];
+
+    /// Each file is read, all its arms are possible on data of this shape, and each published number stands beside a run.
+    #[test]
+    fn every_experiment_is_possible_and_its_published_numbers_are_there() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments");
+        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut files: Vec<String> = files.filter(|name| name.ends_with(".toml")).collect();
+        files.sort();
+        assert_eq!(files, EXPERIMENTS.map(|(name, ..)| name));
+        for (name, runs, published, sum) in EXPERIMENTS {
+            let path = folder.join(name);
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains(&format!("#   rigl compare --config experiments/{name} --data-dir DIR\n")), "{name}");
+            let definition = Definition::read(&path).unwrap_or_else(|error| panic!("{error:#}"));
+            let data = outline(definition.settings["data"].as_str().unwrap());
+            let plan = Plan::on(&data, definition, &TrainOptions::default(), None);
+            let Plan { definition, runs: planned } = plan.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            assert_eq!(planned.len(), runs * definition.seeds.len(), "{name}");
+            for number in &definition.published {
+                let arm = definition.arms.iter().find(|arm| arm.name == number.arm).unwrap();
+                assert!(definition.densities_of(arm).contains(&number.density), "{name}: {number:?}");
+                assert!(number.source.is_some(), "{name}: {number:?}");
+            }
+            let accuracies = definition.published.iter().map(|number| (number.accuracy * 10_000.0).round() as u32);
+            assert_eq!((definition.published.len(), accuracies.sum::<u32>()), (published, sum), "{name}");
+        }
+    }
+
+    #[test]
     fn a_folder_with_another_run_is_told_from_one_with_this() {
         let out = tempfile::tempdir().unwrap();
         let plan = plan("--methods set --steps 5 --threads 1").unwrap();
@@ -346,7 +436,7 @@ mod tests {
         assert_eq!(run.state(out.path()).unwrap(), RunState::New);
         // More threads make no other run.
         let config = TrainConfig { out: Some(run.folder(out.path())), threads: Some(3), ..run.config.clone() };
-        let mut folder = RunDir::create(&config, &RunInfo::new(1, "avx2")).unwrap();
+        let mut folder = RunDir::create(&config, &RunInfo::new(crate::device::Place::of_cpu(1, "avx2"))).unwrap();
         assert_eq!(run.state(out.path()).unwrap(), RunState::Unfinished);
         let mut other = run.clone();
         (other.config.lr, other.config.steps) = (0.7, Some(6));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::definition::{BIG_SPARSE, COMPARISON, DENSE, RUNS, SMALL_DENSE, failure_file};
+use super::run_folder::{deciding_settings, model_name};
 use super::{ComparisonError, Definition, Published, RunFolder};
 use crate::run_dir::CONFIG;
 
@@ -188,9 +189,8 @@ impl Results {
         let (_, run) = first?;
         let done = run.done.as_ref()?;
         let inference_flops = done.dense_flops()?;
-        let width = if run.config.width == 1.0 { String::new() } else { format!(" of width {}", run.config.width) };
         Some(Reference {
-            model: format!("{}{width}", run.config.model),
+            model: model_name(&run.config),
             inference_flops,
             train_flops: 3.0 * inference_flops * done.samples? as f64,
         })
@@ -284,12 +284,8 @@ fn grouped(runs: Vec<(RunFolder, Label)>) -> Vec<(Label, Vec<GroupRun>)> {
 
 /// What decides a run's result, but for method, density and seed.
 fn settings_of(run: &RunFolder) -> BTreeMap<String, Value> {
-    let Value::Object(settings) = run.config.fingerprint() else { return BTreeMap::new() };
-    let mut settings: BTreeMap<_, _> = settings.into_iter().collect();
+    let mut settings = deciding_settings(&run.config);
     ["method", "density", "seed"].iter().for_each(|&key| drop(settings.remove(key)));
-    if let Some(path) = &run.config.init_from {
-        settings.insert("init-from".to_owned(), path.to_string_lossy().into());
-    }
     settings
 }
 

@@ -1,5 +1,6 @@
 //! What the folder of a run says: settings, records, topology and machine.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -140,6 +141,23 @@ impl RunFolder {
         let topology = TopologyHistory::read(&path).map_err(|source| ComparisonError::Read { path, source })?;
         let machine = read(RUN).ok().and_then(|text| machine(&serde_json::from_str(&text).ok()?));
         Ok(Self { path: folder.to_owned(), config, epochs, done, done_record, topology, machine })
+    }
+}
+
+/// Settings that decide a run's result.
+pub(super) fn deciding_settings(config: &TrainConfig) -> BTreeMap<String, Value> {
+    let mut settings: BTreeMap<_, _> = serde_json::from_value(config.fingerprint()).expect("settings are a map");
+    if let Some(path) = &config.init_from {
+        settings.insert("init-from".to_owned(), path.to_string_lossy().into());
+    }
+    settings
+}
+
+/// A network's name, with the width where that is not 1.
+pub(super) fn model_name(config: &TrainConfig) -> String {
+    match config.width {
+        1.0 => config.model.to_string(),
+        width => format!("{} of width {width}", config.model),
     }
 }
 

@@ -15,6 +15,13 @@ pub struct Sample {
     pub max: f64,
 }
 
+/// At most `most` of the indices `0..count`, evenly, with the first and the last.
+pub(super) fn evenly(count: usize, most: usize) -> impl Iterator<Item = usize> {
+    let kept = count.min(most);
+    let gaps = kept.saturating_sub(1).max(1);
+    (0..kept).map(move |i| (i * (count - 1) + gaps / 2) / gaps)
+}
+
 impl Sample {
     /// Of `values`; `None` if there are none.
     ///
@@ -45,5 +52,19 @@ impl Sample {
     /// The deviation, 0 of one number: for intervals in plots.
     pub fn spread(&self) -> f64 {
         self.deviation.unwrap_or(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::evenly;
+
+    #[test]
+    fn chosen_indices_are_even_and_hold_both_ends() {
+        let chosen = |count, most| evenly(count, most).collect::<Vec<_>>();
+        assert_eq!(chosen(11, 4), [0, 3, 7, 10]);
+        assert_eq!(chosen(3, 4), [0, 1, 2]);
+        assert_eq!((chosen(0, 4), chosen(1, 4)), (vec![], vec![0]));
+        assert_eq!((chosen(1000, 120).len(), chosen(1000, 120)[119]), (120, 999));
     }
 }

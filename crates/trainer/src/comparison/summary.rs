@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::results::{Group, Reference, Results};
+use super::run_folder::model_name;
 use super::{DoneValues, Sample};
 use crate::report::{Significant, Table};
 
@@ -134,10 +135,7 @@ fn row(results: &Results, group: &Group, dense_step: Option<f64>) -> Row {
     Row {
         arm: results.arms[group.arm].clone(),
         method: group.method.clone(),
-        model: runs.first().map(|(_, folder)| match folder.config.width {
-            1.0 => folder.config.model.to_string(),
-            width => format!("{} of width {width}", folder.config.model),
-        }),
+        model: runs.first().map(|(_, folder)| model_name(&folder.config)),
         density: group.density,
         nnz: mean(all(|done| done.nnz as f64)),
         nnz_density: mean(all(|done| done.density)),

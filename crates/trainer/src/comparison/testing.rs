@@ -35,7 +35,7 @@ impl Made {
     /// Writes its folder.
     pub fn write(&self, folder: &Path) -> PathBuf {
         let config = TrainConfig { out: Some(folder.to_owned()), ..self.config.clone() };
-        let mut run = RunDir::create(&config, &RunInfo::new(2, "avx2")).unwrap();
+        let mut run = RunDir::create(&config, &RunInfo::new(crate::device::Place::of_cpu(2, "avx2"))).unwrap();
         let density = self.config.density;
         let noise = |i: u64| ((i * 7919 + self.config.seed * 104_729) % 1000) as f64 / 1000.0;
         for epoch in 0..=self.epochs {

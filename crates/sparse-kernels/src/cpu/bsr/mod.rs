@@ -108,6 +108,8 @@ impl BlockSparseLinear for Cpu {
         x: &Strips<Self>,
         y: &mut Strips<Self>,
     ) -> Result<(), BackendError> {
+        let _timed =
+            self.timed("spmm_bsr", w.values.len() + x.data.len() + y.data.len(), 2 * w.values.len() * x.layout.lanes());
         let (plan, pattern) = (&w.plan, &*w.plan.pattern);
         let (nrows, ncols) = (pattern.nrows(), pattern.ncols());
         let (nrows, ncols, blocks, places, bands) = match op {
@@ -142,6 +144,8 @@ impl BlockSparseLinear for Cpu {
         values: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed =
+            self.timed("sddmm_bsr", values.len() + x.data.len() + dy.data.len(), 2 * values.len() * x.layout.lanes());
         let pattern = &*plan.pattern;
         expect_equal("sddmm_bsr", "strip width", plan.options.strip, x.layout.strip())?;
         check_lanes("sddmm_bsr", x.layout, dy.layout)?;
@@ -161,6 +165,11 @@ impl BlockSparseLinear for Cpu {
         request: &GrowRequest<'_>,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
+        let _timed = self.timed(
+            "grow_blocks",
+            pairs.iter().map(|(dy, x)| dy.data.len() + x.data.len()).sum(),
+            pairs.iter().map(|(dy, x)| 2 * dy.layout.features() * x.layout.features() * x.layout.lanes()).sum(),
+        );
         grow::grow_blocks(self, block_size, request, pairs)
     }
 }

@@ -242,6 +242,11 @@ impl BlockSparseConv for Cpu {
         x: &Images<Self>,
         y: &mut Images<Self>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_forward_bsr",
+            w.values.len() + x.data.len() + y.data.len(),
+            2 * w.values.len() * super::pixels_and_samples(y.layout),
+        );
         let plan = &w.plan;
         plan.check("conv_forward_bsr", x, y)?;
         expect_values(plan.pattern.nnz(), w.values.len())?;
@@ -262,6 +267,11 @@ impl BlockSparseConv for Cpu {
         dy: &Images<Self>,
         dx: &mut Images<Self>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_input_grad_bsr",
+            w.values.len() + dy.data.len() + dx.data.len(),
+            2 * w.values.len() * super::pixels_and_samples(dy.layout),
+        );
         const OP: &str = "conv_input_grad_bsr";
         let plan = &w.plan;
         if !plan.options.input_grad {
@@ -289,6 +299,11 @@ impl BlockSparseConv for Cpu {
         values: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_weight_grad_bsr",
+            values.len() + dy.data.len() + x.data.len(),
+            2 * values.len() * super::pixels_and_samples(dy.layout),
+        );
         plan.check("conv_weight_grad_bsr", x, dy)?;
         expect_values(plan.pattern.nnz(), values.len())?;
         let (strip, strips) = (x.layout.strip(), x.layout.strips());

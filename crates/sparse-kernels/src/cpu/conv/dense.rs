@@ -117,6 +117,11 @@ impl DenseConv for Cpu {
         x: &Images<Self>,
         y: &mut Images<Self>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_forward_dense",
+            w.len() + x.data.len() + y.data.len(),
+            2 * w.len() * super::pixels_and_samples(y.layout),
+        );
         check("conv_forward_dense", shape, w.len(), x, y, false)?;
         if is_depthwise(shape) {
             depthwise::forward(self, shape, w, x, y);
@@ -133,6 +138,11 @@ impl DenseConv for Cpu {
         dy: &Images<Self>,
         dx: &mut Images<Self>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_input_grad_dense",
+            w.len() + dy.data.len() + dx.data.len(),
+            2 * w.len() * super::pixels_and_samples(dy.layout),
+        );
         check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
         if is_depthwise(shape) {
             depthwise::input_grad(self, shape, w, dy, dx);
@@ -150,6 +160,11 @@ impl DenseConv for Cpu {
         dw: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_weight_grad_dense",
+            dw.len() + dy.data.len() + x.data.len(),
+            2 * dw.len() * super::pixels_and_samples(dy.layout),
+        );
         check("conv_weight_grad_dense", shape, dw.len(), x, dy, false)?;
         if is_depthwise(shape) {
             depthwise::weight_grad(self, shape, dy, x, dw, accumulate);

@@ -76,6 +76,11 @@ fn sum_parts(
     cpu.give_back(others);
 }
 
+/// What each weight meets: pixels of all samples.
+fn pixels_and_samples(layout: ImageLayout) -> usize {
+    layout.size()[0] * layout.size()[1] * layout.samples()
+}
+
 impl SparseConv for Cpu {
     type ConvPlan = CpuConvPlan;
 
@@ -117,6 +122,7 @@ impl SparseConv for Cpu {
     }
 
     fn refresh_conv(&self, plan: &CpuConvPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
+        let _timed = self.timed("refresh_conv", 3 * transposed.len(), 0);
         let Some(backward) = plan.sparse.as_ref().and_then(|sparse| sparse.backward.as_ref()) else { return Ok(()) };
         expect_values(plan.pattern.nnz(), values.len())?;
         expect_values(plan.pattern.nnz(), transposed.len())?;
@@ -130,6 +136,11 @@ impl SparseConv for Cpu {
     }
 
     fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_forward",
+            2 * w.values.len() + x.data.len() + y.data.len(),
+            2 * w.values.len() * pixels_and_samples(y.layout),
+        );
         const OP: &str = "conv_forward";
         let plan = &w.plan;
         check_images(OP, "X", plan.options.x, x)?;
@@ -157,6 +168,11 @@ impl SparseConv for Cpu {
         dy: &Images<Self>,
         dx: &mut Images<Self>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_input_grad",
+            2 * w.values.len() + dy.data.len() + dx.data.len(),
+            2 * w.values.len() * pixels_and_samples(dy.layout),
+        );
         const OP: &str = "conv_input_grad";
         let plan = &w.plan;
         if !plan.options.input_grad {
@@ -195,6 +211,11 @@ impl SparseConv for Cpu {
         values: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed(
+            "conv_weight_grad",
+            2 * values.len() + dy.data.len() + x.data.len(),
+            2 * values.len() * pixels_and_samples(dy.layout),
+        );
         const OP: &str = "conv_weight_grad";
         check_images(OP, "X", plan.options.x, x)?;
         check_images(OP, "dY", plan.options.y, dy)?;
@@ -222,6 +243,11 @@ impl SparseConv for Cpu {
         request: &GrowRequest<'_>,
         pairs: &[(&Images<Self>, &Images<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
+        let _timed = self.timed(
+            "grow_conv",
+            pairs.iter().map(|(dy, x)| dy.data.len() + x.data.len()).sum(),
+            pairs.iter().map(|(dy, _)| 2 * shape.rows() * shape.columns() * pixels_and_samples(dy.layout)).sum(),
+        );
         grow::grow(self, shape, request, pairs)
     }
 }

@@ -156,35 +156,16 @@ mod tests {
 
     use super::super::testing::*;
     use super::*;
-    use crate::cpu::Buffer;
-    use crate::{Neural, reference};
+    use crate::Neural;
+    use crate::testing::neural;
 
     proptest! {
         #[test]
         fn agrees_with_the_reference(
-            lanes in 0usize..100, features in 0usize..21, strip in 1usize..5, relu: bool, accumulate: bool, seed in 0u32..100
+            layout in neural::layouts(), relu: bool, accumulate: bool, seed in 0u32..100
         ) {
-            let layout = StripLayout::new(lanes, features, strip * 16).unwrap();
-            let x = normals(&format!("x{seed}"), features * lanes);
-            let bias = normals(&format!("bias{seed}"), features);
-            let grad = normals(&format!("grad{seed}"), features * lanes);
-            let expected = reference::nn::bias_relu(&bias, relu, &x);
-            let (expected_grad, expected_dbias) = reference::nn::bias_relu_grad(&expected, relu, &grad, features);
             for cpu in BACKENDS.iter() {
-                let mut y = pack(layout, &x);
-                cpu.bias_relu(&buffer(&bias), relu, &mut y).unwrap();
-                prop_assert_eq!(&unpack(&y), &expected);
-                let mut g = pack(layout, &grad);
-                let mut dbias = Buffer::zeros(features);
-                dbias.fill(if accumulate { 2.0 } else { f32::NAN });
-                cpu.bias_relu_grad(&y, relu, &mut g, &mut dbias, accumulate).unwrap();
-                prop_assert_eq!(&unpack(&g), &expected_grad);
-                for f in 0..features {
-                    let expected = expected_dbias[f] + if accumulate { 2.0 } else { 0.0 };
-                    let size: f32 = expected_grad[f * lanes..][..lanes].iter().map(|g| g.abs()).sum();
-                    let bound = (size + 2.0) * (lanes + 2) as f32 * f32::EPSILON;
-                    prop_assert!((f64::from(dbias[f]) - expected).abs() <= f64::from(bound));
-                }
+                neural::bias_relu(cpu, layout, relu, accumulate, seed);
             }
         }
     }
@@ -214,22 +195,5 @@ mod tests {
             let y = unpack(&x);
             assert!(y[0].is_nan() && y[1] == 0.0);
         }
-    }
-
-    #[test]
-    fn wrong_shapes_are_refused() {
-        let cpu = &BACKENDS[0];
-        let mut x = pack(StripLayout::sparse(2, 3), &[1.0; 6]);
-        assert!(cpu.bias_relu(&Buffer::zeros(2), true, &mut x).is_err());
-        let mut grad = pack(StripLayout::sparse(3, 3), &[1.0; 9]);
-        assert!(cpu.bias_relu_grad(&x, true, &mut grad, &mut Buffer::zeros(3), false).is_err());
-        let mut grad = pack(StripLayout::single(2, 3), &[1.0; 6]);
-        assert!(cpu.bias_relu_grad(&x, true, &mut grad, &mut Buffer::zeros(3), false).is_err());
-        let mut grad = pack(StripLayout::sparse(2, 3), &[1.0; 6]);
-        assert!(cpu.bias_relu_grad(&x, true, &mut grad, &mut Buffer::zeros(2), false).is_err());
-        // A buffer that is shorter than its layout says.
-        let mut short = Strips { layout: StripLayout::sparse(2, 3), data: Buffer::zeros(64) };
-        assert!(cpu.bias_relu(&Buffer::zeros(3), true, &mut short).is_err());
-        assert!(cpu.bias_relu_grad(&x, true, &mut short, &mut Buffer::zeros(3), false).is_err());
     }
 }

@@ -136,20 +136,16 @@ mod tests {
 
     use super::super::testing::*;
     use super::*;
-    use crate::{Neural, reference};
+    use crate::Neural;
+    use crate::testing::neural;
 
     proptest! {
         #[test]
         fn agrees_with_the_reference(
-            lanes in 0usize..100, features in 0usize..13, strip in 1usize..5, rate in 0.0f32..0.99, seed: u64
+            layout in neural::layouts(), rate in 0.0f32..0.99, seed: u64
         ) {
-            let layout = StripLayout::new(lanes, features, strip * 16).unwrap();
-            let x = normals("dropout", features * lanes);
-            let expected = reference::nn::dropout(Key::new(seed), rate, &x);
             for cpu in BACKENDS.iter() {
-                let mut y = pack(layout, &x);
-                cpu.dropout(Key::new(seed), rate, &mut y).unwrap();
-                prop_assert_eq!(&unpack(&y), &expected);
+                neural::dropout(cpu, layout, rate, seed, true);
             }
         }
     }
@@ -166,15 +162,6 @@ mod tests {
             assert!((kept - 0.6).abs() < 5.0 * (0.24f64 / 333_000.0).sqrt(), "{kept}");
             y.data.to_vec()
         });
-    }
-
-    #[test]
-    fn impossible_rates_are_refused() {
-        let mut x = pack(StripLayout::sparse(2, 2), &[1.0; 4]);
-        for rate in [-0.1, 1.0, f32::NAN] {
-            assert!(BACKENDS[0].dropout(Key::new(1), rate, &mut x).is_err());
-        }
-        assert_eq!(unpack(&x), [1.0; 4]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{AdamStep, BackendError, CrossEntropy, Neural, Optimizer, SgdStep, Sh
 
 impl Neural for Cpu {
     fn bias_relu(&self, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("bias_relu", 2 * x.data.len(), 0);
         bias_relu::forward(self, bias, relu, x)
     }
 
@@ -29,6 +30,7 @@ impl Neural for Cpu {
         dbias: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("bias_relu_grad", 3 * grad.data.len(), 0);
         bias_relu::backward(self, y, relu, grad, dbias, accumulate)
     }
 
@@ -40,10 +42,12 @@ impl Neural for Cpu {
         stats: &mut Buffer,
         grad: Option<&mut Strips<Self>>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("softmax_cross_entropy", 2 * logits.data.len(), 0);
         softmax_cross_entropy::run(self, parameters, logits, labels, stats, grad)
     }
 
     fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("dropout", 2 * x.data.len(), 0);
         dropout::run(self, key, rate, x)
     }
 }
@@ -56,6 +60,7 @@ impl Optimizer for Cpu {
         grad: &Buffer,
         velocity: Option<&mut Buffer>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("sgd", 5 * values.len(), 0);
         sgd::run(self, step, values, grad, velocity.map(|v| &mut **v))
     }
 
@@ -67,6 +72,7 @@ impl Optimizer for Cpu {
         first: &mut Buffer,
         second: &mut Buffer,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("adam", 7 * values.len(), 0);
         adam::run(self, step, values, grad, first, second)
     }
 }
@@ -94,7 +100,8 @@ mod testing {
 
     use super::*;
     use crate::cpu::IsaName;
-    use crate::{MatrixMut, MatrixRef};
+    pub(super) use crate::testing::neural::normals;
+    use crate::testing::{self, neural};
 
     /// Every instruction set of this machine at 1, 2 and 7 threads.
     pub(super) static BACKENDS: LazyLock<Vec<Cpu>> = LazyLock::new(|| {
@@ -111,44 +118,22 @@ mod testing {
 
     /// Row-major `[feature][lane]` into strips.
     pub(super) fn pack(layout: StripLayout, from: &[f32]) -> Strips<Cpu> {
-        let mut data = Buffer::zeros(layout.len());
-        data.fill(f32::NAN);
-        let view = MatrixRef::new(from, layout.features(), layout.lanes(), layout.lanes()).unwrap();
-        layout.pack(view, &mut data).unwrap();
-        Strips { layout, data }
+        testing::strips(&BACKENDS[0], layout, from)
     }
 
     /// Strips into row-major; checks that padding lanes hold zero.
     pub(super) fn unpack(x: &Strips<Cpu>) -> Vec<f32> {
-        let (features, lanes) = (x.layout.features(), x.layout.lanes());
-        for feature in 0..features {
-            for lane in lanes..x.layout.strips() * x.layout.strip() {
-                assert_eq!(x.data[x.layout.index(feature, lane)], 0.0, "padding at ({feature}, {lane})");
-            }
-        }
-        let mut to = vec![f32::NAN; features * lanes];
-        x.layout.unpack(&x.data, MatrixMut::new(&mut to, features, lanes, lanes).unwrap()).unwrap();
-        to
+        testing::read(&BACKENDS[0], x)
     }
 
     /// Strips that hold NaN everywhere: an output that must be overwritten.
     pub(super) fn poisoned(layout: StripLayout) -> Strips<Cpu> {
-        let mut data = Buffer::zeros(layout.len());
-        data.fill(f32::NAN);
-        Strips { layout, data }
+        testing::poisoned(&BACKENDS[0], layout)
     }
 
     /// A buffer with these elements.
     pub(super) fn buffer(from: &[f32]) -> Buffer {
-        let mut buffer = Buffer::zeros(from.len());
-        buffer.copy_from_slice(from);
-        buffer
-    }
-
-    /// `len` normal numbers.
-    pub(super) fn normals(name: &str, len: usize) -> Vec<f32> {
-        let key = Key::new(5).with_name(name);
-        (0..len as u64).map(|i| key.normal(i)).collect()
+        testing::buffer(&BACKENDS[0], from)
     }
 
     /// Runs `operation` on every backend and checks that, within one instruction set, the bits do not depend on the
@@ -159,5 +144,10 @@ mod testing {
                 of_one_isa.iter().map(|cpu| operation(cpu).iter().map(|x| x.to_bits()).collect()).collect();
             assert!(results.iter().all(|r| *r == results[0]), "{}", of_one_isa[0].isa());
         }
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused() {
+        neural::wrong_shapes_are_refused(&BACKENDS[0]);
     }
 }

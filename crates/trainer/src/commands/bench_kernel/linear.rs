@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rigl::topology::random_pattern;
 use sparse_kernels::cpu::{Cpu, Workspace};
+#[cfg(feature = "gpu")]
+use sparse_kernels::gpu::Gpu;
 use sparse_kernels::random::Key;
 use sparse_kernels::reference::{self, Exact};
 use sparse_kernels::{
-    BackendError, BlockMatrix, BlockSparseLinear, BsrPattern, Candidate, CsrPattern, DenseLinear, GrowRequest,
-    MatrixMut, MatrixRef, Op, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout, Strips,
+    BackendError, BlockMatrix, BsrPattern, Candidate, CsrPattern, DenseLinear, GrowRequest, MatrixMut, MatrixRef, Op,
+    PlanOptions, SparseMatrix, StripLayout, Strips,
 };
 
 use super::{
@@ -20,6 +22,7 @@ use super::{
 use crate::args::{BenchKernelArgs, KernelFormat, KernelShape, Shape};
 use crate::bench::alternate;
 use crate::config::{ConfigError, Format};
+use crate::device::ComputeDevice;
 
 /// What is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +108,12 @@ impl Subject for Linear {
     }
 
     fn measure(&self, cpu: &Cpu, seed: u64) -> anyhow::Result<Measurement> {
-        Case::new(cpu, self, seed)?.measure()
+        Case::new(cpu, self, seed)?.measure_few()
+    }
+
+    #[cfg(feature = "gpu")]
+    fn measure_on_gpu(&self, gpu: &Gpu, seed: u64) -> anyhow::Result<Measurement> {
+        Case::new(gpu, self, seed)?.measure()
     }
 }
 
@@ -127,80 +135,74 @@ impl Stored {
         GrowRequest { exclude, count: 3 * exclude.nnz() / 10, ties: Key::new(seed).with_name("ties") }
     }
 
-    fn grow(
+    fn grow<B: ComputeDevice>(
         &self,
-        cpu: &Cpu,
+        backend: &B,
         request: &GrowRequest<'_>,
-        dy: &Strips<Cpu>,
-        x: &Strips<Cpu>,
+        dy: &Strips<B>,
+        x: &Strips<B>,
     ) -> Result<Vec<Candidate>, BackendError> {
         match self {
-            Self::Csr(_) => cpu.grow(request, &[(dy, x)]),
-            Self::Bsr(pattern) => cpu.grow_blocks(pattern.block_size(), request, &[(dy, x)]),
+            Self::Csr(_) => backend.grow(request, &[(dy, x)]),
+            Self::Bsr(pattern) => backend.grow_blocks(pattern.block_size(), request, &[(dy, x)]),
         }
     }
 }
 
 /// A weight matrix of either format.
-enum Weight {
-    Csr(Box<SparseMatrix<Cpu>>),
-    Bsr(Box<BlockMatrix<Cpu>>),
+enum Weight<B: ComputeDevice> {
+    Csr(Box<SparseMatrix<B>>),
+    Bsr(Box<BlockMatrix<B>>),
 }
 
-impl Weight {
-    fn new(cpu: &Cpu, stored: &Stored, values: &[f32], options: PlanOptions) -> anyhow::Result<Self> {
+impl<B: ComputeDevice> Weight<B> {
+    fn new(backend: &B, stored: &Stored, values: &[f32], options: PlanOptions) -> anyhow::Result<Self> {
         Ok(match stored {
-            Stored::Csr(pattern) => Self::Csr(Box::new(SparseMatrix::new(cpu, pattern.clone(), values, options)?)),
-            Stored::Bsr(pattern) => Self::Bsr(Box::new(BlockMatrix::new(cpu, pattern.clone(), values, options)?)),
+            Stored::Csr(pattern) => Self::Csr(Box::new(SparseMatrix::new(backend, pattern.clone(), values, options)?)),
+            Stored::Bsr(pattern) => Self::Bsr(Box::new(BlockMatrix::new(backend, pattern.clone(), values, options)?)),
         })
     }
 
     /// The product, as a training step pays it.
-    fn spmm(&mut self, cpu: &Cpu, op: Op, x: &Strips<Cpu>, y: &mut Strips<Cpu>) -> Result<(), BackendError> {
+    fn spmm(&mut self, backend: &B, op: Op, x: &Strips<B>, y: &mut Strips<B>) -> Result<(), BackendError> {
         match self {
             Self::Csr(weight) => {
                 if op == Op::Transpose {
                     // A training step changes the values between two calls.
-                    weight.refresh(cpu)?;
+                    weight.refresh(backend)?;
                 }
-                cpu.spmm(op, weight, x, y)
+                backend.spmm(op, weight, x, y)
             }
-            Self::Bsr(weight) => cpu.spmm_bsr(op, weight, x, y),
+            Self::Bsr(weight) => backend.spmm_bsr(op, weight, x, y),
         }
     }
 
-    fn sddmm(
-        &self,
-        cpu: &Cpu,
-        dy: &Strips<Cpu>,
-        x: &Strips<Cpu>,
-        values: &mut <Cpu as Storage>::Buffer,
-    ) -> Result<(), BackendError> {
+    fn sddmm(&self, backend: &B, dy: &Strips<B>, x: &Strips<B>, values: &mut B::Buffer) -> Result<(), BackendError> {
         match self {
-            Self::Csr(weight) => cpu.sddmm(&weight.plan, dy, x, values, false),
-            Self::Bsr(weight) => cpu.sddmm_bsr(&weight.plan, dy, x, values, false),
+            Self::Csr(weight) => backend.sddmm(&weight.plan, dy, x, values, false),
+            Self::Bsr(weight) => backend.sddmm_bsr(&weight.plan, dy, x, values, false),
         }
     }
 }
 
 /// A subject with operands in the layouts of both sides.
-struct Case<'a> {
-    cpu: &'a Cpu,
+struct Case<'a, B: ComputeDevice> {
+    backend: &'a B,
     subject: &'a Linear,
     seed: u64,
     values: Vec<f32>,
-    weight: Weight,
-    dense_weight: <Cpu as Storage>::Buffer,
+    weight: Weight<B>,
+    dense_weight: B::Buffer,
     plan_time: Duration,
     /// Row-major operands for the reference.
     x: Vec<f32>,
     dy: Vec<f32>,
-    sparse: Operands<Strips<Cpu>>,
-    dense: Operands<Strips<Cpu>>,
+    sparse: Operands<Strips<B>>,
+    dense: Operands<Strips<B>>,
 }
 
-impl<'a> Case<'a> {
-    fn new(cpu: &'a Cpu, subject: &'a Linear, seed: u64) -> anyhow::Result<Self> {
+impl<'a, B: ComputeDevice> Case<'a, B> {
+    fn new(backend: &'a B, subject: &'a Linear, seed: u64) -> anyhow::Result<Self> {
         let Linear { op, shape: Shape { m, k, n }, stored, .. } = subject;
         let (m, k, n) = (*m, *k, *n);
         let values = numbers(seed, "values", stored.nnz());
@@ -208,35 +210,38 @@ impl<'a> Case<'a> {
         let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: *op == LinearOp::SpmmT };
         let start = Instant::now();
         match stored {
-            Stored::Csr(pattern) => drop(cpu.plan(pattern.clone(), options)?),
-            Stored::Bsr(pattern) => drop(cpu.plan_blocks(pattern.clone(), options)?),
+            Stored::Csr(pattern) => drop(backend.plan(pattern.clone(), options)?),
+            Stored::Bsr(pattern) => drop(backend.plan_blocks(pattern.clone(), options)?),
         }
         let plan_time = start.elapsed();
-        let weight = Weight::new(cpu, stored, &values, options)?;
-        let mut dense_weight = cpu.zeros(m * k)?;
-        cpu.upload(&numbers(seed, "dense", m * k), &mut dense_weight)?;
+        let weight = Weight::new(backend, stored, &values, options)?;
+        let mut dense_weight = backend.zeros(m * k)?;
+        backend.upload(&numbers(seed, "dense", m * k), &mut dense_weight)?;
         let operands = |layout: fn(usize, usize) -> StripLayout| {
             let pack = |features: usize| {
                 move |data: &[f32]| {
-                    let mut strips = Strips::zeros(cpu, layout(n, features))?;
-                    strips.layout.pack(MatrixRef::new(data, features, n, n)?, &mut strips.data)?;
+                    let layout = layout(n, features);
+                    let mut packed = vec![0.0; layout.len()];
+                    layout.pack(MatrixRef::new(data, features, n, n)?, &mut packed)?;
+                    let mut strips = Strips::zeros(backend, layout)?;
+                    backend.upload(&packed, &mut strips.data)?;
                     Ok(strips)
                 }
             };
             Operands::new(&x, pack(k), &dy, pack(m))
         };
         let (sparse, dense) = (operands(StripLayout::sparse)?, operands(StripLayout::single)?);
-        Ok(Self { cpu, subject, seed, values, weight, dense_weight, plan_time, x, dy, sparse, dense })
+        Ok(Self { backend, subject, seed, values, weight, dense_weight, plan_time, x, dy, sparse, dense })
     }
 
     /// Checks the result, then times both sides in turn.
     fn measure(mut self) -> anyhow::Result<Measurement> {
         let max_error = self.check()?;
-        let times = match self.few() {
-            _ if is_wrong(max_error) => None,
-            Some((_, weight)) => Some(self.time_few(weight)?),
-            None => Some(self.time()?),
-        };
+        let times = if is_wrong(max_error) { None } else { Some(self.time()?) };
+        Ok(self.measurement(max_error, times))
+    }
+
+    fn measurement(&self, max_error: f64, times: Option<Times>) -> Measurement {
         let Linear { op, shape, stored, .. } = self.subject;
         let (density, nnz) = (stored.density(), stored.nnz());
         let operations = 2.0 * nnz as f64 * shape.n as f64;
@@ -244,31 +249,30 @@ impl<'a> Case<'a> {
         // Growth is dense work by nature: its efficiency is plain speed against the dense product.
         let operations = if *op == LinearOp::Grow { dense_operations } else { operations };
         let plan_time = self.plan_time;
-        Ok(Measurement { density, nnz, operations, dense_operations, plan_time, max_error, times })
+        Measurement { density, nnz, operations, dense_operations, plan_time, max_error, times }
     }
 
     /// Runs the operation once on outputs full of NaN; returns the largest error, 1 being what rounding may cause.
     fn check(&mut self) -> anyhow::Result<f64> {
         let Linear { op, shape: Shape { m, k, n }, stored, .. } = self.subject;
         let (m, k, n) = (*m, *k, *n);
-        if let Some((pattern, weight)) = self.few() {
-            return self.check_few(pattern, weight);
-        }
         let (x, dy) = (&self.sparse.x[0], &self.sparse.dy[0]);
-        let output = |features: usize| -> anyhow::Result<Strips<Cpu>> {
-            let mut strips = Strips::zeros(self.cpu, StripLayout::sparse(n, features))?;
-            self.cpu.fill(f32::NAN, &mut strips.data)?;
+        let output = |features: usize| -> anyhow::Result<Strips<B>> {
+            let mut strips = Strips::zeros(self.backend, StripLayout::sparse(n, features))?;
+            self.backend.fill(f32::NAN, &mut strips.data)?;
             Ok(strips)
         };
-        let unpack = |strips: &Strips<Cpu>| -> anyhow::Result<Vec<f32>> {
+        let unpack = |strips: &Strips<B>| -> anyhow::Result<Vec<f32>> {
             let mut data = vec![0.0; strips.layout.features() * n];
-            strips.layout.unpack(&strips.data, MatrixMut::new(&mut data, strips.layout.features(), n, n)?)?;
+            let mut held = vec![0.0; strips.layout.len()];
+            self.backend.download(&strips.data, &mut held)?;
+            strips.layout.unpack(&held, MatrixMut::new(&mut data, strips.layout.features(), n, n)?)?;
             Ok(data)
         };
         Ok(match op {
             LinearOp::Spmm => {
                 let mut y = output(m)?;
-                self.weight.spmm(self.cpu, Op::NoTranspose, x, &mut y)?;
+                self.weight.spmm(self.backend, Op::NoTranspose, x, &mut y)?;
                 let exact = match stored {
                     Stored::Csr(pattern) => reference::spmm(pattern, &self.values, &self.x, n),
                     Stored::Bsr(pattern) => reference::spmm_bsr(pattern, &self.values, &self.x, n),
@@ -277,7 +281,7 @@ impl<'a> Case<'a> {
             }
             LinearOp::SpmmT => {
                 let mut dx = output(k)?;
-                self.weight.spmm(self.cpu, Op::Transpose, dy, &mut dx)?;
+                self.weight.spmm(self.backend, Op::Transpose, dy, &mut dx)?;
                 let exact = match stored {
                     Stored::Csr(pattern) => reference::spmm_transposed(pattern, &self.values, &self.dy, n),
                     Stored::Bsr(pattern) => reference::spmm_bsr_transposed(pattern, &self.values, &self.dy, n),
@@ -285,83 +289,23 @@ impl<'a> Case<'a> {
                 worst(unpack(&dx)?, exact)
             }
             LinearOp::Sddmm => {
-                let mut dw = self.cpu.zeros(stored.nnz())?;
-                self.cpu.fill(f32::NAN, &mut dw)?;
-                self.weight.sddmm(self.cpu, dy, x, &mut dw)?;
+                let mut dw = self.backend.zeros(stored.nnz())?;
+                self.backend.fill(f32::NAN, &mut dw)?;
+                self.weight.sddmm(self.backend, dy, x, &mut dw)?;
                 let exact = match stored {
                     Stored::Csr(pattern) => reference::sddmm(pattern, &self.dy, &self.x, n),
                     Stored::Bsr(pattern) => reference::sddmm_bsr(pattern, &self.dy, &self.x, n),
                 };
-                worst(dw.iter().copied(), exact)
+                let mut values = vec![0.0; stored.nnz()];
+                self.backend.download(&dw, &mut values)?;
+                worst(values, exact)
             }
             LinearOp::Grow => {
                 let request = stored.grow_request(self.seed);
-                let candidates = stored.grow(self.cpu, &request, dy, x)?;
+                let candidates = stored.grow(self.backend, &request, dy, x)?;
                 self.check_growth(&request, &candidates)?
             }
         })
-    }
-
-    /// What the kernels for few lanes work on, if the case takes them.
-    fn few(&self) -> Option<(&CsrPattern, &SparseMatrix<Cpu>)> {
-        match (&self.subject.stored, &self.weight) {
-            (Stored::Csr(pattern), Weight::Csr(weight)) if self.subject.is_few() => Some((pattern, weight)),
-            _ => None,
-        }
-    }
-
-    /// As [`Case::check`], with the row-major product.
-    fn check_few(&self, pattern: &CsrPattern, weight: &SparseMatrix<Cpu>) -> anyhow::Result<f64> {
-        let n = self.subject.shape.n;
-        let (op, x, exact) = match self.subject.op {
-            LinearOp::SpmmT => {
-                (Op::Transpose, &self.dy, reference::spmm_transposed(pattern, &self.values, &self.dy, n))
-            }
-            _ => (Op::NoTranspose, &self.x, reference::spmm(pattern, &self.values, &self.x, n)),
-        };
-        let mut y = vec![f32::NAN; exact.len()];
-        let view = MatrixRef::new(x, x.len() / n, n, n)?;
-        let out = MatrixMut::new(&mut y, exact.len() / n, n, n)?;
-        self.cpu.spmm_row_major(op, weight, view, out, &mut Workspace::default())?;
-        Ok(worst(y, exact))
-    }
-
-    /// Times both sides with few lanes; the dense one is the faster of the kernel for few lanes and crate `gemm`. Weights do
-    /// not change between the calls of an inference, so the transpose's copy of them is not refreshed.
-    fn time_few(&self, weight: &SparseMatrix<Cpu>) -> anyhow::Result<Times> {
-        let Shape { m, k, n } = self.subject.shape;
-        let (cpu, dense_weight, dense) = (self.cpu, &self.dense_weight, &self.dense);
-        let (op, from, inner, out) = match self.subject.op {
-            LinearOp::SpmmT => (Op::Transpose, &self.dy, m, k),
-            _ => (Op::NoTranspose, &self.x, k, m),
-        };
-        let second: Vec<f32> = from.iter().map(|v| 0.5 * v).collect();
-        let turn = Cell::new(false);
-        let x = || {
-            turn.set(!turn.get());
-            MatrixRef::new(if turn.get() { from } else { &second }, inner, n, n).expect(CHECKED)
-        };
-        let (mut y, mut y_dense) = (vec![0.0f32; out * n], vec![0.0f32; out * n]);
-        let (mut workspace, mut dense_workspace) = (Workspace::default(), Workspace::default());
-        let sparse_call = || {
-            let y = MatrixMut::new(&mut y, out, n, n).expect(CHECKED);
-            cpu.spmm_row_major(op, weight, x(), y, &mut workspace).expect(CHECKED);
-        };
-        let mut few_call = || {
-            let y = MatrixMut::new(&mut y_dense, out, n, n).expect(CHECKED);
-            cpu.gemm_row_major(op, dense_weight, x(), y, &mut dense_workspace).expect(CHECKED);
-        };
-        let mut y_strips = Strips::zeros(cpu, StripLayout::single(n, out))?;
-        let mut gemm_call = || {
-            let (x, dy) = dense.next();
-            let x = if op == Op::Transpose { dy } else { x };
-            cpu.gemm(op, dense_weight, x, &mut y_strips).expect(CHECKED);
-        };
-        let [few, gemm] = alternate(BUDGET / 10, 3, &mut few_call, &mut gemm_call);
-        let (source, dense_call): (_, &mut dyn FnMut()) =
-            if few.time <= gemm.time { ("gemv", &mut few_call) } else { ("gemm", &mut gemm_call) };
-        let best = alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call);
-        Ok(Times::new(best, source))
     }
 
     /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding. Single
@@ -405,33 +349,117 @@ impl<'a> Case<'a> {
     /// Times both sides.
     fn time(&mut self) -> anyhow::Result<Times> {
         let Linear { op, shape: Shape { m, k, n }, stored, .. } = self.subject;
-        let (op, m, k, n, cpu, seed) = (*op, *m, *k, *n, self.cpu, self.seed);
-        let strips = |layout: StripLayout| Strips::zeros(cpu, layout);
+        let (op, m, k, n, backend, seed) = (*op, *m, *k, *n, self.backend, self.seed);
+        let strips = |layout: StripLayout| Strips::zeros(backend, layout);
         let (mut y, mut dx) = (strips(StripLayout::sparse(n, m))?, strips(StripLayout::sparse(n, k))?);
         let (mut y_dense, mut dx_dense) = (strips(StripLayout::single(n, m))?, strips(StripLayout::single(n, k))?);
-        let mut dw = cpu.zeros(stored.nnz())?;
-        let mut dw_dense = cpu.zeros(m * k)?;
+        let mut dw = backend.zeros(stored.nnz())?;
+        let mut dw_dense = backend.zeros(m * k)?;
         let (weight, dense_weight) = (&mut self.weight, &self.dense_weight);
         let (sparse, dense) = (&self.sparse, &self.dense);
         let done = CHECKED;
-        let sparse_call = || {
+        // A device that works through a queue is asked for several calls before it is waited for.
+        let calls = backend.results_per_reading();
+        let wait = || backend.synchronize().expect(done);
+        let mut sparse_once = || {
             let (x, dy) = sparse.next();
             match op {
-                LinearOp::Spmm => weight.spmm(cpu, Op::NoTranspose, x, &mut y).expect(done),
-                LinearOp::SpmmT => weight.spmm(cpu, Op::Transpose, dy, &mut dx).expect(done),
-                LinearOp::Sddmm => weight.sddmm(cpu, dy, x, &mut dw).expect(done),
-                LinearOp::Grow => drop(stored.grow(cpu, &stored.grow_request(seed), dy, x).expect(done)),
+                LinearOp::Spmm => weight.spmm(backend, Op::NoTranspose, x, &mut y).expect(done),
+                LinearOp::SpmmT => weight.spmm(backend, Op::Transpose, dy, &mut dx).expect(done),
+                LinearOp::Sddmm => weight.sddmm(backend, dy, x, &mut dw).expect(done),
+                LinearOp::Grow => drop(stored.grow(backend, &stored.grow_request(seed), dy, x).expect(done)),
             }
         };
-        let dense_call = || {
+        let mut dense_once = || {
             let (x, dy) = dense.next();
             match op {
-                LinearOp::Spmm => cpu.gemm(Op::NoTranspose, dense_weight, x, &mut y_dense),
-                LinearOp::SpmmT => cpu.gemm(Op::Transpose, dense_weight, dy, &mut dx_dense),
-                LinearOp::Sddmm | LinearOp::Grow => cpu.gemm_weight_grad(dy, x, &mut dw_dense, false),
+                LinearOp::Spmm => backend.gemm(Op::NoTranspose, dense_weight, x, &mut y_dense),
+                LinearOp::SpmmT => backend.gemm(Op::Transpose, dense_weight, dy, &mut dx_dense),
+                LinearOp::Sddmm | LinearOp::Grow => backend.gemm_weight_grad(dy, x, &mut dw_dense, false),
             }
             .expect(done);
         };
-        Ok(Times::new(alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call), "gemm"))
+        let sparse_call = || {
+            (0..calls).for_each(|_| sparse_once());
+            wait();
+        };
+        let dense_call = || {
+            (0..calls).for_each(|_| dense_once());
+            wait();
+        };
+        Ok(Times::of(alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call), calls, "gemm"))
+    }
+}
+
+/// Products with few lanes, which run row-major on the processor.
+impl Case<'_, Cpu> {
+    /// What the kernels for few lanes work on, if the case takes them.
+    fn few(&self) -> Option<(&CsrPattern, &SparseMatrix<Cpu>)> {
+        match (&self.subject.stored, &self.weight) {
+            (Stored::Csr(pattern), Weight::Csr(weight)) if self.subject.is_few() => Some((pattern, weight)),
+            _ => None,
+        }
+    }
+
+    /// As [`Case::check`], with the row-major product.
+    fn check_few(&self, pattern: &CsrPattern, weight: &SparseMatrix<Cpu>) -> anyhow::Result<f64> {
+        let n = self.subject.shape.n;
+        let (op, x, exact) = match self.subject.op {
+            LinearOp::SpmmT => {
+                (Op::Transpose, &self.dy, reference::spmm_transposed(pattern, &self.values, &self.dy, n))
+            }
+            _ => (Op::NoTranspose, &self.x, reference::spmm(pattern, &self.values, &self.x, n)),
+        };
+        let mut y = vec![f32::NAN; exact.len()];
+        let view = MatrixRef::new(x, x.len() / n, n, n)?;
+        let out = MatrixMut::new(&mut y, exact.len() / n, n, n)?;
+        self.backend.spmm_row_major(op, weight, view, out, &mut Workspace::default())?;
+        Ok(worst(y, exact))
+    }
+
+    /// Times both sides with few lanes; the dense one is the faster of the kernel for few lanes and crate `gemm`. Weights do
+    /// not change between the calls of an inference, so the transpose's copy of them is not refreshed.
+    fn time_few(&self, weight: &SparseMatrix<Cpu>) -> anyhow::Result<Times> {
+        let Shape { m, k, n } = self.subject.shape;
+        let (cpu, dense_weight, dense) = (self.backend, &self.dense_weight, &self.dense);
+        let (op, from, inner, out) = match self.subject.op {
+            LinearOp::SpmmT => (Op::Transpose, &self.dy, m, k),
+            _ => (Op::NoTranspose, &self.x, k, m),
+        };
+        let second: Vec<f32> = from.iter().map(|v| 0.5 * v).collect();
+        let turn = Cell::new(false);
+        let x = || {
+            turn.set(!turn.get());
+            MatrixRef::new(if turn.get() { from } else { &second }, inner, n, n).expect(CHECKED)
+        };
+        let (mut y, mut y_dense) = (vec![0.0f32; out * n], vec![0.0f32; out * n]);
+        let (mut workspace, mut dense_workspace) = (Workspace::default(), Workspace::default());
+        let sparse_call = || {
+            let y = MatrixMut::new(&mut y, out, n, n).expect(CHECKED);
+            cpu.spmm_row_major(op, weight, x(), y, &mut workspace).expect(CHECKED);
+        };
+        let mut few_call = || {
+            let y = MatrixMut::new(&mut y_dense, out, n, n).expect(CHECKED);
+            cpu.gemm_row_major(op, dense_weight, x(), y, &mut dense_workspace).expect(CHECKED);
+        };
+        let mut y_strips = Strips::zeros(cpu, StripLayout::single(n, out))?;
+        let mut gemm_call = || {
+            let (x, dy) = dense.next();
+            let x = if op == Op::Transpose { dy } else { x };
+            cpu.gemm(op, dense_weight, x, &mut y_strips).expect(CHECKED);
+        };
+        let [few, gemm] = alternate(BUDGET / 10, 3, &mut few_call, &mut gemm_call);
+        let (source, dense_call): (_, &mut dyn FnMut()) =
+            if few.time <= gemm.time { ("gemv", &mut few_call) } else { ("gemm", &mut gemm_call) };
+        let best = alternate(BUDGET, LEAST_CALLS, sparse_call, dense_call);
+        Ok(Times::new(best, source))
+    }
+
+    /// As [`Case::measure`].
+    fn measure_few(self) -> anyhow::Result<Measurement> {
+        let Some((pattern, weight)) = self.few() else { return self.measure() };
+        let max_error = self.check_few(pattern, weight)?;
+        let times = if is_wrong(max_error) { None } else { Some(self.time_few(weight)?) };
+        Ok(self.measurement(max_error, times))
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Serialize;
 use sparse_kernels::cpu::{Cpu, Limits};
+#[cfg(feature = "gpu")]
+use sparse_kernels::gpu::Gpu;
 use sparse_kernels::random::Key;
 use sparse_kernels::reference::Exact;
 use sparse_kernels::{BsrPattern, CsrPattern};
@@ -20,9 +22,10 @@ use self::conv::Pass;
 use self::linear::LinearOp;
 pub use self::reference_file::ReferenceError;
 use self::reference_file::{ReferenceFile, Wanted};
-use crate::args::{BenchKernelArgs, KernelOp, KernelShape, PatternSource};
+use crate::args::{BenchKernelArgs, KernelOp, KernelShape, MachineArgs, PatternSource};
 use crate::bench::{Best, patterns};
-use crate::config::Format;
+use crate::config::{Device, Format};
+use crate::device::{ComputeDevice, Place};
 use crate::report::{Significant, Table, print_record, print_text};
 
 /// The record of one density.
@@ -42,7 +45,7 @@ struct KernelRecord {
     nnz: usize,
     dtype: String,
     device: String,
-    isa: &'static str,
+    isa: String,
     threads: usize,
     /// Best of many calls, as a training step pays them (an inference, for products with few lanes). Null if the check failed.
     time_ns: Option<u64>,
@@ -56,7 +59,7 @@ struct KernelRecord {
     efficiency: Option<f64>,
     /// Achieved rate over the machine's, measured in the same run: operations over one load per multiply-add from L1
     /// (growth, blocks of convolutions and dense code: over multiply-adds on registers); products with few lanes: bytes, 8 an
-    /// entry, over those at which an array of that size is read.
+    /// entry, over those at which an array of that size is read. Null on a GPU.
     limit_fraction: Option<f64>,
     /// Products with few lanes only: as `limit_fraction`, over the rate at which main memory is read.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +85,8 @@ const BEYOND_CACHES: usize = 512 << 20;
 /// If an option is impossible, the pattern or the reference cannot be had, the instruction set is missing, or a result is
 /// wrong.
 pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
-    let cpu = args.machine.cpu()?;
+    let machine = Machine::open(&args.machine)?;
+    let place = machine.place();
     let subjects = subjects(args)?;
     let reference = args.dense_reference.as_deref().map(ReferenceFile::read).transpose()?;
     let headings = ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "plan", "max error"];
@@ -90,7 +94,7 @@ pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
     let mut title = None;
     let mut failed = Vec::new();
     for subject in &subjects {
-        let record = measure(&cpu, args, &**subject, reference.as_ref())?;
+        let record = measure(&machine, args, &**subject, reference.as_ref())?;
         if record.failed {
             failed.push(record.density);
         }
@@ -126,7 +130,7 @@ pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
         }
     }
     if let Some((title, limit)) = title {
-        print_text(format_args!("{title} on {} threads of {}\n{table}", cpu.threads(), cpu.isa()))?;
+        print_text(format_args!("{title} on {}\n{table}", place.with_isa()))?;
         print_text(format_args!("efficiency: dense time · density / time; of limit: against {limit}"))?;
     }
     if !failed.is_empty() {
@@ -151,6 +155,49 @@ trait Subject {
 
     /// Checks one result, and if it is right, times both sides in turn.
     fn measure(&self, cpu: &Cpu, seed: u64) -> anyhow::Result<Measurement>;
+
+    /// The same on a GPU.
+    #[cfg(feature = "gpu")]
+    fn measure_on_gpu(&self, gpu: &Gpu, seed: u64) -> anyhow::Result<Measurement>;
+}
+
+/// What a measurement runs on.
+enum Machine {
+    Cpu(Cpu),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<Gpu>),
+}
+
+impl Machine {
+    fn open(args: &MachineArgs) -> anyhow::Result<Self> {
+        Ok(match args.device {
+            Device::Cpu => Self::Cpu(args.cpu()?),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(index) => Self::Gpu(Box::new(Gpu::new(index)?)),
+        })
+    }
+
+    fn place(&self) -> Place {
+        match self {
+            Self::Cpu(cpu) => cpu.place(),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => gpu.place(),
+        }
+    }
+
+    /// A measurement, and the limits of the processor around it.
+    fn measure(&self, subject: &dyn Subject, seed: u64) -> anyhow::Result<(Measurement, Option<(&Cpu, Limits)>)> {
+        match self {
+            Self::Cpu(cpu) => {
+                let limits = cpu.limits();
+                let measurement = subject.measure(cpu, seed)?;
+                // Measured again: clocks vary, and a limit must not be lower than what runs under it.
+                Ok((measurement, Some((cpu, limits.max(cpu.limits())))))
+            }
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => Ok((subject.measure_on_gpu(gpu, seed)?, None)),
+        }
+    }
 }
 
 /// What [`Subject::measure`] found out.
@@ -177,8 +224,14 @@ struct Times {
 
 impl Times {
     /// The best calls of both sides.
-    fn new([ours, dense]: [Best; 2], source: &'static str) -> Self {
-        Self { time: ours.seconds(), dense: Some(DenseTime { time: dense.seconds(), source }) }
+    fn new(best: [Best; 2], source: &'static str) -> Self {
+        Self::of(best, 1, source)
+    }
+
+    /// As [`Times::new`], of so many operations a call.
+    fn of([ours, dense]: [Best; 2], operations: usize, source: &'static str) -> Self {
+        let one = |best: Best| best.seconds() / operations as f64;
+        Self { time: one(ours), dense: Some(DenseTime { time: one(dense), source }) }
     }
 }
 
@@ -230,27 +283,25 @@ fn subjects(args: &BenchKernelArgs) -> anyhow::Result<Vec<Box<dyn Subject>>> {
 }
 
 fn measure(
-    cpu: &Cpu,
+    machine: &Machine,
     args: &BenchKernelArgs,
     subject: &dyn Subject,
     reference: Option<&ReferenceFile>,
 ) -> anyhow::Result<KernelRecord> {
+    let place = machine.place();
     let (sizes, stride_and_groups) = (subject.sizes(), subject.stride_and_groups());
-    let wanted = Wanted { name: subject.dense_name(), sizes: &sizes, stride_and_groups, threads: cpu.threads() };
+    let wanted = Wanted { name: subject.dense_name(), sizes: &sizes, stride_and_groups, threads: place.threads };
     // Before the measurement, so that a file without it is told at once.
     let reference = reference.map(|file| file.fastest(&wanted)).transpose()?;
-    let limits = cpu.limits();
-    let Measurement { density, nnz, operations, dense_operations, plan_time, max_error, times } =
-        subject.measure(cpu, args.machine.seed)?;
-    // Measured again: clocks vary, and a limit must not be lower than what runs under it.
-    let limits = limits.max(cpu.limits());
+    let (measurement, limits) = machine.measure(subject, args.machine.seed)?;
+    let Measurement { density, nnz, operations, dense_operations, plan_time, max_error, times } = measurement;
     let time = times.as_ref().map(|times| times.time);
     let dense =
         times.and_then(|times| [times.dense, reference].into_iter().flatten().min_by(|a, b| a.time.total_cmp(&b.time)));
     let speedup = time.zip(dense).map(|(time, dense)| dense.time / time);
-    let [limit_fraction, memory_fraction] = match time {
-        Some(time) => limit_fractions(cpu, limits, subject.yardstick(), time, operations, nnz),
-        None => [None; 2],
+    let [limit_fraction, memory_fraction] = match (time, limits) {
+        (Some(time), Some((cpu, limits))) => limit_fractions(cpu, limits, subject.yardstick(), time, operations, nnz),
+        _ => [None; 2],
     };
     let nanoseconds = |seconds: f64| (seconds * 1e9).round() as u64;
     Ok(KernelRecord {
@@ -264,9 +315,9 @@ fn measure(
         density,
         nnz,
         dtype: args.dtype.to_string(),
-        device: args.machine.device.to_string(),
-        isa: cpu.isa().name(),
-        threads: cpu.threads(),
+        device: super::device_name(args.machine.device, &place),
+        isa: place.isa,
+        threads: place.threads,
         time_ns: time.map(nanoseconds),
         plan_ns: nanoseconds(plan_time.as_secs_f64()),
         dense_time_ns: dense.map(|dense| nanoseconds(dense.time)),

@@ -49,18 +49,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::super::testing::*;
-    use super::super::testing::{cases, images, large, read, short};
-    use crate::{ImageLayout, ImageNeural};
+    use super::super::testing::{cases, images, large, read};
+    use crate::ImageNeural;
+    use crate::testing::images as verify;
 
     proptest! {
         #[test]
         fn agrees_with_the_sum(case in cases()) {
-            let (a, b) = (case.normals("a", case.len()), case.normals("b", case.len()));
-            let expected: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
             for cpu in BACKENDS.iter() {
-                let mut sum = images(case.layout(1), &b);
-                cpu.add_images(&images(case.layout(0), &a), &mut sum).unwrap();
-                prop_assert_eq!(&read(&sum), &expected);
+                verify::add(cpu, &case);
             }
         }
     }
@@ -77,22 +74,5 @@ mod tests {
                 });
             }
         }
-    }
-
-    #[test]
-    fn wrong_shapes_are_refused() {
-        let cpu = &BACKENDS[0];
-        let layout = ImageLayout::new(2, 3, [4, 5], 1, 8).unwrap();
-        let mut to = images(layout, &[1.0; 120]);
-        let others = [(3, 3, [4, 5], 8), (2, 2, [4, 5], 8), (2, 3, [5, 5], 8), (2, 3, [4, 4], 8), (2, 3, [4, 5], 16)];
-        for (samples, channels, size, strip) in others {
-            let other = ImageLayout::new(samples, channels, size, 1, strip).unwrap();
-            let from = images(other, &vec![1.0; samples * channels * size[0] * size[1]]);
-            assert!(cpu.add_images(&from, &mut to).is_err(), "{other:?}");
-        }
-        assert!(cpu.add_images(&short(layout), &mut to).is_err());
-        let from = images(layout, &[1.0; 120]);
-        assert!(cpu.add_images(&from, &mut short(layout)).is_err());
-        assert_eq!(read(&to), [1.0; 120]);
     }
 }

@@ -34,6 +34,7 @@ impl BatchNorm for Cpu {
         running: &mut Buffer,
         moments: &mut Buffer,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("batch_moments", x.data.len(), 0);
         const OP: &str = "batch_moments";
         let layout = x.layout;
         let channels = layout.channels();
@@ -79,6 +80,7 @@ impl BatchNorm for Cpu {
         x: &Images<Self>,
         y: &mut Images<Self>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("batch_normalize", 2 * x.data.len(), 0);
         const OP: &str = "batch_normalize";
         let (layout, channels) = (x.layout, x.layout.channels());
         expect_shape(OP, &layout, x)?;
@@ -122,6 +124,7 @@ impl BatchNorm for Cpu {
         dy: &mut Images<Self>,
         sums: &mut Buffer,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("batch_norm_grad_sums", 2 * x.data.len(), 0);
         const OP: &str = "batch_norm_grad_sums";
         let layout = x.layout;
         expect_gradient(OP, affine, moments, x, dy, sums)?;
@@ -156,6 +159,7 @@ impl BatchNorm for Cpu {
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("batch_norm_grad", 3 * x.data.len(), 0);
         const OP: &str = "batch_norm_grad";
         let (layout, channels) = (x.layout, x.layout.channels());
         expect_gradient(OP, affine, moments, x, dy, sums)?;

@@ -203,50 +203,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::super::testing::*;
-    use super::super::testing::{cases, images, large, read, short};
-    use crate::cpu::Buffer;
-    use crate::cpu::testing::check;
-    use crate::reference::{self, Exact};
-    use crate::{ImageLayout, ImageNeural};
+    use super::super::testing::{cases, images, large, read};
+    use crate::ImageNeural;
+    use crate::testing::images as verify;
 
     proptest! {
         #[test]
         fn agrees_with_the_reference(case in cases(), relu: bool, accumulate: bool) {
-            let (x, grad) = (case.normals("x", case.len()), case.normals("grad", case.len()));
-            let bias = case.normals("bias", case.channels);
-            let expected = reference::images::bias_relu(&bias, relu, case.pixels(), &x);
-            let (expected_grad, mut expected_dbias) =
-                reference::images::bias_relu_grad(&expected, relu, &grad, case.channels, case.pixels());
-            if accumulate {
-                expected_dbias.iter_mut().for_each(|dbias: &mut Exact| dbias.add(2.0, 1.0));
-            }
             for cpu in BACKENDS.iter() {
-                let mut y = images(case.layout(0), &x);
-                cpu.bias_relu_images(&buffer(&bias), relu, &mut y).unwrap();
-                prop_assert_eq!(&read(&y), &expected);
-                let mut g = images(case.layout(1), &grad);
-                let mut dbias = Buffer::zeros(case.channels);
-                dbias.fill(if accumulate { 2.0 } else { f32::NAN });
-                cpu.bias_relu_images_grad(&y, relu, &mut g, &mut dbias, accumulate).unwrap();
-                prop_assert_eq!(&read(&g), &expected_grad);
-                check("dbias", false, &dbias, &expected_dbias);
+                verify::bias_relu(cpu, &case, relu, accumulate);
             }
         }
 
         #[test]
         fn relu_agrees_with_the_reference(case in cases()) {
-            let (x, grad) = (case.normals("x", case.len()), case.normals("grad", case.len()));
-            let none = vec![0.0; case.channels];
-            let expected = reference::images::bias_relu(&none, true, case.pixels(), &x);
-            let (expected_grad, _) =
-                reference::images::bias_relu_grad(&expected, true, &grad, case.channels, case.pixels());
             for cpu in BACKENDS.iter() {
-                let mut y = images(case.layout(0), &x);
-                cpu.relu_images(&mut y).unwrap();
-                prop_assert_eq!(&read(&y), &expected);
-                let mut g = images(case.layout(1), &grad);
-                cpu.relu_images_grad(&y, &mut g).unwrap();
-                prop_assert_eq!(&read(&g), &expected_grad);
+                verify::relu(cpu, &case);
             }
         }
     }
@@ -270,41 +242,6 @@ mod tests {
 
     #[test]
     fn nan_is_not_hidden() {
-        for strip in ImageLayout::STRIPS {
-            let layout = ImageLayout::new(2, 1, [1, 20], 1, strip).unwrap();
-            let x = [[f32::NAN; 20], [-1.0; 20]].concat();
-            for cpu in BACKENDS.iter() {
-                let (mut y, mut z) = (images(layout, &x), images(layout, &x));
-                cpu.bias_relu_images(&buffer(&[0.5]), true, &mut y).unwrap();
-                cpu.relu_images(&mut z).unwrap();
-                for y in [read(&y), read(&z)] {
-                    assert!(y[..20].iter().all(|y| y.is_nan()) && y[20..] == [0.0; 20]);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn wrong_shapes_are_refused() {
-        let cpu = &BACKENDS[0];
-        let layout = ImageLayout::new(2, 3, [4, 5], 1, 8).unwrap();
-        let (mut x, y) = (images(layout, &[1.0; 120]), images(layout, &[1.0; 120]));
-        let dbias = || Buffer::zeros(3);
-        assert!(cpu.bias_relu_images(&Buffer::zeros(2), true, &mut x).is_err());
-        assert!(cpu.bias_relu_images(&dbias(), true, &mut short(layout)).is_err());
-        assert!(cpu.bias_relu_images_grad(&y, true, &mut x, &mut Buffer::zeros(2), false).is_err());
-        for strip in [8, 16] {
-            let samples = if strip == 8 { 3 } else { 2 };
-            let other = ImageLayout::new(samples, 3, [4, 5], 1, strip).unwrap();
-            let mut other = images(other, &vec![1.0; samples * 60]);
-            assert!(cpu.bias_relu_images_grad(&y, true, &mut other, &mut dbias(), false).is_err());
-            assert!(cpu.relu_images_grad(&y, &mut other).is_err());
-        }
-        assert!(cpu.bias_relu_images_grad(&y, true, &mut short(layout), &mut dbias(), false).is_err());
-        assert!(cpu.bias_relu_images_grad(&short(layout), false, &mut x, &mut dbias(), false).is_err());
-        assert!(cpu.relu_images(&mut short(layout)).is_err());
-        assert!(cpu.relu_images_grad(&short(layout), &mut x).is_err());
-        assert!(cpu.relu_images_grad(&y, &mut short(layout)).is_err());
-        assert_eq!(read(&x), [1.0; 120]);
+        BACKENDS.iter().for_each(verify::nan_is_not_hidden);
     }
 }

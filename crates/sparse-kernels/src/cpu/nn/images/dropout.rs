@@ -62,20 +62,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::super::testing::*;
-    use super::super::testing::{cases, images, large, read, short};
+    use super::super::testing::{cases, images, large, read};
     use super::*;
-    use crate::{ImageNeural, reference};
+    use crate::ImageNeural;
+    use crate::testing::images as verify;
 
     proptest! {
         #[test]
         fn agrees_with_the_reference(case in cases(), rate in 0.0f32..0.99, seed: u64) {
-            let x = case.normals("x", case.len());
-            // In the order of NCHW, whatever strip and border are.
-            let expected = reference::nn::dropout(Key::new(seed), rate, &x);
             for cpu in BACKENDS.iter() {
-                let mut y = images(case.layout(0), &x);
-                cpu.dropout_images(Key::new(seed), rate, &mut y).unwrap();
-                prop_assert_eq!(&read(&y), &expected);
+                verify::dropout(cpu, &case, rate, seed, true);
             }
         }
     }
@@ -90,16 +86,5 @@ mod tests {
                 read(&y)
             });
         }
-    }
-
-    #[test]
-    fn impossible_calls_are_refused() {
-        let layout = ImageLayout::new(2, 3, [4, 5], 1, 8).unwrap();
-        let mut x = images(layout, &[1.0; 120]);
-        for rate in [-0.1, 1.0, f32::NAN] {
-            assert!(BACKENDS[0].dropout_images(Key::new(1), rate, &mut x).is_err());
-        }
-        assert!(BACKENDS[0].dropout_images(Key::new(1), 0.5, &mut short(layout)).is_err());
-        assert_eq!(read(&x), [1.0; 120]);
     }
 }

@@ -157,26 +157,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::super::testing::*;
-    use super::super::testing::{cases, images, large, poisoned as poisoned_images, read, short};
+    use super::super::testing::{cases, images, large, poisoned as poisoned_images, read};
     use super::*;
-    use crate::cpu::Buffer;
-    use crate::cpu::testing::check;
-    use crate::{ImageNeural, reference};
+    use crate::ImageNeural;
+    use crate::testing::images as verify;
 
     proptest! {
         #[test]
         fn agrees_with_the_reference(case in cases(), strip in 1usize..5) {
-            let layout = StripLayout::new(case.samples, case.channels, strip * 16).unwrap();
-            let (x, dy) = (case.normals("x", case.len()), case.normals("dy", case.planes()));
-            let expected = reference::images::global_avg_pool(case.channels, case.pixels(), &x);
-            let expected_grad = reference::images::global_avg_pool_grad(case.channels, case.pixels(), &dy);
             for cpu in BACKENDS.iter() {
-                let mut y = poisoned(layout);
-                cpu.global_avg_pool(&images(case.layout(0), &x), &mut y).unwrap();
-                check("mean", false, &unpack(&y), &expected);
-                let mut dx = poisoned_images(case.layout(0));
-                cpu.global_avg_pool_grad(&pack(layout, &dy), &mut dx).unwrap();
-                prop_assert_eq!(&read(&dx), &expected_grad);
+                verify::global_avg_pool(cpu, &case, 16 * strip, true);
             }
         }
     }
@@ -194,26 +184,5 @@ mod tests {
                 [&y.data[..], &read(&dx)].concat()
             });
         }
-    }
-
-    #[test]
-    fn wrong_shapes_are_refused() {
-        let cpu = &BACKENDS[0];
-        let layout = ImageLayout::new(2, 3, [4, 5], 1, 8).unwrap();
-        let mut x = images(layout, &[1.0; 120]);
-        for (lanes, features) in [(3, 3), (2, 4)] {
-            let mut y = poisoned(StripLayout::sparse(lanes, features));
-            assert!(cpu.global_avg_pool(&x, &mut y).is_err());
-            assert!(cpu.global_avg_pool_grad(&y, &mut x).is_err());
-        }
-        let mut y = poisoned(StripLayout::sparse(2, 3));
-        assert!(cpu.global_avg_pool(&short(layout), &mut y).is_err());
-        assert!(cpu.global_avg_pool_grad(&y, &mut short(layout)).is_err());
-        let empty = ImageLayout::new(2, 3, [0, 5], 1, 8).unwrap();
-        assert!(cpu.global_avg_pool(&images(empty, &[]), &mut y).unwrap_err().to_string().contains("pixels"));
-        y.data = Buffer::zeros(95);
-        assert!(cpu.global_avg_pool(&x, &mut y).is_err());
-        assert!(cpu.global_avg_pool_grad(&y, &mut x).is_err());
-        assert_eq!(read(&x), [1.0; 120]);
     }
 }

@@ -29,6 +29,7 @@ use crate::{BackendError, ImageLayout, Images, PoolShape, ShapeError, Strips};
 
 impl ImageNeural for Cpu {
     fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("max_pool", x.data.len() + y.data.len(), 0);
         pool::max(self, window, x, y)
     }
 
@@ -41,10 +42,12 @@ impl ImageNeural for Cpu {
         dx: &mut Images<Self>,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("max_pool_grad", x.data.len() + y.data.len() + dy.data.len() + 2 * dx.data.len(), 0);
         pool::max_grad(self, window, [x, y, dy], dx, accumulate)
     }
 
     fn avg_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("avg_pool", x.data.len() + y.data.len(), 0);
         pool::avg(self, window, x, y)
     }
 
@@ -55,26 +58,32 @@ impl ImageNeural for Cpu {
         dx: &mut Images<Self>,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("avg_pool_grad", dy.data.len() + 2 * dx.data.len(), 0);
         pool::avg_grad(self, window, dy, dx, accumulate)
     }
 
     fn global_avg_pool(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("global_avg_pool", x.data.len(), 0);
         global_pool::forward(self, x, y)
     }
 
     fn global_avg_pool_grad(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("global_avg_pool_grad", dx.data.len(), 0);
         global_pool::backward(self, dy, dx)
     }
 
     fn flatten(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("flatten", x.data.len() + y.data.len(), 0);
         flatten::forward(self, x, y)
     }
 
     fn unflatten(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("unflatten", dy.data.len() + dx.data.len(), 0);
         flatten::backward(self, dy, dx)
     }
 
     fn bias_relu_images(&self, bias: &Buffer, relu: bool, x: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("bias_relu_images", 2 * x.data.len(), 0);
         bias_relu::forward(self, bias, relu, x)
     }
 
@@ -86,22 +95,27 @@ impl ImageNeural for Cpu {
         dbias: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let _timed = self.timed("bias_relu_images_grad", 3 * grad.data.len(), 0);
         bias_relu::backward(self, y, relu, grad, dbias, accumulate)
     }
 
     fn relu_images(&self, x: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("relu_images", 2 * x.data.len(), 0);
         bias_relu::relu(self, x)
     }
 
     fn relu_images_grad(&self, y: &Images<Self>, grad: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("relu_images_grad", 3 * grad.data.len(), 0);
         bias_relu::relu_grad(self, y, grad)
     }
 
     fn add_images(&self, from: &Images<Self>, to: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("add_images", 3 * to.data.len(), 0);
         add::run(self, from, to)
     }
 
     fn dropout_images(&self, key: Key, rate: f32, x: &mut Images<Self>) -> Result<(), BackendError> {
+        let _timed = self.timed("dropout_images", 2 * x.data.len(), 0);
         dropout::run(self, key, rate, x)
     }
 }
@@ -265,106 +279,31 @@ fn first<I: Isa>(isa: I, value: I::V) -> f32 {
 
 #[cfg(test)]
 mod testing {
-    use proptest::prelude::*;
-
-    use super::super::testing::normals;
+    use super::super::testing::BACKENDS;
     use super::*;
-
-    /// A batch of images, and the layouts of two tensors of them that differ in border.
-    #[derive(Debug, Clone, Copy)]
-    pub struct Case {
-        pub samples: usize,
-        pub channels: usize,
-        pub size: [usize; 2],
-        pub borders: [usize; 2],
-        pub strip: usize,
-        pub seed: u32,
-    }
-
-    impl Case {
-        pub fn pixels(&self) -> usize {
-            self.size[0] * self.size[1]
-        }
-
-        pub fn planes(&self) -> usize {
-            self.samples * self.channels
-        }
-
-        pub fn len(&self) -> usize {
-            self.planes() * self.pixels()
-        }
-
-        /// The layout of tensor 0 or 1, with another size.
-        pub fn layout_of(&self, tensor: usize, size: [usize; 2]) -> ImageLayout {
-            ImageLayout::new(self.samples, self.channels, size, self.borders[tensor], self.strip).unwrap()
-        }
-
-        pub fn layout(&self, tensor: usize) -> ImageLayout {
-            self.layout_of(tensor, self.size)
-        }
-
-        pub fn normals(&self, name: &str, len: usize) -> Vec<f32> {
-            normals(&format!("{name} {}", self.seed), len)
-        }
-    }
-
-    pub fn cases() -> impl Strategy<Value = Case> {
-        let shape = (0usize..20, 1usize..6, 1usize..10, 1usize..10);
-        let layout = (0usize..3, 0usize..3, prop::sample::select(&ImageLayout::STRIPS));
-        (shape, layout, 0u32..1000).prop_map(|((samples, channels, height, width), (a, b, strip), seed)| Case {
-            samples,
-            channels,
-            size: [height, width],
-            borders: [a, b],
-            strip,
-            seed,
-        })
-    }
-
-    /// Images that make enough work for several tasks and threads, in strips of all kinds.
-    pub fn large() -> impl Iterator<Item = Case> {
-        ImageLayout::STRIPS.into_iter().map(|strip| Case {
-            samples: 37,
-            channels: 19,
-            size: [23, 17],
-            borders: [1, 0],
-            strip,
-            seed: 7,
-        })
-    }
+    use crate::testing::images as testing;
+    pub use crate::testing::images::{cases, large, windows};
 
     /// NCHW into images.
     pub fn images(layout: ImageLayout, from: &[f32]) -> Images<Cpu> {
-        let mut data = Buffer::zeros(layout.len());
-        layout.pack(from, &mut data).unwrap();
-        Images { layout, data }
+        testing::images(&BACKENDS[0], layout, from)
     }
 
     /// Images whose rows hold NaN, padding samples too; the border holds zeros, as it must.
     pub fn poisoned(layout: ImageLayout) -> Images<Cpu> {
-        let mut data = Buffer::zeros(layout.len());
-        for_each_band(&Cpu::new(1, None).unwrap(), &layout, &mut data, 0, |_, rows| {
-            for (_, _, row) in rows {
-                (0..layout.channels()).for_each(|c| row[pixels(&layout, c)].fill(f32::NAN));
-            }
-        });
-        Images { layout, data }
+        testing::poisoned(&BACKENDS[0], layout)
     }
 
     /// The pixels in NCHW, after a check that border and padding samples hold zeros.
     #[track_caller]
     pub fn read(images: &Images<Cpu>) -> Vec<f32> {
-        let layout = images.layout;
-        let mut pixels = vec![0.0; layout.samples() * layout.channels() * layout.size()[0] * layout.size()[1]];
-        layout.unpack(&images.data, &mut pixels).unwrap();
-        let mut all = vec![0.0; layout.len()];
-        layout.pack(&vec![1.0; pixels.len()], &mut all).unwrap();
-        assert!(all.iter().zip(&images.data[..]).all(|(is_pixel, v)| *is_pixel == 1.0 || *v == 0.0), "{layout:?}");
-        pixels
+        testing::read(&BACKENDS[0], images)
     }
 
-    /// Images shorter than their layout says.
-    pub fn short(layout: ImageLayout) -> Images<Cpu> {
-        Images { layout, data: Buffer::zeros(layout.len() - 1) }
+    #[test]
+    fn wrong_shapes_are_refused() {
+        testing::wrong_shapes_are_refused(&BACKENDS[0]);
+        testing::wrong_pools_are_refused(&BACKENDS[0]);
+        testing::wrong_moments_are_refused(&BACKENDS[0]);
     }
 }

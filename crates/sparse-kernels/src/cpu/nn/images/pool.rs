@@ -518,76 +518,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::super::testing::*;
-    use super::super::testing::{Case, cases, images, large, poisoned, read, short};
+    use super::super::testing::{cases, images, large, poisoned, read, windows};
     use super::*;
-    use crate::cpu::testing::check;
-    use crate::reference::Exact;
-    use crate::{ImageNeural, ShapeError, reference};
-
-    fn windows() -> impl Strategy<Value = PoolShape> {
-        let axis = || (1usize..6, 1usize..5, 0usize..3);
-        (axis(), axis()).prop_map(|((kh, sh, ph), (kw, sw, pw))| {
-            let window = PoolShape::new([kh, kw]).unwrap().with_stride([sh, sw]).unwrap();
-            window.with_padding([ph.min(kh / 2), pw.min(kw / 2)]).unwrap()
-        })
-    }
-
-    /// The case with images large enough for the window.
-    fn enlarged(case: Case, window: PoolShape) -> Case {
-        let least = [0, 1].map(|axis| window.kernel()[axis] - 2 * window.padding()[axis]);
-        Case { size: [0, 1].map(|axis| case.size[axis].max(least[axis])), ..case }
-    }
-
-    /// Few different numbers, so that there are ties.
-    fn whole(numbers: Vec<f32>) -> Vec<f32> {
-        numbers.into_iter().map(f32::round).collect()
-    }
+    use crate::ImageNeural;
+    use crate::testing::images as verify;
 
     proptest! {
         #[test]
         fn largest_agrees_with_the_reference(case in cases(), window in windows(), ties: bool, accumulate: bool) {
-            let case = enlarged(case, window);
-            let output = window.output_size(case.size).unwrap();
-            let x = case.normals("x", case.len());
-            let x = if ties { whole(x) } else { x };
-            let expected = reference::images::max_pool(window, case.size, case.planes(), &x);
-            let (dy, before) = (case.normals("dy", expected.len()), case.normals("dx", case.len()));
-            let mut expected_grad = reference::images::max_pool_grad(window, case.size, case.planes(), &x, &dy);
-            if accumulate {
-                expected_grad.iter_mut().zip(&before).for_each(|(dx, &before): (&mut Exact, _)| dx.add(before, 1.0));
-            }
             for cpu in BACKENDS.iter() {
-                let x = images(case.layout(0), &x);
-                let mut y = poisoned(case.layout_of(1, output));
-                cpu.max_pool(window, &x, &mut y).unwrap();
-                prop_assert_eq!(&read(&y), &expected);
-                let layout = case.layout(1);
-                let mut dx = if accumulate { images(layout, &before) } else { poisoned(layout) };
-                let dy = images(case.layout_of(0, output), &dy);
-                cpu.max_pool_grad(window, &x, &y, &dy, &mut dx, accumulate).unwrap();
-                check("dx", false, &read(&dx), &expected_grad);
+                verify::max_pool(cpu, &case.enlarged(window), window, ties, accumulate);
             }
         }
 
         #[test]
         fn mean_agrees_with_the_reference(case in cases(), window in windows(), accumulate: bool) {
-            let case = enlarged(case, window);
-            let output = window.output_size(case.size).unwrap();
-            let x = case.normals("x", case.len());
-            let expected = reference::images::avg_pool(window, case.size, case.planes(), &x);
-            let (dy, before) = (case.normals("dy", expected.len()), case.normals("dx", case.len()));
-            let mut expected_grad = reference::images::avg_pool_grad(window, case.size, case.planes(), &dy);
-            if accumulate {
-                expected_grad.iter_mut().zip(&before).for_each(|(dx, &before): (&mut Exact, _)| dx.add(before, 1.0));
-            }
             for cpu in BACKENDS.iter() {
-                let mut y = poisoned(case.layout_of(1, output));
-                cpu.avg_pool(window, &images(case.layout(0), &x), &mut y).unwrap();
-                check("mean", false, &read(&y), &expected);
-                let layout = case.layout(1);
-                let mut dx = if accumulate { images(layout, &before) } else { poisoned(layout) };
-                cpu.avg_pool_grad(window, &images(case.layout_of(0, output), &dy), &mut dx, accumulate).unwrap();
-                check("dx", false, &read(&dx), &expected_grad);
+                verify::avg_pool(cpu, &case.enlarged(window), window, accumulate);
             }
         }
     }
@@ -619,63 +566,6 @@ mod tests {
     /// NaN makes NaN wherever it stands in a window, infinities do not; what is lost is one window's gradient.
     #[test]
     fn nan_and_infinities() {
-        let window = PoolShape::new([2, 2]).unwrap();
-        let (nan, inf) = (f32::NAN, f32::INFINITY);
-        for strip in ImageLayout::STRIPS {
-            let layouts = [[2, 12], [1, 6]].map(|size| ImageLayout::new(1, 1, size, 1, strip).unwrap());
-            let above = [nan, 1.0, 1.0, nan, 1.0, 1.0, inf, -inf, -inf, -inf, 0.5, -1.0];
-            let below = [1.0, 1.0, 1.0, 1.0, nan, 1.0, -inf, inf, -inf, -inf, 2.0, 2.0];
-            for cpu in BACKENDS.iter() {
-                let x = images(layouts[0], &[above, below].concat());
-                let (mut y, mut dx) = (poisoned(layouts[1]), poisoned(layouts[0]));
-                cpu.max_pool(window, &x, &mut y).unwrap();
-                let got = read(&y);
-                assert!(got[..3].iter().all(|y| y.is_nan()), "{got:?}");
-                assert_eq!(got[3..], [inf, -inf, 2.0]);
-                let dy = images(layouts[1], &[1.0, 2.0, 3.0, inf, 5.0, 6.0]);
-                cpu.max_pool_grad(window, &x, &y, &dy, &mut dx, false).unwrap();
-                let above = [1.0, 0.0, 2.0, 0.0, 3.0, 0.0, inf, 0.0, 5.0, 0.0, 0.0, 0.0];
-                let below = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 6.0, 0.0];
-                assert_eq!(read(&dx), [above, below].concat());
-            }
-        }
-    }
-
-    #[test]
-    fn wrong_shapes_are_refused() {
-        let (cpu, window) = (&BACKENDS[0], PoolShape::new([2, 2]).unwrap());
-        let layout = |samples, channels, size, strip| ImageLayout::new(samples, channels, size, 1, strip).unwrap();
-        let empty = |layout: ImageLayout| Images::<Cpu>::zeros(cpu, layout).unwrap();
-        let (x_layout, y_layout) = (layout(2, 3, [4, 6], 8), layout(2, 3, [2, 3], 8));
-        let (x, y) = (empty(x_layout), empty(y_layout));
-        let all =
-            |x: &Images<Cpu>, y: &Images<Cpu>, dy: &Images<Cpu>, dx_layout: ImageLayout, y_layout: ImageLayout| {
-                let (mut to, mut dx) = (empty(y_layout), empty(dx_layout));
-                [
-                    cpu.max_pool(window, x, &mut to),
-                    cpu.avg_pool(window, x, &mut to),
-                    cpu.max_pool_grad(window, x, y, dy, &mut dx, false),
-                    cpu.avg_pool_grad(window, dy, &mut dx, false),
-                ]
-                .map(|result| result.is_ok())
-            };
-        assert_eq!(all(&x, &y, &y, x_layout, y_layout), [true; 4]);
-        for (samples, channels, strip, more) in [(3, 3, 8, 0), (2, 2, 8, 0), (2, 3, 16, 0), (2, 3, 8, 2)] {
-            let other = |size: [usize; 2]| layout(samples, channels, [size[0] + more, size[1]], strip);
-            let (other_x, other_y) = (other([4, 6]), other([2, 3]));
-            assert_eq!(all(&empty(other_x), &y, &y, x_layout, y_layout), [false, false, false, true]);
-            assert_eq!(all(&x, &empty(other_y), &y, x_layout, y_layout), [true, true, false, true]);
-            assert_eq!(all(&x, &y, &empty(other_y), x_layout, y_layout), [true, true, false, false]);
-            assert_eq!(all(&x, &y, &y, other_x, y_layout), [true, true, false, false]);
-            assert_eq!(all(&x, &y, &y, x_layout, other_y), [false, false, true, true]);
-        }
-        let (short_x, short_y) = (short(x_layout), short(y_layout));
-        assert_eq!(all(&short_x, &short_y, &short_y, x_layout, y_layout), [false; 4]);
-        assert_eq!(all(&x, &short_y, &y, x_layout, y_layout), [true, true, false, true]);
-        assert!(cpu.max_pool(window, &x, &mut short(y_layout)).is_err());
-        assert!(cpu.max_pool_grad(window, &x, &y, &y, &mut short(x_layout), false).is_err());
-        let large = PoolShape::new([5, 2]).unwrap();
-        let error = cpu.max_pool(large, &x, &mut empty(y_layout)).unwrap_err();
-        assert!(matches!(error, crate::BackendError::Shape(ShapeError::Rule { got: 4, .. })), "{error}");
+        BACKENDS.iter().for_each(verify::nan_and_infinities);
     }
 }

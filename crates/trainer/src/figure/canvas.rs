@@ -8,8 +8,8 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::ComparisonError;
-use super::palette::{self, Ink, themed};
+use super::DrawingError;
+use super::palette::{self, Ink, SHAPES, themed};
 use super::scale::Scale;
 
 const FINENESS: f64 = 4.0;
@@ -18,11 +18,11 @@ const FINENESS: f64 = 4.0;
 const FONT_FACTOR: f64 = 1.24;
 
 /// Size of words in a figure.
-pub(super) const LETTERS: f64 = 13.0;
+pub(crate) const LETTERS: f64 = 13.0;
 
 /// Where a text stands about its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     /// Its left end, at half its height.
     Left,
     /// Its middle, at half its height.
@@ -34,12 +34,12 @@ pub(super) enum Anchor {
 }
 
 /// A figure in the making.
-pub(super) struct Canvas<'s> {
+pub(crate) struct Canvas<'s> {
     area: DrawingArea<SVGBackend<'s>, Shift>,
 }
 
 /// A rectangle of a canvas with axes.
-pub(super) struct Plot<'c, 's> {
+pub(crate) struct Plot<'c, 's> {
     canvas: &'c Canvas<'s>,
     area: DrawingArea<SVGBackend<'s>, Cartesian2d<RangedCoordf64, RangedCoordf64>>,
     x: Scale,
@@ -51,12 +51,12 @@ type Drawn = Result<(), String>;
 /// Draws a figure of this size; returns the SVG element, with classes for colours.
 ///
 /// # Errors
-/// [`ComparisonError::Drawing`], which names the figure.
-pub(super) fn draw(
+/// [`DrawingError`], which names the figure.
+pub(crate) fn draw(
     what: &str,
     size: [f64; 2],
     paint: impl FnOnce(&Canvas<'_>) -> Drawn,
-) -> Result<String, ComparisonError> {
+) -> Result<String, DrawingError> {
     let mut svg = String::new();
     let fine = size.map(|length| (length * FINENESS).round() as u32);
     let painted = {
@@ -64,7 +64,7 @@ pub(super) fn draw(
         let canvas = Canvas { area };
         paint(&canvas).and_then(|()| canvas.area.present().map_err(|error| error.to_string()))
     };
-    painted.map_err(|reason| ComparisonError::Drawing { what: what.to_owned(), reason })?;
+    painted.map_err(|reason| DrawingError { what: what.to_owned(), reason })?;
     // From the library's first line to ours: it sizes the figure in fine pixels.
     let body = svg.split_once(">\n").map_or("", |(_, body)| body);
     let body = themed(body);
@@ -73,7 +73,7 @@ pub(super) fn draw(
 }
 
 /// A figure of this many series as a file of its own, with its colours for both modes.
-pub(super) fn stand_alone(svg: &str, size: [f64; 2], series: usize) -> String {
+pub(crate) fn stand_alone(svg: &str, size: [f64; 2], series: usize) -> String {
     let opening = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\"", size[0], size[1]);
     let style = format!(
         "<style>svg{{{}}}@media(prefers-color-scheme:dark){{svg{{{}}}}}{}{FIGURE_RULES}</style>",
@@ -86,11 +86,11 @@ pub(super) fn stand_alone(svg: &str, size: [f64; 2], series: usize) -> String {
 }
 
 /// What holds for every figure.
-pub(super) const FIGURE_RULES: &str = "svg text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif}\
+pub(crate) const FIGURE_RULES: &str = "svg text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif}\
     svg polyline{stroke-linejoin:round;stroke-linecap:round}";
 
 /// Text as HTML and XML have it.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -120,12 +120,12 @@ fn said(result: Result<(), DrawingAreaErrorKind<std::io::Error>>) -> Drawn {
 }
 
 /// Width of a text in [`LETTERS`], about.
-pub(super) fn text_width(text: &str) -> f64 {
+pub(crate) fn text_width(text: &str) -> f64 {
     LETTER * text.chars().count() as f64
 }
 
 /// As much of a text as has room.
-pub(super) fn fit(text: &str, width: f64) -> String {
+pub(crate) fn fit(text: &str, width: f64) -> String {
     let room = (width / LETTER) as usize;
     match text.chars().count() <= room {
         true => text.to_owned(),
@@ -187,10 +187,10 @@ impl<'s> Canvas<'s> {
         said(self.area.draw(&Circle::new(fine(at), (radius * FINENESS).round() as i32, style)))
     }
 
-    /// The mark of an arm: one of [`SHAPES`] shapes, in its colour, with a rim that parts it from what lies below.
-    pub fn marker(&self, at: [f64; 2], shape: usize, ink: Ink, radius: f64) -> Drawn {
-        for (radius, ink) in [(radius + 1.2, ink.rim()), (radius, ink)] {
-            match shape % SHAPES {
+    /// The mark of a series: one of [`SHAPES`] shapes, in its colour, with a rim that parts it from what lies below.
+    pub fn marker(&self, at: [f64; 2], series: usize, radius: f64) -> Drawn {
+        for (radius, ink) in [(radius + 1.2, Ink::Rim(series)), (radius, Ink::Series(series))] {
+            match series % SHAPES {
                 0 => self.dot(at, radius, ink, 1.0)?,
                 shape => self.area(&outline(at, shape, radius), ink, 1.0)?,
             }
@@ -199,11 +199,11 @@ impl<'s> Canvas<'s> {
     }
 
     /// A hollow diamond: a published number.
-    pub fn hollow(&self, at: [f64; 2], ink: Ink) -> Drawn {
+    pub fn hollow(&self, at: [f64; 2], series: usize) -> Drawn {
         let mut points = outline(at, 2, 6.0);
         points.push(points[0]);
-        self.area(&points, ink.rim(), 1.0)?;
-        self.line(&points, ink, 1.8)
+        self.area(&points, Ink::Rim(series), 1.0)?;
+        self.line(&points, Ink::Series(series), 1.8)
     }
 
     /// Axes on a rectangle from `top_left` to `bottom_right`, with grid, labels and titles outside.
@@ -242,9 +242,6 @@ impl<'s> Canvas<'s> {
     }
 }
 
-/// Shapes of markers.
-pub(super) const SHAPES: usize = 5;
-
 /// A square, diamond, or triangle with its tip up or down, of about the area of a circle.
 fn outline([x, y]: [f64; 2], shape: usize, radius: f64) -> Vec<[f64; 2]> {
     let corners: &[[f64; 2]] = match shape {
@@ -280,17 +277,23 @@ impl Plot<'_, '_> {
         said(self.area.draw(&Polygon::new(outline.collect::<Vec<_>>(), ink.colour().mix(0.16).filled())))
     }
 
-    /// Intervals around a point, with ends.
-    pub fn intervals(&self, [x, y]: [f64; 2], [dx, dy]: [f64; 2], ink: Ink) -> Drawn {
+    /// Intervals around a point that is drawn this much further right, with ends.
+    pub fn intervals(&self, [x, y]: [f64; 2], [dx, dy]: [f64; 2], shift: f64, ink: Ink) -> Drawn {
+        // A logarithmic axis has no place for what is below 0.
+        let within = |value: f64, scale: &Scale| scale.map(value).clamp(scale.ends[0], scale.ends[1]);
+        let place = |[x, y]: [f64; 2]| {
+            let [x, y] = self.pixel_of([within(x, &self.x), within(y, &self.y)]);
+            [x + shift, y]
+        };
         if dy > 0.0 {
-            let ([x, low], [_, high]) = (self.pixel([x, y - dy]), self.pixel([x, y + dy]));
+            let ([x, low], [_, high]) = (place([x, y - dy]), place([x, y + dy]));
             self.canvas.line(&[[x, low], [x, high]], ink, 1.5)?;
             for end in [low, high] {
                 self.canvas.line(&[[x - 4.0, end], [x + 4.0, end]], ink, 1.5)?;
             }
         }
         if dx > 0.0 {
-            let ([low, y], [high, _]) = (self.pixel([x - dx, y]), self.pixel([x + dx, y]));
+            let ([low, y], [high, _]) = (place([x - dx, y]), place([x + dx, y]));
             self.canvas.line(&[[low, y], [high, y]], ink, 1.5)?;
             for end in [low, high] {
                 self.canvas.line(&[[end, y - 4.0], [end, y + 4.0]], ink, 1.5)?;
@@ -299,7 +302,7 @@ impl Plot<'_, '_> {
         Ok(())
     }
 
-    /// A dashed line across at a height: the dense network's.
+    /// A dashed line across, at the height of what the rest is held against.
     pub fn level(&self, y: f64) -> Drawn {
         let ends = self.x.ends.map(|x| self.pixel_of([x, self.y.map(y)]));
         self.canvas.line(&ends, Ink::Level, 1.4)
@@ -320,16 +323,16 @@ mod tests {
                 Scale::linear("<loss>", [1.0, 2.0], 3),
             )?;
             plot.band(&[[0.0, 1.0], [10.0, 1.2]], &[[0.0, 1.4], [10.0, 1.5]], Ink::Series(2))?;
-            plot.line(&[[0.0, 1.2], [10.0, 1.3]], Ink::Series(2), 2.0)?;
-            plot.intervals([5.0, 1.5], [1.0, 0.2], Ink::Series(1))?;
+            plot.line(&[[0.0, 1.2], [10.0, 1.3]], Ink::Line(2), 2.0)?;
+            plot.intervals([5.0, 1.5], [1.0, 0.2], 3.0, Ink::Series(1))?;
             plot.level(1.5)?;
-            (0..SHAPES).try_for_each(|shape| canvas.marker(plot.pixel([5.0, 1.5]), shape, Ink::Series(3), 4.0))?;
-            canvas.hollow([50.0, 40.0], Ink::Series(4))
+            (0..SHAPES).try_for_each(|series| canvas.marker(plot.pixel([5.0, 1.5]), series, 4.0))?;
+            canvas.hollow([50.0, 40.0], 4)
         })
         .unwrap();
         assert!(svg.starts_with("<svg viewBox=\"0 0 400 320\" role=\"img\" aria-label=\"a &lt; b &amp; c\">"), "{svg}");
         assert!(svg.trim_end().ends_with("</svg>") && svg.contains("&lt;loss&gt;"), "{svg}");
-        assert!(svg.contains("class=\"s18\"") && svg.contains("class=\"f18\""), "{svg}");
+        assert!(svg.contains("class=\"sl18\"") && svg.contains("class=\"f18\""), "{svg}");
         // No colour of the drawing is left.
         assert!(!svg.contains("\"#"), "{svg}");
         let file = stand_alone(&svg, [100.0, 80.0], 4);
@@ -337,7 +340,7 @@ mod tests {
             file.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"100\" height=\"80\" viewBox"),
             "{file}"
         );
-        assert!(file.contains("prefers-color-scheme:dark") && file.contains(".s18{stroke:var(--c2)}"), "{file}");
+        assert!(file.contains("prefers-color-scheme:dark") && file.contains(".sl18{stroke:var(--c2)}"), "{file}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 /// An axis.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Scale {
+pub(crate) struct Scale {
     /// What is on it, with its unit.
     pub title: String,
     /// Its ends, mapped.

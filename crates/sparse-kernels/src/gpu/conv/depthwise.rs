@@ -1,0 +1,109 @@
+//! Convolution of every channel by itself.
+
+use std::ops::Range;
+
+use super::dense::weight_taps;
+use super::grid::{Grid, part};
+use super::sums::{Part, Sums};
+use crate::gpu::elementwise::GROUP;
+use crate::gpu::kernel::{Access, Kernel, Launch, Work};
+use crate::gpu::{Buffer, Gpu};
+use crate::{BackendError, ConvShape, Images};
+
+static CONV_DEPTHWISE: Kernel = Kernel {
+    name: "conv_depthwise",
+    source: include_str!("../../../shaders/conv_depthwise.wgsl"),
+    entry: "conv_depthwise",
+    operands: &[Access::Read, Access::Read, Access::Write],
+};
+static CONV_DEPTHWISE_SINGLE: Kernel = Kernel { entry: "conv_depthwise_single", ..CONV_DEPTHWISE };
+static CONV_DEPTHWISE_GRAD: Kernel = Kernel {
+    name: "conv_depthwise_grad",
+    source: include_str!("../../../shaders/conv_depthwise_grad.wgsl"),
+    entry: "conv_depthwise_grad",
+    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+};
+
+/// Taps of a workgroup of the gradient, as the shader has it.
+const GRAD_TAPS: usize = 9;
+
+/// Whether every channel is a group of its own.
+pub(super) fn is_depthwise(shape: ConvShape) -> bool {
+    shape.in_channels() == shape.groups() && shape.out_channels() == shape.groups()
+}
+
+impl Gpu {
+    /// The pixels of `to` that one pass makes: of all of Y, or of a class of dX's. Shapes have been checked.
+    pub(super) fn depthwise_pass(
+        &self,
+        shape: ConvShape,
+        grid: &Grid,
+        w: &Buffer,
+        from: &Images<Self>,
+        to: &Images<Self>,
+    ) -> Result<(), BackendError> {
+        self.check_window("a convolution's weights", w.len())?;
+        let kernel = if grid.is_single() { &CONV_DEPTHWISE_SINGLE } else { &CONV_DEPTHWISE };
+        let (channels, taps) = (shape.groups(), grid.taps[0].count * grid.taps[1].count);
+        let [height, width] = grid.size;
+        let row_columns = grid.columns(width);
+        for strips in self.image_windows(&[from.layout, to.layout])? {
+            let columns = strips.len() * height * channels * row_columns;
+            let samples = super::samples(to.layout, &strips);
+            let ((from_start, from_len), (to_start, to_len)) = (part(from.layout, &strips), part(to.layout, &strips));
+            let mut params = grid.words(strips.len()).to_vec();
+            params.push(grid.from.channel as u32);
+            params.extend(grid.tap_words());
+            let weights = weight_taps(shape, grid);
+            let rest = [shape.taps(), channels, row_columns, columns, samples];
+            params.extend(weights.into_iter().chain(rest).map(|word| word as u32));
+            let pixels = height * width;
+            self.launch(&Launch {
+                kernel,
+                constants: &grid.constants(),
+                params: &params,
+                operands: &[w.whole(), from.data.window(from_start, from_len), to.data.window(to_start, to_len)],
+                workgroups: columns.div_ceil(GROUP),
+                work: Work {
+                    bytes: 4 * (w.len() + from_len + to_len * pixels / super::pixels(to.layout)) as u64,
+                    operations: 2 * (channels * taps) as u64 * (pixels * samples) as u64,
+                },
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Channels `rows` of the gradient of W, at the start of `dw`. Shapes have been checked.
+    pub(super) fn depthwise_weight_grad(
+        &self,
+        shape: ConvShape,
+        rows: Range<usize>,
+        dy: &Images<Self>,
+        x: &Images<Self>,
+        dw: &Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        let grid = Grid::forward(shape, x.layout, dy.layout);
+        let tap_groups = shape.taps().div_ceil(GRAD_TAPS);
+        let (len, workgroups) = (rows.len() * shape.taps(), rows.len() * tap_groups);
+        self.conv_sums(&grid, dy, x, &Sums { to: dw, len, accumulate, workgroups }, |part: &Part<'_>| {
+            let mut params = grid.words(part.strips).to_vec();
+            params.push(grid.from.channel as u32);
+            params.extend(grid.tap_words());
+            let [slices, slice_points] = part.slices;
+            let rest = [tap_groups, rows.start, rows.len(), slices, slice_points, usize::from(part.accumulate)];
+            params.extend(rest.map(|word| word as u32));
+            self.launch(&Launch {
+                kernel: &CONV_DEPTHWISE_GRAD,
+                constants: &grid.constants(),
+                params: &params,
+                operands: &[part.dy, part.dy, part.x, part.x, part.to],
+                workgroups: workgroups * slices,
+                work: Work {
+                    bytes: part.bytes + 4 * (len * slices) as u64,
+                    operations: 2 * len as u64 * part.pixels as u64,
+                },
+            })
+        })
+    }
+}

@@ -1,0 +1,294 @@
+//! The GPU backend: WGSL kernels through wgpu, on Vulkan, Metal or DX12.
+//!
+//! Operations are queued. They are handed to the device together, by [`Storage::submit`] (once a training step), by a
+//! download, or when something is to be overwritten that queued work still uses; nothing is read back but by
+//! [`Storage::download`] and what growth finds.
+//!
+//! ```no_run
+//! use sparse_kernels::gpu::{Gpu, adapters};
+//! for adapter in adapters() {
+//!     println!("gpu:{} {adapter}", adapter.index);
+//! }
+//! let gpu = Gpu::new(None)?;
+//! # Ok::<(), sparse_kernels::BackendError>(())
+//! ```
+//!
+//! # Determinism
+//!
+//! No kernel adds floating-point numbers atomically, and no sum depends on the size of a subgroup, so a device gives the same
+//! bits each time. Other devices, and the CPU, round differently: drivers may fuse multiply-adds.
+
+mod adapter;
+mod bsr;
+mod buffer;
+mod conv;
+mod device;
+mod elementwise;
+mod gemm;
+mod grow;
+mod kernel;
+#[cfg(feature = "nn")]
+mod nn;
+mod profile;
+mod recorder;
+mod sddmm;
+mod sparse_linear;
+mod split;
+mod spmm;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use adapter::{AdapterReport, adapters};
+pub use bsr::GpuBlockPlan;
+pub use buffer::DeviceBuffer;
+pub use conv::GpuConvPlan;
+pub use spmm::GpuPlan;
+
+use crate::error::expect_equal;
+use crate::profile::KernelTime;
+use crate::{BackendError, Storage};
+use device::Device;
+use recorder::Command;
+
+/// Numbers of floating point on the device.
+pub type Buffer = DeviceBuffer<f32>;
+/// Whole numbers on the device.
+pub type Indices = DeviceBuffer<u32>;
+
+/// Elements that the start of a window of a buffer must be a multiple of: 256 bytes, which every implementation allows.
+pub(crate) const WINDOW_UNIT: usize = 64;
+
+/// A handle on one GPU.
+///
+/// All operations are queued in the order of the calls, from whatever thread.
+#[derive(Debug)]
+pub struct Gpu {
+    device: Arc<Device>,
+    /// Where downloads land.
+    readback: Mutex<Option<(wgpu::Buffer, u64)>>,
+    /// Partial sums.
+    scratch: Mutex<Option<Buffer>>,
+    /// Memory of growth.
+    growth: Mutex<grow::Scratch>,
+    /// Sums of a convolution's weight gradient before they are added up.
+    conv_scratch: Mutex<Option<Buffer>>,
+    /// Where sums that are taken in parts have theirs.
+    #[cfg(feature = "nn")]
+    partials: nn::Partials,
+}
+
+impl Gpu {
+    /// The GPU of that number in [`adapters`], or without one the best: a discrete one before an integrated one, and one
+    /// that is played by the processor last.
+    ///
+    /// # Errors
+    /// If there is none, it lacks what the kernels need, or its driver refuses.
+    pub fn new(index: Option<usize>) -> Result<Self, BackendError> {
+        Self::with_binding_limit(index, None)
+    }
+
+    /// A GPU whose kernels see at most so many bytes of a buffer at once: in tests, where buffers beyond a device's limit
+    /// would take gigabytes.
+    pub(crate) fn with_binding_limit(index: Option<usize>, bytes: Option<u64>) -> Result<Self, BackendError> {
+        Ok(Self {
+            device: Device::open(index, bytes)?,
+            readback: Mutex::default(),
+            scratch: Mutex::default(),
+            growth: Mutex::default(),
+            conv_scratch: Mutex::default(),
+            #[cfg(feature = "nn")]
+            partials: nn::Partials::default(),
+        })
+    }
+
+    /// What the device is.
+    pub fn report(&self) -> &AdapterReport {
+        &self.device.report
+    }
+
+    /// Bytes of all buffers that there are.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.device.allocated_bytes()
+    }
+
+    /// Times that work was handed over, and launches in all.
+    pub fn submissions_and_launches(&self) -> [u64; 2] {
+        let recorder = self.device.recorder();
+        [recorder.submissions, recorder.launches]
+    }
+
+    /// Measures each kernel from here on, see [`Gpu::take_profile`]. Kernels then run one after the other, and each
+    /// submission is waited for.
+    ///
+    /// # Errors
+    /// If the device has no clock.
+    pub fn start_profile(&self) -> Result<(), BackendError> {
+        if !self.device.report.has_timestamps {
+            let (device, what) = (self.device.report.to_string(), "no clock for kernels (TIMESTAMP_QUERY)".into());
+            return Err(BackendError::Unsupported { device, what });
+        }
+        let mut recorder = self.device.recorder();
+        recorder.flush(&self.device)?;
+        recorder.timer = Some(profile::Timer::new(&self.device));
+        Ok(())
+    }
+
+    /// Time, bytes and launches of each kernel since the last call, or [`Gpu::start_profile`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn take_profile(&self) -> Result<Vec<KernelTime>, BackendError> {
+        let mut recorder = self.device.recorder();
+        recorder.flush(&self.device)?;
+        Ok(recorder.timer.as_mut().map(profile::Timer::take).unwrap_or_default())
+    }
+
+    fn write<T: bytemuck::Pod>(&self, host: &[T], to: &DeviceBuffer<T>) -> Result<(), BackendError> {
+        self.device.check()?;
+        if host.is_empty() {
+            return Ok(());
+        }
+        let mut recorder = self.device.recorder();
+        // What is written comes before all that is submitted later, so what waits must go first if it reads or writes this.
+        if recorder.uses(to.id()) {
+            recorder.flush(&self.device)?;
+        }
+        drop(recorder);
+        self.device.queue.write_buffer(to.raw(), 0, bytemuck::cast_slice(host));
+        self.device.check()
+    }
+
+    /// Reads the starts of buffers, all with one wait.
+    fn read_all<T: bytemuck::Pod>(
+        &self,
+        from: &[&DeviceBuffer<T>],
+        hosts: &mut [&mut [T]],
+    ) -> Result<(), BackendError> {
+        // Copies begin at multiples of four bytes, which all elements have.
+        let bytes: u64 = hosts.iter().map(|host| 4 * host.len() as u64).sum();
+        if bytes == 0 {
+            return self.device.check();
+        }
+        let mut readback = self.readback.lock().unwrap_or_else(PoisonError::into_inner);
+        if readback.as_ref().is_none_or(|(_, size)| *size < bytes) {
+            let size = bytes.next_power_of_two();
+            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+            let (buffer, id) = self.device.allocate(size, usage)?;
+            // It belongs to no tensor, and is not counted.
+            self.device.free(id, size);
+            *readback = Some((buffer, size));
+        }
+        let Some((buffer, _)) = readback.as_ref() else { return Ok(()) };
+        let mut at = 0;
+        {
+            let mut recorder = self.device.recorder();
+            for (from, host) in from.iter().zip(&*hosts).filter(|(_, host)| !host.is_empty()) {
+                let bytes = 4 * host.len() as u64;
+                recorder.push(Command::Copy { from: from.raw().clone(), to: buffer.clone(), at, bytes });
+                at += bytes;
+            }
+            recorder.flush(&self.device)?;
+        }
+        self.device.read(buffer, bytes, |mut view| {
+            for host in hosts {
+                let (part, rest) = view.split_at(4 * host.len());
+                bytemuck::cast_slice_mut::<T, u8>(host).copy_from_slice(part);
+                view = rest;
+            }
+        })
+    }
+}
+
+impl Storage for Gpu {
+    type Buffer = Buffer;
+    type Indices = Indices;
+
+    fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
+        Buffer::zeros(&self.device, len)
+    }
+
+    fn len(&self, buffer: &Buffer) -> usize {
+        buffer.len()
+    }
+
+    fn upload(&self, host: &[f32], to: &mut Buffer) -> Result<(), BackendError> {
+        at_most("upload", host.len(), to.len())?;
+        self.write(host, to)
+    }
+
+    fn download(&self, from: &Buffer, host: &mut [f32]) -> Result<(), BackendError> {
+        at_most("download", host.len(), from.len())?;
+        self.read_all(&[from], &mut [host])
+    }
+
+    fn download_all(&self, from: &[&Buffer], hosts: &mut [&mut [f32]]) -> Result<(), BackendError> {
+        from.iter().zip(&*hosts).try_for_each(|(from, host)| at_most("download_all", host.len(), from.len()))?;
+        self.read_all(from, hosts)
+    }
+
+    fn results_per_reading(&self) -> usize {
+        16
+    }
+
+    fn index_zeros(&self, len: usize) -> Result<Indices, BackendError> {
+        Indices::zeros(&self.device, len)
+    }
+
+    fn upload_indices(&self, host: &[u32], to: &mut Indices) -> Result<(), BackendError> {
+        at_most("upload_indices", host.len(), to.len())?;
+        self.write(host, to)
+    }
+
+    fn fill(&self, value: f32, to: &mut Buffer) -> Result<(), BackendError> {
+        self.fill_buffer(value, to)
+    }
+
+    fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
+        expect_equal("copy", "length", to.len(), from.len())?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        let mut recorder = self.device.recorder();
+        recorder.touch([from.id(), to.id()]);
+        recorder.push(Command::Copy {
+            from: from.raw().clone(),
+            to: to.raw().clone(),
+            at: 0,
+            bytes: 4 * from.len() as u64,
+        });
+        Ok(())
+    }
+
+    fn add(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
+        expect_equal("add", "length", to.len(), from.len())?;
+        self.add_buffers(from, to)
+    }
+
+    fn gather(&self, from: &Buffer, map: &[u32], to: &mut Buffer) -> Result<(), BackendError> {
+        expect_equal("gather", "length of the map", to.len(), map.len())?;
+        if let Some(&outside) = map.iter().find(|&&i| i != u32::MAX && i as usize >= from.len()) {
+            expect_equal("gather", "largest index", from.len().saturating_sub(1), outside as usize)?;
+        }
+        let mut indices = self.index_zeros(map.len())?;
+        self.upload_indices(map, &mut indices)?;
+        self.gather_buffer(from, &indices, to)
+    }
+
+    fn submit(&self) -> Result<(), BackendError> {
+        self.device.recorder().flush(&self.device)
+    }
+
+    fn synchronize(&self) -> Result<(), BackendError> {
+        self.submit()?;
+        self.device.wait(None)
+    }
+}
+
+fn at_most(op: &'static str, got: usize, most: usize) -> Result<(), BackendError> {
+    if got <= most { Ok(()) } else { Ok(expect_equal(op, "length", most, got)?) }
+}

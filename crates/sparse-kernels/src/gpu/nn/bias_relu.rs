@@ -1,0 +1,93 @@
+//! Bias and ReLU in one pass, in place; backward masks the gradient and sums it per feature in one pass.
+
+use super::super::elementwise::GROUP;
+use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::{Buffer, Gpu};
+use super::sums::slices;
+use super::{QUAD, expect_same_layout, expect_strips, lanes_of, part_of};
+use crate::error::expect_equal;
+use crate::{BackendError, Strips};
+
+const SOURCE: &str = include_str!("../../../shaders/bias_relu.wgsl");
+
+static FORWARD: Kernel =
+    Kernel { name: "bias_relu", source: SOURCE, entry: "bias_relu", operands: &[Access::Read, Access::Write] };
+static BACKWARD: Kernel = Kernel {
+    name: "bias_relu_grad",
+    source: SOURCE,
+    entry: "bias_relu_grad",
+    operands: &[Access::Read, Access::Write, Access::Write],
+};
+
+/// Features of a workgroup, and quads that it passes over at once of each.
+const FEATURES: usize = 8;
+const QUADS: usize = 8;
+
+pub(super) fn forward(gpu: &Gpu, bias: &Buffer, relu: bool, x: &Strips<Gpu>) -> Result<(), BackendError> {
+    let layout = x.layout;
+    expect_equal("bias_relu", "length of the bias", layout.features(), bias.len())?;
+    expect_strips("bias_relu", x)?;
+    let bias = gpu.visible("bias", bias)?;
+    for strips in gpu.strip_windows("activations", layout.strips(), &[layout.strip_pitch()])? {
+        let quads = strips.len() * layout.strip_pitch() / QUAD;
+        gpu.launch(&Launch {
+            kernel: &FORWARD,
+            constants: &[],
+            params: &[
+                layout.features() as u32,
+                (layout.strip() / QUAD) as u32,
+                quads as u32,
+                lanes_of(&layout, &strips) as u32,
+                u32::from(relu),
+            ],
+            operands: &[bias, part_of(x, &strips)],
+            workgroups: quads.div_ceil(GROUP),
+            work: Work::words(2 * QUAD * quads),
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn backward(
+    gpu: &Gpu,
+    y: &Strips<Gpu>,
+    relu: bool,
+    grad: &Strips<Gpu>,
+    dbias: &Buffer,
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    const OP: &str = "bias_relu_grad";
+    let layout = y.layout;
+    expect_same_layout(OP, &layout, &grad.layout)?;
+    expect_equal(OP, "length of the bias gradient", layout.features(), dbias.len())?;
+    expect_strips(OP, y)?;
+    expect_strips(OP, grad)?;
+    let windows = gpu.strip_windows("activations", layout.strips(), &[layout.strip_pitch()])?;
+    let (strip_quads, groups) = (layout.strip() / QUAD, layout.features().div_ceil(FEATURES));
+    let slices = slices(windows, strip_quads, QUADS, groups);
+    gpu.sum_in_slices(dbias, &slices, accumulate, |sums, accumulate, all| {
+        for slice in &slices {
+            let quads = slice.strips.len() * strip_quads;
+            let elements = slice.strips.len() * layout.strip_pitch();
+            gpu.launch(&Launch {
+                kernel: &BACKWARD,
+                constants: &[],
+                params: &[
+                    layout.features() as u32,
+                    strip_quads as u32,
+                    quads as u32,
+                    0,
+                    u32::from(relu),
+                    all as u32,
+                    slice.first as u32,
+                    slice.quads as u32,
+                    u32::from(accumulate),
+                ],
+                operands: &[part_of(y, &slice.strips), part_of(grad, &slice.strips), gpu.visible("sums", sums)?],
+                workgroups: groups * slice.count,
+                work: Work::words(if relu { 3 } else { 1 } * elements),
+            })?;
+        }
+        Ok(())
+    })
+}

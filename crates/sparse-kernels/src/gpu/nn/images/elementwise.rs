@@ -1,0 +1,145 @@
+//! Bias and ReLU, their gradients, and sums of tensors.
+
+use super::super::super::elementwise::GROUP;
+use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::super::super::{Buffer, Gpu};
+use super::super::sums::slices;
+use super::{Walk, expect_images, expect_same_shape};
+use crate::error::expect_equal;
+use crate::{BackendError, ImageLayout, Images};
+
+pub(super) const SOURCE: &str = include_str!("../../../../shaders/images.wgsl");
+
+static BIAS_RELU: Kernel = Kernel {
+    name: "bias_relu_images",
+    source: SOURCE,
+    entry: "bias_relu_images",
+    operands: &[Access::Read, Access::Write],
+};
+static BIAS_RELU_GRAD: Kernel = Kernel {
+    name: "bias_relu_images_grad",
+    source: SOURCE,
+    entry: "bias_relu_images_grad",
+    operands: &[Access::Read, Access::Write, Access::Write],
+};
+static RELU: Kernel = Kernel { name: "relu_images", source: SOURCE, entry: "relu_images", operands: &[Access::Write] };
+static RELU_GRAD: Kernel = Kernel {
+    name: "relu_images_grad",
+    source: SOURCE,
+    entry: "relu_images_grad",
+    operands: &[Access::Read, Access::Write],
+};
+static ADD: Kernel =
+    Kernel { name: "add_images", source: SOURCE, entry: "add_images", operands: &[Access::Read, Access::Write] };
+
+/// What the kernels of `images.wgsl` take beside the tensors.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    /// Features, quads of a feature's row and strips of the tensor of strips.
+    pub features: [u32; 3],
+    /// Bit 0: ReLU. Bit 1: sums are added to what is there.
+    pub flags: u32,
+    /// Pixels of an image.
+    pub pixels: f32,
+    /// Slices in all, the first one, and quads in each.
+    pub slices: [u32; 3],
+}
+
+/// The parameters of `images.wgsl`.
+pub(super) fn parameters(walk: &Walk, to: &ImageLayout, source: &ImageLayout, extra: &Extra) -> Vec<u32> {
+    let [features, strip_quads, strips] = extra.features;
+    let rest = [features, strip_quads, strips, to.size()[1] as u32, extra.flags, extra.pixels.to_bits()];
+    [&Walk::tensor(to)[..], &Walk::tensor(source), &walk.words(), &rest, &extra.slices].concat()
+}
+
+/// An operation on every pixel of the last operand, whose layout is `to`.
+fn each_pixel<'a, const N: usize>(
+    gpu: &Gpu,
+    kernel: &'static Kernel,
+    flags: u32,
+    [to, source]: [ImageLayout; 2],
+    operands: impl Fn(&Walk) -> [Operand<'a>; N],
+    passes: usize,
+) -> Result<(), BackendError> {
+    for strips in gpu.image_windows(&[to, source])? {
+        let walk = Walk::new(to, strips);
+        gpu.launch(&Launch {
+            kernel,
+            constants: &[walk.single()],
+            params: &parameters(&walk, &to, &source, &Extra { flags, ..Extra::default() }),
+            operands: &operands(&walk),
+            workgroups: walk.quads().div_ceil(GROUP),
+            work: Work::words(passes * walk.elements()),
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn bias_relu(gpu: &Gpu, bias: &Buffer, relu: bool, x: &Images<Gpu>) -> Result<(), BackendError> {
+    const OP: &str = "bias_relu_images";
+    expect_equal(OP, "length of the bias", x.layout.channels(), bias.len())?;
+    expect_images(OP, x)?;
+    let bias = gpu.visible("bias", bias)?;
+    each_pixel(gpu, &BIAS_RELU, u32::from(relu), [x.layout; 2], |walk| [bias, walk.part_of(x)], 2)
+}
+
+pub(super) fn relu(gpu: &Gpu, x: &Images<Gpu>) -> Result<(), BackendError> {
+    expect_images("relu_images", x)?;
+    each_pixel(gpu, &RELU, 0, [x.layout; 2], |walk| [walk.part_of(x)], 2)
+}
+
+pub(super) fn relu_grad(gpu: &Gpu, y: &Images<Gpu>, grad: &Images<Gpu>) -> Result<(), BackendError> {
+    const OP: &str = "relu_images_grad";
+    expect_same_shape(OP, &grad.layout, &y.layout)?;
+    expect_images(OP, y)?;
+    expect_images(OP, grad)?;
+    let layouts = [grad.layout, y.layout];
+    each_pixel(gpu, &RELU_GRAD, 0, layouts, |walk| [walk.part_of(y), walk.part_of(grad)], 3)
+}
+
+pub(super) fn add(gpu: &Gpu, from: &Images<Gpu>, to: &Images<Gpu>) -> Result<(), BackendError> {
+    const OP: &str = "add_images";
+    expect_same_shape(OP, &to.layout, &from.layout)?;
+    expect_images(OP, from)?;
+    expect_images(OP, to)?;
+    if from.layout == to.layout {
+        // Borders too: zeros.
+        return gpu.add_buffers(&from.data, &to.data);
+    }
+    let layouts = [to.layout, from.layout];
+    each_pixel(gpu, &ADD, 0, layouts, |walk| [walk.part_of(from), walk.part_of(to)], 3)
+}
+
+pub(super) fn bias_relu_grad(
+    gpu: &Gpu,
+    y: &Images<Gpu>,
+    relu: bool,
+    grad: &Images<Gpu>,
+    dbias: &Buffer,
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    const OP: &str = "bias_relu_images_grad";
+    let layout = grad.layout;
+    expect_same_shape(OP, &layout, &y.layout)?;
+    expect_equal(OP, "length of the bias gradient", layout.channels(), dbias.len())?;
+    expect_images(OP, y)?;
+    expect_images(OP, grad)?;
+    let windows = gpu.image_windows(&[layout, y.layout])?;
+    let slices = slices(windows, Walk::new(layout, 0..1).channel_quads(), GROUP, layout.channels());
+    gpu.sum_in_slices(dbias, &slices, accumulate, |sums, accumulate, all| {
+        for slice in &slices {
+            let walk = Walk::new(layout, slice.strips.clone());
+            let slices = [all, slice.first, slice.quads].map(|n| n as u32);
+            let flags = u32::from(relu) | u32::from(accumulate) << 1;
+            gpu.launch(&Launch {
+                kernel: &BIAS_RELU_GRAD,
+                constants: &[walk.single()],
+                params: &parameters(&walk, &layout, &y.layout, &Extra { flags, slices, ..Extra::default() }),
+                operands: &[walk.part_of(y), walk.part_of(grad), gpu.visible("sums", sums)?],
+                workgroups: layout.channels() * slice.count,
+                work: Work::words(if relu { 3 } else { 1 } * walk.elements()),
+            })?;
+        }
+        Ok(())
+    })
+}

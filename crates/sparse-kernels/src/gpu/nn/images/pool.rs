@@ -1,0 +1,149 @@
+//! Windows over images: largest and mean, and their gradients, gathered.
+
+use super::super::super::Gpu;
+use super::super::super::elementwise::GROUP;
+use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::{Walk, expect_images, expect_same_samples, expect_size};
+use crate::{BackendError, ImageLayout, Images, PoolShape};
+
+const SOURCE: &str = include_str!("../../../../shaders/pool.wgsl");
+
+static MAX: Kernel =
+    Kernel { name: "max_pool", source: SOURCE, entry: "max_pool", operands: &[Access::Read, Access::Write] };
+static AVG: Kernel =
+    Kernel { name: "avg_pool", source: SOURCE, entry: "avg_pool", operands: &[Access::Read, Access::Write] };
+static MAX_GRAD: Kernel = Kernel {
+    name: "max_pool_grad",
+    source: SOURCE,
+    entry: "max_pool_grad",
+    operands: &[Access::Read, Access::Read, Access::Read, Access::Write],
+};
+static AVG_GRAD: Kernel =
+    Kernel { name: "avg_pool_grad", source: SOURCE, entry: "avg_pool_grad", operands: &[Access::Read, Access::Write] };
+
+/// The layouts of one operation; a tensor that it has not may be any.
+struct Tensors {
+    x: ImageLayout,
+    y: ImageLayout,
+    dy: ImageLayout,
+    dx: ImageLayout,
+}
+
+/// An operation on every pixel of the images `to`.
+struct Pass<'a> {
+    kernel: &'static Kernel,
+    window: PoolShape,
+    tensors: Tensors,
+    to: &'a Images<Gpu>,
+    accumulate: bool,
+    /// Pixels that it reads or writes beside those of `to`.
+    read: usize,
+}
+
+impl Pass<'_> {
+    fn queue<'a, const N: usize>(
+        self,
+        gpu: &Gpu,
+        operands: impl Fn(&Walk) -> [Operand<'a>; N],
+    ) -> Result<(), BackendError> {
+        let Tensors { x, y, dy, dx } = self.tensors;
+        for strips in gpu.image_windows(&[x, y, dy, dx])? {
+            let walk = Walk::new(self.to.layout, strips);
+            let [kernel, stride, padding] = [self.window.kernel(), self.window.stride(), self.window.padding()];
+            let sizes = [x.size(), y.size(), kernel, stride, padding].concat();
+            let mut params = [x, y, dy, dx].map(|layout| Walk::tensor(&layout)).concat();
+            params.extend(sizes.into_iter().map(|n| n as u32));
+            params.extend(walk.words());
+            params.push(u32::from(self.accumulate));
+            let read = self.read * walk.samples().next_multiple_of(x.strip()) * x.channels();
+            let operations = walk.elements() * self.window.kernel().iter().product::<usize>();
+            gpu.launch(&Launch {
+                kernel: self.kernel,
+                constants: &[walk.single()],
+                params: &params,
+                operands: &operands(&walk),
+                workgroups: walk.quads().div_ceil(GROUP),
+                work: Work {
+                    bytes: 4 * (read + walk.elements() * (1 + usize::from(self.accumulate))) as u64,
+                    operations: operations as u64,
+                },
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn pixels(layout: &ImageLayout) -> usize {
+    layout.size()[0] * layout.size()[1]
+}
+
+pub(super) fn max(gpu: &Gpu, window: PoolShape, x: &Images<Gpu>, y: &Images<Gpu>) -> Result<(), BackendError> {
+    forward("max_pool", &MAX, gpu, window, x, y)
+}
+
+pub(super) fn avg(gpu: &Gpu, window: PoolShape, x: &Images<Gpu>, y: &Images<Gpu>) -> Result<(), BackendError> {
+    forward("avg_pool", &AVG, gpu, window, x, y)
+}
+
+fn forward(
+    op: &'static str,
+    kernel: &'static Kernel,
+    gpu: &Gpu,
+    window: PoolShape,
+    x: &Images<Gpu>,
+    y: &Images<Gpu>,
+) -> Result<(), BackendError> {
+    expect_same_samples(op, &x.layout, &y.layout)?;
+    expect_size(op, window.output_size(x.layout.size())?, &y.layout)?;
+    expect_images(op, x)?;
+    expect_images(op, y)?;
+    let tensors = Tensors { x: x.layout, y: y.layout, dy: y.layout, dx: x.layout };
+    let pass = Pass { kernel, window, tensors, to: y, accumulate: false, read: pixels(&x.layout) };
+    pass.queue(gpu, |walk| [walk.part_of(x), walk.part_of(y)])
+}
+
+fn expect_gradient(
+    op: &'static str,
+    window: PoolShape,
+    dy: &Images<Gpu>,
+    dx: &Images<Gpu>,
+) -> Result<(), BackendError> {
+    expect_same_samples(op, &dx.layout, &dy.layout)?;
+    expect_size(op, window.output_size(dx.layout.size())?, &dy.layout)?;
+    expect_images(op, dy)?;
+    Ok(expect_images(op, dx)?)
+}
+
+pub(super) fn max_grad(
+    gpu: &Gpu,
+    window: PoolShape,
+    [x, y, dy]: [&Images<Gpu>; 3],
+    dx: &Images<Gpu>,
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    const OP: &str = "max_pool_grad";
+    expect_same_samples(OP, &dx.layout, &x.layout)?;
+    expect_size(OP, dx.layout.size(), &x.layout)?;
+    expect_same_samples(OP, &dy.layout, &y.layout)?;
+    expect_size(OP, dy.layout.size(), &y.layout)?;
+    expect_images(OP, x)?;
+    expect_images(OP, y)?;
+    expect_gradient(OP, window, dy, dx)?;
+    let tensors = Tensors { x: x.layout, y: y.layout, dy: dy.layout, dx: dx.layout };
+    let read = pixels(&x.layout) + 2 * pixels(&y.layout);
+    let pass = Pass { kernel: &MAX_GRAD, window, tensors, to: dx, accumulate, read };
+    pass.queue(gpu, |walk| [walk.part_of(x), walk.part_of(y), walk.part_of(dy), walk.part_of(dx)])
+}
+
+pub(super) fn avg_grad(
+    gpu: &Gpu,
+    window: PoolShape,
+    dy: &Images<Gpu>,
+    dx: &Images<Gpu>,
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    expect_gradient("avg_pool_grad", window, dy, dx)?;
+    let tensors = Tensors { x: dx.layout, y: dy.layout, dy: dy.layout, dx: dx.layout };
+    let pass = Pass { kernel: &AVG_GRAD, window, tensors, to: dx, accumulate, read: pixels(&dy.layout) };
+    pass.queue(gpu, |walk| [walk.part_of(dy), walk.part_of(dx)])
+}

@@ -1,0 +1,96 @@
+//! Updates of parameters: one pass over values, gradient and moments.
+
+use super::super::elementwise::GROUP;
+use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::{Buffer, Gpu, windows};
+use super::QUAD;
+use crate::backend::{AdamStep, SgdStep};
+use crate::error::expect_equal;
+use crate::{BackendError, ShapeError};
+
+const SGD_SOURCE: &str = include_str!("../../../shaders/sgd.wgsl");
+
+static SGD: Kernel =
+    Kernel { name: "sgd", source: SGD_SOURCE, entry: "sgd", operands: &[Access::Read, Access::Write, Access::Write] };
+static SGD_PLAIN: Kernel =
+    Kernel { name: "sgd", source: SGD_SOURCE, entry: "sgd_plain", operands: &[Access::Read, Access::Write] };
+static ADAM: Kernel = Kernel {
+    name: "adam",
+    source: include_str!("../../../shaders/adam.wgsl"),
+    entry: "adam",
+    operands: &[Access::Read, Access::Write, Access::Write, Access::Write],
+};
+
+impl Gpu {
+    /// Launches an update of all elements; the gradient is read, the others are read and written.
+    fn update(&self, kernel: &'static Kernel, factors: &[u32], buffers: &[&Buffer]) -> Result<(), BackendError> {
+        let len = buffers.first().map_or(0, |buffer| buffer.len());
+        for part in windows::flat(len, self.window_elements()) {
+            let quads = part.len().div_ceil(QUAD);
+            let operands: Vec<_> = buffers.iter().map(|buffer| buffer.window(part.start, part.len())).collect();
+            self.launch(&Launch {
+                kernel,
+                constants: &[],
+                params: &[&[quads as u32], factors].concat(),
+                operands: &operands,
+                workgroups: quads.div_ceil(GROUP),
+                work: Work {
+                    bytes: 4 * ((2 * buffers.len() - 1) * part.len()) as u64,
+                    operations: 4 * (buffers.len() * part.len()) as u64,
+                },
+            })?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn sgd(
+    gpu: &Gpu,
+    step: SgdStep,
+    values: &Buffer,
+    grad: &Buffer,
+    velocity: Option<&Buffer>,
+) -> Result<(), BackendError> {
+    expect_equal("sgd", "length of the gradient", values.len(), grad.len())?;
+    let given = match velocity {
+        Some(velocity) => velocity.len(),
+        None if step.momentum == 0.0 => values.len(),
+        None => 0,
+    };
+    expect_equal("sgd", "length of the velocity", values.len(), given)?;
+    let factors = [
+        u32::from(step.nesterov),
+        (-step.learning_rate).to_bits(),
+        step.momentum.to_bits(),
+        step.weight_decay.to_bits(),
+    ];
+    match velocity {
+        Some(velocity) => gpu.update(&SGD, &factors, &[grad, values, velocity]),
+        None => gpu.update(&SGD_PLAIN, &factors, &[grad, values]),
+    }
+}
+
+pub(super) fn adam(gpu: &Gpu, step: AdamStep, [values, grad, first, second]: [&Buffer; 4]) -> Result<(), BackendError> {
+    expect_equal("adam", "length of the gradient", values.len(), grad.len())?;
+    expect_equal("adam", "length of the first moment", values.len(), first.len())?;
+    expect_equal("adam", "length of the second moment", values.len(), second.len())?;
+    if step.step == 0 {
+        return Err(ShapeError::Rule { op: "adam", what: "step", got: 0, rule: "at least 1" }.into());
+    }
+    let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
+    let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
+    let learning_rate = f64::from(step.learning_rate);
+    let shrink = if step.decoupled { 1.0 - learning_rate * f64::from(step.weight_decay) } else { 1.0 };
+    let factors = [
+        step.beta1,
+        (1.0 - beta1) as f32,
+        step.beta2,
+        (1.0 - beta2) as f32,
+        if step.decoupled { 0.0 } else { step.weight_decay },
+        shrink as f32,
+        (-learning_rate / correction(beta1)) as f32,
+        (1.0 / correction(beta2).sqrt()) as f32,
+        step.epsilon,
+    ];
+    gpu.update(&ADAM, &factors.map(f32::to_bits), &[grad, values, first, second])
+}

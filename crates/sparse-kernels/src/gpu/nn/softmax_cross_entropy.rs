@@ -1,0 +1,106 @@
+//! Softmax cross-entropy with its gradient, fused.
+
+use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::{Buffer, Gpu, Indices};
+use super::{QUAD, expect_same_layout, expect_strips, lanes_of, part_of};
+use crate::backend::CrossEntropy;
+use crate::error::expect_equal;
+use crate::{BackendError, ShapeError, Strips};
+
+const SOURCE: &str = include_str!("../../../shaders/softmax_cross_entropy.wgsl");
+
+static SOFTMAX: Kernel = Kernel {
+    name: "softmax_cross_entropy",
+    source: SOURCE,
+    entry: "softmax_cross_entropy",
+    operands: &[Access::Read, Access::Read, Access::Write, Access::Write],
+};
+static FINISH: Kernel = Kernel {
+    name: "softmax_cross_entropy_sums",
+    source: SOURCE,
+    entry: "finish",
+    operands: &[Access::Read, Access::Write],
+};
+
+/// Quads of lanes of a workgroup: a line of memory.
+const QUADS: usize = 8;
+/// Invocations that share the classes of a quad, at most.
+const MOST_SLOTS: usize = 32;
+/// As many as the CPU has, which counts classes in f32.
+const MAX_CLASSES: usize = 1 << 24;
+/// Words of a workgroup's result.
+const PARTIAL_WORDS: usize = 2;
+
+pub(super) fn run(
+    gpu: &Gpu,
+    parameters: CrossEntropy,
+    logits: &Strips<Gpu>,
+    labels: &Indices,
+    stats: &Buffer,
+    grad: Option<&Strips<Gpu>>,
+) -> Result<(), BackendError> {
+    const OP: &str = "softmax_cross_entropy";
+    let layout = logits.layout;
+    expect_strips(OP, logits)?;
+    // A buffer for full batches may hold a smaller one's labels at its start.
+    if labels.len() < layout.lanes() {
+        let (expected, got) = (layout.lanes(), labels.len());
+        return Err(ShapeError::Mismatch { op: OP, what: "number of labels", expected, got }.into());
+    }
+    expect_equal(OP, "length of stats", 2, stats.len())?;
+    let classes = layout.features();
+    if classes == 0 || classes > MAX_CLASSES {
+        let (what, rule) = ("number of classes", "1 to 2^24");
+        return Err(ShapeError::Rule { op: OP, what, got: classes, rule }.into());
+    }
+    if let Some(grad) = grad {
+        expect_same_layout(OP, &layout, &grad.layout)?;
+        expect_strips(OP, grad)?;
+    }
+    let slots = classes.next_power_of_two().clamp(2, MOST_SLOTS);
+    let windows = gpu.strip_windows("logits", layout.strips(), &[layout.strip_pitch(), layout.strip()])?;
+    let groups = |strips: usize| (strips * layout.strip() / QUAD).div_ceil(QUADS);
+    let partials = windows.iter().map(|strips| groups(strips.len())).sum::<usize>();
+    gpu.with_partials(PARTIAL_WORDS * partials, |sums| {
+        let mut first = 0;
+        for strips in &windows {
+            let elements = strips.len() * layout.strip_pitch();
+            // Without a gradient something must stand in its place: any buffer that is written here.
+            let gradient = grad.map_or(gpu.visible("stats", stats)?, |grad| part_of(grad, strips));
+            gpu.launch(&Launch {
+                kernel: &SOFTMAX,
+                constants: &[("QUADS", QUADS as f64), ("SLOTS", slots as f64)],
+                params: &[
+                    (strips.len() * layout.strip() / QUAD) as u32,
+                    (layout.strip() / QUAD) as u32,
+                    classes as u32,
+                    lanes_of(&layout, strips) as u32,
+                    first as u32,
+                    u32::from(grad.is_some()),
+                    parameters.label_smoothing.to_bits(),
+                    parameters.gradient_scale.to_bits(),
+                ],
+                operands: &[
+                    part_of(logits, strips),
+                    labels.window(strips.start * layout.strip(), lanes_of(&layout, strips)),
+                    gpu.visible("losses", sums)?,
+                    gradient,
+                ],
+                workgroups: groups(strips.len()),
+                work: Work {
+                    bytes: 4 * (elements * if grad.is_some() { 2 } else { 1 }) as u64,
+                    operations: 20 * elements as u64,
+                },
+            })?;
+            first += groups(strips.len());
+        }
+        gpu.launch(&Launch {
+            kernel: &FINISH,
+            constants: &[],
+            params: &[partials as u32],
+            operands: &[gpu.visible("losses", sums)?, gpu.visible("stats", stats)?],
+            workgroups: 1,
+            work: Work::words(PARTIAL_WORDS * partials),
+        })
+    })
+}

@@ -1,0 +1,240 @@
+//! Plans, SpMM and its transpose.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::kernel::{Access, Kernel, Launch, Work};
+use super::sddmm::Groups;
+use super::{Buffer, Gpu, Indices, WINDOW_UNIT};
+use crate::backend::{PlanOptions, SparseMatrix};
+use crate::error::expect_equal;
+use crate::{BackendError, CsrPattern, FormatError, Op, ShapeError, Storage, StripLayout, Strips};
+
+static SPMM: Kernel = Kernel {
+    name: "spmm",
+    source: include_str!("../../shaders/spmm.wgsl"),
+    entry: "spmm",
+    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+};
+
+/// Words of a row's entry in the list: row, first entry, number of entries, nothing.
+const ROW_WORDS: usize = 4;
+
+/// Rows whose entries a kernel can see at once.
+#[derive(Debug)]
+pub(super) struct Segment {
+    /// Rows in the list.
+    pub list: Range<usize>,
+    /// Window of the entries.
+    pub entries: Range<usize>,
+}
+
+/// One order of a pattern's entries on the device.
+#[derive(Debug)]
+pub(super) struct Rows {
+    /// Rows and columns of this order's matrix.
+    pub size: [usize; 2],
+    /// `(row, first entry, number of entries, 0)`, of each segment the longest first.
+    pub list: Indices,
+    /// Column of each entry.
+    pub columns: Indices,
+    /// Parts that kernels can see whole; most patterns are one.
+    pub segments: Vec<Segment>,
+}
+
+impl Rows {
+    pub fn new(gpu: &Gpu, pattern: &CsrPattern) -> Result<Self, BackendError> {
+        let mut list: Vec<u32> = Vec::with_capacity(ROW_WORDS * pattern.nrows());
+        let mut segments = Vec::new();
+        let most = gpu.window_elements();
+        let mut row = 0;
+        while row < pattern.nrows() {
+            let first = pattern.row_range(row).start / WINDOW_UNIT * WINDOW_UNIT;
+            let fits = |end: usize| pattern.row_range(end).end - first <= most && (end + 1 - row) * ROW_WORDS <= most;
+            let end = (row..pattern.nrows()).take_while(|&end| fits(end)).last().map_or(row, |last| last + 1);
+            if end == row {
+                let what =
+                    format!("row {row} with {} entries, more than a kernel may see", pattern.row_range(row).len());
+                return Err(BackendError::Unsupported { device: gpu.report().to_string(), what });
+            }
+            let mut order: Vec<usize> = (row..end).collect();
+            // Stable: rows of one length stay in order.
+            order.sort_by_key(|&row| std::cmp::Reverse(pattern.row_range(row).len()));
+            list.resize(list.len().next_multiple_of(WINDOW_UNIT), 0);
+            let start = list.len() / ROW_WORDS;
+            for row in order {
+                let entries = pattern.row_range(row);
+                list.extend([row as u32, entries.start as u32, entries.len() as u32, 0]);
+            }
+            segments.push(Segment { list: start..start + (end - row), entries: first..pattern.row_range(end - 1).end });
+            row = end;
+        }
+        let size = [pattern.nrows(), pattern.ncols()];
+        Ok(Self { size, list: gpu.indices(&list)?, columns: gpu.indices(pattern.col_indices())?, segments })
+    }
+
+    pub fn bytes(&self) -> usize {
+        4 * (self.list.len() + self.columns.len())
+    }
+}
+
+/// A pattern prepared for the GPU: rows in order of length, and the same of the transpose.
+#[derive(Debug)]
+pub struct GpuPlan {
+    pub(super) pattern: Arc<CsrPattern>,
+    pub(super) options: PlanOptions,
+    pub(super) rows: Rows,
+    /// The entries in groups, for SDDMM.
+    pub(super) groups: Groups,
+    /// The transposed order, and where each of its values stands in the pattern's.
+    pub(super) transposed: Option<(Rows, Indices)>,
+}
+
+/// What a product does to its sums.
+#[derive(Debug, Default)]
+struct Epilogue<'a> {
+    bias: Option<&'a Buffer>,
+    relu: bool,
+}
+
+impl GpuPlan {
+    pub(super) fn new(gpu: &Gpu, pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<Self, BackendError> {
+        StripLayout::new(0, 0, options.strip)?;
+        let rows = Rows::new(gpu, &pattern)?;
+        let groups = Groups::new(gpu, &pattern)?;
+        let transposed = if options.transpose {
+            let transposed = pattern.transpose();
+            Some((Rows::new(gpu, &transposed.pattern)?, gpu.indices(&transposed.permutation)?))
+        } else {
+            None
+        };
+        Ok(Self { pattern, options, rows, groups, transposed })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.rows.bytes()
+            + self.groups.bytes()
+            + self.transposed.as_ref().map_or(0, |(rows, map)| rows.bytes() + 4 * map.len())
+    }
+}
+
+impl Gpu {
+    /// Whole numbers on the device.
+    pub(super) fn indices(&self, host: &[u32]) -> Result<Indices, BackendError> {
+        let mut indices = self.index_zeros(host.len())?;
+        self.upload_indices(host, &mut indices)?;
+        Ok(indices)
+    }
+
+    fn product(
+        &self,
+        op_name: &'static str,
+        op: Op,
+        w: &SparseMatrix<Self>,
+        epilogue: &Epilogue<'_>,
+        x: &Strips<Self>,
+        y: &Strips<Self>,
+    ) -> Result<(), BackendError> {
+        let (rows, values) = match op {
+            Op::NoTranspose => (&w.plan.rows, &w.values),
+            Op::Transpose => match &w.plan.transposed {
+                Some((rows, _)) => (rows, &w.transposed_values),
+                None => {
+                    let rule = "1: the plan was made without its transposed index";
+                    return Err(ShapeError::Rule { op: op_name, what: "PlanOptions::transpose", got: 0, rule }.into());
+                }
+            },
+        };
+        let [nrows, ncols] = rows.size;
+        expect_equal(op_name, "strip width", w.plan.options.strip, x.layout.strip())?;
+        check_lanes(op_name, x.layout, y.layout)?;
+        expect_equal(op_name, "rows of X", ncols, x.layout.features())?;
+        expect_equal(op_name, "rows of Y", nrows, y.layout.features())?;
+        expect_equal(op_name, "length of X", x.layout.len(), x.data.len())?;
+        expect_equal(op_name, "length of Y", y.layout.len(), y.data.len())?;
+        expect_values(rows.columns.len(), values.len())?;
+        let layout = x.layout;
+        let strip_quads = layout.strip() / 4;
+        let (tile_rows, tile_quads) = (32, 8);
+        let constants = [("ROWS", tile_rows as f64), ("QUADS", tile_quads as f64)];
+        let flags = u32::from(epilogue.bias.is_some()) | u32::from(epilogue.relu) << 1;
+        // Without a bias any buffer stands in its place, and is not read.
+        let bias = epilogue.bias.unwrap_or(&x.data).first(self.window_elements());
+        let windows =
+            self.strip_windows("activations", layout.strips(), &[layout.strip_pitch(), y.layout.strip_pitch()])?;
+        for strips in windows {
+            let quads = strips.len() * strip_quads;
+            let lanes = layout.lanes().min(strips.end * layout.strip()) - strips.start * layout.strip();
+            let part = |strips: &Range<usize>, of: &'_ Strips<Self>| {
+                (strips.start * of.layout.strip_pitch(), strips.len() * of.layout.strip_pitch())
+            };
+            let ((x_start, x_len), (y_start, y_len)) = (part(&strips, x), part(&strips, y));
+            for segment in &rows.segments {
+                let entries = &segment.entries;
+                let row_groups = segment.list.len().div_ceil(tile_rows);
+                self.launch(&Launch {
+                    kernel: &SPMM,
+                    constants: &constants,
+                    params: &[
+                        segment.list.len() as u32,
+                        row_groups as u32,
+                        quads as u32,
+                        strip_quads as u32,
+                        ncols as u32,
+                        nrows as u32,
+                        lanes as u32,
+                        entries.start as u32,
+                        flags,
+                    ],
+                    operands: &[
+                        rows.list.window(ROW_WORDS * segment.list.start, ROW_WORDS * segment.list.len()),
+                        rows.columns.window(entries.start, entries.len()),
+                        values.window(entries.start, entries.len()),
+                        x.data.window(x_start, x_len),
+                        bias,
+                        y.data.window(y_start, y_len),
+                    ],
+                    workgroups: row_groups * quads.div_ceil(tile_quads),
+                    work: Work {
+                        bytes: 4 * (2 * entries.len() + x_len + y_len) as u64,
+                        operations: 2 * (entries.len() * lanes) as u64,
+                    },
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn spmm_csr(
+        &self,
+        op: Op,
+        w: &SparseMatrix<Self>,
+        x: &Strips<Self>,
+        y: &Strips<Self>,
+    ) -> Result<(), BackendError> {
+        self.product("spmm", op, w, &Epilogue::default(), x, y)
+    }
+
+    pub(super) fn spmm_csr_bias_relu(
+        &self,
+        w: &SparseMatrix<Self>,
+        bias: &Buffer,
+        relu: bool,
+        x: &Strips<Self>,
+        y: &Strips<Self>,
+    ) -> Result<(), BackendError> {
+        const OP: &str = "spmm_bias_relu";
+        expect_equal(OP, "length of the bias", w.plan.pattern.nrows(), bias.len())?;
+        self.product(OP, Op::NoTranspose, w, &Epilogue { bias: Some(bias), relu }, x, y)
+    }
+}
+
+/// `Ok` if both have the same lanes and strips.
+pub(super) fn check_lanes(op: &'static str, x: StripLayout, y: StripLayout) -> Result<(), ShapeError> {
+    expect_equal(op, "number of lanes", x.lanes(), y.lanes())?;
+    expect_equal(op, "strip width", x.strip(), y.strip())
+}
+
+pub(super) fn expect_values(nnz: usize, got: usize) -> Result<(), FormatError> {
+    if got == nnz { Ok(()) } else { Err(FormatError::ValuesLength { nnz, got }) }
+}

@@ -1,0 +1,222 @@
+//! Operations of neural networks on strips, and optimizers, against the reference.
+
+use proptest::prelude::*;
+
+use super::{buffer, host, poison, poisoned, read, strips};
+use crate::random::Key;
+use crate::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep, StripLayout, reference};
+
+/// `len` normal numbers.
+pub fn normals(name: &str, len: usize) -> Vec<f32> {
+    let key = Key::new(5).with_name(name);
+    (0..len as u64).map(|i| key.normal(i)).collect()
+}
+
+/// Whether numbers are the same: bit for bit, or to a few roundings where a device's division is not the nearest number.
+/// Zeros must be zeros in any case.
+#[track_caller]
+pub fn same(what: &str, is_exact: bool, got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let bound = if is_exact { 0.0 } else { 4.0 * f32::EPSILON * expected.abs() };
+        assert!(
+            (got == 0.0) == (expected == 0.0) && (got - expected).abs() <= bound,
+            "{what} entry {i}: {got} {expected}"
+        );
+    }
+}
+
+/// Lanes, features and strip.
+pub fn layouts() -> impl Strategy<Value = StripLayout> {
+    let strips = (1usize..5).prop_map(|strip| 16 * strip);
+    (0usize..100, 0usize..21, strips)
+        .prop_map(|(lanes, features, strip)| StripLayout::new(lanes, features, strip).unwrap())
+}
+
+pub fn bias_relu<B: Neural>(backend: &B, layout: StripLayout, relu: bool, accumulate: bool, seed: u32) {
+    let (features, lanes) = (layout.features(), layout.lanes());
+    let x = normals(&format!("x{seed}"), features * lanes);
+    let bias = normals(&format!("bias{seed}"), features);
+    let grad = normals(&format!("grad{seed}"), features * lanes);
+    let expected = reference::nn::bias_relu(&bias, relu, &x);
+    let (expected_grad, expected_dbias) = reference::nn::bias_relu_grad(&expected, relu, &grad, features);
+    let mut y = strips(backend, layout, &x);
+    backend.bias_relu(&buffer(backend, &bias), relu, &mut y).unwrap();
+    assert_eq!(read(backend, &y), expected);
+    let mut g = strips(backend, layout, &grad);
+    let mut dbias = if accumulate { buffer(backend, &vec![2.0; features]) } else { poison(backend, features) };
+    backend.bias_relu_grad(&y, relu, &mut g, &mut dbias, accumulate).unwrap();
+    assert_eq!(read(backend, &g), expected_grad);
+    for (f, dbias) in host(backend, &dbias).into_iter().enumerate() {
+        let expected = expected_dbias[f] + if accumulate { 2.0 } else { 0.0 };
+        let size: f32 = expected_grad[f * lanes..][..lanes].iter().map(|g| g.abs()).sum();
+        let bound = (size + 2.0) * (lanes + 2) as f32 * f32::EPSILON;
+        assert!((f64::from(dbias) - expected).abs() <= f64::from(bound), "feature {f}: {dbias} {expected}");
+    }
+}
+
+pub fn dropout<B: Neural>(backend: &B, layout: StripLayout, rate: f32, seed: u64, is_exact: bool) {
+    let x = normals("dropout", layout.features() * layout.lanes());
+    let expected = reference::nn::dropout(Key::new(seed), rate, &x);
+    let mut y = strips(backend, layout, &x);
+    backend.dropout(Key::new(seed), rate, &mut y).unwrap();
+    same("dropout", is_exact, &read(backend, &y), &expected);
+}
+
+/// Logits in steps of a half, so that ties are frequent.
+pub fn softmax_cross_entropy<B: Neural>(backend: &B, layout: StripLayout, parameters: CrossEntropy, seed: u64) {
+    let (classes, lanes, scale) = (layout.features(), layout.lanes(), parameters.gradient_scale);
+    let key = Key::new(seed);
+    let logits: Vec<f32> = (0..(classes * lanes) as u64).map(|i| key.below(i, 20) as f32 * 0.5 - 5.0).collect();
+    let labels: Vec<u32> = (0..lanes as u64).map(|i| key.with(1).below(i, classes as u64) as u32).collect();
+    let expected = reference::nn::softmax_cross_entropy(parameters, &logits, classes, &labels);
+    let loss: f64 = expected.loss.iter().sum();
+    let mut device_labels = backend.index_zeros(lanes).unwrap();
+    backend.upload_indices(&labels, &mut device_labels).unwrap();
+    let (mut stats, mut grad) = (poison(backend, 2), poisoned(backend, layout));
+    let packed = strips(backend, layout, &logits);
+    backend.softmax_cross_entropy(parameters, &packed, &device_labels, &mut stats, Some(&mut grad)).unwrap();
+    // Each lane's loss is a few roundings of numbers up to 10 + ln C.
+    let bound = 16.0 * f64::from(f32::EPSILON) * (lanes as f64 * (11.0 + (classes as f64).ln()) + loss);
+    let stats = host(backend, &stats);
+    assert!((f64::from(stats[0]) - loss).abs() <= bound, "{} {loss}", stats[0]);
+    assert_eq!(stats[1] as usize, expected.correct);
+    for (got, expected) in read(backend, &grad).iter().zip(&expected.grad) {
+        let bound = (classes + 8) as f64 * f64::from(f32::EPSILON * scale);
+        assert!((f64::from(*got) - expected).abs() <= bound, "{got} {expected}");
+    }
+    // Without the gradient: the same statistics.
+    let mut alone = poison(backend, 2);
+    backend.softmax_cross_entropy(parameters, &packed, &device_labels, &mut alone, None).unwrap();
+    assert_eq!(host(backend, &alone), stats);
+}
+
+/// Bad labels and logits make NaN, large logits do not, and the lowest class wins a tie.
+pub fn unusual_logits<B: Neural>(backend: &B) {
+    let layout = StripLayout::sparse(2, 2);
+    let parameters = CrossEntropy { label_smoothing: 0.0, gradient_scale: 1.0 };
+    let run = |layout: StripLayout, logits: &[f32], labels: &[u32]| {
+        let (mut stats, mut grad) = (poison(backend, 2), poisoned(backend, layout));
+        let mut device_labels = backend.index_zeros(labels.len()).unwrap();
+        backend.upload_indices(labels, &mut device_labels).unwrap();
+        let logits = strips(backend, layout, logits);
+        backend.softmax_cross_entropy(parameters, &logits, &device_labels, &mut stats, Some(&mut grad)).unwrap();
+        let stats = host(backend, &stats);
+        (stats[0], stats[1], read(backend, &grad))
+    };
+    // Classes × lanes: [class 0: lanes 0, 1; class 1: lanes 0, 1]. Lane 1 stays good.
+    for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for logits in [[bad, 1.0, 0.0, 0.0], [0.0, 1.0, bad, 0.0]] {
+            let (loss, correct, grad) = run(layout, &logits, &[0, 0]);
+            assert!(loss.is_nan() && correct == 1.0 && grad[0].is_nan() && grad[2].is_nan());
+            assert!(grad[1].is_finite() && grad[3].is_finite());
+        }
+    }
+    for label in [2, u32::MAX] {
+        let (loss, correct, grad) = run(layout, &[0.0, 1.0, 0.0, 0.0], &[label, 0]);
+        assert!(loss.is_nan() && correct == 1.0 && grad[0].is_nan() && grad[1].is_finite());
+    }
+    let (loss, correct, grad) = run(layout, &[3e4, -3e4, -3e4, 3e4], &[0, 1]);
+    assert_eq!((loss, correct), (0.0, 2.0));
+    assert!(grad.iter().all(|g| g.abs() < 1e-30));
+    let ties = [1.0, 2.0, 0.0, 1.0, 2.0, 3.0, 1.0, 0.0, 3.0];
+    for (labels, correct) in [([0, 0, 1], 3.0), ([1, 1, 2], 0.0), ([2, 0, 0], 1.0)] {
+        assert_eq!(run(StripLayout::sparse(3, 3), &ties, &labels).1, correct);
+    }
+}
+
+fn widen(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+pub fn sgd<B: Optimizer>(backend: &B, len: usize, step: SgdStep, keep_velocity: bool) {
+    let (w, g, v) = (normals("w", len), normals("g", len), normals("v", len));
+    let (mut expected_w, mut expected_v) = (widen(&w), widen(&v));
+    reference::nn::sgd(step, &mut expected_w, &widen(&g), &mut expected_v);
+    let (mut got_w, mut got_v) = (buffer(backend, &w), buffer(backend, &v));
+    let with = keep_velocity || step.momentum > 0.0;
+    backend.sgd(step, &mut got_w, &buffer(backend, &g), with.then_some(&mut got_v)).unwrap();
+    let (got_w, got_v) = (host(backend, &got_w), host(backend, &got_v));
+    for i in 0..len {
+        let bound = 8.0 * f64::from(f32::EPSILON) * f64::from(w[i].abs() + 2.0 * g[i].abs() + 2.0 * v[i].abs());
+        assert!((f64::from(got_w[i]) - expected_w[i]).abs() <= bound);
+        assert!(!with || (f64::from(got_v[i]) - expected_v[i]).abs() <= bound);
+    }
+}
+
+pub const ADAM: AdamStep = AdamStep {
+    learning_rate: 0.01,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weight_decay: 0.05,
+    decoupled: true,
+    step: 1,
+};
+
+pub fn adam<B: Optimizer>(backend: &B, len: usize, steps: u64, decoupled: bool) {
+    let w = normals("w", len);
+    let mut expected = [widen(&w), vec![0.0; len], vec![0.0; len]];
+    let [mut got_w, mut got_m, mut got_v] =
+        [buffer(backend, &w), backend.zeros(len).unwrap(), backend.zeros(len).unwrap()];
+    for step in 1..=steps {
+        let g = normals(&format!("g{step}"), len);
+        let step = AdamStep { step, decoupled, ..ADAM };
+        let [w, m, v] = &mut expected;
+        reference::nn::adam(step, w, &widen(&g), m, v);
+        backend.adam(step, &mut got_w, &buffer(backend, &g), &mut got_m, &mut got_v).unwrap();
+    }
+    for (got, expected) in [got_w, got_m, got_v].iter().zip(&expected) {
+        for (&got, &expected) in host(backend, got).iter().zip(expected) {
+            // An update is at most a few times the learning rate, a moment a few units.
+            assert!((f64::from(got) - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{got} {expected}");
+        }
+    }
+}
+
+/// What all operations on strips, and the optimizers, must refuse.
+pub fn wrong_shapes_are_refused<B: Neural + Optimizer>(backend: &B) {
+    let zeros = |len| backend.zeros(len).unwrap();
+    let ones = |layout: StripLayout| strips(backend, layout, &vec![1.0; layout.lanes() * layout.features()]);
+    let mut x = ones(StripLayout::sparse(2, 3));
+    assert!(backend.bias_relu(&zeros(2), true, &mut x).is_err());
+    for layout in [StripLayout::sparse(3, 3), StripLayout::single(2, 3)] {
+        assert!(backend.bias_relu_grad(&x, true, &mut ones(layout), &mut zeros(3), false).is_err());
+    }
+    let mut grad = ones(StripLayout::sparse(2, 3));
+    assert!(backend.bias_relu_grad(&x, true, &mut grad, &mut zeros(2), false).is_err());
+    // A buffer that is shorter than its layout says.
+    let mut short = crate::Strips { layout: StripLayout::sparse(2, 3), data: zeros(64) };
+    assert!(backend.bias_relu(&zeros(3), true, &mut short).is_err());
+    assert!(backend.bias_relu_grad(&x, true, &mut short, &mut zeros(3), false).is_err());
+    assert!(backend.dropout(Key::new(1), 0.5, &mut short).is_err());
+    for rate in [-0.1, 1.0, f32::NAN] {
+        assert!(backend.dropout(Key::new(1), rate, &mut x).is_err());
+    }
+    assert_eq!(read(backend, &x), [1.0; 6]);
+
+    let logits = ones(StripLayout::sparse(2, 2));
+    let parameters = CrossEntropy { label_smoothing: 0.0, gradient_scale: 1.0 };
+    let run = |labels: usize, stats: usize, grad: Option<StripLayout>| {
+        let (labels, mut grad) = (backend.index_zeros(labels).unwrap(), grad.map(ones));
+        backend.softmax_cross_entropy(parameters, &logits, &labels, &mut zeros(stats), grad.as_mut()).is_ok()
+    };
+    assert!(run(2, 2, None) && run(3, 2, None));
+    assert!(!run(1, 2, None) && !run(2, 1, None));
+    assert!(!run(2, 2, Some(StripLayout::sparse(2, 3))) && !run(2, 2, Some(StripLayout::single(2, 2))));
+    let none = ones(StripLayout::sparse(2, 0));
+    let labels = backend.index_zeros(2).unwrap();
+    let error = backend.softmax_cross_entropy(parameters, &none, &labels, &mut zeros(2), None).unwrap_err();
+    assert!(error.to_string().contains("number of classes"), "{error}");
+
+    let step = SgdStep { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+    assert!(backend.sgd(step, &mut zeros(3), &zeros(3), None).is_err());
+    assert!(backend.sgd(step, &mut zeros(3), &zeros(3), Some(&mut zeros(2))).is_err());
+    assert!(backend.sgd(step, &mut zeros(3), &zeros(2), Some(&mut zeros(3))).is_err());
+    let run = |step, lengths: [usize; 4]| {
+        let [mut w, g, mut m, mut v] = lengths.map(zeros);
+        backend.adam(AdamStep { step, ..ADAM }, &mut w, &g, &mut m, &mut v).is_ok()
+    };
+    assert!(run(1, [3; 4]) && !run(0, [3; 4]));
+    assert!(!run(1, [3, 2, 3, 3]) && !run(1, [3, 3, 2, 3]) && !run(1, [3, 3, 3, 2]));
+}

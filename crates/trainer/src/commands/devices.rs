@@ -1,0 +1,130 @@
+//! `rigl devices`: what may be computed on.
+
+use serde::Serialize;
+use sparse_kernels::cpu::{Cpu, IsaName};
+#[cfg(feature = "gpu")]
+use sparse_kernels::gpu;
+
+use crate::args::DevicesArgs;
+use crate::config::available_threads;
+use crate::report::{Table, print_record, print_text};
+
+/// The record of a device.
+#[derive(Debug, Serialize)]
+struct DeviceRecord {
+    event: &'static str,
+    /// What `--device` calls it.
+    device: String,
+    name: String,
+    /// `cpu`, `discrete`, `integrated`, `virtual`, `software` or `other`.
+    kind: &'static str,
+    /// GPUs only, and so all below but `isas` and `threads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<GpuRecord>,
+    /// Instruction sets that there are kernels for; processors only, and so `threads`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    isas: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
+}
+
+/// What a GPU's driver grants.
+#[derive(Debug, Serialize)]
+struct GpuRecord {
+    driver: String,
+    interface: String,
+    subgroup_sizes: [u32; 2],
+    max_binding_bytes: u64,
+    max_buffer_bytes: u64,
+    workgroup_bytes: u32,
+    workgroup_invocations: u32,
+    storage_buffers: u32,
+    has_subgroups: bool,
+    has_f16: bool,
+    has_timestamps: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the processor cannot be asked, or the answer not be written.
+pub fn run(args: &DevicesArgs) -> anyhow::Result<()> {
+    let records = devices()?;
+    if args.json {
+        return Ok(records.iter().try_for_each(print_record)?);
+    }
+    let mut table =
+        Table::new(["--device", "name", "kind", "driver", "one buffer", "of which seen", "subgroups", "f16"]);
+    for record in &records {
+        let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
+        let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+        let [driver, buffer, binding, subgroups, f16] = match &record.gpu {
+            Some(gpu) => [
+                format!("{}, {}", gpu.interface, gpu.driver),
+                mebibytes(gpu.max_buffer_bytes),
+                mebibytes(gpu.max_binding_bytes),
+                match gpu.subgroup_sizes {
+                    [least, most] if least == most => least.to_string(),
+                    [least, most] => format!("{least} to {most}"),
+                },
+                yes(gpu.has_f16),
+            ],
+            None => [record.isas.join(", "), String::new(), String::new(), String::new(), String::new()],
+        };
+        let kind = record.threads.map_or(record.kind.to_owned(), |threads| format!("{threads} threads"));
+        table.row([record.device.clone(), record.name.clone(), kind, driver, buffer, binding, subgroups, f16]);
+    }
+    print_text(format_args!("{table}"))?;
+    if records.len() == 1 {
+        print_text(format_args!("{}", why_no_gpu()))?;
+    }
+    Ok(())
+}
+
+fn devices() -> anyhow::Result<Vec<DeviceRecord>> {
+    let cpu = Cpu::new(1, None)?;
+    let isas = IsaName::ALL.into_iter().filter(|isa| isa.is_available()).map(IsaName::name).collect();
+    let name = crate::run_dir::cpu_name().unwrap_or_else(|| cpu.isa().name().to_owned());
+    let (event, threads) = ("device", Some(available_threads()));
+    let processor = DeviceRecord { event, device: "cpu".into(), name, kind: "cpu", gpu: None, isas, threads };
+    Ok(std::iter::once(processor).chain(gpus()).collect())
+}
+
+#[cfg(feature = "gpu")]
+fn gpus() -> Vec<DeviceRecord> {
+    let record = |adapter: gpu::AdapterReport| DeviceRecord {
+        event: "device",
+        device: format!("gpu:{}", adapter.index),
+        name: adapter.name,
+        kind: adapter.kind,
+        gpu: Some(GpuRecord {
+            driver: adapter.driver,
+            interface: adapter.interface,
+            subgroup_sizes: adapter.subgroup_sizes,
+            max_binding_bytes: adapter.max_binding_bytes,
+            max_buffer_bytes: adapter.max_buffer_bytes,
+            workgroup_bytes: adapter.workgroup_bytes,
+            workgroup_invocations: adapter.workgroup_invocations,
+            storage_buffers: adapter.storage_buffers,
+            has_subgroups: adapter.has_subgroups,
+            has_f16: adapter.has_f16,
+            has_timestamps: adapter.has_timestamps,
+        }),
+        isas: vec![],
+        threads: None,
+    };
+    gpu::adapters().into_iter().map(record).collect()
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpus() -> Vec<DeviceRecord> {
+    vec![]
+}
+
+fn why_no_gpu() -> &'static str {
+    if cfg!(feature = "gpu") {
+        "no GPU: no driver for Vulkan, Metal or DX12 answers"
+    } else {
+        "this build has no GPUs; `cargo build --release --features gpu` makes one that has"
+    }
+}

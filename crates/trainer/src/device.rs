@@ -1,0 +1,124 @@
+//! The devices that a run may compute on.
+
+use std::fmt::{self, Debug};
+
+use sparse_kernels::cpu::Cpu;
+#[cfg(feature = "gpu")]
+use sparse_kernels::gpu::Gpu;
+use sparse_kernels::profile::KernelTime;
+use sparse_kernels::{Backend, BackendError};
+
+use crate::config::Device;
+
+/// A backend that whole runs compute on.
+pub trait ComputeDevice: Backend + Debug + Sync {
+    /// Calls `f` where the backend's operations cost least.
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R;
+
+    /// What the device is, for records.
+    fn place(&self) -> Place;
+
+    /// Measures each kernel from here on.
+    ///
+    /// # Errors
+    /// If the device has no clock.
+    fn start_profile(&self) -> Result<(), BackendError>;
+
+    /// What each kernel took since the last call.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn take_profile(&self) -> Result<Vec<KernelTime>, BackendError>;
+}
+
+/// A device, as records name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// `cpu`, or the adapter's name and driver.
+    pub device: String,
+    /// Threads of the processor that compute.
+    pub threads: usize,
+    /// Instruction set, or on a GPU its interface.
+    pub isa: String,
+}
+
+impl Place {
+    /// The processor, with so many threads of an instruction set.
+    pub fn of_cpu(threads: usize, isa: &str) -> Self {
+        Self { device: "cpu".into(), threads, isa: isa.into() }
+    }
+
+    /// For people, with the instruction set.
+    pub fn with_isa(&self) -> String {
+        if self.device == "cpu" { format!("{self} of {}", self.isa) } else { self.device.clone() }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.device == "cpu" { write!(f, "{} threads", self.threads) } else { f.write_str(&self.device) }
+    }
+}
+
+impl ComputeDevice for Cpu {
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        Cpu::install(self, f)
+    }
+
+    fn place(&self) -> Place {
+        Place::of_cpu(self.threads(), self.isa().name())
+    }
+
+    fn start_profile(&self) -> Result<(), BackendError> {
+        Cpu::start_profile(self);
+        Ok(())
+    }
+
+    fn take_profile(&self) -> Result<Vec<KernelTime>, BackendError> {
+        Ok(Cpu::take_profile(self))
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl ComputeDevice for Gpu {
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        f()
+    }
+
+    fn place(&self) -> Place {
+        let report = self.report();
+        Place { device: report.to_string(), threads: 1, isa: report.interface.clone() }
+    }
+
+    fn start_profile(&self) -> Result<(), BackendError> {
+        Gpu::start_profile(self)
+    }
+
+    fn take_profile(&self) -> Result<Vec<KernelTime>, BackendError> {
+        Gpu::take_profile(self)
+    }
+}
+
+/// What is to be done on a device, whichever it is.
+pub trait OnDevice {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// Its own.
+    fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<Self::Output>;
+}
+
+/// Opens the device and does the work there; on the processor with so many threads.
+///
+/// # Errors
+/// If the device cannot be had: another never takes its place. Then those of the work.
+pub fn on_device<W: OnDevice>(device: Device, threads: usize, work: W) -> anyhow::Result<W::Output> {
+    match device {
+        Device::Cpu => work.run(&Cpu::new(threads, None)?),
+        #[cfg(feature = "gpu")]
+        Device::Gpu(index) => work.run(&Gpu::new(index)?),
+    }
+}

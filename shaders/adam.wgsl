@@ -1,0 +1,44 @@
+// One step of Adam or AdamW, four elements an invocation:
+//
+//   g = grad + decay · w,  m = β₁ · m + (1 − β₁) · g,  v = β₂ · v + (1 − β₂) · g²
+//   w = shrink · w + rate · m / (√v · root + ε)
+//
+// with rate = −η / (1 − β₁ᵗ) and root = 1 / √(1 − β₂ᵗ), which the host computes.
+
+struct Parameters {
+    quads: u32,
+    beta1: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    decay: f32,
+    shrink: f32,
+    rate: f32,
+    root: f32,
+    epsilon: f32,
+}
+
+@group(0) @binding(0) var<storage, read> grad: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> values: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> first: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> second: array<vec4<f32>>;
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+@compute @workgroup_size(256)
+fn adam(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 256u + local;
+    if (i >= p.quads) {
+        return;
+    }
+    let w = values[i];
+    let g = grad[i] + p.decay * w;
+    let m = p.beta1 * first[i] + p.one_minus_beta1 * g;
+    let v = p.beta2 * second[i] + p.one_minus_beta2 * g * g;
+    first[i] = m;
+    second[i] = v;
+    values[i] = p.shrink * w + p.rate * (m / (sqrt(v) * p.root + vec4<f32>(p.epsilon)));
+}

@@ -1,0 +1,104 @@
+// X = act(X + bias) in place, and its backward: the gradient masked in place and summed over the lanes of each feature.
+// X in strips, [strip][feature][lane].
+//
+// Forward, an invocation has a quad of lanes. Backward, a workgroup has FEATURES features and a slice of their quads, of
+// which QUADS stand side by side in a line of memory: an invocation adds up every QUADS-th quad of its feature's slice, and
+// the first of a feature's invocations their sums, in order. A sum is a partial one, [feature][slice], unless there is one
+// slice only; `sum_partials.wgsl` adds those up.
+
+const QUADS = 8u;
+const FEATURES = 8u;
+
+struct Parameters {
+    features: u32,
+    // Quads in a strip, padding included, and in all strips of this launch: of X forward, of a feature backward.
+    strip_quads: u32,
+    quads: u32,
+    // Lanes that count: what lies behind them becomes zero.
+    lanes: u32,
+    relu: u32,
+    // Backward: slices in all, the first of this launch, and quads of a feature in one.
+    slices: u32,
+    first_slice: u32,
+    slice_quads: u32,
+    // Whether sums are added to what is there.
+    accumulate: u32,
+}
+
+@group(0) @binding(0) var<storage, read> bias: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
+
+@group(0) @binding(0) var<storage, read> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> grad: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> sums: array<f32>;
+
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+// Zero for negative numbers. By their bits: a NaN stays one, whatever a driver thinks of comparisons.
+fn rectify(v: vec4<f32>) -> vec4<f32> {
+    let above_sign = bitcast<vec4<u32>>(v) - vec4<u32>(0x80000000u);
+    return select(v, vec4<f32>(0.0), above_sign <= vec4<u32>(0x7f800000u));
+}
+
+@compute @workgroup_size(256)
+fn bias_relu(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 256u + local;
+    if (i >= p.quads) {
+        return;
+    }
+    let row = i / p.strip_quads;
+    let feature = row % p.features;
+    let lane = 4u * (row / p.features * p.strip_quads + i % p.strip_quads);
+    var v = x[i] + vec4<f32>(bias[feature]);
+    if (p.relu != 0u) {
+        v = rectify(v);
+    }
+    let lanes = vec4<u32>(lane) + vec4<u32>(0u, 1u, 2u, 3u);
+    x[i] = select(v, vec4<f32>(0.0), lanes >= vec4<u32>(p.lanes));
+}
+
+var<workgroup> shared_sums: array<f32, QUADS * FEATURES>;
+
+@compute @workgroup_size(QUADS, FEATURES)
+fn bias_relu_grad(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let id = group.x + group.y * groups.x;
+    let feature_groups = (p.features + FEATURES - 1u) / FEATURES;
+    let feature = (id % feature_groups) * FEATURES + local.y;
+    let slice = id / feature_groups;
+    let start = slice * p.slice_quads;
+    let end = min(start + p.slice_quads, p.quads);
+    var sum = vec4<f32>(0.0);
+    if (feature < p.features) {
+        for (var k = start + local.x; k < end; k += QUADS) {
+            let at = (k / p.strip_quads * p.features + feature) * p.strip_quads + k % p.strip_quads;
+            var g = grad[at];
+            if (p.relu != 0u) {
+                g = select(vec4<f32>(0.0), g, y[at] > vec4<f32>(0.0));
+                grad[at] = g;
+            }
+            sum += g;
+        }
+    }
+    shared_sums[local.y * QUADS + local.x] = (sum.x + sum.y) + (sum.z + sum.w);
+    workgroupBarrier();
+    if (local.x != 0u || feature >= p.features || start >= p.quads) {
+        return;
+    }
+    var total = 0.0;
+    for (var i = 0u; i < QUADS; i++) {
+        total += shared_sums[local.y * QUADS + i];
+    }
+    let at = feature * p.slices + p.first_slice + slice;
+    if (p.accumulate != 0u) {
+        total += sums[at];
+    }
+    sums[at] = total;
+}

@@ -1,0 +1,207 @@
+// Y = conv(X, W) with W in CSR, and the same for the input gradient with W's entries in transposed order: each stored weight
+// is a multiply-add of one shifted image.
+//
+// Tensors are [strip][image row][channel][pixel][samples of the strip]. A pixel that a pass makes is a *point*; points are
+// numbered through all strips, rows and pixels of the pass. Weight (o, c, i, j) meets for every point the element of X at the
+// same offset from the point's place, so a row of W is a list of (offset, value), whatever stride, dilation and groups. A
+// *column* is four samples of a point, one vec4; where strips have a single sample (IS_SINGLE) it is four points.
+//
+// A workgroup computes ROWS rows of W by 4 · LANES columns. An invocation has one row and four columns: sixteen sums that
+// never leave its registers, over the row's entries in their order. The entries of the workgroup's rows are staged in shared
+// memory, STAGE of each row at a time; for each of them an invocation reads one pair there and four vectors of X, so that the
+// pair costs a fifth of what is loaded.
+//
+// Rows come ordered by length, so the rows of a workgroup end together, and they walk through the channels side by side: what
+// one row loads of X, the others find in the cache.
+
+override LANES: u32 = 32u;
+override ROWS: u32 = 8u;
+// Columns of a point.
+override STRIP_QUADS: u32 = 8u;
+override IS_SINGLE: bool = false;
+// Entries of a row in shared memory: ROWS · STAGE pairs of 8 bytes.
+const STAGE: u32 = 32u;
+
+// Places and distances are in vec4, or in elements where strips have a single sample.
+struct Parameters {
+    // Points, those of one strip, and of one image row.
+    points: u32,
+    pixels: u32,
+    width: u32,
+    // Where points stand in X: the first one, and from image row to row, pixel to pixel, strip to strip.
+    from_origin: u32,
+    from_row: u32,
+    from_pixel: u32,
+    from_strip: u32,
+    // And in Y.
+    to_origin: u32,
+    to_row: u32,
+    to_pixel: u32,
+    to_strip: u32,
+    // From channel to channel of Y.
+    to_channel: u32,
+    // Rows of W, groups of ROWS rows, and columns.
+    rows: u32,
+    row_groups: u32,
+    columns: u32,
+    // Samples that count, of the strips of this launch: what lies behind them becomes zero.
+    samples: u32,
+}
+
+// (row, first entry, number of entries) of each row, longest first.
+@group(0) @binding(0) var<storage, read> rows: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read> offsets: array<u32>;
+@group(0) @binding(2) var<storage, read> values: array<f32>;
+// X twice: as vectors and as single elements.
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> x_single: array<f32>;
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> y_single: array<f32>;
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+var<workgroup> staged: array<vec2<u32>, ROWS * STAGE>;
+
+struct Task {
+    row: vec4<u32>,
+    longest: u32,
+    is_valid: bool,
+    // The first of the invocation's columns; the others follow at distances of LANES.
+    column: u32,
+}
+
+struct Sums {
+    s0: vec4<f32>,
+    s1: vec4<f32>,
+    s2: vec4<f32>,
+    s3: vec4<f32>,
+}
+
+fn task(id: u32, local: vec3<u32>) -> Task {
+    // Groups of rows first: neighbouring workgroups read the same pixels of X.
+    let first_row = (id % p.row_groups) * ROWS;
+    let slot = first_row + local.y;
+    var row = vec4<u32>(0u);
+    if (slot < p.rows) {
+        row = rows[slot];
+    }
+    // The first row of a group is its longest.
+    return Task(row, rows[first_row].z, slot < p.rows, id / p.row_groups * (4u * LANES) + local.x);
+}
+
+fn from_point(point: u32) -> u32 {
+    let at = min(point, p.points - 1u);
+    let pixel = at % p.pixels;
+    return p.from_origin + at / p.pixels * p.from_strip + pixel / p.width * p.from_row + pixel % p.width * p.from_pixel;
+}
+
+fn to_point(point: u32) -> u32 {
+    let pixel = point % p.pixels;
+    return p.to_origin + point / p.pixels * p.to_strip + pixel / p.width * p.to_row + pixel % p.width * p.to_pixel;
+}
+
+// Where a column's elements stand in X: four places, or one of a vector.
+fn from_column(column: u32) -> vec4<u32> {
+    if (IS_SINGLE) {
+        let point = 4u * column;
+        return vec4<u32>(from_point(point), from_point(point + 1u), from_point(point + 2u), from_point(point + 3u));
+    }
+    return vec4<u32>(from_point(column / STRIP_QUADS) + column % STRIP_QUADS);
+}
+
+fn load(at: vec4<u32>, offset: u32) -> vec4<f32> {
+    if (IS_SINGLE) {
+        return vec4<f32>(
+            x_single[at.x + offset],
+            x_single[at.y + offset],
+            x_single[at.z + offset],
+            x_single[at.w + offset],
+        );
+    }
+    return x[at.x + offset];
+}
+
+fn sums(task: Task, local: vec3<u32>) -> Sums {
+    let at0 = from_column(task.column);
+    let at1 = from_column(task.column + LANES);
+    let at2 = from_column(task.column + 2u * LANES);
+    let at3 = from_column(task.column + 3u * LANES);
+    let row = task.row;
+    var s0 = vec4<f32>(0.0);
+    var s1 = vec4<f32>(0.0);
+    var s2 = vec4<f32>(0.0);
+    var s3 = vec4<f32>(0.0);
+    for (var done = 0u; done < task.longest; done += STAGE) {
+        workgroupBarrier();
+        for (var i = local.x; i < STAGE; i += LANES) {
+            if (done + i < row.z) {
+                let entry = row.y + done + i;
+                staged[local.y * STAGE + i] = vec2<u32>(offsets[entry], bitcast<u32>(values[entry]));
+            }
+        }
+        workgroupBarrier();
+        if (done < row.z && task.column < p.columns) {
+            let count = min(STAGE, row.z - done);
+            for (var i = 0u; i < count; i++) {
+                let entry = staged[local.y * STAGE + i];
+                let value = bitcast<f32>(entry.y);
+                s0 += value * load(at0, entry.x);
+                s1 += value * load(at1, entry.x);
+                s2 += value * load(at2, entry.x);
+                s3 += value * load(at3, entry.x);
+            }
+        }
+    }
+    return Sums(s0, s1, s2, s3);
+}
+
+fn store(row: u32, column: u32, sum: vec4<f32>) {
+    if (column < p.columns) {
+        let point = column / STRIP_QUADS;
+        let quad = column % STRIP_QUADS;
+        let sample = (point / p.pixels * STRIP_QUADS + quad) * 4u;
+        let samples = vec4<u32>(sample, sample + 1u, sample + 2u, sample + 3u);
+        let masked = select(sum, vec4<f32>(0.0), samples >= vec4<u32>(p.samples));
+        y[to_point(point) + quad + row * p.to_channel] = masked;
+    }
+}
+
+fn store_single(row: u32, column: u32, sum: vec4<f32>) {
+    for (var i = 0u; i < 4u; i++) {
+        let point = 4u * column + i;
+        if (point < p.points) {
+            y_single[to_point(point) + row * p.to_channel] = sum[i];
+        }
+    }
+}
+
+@compute @workgroup_size(LANES, ROWS)
+fn conv_sparse(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let task = task(group.x + group.y * groups.x, local);
+    let s = sums(task, local);
+    if (task.is_valid) {
+        store(task.row.x, task.column, s.s0);
+        store(task.row.x, task.column + LANES, s.s1);
+        store(task.row.x, task.column + 2u * LANES, s.s2);
+        store(task.row.x, task.column + 3u * LANES, s.s3);
+    }
+}
+
+@compute @workgroup_size(LANES, ROWS)
+fn conv_sparse_single(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let task = task(group.x + group.y * groups.x, local);
+    let s = sums(task, local);
+    if (task.is_valid) {
+        store_single(task.row.x, task.column, s.s0);
+        store_single(task.row.x, task.column + LANES, s.s1);
+        store_single(task.row.x, task.column + 2u * LANES, s.s2);
+        store_single(task.row.x, task.column + 3u * LANES, s.s3);
+    }
+}
