@@ -211,7 +211,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("train --config none.toml", 2, &["none.toml"]),
         ("train --config bad.toml", 2, &["bad.toml", "densty"]),
         ("train --config type.toml", 2, &["type.toml", "epochs"]),
-        ("train --device gpu", 2, &["gpu", "cpu"]),
+        ("train --device tpu", 2, &["tpu", "cpu"]),
         ("train --format bsr3x3", 2, &["--format", "bsr3x3", "csr", "1, 2, 4, 8 or 16"]),
         ("train --config format.toml", 2, &["format.toml", "bsr4", "bsrRxC"]),
         ("train --method dense --format bsr4x4", 2, &["--format", "sparse method"]),

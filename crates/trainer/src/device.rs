@@ -18,6 +18,9 @@ pub trait ComputeDevice: Backend + Debug + Sync {
     /// What the device is, for records.
     fn place(&self) -> Place;
 
+    /// Whether activations lie in the memory of this machine, of which it is known how much is free, and not in a card's own.
+    fn uses_host_memory(&self) -> bool;
+
     /// Measures each kernel from here on.
     ///
     /// # Errors
@@ -69,6 +72,10 @@ impl ComputeDevice for Cpu {
         Place::of_cpu(self.threads(), self.isa().name())
     }
 
+    fn uses_host_memory(&self) -> bool {
+        true
+    }
+
     fn start_profile(&self) -> Result<(), BackendError> {
         Cpu::start_profile(self);
         Ok(())
@@ -88,6 +95,10 @@ impl ComputeDevice for Gpu {
     fn place(&self) -> Place {
         let report = self.report();
         Place { device: report.to_string(), threads: 1, isa: report.interface.clone() }
+    }
+
+    fn uses_host_memory(&self) -> bool {
+        matches!(self.report().kind, "integrated" | "software")
     }
 
     fn start_profile(&self) -> Result<(), BackendError> {

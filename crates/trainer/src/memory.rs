@@ -5,6 +5,7 @@ use sparse_kernels::Backend;
 use sysinfo::System;
 
 use crate::config::ConfigError;
+use crate::device::ComputeDevice;
 use crate::models::{Architecture, activation_bytes};
 use crate::training::TrainingError;
 
@@ -20,11 +21,14 @@ pub fn available() -> Option<usize> {
 }
 
 /// Checks that the activations of a step on `batch_size` samples have room. Weights, far smaller in a sparse network, are not
-/// counted.
+/// counted. A card with memory of its own does not tell how much is free: it refuses while the network is built.
 ///
 /// # Errors
 /// [`ConfigError::Memory`] if they have none.
-pub fn check<B: Backend>(device: &B, architecture: &Architecture, batch_size: usize) -> anyhow::Result<()> {
+pub fn check<B: ComputeDevice>(device: &B, architecture: &Architecture, batch_size: usize) -> anyhow::Result<()> {
+    if !device.uses_host_memory() {
+        return Ok(());
+    }
     let Some(available) = available() else { return Ok(()) };
     check_against(available, device, architecture, batch_size)
 }
@@ -33,11 +37,14 @@ pub fn check<B: Backend>(device: &B, architecture: &Architecture, batch_size: us
 ///
 /// # Errors
 /// If there is no such layout.
-pub fn has_room_for_two<B: Backend>(
+pub fn has_room_for_two<B: ComputeDevice>(
     device: &B,
     architecture: &Architecture,
     batch_size: usize,
 ) -> Result<bool, TrainingError> {
+    if !device.uses_host_memory() {
+        return Ok(true);
+    }
     let needed = 2 * activation_bytes(device, architecture, true, batch_size)?;
     Ok(available().is_none_or(|available| needed <= available))
 }

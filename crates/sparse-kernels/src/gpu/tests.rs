@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::Gpu;
 use super::testing::{gpu, gpu_with_limit};
-use crate::Storage;
 use crate::testing::linear::case;
 use crate::testing::{buffer, host, poison};
+use crate::{BackendError, Storage};
 
 fn verify(gpu: &Gpu, case: &crate::testing::linear::Case) {
     case.verify("gpu", gpu);
@@ -126,4 +126,21 @@ fn kernels_are_timed_by_name() {
     assert_eq!((profile[0].name, profile[0].launches, profile[0].bytes), ("add", 3, 36_000));
     assert!(profile[0].nanoseconds > 0.0);
     assert!(gpu.take_profile().unwrap().is_empty());
+}
+
+/// A device that is gone is an error of every call from then on, and no panic.
+#[test]
+fn a_lost_device_is_an_error() {
+    let Some(gpu) = gpu_with_limit(u64::MAX) else { return };
+    let (a, mut b) = (buffer(&gpu, &[1.0; 100]), gpu.zeros(100).unwrap());
+    gpu.add(&a, &mut b).unwrap();
+    gpu.synchronize().unwrap();
+    gpu.device.raw.destroy();
+    let is_lost = |result: Result<(), BackendError>| matches!(result, Err(BackendError::DeviceLost { .. }));
+    // Queued as ever; what hands it over learns of it.
+    let queued = gpu.add(&a, &mut b).and_then(|()| gpu.synchronize());
+    assert!(is_lost(queued));
+    assert!(is_lost(gpu.download(&b, &mut [0.0; 100])));
+    assert!(is_lost(gpu.upload(&[0.0; 100], &mut b)));
+    assert!(is_lost(gpu.zeros(10).map(drop)));
 }

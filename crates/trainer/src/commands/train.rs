@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rigl::LayerDensity;
 use serde::Serialize;
+use sparse_kernels::BackendError;
 
 use super::{check_fit, dimensions};
 use crate::args::TrainArgs;
@@ -155,7 +156,11 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
     let peak_rss_bytes = peak_rss_bytes();
     let batch_size = config.batch_size.min(data.train.len());
     let measured = TrainConfig { batch_size, ..config.clone() };
-    let step_times = step_times(device, &measured, architecture, &densities)?;
+    let step_times = match step_times(device, &measured, architecture, &densities) {
+        // A card that has room for the run may have none for the dense network beside it.
+        Err(error) if is_out_of_memory(&error) => None,
+        result => result?,
+    };
     let done = DoneRecord {
         event: "done",
         test_accuracy: test.accuracy(),
@@ -201,6 +206,10 @@ fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)
         run_dir.set_aside(&unusable)?;
     }
     Ok((run_dir, found))
+}
+
+fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(BackendError::DeviceMemory { .. })))
 }
 
 /// Best nanoseconds of `[a step of this network, a step of the same network dense]`, taken in turn; `None` if the dense
