@@ -177,7 +177,7 @@ The run's folder holds the settings in effect (config.toml), which --config read
 pub struct TrainArgs {
     /// Print time, bytes and launches of each kernel, mean of the steps, on standard error at the end. A GPU's kernels then run
     /// one after the other
-    #[arg(long)]
+    #[arg(long, help_heading = RUN)]
     pub profile: bool,
     /// Everything that may stand in the file too.
     #[command(flatten)]
@@ -1321,7 +1321,8 @@ mod tests {
         for key in toml::Table::try_from(TrainConfig::default()).unwrap().keys() {
             assert!(options.contains(&key.as_str()), "{key}");
         }
-        for option in options.into_iter().filter(|option| !["config", "resume", "sparsity"].contains(option)) {
+        for option in options.into_iter().filter(|option| !["config", "profile", "resume", "sparsity"].contains(option))
+        {
             let error = toml::from_str::<TrainConfig>(&format!("{option} = {{ wrong = true }}")).unwrap_err();
             assert!(!error.to_string().contains("unknown field"), "{option}: {error}");
         }

@@ -79,9 +79,8 @@ impl Device {
         let health = Arc::new(Mutex::new(Health::default()));
         let lost = health.clone();
         raw.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                lock(&lost).error.get_or_insert(BackendError::DeviceLost { reason: message });
-            }
+            let reason = if message.is_empty() { format!("{reason:?}") } else { message };
+            lock(&lost).error.get_or_insert(BackendError::DeviceLost { reason });
         });
         let failed = health.clone();
         raw.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
