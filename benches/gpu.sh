@@ -13,7 +13,7 @@ rigl=$1 device=${2:-gpu}
 if [ -n "${SMALL:-}" ]; then
     shapes="256x256x64" densities=0.1,0.05 batch=2 conv="16x16x3x16x16x32"
 else
-    shapes="4096x4096x1024 4096x4096x4096" densities=0.5,0.4,0.3,0.2,0.1,0.05,0.02 batch=128 conv="32x32x3x32x32x128"
+    shapes="4096x4096x1024 4096x4096x4096 4096x4096x128" densities=0.5,0.4,0.3,0.2,0.1,0.05,0.02 batch=128 conv="32x32x3x32x32x128"
 fi
 records=$(mktemp)
 trap 'rm -f "$records"' EXIT
@@ -23,6 +23,11 @@ for shape in $shapes; do
     for op in spmm spmm_t sddmm; do
         "$rigl" bench kernel --json --device "$device" --op $op --shape "$shape" --density $densities | tee -a "$records"
     done
+    # Activations in 16 bits, and what operations within subgroups are good for.
+    for op in spmm sddmm; do
+        "$rigl" bench kernel --json --device "$device" --op $op --dtype f16 --shape "$shape" --density 0.1,0.05 | tee -a "$records"
+    done
+    "$rigl" bench kernel --json --device "$device" --op sddmm --isa portable --shape "$shape" --density 0.1,0.05 | tee -a "$records"
     "$rigl" bench kernel --json --device "$device" --op spmm --format bsr8x8 --shape "$shape" --density 0.1,0.05 | tee -a "$records"
 done
 for op in conv_forward conv_input_grad conv_weight_grad; do

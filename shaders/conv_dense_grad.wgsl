@@ -6,7 +6,7 @@
 // shared memory, and an invocation makes 4 × 4 of the sums: for each column four vectors of dY and four of X for 64
 // multiply-adds. An invocation always loads the same row of dY and of X, so offsets are computed once.
 //
-// With more than one slice, sums go to [slice][weight], and conv_sum.wgsl adds them in order.
+// With more than one slice, sums go to [slice][weight], and sum_parts.wgsl adds them in order.
 
 // Columns of a point.
 override STRIP_QUADS: u32 = 8u;

@@ -5,7 +5,7 @@
 // every 256th column of the slice: it loads one vector of dY and one of X for each tap, which but for one are in the cache,
 // and keeps nine sums, which the workgroup adds up at the end.
 //
-// With more than one slice, sums go to [slice][weight], and conv_sum.wgsl adds them in order.
+// With more than one slice, sums go to [slice][weight], and sum_parts.wgsl adds them in order.
 
 // Columns of a point.
 override STRIP_QUADS: u32 = 8u;

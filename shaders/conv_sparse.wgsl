@@ -19,8 +19,10 @@ override ROWS: u32 = 8u;
 // Columns of a point.
 override STRIP_QUADS: u32 = 8u;
 override IS_SINGLE: bool = false;
-// Entries of a row in shared memory: ROWS · STAGE pairs of 8 bytes.
+// Entries of a row in shared memory.
 const STAGE: u32 = 32u;
+// From row to row there: rows that one subgroup reads at once must not lie in the same banks.
+const PITCH: u32 = 40u;
 
 // Places and distances are in vec4, or in elements where strips have a single sample.
 struct Parameters {
@@ -59,7 +61,8 @@ struct Parameters {
 @group(0) @binding(5) var<storage, read_write> y_single: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-var<workgroup> staged: array<vec2<u32>, ROWS * STAGE>;
+// [row][entry]: offset, and the value's bits.
+var<workgroup> staged: array<vec2<u32>, ROWS * PITCH>;
 
 struct Task {
     row: vec4<u32>,
@@ -135,14 +138,14 @@ fn sums(task: Task, local: vec3<u32>) -> Sums {
         for (var i = local.x; i < STAGE; i += LANES) {
             if (done + i < row.z) {
                 let entry = row.y + done + i;
-                staged[local.y * STAGE + i] = vec2<u32>(offsets[entry], bitcast<u32>(values[entry]));
+                staged[local.y * PITCH + i] = vec2<u32>(offsets[entry], bitcast<u32>(values[entry]));
             }
         }
         workgroupBarrier();
         if (done < row.z && task.column < p.columns) {
             let count = min(STAGE, row.z - done);
             for (var i = 0u; i < count; i++) {
-                let entry = staged[local.y * STAGE + i];
+                let entry = staged[local.y * PITCH + i];
                 let value = bitcast<f32>(entry.y);
                 s0 += value * load(at0, entry.x);
                 s1 += value * load(at1, entry.x);

@@ -8,7 +8,7 @@
 // channels of X at the same time, and find in the cache what another has loaded.
 //
 // Slices give work to the whole device where there are few entries. With more than one, sums go to [slice][entry], and
-// conv_sum.wgsl adds them in order.
+// sum_parts.wgsl adds them in order.
 
 // Columns of a point.
 override STRIP_QUADS: u32 = 8u;

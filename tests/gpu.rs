@@ -8,10 +8,15 @@ use serde_json::Value;
 use sparse_kernels::cpu::Cpu;
 use sparse_kernels::gpu::Gpu;
 use sparse_kernels::random::Key;
-use sparse_kernels::{Backend, Candidate, Layout, MatrixRef};
+use sparse_kernels::{Backend, BackendError, Candidate, Layout, MatrixRef};
 use trainer::checkpoint::Checkpoint;
 use trainer::config::{OptimizerKind, TrainConfig};
+use trainer::data;
+use trainer::device::{ComputeDevice, backend_error};
+use trainer::interrupt::Interrupt;
 use trainer::models::{Architecture, Initialization, Network, Sparsification};
+use trainer::run::RunParts;
+use trainer::run_dir::{RunDir, RunInfo, newest_checkpoint};
 use trainer::training::{self, StepOptions, Trainer};
 
 /// The GPU; `None`, and a line that says so, where there is none. `RIGL_REQUIRE_GPU` makes that a failure.
@@ -273,6 +278,52 @@ fn a_run_moves_between_devices() {
     assert!((loss(&on_cpu) - loss(&on_gpu)).abs() < 1e-4 * loss(&on_cpu), "{on_cpu} {on_gpu}");
 }
 
+/// What was saved before the device went is there, and the error says how to go on.
+#[test]
+fn a_run_survives_the_loss_of_its_device() {
+    let Some(gpu) = gpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    let config = TrainConfig {
+        epochs: None,
+        steps: Some(1500),
+        checkpoint_every: Some(30),
+        update_interval: 50,
+        out: Some(path.clone()),
+        ..config("784-16-10", "rigl", 20)
+    };
+    let data = data::load_sized(&config.data, None, config.image_size).unwrap();
+    let architecture = Architecture::of(&config.model);
+    let densities = Sparsification::of(&config).solve(&architecture).unwrap();
+    let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
+    let mut network = Network::new(&gpu, &architecture, &densities, initialization, config.batch_size).unwrap();
+    let optimizer = training::optimizer(&config, &gpu, &mut network).unwrap();
+    let (method, _) = training::method(&config, 1500).unwrap();
+    let trainer = Trainer::new(&gpu, network, optimizer, method, StepOptions::of(&config, 1500));
+    let run_dir = RunDir::create(&config, &RunInfo::new(gpu.place())).unwrap();
+    let interrupt = Interrupt::default();
+    let parts = RunParts { device: &gpu, config: &config, data: &data, trainer, run_dir, total_steps: 1500, interrupt };
+    let mut run = trainer::run::Run::new(parts);
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let start = std::time::Instant::now();
+            while newest_checkpoint(&path).map_or(true, |(found, _)| found.is_none()) {
+                assert!(start.elapsed().as_secs() < 100, "nothing is saved");
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            gpu.close();
+        });
+        run.train().unwrap_err()
+    });
+    let said = format!("{error:#}");
+    assert!(matches!(backend_error(&error), Some(BackendError::DeviceLost { .. })), "{said}");
+    assert!(said.contains("the last good state is") && said.contains("--resume"), "{said}");
+    drop(run);
+    let resume = ["train", "--json", "--resume", path.to_str().unwrap(), "--device", "cpu"];
+    let done = records(&rigl(&resume).output().unwrap()).pop().unwrap();
+    assert_eq!((&done["event"], &done["steps"]), (&"done".into(), &1500.into()), "{done}");
+}
+
 /// Without a driver: exit code 1, the reason, and no run.
 #[test]
 fn nothing_takes_the_place_of_a_gpu_that_is_not_there() {
@@ -311,4 +362,33 @@ fn devices_are_numbered() {
     let output = rigl(&["train", "--device", "gpu:99", "--steps", "1"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("gpu:99"));
+}
+
+/// Benchmarks take what is for GPUs, and refuse what is for processors.
+#[test]
+fn kernels_in_halves_and_portable_ones_are_measured() {
+    if gpu().is_none() {
+        return;
+    }
+    let shape = ["bench", "kernel", "--json", "--shape", "40x50x20", "--density", "0.3"];
+    for (op, dtype, isa) in [("spmm", "f16", "auto"), ("spmm_t", "bf16", "portable"), ("sddmm", "bf16", "auto")] {
+        let args = [&shape[..], &["--device", "gpu", "--op", op, "--dtype", dtype, "--isa", isa]].concat();
+        let record = records(&rigl(&args).output().unwrap()).pop().unwrap();
+        assert_eq!((&record["op"], &record["dtype"]), (&op.into(), &dtype.into()));
+        assert!(record["failed"] == false && record["time_ns"].as_u64() > Some(0), "{record}");
+    }
+    for (wrong, part) in [
+        (&["--device", "gpu", "--isa", "avx2"][..], "portable"),
+        (&["--device", "gpu", "--threads", "2"], "--device gpu"),
+        (&["--device", "gpu", "--op", "grow", "--dtype", "f16"], "spmm, spmm_t or sddmm"),
+        (&["--device", "gpu", "--format", "bsr4x4", "--dtype", "bf16"], "--format csr"),
+        (&["--dtype", "f16"], "--device gpu"),
+        (&["--isa", "portable"], "avx512"),
+    ] {
+        let args = [&shape[..], wrong].concat();
+        let output = rigl(&args).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {message}");
+        assert!(message.contains(part), "{wrong:?}: {message}");
+    }
 }

@@ -67,14 +67,15 @@
 //!
 //! Backends [`cpu::Cpu`], which picks scalar, NEON, AVX2+FMA or AVX-512 code at run time, and `gpu::Gpu` (feature `gpu`), which
 //! computes in f32; – is a gap. *Converted*: row-major operands
-//! ([`MatrixRef`], [`MatrixMut`]) may have that type, are converted when packed, and computed with in f32; weights are f32.
+//! ([`MatrixRef`], [`MatrixMut`]) may have that type, are converted when packed, and computed with in f32; weights are f32. On a
+//! GPU activations can be held in 16 bits (`gpu::HalfStrips`); products and sums are f32.
 //!
 //! | operation | format | CPU: f32 | CPU: f16, bf16 | GPU |
 //! | --- | --- | --- | --- | --- |
-//! | SpMM, transposed SpMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | WGSL |
+//! | SpMM, transposed SpMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | WGSL; f16, bf16 |
 //! | SpMM, transposed SpMM, 1 to 8 lanes | CSR | scalar, NEON, AVX2 (AVX-512 runs the same vectors) | converted | – |
 //! | SpMM, transposed SpMM | BSR | scalar, NEON, AVX2, AVX-512 | – | WGSL |
-//! | SDDMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | WGSL |
+//! | SDDMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | WGSL; f16, bf16 |
 //! | SDDMM | BSR | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | streaming growth | CSR, BSR | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | GEMM | dense | crate `gemm` | converted | WGSL |

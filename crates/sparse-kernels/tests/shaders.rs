@@ -7,8 +7,9 @@ use wgpu::naga::front::wgsl;
 use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu::naga::{AddressSpace, GlobalVariable, Handle, Module};
 
-fn shaders() -> Vec<(String, String)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("shaders");
+/// Path and text of the files in a folder of shaders.
+fn files(folder: &str) -> Vec<(String, String)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut shaders: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -19,10 +20,16 @@ fn shaders() -> Vec<(String, String)> {
     shaders
 }
 
-fn module(path: &str, source: &str) -> Module {
+/// What every implementation of WebGPU has: no subgroups, no arithmetic in f16, no immediates.
+const CORE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+
+fn shaders() -> Vec<(String, String)> {
+    files("shaders")
+}
+
+fn module(path: &str, source: &str, capabilities: Capabilities) -> Module {
     let module = wgsl::parse_str(source).unwrap_or_else(|e| panic!("{}", e.emit_to_string_with_path(source, path)));
-    // No capability beyond the core: no subgroups, no f16, no immediates.
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if let Err(e) = validator.validate(&module) {
         panic!("{}", e.emit_to_string_with_path(source, path));
     }
@@ -34,8 +41,19 @@ fn every_shader_is_valid() {
     let shaders = shaders();
     assert!(shaders.len() >= 4, "only {} shaders", shaders.len());
     for (path, source) in shaders {
-        let module = module(&path, &source);
+        let module = module(&path, &source, CORE);
         assert!(!module.entry_points.is_empty(), "{path} has no entry point");
+    }
+}
+
+/// Those for subgroups: a file has an entry point, or a function that stands in for another shader's.
+#[test]
+fn every_shader_for_subgroups_is_valid() {
+    let shaders = files("shaders/subgroups");
+    assert!(shaders.len() >= 2, "only {} shaders", shaders.len());
+    for (path, source) in shaders {
+        let module = module(&path, &source, CORE | Capabilities::SUBGROUP);
+        assert!(module.entry_points.len() + module.functions.len() > 0, "{path} has no function");
     }
 }
 
@@ -43,8 +61,8 @@ fn every_shader_is_valid() {
 #[test]
 fn no_kernel_has_more_buffers_than_every_device_grants() {
     for (path, source) in shaders() {
-        let module = module(&path, &source);
-        let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+        let module = module(&path, &source, CORE);
+        let mut validator = Validator::new(ValidationFlags::all(), CORE);
         let info = validator.validate(&module).unwrap();
         for (i, entry) in module.entry_points.iter().enumerate() {
             let used = |(handle, variable): (Handle<GlobalVariable>, &GlobalVariable)| {

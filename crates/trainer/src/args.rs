@@ -11,8 +11,9 @@ use std::str::FromStr;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
-use sparse_kernels::BackendError;
 use sparse_kernels::cpu::{Cpu, IsaName};
+#[cfg(feature = "gpu")]
+use sparse_kernels::gpu::{Gpu, GpuOptions};
 
 use crate::config::{
     Augment, ConfigError, DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Format, Init,
@@ -20,8 +21,6 @@ use crate::config::{
     UpdateSemantics, available_threads, complement, parse_density,
 };
 use crate::device::OnDevice;
-#[cfg(feature = "gpu")]
-use crate::device::on_device;
 use crate::landscape::Curve;
 use crate::models::{ModelSpec, Sparsification};
 
@@ -968,7 +967,7 @@ pub struct BenchKernelArgs {
     /// dense_conv_input_grad, dense_conv_weight_grad, or one of these with an ending such as _nchw
     #[arg(long, value_name = "FILE.jsonl")]
     pub dense_reference: Option<PathBuf>,
-    /// Type of the stored numbers
+    /// Type of the stored activations; f16 and bf16 on a GPU, for spmm, spmm_t and sddmm in csr, against dense code in f32
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
     /// What every measurement takes.
@@ -1012,7 +1011,8 @@ pub struct MachineArgs {
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub threads: Option<usize>,
     /// Instruction set of the sparse code; auto is the best that this processor has. The dense side always takes the best:
-    /// to compare at AVX2, build with --no-default-features
+    /// to compare at AVX2, build with --no-default-features. On a GPU portable keeps to what every device has: no
+    /// operations between the invocations of a subgroup
     #[arg(long, value_enum, default_value_t = IsaChoice::Auto)]
     pub isa: IsaChoice,
     /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices`
@@ -1091,11 +1091,15 @@ impl fmt::Display for KernelFormat {
     }
 }
 
-/// Type of the stored numbers.
+/// Type of the stored activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Dtype {
-    /// 32-bit floating point.
+    /// 32 bits.
     F32,
+    /// 16 bits, 11 of them precision.
+    F16,
+    /// 16 bits, 8 of them precision, and the range of f32.
+    Bf16,
 }
 
 impl MachineArgs {
@@ -1103,15 +1107,38 @@ impl MachineArgs {
     ///
     /// # Errors
     /// If this machine lacks the instruction set, or refuses the threads.
-    pub fn cpu(&self) -> Result<Cpu, BackendError> {
+    pub fn cpu(&self) -> anyhow::Result<Cpu> {
         let isa = match self.isa {
             IsaChoice::Auto => None,
+            IsaChoice::Portable => return Err(self.refuse_isa("auto, scalar, neon, avx2 or avx512 on the processor")),
             IsaChoice::Scalar => Some(IsaName::Scalar),
             IsaChoice::Neon => Some(IsaName::Neon),
             IsaChoice::Avx2 => Some(IsaName::Avx2),
             IsaChoice::Avx512 => Some(IsaName::Avx512),
         };
-        Cpu::new(self.threads.unwrap_or_else(available_threads), isa)
+        Ok(Cpu::new(self.threads.unwrap_or_else(available_threads), isa)?)
+    }
+
+    /// The GPU that the options ask for.
+    ///
+    /// # Errors
+    /// If it cannot be had, or an option is for the processor.
+    #[cfg(feature = "gpu")]
+    pub fn gpu(&self, index: Option<usize>) -> anyhow::Result<Gpu> {
+        let portable = match self.isa {
+            IsaChoice::Auto => false,
+            IsaChoice::Portable => true,
+            _ => return Err(self.refuse_isa("auto or portable with --device gpu")),
+        };
+        if let Some(threads) = self.threads {
+            let (option, rule) = ("threads", "left out with --device gpu: both sides run there");
+            return Err(ConfigError::Value { option, value: threads.to_string(), rule }.into());
+        }
+        Ok(Gpu::with_options(GpuOptions { index, portable, ..GpuOptions::default() })?)
+    }
+
+    fn refuse_isa(&self, rule: &'static str) -> anyhow::Error {
+        ConfigError::Value { option: "isa", value: self.isa.to_string(), rule }.into()
     }
 
     /// Does the work on the device that the options ask for.
@@ -1122,12 +1149,12 @@ impl MachineArgs {
         match self.device {
             Device::Cpu => work.run(&self.cpu()?),
             #[cfg(feature = "gpu")]
-            Device::Gpu(_) => on_device(self.device, 1, work),
+            Device::Gpu(index) => work.run(&self.gpu(index)?),
         }
     }
 }
 
-/// An instruction set.
+/// An instruction set, or what its place is on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum IsaChoice {
     /// The best that the processor has.
@@ -1140,6 +1167,8 @@ pub enum IsaChoice {
     Avx2,
     /// AVX-512F.
     Avx512,
+    /// On a GPU, what every device has.
+    Portable,
 }
 
 /// The shape of an operation.
@@ -1362,12 +1391,12 @@ mod tests {
                 &["--op", "spmm, spmm_t, sddmm, grow, conv_forward, conv_input_grad, conv_weight_grad"],
             ),
             ("bench kernel --op conv_forward --stride 0", &["--stride", "at least 1"]),
-            ("bench kernel --isa sse9", &["--isa", "auto, scalar, neon, avx2, avx512"]),
+            ("bench kernel --isa sse9", &["--isa", "auto, scalar, neon, avx2, avx512, portable"]),
             ("bench kernel --format bsr3x4", &["--format", "csr", "bsr4x4", "16", "dense"]),
             ("train --format bsr3x3", &["--format", "bsr3x3", "csr", "1, 2, 4, 8 or 16"]),
             ("plan --format bsr", &["--format", "bsr4x4"]),
             ("bench step --format 8x8", &["--format", "bsr4x4"]),
-            ("bench kernel --dtype f16", &["--dtype", "f32"]),
+            ("bench kernel --dtype f8", &["--dtype", "f32, f16, bf16"]),
             ("bench kernel --shape 3x4", &["--shape", "MxKxN", "OCxICxKxHxWxN"]),
             ("bench kernel --op conv_forward --shape 3x4x3x0x8x1", &["--shape", "at least 1"]),
             ("bench kernel --pattern diagonal", &["--pattern", "banded", ".smtx"]),

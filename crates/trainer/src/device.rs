@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Debug};
 
+use rigl::MethodError;
 use sparse_kernels::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use sparse_kernels::gpu::Gpu;
@@ -9,6 +10,7 @@ use sparse_kernels::profile::KernelTime;
 use sparse_kernels::{Backend, BackendError};
 
 use crate::config::Device;
+use crate::training::TrainingError;
 
 /// A backend that whole runs compute on.
 pub trait ComputeDevice: Backend + Debug + Sync {
@@ -41,7 +43,7 @@ pub struct Place {
     pub device: String,
     /// Threads of the processor that compute.
     pub threads: usize,
-    /// Instruction set, or on a GPU its interface.
+    /// Instruction set, or on a GPU its interface, and what the kernels use beyond the baseline.
     pub isa: String,
 }
 
@@ -94,7 +96,9 @@ impl ComputeDevice for Gpu {
 
     fn place(&self) -> Place {
         let report = self.report();
-        Place { device: report.to_string(), threads: 1, isa: report.interface.clone() }
+        // A device that fails says so at the next call too.
+        let variant = if self.has_subgroup_exchange().unwrap_or(false) { ", subgroups" } else { "" };
+        Place { device: report.to_string(), threads: 1, isa: format!("{}{variant}", report.interface) }
     }
 
     fn uses_host_memory(&self) -> bool {
@@ -108,6 +112,32 @@ impl ComputeDevice for Gpu {
     fn take_profile(&self) -> Result<Vec<KernelTime>, BackendError> {
         Gpu::take_profile(self)
     }
+}
+
+/// What the backend said, if an error comes from there: from a call of its own, or through the tape, a method or a training
+/// step, whose errors pass it on as theirs.
+pub fn backend_error(error: &anyhow::Error) -> Option<&BackendError> {
+    fn of_tape(error: &autograd::Error) -> Option<&BackendError> {
+        if let autograd::Error::Backend(error) = error { Some(error) } else { None }
+    }
+    fn of_method(error: &MethodError) -> Option<&BackendError> {
+        if let MethodError::Backend(error) = error { Some(error) } else { None }
+    }
+    fn of_training(error: &TrainingError) -> Option<&BackendError> {
+        match error {
+            TrainingError::Backend(error) => Some(error),
+            TrainingError::Autograd(error) => of_tape(error),
+            TrainingError::Method(error) => of_method(error),
+            _ => None,
+        }
+    }
+    error.chain().find_map(|cause| {
+        let direct = cause.downcast_ref();
+        direct
+            .or_else(|| cause.downcast_ref().and_then(of_tape))
+            .or_else(|| cause.downcast_ref().and_then(of_method))
+            .or_else(|| cause.downcast_ref().and_then(of_training))
+    })
 }
 
 /// What is to be done on a device, whichever it is.
@@ -131,5 +161,26 @@ pub fn on_device<W: OnDevice>(device: Device, threads: usize, work: W) -> anyhow
         Device::Cpu => work.run(&Cpu::new(threads, None)?),
         #[cfg(feature = "gpu")]
         Device::Gpu(index) => work.run(&Gpu::new(index)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_backend_are_found_wherever_they_pass() {
+        let lost = || BackendError::DeviceLost { reason: "gone".into() };
+        for error in [
+            anyhow::Error::from(lost()).context("outside"),
+            autograd::Error::from(lost()).into(),
+            MethodError::from(lost()).into(),
+            TrainingError::from(lost()).into(),
+            anyhow::Error::from(TrainingError::from(autograd::Error::from(lost()))).context("outside"),
+            TrainingError::from(MethodError::from(lost())).into(),
+        ] {
+            assert!(matches!(backend_error(&error), Some(BackendError::DeviceLost { .. })), "{error:?}");
+        }
+        assert!(backend_error(&anyhow::anyhow!("something else")).is_none());
     }
 }

@@ -17,18 +17,19 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sparse_kernels::BackendError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::TrainConfig;
 use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Split};
-use crate::device::ComputeDevice;
+use crate::device::{ComputeDevice, backend_error};
 use crate::interrupt::Interrupt;
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
@@ -56,7 +57,7 @@ pub enum RunError {
     /// The run's folder cannot be written.
     #[error(
         "cannot save the run after step {step}; {}; make room, then go on with: rigl train --resume {}",
-        newest.as_ref().map_or("there is no checkpoint yet".to_owned(), |path| format!("the last good state is {}", path.display())),
+        last_good_state(newest.as_deref()),
         run.display()
     )]
     Unsaved {
@@ -67,6 +68,24 @@ pub enum RunError {
         /// The run's folder.
         run: PathBuf,
     },
+    /// The device that it computes on failed.
+    #[error(
+        "the run ended after step {step}, with its device; {}; go on, with --device cpu if need be, with: rigl train --resume {}",
+        last_good_state(newest.as_deref()),
+        run.display()
+    )]
+    Device {
+        /// Steps handed to the device.
+        step: u64,
+        /// The checkpoint that is there.
+        newest: Option<PathBuf>,
+        /// The run's folder.
+        run: PathBuf,
+    },
+}
+
+fn last_good_state(newest: Option<&Path>) -> String {
+    newest.map_or("there is no checkpoint yet".into(), |path| format!("the last good state is {}", path.display()))
 }
 
 /// Loss and accuracy over a number of samples.
@@ -341,6 +360,18 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     /// # Errors
     /// [`RunError`]; if the training diverges; if something cannot be evaluated.
     pub fn train(&mut self) -> anyhow::Result<()> {
+        self.train_to_end().map_err(|error| {
+            let Some(BackendError::DeviceLost { .. } | BackendError::DeviceMemory { .. }) = backend_error(&error)
+            else {
+                return error;
+            };
+            let RunParts { run_dir, trainer, .. } = &self.parts;
+            let (newest, run) = (run_dir.newest_path(), run_dir.path().to_owned());
+            error.context(RunError::Device { step: trainer.step(), newest, run })
+        })
+    }
+
+    fn train_to_end(&mut self) -> anyhow::Result<()> {
         self.start = Instant::now();
         self.samples_before = self.samples();
         let RunParts { config, data, trainer, total_steps, .. } = &self.parts;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::GpuOptions;
 use super::adapter::{self, AdapterReport, BASELINE};
 use super::kernel::{Access, Kernel};
 use super::recorder::Recorder;
@@ -35,6 +36,8 @@ pub(super) struct Device {
     pub limits: wgpu::Limits,
     /// Bytes that one operand may have: the device's limit, or less in tests.
     pub max_binding_bytes: u64,
+    /// Whether kernels may use operations of subgroups where the device has them.
+    pub may_use_subgroups: bool,
     parameter_layout: wgpu::BindGroupLayout,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
@@ -57,9 +60,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Device {
-    /// Opens the adapter of that number, or the best.
-    pub fn open(index: Option<usize>, max_binding_bytes: Option<u64>) -> Result<Arc<Self>, BackendError> {
-        let (report, adapter) = adapter::choose(index)?;
+    /// Opens an adapter.
+    pub fn open(options: GpuOptions) -> Result<Arc<Self>, BackendError> {
+        let (report, adapter) = adapter::choose(options.index)?;
         let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
         let available = adapter.limits();
         let limits = wgpu::Limits {
@@ -94,7 +97,8 @@ impl Device {
         let recorder = Recorder::new(&raw, &parameter_layout);
         let most = limits.max_storage_buffer_binding_size;
         Ok(Arc::new(Self {
-            max_binding_bytes: max_binding_bytes.map_or(most, |bytes| bytes.min(most)),
+            max_binding_bytes: options.max_binding_bytes.map_or(most, |bytes| bytes.min(most)),
+            may_use_subgroups: !options.portable,
             raw,
             queue,
             report,

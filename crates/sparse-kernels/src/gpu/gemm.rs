@@ -171,7 +171,7 @@ impl Gpu {
                 };
                 if tiling.is_split() {
                     let parts = tiling.split.parts;
-                    self.with_scratch(parts * y_len, |scratch| {
+                    self.with_partials(parts * y_len, |scratch| {
                         launch(scratch, 0, parts * y_len, false)?;
                         self.sum_parts(scratch, parts, &y.data, (y_start, y_len), accumulate)
                     })?;
@@ -261,7 +261,7 @@ impl Gpu {
                 };
                 if tiling.is_split() {
                     let parts = tiling.split.parts;
-                    self.with_scratch(parts * len, |scratch| {
+                    self.with_partials(parts * len, |scratch| {
                         launch(scratch, 0, parts * len, false)?;
                         self.sum_parts(scratch, parts, out, (0, len), accumulate)
                     })?;

@@ -26,6 +26,9 @@ mod device;
 mod elementwise;
 mod gemm;
 mod grow;
+mod half;
+#[cfg(test)]
+mod half_tests;
 mod kernel;
 #[cfg(feature = "nn")]
 mod nn;
@@ -35,18 +38,20 @@ mod sddmm;
 mod sparse_linear;
 mod split;
 mod spmm;
+mod subgroups;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod windows;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use adapter::{AdapterReport, adapters};
 pub use bsr::GpuBlockPlan;
 pub use buffer::DeviceBuffer;
 pub use conv::GpuConvPlan;
+pub use half::{HalfStrips, HalfType};
 pub use spmm::GpuPlan;
 
 use crate::error::expect_equal;
@@ -63,6 +68,20 @@ pub type Indices = DeviceBuffer<u32>;
 /// Elements that the start of a window of a buffer must be a multiple of: 256 bytes, which every implementation allows.
 pub(crate) const WINDOW_UNIT: usize = 64;
 
+/// Which GPU, and how it is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GpuOptions {
+    /// Its number in [`adapters`]; without one the best: a discrete one before an integrated one, and one that is played by
+    /// the processor last.
+    pub index: Option<usize>,
+    /// Whether all kernels keep to what every device can do. Otherwise those that have a variant for more, with operations
+    /// between the invocations of a subgroup, take that where the device can. Results are the same to the bit.
+    pub portable: bool,
+    /// Bytes that a kernel sees of a buffer at most, if fewer than the device allows: larger ones are computed in parts. So a
+    /// test can have parts without gigabytes.
+    pub max_binding_bytes: Option<u64>,
+}
+
 /// A handle on one GPU.
 ///
 /// All operations are queued in the order of the calls, from whatever thread.
@@ -71,44 +90,47 @@ pub struct Gpu {
     device: Arc<Device>,
     /// Where downloads land.
     readback: Mutex<Option<(wgpu::Buffer, u64)>>,
-    /// Partial sums.
-    scratch: Mutex<Option<Buffer>>,
+    /// Partial sums of the operation that is being queued: one buffer for all, since operations follow each other, as large
+    /// as was ever asked for.
+    partials: Mutex<Option<Buffer>>,
     /// Memory of growth.
     growth: Mutex<grow::Scratch>,
-    /// Sums of a convolution's weight gradient before they are added up.
-    conv_scratch: Mutex<Option<Buffer>>,
-    /// Where sums that are taken in parts have theirs.
-    #[cfg(feature = "nn")]
-    partials: nn::Partials,
+    /// Whether neighbours can exchange numbers, once that is known.
+    subgroup_exchange: OnceLock<bool>,
 }
 
 impl Gpu {
-    /// The GPU of that number in [`adapters`], or without one the best: a discrete one before an integrated one, and one
-    /// that is played by the processor last.
+    /// The GPU of that number in [`adapters`], or without one the best.
     ///
     /// # Errors
     /// If there is none, it lacks what the kernels need, or its driver refuses.
     pub fn new(index: Option<usize>) -> Result<Self, BackendError> {
-        Self::with_binding_limit(index, None)
+        Self::with_options(GpuOptions { index, ..GpuOptions::default() })
     }
 
-    /// A GPU whose kernels see at most so many bytes of a buffer at once: in tests, where buffers beyond a device's limit
-    /// would take gigabytes.
-    pub(crate) fn with_binding_limit(index: Option<usize>, bytes: Option<u64>) -> Result<Self, BackendError> {
+    /// As [`Gpu::new`], with more to say.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_options(options: GpuOptions) -> Result<Self, BackendError> {
         Ok(Self {
-            device: Device::open(index, bytes)?,
+            device: Device::open(options)?,
             readback: Mutex::default(),
-            scratch: Mutex::default(),
+            partials: Mutex::default(),
             growth: Mutex::default(),
-            conv_scratch: Mutex::default(),
-            #[cfg(feature = "nn")]
-            partials: nn::Partials::default(),
+            subgroup_exchange: OnceLock::new(),
         })
     }
 
     /// What the device is.
     pub fn report(&self) -> &AdapterReport {
         &self.device.report
+    }
+
+    /// Gives the device back at once, with all memory on it: what is queued is not computed, and every later call fails with
+    /// [`BackendError::DeviceLost`], as when a driver takes the device away.
+    pub fn close(&self) {
+        self.device.raw.destroy();
     }
 
     /// Bytes of all buffers that there are.

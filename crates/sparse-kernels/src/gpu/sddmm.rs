@@ -2,32 +2,47 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::LazyLock;
 
+use super::half::Source;
 use super::kernel::{Access, Kernel, Launch, Work};
 use super::split::Split;
 use super::spmm::{check_lanes, expect_values};
-use super::windows::{lanes_within, of_strips};
+use super::subgroups::with_function;
+use super::windows::lanes_within;
 use super::{Buffer, Gpu, GpuPlan, Indices, WINDOW_UNIT};
 use crate::error::expect_equal;
-use crate::{BackendError, CsrPattern, Strips};
+use crate::{BackendError, CsrPattern};
 
 static SDDMM: Kernel = Kernel {
     name: "sddmm",
     source: include_str!("../../shaders/sddmm.wgsl"),
     entry: "sddmm",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };
+static SDDMM_SUBGROUPS: LazyLock<Kernel> = LazyLock::new(|| Kernel {
+    name: "sddmm_subgroups",
+    // Made once in a process, and kept.
+    source: with_function(SDDMM.source, include_str!("../../shaders/subgroups/group_sum.wgsl")).leak(),
+    ..SDDMM
+});
+
+/// The kernels made of this one's text.
+#[cfg(test)]
+pub(super) fn variants() -> [&'static Kernel; 1] {
+    [&SDDMM_SUBGROUPS]
+}
 
 /// Entries of a group at most, and invocations that share it.
 const WIDTH: usize = 8;
-/// Groups of a workgroup.
+/// Groups of a workgroup, as the shader has it.
 const TILE_GROUPS: usize = 16;
 /// Words of a group in the list: row, first entry, number of entries, nothing.
 const GROUP_WORDS: usize = 4;
 /// Groups below which the lanes are split: the invocations that the largest cards run at once.
 const ENOUGH: usize = 132 * 2048 / WIDTH;
-/// Quads of lanes of a part at least: four steps of the eight invocations.
-const LEAST_QUADS: usize = 4 * WIDTH;
+/// Units of lanes, 16 bytes each, of a part at least: four steps of the eight invocations.
+const LEAST_UNITS: usize = 4 * WIDTH;
 
 /// Groups whose entries a kernel can see at once.
 #[derive(Debug)]
@@ -91,22 +106,22 @@ impl Gpu {
     pub(super) fn sampled_product(
         &self,
         plan: &GpuPlan,
-        dy: &Strips<Self>,
-        x: &Strips<Self>,
+        [dy, x]: [Source<'_>; 2],
         values: &Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
         let pattern = &*plan.pattern;
-        expect_equal("sddmm", "strip width", plan.options.strip, x.layout.strip())?;
-        check_lanes("sddmm", x.layout, dy.layout)?;
-        expect_equal("sddmm", "rows of X", pattern.ncols(), x.layout.features())?;
-        expect_equal("sddmm", "rows of dY", pattern.nrows(), dy.layout.features())?;
-        expect_equal("sddmm", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("sddmm", "length of dY", dy.layout.len(), dy.data.len())?;
+        let (layout, dy_layout) = (x.layout(), dy.layout());
+        expect_equal("sddmm", "strip width", plan.options.strip, layout.strip())?;
+        check_lanes("sddmm", layout, dy_layout)?;
+        expect_equal("sddmm", "rows of X", pattern.ncols(), layout.features())?;
+        expect_equal("sddmm", "rows of dY", pattern.nrows(), dy_layout.features())?;
+        x.check("sddmm", "length of X")?;
+        dy.check("sddmm", "length of dY")?;
         expect_values(pattern.nnz(), values.len())?;
-        let layout = x.layout;
-        let strip_quads = layout.strip() / 4;
-        let pitches = [layout.strip_pitch(), dy.layout.strip_pitch()];
+        let kernel = if self.has_subgroup_exchange()? { &*SDDMM_SUBGROUPS } else { &SDDMM };
+        let strip_units = layout.strip() / x.unit();
+        let pitches = [x.pitch(), dy.pitch()];
         let mut windows = self.strip_windows("activations", layout.strips(), &pitches)?;
         if windows.is_empty() {
             // Sums without terms are written all the same.
@@ -116,30 +131,30 @@ impl Gpu {
         for strips in windows {
             let accumulate = accumulate || strips.start > 0;
             let lanes = lanes_within(layout, &strips);
-            let quads = lanes.div_ceil(4);
+            let units = lanes.div_ceil(x.unit());
             for Segment { list, entries } in &groups.segments {
                 let split = if groups.segments.len() > 1 {
                     // Parts are copies of all values.
-                    Split::whole(quads)
+                    Split::whole(units)
                 } else {
                     let wanted = ENOUGH.div_ceil(list.len().max(1));
-                    Split::new(wanted, quads, [WIDTH, LEAST_QUADS], values.len(), self.window_elements())
+                    Split::new(wanted, units, [WIDTH, LEAST_UNITS], values.len(), self.window_elements())
                 };
                 let tiles = list.len().div_ceil(TILE_GROUPS);
                 let launch = |to: &Buffer, len: usize, accumulate: bool| {
                     self.launch(&Launch {
-                        kernel: &SDDMM,
-                        constants: &[("GROUPS", TILE_GROUPS as f64)],
+                        kernel,
+                        constants: &[("DY_TYPE", f64::from(dy.code())), ("X_TYPE", f64::from(x.code()))],
                         params: &[
                             list.len() as u32,
                             tiles as u32,
                             (tiles * split.parts) as u32,
-                            quads as u32,
+                            units as u32,
                             split.terms as u32,
-                            strip_quads as u32,
-                            (WIDTH / strip_quads) as u32,
-                            (WIDTH % strip_quads) as u32,
-                            dy.layout.features() as u32,
+                            strip_units as u32,
+                            (WIDTH / strip_units) as u32,
+                            (WIDTH % strip_units) as u32,
+                            dy_layout.features() as u32,
                             layout.features() as u32,
                             entries.start as u32,
                             values.len() as u32,
@@ -148,23 +163,23 @@ impl Gpu {
                         operands: &[
                             groups.list.window(GROUP_WORDS * list.start, GROUP_WORDS * list.len()),
                             plan.rows.columns.window(entries.start, entries.len()),
-                            of_strips(dy, &strips),
-                            of_strips(x, &strips),
+                            dy.strips(&strips),
+                            dy.strips(&strips),
+                            x.strips(&strips),
+                            x.strips(&strips),
                             to.window(entries.start, len),
                         ],
                         workgroups: tiles * split.parts,
                         work: Work {
                             bytes: 4
-                                * ((1 + split.parts) * entries.len()
-                                    + strips.len() * (layout.strip_pitch() + dy.layout.strip_pitch()))
-                                    as u64,
+                                * ((1 + split.parts) * entries.len() + strips.len() * (x.pitch() + dy.pitch())) as u64,
                             operations: 2 * (entries.len() * lanes) as u64,
                         },
                     })
                 };
                 if split.parts > 1 {
                     let len = values.len();
-                    self.with_scratch(split.parts * len, |scratch| {
+                    self.with_partials(split.parts * len, |scratch| {
                         launch(scratch, split.parts * len, false)?;
                         self.sum_parts(scratch, split.parts, values, (0, len), accumulate)
                     })?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::half::Source;
 use super::spmm::expect_values;
 use super::{Buffer, Gpu, GpuPlan};
 use crate::backend::{GrowRequest, PlanOptions, SparseMatrix};
@@ -34,7 +35,7 @@ impl SparseLinear for Gpu {
     }
 
     fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
-        self.spmm_csr(op, w, x, y)
+        self.spmm_csr(op, w, Source::Full(x), y)
     }
 
     fn spmm_bias_relu(
@@ -56,7 +57,7 @@ impl SparseLinear for Gpu {
         values: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
-        self.sampled_product(plan, dy, x, values, accumulate)
+        self.sampled_product(plan, [Source::Full(dy), Source::Full(x)], values, accumulate)
     }
 
     fn grow(

@@ -45,20 +45,20 @@ impl Split {
 }
 
 impl Gpu {
-    /// Calls `work` with scratch memory of at least `len` elements of any content; no one else uses it meanwhile. It is kept
-    /// for the next call.
-    pub(super) fn with_scratch(
+    /// Calls `queue` with a buffer of at least `len` elements of any content, which no other operation is given before it
+    /// returns. It is kept for the next call.
+    pub(super) fn with_partials(
         &self,
         len: usize,
-        work: impl FnOnce(&Buffer) -> Result<(), BackendError>,
+        queue: impl FnOnce(&Buffer) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        let mut scratch = self.scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let held = match scratch.take() {
+        let mut partials = self.partials.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = match partials.take() {
             Some(buffer) if buffer.len() >= len => buffer,
             // What is queued keeps the old one alive.
-            _ => self.zeros(len)?,
+            _ => self.zeros(len.max(64).next_power_of_two().min(self.window_elements().max(len)))?,
         };
-        work(scratch.insert(held))
+        queue(partials.insert(held))
     }
 
     /// `to[i] (+)= Σ parts[j · len + i]` for the `len` elements from `start` on.

@@ -3,8 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::half::Source;
 use super::kernel::{Access, Kernel, Launch, Work};
 use super::sddmm::Groups;
+use super::windows::{lanes_within, of_strips};
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT};
 use crate::backend::{PlanOptions, SparseMatrix};
 use crate::error::expect_equal;
@@ -14,8 +16,13 @@ static SPMM: Kernel = Kernel {
     name: "spmm",
     source: include_str!("../../shaders/spmm.wgsl"),
     entry: "spmm",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };
+
+/// Rows of a workgroup, and invocations of each.
+const TILE: [usize; 2] = [32, 8];
+/// Workgroups that give a large device enough to do: with as many, invocations have two quads of lanes.
+const ENOUGH: usize = 4 * 132;
 
 /// Words of a row's entry in the list: row, first entry, number of entries, nothing.
 const ROW_WORDS: usize = 4;
@@ -132,7 +139,7 @@ impl Gpu {
         op: Op,
         w: &SparseMatrix<Self>,
         epilogue: &Epilogue<'_>,
-        x: &Strips<Self>,
+        x: Source<'_>,
         y: &Strips<Self>,
     ) -> Result<(), BackendError> {
         let (rows, values) = match op {
@@ -146,35 +153,39 @@ impl Gpu {
             },
         };
         let [nrows, ncols] = rows.size;
-        expect_equal(op_name, "strip width", w.plan.options.strip, x.layout.strip())?;
-        check_lanes(op_name, x.layout, y.layout)?;
-        expect_equal(op_name, "rows of X", ncols, x.layout.features())?;
+        let layout = x.layout();
+        expect_equal(op_name, "strip width", w.plan.options.strip, layout.strip())?;
+        check_lanes(op_name, layout, y.layout)?;
+        expect_equal(op_name, "rows of X", ncols, layout.features())?;
         expect_equal(op_name, "rows of Y", nrows, y.layout.features())?;
-        expect_equal(op_name, "length of X", x.layout.len(), x.data.len())?;
+        x.check(op_name, "length of X")?;
         expect_equal(op_name, "length of Y", y.layout.len(), y.data.len())?;
         expect_values(rows.columns.len(), values.len())?;
-        let layout = x.layout;
         let strip_quads = layout.strip() / 4;
-        let (tile_rows, tile_quads) = (32, 8);
-        let constants = [("ROWS", tile_rows as f64), ("QUADS", tile_quads as f64)];
+        let [tile_rows, tile_width] = TILE;
         let flags = u32::from(epilogue.bias.is_some()) | u32::from(epilogue.relu) << 1;
         // Without a bias any buffer stands in its place, and is not read.
-        let bias = epilogue.bias.unwrap_or(&x.data).first(self.window_elements());
-        let windows =
-            self.strip_windows("activations", layout.strips(), &[layout.strip_pitch(), y.layout.strip_pitch()])?;
+        let most = self.window_elements();
+        let bias = epilogue.bias.map_or_else(|| x.any(most), |bias| bias.first(most));
+        let windows = self.strip_windows("activations", layout.strips(), &[x.pitch(), y.layout.strip_pitch()])?;
         for strips in windows {
             let quads = strips.len() * strip_quads;
-            let lanes = layout.lanes().min(strips.end * layout.strip()) - strips.start * layout.strip();
-            let part = |strips: &Range<usize>, of: &'_ Strips<Self>| {
-                (strips.start * of.layout.strip_pitch(), strips.len() * of.layout.strip_pitch())
-            };
-            let ((x_start, x_len), (y_start, y_len)) = (part(&strips, x), part(&strips, y));
+            let lanes = lanes_within(layout, &strips);
+            let (x_part, y_part) = (x.strips(&strips), of_strips(y, &strips));
             for segment in &rows.segments {
                 let entries = &segment.entries;
                 let row_groups = segment.list.len().div_ceil(tile_rows);
+                let is_half = x.code() != 0;
+                let is_pair = !is_half && row_groups * quads.div_ceil(2 * tile_width) >= ENOUGH;
+                let tile_quads = if is_half || is_pair { 2 * tile_width } else { tile_width };
                 self.launch(&Launch {
                     kernel: &SPMM,
-                    constants: &constants,
+                    constants: &[
+                        ("ROWS", tile_rows as f64),
+                        ("QUADS", tile_width as f64),
+                        ("IS_PAIR", f64::from(u8::from(is_pair))),
+                        ("X_TYPE", f64::from(x.code())),
+                    ],
                     params: &[
                         segment.list.len() as u32,
                         row_groups as u32,
@@ -190,13 +201,14 @@ impl Gpu {
                         rows.list.window(ROW_WORDS * segment.list.start, ROW_WORDS * segment.list.len()),
                         rows.columns.window(entries.start, entries.len()),
                         values.window(entries.start, entries.len()),
-                        x.data.window(x_start, x_len),
+                        x_part,
+                        x_part,
                         bias,
-                        y.data.window(y_start, y_len),
+                        y_part,
                     ],
                     workgroups: row_groups * quads.div_ceil(tile_quads),
                     work: Work {
-                        bytes: 4 * (2 * entries.len() + x_len + y_len) as u64,
+                        bytes: 4 * (2 * entries.len() + strips.len() * (x.pitch() + y.layout.strip_pitch())) as u64,
                         operations: 2 * (entries.len() * lanes) as u64,
                     },
                 })?;
@@ -209,7 +221,7 @@ impl Gpu {
         &self,
         op: Op,
         w: &SparseMatrix<Self>,
-        x: &Strips<Self>,
+        x: Source<'_>,
         y: &Strips<Self>,
     ) -> Result<(), BackendError> {
         self.product("spmm", op, w, &Epilogue::default(), x, y)
@@ -225,7 +237,7 @@ impl Gpu {
     ) -> Result<(), BackendError> {
         const OP: &str = "spmm_bias_relu";
         expect_equal(OP, "length of the bias", w.plan.pattern.nrows(), bias.len())?;
-        self.product(OP, Op::NoTranspose, w, &Epilogue { bias: Some(bias), relu }, x, y)
+        self.product(OP, Op::NoTranspose, w, &Epilogue { bias: Some(bias), relu }, Source::Full(x), y)
     }
 }
 

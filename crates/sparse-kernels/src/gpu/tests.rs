@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::Gpu;
-use super::testing::{gpu, gpu_with_limit};
-use crate::testing::linear::case;
+use super::testing::{gpu, gpu_with_limit, open};
+use super::{Gpu, GpuOptions};
+use crate::testing::linear::{Case, case};
 use crate::testing::{buffer, host, poison};
 use crate::{BackendError, Storage};
 
-fn verify(gpu: &Gpu, case: &crate::testing::linear::Case) {
+fn verify(gpu: &Gpu, case: &Case) {
     case.verify("gpu", gpu);
 }
 
@@ -44,6 +44,8 @@ fn large_products() {
     let Some(gpu) = gpu() else { return };
     verify(gpu, &case([700, 900, 130], 32, (0.25, 5), 3, true));
     verify(gpu, &case([900, 600, 66], 64, (0.3, 1), 4, false));
+    // So many workgroups that each invocation has two quads of lanes.
+    verify(gpu, &case([9000, 8, 150], 32, (0.4, 5), 5, false));
 }
 
 /// More rows than a dimension of the grid has workgroups, and buffers larger than what a kernel may see.
@@ -56,6 +58,26 @@ fn more_rows_than_a_grid_and_buffers_in_windows() {
         verify(&gpu, &case([60, 50, 300], 32, (0.9, 5), 5, true));
         verify(&gpu, &case([200, 36, 70], 16, (0.6, 5), 6, false));
         verify(&gpu, &case([5, 9, 3000], 16, (0.5, 5), 7, true));
+    }
+}
+
+/// Variants for what a device can do beyond the baseline change no bit.
+#[test]
+fn subgroups_change_no_bit() {
+    let Some(gpu) = gpu() else { return };
+    let Some(portable) = open(GpuOptions { portable: true, ..GpuOptions::default() }) else { return };
+    assert!(!portable.has_subgroup_exchange().unwrap());
+    let report = gpu.report();
+    let [least, most] = report.subgroup_sizes;
+    // Those of four are too small; others all give neighbours places side by side, as far as is known.
+    let expected = report.has_subgroups && least >= 8 && most <= 128;
+    assert_eq!(gpu.has_subgroup_exchange().unwrap(), expected, "{report}");
+    let bits = |gpu: &Gpu, case: &Case| -> Vec<Vec<u32>> {
+        case.run(gpu).into_iter().map(|values| values.into_iter().map(f32::to_bits).collect()).collect()
+    };
+    for (sizes, strip, density) in [([70, 90, 130], 32, 0.3), ([3, 200, 17], 16, 0.9), ([40, 3, 500], 64, 1.0)] {
+        let case = case(sizes, strip, (density, 5), 8, false);
+        assert_eq!(bits(gpu, &case), bits(&portable, &case), "{sizes:?}");
     }
 }
 
@@ -135,7 +157,7 @@ fn a_lost_device_is_an_error() {
     let (a, mut b) = (buffer(&gpu, &[1.0; 100]), gpu.zeros(100).unwrap());
     gpu.add(&a, &mut b).unwrap();
     gpu.synchronize().unwrap();
-    gpu.device.raw.destroy();
+    gpu.close();
     let is_lost = |result: Result<(), BackendError>| matches!(result, Err(BackendError::DeviceLost { .. }));
     // Queued as ever; what hands it over learns of it.
     let queued = gpu.add(&a, &mut b).and_then(|()| gpu.synchronize());

@@ -15,7 +15,7 @@ use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
 use crate::config::TrainConfig;
 use crate::data;
 use crate::data::Dataset;
-use crate::device::{ComputeDevice, OnDevice, Place, on_device};
+use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
 use crate::interrupt::Interrupt;
 use crate::memory;
 use crate::models::{Architecture, FirstModel};
@@ -158,7 +158,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
     let measured = TrainConfig { batch_size, ..config.clone() };
     let step_times = match step_times(device, &measured, architecture, &densities) {
         // A card that has room for the run may have none for the dense network beside it.
-        Err(error) if is_out_of_memory(&error) => None,
+        Err(error) if matches!(backend_error(&error), Some(BackendError::DeviceMemory { .. })) => None,
         result => result?,
     };
     let done = DoneRecord {
@@ -206,10 +206,6 @@ fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)
         run_dir.set_aside(&unusable)?;
     }
     Ok((run_dir, found))
-}
-
-fn is_out_of_memory(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(BackendError::DeviceMemory { .. })))
 }
 
 /// Best nanoseconds of `[a step of this network, a step of the same network dense]`, taken in turn; `None` if the dense

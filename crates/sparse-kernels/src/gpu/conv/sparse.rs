@@ -28,7 +28,7 @@ const GROUP: usize = 256;
 /// Columns that an invocation has, as the shader has it.
 const COLUMNS: usize = 4;
 /// Rows of a workgroup where there are enough columns: eight rows of two lines of invocations that read 64 vectors each; and
-/// at most, since each row takes 256 bytes of shared memory.
+/// at most, since each row takes 320 bytes of shared memory.
 const ROWS: usize = 8;
 const MOST_ROWS: usize = 32;
 /// Tasks of a workgroup of the weight gradient, as the shader has it.

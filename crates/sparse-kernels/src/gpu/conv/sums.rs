@@ -1,17 +1,9 @@
 //! Gradients of weights: sums over all pixels and samples, in slices where there are few weights.
 
 use super::grid::{Grid, part};
-use crate::gpu::elementwise::GROUP;
-use crate::gpu::kernel::{Access, Kernel, Launch, Operand, Work};
+use crate::gpu::kernel::Operand;
 use crate::gpu::{Buffer, Gpu};
-use crate::{BackendError, Images, Storage};
-
-static CONV_SUM: Kernel = Kernel {
-    name: "conv_sum",
-    source: include_str!("../../../shaders/conv_sum.wgsl"),
-    entry: "conv_sum",
-    operands: &[Access::Read, Access::Write],
-};
+use crate::{BackendError, Images};
 
 /// Workgroups wanted: some for each multiprocessor of a large device, with enough of them that the last ones do not wait long
 /// for each other.
@@ -30,6 +22,7 @@ pub(super) struct Sums<'a> {
 }
 
 /// Some strips, and how they are cut.
+#[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     pub strips: usize,
     /// Number of slices, and points of each.
@@ -76,37 +69,23 @@ impl Gpu {
             let points = grid.points(strips.len());
             let cut = slices(sums.workgroups, points, self.window_elements() / len);
             let accumulate = sums.accumulate || index > 0;
-            let of = |to, accumulate| Part {
+            let whole = Part {
                 strips: strips.len(),
                 slices: cut,
                 dy: dy.data.window(dy_start, dy_len),
                 x: x.data.window(x_start, x_len),
-                to,
+                to: sums.to.window(0, len),
                 accumulate,
                 bytes: 4 * (x_len + dy_len) as u64,
                 pixels: grid.points(super::samples(x.layout, &strips)),
             };
-            let to = sums.to.window(0, len);
             if cut[0] == 1 {
-                launch(&of(to, accumulate))?;
+                launch(&whole)?;
                 continue;
             }
-            // Held until the sums are read: other threads queue launches too.
-            let mut scratch = self.conv_scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let wanted = cut[0] * len;
-            if scratch.as_ref().is_none_or(|scratch| scratch.len() < wanted) {
-                *scratch = Some(self.zeros(wanted.next_power_of_two())?);
-            }
-            let Some(scratch) = scratch.as_ref() else { continue };
-            let slices = scratch.window(0, wanted);
-            launch(&of(slices, false))?;
-            self.launch(&Launch {
-                kernel: &CONV_SUM,
-                constants: &[],
-                params: &[len as u32, cut[0] as u32, u32::from(accumulate)],
-                operands: &[slices, to],
-                workgroups: len.div_ceil(GROUP),
-                work: Work::words(wanted + len),
+            self.with_partials(cut[0] * len, |partials| {
+                launch(&Part { to: partials.window(0, cut[0] * len), accumulate: false, ..whole })?;
+                self.sum_parts(partials, cut[0], sums.to, (0, len), accumulate)
             })?;
         }
         Ok(())

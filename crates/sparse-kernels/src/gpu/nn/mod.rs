@@ -14,8 +14,6 @@ mod tests;
 
 use std::ops::Range;
 
-pub(super) use sums::Partials;
-
 use super::kernel::Operand;
 use super::{Buffer, Gpu, Indices};
 use crate::backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};

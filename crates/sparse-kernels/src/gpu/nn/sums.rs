@@ -1,11 +1,10 @@
 //! Sums that are taken in slices, and where their parts stand meanwhile.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::{Buffer, Gpu};
-use crate::{BackendError, Storage};
+use crate::BackendError;
 
 static SUM_PARTIALS: Kernel = Kernel {
     name: "sum_partials",
@@ -20,28 +19,6 @@ const BUSY: usize = 2048;
 const MOST_SLICES: usize = 256;
 /// Times that an invocation goes round at least, lest the second pass cost more than the first.
 const LEAST_ROUNDS: usize = 4;
-
-/// Partial results of the operation that is being queued: one buffer for all, since operations follow each other, as large
-/// as was ever asked for.
-#[derive(Debug, Default)]
-pub(in crate::gpu) struct Partials(Mutex<Option<Buffer>>);
-
-impl Gpu {
-    /// Calls `queue` with a buffer of at least `len` elements, which no other operation is given before it returns.
-    pub(super) fn with_partials(
-        &self,
-        len: usize,
-        queue: impl FnOnce(&Buffer) -> Result<(), BackendError>,
-    ) -> Result<(), BackendError> {
-        let mut held = self.partials.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.as_ref().is_none_or(|buffer| buffer.len() < len) {
-            // What is queued keeps the old one alive.
-            *held = None;
-            *held = Some(self.zeros(len.max(64).next_power_of_two().min(self.window_elements().max(len)))?);
-        }
-        held.as_ref().map_or(Ok(()), queue)
-    }
-}
 
 /// The parts that one window's sums are taken in.
 #[derive(Debug, Clone)]

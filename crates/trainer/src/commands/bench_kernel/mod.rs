@@ -22,9 +22,9 @@ use self::conv::Pass;
 use self::linear::LinearOp;
 pub use self::reference_file::ReferenceError;
 use self::reference_file::{ReferenceFile, Wanted};
-use crate::args::{BenchKernelArgs, KernelOp, KernelShape, MachineArgs, PatternSource};
+use crate::args::{BenchKernelArgs, Dtype, KernelFormat, KernelOp, KernelShape, MachineArgs, PatternSource};
 use crate::bench::{Best, patterns};
-use crate::config::{Device, Format};
+use crate::config::{ConfigError, Device, Format};
 use crate::device::{ComputeDevice, Place};
 use crate::report::{Significant, Table, print_record, print_text};
 
@@ -85,9 +85,9 @@ const BEYOND_CACHES: usize = 512 << 20;
 /// If an option is impossible, the pattern or the reference cannot be had, the instruction set is missing, or a result is
 /// wrong.
 pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
+    let subjects = subjects(args)?;
     let machine = Machine::open(&args.machine)?;
     let place = machine.place();
-    let subjects = subjects(args)?;
     let reference = args.dense_reference.as_deref().map(ReferenceFile::read).transpose()?;
     let headings = ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "plan", "max error"];
     let mut table = Table::new(headings);
@@ -173,7 +173,7 @@ impl Machine {
         Ok(match args.device {
             Device::Cpu => Self::Cpu(args.cpu()?),
             #[cfg(feature = "gpu")]
-            Device::Gpu(index) => Self::Gpu(Box::new(Gpu::new(index)?)),
+            Device::Gpu(index) => Self::Gpu(Box::new(args.gpu(index)?)),
         })
     }
 
@@ -268,6 +268,13 @@ fn is_wrong(max_error: f64) -> bool {
 }
 
 fn subjects(args: &BenchKernelArgs) -> anyhow::Result<Vec<Box<dyn Subject>>> {
+    let has_half = matches!(args.op, KernelOp::Spmm | KernelOp::SpmmT | KernelOp::Sddmm)
+        && args.format == KernelFormat::Sparse(Format::Csr)
+        && args.machine.device != Device::Cpu;
+    if args.dtype != Dtype::F32 && !has_half {
+        let rule = "f32, or with --device gpu, --format csr and --op spmm, spmm_t or sddmm also f16 or bf16";
+        return Err(ConfigError::Value { option: "dtype", value: args.dtype.to_string(), rule }.into());
+    }
     match args.op {
         KernelOp::Spmm => linear::subjects(args, LinearOp::Spmm),
         KernelOp::SpmmT => linear::subjects(args, LinearOp::SpmmT),
@@ -423,6 +430,13 @@ impl<T> Operands<T> {
     ) -> anyhow::Result<Self> {
         let half = |data: &[f32]| data.iter().map(|v| 0.5 * v).collect::<Vec<_>>();
         Ok(Self { x: [pack_x(x)?, pack_x(&half(x))?], dy: [pack_dy(dy)?, pack_dy(&half(dy))?], turn: Cell::new(0) })
+    }
+
+    /// The same operands in another form.
+    #[cfg(feature = "gpu")]
+    fn map<U>(&self, make: impl Fn(&T) -> anyhow::Result<U>) -> anyhow::Result<Operands<U>> {
+        let both = |[a, b]: &[T; 2]| anyhow::Ok([make(a)?, make(b)?]);
+        Ok(Operands { x: both(&self.x)?, dy: both(&self.dy)?, turn: Cell::new(0) })
     }
 
     /// The next operands: `(x, dy)`.
