@@ -118,6 +118,17 @@ impl ConvShape {
         self.groups > 1 && self.groups == self.in_channels && self.groups == self.out_channels
     }
 
+    /// Whether every channel is a group of its own, be it a single one.
+    pub(crate) fn has_single_channels(&self) -> bool {
+        self.in_channels == self.groups && self.out_channels == self.groups
+    }
+
+    /// The input channel and the tap of a column of a row of the weight.
+    pub(crate) fn channel_and_tap(&self, row: usize, column: usize) -> (usize, usize) {
+        let group = row / (self.out_channels / self.groups);
+        (group * (self.in_channels / self.groups) + column / self.taps(), column % self.taps())
+    }
+
     /// Taps of a filter: `kh · kw`.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]

@@ -56,6 +56,16 @@ impl ImageLayout {
         Self { samples, ..self }
     }
 
+    /// Checks that images of layout `got` and `len` elements are laid out so, but for the number of samples.
+    pub(crate) fn expect(&self, op: &'static str, what: &'static str, got: Self, len: usize) -> Result<(), ShapeError> {
+        expect_equal(op, "channels", self.channels, got.channels)?;
+        expect_equal(op, "height", self.size[0], got.size[0])?;
+        expect_equal(op, "width", self.size[1], got.size[1])?;
+        expect_equal(op, "border", self.border, got.border)?;
+        expect_equal(op, "strip", self.strip, got.strip)?;
+        expect_equal(op, what, got.len(), len)
+    }
+
     /// Images that count.
     pub fn samples(&self) -> usize {
         self.samples

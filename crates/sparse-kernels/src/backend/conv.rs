@@ -4,7 +4,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::backend::{Candidate, GrowRequest, Storage};
-use crate::{BackendError, BsrPattern, ConvShape, CsrPattern, ImageLayout, Images};
+use crate::error::expect_equal;
+use crate::{BackendError, BsrPattern, ConvShape, CsrPattern, FormatError, ImageLayout, Images, ShapeError};
 
 /// What [`SparseConv::plan_conv`] prepares for. The number of samples in the layouts does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,50 @@ pub struct ConvOptions {
     /// Whether the input gradient will be asked for. The first layer of a network needs none, and then nothing of it is
     /// held, and Y needs no border.
     pub input_grad: bool,
+}
+
+impl ConvOptions {
+    /// Checks that the layouts fit a shape, and that 32-bit offsets reach all of a strip.
+    pub(crate) fn check(&self, op: &'static str, shape: ConvShape) -> Result<(), BackendError> {
+        let Self { x, y, input_grad } = *self;
+        let [height, width] = shape.output_size(x.size())?;
+        let [border_x, border_y] = shape.borders(x.size())?;
+        expect_equal(op, "channels of X", shape.in_channels(), x.channels())?;
+        expect_equal(op, "channels of Y", shape.out_channels(), y.channels())?;
+        expect_equal(op, "height of Y", height, y.size()[0])?;
+        expect_equal(op, "width of Y", width, y.size()[1])?;
+        expect_equal(op, "strip of Y", x.strip(), y.strip())?;
+        let rule = |what, got, rule| Err(ShapeError::Rule { op, what, got, rule }.into());
+        if x.border() < border_x {
+            return rule("border of X", x.border(), "at least the padding, see ConvShape::borders");
+        }
+        if input_grad && y.border() < border_y {
+            let least = "at least what the input gradient reads, see ConvShape::borders";
+            return rule("border of Y", y.border(), least);
+        }
+        for layout in [x, y] {
+            let (what, got, max) = ("elements of a strip of images", layout.strip_pitch() as u64, 1 << 31);
+            if got > max {
+                return Err(FormatError::TooLarge { what, got, max }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`ConvOptions::check`], with the operands of a dense convolution: numbers of weights and of elements of X and Y.
+    pub(crate) fn check_dense(
+        &self,
+        op: &'static str,
+        shape: ConvShape,
+        weights: usize,
+        [x, y]: [usize; 2],
+    ) -> Result<(), BackendError> {
+        self.check(op, shape)?;
+        expect_equal(op, "number of weights", shape.rows() * shape.columns(), weights)?;
+        expect_equal(op, "number of samples", self.x.samples(), self.y.samples())?;
+        expect_equal(op, "length of X", self.x.len(), x)?;
+        Ok(expect_equal(op, "length of Y", self.y.len(), y)?)
+    }
 }
 
 /// A sparse convolution's weight on a backend: plan, values, and the same values in the order of the input gradient.

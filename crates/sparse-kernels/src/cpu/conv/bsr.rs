@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use super::dense::{band_and_chunk, chunk_channels};
 use super::grid::{Grid, backward_grids};
+use super::isa_for;
 use super::panels::{Panel, Panels, Product, most_rows};
-use super::plan::{check_layouts, check_size};
 use super::tiles::{Gradient, Rectangle, Rectangles};
-use super::{check_images, isa_for};
 use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions};
 use crate::cpu::{Buffer, Cpu, expect_values};
 use crate::error::expect_equal;
@@ -103,8 +102,7 @@ impl CpuBlockConvPlan {
         const OP: &str = "plan_conv_blocks";
         expect_equal(OP, "number of rows", shape.rows(), pattern.nrows())?;
         expect_equal(OP, "number of columns", shape.columns(), pattern.ncols())?;
-        check_layouts(OP, shape, options)?;
-        check_size(options)?;
+        options.check(OP, shape)?;
         let [r, c] = pattern.block_size();
         let (rows, channels) = (shape.out_channels() / shape.groups(), shape.in_channels() / shape.groups());
         if !channels.is_multiple_of(c) {
@@ -210,8 +208,8 @@ impl CpuBlockConvPlan {
 
     /// Checks that images are those of the plan, and are equally many.
     fn check(&self, op: &'static str, x: &Images<Cpu>, y: &Images<Cpu>) -> Result<(), ShapeError> {
-        check_images(op, "X", self.options.x, x)?;
-        check_images(op, "Y", self.options.y, y)?;
+        self.options.x.expect(op, "X", x.layout, x.data.len())?;
+        self.options.y.expect(op, "Y", y.layout, y.data.len())?;
         expect_equal(op, "number of samples", x.layout.samples(), y.layout.samples())
     }
 }

@@ -4,12 +4,10 @@ use std::ops::Range;
 
 use super::grid::{Grid, backward_grids};
 use super::panels::{Panel, Panels, Product, most_rows};
-use super::plan::{check_layouts, check_size};
 use super::tiles::{Gradient, Rectangle, Rectangles};
 use super::{depthwise, isa_for};
 use crate::backend::{ConvOptions, DenseConv};
 use crate::cpu::{Buffer, Cpu, IsaName};
-use crate::error::expect_equal;
 use crate::{BackendError, ConvShape, ImageLayout, Images};
 
 /// Which part of L1 a chunk of X should take: the rest is for weights that pass by.
@@ -95,18 +93,7 @@ pub(super) fn check(
     input_grad: bool,
 ) -> Result<(), BackendError> {
     let options = ConvOptions { x: x.layout, y: y.layout, input_grad };
-    check_layouts(op, shape, options)?;
-    check_size(options)?;
-    expect_equal(op, "number of weights", shape.rows() * shape.columns(), weights)?;
-    expect_equal(op, "number of samples", x.layout.samples(), y.layout.samples())?;
-    expect_equal(op, "length of X", x.layout.len(), x.data.len())?;
-    expect_equal(op, "length of Y", y.layout.len(), y.data.len())?;
-    Ok(())
-}
-
-/// Whether every channel is a group of its own.
-fn is_depthwise(shape: ConvShape) -> bool {
-    shape.in_channels() == shape.groups() && shape.out_channels() == shape.groups()
+    options.check_dense(op, shape, weights, [x.data.len(), y.data.len()])
 }
 
 impl DenseConv for Cpu {
@@ -123,7 +110,7 @@ impl DenseConv for Cpu {
             2 * w.len() * super::pixels_and_samples(y.layout),
         );
         check("conv_forward_dense", shape, w.len(), x, y, false)?;
-        if is_depthwise(shape) {
+        if shape.has_single_channels() {
             depthwise::forward(self, shape, w, x, y);
             return Ok(());
         }
@@ -144,7 +131,7 @@ impl DenseConv for Cpu {
             2 * w.len() * super::pixels_and_samples(dy.layout),
         );
         check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
-        if is_depthwise(shape) {
+        if shape.has_single_channels() {
             depthwise::input_grad(self, shape, w, dy, dx);
             return Ok(());
         }
@@ -166,7 +153,7 @@ impl DenseConv for Cpu {
             2 * dw.len() * super::pixels_and_samples(dy.layout),
         );
         check("conv_weight_grad_dense", shape, dw.len(), x, dy, false)?;
-        if is_depthwise(shape) {
+        if shape.has_single_channels() {
             depthwise::weight_grad(self, shape, dy, x, dw, accumulate);
             return Ok(());
         }

@@ -7,7 +7,7 @@ use crate::backend::ConvOptions;
 use crate::cpu::plan::Walk;
 use crate::cpu::{Buffer, Cpu};
 use crate::error::expect_equal;
-use crate::{BackendError, ConvShape, CsrPattern, FormatError, ImageLayout, ShapeError};
+use crate::{BackendError, ConvShape, CsrPattern, ImageLayout};
 
 /// A CSR pattern of a convolution prepared for the CPU's kernels, see [`crate::SparseConv::plan_conv`].
 #[derive(Debug)]
@@ -129,8 +129,7 @@ impl CpuConvPlan {
         const OP: &str = "plan_conv";
         expect_equal(OP, "number of rows", shape.rows(), pattern.nrows())?;
         expect_equal(OP, "number of columns", shape.columns(), pattern.ncols())?;
-        check_layouts(OP, shape, options)?;
-        check_size(options)?;
+        options.check(OP, shape)?;
         let sparse = (pattern.density() < DENSIFIED_FROM).then(|| SparsePlan::new(cpu, &pattern, shape, options));
         Ok(Self { pattern, shape, options, sparse })
     }
@@ -144,7 +143,7 @@ impl SparsePlan {
     fn new(cpu: &Cpu, pattern: &CsrPattern, shape: ConvShape, options: ConvOptions) -> Self {
         let (grid, taps) = Grid::forward(shape, options.x, options.y);
         let offset = |(row, column): (u32, u32)| {
-            let (channel, tap) = channel_and_tap(shape, row as usize, column as usize);
+            let (channel, tap) = shape.channel_and_tap(row as usize, column as usize);
             (channel * grid.from.channel + taps[tap]) as u32
         };
         let offsets = pattern.positions().map(offset).collect();
@@ -183,44 +182,6 @@ impl SparsePlan {
     }
 }
 
-/// Checks that 32-bit offsets reach all of a strip.
-pub(super) fn check_size(options: ConvOptions) -> Result<(), FormatError> {
-    for layout in [options.x, options.y] {
-        let (what, got, max) = ("elements of a strip of images", layout.strip_pitch() as u64, 1 << 31);
-        if got > max {
-            return Err(FormatError::TooLarge { what, got, max });
-        }
-    }
-    Ok(())
-}
-
-/// Checks that layouts fit a shape.
-pub(super) fn check_layouts(op: &'static str, shape: ConvShape, options: ConvOptions) -> Result<(), ShapeError> {
-    let ConvOptions { x, y, input_grad } = options;
-    let [height, width] = shape.output_size(x.size())?;
-    let [border_x, border_y] = shape.borders(x.size())?;
-    expect_equal(op, "channels of X", shape.in_channels(), x.channels())?;
-    expect_equal(op, "channels of Y", shape.out_channels(), y.channels())?;
-    expect_equal(op, "height of Y", height, y.size()[0])?;
-    expect_equal(op, "width of Y", width, y.size()[1])?;
-    expect_equal(op, "strip of Y", x.strip(), y.strip())?;
-    if x.border() < border_x {
-        let rule = "at least the padding, see ConvShape::borders";
-        return Err(ShapeError::Rule { op, what: "border of X", got: x.border(), rule });
-    }
-    if input_grad && y.border() < border_y {
-        let rule = "at least what the input gradient reads, see ConvShape::borders";
-        return Err(ShapeError::Rule { op, what: "border of Y", got: y.border(), rule });
-    }
-    Ok(())
-}
-
-/// The input channel and the tap of a column of the weight's row.
-fn channel_and_tap(shape: ConvShape, row: usize, column: usize) -> (usize, usize) {
-    let group = row / (shape.out_channels() / shape.groups());
-    (group * (shape.in_channels() / shape.groups()) + column / shape.taps(), column % shape.taps())
-}
-
 /// The entries of the given taps, transposed: rows are X's channels, columns `(output channel of the group, tap)`. Returns
 /// that pattern and for each of its entries its offset in dY and its place in `pattern`.
 fn transposed(
@@ -231,7 +192,7 @@ fn transposed(
 ) -> (CsrPattern, Vec<u32>, Vec<u32>) {
     let channels = shape.out_channels() / shape.groups();
     let of = |(row, column): (u32, u32)| {
-        let (channel, tap) = channel_and_tap(shape, row as usize, column as usize);
+        let (channel, tap) = shape.channel_and_tap(row as usize, column as usize);
         taps[tap].map(|offset| {
             let column = row as usize % channels * shape.taps() + tap;
             (channel, column as u32, (row as usize * y.channel_pitch() + offset) as u32)

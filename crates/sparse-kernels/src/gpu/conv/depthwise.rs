@@ -27,11 +27,6 @@ static CONV_DEPTHWISE_GRAD: Kernel = Kernel {
 /// Taps of a workgroup of the gradient, as the shader has it.
 const GRAD_TAPS: usize = 9;
 
-/// Whether every channel is a group of its own.
-pub(super) fn is_depthwise(shape: ConvShape) -> bool {
-    shape.in_channels() == shape.groups() && shape.out_channels() == shape.groups()
-}
-
 impl Gpu {
     /// The pixels of `to` that one pass makes: of all of Y, or of a class of dX's. Shapes have been checked.
     pub(super) fn depthwise_pass(

@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 pub use plan::GpuConvPlan;
 
-use self::depthwise::is_depthwise;
 use self::grid::Grid;
+use self::plan::{Backward, Way};
 use super::spmm::expect_values;
 use super::{Buffer, Gpu};
 use crate::backend::{ConvOptions, ConvWeight, DenseConv, GrowRequest, SparseConv};
 use crate::error::expect_equal;
-use crate::{BackendError, Candidate, ConvShape, CsrPattern, FormatError, ImageLayout, Images, ShapeError};
+use crate::{BackendError, Candidate, ConvShape, CsrPattern, ImageLayout, Images, ShapeError, Storage};
 
 impl SparseConv for Gpu {
     type ConvPlan = GpuConvPlan;
@@ -61,20 +61,34 @@ impl SparseConv for Gpu {
     }
 
     fn refresh_conv(&self, plan: &GpuConvPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
-        let Some(backward) = &plan.backward else { return Ok(()) };
+        if !plan.options.input_grad {
+            return Ok(());
+        }
         expect_values(plan.pattern.nnz(), values.len())?;
         expect_values(plan.pattern.nnz(), transposed.len())?;
-        self.gather_buffer(values, &backward.permutation, transposed)
+        match &plan.way {
+            Way::Sparse(sparse) => sparse
+                .backward
+                .iter()
+                .try_for_each(|backward| self.gather_buffer(values, &backward.permutation, transposed)),
+            // Dense code reads one order both ways.
+            Way::Dense(_) => self.copy(values, transposed),
+        }
     }
 
     fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
         const OP: &str = "conv_forward";
         let plan = &w.plan;
-        check_images(OP, "X", plan.options.x, x)?;
-        check_images(OP, "Y", plan.options.y, y)?;
+        plan.options.x.expect(OP, "X", x.layout, x.data.len())?;
+        plan.options.y.expect(OP, "Y", y.layout, y.data.len())?;
         expect_equal(OP, "number of samples of Y", x.layout.samples(), y.layout.samples())?;
         expect_values(plan.pattern.nnz(), w.values.len())?;
-        self.conv_pass(&plan.forward, &plan.offsets, &w.values, x, y)
+        match &plan.way {
+            Way::Sparse(sparse) => self.conv_pass(&sparse.forward, &sparse.offsets, &w.values, x, y),
+            Way::Dense(dense) => {
+                dense.with_weight(self, &w.values, |weight| self.conv_forward_dense(plan.shape, weight, x, y))
+            }
+        }
     }
 
     fn conv_input_grad(
@@ -85,17 +99,23 @@ impl SparseConv for Gpu {
     ) -> Result<(), BackendError> {
         const OP: &str = "conv_input_grad";
         let plan = &w.plan;
-        let Some(backward) = &plan.backward else {
+        if !plan.options.input_grad {
             let rule = "1: the plan was made without the input gradient";
             return Err(ShapeError::Rule { op: OP, what: "ConvOptions::input_grad", got: 0, rule }.into());
-        };
-        check_images(OP, "dX", plan.options.x, dx)?;
-        check_images(OP, "dY", plan.options.y, dy)?;
+        }
+        plan.options.x.expect(OP, "dX", dx.layout, dx.data.len())?;
+        plan.options.y.expect(OP, "dY", dy.layout, dy.data.len())?;
         expect_equal(OP, "number of samples of dY", dx.layout.samples(), dy.layout.samples())?;
         expect_values(plan.pattern.nnz(), w.values.len())?;
         expect_values(plan.pattern.nnz(), w.transposed_values.len())?;
-        let (offsets, values) = (&backward.offsets, &w.transposed_values);
-        backward.passes.iter().try_for_each(|pass| self.conv_pass(pass, offsets, values, dy, dx))
+        match &plan.way {
+            Way::Sparse(sparse) => sparse.backward.iter().try_for_each(|Backward { passes, offsets, .. }| {
+                passes.iter().try_for_each(|pass| self.conv_pass(pass, offsets, &w.transposed_values, dy, dx))
+            }),
+            Way::Dense(dense) => dense.with_weight(self, &w.transposed_values, |weight| {
+                self.conv_input_grad_dense(plan.shape, weight, dy, dx)
+            }),
+        }
     }
 
     fn conv_weight_grad(
@@ -107,11 +127,16 @@ impl SparseConv for Gpu {
         accumulate: bool,
     ) -> Result<(), BackendError> {
         const OP: &str = "conv_weight_grad";
-        check_images(OP, "X", plan.options.x, x)?;
-        check_images(OP, "dY", plan.options.y, dy)?;
+        plan.options.x.expect(OP, "X", x.layout, x.data.len())?;
+        plan.options.y.expect(OP, "dY", dy.layout, dy.data.len())?;
         expect_equal(OP, "number of samples of dY", x.layout.samples(), dy.layout.samples())?;
         expect_values(plan.pattern.nnz(), values.len())?;
-        self.conv_sparse_grad(plan, dy, x, values, accumulate)
+        match &plan.way {
+            Way::Sparse(sparse) => self.conv_sparse_grad(sparse, dy, x, values, accumulate),
+            Way::Dense(dense) => dense.sample(self, values, accumulate, |gradient| {
+                self.conv_weight_grad_dense(plan.shape, dy, x, gradient, accumulate)
+            }),
+        }
     }
 
     fn grow_conv(
@@ -133,7 +158,7 @@ impl DenseConv for Gpu {
         y: &mut Images<Self>,
     ) -> Result<(), BackendError> {
         dense_check("conv_forward_dense", shape, w.len(), x, y, false)?;
-        if is_depthwise(shape) {
+        if shape.has_single_channels() {
             return self.depthwise_pass(shape, &Grid::forward(shape, x.layout, y.layout), w, x, y);
         }
         self.dense_forward(shape, w, x, y)
@@ -147,7 +172,7 @@ impl DenseConv for Gpu {
         dx: &mut Images<Self>,
     ) -> Result<(), BackendError> {
         dense_check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
-        if is_depthwise(shape) {
+        if shape.has_single_channels() {
             let grids = Grid::backward(shape, dx.layout, dy.layout);
             return grids.iter().try_for_each(|grid| self.depthwise_pass(shape, grid, w, dy, dx));
         }
@@ -178,7 +203,7 @@ impl Gpu {
         dw: &Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
-        if is_depthwise(shape) {
+        if shape.has_single_channels() {
             self.depthwise_weight_grad(shape, rows, dy, x, dw, accumulate)
         } else {
             self.dense_weight_grad(shape, rows, dy, x, dw, accumulate)
@@ -206,57 +231,6 @@ fn pixels(layout: ImageLayout) -> usize {
     (layout.size()[0] * layout.size()[1]).max(1)
 }
 
-/// Checks that 32-bit offsets reach all of a strip.
-fn check_size(options: ConvOptions) -> Result<(), FormatError> {
-    for layout in [options.x, options.y] {
-        let (what, got, max) = ("elements of a strip of images", layout.strip_pitch() as u64, 1 << 31);
-        if got > max {
-            return Err(FormatError::TooLarge { what, got, max });
-        }
-    }
-    Ok(())
-}
-
-/// Checks that layouts fit a shape.
-fn check_layouts(op: &'static str, shape: ConvShape, options: ConvOptions) -> Result<(), ShapeError> {
-    let ConvOptions { x, y, input_grad } = options;
-    let [height, width] = shape.output_size(x.size())?;
-    let [border_x, border_y] = shape.borders(x.size())?;
-    expect_equal(op, "channels of X", shape.in_channels(), x.channels())?;
-    expect_equal(op, "channels of Y", shape.out_channels(), y.channels())?;
-    expect_equal(op, "height of Y", height, y.size()[0])?;
-    expect_equal(op, "width of Y", width, y.size()[1])?;
-    expect_equal(op, "strip of Y", x.strip(), y.strip())?;
-    if x.border() < border_x {
-        let rule = "at least the padding, see ConvShape::borders";
-        return Err(ShapeError::Rule { op, what: "border of X", got: x.border(), rule });
-    }
-    if input_grad && y.border() < border_y {
-        let rule = "at least what the input gradient reads, see ConvShape::borders";
-        return Err(ShapeError::Rule { op, what: "border of Y", got: y.border(), rule });
-    }
-    Ok(())
-}
-
-/// Checks that images are those a plan was made for, but for the number of samples.
-fn check_images(
-    op: &'static str,
-    what: &'static str,
-    planned: ImageLayout,
-    images: &Images<Gpu>,
-) -> Result<(), ShapeError> {
-    let layout = images.layout;
-    if layout.with_samples(0) == planned.with_samples(0) && layout.len() == images.data.len() {
-        return Ok(());
-    }
-    expect_equal(op, "channels", planned.channels(), layout.channels())?;
-    expect_equal(op, "height", planned.size()[0], layout.size()[0])?;
-    expect_equal(op, "width", planned.size()[1], layout.size()[1])?;
-    expect_equal(op, "border", planned.border(), layout.border())?;
-    expect_equal(op, "strip", planned.strip(), layout.strip())?;
-    expect_equal(op, what, layout.len(), images.data.len())
-}
-
 /// Checks operands of a dense convolution; the layouts are X's and Y's.
 fn dense_check(
     op: &'static str,
@@ -267,11 +241,5 @@ fn dense_check(
     input_grad: bool,
 ) -> Result<(), BackendError> {
     let options = ConvOptions { x: x.layout, y: y.layout, input_grad };
-    check_layouts(op, shape, options)?;
-    check_size(options)?;
-    expect_equal(op, "number of weights", shape.rows() * shape.columns(), weights)?;
-    expect_equal(op, "number of samples", x.layout.samples(), y.layout.samples())?;
-    expect_equal(op, "length of X", x.layout.len(), x.data.len())?;
-    expect_equal(op, "length of Y", y.layout.len(), y.data.len())?;
-    Ok(())
+    options.check_dense(op, shape, weights, [x.data.len(), y.data.len()])
 }

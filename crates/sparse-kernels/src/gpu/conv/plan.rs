@@ -1,18 +1,21 @@
 //! What the GPU prepares for a sparse convolution: entries as offsets into an image, and the order to walk them in.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::grid::Grid;
-use super::{check_layouts, check_size};
 use crate::backend::ConvOptions;
 use crate::error::expect_equal;
-use crate::gpu::{Gpu, Indices};
-use crate::{BackendError, ConvShape, CsrPattern};
+use crate::gpu::{Buffer, Gpu, Indices};
+use crate::{BackendError, ConvShape, CsrPattern, Storage};
 
 /// Words of a row in its list, or of a task: row, first entry, number of entries, nothing.
 const ROW_WORDS: usize = 4;
 /// Entries of a task of the weight gradient, as the shader has it.
 const TASK_ENTRIES: usize = 8;
+
+/// From which density on a convolution runs dense, on its weights scattered among zeros. Argued, not measured: sparse code is
+/// held to a quarter of the multiply-adds by its loads, and dense code makes more than half of them.
+const DENSIFIED_FROM: f64 = 0.5;
 
 /// A CSR pattern of a convolution prepared for the GPU's kernels, see [`crate::SparseConv::plan_conv`].
 #[derive(Debug)]
@@ -20,12 +23,36 @@ pub struct GpuConvPlan {
     pub(super) pattern: Arc<CsrPattern>,
     pub(super) shape: ConvShape,
     pub(super) options: ConvOptions,
+    pub(super) way: Way,
+}
+
+/// How a convolution is computed.
+#[derive(Debug)]
+pub(super) enum Way {
+    Sparse(Box<SparsePlan>),
+    Dense(Densified),
+}
+
+/// What the sparse kernels walk.
+#[derive(Debug)]
+pub(super) struct SparsePlan {
     /// Where each entry's pixels of X stand, relative to the pixel of Y they are for.
-    pub(super) offsets: Indices,
-    pub(super) forward: Pass,
+    pub offsets: Indices,
+    pub forward: Pass,
     /// Parts of rows for the weight gradient.
-    pub(super) tasks: Indices,
-    pub(super) backward: Option<Backward>,
+    pub tasks: Indices,
+    pub backward: Option<Backward>,
+}
+
+/// What leads from stored entries to the dense weight and back.
+#[derive(Debug)]
+pub(super) struct Densified {
+    /// Where each element of the dense weight stands among the entries, `u32::MAX` if it is not stored.
+    pub entries: Indices,
+    /// Where each entry stands in the dense weight.
+    pub places: Indices,
+    /// The dense weight or its gradient, of the operation that is being queued.
+    weight: Mutex<Buffer>,
 }
 
 /// One pass over all rows of a weight.
@@ -72,8 +99,77 @@ impl GpuConvPlan {
         const OP: &str = "plan_conv";
         expect_equal(OP, "number of rows", shape.rows(), pattern.nrows())?;
         expect_equal(OP, "number of columns", shape.columns(), pattern.ncols())?;
-        check_layouts(OP, shape, options)?;
-        check_size(options)?;
+        options.check(OP, shape)?;
+        let way = if pattern.density() < DENSIFIED_FROM {
+            Way::Sparse(Box::new(SparsePlan::new(gpu, &pattern, shape, options)?))
+        } else {
+            Way::Dense(Densified::new(gpu, &pattern)?)
+        };
+        Ok(Self { pattern, shape, options, way })
+    }
+
+    /// Whether the convolution runs dense, its density being what it is.
+    pub fn is_densified(&self) -> bool {
+        matches!(self.way, Way::Dense(_))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<u32>()
+            * match &self.way {
+                Way::Sparse(plan) => plan.words(),
+                Way::Dense(plan) => 2 * plan.entries.len() + plan.places.len(),
+            }
+    }
+}
+
+impl Densified {
+    fn new(gpu: &Gpu, pattern: &CsrPattern) -> Result<Self, BackendError> {
+        let size = pattern.nrows() * pattern.ncols();
+        gpu.check_window("a convolution's weights", size)?;
+        let mut entries = vec![u32::MAX; size];
+        let mut places = Vec::with_capacity(pattern.nnz());
+        for (entry, (row, column)) in pattern.positions().enumerate() {
+            let place = row as usize * pattern.ncols() + column as usize;
+            entries[place] = entry as u32;
+            places.push(place as u32);
+        }
+        let weight = Mutex::new(gpu.zeros(entries.len())?);
+        Ok(Self { entries: gpu.indices(&entries)?, places: gpu.indices(&places)?, weight })
+    }
+
+    /// Queues a dense operation on the weight with these values, and zeros between them.
+    pub(super) fn with_weight(
+        &self,
+        gpu: &Gpu,
+        values: &Buffer,
+        queue: impl FnOnce(&Buffer) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        // Held until all is queued: other threads queue operations too.
+        let weight = self.weight.lock().unwrap_or_else(PoisonError::into_inner);
+        gpu.gather_buffer(values, &self.entries, &weight)?;
+        queue(&weight)
+    }
+
+    /// Queues a dense weight gradient, and takes what is stored from it. `queue` adds to what its buffer holds if asked to
+    /// accumulate.
+    pub(super) fn sample(
+        &self,
+        gpu: &Gpu,
+        values: &mut Buffer,
+        accumulate: bool,
+        queue: impl FnOnce(&mut Buffer) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        let mut gradient = self.weight.lock().unwrap_or_else(PoisonError::into_inner);
+        if accumulate {
+            gpu.gather_buffer(values, &self.entries, &gradient)?;
+        }
+        queue(&mut gradient)?;
+        gpu.gather_buffer(&gradient, &self.places, values)
+    }
+}
+
+impl SparsePlan {
+    fn new(gpu: &Gpu, pattern: &CsrPattern, shape: ConvShape, options: ConvOptions) -> Result<Self, BackendError> {
         gpu.check_window("the entries of a sparse convolution", pattern.nnz())?;
         let grid = Grid::forward(shape, options.x, options.y);
         let offset = |(row, column): (u32, u32)| {
@@ -85,30 +181,23 @@ impl GpuConvPlan {
             .map(|row| pattern.row_range(row))
             .map(|entries| [entries.start, entries.len()])
             .collect();
-        let backward = if options.input_grad { Some(Backward::new(gpu, &pattern, shape, options)?) } else { None };
-        let tasks = tasks(&pattern, shape);
+        let backward = if options.input_grad { Some(Backward::new(gpu, pattern, shape, options)?) } else { None };
+        let tasks = tasks(pattern, shape);
         gpu.check_window("a convolution's list of tasks", tasks.len())?;
-        Ok(Self {
-            forward: Pass::new(gpu, grid, &rows)?,
-            offsets: gpu.indices(&offsets)?,
-            tasks: gpu.indices(&tasks)?,
-            backward,
-            pattern,
-            shape,
-            options,
-        })
+        let forward = Pass::new(gpu, grid, &rows)?;
+        Ok(Self { forward, offsets: gpu.indices(&offsets)?, tasks: gpu.indices(&tasks)?, backward })
     }
 
     pub(super) fn task_count(&self) -> usize {
         self.tasks.len() / ROW_WORDS
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    fn words(&self) -> usize {
         let backward = self.backward.as_ref().map_or(0, |backward| {
             let rows: usize = backward.passes.iter().map(|pass| pass.rows.len()).sum();
             rows + backward.offsets.len() + backward.permutation.len()
         });
-        size_of::<u32>() * (self.offsets.len() + self.forward.rows.len() + self.tasks.len() + backward)
+        self.offsets.len() + self.forward.rows.len() + self.tasks.len() + backward
     }
 }
 
@@ -170,9 +259,6 @@ fn tasks(pattern: &CsrPattern, shape: ConvShape) -> Vec<u32> {
 
 /// The input channel, and row and column in the filter, of a column of the weight's row.
 fn channel_and_tap(shape: ConvShape, row: u32, column: u32) -> (usize, [usize; 2]) {
-    let (row, column) = (row as usize, column as usize);
-    let group = row / (shape.out_channels() / shape.groups());
-    let tap = column % shape.taps();
-    let channel = group * (shape.in_channels() / shape.groups()) + column / shape.taps();
+    let (channel, tap) = shape.channel_and_tap(row as usize, column as usize);
     (channel, [tap / shape.kernel()[1], tap % shape.kernel()[1]])
 }

@@ -1,7 +1,7 @@
 //! Direct convolution with sparse weights.
 
 use super::grid::part;
-use super::plan::{GpuConvPlan, Pass};
+use super::plan::{Pass, SparsePlan};
 use super::sums::{Part, Sums};
 use crate::gpu::kernel::{Access, Kernel, Launch, Work};
 use crate::gpu::{Buffer, Gpu, Indices};
@@ -90,13 +90,13 @@ impl Gpu {
     /// The gradient at the stored entries. Shapes have been checked.
     pub(super) fn conv_sparse_grad(
         &self,
-        plan: &GpuConvPlan,
+        plan: &SparsePlan,
         dy: &Images<Self>,
         x: &Images<Self>,
         values: &Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
-        let (grid, nnz) = (&plan.forward.grid, plan.pattern.nnz());
+        let (grid, nnz) = (&plan.forward.grid, plan.forward.nnz);
         let task_groups = plan.task_count().div_ceil(TEAMS);
         let sums = Sums { to: values, len: nnz, accumulate, workgroups: task_groups };
         self.conv_sums(grid, dy, x, &sums, |part: &Part<'_>| {

@@ -210,3 +210,24 @@ fn strips_are_no_longer_than_the_samples_fill() {
     let strips = [1, 8, 15, 16, 31, 32, 1000].map(|samples| gpu.image_strip(shape, samples));
     assert_eq!(strips, [8, 8, 8, 16, 16, 32, 32]);
 }
+
+/// From half the weights on, dense code computes the stored ones; what a plan takes is counted either way.
+#[test]
+fn dense_patterns_run_dense() {
+    let Some(gpu) = gpu() else { return };
+    for (density, expected) in [(0.3, false), (0.8, true), (1.0, true)] {
+        for shape in [shape([12, 8], 3, 2, 1).with_groups(4).unwrap(), depthwise(5, [3, 3]).with_padding([1, 1])] {
+            let case = case(shape, [9, 8], 10, 8, density);
+            let [x, y] = case.layouts();
+            let options = ConvOptions { x, y, input_grad: true };
+            let before = gpu.allocated_bytes();
+            let plan = gpu.plan_conv(Arc::new(case.pattern()), case.shape, options).unwrap();
+            assert_eq!(plan.is_densified(), expected, "{shape:?} at density {density}");
+            let held = (gpu.allocated_bytes() - before) as usize;
+            let counted = gpu.conv_plan_bytes(&plan);
+            // Buffers are whole numbers of 16 bytes.
+            assert!(counted <= held && held < counted + 200, "{counted} bytes of {held}");
+            case.verify_sparse("gpu", gpu);
+        }
+    }
+}
