@@ -364,6 +364,16 @@ fn devices_are_numbered() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("gpu:99"));
 }
 
+#[test]
+fn a_step_is_measured() {
+    if gpu().is_none() {
+        return;
+    }
+    let args = ["bench", "step", "--json", "--device", "gpu", "--model", "20-30-10", "--density", "0.5"];
+    let record = records(&rigl(&args).output().unwrap()).pop().unwrap();
+    assert!(record["time_ns"].as_u64() > Some(0) && record["dense_time_ns"].as_u64() > Some(0), "{record}");
+}
+
 /// Benchmarks take what is for GPUs, and refuse what is for processors.
 #[test]
 fn kernels_in_halves_and_portable_ones_are_measured() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::BenchStepArgs;
 use crate::bench::{StepBench, peak_rss_bytes};
-use crate::config::{Format, LayerRule, Method, TrainConfig};
+use crate::config::{Device, Format, LayerRule, Method, TrainConfig};
 use crate::device::{ComputeDevice, OnDevice, Place};
 use crate::memory;
 use crate::models::{Architecture, Sparsification};
@@ -185,13 +185,15 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
     let output = Command::new(program)
         .args(["bench", "step", "--worker", "--model", &args.model.to_string()])
         .args(["--batch-size", &args.batch_size.to_string(), "--density", &density.to_string()])
-        .args(["--distribution", &args.distribution.to_string(), "--threads", &threads.to_string()])
+        .args(["--distribution", &args.distribution.to_string()])
         .args(["--format", &args.format.to_string()])
         .args(args.pictures.image_size.iter().flat_map(|side| ["--image-size".to_owned(), side.to_string()]))
         .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
         .args(["--stem", &args.pictures.stem.to_string()])
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
         .args(["--device", &args.machine.device.to_string()])
+        // A GPU takes no threads.
+        .args((args.machine.device == Device::Cpu).then(|| format!("--threads={threads}")))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
