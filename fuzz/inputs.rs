@@ -1,5 +1,5 @@
-//! What is done with hostile input of each format: it must end in an error or a sound value, without a panic, and hold no
-//! more memory than a small multiple of the input. Fuzz targets and `tests/hostile_input.rs` run the same functions.
+//! Checks for hostile input of each format: it must give an error or a valid value, never a panic, and use no more memory
+//! than a small multiple of the input. The fuzz targets and `tests/hostile_input.rs` run the same functions.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,14 +31,14 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("toml", toml),
 ];
 
-/// Bytes that any parser may take for itself.
+/// Bytes that any parser may use, whatever the input.
 const FREE_BYTES: usize = 1 << 20;
-/// As [`trainer::formats::unfold`]: compressed input may unfold to 64 bytes a byte and 1 MiB, which are then copied to
+/// As in [`trainer::formats::unfold`]: compressed input may expand to 64 times its size plus 1 MiB, which is then copied to
 /// wider types and sorted.
 const UNFOLDED: (usize, usize) = (64 * 12, 12 << 20);
-/// A header of JSON becomes maps of strings; entries of text become indices and values that are sorted.
+/// A JSON header becomes maps of strings; text entries become indices and values, which are sorted.
 const PARSED: (usize, usize) = (64, FREE_BYTES);
-/// A matrix may have 2^20 rows without entries, at two times 4 bytes.
+/// A matrix may have 2^20 rows without entries, at 2 × 4 bytes each.
 const ROWS: (usize, usize) = (64, (8 << 20) + FREE_BYTES);
 
 fn bounded<T>(bytes: &[u8], (factor, free): (usize, usize), parse: impl FnOnce(&[u8]) -> T) -> T {
@@ -77,7 +77,7 @@ pub fn cifar(bytes: &[u8]) {
 /// Checkpoints, and other programs' safetensors files.
 pub fn safetensors(bytes: &[u8]) {
     let _ = bounded(bytes, PARSED, Checkpoint::from_bytes);
-    // What the checksum keeps out must not be trusted where it is forged.
+    // A forged checksum must not make the content trusted.
     if let Ok(model) = bounded(bytes, PARSED, |bytes| StoredModel::from_checkpoint(&unchecked(bytes))) {
         sound(&model);
     }
@@ -92,7 +92,7 @@ fn sound(model: &StoredModel) {
     assert_eq!(again.densities(), model.densities());
 }
 
-/// The file's content, whatever its sum; empty if it is not a safetensors file at all.
+/// The file's content, whatever its checksum; empty if it is not a safetensors file at all.
 fn unchecked(bytes: &[u8]) -> Checkpoint {
     let read = || {
         let header = read_header(bytes).ok()?;
@@ -114,7 +114,7 @@ fn unchecked(bytes: &[u8]) -> Checkpoint {
     read().unwrap_or_default()
 }
 
-/// SciPy's sparse matrices, and the NumPy arrays that they consist of.
+/// SciPy's sparse matrices, and the NumPy arrays they consist of.
 pub fn npz(bytes: &[u8]) {
     matrix(bounded(bytes, UNFOLDED, npz::parse).ok(), npz::to_bytes, npz::parse);
     matrix(bounded(bytes, PARSED, npy::parse).ok(), npy::to_bytes, npy::parse);
@@ -130,14 +130,14 @@ pub fn smtx(bytes: &[u8]) {
     matrix(bounded(bytes, PARSED, smtx::parse).ok(), smtx::to_bytes, smtx::parse);
 }
 
-/// What was read can be written, and read again.
+/// Whatever was read can be written and read again.
 fn matrix<E: std::fmt::Debug>(
     read: Option<Matrix>,
     write: impl Fn(&Matrix) -> Result<Vec<u8>, E>,
     parse: impl Fn(&[u8]) -> Result<Matrix, E>,
 ) {
     let Some(matrix) = read else { return };
-    // Some kinds of matrix have no place in a format.
+    // Some formats cannot hold some kinds of matrix.
     let Ok(bytes) = write(&matrix) else { return };
     let again = parse(&bytes).expect("what was written can be read");
     assert_eq!(shape(&again), shape(&matrix));
@@ -166,7 +166,7 @@ pub fn toml(bytes: &[u8]) {
     let args = TrainArgs { options, profile: false, config: None, resume: None };
     let Ok(config) = bounded(bytes, (512, FREE_BYTES), |_| TrainConfig::resolve(&args, None)) else { return };
     let _ = config.update_window(config.total_steps(100));
-    // What is saved with a run means the same.
+    // The settings saved with a run mean the same.
     let saved = config.to_toml().expect("settings from TOML can be written as TOML");
     let mut again: TrainConfig = toml::from_str(&saved).expect("what was written can be read");
     if again.steps.is_some() {

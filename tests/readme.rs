@@ -1,3 +1,3 @@
 #![doc = include_str!("../README.md")]
 #![doc = ""]
-#![doc = "(This library holds nothing: it lets the README's example run as a test.)"]
+#![doc = "(This library is empty: it exists to run the README's example as a test.)"]
