@@ -1238,7 +1238,7 @@ fn require(holds: bool, option: &'static str, value: impl fmt::Display, rule: &'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::commands::{Cli, Command};
     use clap::Parser;
     use proptest::prelude::*;
 

@@ -13,6 +13,7 @@ pub mod data;
 pub mod device;
 pub mod exchange;
 pub mod figure;
+mod fit;
 pub mod formats;
 pub mod interrupt;
 pub mod landscape;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use trainer::args::Cli;
+use trainer::commands::Cli;
 use trainer::{commands, interrupt};
 
 fn main() -> ExitCode {

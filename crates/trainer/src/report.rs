@@ -9,6 +9,11 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+/// Sizes for people: `300×784`.
+pub fn dimensions(sizes: &[usize]) -> String {
+    sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("×")
+}
+
 /// Writes one record as a line of standard output, at once.
 ///
 /// # Errors

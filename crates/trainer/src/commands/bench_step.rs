@@ -7,15 +7,47 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::args::BenchStepArgs;
+use super::machine::MachineArgs;
+use super::network::PictureArgs;
+use super::values::parse_count;
 use crate::bench::{StepBench, peak_rss_bytes};
-use crate::config::{Device, Format, LayerRule, Method, TrainConfig};
+use crate::config::{Device, Distribution, Format, LayerRule, Method, ModelName, TrainConfig, parse_density};
 use crate::device::{ComputeDevice, OnDevice, Place};
-use crate::memory;
 use crate::models::{Architecture, Sparsification};
 use crate::report::{Significant, Table, print_record, print_text};
+use crate::{fit, memory};
+
+/// `rigl bench step`.
+#[derive(Debug, Args)]
+pub struct BenchStepArgs {
+    /// The network: lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10
+    #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
+    pub model: ModelName,
+    /// What the network reads, where its name leaves that open.
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    /// Samples in a batch
+    #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
+    pub batch_size: usize,
+    /// Densities of the network, each in (0, 1]
+    #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
+    pub density: Vec<f64>,
+    /// How the density is spread over the layers
+    #[arg(long, value_enum, default_value_t = Distribution::Erk)]
+    pub distribution: Distribution,
+    /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...)
+    #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]
+    pub format: Format,
+    /// Measure in this process and print the raw numbers: how the command calls itself, once for each density
+    #[arg(long, hide = true)]
+    pub worker: bool,
+    /// What every measurement takes.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
 
 /// The record of one density.
 #[derive(Debug, Serialize)]
@@ -61,7 +93,7 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
     if args.worker {
         return args.machine.on_device(Worker(args));
     }
-    let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
+    let architecture = fit::architecture(&args.pictures.spec(&args.model)?)?;
     let place = args.machine.on_device(Check { architecture: &architecture, batch_size: args.batch_size })?;
     config(args).check()?;
     // Impossible densities are refused before anything is measured.
@@ -88,7 +120,7 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
             density: measurement.nnz as f64 / architecture.size() as f64,
             nnz: measurement.nnz,
             flops_ratio: flops_ratio(args, &architecture, density)?,
-            device: super::device_name(args.machine.device, &place),
+            device: args.machine.name_of(&place),
             isa: place.isa.clone(),
             threads: place.threads,
             time_ns: measurement.time_ns,
@@ -214,7 +246,7 @@ impl OnDevice for Worker<'_> {
         let Self(args) = self;
         let &[density] = &args.density[..] else { bail!("a worker measures one density") };
         let config = config(args);
-        let architecture = super::architecture(&args.pictures.spec(&args.model)?)?;
+        let architecture = fit::architecture(&args.pictures.spec(&args.model)?)?;
         let densities = sparsification(args, density).solve(&architecture)?;
         let mut bench = StepBench::new(backend, &architecture, &config, &densities)?;
         let best = backend.install(|| -> anyhow::Result<Duration> {

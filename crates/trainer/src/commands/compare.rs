@@ -2,21 +2,105 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::Args;
 use serde_json::Value;
 
 use super::report::write_and_print;
-use crate::args::{CompareArgs, TrainOptions};
+use crate::args::TrainOptions;
 use crate::atomic_file::write_atomic;
 use crate::comparison::{
     COMPARISON, ComparisonError, ComparisonProgress, Definition, Outcome, Plan, PlannedRun, Results, RunFolder,
-    RunState, Said, failure_file, run_child, settings_file, write_report,
+    RunState, Said, Seeds, failure_file, run_child, settings_file, write_report,
 };
-use crate::config::{ConfigError, RESUMABLE};
+use crate::config::{ConfigError, RESUMABLE, parse_density};
 use crate::interrupt::Interrupt;
 use crate::report::print_record;
+
+const HEADING: &str = "Comparison";
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  rigl compare
+      dense, static, set and rigl at density 0.1, three seeds each, on the embedded pictures
+  rigl compare --methods static,rigl,small-dense --densities 0.1,0.05,0.02 --seeds 5 --epochs 10
+      the dense network as large as the sparse one takes part; five seeds from --seed (0) on
+  rigl compare --methods set,rigl --data mnist --data-dir ~/data --update-interval 50 --seeds 0,5,7 --out runs/mnist
+      these seeds; any option of rigl train is a setting of all runs
+  rigl compare --config experiments/lenet-fashion-mnist.toml --seeds 1 --epochs 1
+      an experiment from a file, with its published numbers; here cut short by the command line
+  rigl compare --resume runs/mnist
+      go on after Ctrl-C; the same command as before does the same
+
+A file for --config:
+  title = \"LeNet-300-100\"
+  source = \"where the numbers are published\"       # with notes = \"...\": text for the report
+  [settings]                                       # as for rigl train --config
+  epochs = 10
+  [compare]
+  densities = [0.1, 0.02]
+  seeds = 3                                        # or a list: [0, 5, 7]
+  [[arm]]                                          # one for each line of the comparison
+  name = \"rigl\"
+  method = \"rigl\"
+  [[arm]]
+  name = \"rigl, often\"
+  method = \"rigl\"
+  update-interval = 50                             # any setting that differs from the common ones
+  densities = [0.1]                                # else those of [compare]
+  [[published]]                                    # stands beside ours in table and report
+  arm = \"rigl\"
+  density = 0.1
+  accuracy = 0.89
+  deviation = 0.003                                # optional, as source and note are
+
+Folder of a comparison: comparison.toml (what is compared; --config makes it again), runs/ARM-dDENSITY-sSEED (one folder a
+run, as of rigl train), report.html, accuracy-flops.svg, accuracy-seconds.svg, summary.json. A run that is there already with
+the same settings is not made again, so that seeds, densities and methods can be added later.";
+
+/// `rigl compare`.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = COMPARE_EXAMPLES,
+    mut_arg("method", |arg| arg.hide(true)),
+    mut_arg("density", |arg| arg.hide(true)),
+    mut_arg("sparsity", |arg| arg.hide(true)),
+    mut_arg("seed", |arg| {
+        arg.help("The first seed, where --seeds is a number of seeds; a seed gives all methods the same first weights, order of \
+                  the data and, at one density, first connections [default: 0]")
+    }),
+    mut_arg("threads", |arg| arg.help("Threads of each run; runs follow one another [default: one for each core]")),
+    mut_arg("out", |arg| {
+        arg.help("Folder for the runs and the report [default: runs/compare-MODEL-DATA, of a file runs/NAME]; what it holds of \
+                  the same comparison is gone on with")
+    }),
+)]
+pub struct CompareArgs {
+    /// Methods: those of rigl train; small-dense, the dense network that is as large as the sparse one; big-sparse, rigl on a
+    /// network so wide that it is as large as the dense one (both in the paper's format, with a bit for each position of a
+    /// sparse layer). Of a file, the arms of these names [default: dense,static,set,rigl; of a file all its arms]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = HEADING)]
+    pub methods: Option<Vec<String>>,
+    /// Densities, each in (0, 1]; the method dense runs once a seed at density 1 [default: 0.1]
+    #[arg(long, value_name = "D,...", value_delimiter = ',', value_parser = parse_density, help_heading = HEADING)]
+    pub densities: Option<Vec<f64>>,
+    /// How many seeds, from --seed on; or a list of seeds, with a comma [default: 3]
+    #[arg(long, value_name = "N|SEED,...", help_heading = HEADING)]
+    pub seeds: Option<Seeds>,
+    /// TOML file that describes the comparison; the command line wins over it
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    pub config: Option<PathBuf>,
+    /// Go on with the comparison in this folder; only --threads, --loader-threads, --device, --data-dir, --checkpoint-every,
+    /// --keep-checkpoints and --json may differ
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "methods", "densities", "seeds"],
+        help_heading = HEADING)]
+    pub resume: Option<PathBuf>,
+    /// Settings of all runs.
+    #[command(flatten)]
+    pub options: TrainOptions,
+}
 
 const LOCK: &str = ".lock";
 

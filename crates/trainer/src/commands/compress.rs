@@ -2,13 +2,26 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use serde::Serialize;
 
-use crate::args::CompressArgs;
 use crate::exchange::check_not_read;
 use crate::models::{Compressed, StoredModel};
 use crate::report::{Significant, Table, print_record, print_text};
 use crate::run_dir::load_model;
+
+/// Options of `rigl compress`.
+#[derive(Debug, Args)]
+pub struct CompressArgs {
+    /// A run's folder, a checkpoint, or an imported model: a multi-layer perceptron
+    pub model: PathBuf,
+    /// Write the smaller network to this file, a model that all commands read
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// The record of a compression.
 #[derive(Debug, Serialize)]

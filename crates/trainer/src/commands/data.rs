@@ -4,15 +4,80 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::args::{DataCommand, DataFetchArgs, DataListArgs, DataVerifyArgs};
 use crate::data::fetch::{FetchError, Fetched, Origin, fetch, verify};
 use crate::data::image_folder::{self, DEFAULT_IMAGE_SIZE, IMAGE_FOLDER};
 use crate::data::{DataError, EMBEDDED, KNOWN, KnownSet};
 use crate::interrupt::Interrupt;
 use crate::report::{Table, print_record, print_text};
+
+/// What `rigl data` does.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Show the data sets there are, and where they were found.
+    List(DataListArgs),
+    /// Get a data set from where it is published, or from a local copy, and check it.
+    Fetch(DataFetchArgs),
+    /// Read a data set as a whole and compare its sums with those of the official files.
+    Verify(DataVerifyArgs),
+}
+
+/// `rigl data list`.
+#[derive(Debug, Args)]
+pub struct DataListArgs {
+    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+const FETCH_EXAMPLES: &str = "\
+Examples:
+  rigl data fetch cifar10 --data-dir ~/data
+      downloads CIFAR-10 to ~/data/cifar10, where --data cifar10 --data-dir ~/data finds it
+  rigl data fetch mnist --from /mnt/mirror/mnist --to ~/data/mnist
+      copies the files of a local mirror, published or unpacked, plain, .gz or .xz";
+
+/// `rigl data fetch`.
+#[derive(Debug, Args)]
+#[command(after_long_help = FETCH_EXAMPLES)]
+pub struct DataFetchArgs {
+    /// The data set: fashion-mnist, mnist, cifar10 or cifar100
+    pub name: String,
+    /// Take it from this folder: the published files, or unpacked ones, plain, .gz or .xz
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub from: Option<PathBuf>,
+    /// Take the published files from this address [default: that of the publisher]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The folder for its files
+    #[arg(long, value_name = "DIR", conflicts_with = "data_dir")]
+    pub to: Option<PathBuf>,
+    /// Folder of data sets; the files go to DIR/NAME [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rigl data verify`.
+#[derive(Debug, Args)]
+pub struct DataVerifyArgs {
+    /// The data set; of image-folder, every picture is read
+    pub name: String,
+    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// The record of a data set in a list.
 #[derive(Debug, Serialize)]

@@ -1,13 +1,21 @@
 //! `rigl devices`: what may be computed on.
 
+use clap::Args;
 use serde::Serialize;
 use sparse_kernels::cpu::{Cpu, IsaName};
 #[cfg(feature = "gpu")]
 use sparse_kernels::gpu;
 
-use crate::args::DevicesArgs;
 use crate::config::available_threads;
 use crate::report::{Table, print_record, print_text};
+
+/// `rigl devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// The record of a device.
 #[derive(Debug, Serialize)]

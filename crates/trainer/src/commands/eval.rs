@@ -4,20 +4,63 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::check_fit;
-use crate::args::{EvalArgs, EvalSplit};
-use crate::config::{ConfigError, DATA_IN_FOLDERS, available_threads};
+use super::values::parse_count;
+use crate::config::{ConfigError, DATA_IN_FOLDERS, Device, available_threads};
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
 use crate::data::{self, Normalization, Split};
 use crate::device::{ComputeDevice, OnDevice, on_device};
+use crate::fit::check_fit;
 use crate::interrupt::Interrupt;
 use crate::models::{Network, StoredModel};
 use crate::report::{print_record, print_text};
 use crate::run::{Mean, evaluate};
 use crate::run_dir::load_model;
 use crate::training::Evaluator;
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  rigl eval runs/lenet-300-100-rigl-d0.1-s0-1
+      the run's newest good checkpoint, on the test set of the data it was trained on
+  rigl eval model.safetensors --data mnist --data-dir ~/data --json
+      an imported model on MNIST, as a record for a machine";
+
+/// `rigl eval`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EVAL_EXAMPLES)]
+pub struct EvalArgs {
+    /// A run's folder, a checkpoint, or an imported model
+    pub model: PathBuf,
+    /// The data set [default: the one that the model was trained on, else fashion-mnist-mini]
+    #[arg(long, value_name = "NAME")]
+    pub data: Option<String>,
+    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The samples: those for testing, or the whole training set
+    #[arg(long, value_enum, default_value_t = EvalSplit::Test)]
+    pub split: EvalSplit,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub threads: Option<usize>,
+    /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: Device,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Samples to evaluate on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EvalSplit {
+    /// The test set.
+    Test,
+    /// The training set, held-out samples included.
+    Train,
+}
 
 /// The record of an evaluation.
 #[derive(Debug, Serialize)]

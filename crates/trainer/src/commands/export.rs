@@ -1,9 +1,46 @@
 //! `rigl export`: a model, or one of its matrices, for other programs.
 
+use std::path::PathBuf;
+
+use clap::Args;
+
 use super::summary;
-use crate::args::ExportArgs;
-use crate::exchange::{Target, check_not_read};
+use crate::exchange::{ExchangeFormat, Target, check_not_read};
 use crate::run_dir::load_model;
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  rigl export runs/1 --out model.safetensors
+      the run's model with PyTorch's names: fc1.weight.crow_indices, .col_indices, .values, fc1.bias
+  rigl export runs/1 --out state_dict.safetensors --dense
+      the same with whole matrices, zeros included: what a dense PyTorch module loads
+  rigl export runs/1 --layer fc1 --out fc1.npz
+      one matrix for scipy.sparse.load_npz; .mtx, .smtx (pattern only) and .npy (dense) likewise
+  rigl export runs/1 --out matrices --format mtx
+      every layer's weight and bias, as files in a folder";
+
+/// `rigl export`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXPORT_EXAMPLES)]
+pub struct ExportArgs {
+    /// A run's folder (its newest good checkpoint), a checkpoint, or an imported model
+    pub model: PathBuf,
+    /// The file to write; for a whole model as matrix files, the folder
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    /// The files' format [default: by the extension of --out]
+    #[arg(long, value_enum)]
+    pub format: Option<ExchangeFormat>,
+    /// Write this layer's weight matrix only
+    #[arg(long, value_name = "NAME")]
+    pub layer: Option<String>,
+    /// Write whole matrices, zeros included (safetensors, mtx; npy always is)
+    #[arg(long)]
+    pub dense: bool,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Runs the command.
 ///

@@ -1,10 +1,50 @@
 //! `rigl import`: a model of other programs' files.
 
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::network::{DensityArgs, SpreadArgs};
 use super::summary;
-use crate::args::{ImportArgs, SpreadArgs};
 use crate::config::{ConfigError, Distribution, Format, LayerRule, Method, TrainConfig};
 use crate::exchange::{check_out, prune, read_model};
 use crate::models::Architecture;
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  rigl import state_dict.safetensors --density 0.1 --out model.safetensors
+      a dense PyTorch model, the smallest weights of each layer pruned; then
+      rigl train --init-from model.safetensors   trains it on, rigl eval model.safetensors evaluates it
+  rigl import fc1.npz fc2.npz fc3.npz --out model.safetensors
+      a multi-layer perceptron of matrices [outputs, inputs], in this order, with biases of 0
+  rigl import matrices --out model.safetensors
+      a folder that rigl export has written, with biases";
+
+/// `rigl import`.
+#[derive(Debug, Args)]
+#[command(after_long_help = IMPORT_EXAMPLES, mut_arg("density", |density| {
+    density.help("Prune each layer's smallest weights, down to this density of the whole, in (0, 1] [default: no pruning]")
+}))]
+pub struct ImportArgs {
+    /// One .safetensors file, one folder of matrix files, or matrix files (.npz, .mtx, .smtx, .npy) from input to output
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<PathBuf>,
+    /// The model file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// What to prune to.
+    #[command(flatten)]
+    pub density: DensityArgs,
+    /// How it is spread.
+    #[command(flatten)]
+    pub spread: SpreadArgs,
+    /// Seed of the values of patterns without values (.smtx), which are drawn as a new network's are
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Runs the command.
 ///

@@ -6,26 +6,108 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sparse_kernels::cpu::Cpu;
 
-use super::check_fit;
-use super::eval::EVALUATION_BATCH;
-use crate::args::{EvalSplit, LandscapeArgs, SpaceChoice};
+use super::eval::{EVALUATION_BATCH, EvalSplit};
+use super::values::{parse_count, parse_not_negative, parse_places, parse_positive};
 use crate::atomic_file::write_atomic;
 use crate::config::{ConfigError, DATA_IN_FOLDERS, available_threads};
-use crate::data;
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
+use crate::fit::check_fit;
 use crate::interrupt::Interrupt;
 use crate::landscape::{
     BATCH_SIZE, Curve, End, LandscapeError, Line, MOMENTUM, Path, PathTraining, Point, Profile, Sample, Space, Survey,
     View, common_input, svg,
 };
-use crate::memory;
 use crate::models::{StoredModel, WeightCount, activation_bytes};
 use crate::report::{Progress, Significant, Status, Table, print_record, print_text};
 use crate::run::{Mean, RunError};
 use crate::run_dir::load_model;
+use crate::{data, memory};
+
+const LANDSCAPE_DETAILS: &str = "\
+Curves are Bézier curves with one control point (quadratic) or two (cubic), which begin on the straight line and are
+trained for a low mean loss along the curve: each step takes a minibatch and a random place on the curve; SGD with
+momentum 0.9, a learning rate that falls along half a cosine, weight decay. Both ends stay as they are. In the
+sparse space every point has weights only where A or B has one, and costs what a network of so many weights costs; in
+the full space, everywhere. The straight line lies in the sparse space. Biases, and scale and shift of batch
+normalisations, are part of a point; running moments are not, they are estimated for each point by a pass over the
+training set, of A and B too, whose losses then are not quite those of rigl eval. A layer that is dense in A or B is
+dense in the sparse space.
+
+The barrier of a path is the highest loss for t in [0, 1], less the higher loss of both ends.
+
+Examples:
+  rigl landscape runs/static runs/pruned --out landscape
+      all paths, with landscape.svg and landscape.jsonl in the folder landscape
+  rigl landscape a.safetensors b.safetensors --curves linear
+      the straight line, from -0.2 to 1.2: no training
+  rigl landscape runs/static runs/pruned --space sparse --curves quadratic --steps 20000
+      one curve, trained for longer";
+
+/// `rigl landscape`.
+#[derive(Debug, Args)]
+#[command(after_long_help = LANDSCAPE_DETAILS)]
+pub struct LandscapeArgs {
+    /// The end at t = 0: a run's folder (its newest good checkpoint) or a checkpoint
+    pub a: PathBuf,
+    /// The end at t = 1, of the same architecture and trained on the same data; its pattern may be another
+    pub b: PathBuf,
+    /// Where curves may go: sparse (weights that A or B has), full (all weights), or one curve in each [default: both]
+    #[arg(long, value_enum)]
+    pub space: Option<SpaceChoice>,
+    /// The paths: linear, quadratic, cubic
+    #[arg(long, value_enum, value_name = "CURVE,...", value_delimiter = ',', default_value = "linear,quadratic,cubic")]
+    pub curves: Vec<Curve>,
+    /// Places at which a path is evaluated, at equal distances: over [0, 1], of the straight line over [-0.2, 1.2]; 0 and 1
+    /// are always among them
+    #[arg(long, value_name = "N", default_value_t = 29, value_parser = parse_places)]
+    pub points: usize,
+    /// The samples that points are evaluated on: the whole training set, or those for testing. Curves are trained on the
+    /// training set
+    #[arg(long, value_enum, default_value_t = EvalSplit::Train)]
+    pub split: EvalSplit,
+    /// Training steps (batches) of each curve [default: 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Samples in a batch of this training, and in a batch that gives batch normalisations their moments [default: 100]
+    #[arg(long, value_name = "SAMPLES", value_parser = parse_count)]
+    pub batch_size: Option<usize>,
+    /// Learning rate of the first step; it falls to 0 [default: 0.1]
+    #[arg(long, value_name = "RATE", value_parser = parse_positive)]
+    pub lr: Option<f64>,
+    /// Pull of weights towards 0 in this training, at least 0; losses are reported without it [default: 0.0001]
+    #[arg(long, value_name = "DECAY", value_parser = parse_not_negative)]
+    pub weight_decay: Option<f64>,
+    /// Seed of batches and places; one seed gives one result on any number of threads
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: u64,
+    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub threads: Option<usize>,
+    /// A new folder for a picture (landscape.svg) and the records of --json (landscape.jsonl) [default: no files]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where curves between two networks may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SpaceChoice {
+    /// Where either network has weights.
+    Sparse,
+    /// Everywhere.
+    Full,
+    /// One curve in each.
+    Both,
+}
 
 const RECORDS: &str = "landscape.jsonl";
 const PICTURE: &str = "landscape.svg";

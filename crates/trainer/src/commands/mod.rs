@@ -1,177 +1,197 @@
-//! The commands, one file each.
+//! The command line of `rigl`: its commands, one file each.
 
+mod bench;
 mod bench_kernel;
 mod bench_step;
-mod compare;
+pub(crate) mod compare;
 mod compress;
 mod data;
 mod devices;
 mod eval;
+mod exit;
 mod export;
 mod import;
 mod landscape;
+mod machine;
+mod network;
 mod plan;
 mod report;
 mod summary;
 mod train;
+mod values;
 
-use self::bench_kernel::ReferenceError;
-use crate::args::{BenchCommand, Command};
-use crate::checkpoint::CheckpointError;
-use crate::comparison::ComparisonError;
-use crate::config::{ConfigError, Device};
-use crate::data::fetch::FetchError;
-use crate::data::{DataError, Dataset};
-use crate::device::Place;
-use crate::exchange::ExchangeError;
-use crate::interrupt;
-use crate::landscape::LandscapeError;
-use crate::models::{Architecture, ModelSpec, WeightLayer};
-use crate::run::RunError;
-use crate::run_dir::RunDirError;
+use clap::{Parser, Subcommand};
 
-/// Runs a command.
+pub use self::exit::{exit_code, message};
+
+/// Trains sparse neural networks in time and memory that follow their density.
 ///
-/// # Errors
-/// Whatever stops it; [`exit_code`] tells the kind.
-pub fn run(command: Command) -> anyhow::Result<()> {
-    match command {
-        Command::Train(args) => train::run(&args),
-        Command::Compare(args) => compare::run(&args),
-        Command::Report(args) => report::run(&args),
-        Command::Plan(args) => plan::run(&args),
-        Command::Devices(args) => devices::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Compress(args) => compress::run(&args),
-        Command::Landscape(args) => landscape::run(&args),
-        Command::Export(args) => export::run(&args),
-        Command::Import(args) => import::run(&args),
-        Command::Data(command) => data::run(&command),
-        Command::Bench(BenchCommand::Kernel(args)) => bench_kernel::run(&args),
-        Command::Bench(BenchCommand::Step(args)) => bench_step::run(&args),
-    }
+/// A weight that is not there is neither stored, nor multiplied, nor given a gradient. Density is the share of the
+/// weights that exist: 0.1 keeps one weight in ten.
+#[derive(Debug, Parser)]
+#[command(name = "rigl", version, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
 }
 
-/// A network must read what the data has, and know its classes.
-pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {
-    let model = architecture.name();
-    let ModelSpec { channels, size: [height, width], classes, .. } = architecture.spec;
-    let expected = [channels, height, width];
-    if !architecture.is_mlp() && (expected != data.shape || classes != data.classes) {
-        return Err(ConfigError::Pictures {
-            model: model.to_string(),
-            expected: pictures(expected),
-            outputs: classes,
-            data: data.name.clone(),
-            got: pictures(data.shape),
-            classes: data.classes,
-        });
-    }
-    if architecture.is_mlp() && (architecture.inputs() != data.features() || architecture.classes() < data.classes) {
-        return Err(ConfigError::Model {
-            model: model.to_string(),
-            inputs: architecture.inputs(),
-            outputs: architecture.classes(),
-            data: data.name.to_string(),
-            features: data.features(),
-            classes: data.classes,
-        });
-    }
-    Ok(())
-}
-
-/// Channels, height and width for people: `3×32×32`.
-fn pictures(shape: [usize; 3]) -> String {
-    shape.map(|size| size.to_string()).join("×")
-}
-
-/// The network of a specification.
-pub(crate) fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError> {
-    Architecture::new(spec).map_err(|source| ConfigError::Architecture {
-        model: spec.name.to_string(),
-        pictures: pictures([spec.channels, spec.size[0], spec.size[1]]),
-        source,
-    })
-}
-
-/// A weight's dimensions for people: `300×784`.
-fn dimensions(layer: &WeightLayer) -> String {
-    layer.dimensions().iter().map(usize::to_string).collect::<Vec<_>>().join("×")
-}
-
-/// `cpu`, or the GPU's name.
-fn device_name(device: Device, place: &Place) -> String {
-    if device == Device::Cpu { device.to_string() } else { format!("{device} {}", place.device) }
-}
-
-/// The process's exit code for an error: 2 if the command line, the configuration or the files it names must change,
-/// 130 if the run was interrupted, 1 if it failed.
-pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if matches!(error.downcast_ref(), Some(RunError::Interrupted { .. } | RunError::Evaluation)) {
-        return interrupt::EXIT_CODE;
-    }
-    if matches!(error.downcast_ref(), Some(FetchError::Interrupted)) {
-        return interrupt::EXIT_CODE;
-    }
-    if matches!(error.downcast_ref(), Some(ComparisonError::Interrupted { .. })) {
-        return interrupt::EXIT_CODE;
-    }
-    if matches!(error.downcast_ref(), Some(LandscapeError::Interrupted { .. })) {
-        return interrupt::EXIT_CODE;
-    }
-    let usage = error.chain().any(|cause| {
-        cause.is::<ConfigError>()
-            || cause.is::<rigl::DistributionError>()
-            || cause.is::<rigl::ScheduleError>()
-            || cause.is::<crate::bench::patterns::PatternError>()
-            || matches!(cause.downcast_ref(), Some(sparse_kernels::BackendError::IsaUnavailable { .. }))
-            || cause.downcast_ref::<ExchangeError>().is_some_and(ExchangeError::is_usage)
-            || cause.downcast_ref::<DataError>().is_some_and(DataError::is_usage)
-            || cause.downcast_ref::<FetchError>().is_some_and(FetchError::is_usage)
-            || cause.downcast_ref::<LandscapeError>().is_some_and(LandscapeError::is_usage)
-            || cause.downcast_ref::<CheckpointError>().is_some_and(CheckpointError::is_usage)
-            || cause.downcast_ref::<RunDirError>().is_some_and(RunDirError::is_usage)
-            || cause.downcast_ref::<ComparisonError>().is_some_and(ComparisonError::is_usage)
-            || cause.downcast_ref::<ReferenceError>().is_some_and(ReferenceError::is_usage)
-    });
-    if usage { 2 } else { 1 }
-}
-
-/// The line that a person reads: each cause once, also where an error says its cause itself.
-pub fn message(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !text.contains(&cause) {
-            let separator = if text.is_empty() { "" } else { ": " };
-            text += &format!("{separator}{cause}");
+/// The commands: `Name(file::Arguments)`, where the file's `run` takes the arguments.
+macro_rules! commands {
+    ($($(#[$attribute:meta])* $name:ident($file:ident::$arguments:ident),)+) => {
+        /// The commands.
+        #[derive(Debug, Subcommand)]
+        pub enum Command {
+            $($(#[$attribute])* $name(Box<$file::$arguments>),)+
         }
-    }
-    if exit_code(error) == interrupt::EXIT_CODE { text } else { format!("error: {text}") }
+
+        /// Runs a command.
+        ///
+        /// # Errors
+        /// Whatever stops it; [`exit_code`] tells the kind.
+        pub fn run(command: Command) -> anyhow::Result<()> {
+            match command {
+                $(Command::$name(arguments) => $file::run(&arguments),)+
+            }
+        }
+    };
+}
+
+commands! {
+    /// Train a network; without options, LeNet-300-100 at density 0.1 with RigL on embedded pictures.
+    Train(train::TrainArgs),
+    /// Train with several methods, densities and seeds, and report them side by side.
+    Compare(compare::CompareArgs),
+    /// Make a report, for a browser, of runs that are there.
+    Report(report::ReportArgs),
+    /// Show each layer's shape, density, operations and bytes, and the totals against the dense network.
+    Plan(plan::PlanArgs),
+    /// Time sparse code against dense code on this machine.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// List the processor and the GPUs that --device may name, with what they can do.
+    Devices(devices::DevicesArgs),
+    /// Evaluate the model of a run, of a checkpoint, or one that was imported.
+    Eval(eval::EvalArgs),
+    /// Remove the units of a perceptron that are connected to nothing, and show what is left.
+    Compress(compress::CompressArgs),
+    /// Show the loss on paths between two trained networks: a line, and curves trained for a low loss.
+    Landscape(landscape::LandscapeArgs),
+    /// Write a model, or one of its matrices, for other programs.
+    Export(export::ExportArgs),
+    /// Make a model of other programs' files, pruned to a density if asked to.
+    Import(import::ImportArgs),
+    /// List, fetch and verify data sets.
+    #[command(subcommand)]
+    Data(data::DataCommand),
 }
 
 #[cfg(test)]
 mod tests {
+    use super::bench::BenchCommand;
+    use super::bench_kernel::arguments::{KernelFormat, KernelOp, KernelShape, PatternSource, Shape};
     use super::*;
+    use crate::config::Format;
+    use crate::landscape::{BATCH_SIZE, PathTraining};
+    use clap::CommandFactory;
 
-    #[test]
-    fn usage_is_told_from_failure() {
-        let missing = crate::data::load("mnist", None).unwrap_err();
-        let broken = crate::data::idx::parse_labels("labels".as_ref(), [0u8; 8].as_slice(), 10).unwrap_err();
-        let conflict = ConfigError::Conflict { first: "epochs", second: "steps" };
-        let occupied = RunDirError::Occupied { path: "runs/1".into(), file: "config.toml" };
-        assert_eq!(exit_code(&anyhow::Error::from(missing).context("loading")), 2);
-        assert_eq!(exit_code(&conflict.into()), 2);
-        assert_eq!(exit_code(&occupied.into()), 2);
-        assert_eq!(exit_code(&broken.into()), 1);
-        let interrupted = RunError::Interrupted { step: 1, saved: "a".into(), run: "b".into() };
-        assert_eq!(exit_code(&interrupted.into()), 130);
-        assert_eq!(exit_code(&anyhow::anyhow!("loss is NaN")), 1);
+    fn parse(line: &str) -> Result<Command, String> {
+        let parsed = Cli::try_parse_from(std::iter::once("rigl").chain(line.split_whitespace()));
+        parsed.map(|cli| cli.command).map_err(|error| {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        })
     }
 
     #[test]
-    fn a_message_says_each_cause_once() {
-        let missing = CheckpointError::Io { path: "a".into(), source: std::io::ErrorKind::NotFound.into() };
-        let error = anyhow::Error::from(missing).context("loading");
-        assert_eq!(message(&error), "error: loading: checkpoint a: entity not found");
+    fn definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_landscape_states_its_defaults() {
+        let command = Cli::command();
+        let landscape = command.find_subcommand("landscape").unwrap();
+        let PathTraining { steps, learning_rate, weight_decay } = PathTraining::default();
+        for (name, default) in [
+            ("steps", steps.to_string()),
+            ("lr", learning_rate.to_string()),
+            ("weight-decay", weight_decay.to_string()),
+            ("batch-size", BATCH_SIZE.to_string()),
+        ] {
+            let argument = landscape.get_arguments().find(|argument| argument.get_long() == Some(name)).unwrap();
+            let help = argument.get_help().unwrap().to_string();
+            assert!(help.ends_with(&format!("[default: {default}]")), "--{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_list_what_is_valid() {
+        for (line, parts) in [
+            ("train --optimizer lion", ["--optimizer", "sgd, adam, adamw"].as_slice()),
+            ("train --device gpu:x", &["--device", "cpu"]),
+            ("train --model resnet-51", &["--model", "784-300-100-10", "resnet-50"]),
+            ("train --model wrn-21-2", &["--model", "D = 6 n + 4"]),
+            ("train --seed -1", &["-1"]),
+            ("train --densty 0.1", &["--densty", "--density"]),
+            ("train --density-override fc1", &["PATTERN=DENSITY"]),
+            ("plan --density 2", &["--density", "at most 1"]),
+            ("plan --update-interval 0", &["--update-interval"]),
+            (
+                "bench kernel --op conv",
+                &["--op", "spmm, spmm_t, sddmm, grow, conv_forward, conv_input_grad, conv_weight_grad"],
+            ),
+            ("bench kernel --op conv_forward --stride 0", &["--stride", "at least 1"]),
+            ("bench kernel --isa sse9", &["--isa", "auto, scalar, neon, avx2, avx512, portable"]),
+            ("bench kernel --format bsr3x4", &["--format", "csr", "bsr4x4", "16", "dense"]),
+            ("train --format bsr3x3", &["--format", "bsr3x3", "csr", "1, 2, 4, 8 or 16"]),
+            ("plan --format bsr", &["--format", "bsr4x4"]),
+            ("bench step --format 8x8", &["--format", "bsr4x4"]),
+            ("bench kernel --dtype f8", &["--dtype", "f32, f16, bf16"]),
+            ("bench kernel --shape 3x4", &["--shape", "MxKxN", "OCxICxKxHxWxN"]),
+            ("bench kernel --op conv_forward --shape 3x4x3x0x8x1", &["--shape", "at least 1"]),
+            ("bench kernel --pattern diagonal", &["--pattern", "banded", ".smtx"]),
+            ("bench step --density 0.1,0", &["--density", "above 0"]),
+            ("bench step --batch-size 0", &["--batch-size", "at least 1"]),
+            ("landscape a", &["<B>"]),
+            ("landscape a b --curves quartic", &["--curves", "linear, quadratic, cubic"]),
+            ("landscape a b --points 2", &["--points", "at least 3"]),
+            ("landscape a b --space dense", &["--space", "sparse, full, both"]),
+            ("landscape a b --lr 0", &["--lr", "above 0"]),
+            ("landscape a b --steps 0", &["--steps", "1.."]),
+        ] {
+            let message = parse(line).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn benches_and_plans_have_their_defaults() {
+        let kernel = |line: &str| match parse(line).unwrap() {
+            Command::Bench(command) => match *command {
+                BenchCommand::Kernel(args) => args,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let conv = kernel("bench kernel --op conv_input_grad --format dense");
+        let kernel = kernel("bench kernel --op spmm_t --pattern a.smtx");
+        assert_eq!((kernel.op, kernel.shape), (KernelOp::SpmmT, KernelShape::Linear(Shape { m: 512, k: 512, n: 128 })));
+        assert_eq!((kernel.op.to_string(), kernel.shape.to_string()), ("spmm_t".to_owned(), "512x512x128".to_owned()));
+        assert_eq!(kernel.format, KernelFormat::Sparse(Format::Csr));
+        assert_eq!(
+            (conv.shape.to_string(), conv.format.to_string()),
+            ("64x64x3x32x32x32".to_owned(), "dense".to_owned())
+        );
+        for text in ["csr", "bsr4x4", "bsr16x1", "bsr1x8"] {
+            assert_eq!(text.parse::<Format>().unwrap().to_string(), text);
+        }
+        assert!(["bsr", "bsr04x4", "bsr4", "bsr4x4x4", "csr4x4"].iter().all(|text| text.parse::<Format>().is_err()));
+        assert_eq!((kernel.density, kernel.pattern), (vec![0.2, 0.1, 0.05], PatternSource::File("a.smtx".into())));
+        let plan = |line: &str| match parse(line).unwrap() {
+            Command::Plan(plan) => plan.density.given(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((plan("plan"), plan("plan --sparsity 0.8")), (None, Some(0.2)));
     }
 }

@@ -1,15 +1,111 @@
 //! `rigl plan`: what a network would be and cost, before anything runs.
 
+use std::str::FromStr;
+
+use clap::Args;
 use rigl::{LayerDensity, nnz_for_density};
 use serde::Serialize;
 use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
 
-use crate::args::{PlanArgs, Width};
-use crate::config::{ConfigError, FlopsConvention, Format, Method, TrainConfig};
+use super::network::{DensityArgs, PictureArgs, SpreadArgs};
+use super::values::{parse_count, parse_positive};
+use crate::args::method_parser;
+use crate::config::{ConfigError, FlopsConvention, Format, MOST_WIDTH, Method, MethodOption, ModelName, TrainConfig};
 use crate::models::{Architecture, FirstModel, Sparsification, activation_bytes, width};
-use crate::report::{Significant, Table, print_record, print_text};
-use crate::training;
+use crate::report::{Significant, Table, dimensions, print_record, print_text};
+use crate::{fit, training};
+
+/// `rigl plan`.
+#[derive(Debug, Args)]
+#[command(mut_arg("density", |density| {
+    density.help("Share of the weights of all sparse layers that exist, in (0, 1] [default: 0.1]")
+}))]
+pub struct PlanArgs {
+    /// The network: lenet-300-100, lenet-5, wrn-D-K (wrn-22-2), resnet-18, resnet-34, resnet-50, mobilenet-v1,
+    /// mobilenet-v2, vgg-16, or a multi-layer perceptron by its sizes, such as 784-300-100-10
+    #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
+    pub model: ModelName,
+    /// Factor on the numbers of channels; or small-dense: the dense network of the size of the sparse one of this density; or
+    /// big-sparse: the sparse one of the size of the dense one. Ratios are to the dense network of width 1
+    #[arg(long, value_name = "FACTOR|small-dense|big-sparse", default_value = "1")]
+    pub width: Width,
+    /// Give each layer the density that it has at width 1, as the paper's notebook counts its wide networks, not what the
+    /// distribution gives it at this width
+    #[arg(long)]
+    pub densities_of_width_1: bool,
+    /// What the network reads, where its name leaves that open.
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    /// How connections are chosen and changed; decides the operations of training
+    #[arg(long, value_name = "NAME", value_parser = method_parser(), default_value = "rigl")]
+    pub method: Method,
+    /// A parameter of the method, such as ema=0.99 for snfs; repeatable
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub method_option: Vec<MethodOption>,
+    /// How dense the layers are.
+    #[command(flatten)]
+    pub density: DensityArgs,
+    /// How it is spread.
+    #[command(flatten)]
+    pub spread: SpreadArgs,
+    /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...)
+    #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]
+    pub format: Format,
+    /// Steps from one topology update to the next; decides the operations of training
+    #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub update_interval: u64,
+    /// Steps of the training; decide, with the window of updates, the operations of a method whose density falls
+    #[arg(long, value_name = "STEPS", default_value_t = 32_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// First step at which the topology may change [default: the update interval]
+    #[arg(long, value_name = "STEP")]
+    pub begin_step: Option<u64>,
+    /// Step from which on it stays [default: three quarters of the steps]
+    #[arg(long, value_name = "STEP")]
+    pub end_step: Option<u64>,
+    /// Batches over which an update of rigl adds up the gradient that it grows by; decides operations and bytes of training
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub growth_batches: u64,
+    /// Factor on the number of training steps, as in the paper's "5x" rows; decides the operations of training
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_positive)]
+    pub train_length: f64,
+    /// Samples in a batch; decides the bytes of training
+    #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
+    pub batch_size: usize,
+    /// How operations are counted
+    #[arg(long, value_enum, default_value_t = FlopsConvention::Mac2)]
+    pub flops_convention: FlopsConvention,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A factor on a network's channels, or what it is chosen for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Width {
+    /// The factor.
+    Factor(f64),
+    /// See [`crate::models::width::small_dense`].
+    SmallDense,
+    /// See [`crate::models::width::big_sparse`].
+    BigSparse,
+}
+
+impl FromStr for Width {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "small-dense" => Ok(Self::SmallDense),
+            "big-sparse" => Ok(Self::BigSparse),
+            _ => match text.parse() {
+                Ok(factor) if factor > 0.0 && factor <= MOST_WIDTH => Ok(Self::Factor(factor)),
+                _ => Err("it must be a factor above 0 and at most 16, small-dense or big-sparse".to_owned()),
+            },
+        }
+    }
+}
 
 /// The record of one layer.
 #[derive(Debug, Serialize)]
@@ -75,7 +171,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     };
     let density = if method.is_dense() { 1.0 } else { density };
     let sparsification = Sparsification { method, density, ..asked };
-    let architecture = super::architecture(&spec.clone().with_width(width))?;
+    let architecture = fit::architecture(&spec.clone().with_width(width))?;
     let config = TrainConfig {
         model: args.model.clone(),
         method,
@@ -92,7 +188,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     };
     config.check()?;
     // What all is compared with: the dense network of width 1.
-    let dense_architecture = super::architecture(&spec)?;
+    let dense_architecture = fit::architecture(&spec)?;
     let mut densities = sparsification.solve(&architecture)?;
     if args.densities_of_width_1 {
         for (wide, narrow) in densities.iter_mut().zip(sparsification.solve(&dense_architecture)?) {
@@ -137,7 +233,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         };
         table.row([
             record.name,
-            super::dimensions(layer),
+            dimensions(&layer.dimensions()),
             Significant(density).to_string(),
             solved.nnz.to_string(),
             stored,

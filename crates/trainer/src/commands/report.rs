@@ -3,9 +3,36 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::args::ReportArgs;
+use clap::Args;
+
 use crate::comparison::{COMPARISON, ComparisonError, Definition, REPORT, Results, Summary, write_report};
 use crate::report::{print_record, print_text};
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  rigl report runs/compare-lenet-300-100-fashion-mnist-mini
+      the report of a comparison again, of the runs that it has by now
+  rigl report runs/lenet-300-100-* --out report --title 'First night'
+      runs of rigl train, grouped by what their settings differ in, seeds averaged";
+
+/// `rigl report`.
+#[derive(Debug, Args)]
+#[command(after_long_help = REPORT_EXAMPLES)]
+pub struct ReportArgs {
+    /// Folders of runs, or of comparisons
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Folder for report.html, accuracy-flops.svg, accuracy-seconds.svg and summary.json [default: of one comparison its own
+    /// folder, else report]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The report's title [default: the comparison's, else the networks and data sets]
+    #[arg(long, value_name = "TEXT")]
+    pub title: Option<String>,
+    /// Print one JSON object a line on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Runs the command.
 ///

@@ -9,20 +9,19 @@ use rigl::LayerDensity;
 use serde::Serialize;
 use sparse_kernels::BackendError;
 
-use super::{check_fit, dimensions};
-use crate::args::TrainArgs;
+pub use crate::args::TrainArgs;
 use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
 use crate::config::TrainConfig;
-use crate::data;
 use crate::data::Dataset;
 use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
+use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
-use crate::memory;
 use crate::models::{Architecture, FirstModel};
-use crate::report::{Significant, Table, print_record, print_text};
+use crate::report::{Significant, Table, dimensions, print_record, print_text};
 use crate::run::{Run, RunError, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
 use crate::training::{self, StepOptions, Trainer};
+use crate::{data, memory};
 
 /// The record of a finished run.
 #[derive(Debug, Serialize)]
@@ -73,7 +72,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     };
     let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
     let mut data = data::load_sized(&config.data, config.data_dir.as_deref(), config.image_size)?;
-    let architecture = super::architecture(&config.spec(&data))?;
+    let architecture = fit::architecture(&config.spec(&data))?;
     check_fit(&architecture, &data)?;
     if config.val_fraction > 0.0 {
         data.hold_out(config.val_fraction, config.seed)?;
@@ -250,7 +249,7 @@ fn print_tables(
     for (layer, solved) in architecture.layers.iter().zip(densities) {
         layers.row([
             layer.name.clone(),
-            dimensions(layer),
+            dimensions(&layer.dimensions()),
             Significant(solved.nnz as f64 / solved.size as f64).to_string(),
             solved.nnz.to_string(),
         ]);

@@ -5,13 +5,39 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::ComparisonError;
-use crate::args::{CompareArgs, Seeds, TrainOptions};
+use crate::args::TrainOptions;
+use crate::commands::compare::CompareArgs;
 use crate::config::{ConfigError, RESUMABLE, TrainConfig, merge_settings, remove_setting};
+
+/// Seeds of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Seeds {
+    /// So many, from a first one on.
+    Count(u64),
+    /// These.
+    List(Vec<u64>),
+}
+
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rule = "it must be a number of seeds, such as 3, or seeds with commas, such as 0,5,7 (or 5, for one)";
+        let number = |text: &str| text.parse::<u64>().ok().filter(|&seed| i64::try_from(seed).is_ok());
+        let parsed = match text.strip_suffix(',').unwrap_or(text) {
+            list if text.contains(',') => list.split(',').map(number).collect::<Option<_>>().map(Self::List),
+            count => number(count).map(Self::Count),
+        };
+        parsed.ok_or_else(|| rule.to_owned())
+    }
+}
 
 /// The file in a comparison's folder that says what is compared.
 pub const COMPARISON: &str = "comparison.toml";
@@ -517,7 +543,7 @@ impl Definition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::commands::{Cli, Command};
     use clap::Parser;
 
     fn args(line: &str) -> CompareArgs {

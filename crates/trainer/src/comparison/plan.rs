@@ -9,13 +9,11 @@ use super::definition::{Arm, BIG_SPARSE, DENSE, RUNS, SMALL_DENSE, run_name};
 use super::run_folder::deciding_settings;
 use super::{ComparisonError, Definition, PlannedName, RunFolder};
 use crate::args::TrainOptions;
-use crate::commands;
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::{self, Dataset};
-use crate::memory;
 use crate::models::{Sparsification, width};
 use crate::run_dir::CONFIG;
-use crate::training;
+use crate::{fit, memory, training};
 
 /// A run with its settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +59,7 @@ impl Plan {
         let cpu = Cpu::new(1, None)?;
         // Seeds need no memory.
         for run in plan.runs.iter().filter(|run| run.place.seed == plan.runs[0].place.seed) {
-            let architecture = commands::architecture(&run.config.spec(&data))?;
+            let architecture = fit::architecture(&run.config.spec(&data))?;
             memory::check(&cpu, &architecture, run.config.batch_size.min(samples(&run.config, &data)))?;
         }
         Ok(plan)
@@ -200,8 +198,8 @@ fn samples(config: &TrainConfig, data: &Dataset) -> usize {
 
 /// What `rigl train` checks before its first step, but for the memory; returns the run's steps.
 fn check(config: &TrainConfig, data: &Dataset) -> anyhow::Result<u64> {
-    let architecture = commands::architecture(&config.spec(data))?;
-    commands::check_fit(&architecture, data)?;
+    let architecture = fit::architecture(&config.spec(data))?;
+    fit::check_fit(&architecture, data)?;
     if config.init_from.is_none() {
         Sparsification::of(config).solve(&architecture)?;
     }
@@ -292,7 +290,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::commands::{Cli, Command};
     use crate::run_dir::{RunDir, RunInfo};
     use clap::Parser;
 

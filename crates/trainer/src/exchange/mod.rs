@@ -23,4 +23,4 @@ mod testing;
 pub use error::{ExchangeError, TensorsError};
 pub use prune::prune;
 pub use source::read_model;
-pub use target::{Target, check_not_read, check_out};
+pub use target::{ExchangeFormat, Target, check_not_read, check_out};

@@ -4,14 +4,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use sparse_kernels::{Csr, CsrPattern};
 
 use super::source::is_safetensors;
 use super::{ExchangeError, folder, pytorch};
-use crate::args::ExchangeFormat;
 use crate::atomic_file::write_atomic;
 use crate::formats::{self, DenseMatrix, Matrix, MatrixFormat};
 use crate::models::{StoredLayer, StoredModel, StoredWeight};
+
+/// Formats of other programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExchangeFormat {
+    /// Named tensors, with PyTorch's names.
+    Safetensors,
+    /// SciPy's sparse matrices.
+    Npz,
+    /// Matrix Market.
+    Mtx,
+    /// Patterns of the Deep Learning Matrix Collection.
+    Smtx,
+    /// NumPy's arrays, dense.
+    Npy,
+}
 
 /// What to write and where, found possible as far as that can be known without the model.
 #[derive(Debug, Clone, PartialEq, Eq)]

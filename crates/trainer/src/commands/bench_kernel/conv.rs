@@ -13,10 +13,10 @@ use sparse_kernels::{
     CsrPattern, GrowRequest, ImageLayout, Images,
 };
 
+use super::arguments::{BenchKernelArgs, ConvSizes, KernelFormat, KernelShape};
 use super::{
     BUDGET, CHECKED, LEAST_CALLS, Measurement, Operands, Stored, Subject, Times, Yardstick, is_wrong, numbers, worst,
 };
-use crate::args::{BenchKernelArgs, ConvSizes, KernelFormat, KernelShape};
 use crate::bench::{alternate, repeat};
 use crate::config::{ConfigError, Format};
 use crate::device::ComputeDevice;

@@ -18,12 +18,12 @@ use sparse_kernels::{
 #[cfg(feature = "gpu")]
 use sparse_kernels::{Element, Storage};
 
+#[cfg(feature = "gpu")]
+use super::arguments::Dtype;
+use super::arguments::{BenchKernelArgs, KernelFormat, KernelShape, Shape};
 use super::{
     BUDGET, CHECKED, LEAST_CALLS, Measurement, Operands, Stored, Subject, Times, Yardstick, is_wrong, numbers, worst,
 };
-#[cfg(feature = "gpu")]
-use crate::args::Dtype;
-use crate::args::{BenchKernelArgs, KernelFormat, KernelShape, Shape};
 use crate::bench::alternate;
 use crate::config::{ConfigError, Format};
 use crate::device::ComputeDevice;

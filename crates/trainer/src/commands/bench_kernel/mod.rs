@@ -1,5 +1,6 @@
 //! `rigl bench kernel`: one operation at one shape over densities, against the dense operation.
 
+pub(super) mod arguments;
 mod conv;
 mod linear;
 mod reference_file;
@@ -18,11 +19,13 @@ use sparse_kernels::random::Key;
 use sparse_kernels::reference::Exact;
 use sparse_kernels::{BsrPattern, CsrPattern};
 
+pub use self::arguments::BenchKernelArgs;
+use self::arguments::{Dtype, KernelFormat, KernelOp, KernelShape, PatternSource};
 use self::conv::Pass;
 use self::linear::LinearOp;
 pub use self::reference_file::ReferenceError;
 use self::reference_file::{ReferenceFile, Wanted};
-use crate::args::{BenchKernelArgs, Dtype, KernelFormat, KernelOp, KernelShape, MachineArgs, PatternSource};
+use super::machine::MachineArgs;
 use crate::bench::{Best, patterns};
 use crate::config::{ConfigError, Device, Format};
 use crate::device::{ComputeDevice, Place};
@@ -322,7 +325,7 @@ fn measure(
         density,
         nnz,
         dtype: args.dtype.to_string(),
-        device: super::device_name(args.machine.device, &place),
+        device: args.machine.name_of(&place),
         isa: place.isa,
         threads: place.threads,
         time_ns: time.map(nanoseconds),

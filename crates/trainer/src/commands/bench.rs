@@ -1,0 +1,26 @@
+//! `rigl bench`: sparse code against dense code.
+
+use clap::Subcommand;
+
+use super::bench_kernel::{self, BenchKernelArgs};
+use super::bench_step::{self, BenchStepArgs};
+
+/// What `rigl bench` times.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Time one operation at one shape over several densities.
+    Kernel(BenchKernelArgs),
+    /// Time a whole training step of a model over several densities.
+    Step(BenchStepArgs),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the measurement.
+pub fn run(command: &BenchCommand) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Kernel(args) => bench_kernel::run(args),
+        BenchCommand::Step(args) => bench_step::run(args),
+    }
+}

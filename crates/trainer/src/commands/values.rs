@@ -1,0 +1,38 @@
+//! Values on the command line that more than one command takes.
+
+/// Names of choices as they stand in records, from those of the command line.
+macro_rules! display_as_value {
+    ($($name:ident),+) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let value = self.to_possible_value().expect("no value is hidden");
+                f.pad(value.get_name())
+            }
+        }
+    )+};
+}
+pub(super) use display_as_value;
+
+pub(super) fn parse_positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|&number| number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "it must be a finite number above 0".to_owned())
+}
+
+pub(super) fn parse_sparsity(text: &str) -> Result<f64, String> {
+    let sparsity = text.parse::<f64>().ok().filter(|sparsity| (0.0..1.0).contains(sparsity));
+    sparsity.ok_or_else(|| "a sparsity must be at least 0 and below 1 (it is 1 - density)".to_owned())
+}
+
+pub(super) fn parse_not_negative(text: &str) -> Result<f64, String> {
+    let power = text.parse::<f64>().ok().filter(|&power| power >= 0.0 && power.is_finite());
+    power.ok_or_else(|| "it must be a finite number of at least 0".to_owned())
+}
+
+pub(super) fn parse_places(text: &str) -> Result<usize, String> {
+    let places = text.parse().ok().filter(|&places| places >= 3);
+    places.ok_or_else(|| "it must be a whole number of at least 3: both ends and a place between them".to_owned())
+}
+
+pub(super) fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "it must be a whole number of at least 1".to_owned())
+}
