@@ -36,7 +36,7 @@ pub struct Operands {
 /// Operands for the sparse operations.
 ///
 /// # Panics
-/// If there is no room; benchmarks have no better way out.
+/// If memory runs out; a benchmark can do no better.
 pub fn sparse_operands(cpu: &Cpu, [m, k, n]: [usize; 3], density: f64) -> Operands {
     let key = Key::new(0).with_name("bench");
     let nnz = nnz_for_density(m * k, density);
@@ -51,7 +51,7 @@ pub fn sparse_operands(cpu: &Cpu, [m, k, n]: [usize; 3], density: f64) -> Operan
 /// A block-sparse matrix with a uniform pattern of blocks, and activations `x` and `y`.
 ///
 /// # Panics
-/// If there is no room.
+/// If memory runs out.
 pub fn block_operands(
     cpu: &Cpu,
     [m, k, n]: [usize; 3],
@@ -69,10 +69,10 @@ pub fn block_operands(
     (weight, activations(cpu, StripLayout::sparse(n, k)), activations(cpu, StripLayout::sparse(n, m)))
 }
 
-/// A dense weight and activations in the layout that GEMM likes best.
+/// A dense weight and activations in the layout that suits GEMM best.
 ///
 /// # Panics
-/// If there is no room.
+/// If memory runs out.
 pub fn dense_operands(cpu: &Cpu, [m, k, n]: [usize; 3]) -> (Buffer, Strips<Cpu>, Strips<Cpu>) {
     let key = Key::new(1).with_name("bench");
     let mut weight = cpu.zeros(m * k).expect("memory for the weight");
@@ -90,14 +90,14 @@ pub struct ConvOperands {
     pub gradient: Buffer,
     /// Inputs.
     pub x: Images<Cpu>,
-    /// Outputs, of the same size.
+    /// Outputs of the same size.
     pub y: Images<Cpu>,
 }
 
 /// Operands of a dense convolution of one of [`CONVOLUTIONS`], with channels in groups.
 ///
 /// # Panics
-/// If `groups` does not divide the channels, or there is no room.
+/// If `groups` does not divide the channels, or memory runs out.
 pub fn conv_operands(cpu: &Cpu, [channels, size, samples]: [usize; 3], groups: usize) -> ConvOperands {
     let key = Key::new(3).with_name("convolution");
     let shape = ConvShape::new(channels, channels, [3, 3]).and_then(|shape| shape.with_groups(groups));
@@ -121,7 +121,7 @@ pub fn conv_operands(cpu: &Cpu, [channels, size, samples]: [usize; 3], groups: u
 /// A sparse weight with a uniform pattern for these operands, and a buffer for its gradient.
 ///
 /// # Panics
-/// If there is no room.
+/// If memory runs out.
 pub fn conv_weight(cpu: &Cpu, operands: &ConvOperands, density: f64) -> (ConvWeight<Cpu>, Buffer) {
     let ConvOperands { shape, x, y, .. } = operands;
     let key = Key::new(0).with_name("bench");

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # Records, on a machine with an NVIDIA card: cuSPARSE and cuBLAS through PyTorch (TF32 off), PyTorch's dense WRN-22-2 step, and
-# ours, in one go; one JSON object a line, and the ratios on standard error.
+# ours, in one go: one JSON object per line, and the ratios on standard error.
 #
 #   benches/gpu.sh RIGL [DEVICE] > FILE.jsonl
 #
-# RIGL is the command to measure, DEVICE its --device (gpu). Needs no network and no data folder; without PyTorch, or without
-# CUDA, its side is left out and said to be. SMALL=1 takes small shapes, to try the script on a driver that computes on the
-# processor.
+# RIGL is the command to measure, DEVICE its --device (gpu). Needs no network and no data folder. Without PyTorch or
+# CUDA, it skips their side and says so. SMALL=1 uses small shapes, to try the script on a software driver.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 rigl=$1 device=${2:-gpu}
@@ -23,7 +22,7 @@ for shape in $shapes; do
     for op in spmm spmm_t sddmm; do
         "$rigl" bench kernel --json --device "$device" --op $op --shape "$shape" --density $densities | tee -a "$records"
     done
-    # Activations in 16 bits, and what operations within subgroups are good for.
+    # The gain from activations in 16 bits and from subgroup operations.
     for op in spmm sddmm; do
         "$rigl" bench kernel --json --device "$device" --op $op --dtype f16 --shape "$shape" --density 0.1,0.05 | tee -a "$records"
     done

@@ -1,4 +1,4 @@
-"""Ratios of a file that gpu.sh wrote: ours against cuSPARSE, cuBLAS and PyTorch's dense step."""
+"""Ratios from a file that gpu.sh wrote: ours compared with cuSPARSE, cuBLAS and PyTorch's dense step."""
 
 import json
 import sys
@@ -18,13 +18,13 @@ def main(path):
     def ratio(their, our):
         return "–" if their is None or our is None else f"{their / our:.2f}"
 
-    print(f"PyTorch ran on {'the card' if on_card else 'the processor, or not at all: ratios to it say nothing'}")
+    print(f"PyTorch ran on {'the card' if on_card else 'the processor, or not at all: its ratios mean nothing'}")
     print(f"{'op':16} {'kind':16} {'shape':>22} {'density':>8} {'ms':>9} {'× our dense':>12} {'× cuSPARSE':>11} {'× cuBLAS':>9}")
     break_even = {}
     for r in records:
         if r["event"] != "kernel":
             continue
-        # What differs from csr in f32 with all that the device can do.
+        # How it differs from csr in f32 with every feature of the device.
         kind = r["format"] if r["dtype"] == "f32" else f"{r['format']} {r['dtype']}"
         if kind == "csr" and "subgroups" not in r["isa"]:
             kind = "csr portable"

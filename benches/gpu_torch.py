@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 
 def best_ns(call, synchronize, budget=1.0, least=5):
-    """Best time of a call, of turns of several calls between two synchronizations."""
+    """Best time of a call, over rounds of several calls between two synchronisations."""
     call()
     synchronize()
     start = time.perf_counter()

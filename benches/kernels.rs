@@ -1,7 +1,7 @@
-//! Sparse products and convolutions against the dense ones, one thread. `cargo bench -p rigl-benches`.
+//! Sparse products and convolutions compared with dense ones, on one thread. `cargo bench -p rigl-benches`.
 //!
-//! `rigl bench kernel` measures the same with checked results, and with the two sides taking turns; this is the place
-//! to look for a regression.
+//! `rigl bench kernel` measures the same, with checked results and alternating sides; use this one to look for a
+//! regression.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rigl::topology::{kept_pattern, random_growth, rewire, select_kept};
@@ -165,7 +165,7 @@ fn few_lanes(criterion: &mut Criterion) {
     }
 }
 
-/// A RigL update of one layer, all but the growth itself, against ten products with 256 lanes, on one and two threads.
+/// A RigL update of one layer, without the growth itself, compared with ten products with 256 lanes, on one and two threads.
 fn topology_update(criterion: &mut Criterion) {
     let [m, k, n, density] = [4096.0, 4096.0, 256.0, 0.1];
     for threads in [1, 2] {

@@ -1,6 +1,6 @@
 //! Speed-up over dense against density, as an SVG: `cargo run --release -p rigl-benches --bin plot -- RECORDS.jsonl OUT.svg`.
 //!
-//! Each point is the geometric mean over the grid's shapes, of the uniform patterns in a file that `benches/record.sh` wrote.
+//! Each point is the geometric mean over the grid's shapes, for the uniform patterns in a file written by `benches/record.sh`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ const LINES: [(&str, &str, &str, RGBColor); 6] = [
     ("sddmm", "bsr8x8", "weight gradient, 8 × 8 blocks", RGBColor(240, 150, 140)),
 ];
 
-/// Densities that are drawn, in percent.
+/// The densities drawn, in percent.
 const PERCENTS: [u32; 6] = [2, 5, 10, 20, 40, 50];
 
 fn main() -> Result<()> {
@@ -37,7 +37,7 @@ fn main() -> Result<()> {
             continue;
         }
         let (Some(density), Some(speedup)) = (record["density"].as_f64(), record["speedup"].as_f64()) else { continue };
-        // As it was asked for: blocks that reach beyond an edge add to it.
+        // The requested density: blocks that reach beyond an edge add to it.
         let Some(percent) = PERCENTS.into_iter().find(|&p| (100.0 * density / f64::from(p) - 1.0).abs() < 0.05) else {
             continue;
         };
@@ -73,7 +73,7 @@ fn draw(speedups: &BTreeMap<(String, String), BTreeMap<u32, Vec<f64>>>, to: &Pat
     for (op, format, label, colour) in LINES {
         let Some(points) = speedups.get(&(op.to_owned(), format.to_owned())) else { continue };
         let mean = |values: &[f64]| (values.iter().map(|v| v.ln()).sum::<f64>() / values.len() as f64).exp();
-        // A density that was measured for some shapes only (the twin of another pattern) is no mean over the grid.
+        // A density measured for only some shapes (the twin of another pattern) gives no mean over the grid.
         let points: Vec<(f64, f64)> = points
             .iter()
             .filter(|(_, values)| values.len() >= SHAPES.len())

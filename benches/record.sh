@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Records the kernel grid and the training step of one build, one JSON object a line: what benches/results holds.
+# Records the kernel grid and the training step of one build, one JSON object per line, for benches/results.
 #
 #   benches/record.sh RIGL ISA [DLMC_FOLDER [REFERENCE.jsonl]] > FILE.jsonl
 #
-# With ONLY=linear, ONLY=conv, ONLY=step (a perceptron's) or ONLY=vision (convolutional networks') in the environment it
-# records that part alone.
+# With ONLY=linear, ONLY=conv, ONLY=step (a perceptron) or ONLY=vision (convolutional networks) in the environment it
+# records only that part.
 #
 # RIGL is the command to measure and ISA its --isa. With a folder of DLMC patterns (*.smtx.xz, Deep Learning Matrix
-# Collection; '' for none) they are measured too, each before a uniform pattern of its shape and density. Takes about a
-# quarter of an hour on an idle machine; other load shows.
+# Collection; '' for none) it measures those too, each followed by a uniform pattern of its shape and density. Takes about
+# a quarter of an hour on an idle machine; other load distorts the result.
 #
-# REFERENCE.jsonl holds times of another library's dense convolutions (PyTorch's), taken with one thread on the same
-# machine, and is given to the convolutions as --dense-reference. Each must have a record for every pass:
+# REFERENCE.jsonl holds times of another library's dense convolutions (PyTorch's), measured with one thread on the same
+# machine, and is passed to the convolutions as --dense-reference. Each convolution must have a record for every pass:
 #   {"op": "dense_conv_forward", "shape": [OC, IC, K, H, W, N], "threads": 1, "time_ns": 123456}
-# op may also be dense_conv_input_grad or dense_conv_weight_grad, and each may have an ending that tells variants apart
-# (dense_conv_forward_nchw, ..._nhwc): the fastest counts. "stride" and "groups" may be there; a record without them
-# serves any. Other fields, and lines without op, do not matter.
+# op may also be dense_conv_input_grad or dense_conv_weight_grad, and each may have a suffix for a variant
+# (dense_conv_forward_nchw, ..._nhwc): the fastest counts. "stride" and "groups" are optional; a record without them
+# matches any. Other fields, and lines without op, are ignored.
 set -euo pipefail
 rigl=$1 isa=$2 dlmc=${3:-} reference=${4:-}
 kernel() { "$rigl" bench kernel --json --isa "$isa" --threads 1 "$@"; }
@@ -63,7 +63,7 @@ if part conv; then
 64x3x7x224x224x4 2
 SHAPES
     for shape in 64x64x3x32x32x32 256x256x3x14x14x16; do conv grow --shape $shape --density 0.2,0.1,0.05; done
-    # Single images, as an inference has them.
+    # Single images, as in inference.
     for shape in 64x64x3x32x32x1 256x256x3x14x14x1; do
         conv conv_forward --shape $shape --density 0.1
         conv conv_forward --shape $shape --format dense
@@ -77,7 +77,7 @@ if part linear && [ -n "$dlmc" ]; then
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     find "$dlmc" -name '*.smtx.xz' | sort | while read -r packed; do
-        # DENSITY_NAME.smtx, so that names stay apart.
+        # DENSITY_NAME.smtx, so that names stay distinct.
         file=$work/$(basename "$(dirname "$packed")")_$(basename "$packed" .xz)
         xz -dc "$packed" > "$file"
         read -r rows columns nnz < <(head -1 "$file" | tr ',' ' ')

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""LeNet-300-100 on Fashion-MNIST with dense tensors and a mask, in NumPy: an implementation to compare `rigl train` with.
+"""LeNet-300-100 on Fashion-MNIST with dense tensors and a mask, in NumPy: a reference for `rigl train`.
 
   masked_dense.py rigl|set|static 0.02|0.1 FOLDER SEED...
 
-FOLDER holds the four IDX files, plain or .gz. Settings are those of the first table of docs/experiments.md; random numbers
-are NumPy's. Prints a line `method density seed accuracy` per seed; some 15 s a run.
+FOLDER holds the four IDX files, plain or .gz. The settings are those of the first table in docs/experiments.md; the random
+numbers are NumPy's. Prints a line `method density seed accuracy` per seed; a run takes about 15 s.
 """
 import gzip
 import math
