@@ -43,7 +43,7 @@ fn products(criterion: &mut Criterion) {
             });
             group.throughput(Throughput::Elements(dense_operations));
             let count = 3 * pattern.nnz() / 10;
-            let request = GrowRequest { exclude: &pattern, count, ties: Key::new(0) };
+            let request = GrowRequest { exclude: pattern.clone(), count, ties: Key::new(0) };
             group.bench_function(format!("grow/{density}"), |b| {
                 b.iter(|| cpu.grow(&request, &[(&y, &x)]).expect("shapes fit"))
             });

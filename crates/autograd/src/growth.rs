@@ -1,28 +1,9 @@
 //! Growth: which sparse parameters want the largest entries of their dense gradient instead of a gradient, or the whole of it
 //! beside their gradient.
 
-use std::sync::Arc;
-
-use sparse_kernels::random::Key;
-use sparse_kernels::{Candidate, CsrPattern};
+use sparse_kernels::{Candidate, GrowRequest};
 
 use crate::ParameterId;
-
-/// A parameter for which the next backward pass finds candidates for growth instead of a gradient.
-#[derive(Debug, Clone)]
-pub struct GrowthRequest {
-    /// The parameter, a sparse or block-sparse one.
-    pub parameter: ParameterId,
-    /// Positions that are not candidates: those that the update keeps. Of a block-sparse parameter they are blocks, and so
-    /// are the candidates.
-    pub exclude: Arc<CsrPattern>,
-    /// How many to find.
-    pub count: usize,
-    /// Order of candidates of equal score, see [`sparse_kernels::GrowRequest::ties`].
-    pub ties: Key,
-    /// Over how many passes the gradient is added up.
-    pub passes: GrowthPasses,
-}
 
 /// Over which backward passes the gradient that growth goes by is added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +21,17 @@ pub enum GrowthPasses {
 /// but topology updates.
 #[derive(Debug, Default)]
 pub struct GrowthRequests {
-    pub(crate) entries: Vec<(GrowthRequest, Option<Vec<Candidate>>)>,
+    pub(crate) entries: Vec<Entry>,
     pub(crate) dense: Vec<ParameterId>,
+}
+
+/// A request, and the answer once there is one.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) parameter: ParameterId,
+    pub(crate) passes: GrowthPasses,
+    pub(crate) request: GrowRequest,
+    pub(crate) found: Option<Vec<Candidate>>,
 }
 
 impl GrowthRequests {
@@ -50,10 +40,11 @@ impl GrowthRequests {
         Self::default()
     }
 
-    /// Adds a request; one for the same parameter is replaced.
-    pub fn add(&mut self, request: GrowthRequest) {
-        self.entries.retain(|(r, _)| r.parameter != request.parameter);
-        self.entries.push((request, None));
+    /// Asks the next backward pass for candidates for a sparse or block-sparse parameter, instead of its gradient. Replaces
+    /// an earlier request for the same parameter.
+    pub fn add(&mut self, parameter: ParameterId, passes: GrowthPasses, request: GrowRequest) {
+        self.entries.retain(|entry| entry.parameter != parameter);
+        self.entries.push(Entry { parameter, passes, request, found: None });
     }
 
     /// Asks for the gradient of a sparse parameter at all positions, beside that at its stored entries; it is then to be had
@@ -76,10 +67,10 @@ impl GrowthRequests {
     /// Takes the candidates out, in order of position; none if nothing was asked for this parameter or no backward pass
     /// has run.
     pub fn take(&mut self, parameter: ParameterId) -> Option<Vec<Candidate>> {
-        self.position(parameter).and_then(|i| self.entries[i].1.take())
+        self.position(parameter).and_then(|i| self.entries[i].found.take())
     }
 
     pub(crate) fn position(&self, parameter: ParameterId) -> Option<usize> {
-        self.entries.iter().position(|(r, _)| r.parameter == parameter)
+        self.entries.iter().position(|entry| entry.parameter == parameter)
     }
 }

@@ -68,7 +68,7 @@ mod tape;
 
 pub use arena::{Arena, ArenaStats};
 pub use error::Error;
-pub use growth::{GrowthPasses, GrowthRequest, GrowthRequests};
+pub use growth::{GrowthPasses, GrowthRequests};
 pub use ops::batch_norm::BatchNormLayer;
 pub use ops::softmax_cross_entropy::{DetachedLoss, Loss, LossStats};
 pub use parameters::{Face, Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};

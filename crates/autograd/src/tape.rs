@@ -11,10 +11,10 @@
 
 use std::rc::Rc;
 
-use sparse_kernels::{Activations, Backend, GrowRequest, ImageLayout, Images, Layout, StripLayout, Strips};
+use sparse_kernels::{Activations, Backend, ImageLayout, Images, Layout, StripLayout, Strips};
 
 use crate::parameters::GrowthKind;
-use crate::{Arena, Error, GrowthPasses, GrowthRequests, Loss, ParameterId, Parameters, Reduce, Reduction};
+use crate::{Arena, Error, GrowthPasses, GrowthRequests, Loss, ParameterId, Parameters, Reduce, Reduction, growth};
 
 /// What a tape is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,8 +209,8 @@ impl<'a, B: Backend> Tape<'a, B> {
         if std::mem::replace(&mut self.ran, true) {
             return Err(Error::Backward { reason: "it has run on this tape already" });
         }
-        for (request, _) in &growth.entries {
-            self.parameters.block_size("growth request", self.backend, request.parameter)?;
+        for entry in &growth.entries {
+            self.parameters.block_size("growth request", self.backend, entry.parameter)?;
         }
         for &parameter in &growth.dense {
             self.parameters.expect_pattern("dense gradient", self.backend, parameter)?;
@@ -639,22 +639,20 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
             self.saved(*x);
         }
         let tape = &mut *self.tape;
-        let (wanted, answer) = &mut self.growth.entries[request];
-        let passes = wanted.passes;
-        let wanted = GrowRequest { exclude: &wanted.exclude, count: wanted.count, ties: wanted.ties };
+        let growth::Entry { passes, request: wanted, found: answer, .. } = &mut self.growth.entries[request];
         let kind = tape.parameters.growth_kind(tape.backend, parameter);
-        let found = match (kind, passes) {
+        let found = match (kind, *passes) {
             (GrowthKind::Linear { block_size: [1, 1] }, GrowthPasses::One) => {
                 let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (strips(dy), tape.stored(x.storage))).collect();
-                Some(tape.backend.grow(&wanted, &pairs)?)
+                Some(tape.backend.grow(wanted, &pairs)?)
             }
             (GrowthKind::Linear { block_size }, GrowthPasses::One) => {
                 let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (strips(dy), tape.stored(x.storage))).collect();
-                Some(tape.backend.grow_blocks(block_size, &wanted, &pairs)?)
+                Some(tape.backend.grow_blocks(block_size, wanted, &pairs)?)
             }
             (GrowthKind::Conv(shape), GrowthPasses::One) => {
                 let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (images(dy), tape.stored_images(x.storage))).collect();
-                Some(tape.backend.grow_conv(shape, &wanted, &pairs)?)
+                Some(tape.backend.grow_conv(shape, wanted, &pairs)?)
             }
             (kind, passes) => {
                 let (mut gradient, mut accumulate) = tape.parameters.take_growth_gradient(tape.backend, parameter)?;
@@ -664,7 +662,7 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
                     accumulate = true;
                 }
                 match passes {
-                    GrowthPasses::Last => Some(tape.backend.largest(&gradient, &wanted)?),
+                    GrowthPasses::Last => Some(tape.backend.largest(&gradient, wanted)?),
                     _ => {
                         tape.parameters.put_growth_gradient(parameter, gradient);
                         None

@@ -14,8 +14,8 @@ use sparse_kernels::{
 use crate::gradcheck::{Objective, gradcheck};
 use crate::optim::{Adam, AdamOptions, Sgd, SgdOptions};
 use crate::{
-    Arena, BatchNormLayer, Error, GrowthPasses, GrowthRequest, GrowthRequests, Mode, NoReduce, ParameterId, Parameters,
-    Reduce, Reduction, Tape,
+    Arena, BatchNormLayer, Error, GrowthPasses, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Reduce,
+    Reduction, Tape,
 };
 
 pub(crate) fn cpu() -> Cpu {
@@ -418,10 +418,10 @@ fn growth_over_two_uses_is_growth_over_all_their_lanes() {
     let uses = [(whole("x1", 7 * 32), whole("dy1", 6 * 32)), (whole("x2", 7 * 32), whole("dy2", 6 * 32))];
     let exclude = parameters.pattern(&cpu, w).unwrap().clone();
     let (count, ties) = (9, Key::new(3));
-    let request = GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties, passes: GrowthPasses::One };
+    let request = GrowRequest { exclude: exclude.clone(), count, ties };
 
     let mut growth = GrowthRequests::new();
-    growth.add(request.clone());
+    growth.add(w, GrowthPasses::One, request.clone());
     two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 32);
     assert!(parameters.get(w).gradient().is_none(), "no SDDMM where growth is asked for");
     let candidates = growth.take(w).unwrap();
@@ -435,11 +435,11 @@ fn growth_over_two_uses_is_growth_over_all_their_lanes() {
     let mut arena = Arena::new();
     let x = pack(&cpu, &mut arena, StripLayout::sparse(64, 7), &join(&uses[0].0, &uses[1].0));
     let dy = pack(&cpu, &mut arena, StripLayout::sparse(64, 6), &join(&uses[0].1, &uses[1].1));
-    let expected = cpu.grow(&GrowRequest { exclude: &exclude, count, ties }, &[(&dy, &x)]).unwrap();
+    let expected = cpu.grow(&request, &[(&dy, &x)]).unwrap();
     assert_eq!(candidates, expected);
 
     // The hook sees candidates or gradient, once, after the last use.
-    growth.add(request);
+    growth.add(w, GrowthPasses::One, request);
     let mut recorder = Recorder::default();
     two_uses(&mut growth, &mut recorder, &mut parameters, w, &uses, 32);
     assert_eq!(recorder.0, [(w, false)]);
@@ -467,14 +467,14 @@ fn growth_of_blocks_is_over_the_grid() {
     assert_eq!([exclude.nrows(), exclude.ncols()], [2, 4]);
     let (count, ties) = (3, Key::new(3));
     let mut growth = GrowthRequests::new();
-    growth.add(GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties, passes: GrowthPasses::One });
+    let request = GrowRequest { exclude, count, ties };
+    growth.add(w, GrowthPasses::One, request.clone());
     two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 32);
     assert!(parameters.get(w).gradient().is_none());
-    let request = GrowRequest { exclude: &exclude, count, ties };
     let expected = reference::grow_blocks([6, 7], [4, 2], &request, &uses[0].1, &uses[0].0, 32);
     assert_eq!(growth.take(w).unwrap(), expected);
     // Without a part in the loss, all blocks score 0.
-    growth.add(GrowthRequest { parameter: w, exclude, count, ties, passes: GrowthPasses::One });
+    growth.add(w, GrowthPasses::One, request);
     two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &[], 32);
     let candidates = growth.take(w).unwrap();
     assert!(candidates.len() == 3 && candidates.iter().all(|c| c.score == 0.0));
@@ -555,7 +555,7 @@ fn growth_of_a_parameter_without_part_in_the_loss_falls_to_the_ties() {
     let w = sparse(&mut parameters, "w", 6, 7, 0.3, true);
     let exclude = Arc::new(CsrPattern::new(6, 7, vec![0; 7], vec![]).unwrap());
     let mut growth = GrowthRequests::new();
-    growth.add(GrowthRequest { parameter: w, exclude, count: 5, ties: Key::new(3), passes: GrowthPasses::One });
+    growth.add(w, GrowthPasses::One, GrowRequest { exclude, count: 5, ties: Key::new(3) });
     two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &[], 32);
     let candidates: Vec<Candidate> = growth.take(w).unwrap();
     assert_eq!(candidates.len(), 5);
@@ -570,7 +570,7 @@ fn growth_of_a_dense_parameter_is_refused() {
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
     let mut growth = GrowthRequests::new();
     let exclude = Arc::new(CsrPattern::full(2, 3).unwrap());
-    growth.add(GrowthRequest { parameter: w, exclude, count: 1, ties: Key::new(1), passes: GrowthPasses::One });
+    growth.add(w, GrowthPasses::One, GrowRequest { exclude, count: 1, ties: Key::new(1) });
     let refused = tape.backward(&[], &mut growth, &mut NoReduce);
     assert!(matches!(refused, Err(Error::Kind { expected: "sparse matrix", .. })));
 }
@@ -686,7 +686,7 @@ fn growth_over_several_passes_finds_what_one_pass_over_all_finds() {
         let mut found = None;
         for (uses, &passes) in uses.iter().zip(passes) {
             let mut growth = GrowthRequests::new();
-            growth.add(GrowthRequest { parameter: w, exclude: exclude.clone(), count, ties, passes });
+            growth.add(w, passes, GrowRequest { exclude: exclude.clone(), count, ties });
             let uses: Vec<_> = uses.iter().map(|name| use_of(name)).collect();
             two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 20);
             let taken = growth.take(w);
@@ -738,13 +738,7 @@ fn growth_of_a_convolution_finds_the_largest_gradients() {
         let mut growth = GrowthRequests::new();
         if growing {
             let exclude = parameters.pattern(&cpu, w).unwrap().clone();
-            growth.add(GrowthRequest {
-                parameter: w,
-                exclude,
-                count: 10,
-                ties: Key::new(1),
-                passes: GrowthPasses::One,
-            });
+            growth.add(w, GrowthPasses::One, GrowRequest { exclude, count: 10, ties: Key::new(1) });
         }
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, false);

@@ -26,8 +26,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sparse_kernels::random::Key;
-use sparse_kernels::{BackendError, Candidate, CsrPattern};
+use sparse_kernels::{BackendError, Candidate, CsrPattern, GrowRequest};
 use thiserror::Error;
 
 use crate::schedule::{LoopSemantics, ScheduleState, UpdateSchedule};
@@ -213,15 +212,8 @@ pub enum GradientNeed {
     /// The gradient at the stored entries, for the optimizer.
     Sampled,
     /// The `count` positions outside `exclude` where the magnitude of the dense gradient is largest (its norm in a block, of
-    /// a block-sparse layer): the fields of [`sparse_kernels::GrowRequest`].
-    Growth {
-        /// Positions that are not candidates.
-        exclude: CsrPattern,
-        /// How many to find.
-        count: usize,
-        /// Orders candidates of equal magnitude.
-        ties: Key,
-    },
+    /// a block-sparse layer).
+    Growth(GrowRequest),
     /// The gradient at all positions, for the method, and that at the stored entries, for the optimizer. Costs a dense
     /// product, and 4 bytes a position while it is held.
     Dense,

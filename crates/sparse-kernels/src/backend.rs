@@ -219,11 +219,12 @@ pub struct Candidate {
     pub score: f32,
 }
 
-/// Which positions [`SparseLinear::grow`] looks for.
-#[derive(Debug, Clone, Copy)]
-pub struct GrowRequest<'a> {
-    /// Positions that are not candidates: those that the update keeps.
-    pub exclude: &'a CsrPattern,
+/// Which positions growth looks for: [`SparseLinear::grow`] and its relatives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrowRequest {
+    /// Positions that are not candidates: those that the update keeps. For a block-sparse weight the positions are those of
+    /// blocks in the grid of blocks, and so are the candidates.
+    pub exclude: Arc<CsrPattern>,
     /// How many to find.
     pub count: usize,
     /// Orders candidates of equal score: the lower `ties.bits(row · ncols + column)`'s low word first, then the
@@ -324,7 +325,7 @@ pub trait SparseLinear: Storage {
     /// `2 · m · k · n` operations per pair; memory O(count + tile) per thread.
     fn grow(
         &self,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError>;
 
@@ -336,7 +337,7 @@ pub trait SparseLinear: Storage {
     ///
     /// # Cost
     /// One pass over the gradient.
-    fn largest(&self, gradient: &Self::Buffer, request: &GrowRequest<'_>) -> Result<Vec<Candidate>, BackendError>;
+    fn largest(&self, gradient: &Self::Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError>;
 }
 
 /// A block-sparse weight matrix on a backend. There is no transposed copy: a block is read transposed where it stands.
@@ -464,7 +465,7 @@ pub trait BlockSparseLinear: Storage {
     fn grow_blocks(
         &self,
         block_size: [usize; 2],
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError>;
 }

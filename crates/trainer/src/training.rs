@@ -1,16 +1,14 @@
 //! The training step: forward, backward, optimizer and topology, on any backend.
 
-use std::sync::Arc;
-
 use autograd::optim::{Adam, AdamOptions, Decay, Optimizer, Schedule, Sgd, SgdOptions};
-use autograd::{Arena, DetachedLoss, GrowthPasses, GrowthRequest, GrowthRequests, LossStats, Mode, NoReduce, Tape};
+use autograd::{Arena, DetachedLoss, GrowthPasses, GrowthRequests, LossStats, Mode, NoReduce, Tape};
 use rigl::{
     DropSchedule, GradientNeed, LayerUpdate, LoopSemantics, Method, MethodOptions, MethodState, ScheduleOptions,
     StepIntent, UpdateSchedule,
 };
 use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Activations, Backend, Layout};
+use sparse_kernels::{Activations, Backend, GrowRequest, Layout};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::config::{self, LrSchedule, OptimizerKind, TrainConfig, UpdateSemantics};
@@ -328,7 +326,7 @@ struct UnreadLoss<B: Backend> {
 struct Update {
     /// What the method wants, but for `needs`.
     intent: StepIntent,
-    requests: Vec<GrowthRequest>,
+    requests: Vec<(autograd::ParameterId, GrowRequest)>,
     /// Parameters whose gradient is asked for at all positions.
     dense: Vec<autograd::ParameterId>,
     /// Whether any gradient of a weight is asked for.
@@ -402,10 +400,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         }
         let mut intent = self.method.before_gradient(self.step, &self.network.sparse_layers(self.backend))?;
         let request = |(&parameter, need)| match need {
-            GradientNeed::Growth { exclude, count, ties } => {
-                let passes = GrowthPasses::One;
-                Some(GrowthRequest { parameter, exclude: Arc::new(exclude), count, ties, passes })
-            }
+            GradientNeed::Growth(request) => Some((parameter, request)),
             GradientNeed::None | GradientNeed::Sampled | GradientNeed::Dense => None,
         };
         let needs = std::mem::take(&mut intent.needs);
@@ -462,7 +457,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
             _ => GrowthPasses::More,
         };
         let mut growth = GrowthRequests::new();
-        requests.iter().for_each(|request| growth.add(GrowthRequest { passes, ..request.clone() }));
+        requests.iter().for_each(|(parameter, request)| growth.add(*parameter, passes, request.clone()));
         dense.iter().for_each(|&parameter| growth.add_dense(parameter));
         // At an update that takes the optimizer's place, gradients are of use only where the method asks for them.
         let backward = intent.optimizer_step || any;

@@ -14,8 +14,8 @@
 //!   a layer's nnz never changes.
 //! * If the search finds fewer than `n` candidates, the largest dropped entries stay, so that nnz is kept all the same.
 
-use sparse_kernels::Candidate;
 use sparse_kernels::random::Key;
+use sparse_kernels::{Candidate, GrowRequest};
 
 use crate::flops::TrainingRule;
 use crate::method::{
@@ -90,7 +90,7 @@ impl Method for RigL {
             let kept = select_kept(&layers.values(layer)?, count).map_err(in_layer(layers, layer))?;
             let exclude = kept_pattern(pattern, &kept).map_err(in_layer(layers, layer))?;
             let ties = Key::new(self.seed).with_name("ties").with_name(layers.name(layer)).with(step);
-            needs.push(GradientNeed::Growth { exclude, count, ties });
+            needs.push(GradientNeed::Growth(GrowRequest { exclude: exclude.into(), count, ties }));
             self.kept.push(Some(kept));
         }
         self.state.record(step);

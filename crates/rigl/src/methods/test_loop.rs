@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sparse_kernels::random::Key;
-use sparse_kernels::{BackendError, Candidate, CsrPattern};
+use sparse_kernels::{BackendError, Candidate, CsrPattern, GrowRequest};
 
 use crate::method::{GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodOptions, WeightStorage};
 use crate::methods::{build_method, find_method, method_names};
@@ -169,7 +169,7 @@ impl Net {
 
     /// What a backend's growth would find, by sorting everything.
     fn grow(&self, layer: usize, need: &GradientNeed) -> Vec<Candidate> {
-        let GradientNeed::Growth { exclude, count, ties } = need else { return vec![] };
+        let GradientNeed::Growth(GrowRequest { exclude, count, ties }) = need else { return vec![] };
         let (nrows, ncols) = (exclude.nrows() as u32, exclude.ncols() as u32);
         let mut all: Vec<Candidate> = (0..nrows)
             .flat_map(|row| (0..ncols).map(move |column| (row, column)))

@@ -231,7 +231,7 @@ pub trait SparseConv: Storage {
     fn grow_conv(
         &self,
         shape: ConvShape,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Images<Self>, &Images<Self>)],
     ) -> Result<Vec<Candidate>, BackendError>;
 }

@@ -453,7 +453,7 @@ pub(super) use with_rows;
 /// Pushes what may be among the best of some rows and columns.
 struct Scan<'a> {
     gradient: &'a Gradient<'a>,
-    request: &'a GrowRequest<'a>,
+    request: &'a GrowRequest,
     rows: Range<usize>,
     columns: Range<usize>,
     scratch: &'a mut Scratch,
@@ -550,13 +550,7 @@ fn scan<I: Isa, const ROWS: usize>(isa: I, task: Scan<'_>) {
 
 /// Sets in `bits[row][panel]` the bits of excluded columns, and of those beyond the last.
 #[inline(always)]
-fn mark_excluded(
-    request: &GrowRequest<'_>,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    width: usize,
-    bits: &mut Vec<u32>,
-) {
+fn mark_excluded(request: &GrowRequest, rows: Range<usize>, columns: Range<usize>, width: usize, bits: &mut Vec<u32>) {
     let panels = columns.len().div_ceil(width);
     let last = columns.len() - (panels - 1) * width;
     bits.clear();
@@ -625,7 +619,7 @@ fn sample<I: Isa, const ROWS: usize>(isa: I, task: Sample<'_>) -> Vec<Candidate>
 }
 
 /// Thresholds to try, the last one 0.
-fn thresholds(cpu: &Cpu, gradient: &Gradient<'_>, request: &GrowRequest<'_>, count: usize) -> Vec<f32> {
+fn thresholds(cpu: &Cpu, gradient: &Gradient<'_>, request: &GrowRequest, count: usize) -> Vec<f32> {
     let all = gradient.nrows * gradient.ncols;
     let positions = (all / 128).clamp(SAMPLE[0], SAMPLE[1]);
     // In a small matrix, and where most positions are wanted, a threshold saves less than it costs.
@@ -657,8 +651,8 @@ fn thresholds(cpu: &Cpu, gradient: &Gradient<'_>, request: &GrowRequest<'_>, cou
 }
 
 /// See [`crate::SparseLinear::largest`].
-pub(super) fn largest(gradient: &[f32], request: &GrowRequest<'_>) -> Result<Vec<Candidate>, BackendError> {
-    let (exclude, nrows, ncols) = (request.exclude, request.exclude.nrows(), request.exclude.ncols());
+pub(super) fn largest(gradient: &[f32], request: &GrowRequest) -> Result<Vec<Candidate>, BackendError> {
+    let (exclude, nrows, ncols) = (&*request.exclude, request.exclude.nrows(), request.exclude.ncols());
     expect_equal("largest", "length of the gradient", nrows * ncols, gradient.len())?;
     let count = request.count.min(nrows * ncols - exclude.nnz());
     if count == 0 {
@@ -676,10 +670,10 @@ pub(super) fn largest(gradient: &[f32], request: &GrowRequest<'_>) -> Result<Vec
 /// See [`crate::SparseLinear::grow`].
 pub(super) fn grow(
     cpu: &Cpu,
-    request: &GrowRequest<'_>,
+    request: &GrowRequest,
     pairs: &[(&Strips<Cpu>, &Strips<Cpu>)],
 ) -> Result<Vec<Candidate>, BackendError> {
-    let exclude = request.exclude;
+    let exclude = &*request.exclude;
     let gradient = Gradient::new(exclude.nrows(), exclude.ncols(), pairs)?;
     // There are no more candidates than this.
     let count = request.count.min(gradient.nrows * gradient.ncols - exclude.nnz());
@@ -692,7 +686,7 @@ pub(super) fn grow(
 /// The best `count`, with scans from one threshold after another until one finds as many; the last is 0.
 fn grow_from(
     cpu: &Cpu,
-    request: &GrowRequest<'_>,
+    request: &GrowRequest,
     gradient: &Gradient<'_>,
     count: usize,
     thresholds: &[f32],
@@ -711,7 +705,7 @@ fn grow_from(
 /// All positions that score at least `threshold`, or the best `count` of them and some more.
 fn candidates(
     cpu: &Cpu,
-    request: &GrowRequest<'_>,
+    request: &GrowRequest,
     gradient: &Gradient<'_>,
     ranking: Ranking,
     count: usize,
@@ -793,6 +787,8 @@ pub(super) fn in_order(list: &List, ranking: Ranking, count: usize) -> Vec<Candi
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::CsrPattern;
     use crate::cpu::IsaName;
@@ -811,7 +807,7 @@ mod tests {
     }
 
     /// Sorts all positions; scores are sums of whole numbers, so that every order of summation gives the same.
-    fn naive(request: &GrowRequest<'_>, dy: &Strips<Cpu>, x: &Strips<Cpu>) -> Vec<Candidate> {
+    fn naive(request: &GrowRequest, dy: &Strips<Cpu>, x: &Strips<Cpu>) -> Vec<Candidate> {
         let (nrows, ncols) = (request.exclude.nrows(), request.exclude.ncols());
         let mut all = Vec::new();
         for row in 0..nrows {
@@ -848,7 +844,7 @@ mod tests {
             let key = Key::new(seed);
             let exclude = uniform(nrows, ncols, density * density, key.with_name("pattern"));
             let count = (fraction * fraction * (nrows * ncols) as f64) as usize;
-            let request = GrowRequest { exclude: &exclude, count, ties: key.with_name("ties") };
+            let request = GrowRequest { exclude: exclude.into(), count, ties: key.with_name("ties") };
             let layout = |features| match layout {
                 0 => StripLayout::single(lanes, features),
                 1 => StripLayout::new(lanes, features, 16).unwrap(),
@@ -907,12 +903,12 @@ mod tests {
             (30, 600, 300),
             (17, 40, 3000),
         ] {
-            let exclude = uniform(nrows, ncols, 0.2, key);
+            let exclude = Arc::new(uniform(nrows, ncols, 0.2, key));
             let cpu = Cpu::new(2, None).unwrap();
             let x = strips(&cpu, StripLayout::sparse(lanes, ncols), whole(key.with(1), 4));
             let dy = strips(&cpu, StripLayout::sparse(lanes, nrows), whole(key.with(2), 4));
             for count in [1, nrows * ncols / 20 + 1, nrows * ncols] {
-                let request = GrowRequest { exclude: &exclude, count, ties: key };
+                let request = GrowRequest { exclude: exclude.clone(), count, ties: key };
                 let got = grow(&cpu, &request, &[(&dy, &x)]).unwrap();
                 assert_eq!(got, naive(&request, &dy, &x), "{nrows}×{ncols}, {lanes} lanes, {count}");
             }
@@ -924,14 +920,14 @@ mod tests {
     fn uneven_gradients() {
         let (key, cpu) = (Key::new(5), Cpu::new(1, None).unwrap());
         let (nrows, ncols, lanes) = (300, 300, 8);
-        let exclude = uniform(nrows, ncols, 0.1, key);
+        let exclude = Arc::new(uniform(nrows, ncols, 0.1, key));
         let (a, b) = (whole(key.with(1), 4), whole(key.with(2), 4));
         let size = |feature: usize| if feature.is_multiple_of(97) { 64.0 } else { 1.0 };
         let x = strips(&cpu, StripLayout::sparse(lanes, ncols), |i| a(i) * size(i / lanes));
         let value = |i: usize| if i / lanes == 8 { f32::NAN } else { b(i) * size(i / lanes) };
         let dy = strips(&cpu, StripLayout::sparse(lanes, nrows), value);
         for count in [1, 10, 1000, 30_000, 90_000] {
-            let request = GrowRequest { exclude: &exclude, count, ties: key };
+            let request = GrowRequest { exclude: exclude.clone(), count, ties: key };
             assert_eq!(grow(&cpu, &request, &[(&dy, &x)]).unwrap(), naive(&request, &dy, &x), "{count}");
         }
     }
@@ -941,7 +937,7 @@ mod tests {
         let (key, cpu) = (Key::new(6), Cpu::new(1, None).unwrap());
         let x = strips(&cpu, StripLayout::sparse(3, 20), whole(key, 4));
         let exclude = CsrPattern::full(20, 20).unwrap();
-        let request = GrowRequest { exclude: &exclude, count: 5, ties: key };
+        let request = GrowRequest { exclude: exclude.into(), count: 5, ties: key };
         assert_eq!(grow(&cpu, &request, &[(&x, &x)]).unwrap(), []);
     }
 }

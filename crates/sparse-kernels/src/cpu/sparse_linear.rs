@@ -95,7 +95,7 @@ impl SparseLinear for Cpu {
 
     fn grow(
         &self,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         let _timed = self.timed(
@@ -106,7 +106,7 @@ impl SparseLinear for Cpu {
         grow::grow(self, request, pairs)
     }
 
-    fn largest(&self, gradient: &Buffer, request: &GrowRequest<'_>) -> Result<Vec<Candidate>, BackendError> {
+    fn largest(&self, gradient: &Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError> {
         let _timed = self.timed("largest", gradient.len(), 0);
         grow::largest(gradient, request)
     }

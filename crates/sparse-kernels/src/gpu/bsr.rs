@@ -204,7 +204,7 @@ impl BlockSparseLinear for Gpu {
     fn grow_blocks(
         &self,
         block_size: [usize; 2],
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         self.grow_bsr(block_size, request, pairs)

@@ -419,12 +419,12 @@ impl Gpu {
     /// The best of bands of `step` positions, after `write(band, gradient, keys)` has queued what writes the keys of each.
     fn select(
         &self,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         step: usize,
         gradient: usize,
         mut write: impl FnMut(Range<u64>, &Buffer, &Indices) -> Result<(), BackendError>,
     ) -> Result<Vec<Candidate>, BackendError> {
-        let exclude = request.exclude;
+        let exclude = &*request.exclude;
         let positions = exclude.nrows() as u64 * exclude.ncols() as u64;
         let available = positions - exclude.nnz() as u64;
         // There are no more candidates than this.
@@ -473,7 +473,7 @@ impl Gpu {
     /// What `band` fails with, or if the device fails.
     pub(super) fn grow_from_bands(
         &self,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         mut band: impl FnMut(Range<usize>, &Buffer) -> Result<(), BackendError>,
     ) -> Result<Vec<Candidate>, BackendError> {
         let (nrows, ncols) = (request.exclude.nrows(), request.exclude.ncols());
@@ -489,7 +489,7 @@ impl Gpu {
     /// See [`crate::SparseLinear::grow`].
     pub(super) fn grow_linear(
         &self,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         check_pairs([request.exclude.nrows(), request.exclude.ncols()], pairs)?;
@@ -513,11 +513,7 @@ impl Gpu {
     }
 
     /// See [`crate::SparseLinear::largest`].
-    pub(super) fn largest_of(
-        &self,
-        gradient: &Buffer,
-        request: &GrowRequest<'_>,
-    ) -> Result<Vec<Candidate>, BackendError> {
+    pub(super) fn largest_of(&self, gradient: &Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError> {
         let (nrows, ncols) = (request.exclude.nrows(), request.exclude.ncols());
         expect_equal("largest", "length of the gradient", nrows * ncols, gradient.len())?;
         let step = (self.band_elements() / WINDOW_UNIT).max(1) * WINDOW_UNIT;
@@ -530,7 +526,7 @@ impl Gpu {
     pub(super) fn grow_bsr(
         &self,
         block_size: [usize; 2],
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         const OP: &str = "grow_blocks";
@@ -538,7 +534,7 @@ impl Gpu {
         if [r, c].iter().any(|size| !BsrPattern::BLOCK_SIZES.contains(size)) {
             return Err(FormatError::BlockSize { r, c }.into());
         }
-        let exclude = request.exclude;
+        let exclude = &*request.exclude;
         // Without a pair all blocks score 0, whatever part of the last ones lies inside.
         let [nrows, ncols] = match pairs.first() {
             Some((dy, x)) => [dy.layout.features(), x.layout.features()],

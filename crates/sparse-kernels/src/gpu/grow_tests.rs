@@ -43,7 +43,7 @@ fn growth_from_bands() {
         let case = case(sizes, 32, (density, shape), 7, true);
         let (gradient, [nrows, ncols, _]) = (growth::gradient(&case), sizes);
         for count in [1, nrows * ncols / 50, nrows * ncols] {
-            let request = GrowRequest { exclude: &case.pattern, count, ties: Key::new(count as u64) };
+            let request = GrowRequest { exclude: case.pattern.clone(), count, ties: Key::new(count as u64) };
             let band =
                 |rows: Range<usize>, out: &Buffer| gpu.write(&gradient[rows.start * ncols..rows.end * ncols], out);
             let expected = grow_reference(&case, &case.pattern, count, request.ties);
@@ -71,7 +71,7 @@ fn dead_inputs() {
     let zeros = gpu.zeros(nrows * ncols).unwrap();
     let exclude =
         CsrPattern::from_positions(nrows, ncols, (0..250).map(|row| (row, (row * 7) % 800)).collect()).unwrap();
-    let request = GrowRequest { exclude: &exclude, count, ties: Key::new(9) };
+    let request = GrowRequest { exclude: exclude.clone().into(), count, ties: Key::new(9) };
     let found = gpu.largest(&zeros, &request).unwrap();
     let free = |&(r, c): &(u32, u32)| exclude.row(r as usize).binary_search(&c).is_err();
     let mut expected: Vec<(u32, u32)> = (0..250).flat_map(|r| (0..800).map(move |c| (r, c))).filter(free).collect();

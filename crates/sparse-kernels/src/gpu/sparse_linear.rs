@@ -62,13 +62,13 @@ impl SparseLinear for Gpu {
 
     fn grow(
         &self,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         self.grow_linear(request, pairs)
     }
 
-    fn largest(&self, gradient: &Buffer, request: &GrowRequest<'_>) -> Result<Vec<Candidate>, BackendError> {
+    fn largest(&self, gradient: &Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError> {
         self.largest_of(gradient, request)
     }
 }

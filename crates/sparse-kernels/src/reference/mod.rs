@@ -135,7 +135,7 @@ pub fn block_norms(pattern: &BsrPattern, dy: &[f32], x: &[f32], lanes: usize) ->
 pub fn grow_blocks(
     [nrows, ncols]: [usize; 2],
     block_size: [usize; 2],
-    request: &GrowRequest<'_>,
+    request: &GrowRequest,
     dy: &[f32],
     x: &[f32],
     lanes: usize,

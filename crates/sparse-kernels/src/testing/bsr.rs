@@ -125,14 +125,14 @@ impl Case {
     pub fn grow<B: BlockSparseLinear>(&self, backend: &B, count: usize, ties: Key) -> Vec<Candidate> {
         let (m, k) = (self.pattern.nrows(), self.pattern.ncols());
         let (x, dy) = (self.strips(backend, &self.x, &vec![true; k]), self.strips(backend, &self.dy, &vec![true; m]));
-        let request = GrowRequest { exclude: self.pattern.blocks(), count, ties };
+        let request = GrowRequest { exclude: self.pattern.blocks().clone(), count, ties };
         backend.grow_blocks(self.pattern.block_size(), &request, &[(&dy, &x)]).unwrap()
     }
 
     /// What growth must find.
     pub fn expected_growth(&self, count: usize, ties: Key) -> Vec<Candidate> {
         let (shape, block_size) = ([self.pattern.nrows(), self.pattern.ncols()], self.pattern.block_size());
-        let request = GrowRequest { exclude: self.pattern.blocks(), count, ties };
+        let request = GrowRequest { exclude: self.pattern.blocks().clone(), count, ties };
         reference::grow_blocks(shape, block_size, &request, &self.dy, &self.x, self.lanes)
     }
 
@@ -169,7 +169,7 @@ impl Case {
 pub fn growth_of_single_entries_is_growth<B: BlockSparseLinear + SparseLinear>(backend: &B) {
     let case = case([70, 90, 40], [1, 1], 32, (0.2, 5), 1, false);
     let (x, dy) = (case.strips(backend, &case.x, &[true; 90]), case.strips(backend, &case.dy, &[true; 70]));
-    let request = GrowRequest { exclude: case.pattern.blocks(), count: 300, ties: Key::new(2) };
+    let request = GrowRequest { exclude: case.pattern.blocks().clone(), count: 300, ties: Key::new(2) };
     let expected = backend.grow(&request, &[(&dy, &x)]).unwrap();
     assert_eq!(backend.grow_blocks([1, 1], &request, &[(&dy, &x)]).unwrap(), expected);
 }
@@ -185,7 +185,7 @@ pub fn growth_with_numbers_out_of_the_ordinary<B: BlockSparseLinear>(backend: &B
     let found = case.grow(backend, 25, Key::new(1));
     assert!(found.iter().all(|c| c.score.is_finite() && (c.row != 2 || c.score == 0.0)), "{found:?}");
     assert!(found.iter().any(|c| c.score > 1e30));
-    let request = GrowRequest { exclude: case.pattern.blocks(), count: 4, ties: Key::new(1) };
+    let request = GrowRequest { exclude: case.pattern.blocks().clone(), count: 4, ties: Key::new(1) };
     let found = backend.grow_blocks([4, 4], &request, &[]).unwrap();
     assert!(found.len() == 4 && found.iter().all(|c| c.score == 0.0), "{found:?}");
 }
@@ -197,8 +197,7 @@ pub fn growth_sums_over_uses<B: BlockSparseLinear>(backend: &B) {
         (0..rows).flat_map(|r| cases.iter().flat_map(move |c| part(c)[r * c.lanes..][..c.lanes].to_vec())).collect()
     };
     let (dy, x) = (joined(|c| &c.dy, 30), joined(|c| &c.x, 41));
-    let exclude = cases[0].pattern.blocks();
-    let request = GrowRequest { exclude, count: 9, ties: Key::new(5) };
+    let request = GrowRequest { exclude: cases[0].pattern.blocks().clone(), count: 9, ties: Key::new(5) };
     let strips = |c: &Case| (c.strips(backend, &c.dy, &[true; 30]), c.strips(backend, &c.x, &[true; 41]));
     let operands = [strips(&cases[0]), strips(&cases[1]), strips(&cases[2])];
     let pairs: Vec<_> = operands.iter().map(|(dy, x)| (dy, x)).collect();
@@ -210,7 +209,7 @@ pub fn growth_sums_over_uses<B: BlockSparseLinear>(backend: &B) {
 pub fn impossible_growth_is_refused_by_name<B: BlockSparseLinear>(backend: &B) {
     let case = case([20, 30, 4], [4, 8], 32, (0.5, 5), 1, true);
     let (x, dy) = (case.strips(backend, &case.x, &[true; 30]), case.strips(backend, &case.dy, &[true; 20]));
-    let request = GrowRequest { exclude: case.pattern.blocks(), count: 1, ties: Key::new(1) };
+    let request = GrowRequest { exclude: case.pattern.blocks().clone(), count: 1, ties: Key::new(1) };
     let message = |block_size| backend.grow_blocks(block_size, &request, &[(&dy, &x)]).unwrap_err().to_string();
     assert!(message([3, 8]).contains("3"), "{}", message([3, 8]));
     assert!(message([8, 8]).contains("number of block rows is 5, expected 3"), "{}", message([8, 8]));

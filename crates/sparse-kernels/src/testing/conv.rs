@@ -135,7 +135,7 @@ impl Case {
         let case = Case { is_exact: true, ..*self };
         let Case { shape, size, samples, .. } = case;
         let exclude = case.pattern();
-        let request = GrowRequest { exclude: &exclude, count, ties: Key::new(case.seed) };
+        let request = GrowRequest { exclude: exclude.into(), count, ties: Key::new(case.seed) };
         let [x, dy] = case.operands();
         let mut gradient = reference::conv::weight_grad(shape, size, samples, &dy, &x);
         gradient.iter_mut().for_each(|g| g.value *= 2.0);
@@ -184,7 +184,7 @@ pub fn read<B: Storage>(backend: &B, images: &Images<B>) -> Vec<f32> {
 }
 
 /// Growth as it is defined: all positions sorted.
-pub fn grow_reference(case: &Case, request: &GrowRequest<'_>, gradient: &[Exact]) -> Vec<(u32, u32)> {
+pub fn grow_reference(case: &Case, request: &GrowRequest, gradient: &[Exact]) -> Vec<(u32, u32)> {
     let columns = case.shape.columns();
     let is_free = |at: &usize| request.exclude.row(at / columns).binary_search(&((at % columns) as u32)).is_err();
     let mut free: Vec<usize> = (0..gradient.len()).filter(is_free).collect();

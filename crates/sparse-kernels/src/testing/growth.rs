@@ -11,7 +11,7 @@ use crate::{CsrPattern, GrowRequest, SparseLinear};
 /// the gradient that another computed.
 pub fn verify<B: SparseLinear>(backends: &[&B], case: &Case, count: usize, ties: Key) {
     let (nrows, ncols) = (case.pattern.nrows(), case.pattern.ncols());
-    let request = GrowRequest { exclude: &case.pattern, count, ties };
+    let request = GrowRequest { exclude: case.pattern.clone(), count, ties };
     let expected = grow_reference(case, &case.pattern, count, ties);
     let gradient = gradient(case);
     for backend in backends {
@@ -35,7 +35,7 @@ pub fn sums_over_uses<B: SparseLinear>(backend: &B) {
         (0..rows).flat_map(|r| [&a[r * 20..(r + 1) * 20], &b[r * 13..(r + 1) * 13]].concat()).collect()
     };
     let both = Case { lanes: 33, x: joined(&a.x, &b.x, 40), dy: joined(&a.dy, &b.dy, 30), ..a.clone() };
-    let request = GrowRequest { exclude: &a.pattern, count: 50, ties: Key::new(5) };
+    let request = GrowRequest { exclude: a.pattern.clone(), count: 50, ties: Key::new(5) };
     let (x1, dy1) = (a.strips(backend, &a.x, 40), a.strips(backend, &a.dy, 30));
     let (x2, dy2) = (b.strips(backend, &b.x, 40), b.strips(backend, &b.dy, 30));
     let got = backend.grow(&request, &[(&dy1, &x1), (&dy2, &x2)]).unwrap();
@@ -46,7 +46,7 @@ pub fn sums_over_uses<B: SparseLinear>(backend: &B) {
 pub fn ignores_uses_without_lanes<B: SparseLinear>(backend: &B) {
     // More rows than a tile has: the second band reuses the first one's buffer.
     let (full, empty) = (case([200, 40, 20], 32, (0.2, 5), 1, true), case([200, 40, 0], 32, (0.2, 5), 2, true));
-    let request = GrowRequest { exclude: &full.pattern, count: 300, ties: Key::new(5) };
+    let request = GrowRequest { exclude: full.pattern.clone(), count: 300, ties: Key::new(5) };
     let (x, dy) = (full.strips(backend, &full.x, 40), full.strips(backend, &full.dy, 200));
     let (no_x, no_dy) = (empty.strips(backend, &empty.x, 40), empty.strips(backend, &empty.dy, 200));
     let expected = grow_reference(&full, &full.pattern, 300, request.ties);
@@ -70,7 +70,7 @@ pub fn orders_all_numbers<B: SparseLinear>(backend: &B) {
     let held = buffer(backend, &gradient);
     for count in [1, 40, 200, 470, 478, 10_000] {
         let ties = Key::new(count as u64);
-        let request = GrowRequest { exclude: &exclude, count, ties };
+        let request = GrowRequest { exclude: exclude.clone(), count, ties };
         let mut all: Vec<usize> = (0..nrows * ncols)
             .filter(|i| !exclude.positions().any(|(r, c)| r as usize * ncols + c as usize == *i))
             .collect();
@@ -90,14 +90,14 @@ pub fn orders_all_numbers<B: SparseLinear>(backend: &B) {
 pub fn refuses_wrong_shapes<B: SparseLinear>(backend: &B) {
     let case = case([4, 5, 6], 32, (0.5, 5), 1, true);
     let (x, dy) = (case.strips(backend, &case.x, 5), case.strips(backend, &case.dy, 4));
-    let request = GrowRequest { exclude: &case.pattern, count: 3, ties: Key::new(1) };
+    let request = GrowRequest { exclude: case.pattern.clone(), count: 3, ties: Key::new(1) };
     let message = backend.grow(&request, &[(&x, &dy)]).unwrap_err().to_string();
     assert!(message.contains("grow: rows of dY is 5, expected 4"), "{message}");
     let message = backend.largest(&backend.zeros(19).unwrap(), &request).unwrap_err().to_string();
     assert!(message.contains("length of the gradient is 19, expected 20"), "{message}");
     // Nothing is asked for, and nothing is left.
-    let none = GrowRequest { count: 0, ..request };
+    let none = GrowRequest { count: 0, ..request.clone() };
     assert_eq!(backend.grow(&none, &[(&dy, &x)]).unwrap(), []);
-    let full = CsrPattern::full(4, 5).unwrap();
-    assert_eq!(backend.grow(&GrowRequest { exclude: &full, ..request }, &[(&dy, &x)]).unwrap(), []);
+    let exclude = CsrPattern::full(4, 5).unwrap().into();
+    assert_eq!(backend.grow(&GrowRequest { exclude, ..request }, &[(&dy, &x)]).unwrap(), []);
 }

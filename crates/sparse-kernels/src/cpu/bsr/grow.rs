@@ -29,7 +29,7 @@ const CHUNK_ROWS: usize = 48;
 pub(super) fn grow_blocks(
     cpu: &Cpu,
     block_size: [usize; 2],
-    request: &GrowRequest<'_>,
+    request: &GrowRequest,
     pairs: &[(&Strips<Cpu>, &Strips<Cpu>)],
 ) -> Result<Vec<Candidate>, BackendError> {
     const OP: &str = "grow_blocks";
@@ -37,7 +37,7 @@ pub(super) fn grow_blocks(
     if [r, c].iter().any(|size| !BsrPattern::BLOCK_SIZES.contains(size)) {
         return Err(FormatError::BlockSize { r, c }.into());
     }
-    let exclude = request.exclude;
+    let exclude = &*request.exclude;
     // Without a pair all blocks score 0, whatever part of the last ones lies inside.
     let [nrows, ncols] = match pairs.first() {
         Some((dy, x)) => [dy.layout.features(), x.layout.features()],
@@ -77,7 +77,7 @@ struct Scratch {
 struct Scan<'a> {
     gradient: &'a Gradient<'a>,
     block_size: [usize; 2],
-    request: &'a GrowRequest<'a>,
+    request: &'a GrowRequest,
     rows: Range<usize>,
     columns: Range<usize>,
     scratch: &'a mut Scratch,

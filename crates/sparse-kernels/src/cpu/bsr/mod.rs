@@ -162,7 +162,7 @@ impl BlockSparseLinear for Cpu {
     fn grow_blocks(
         &self,
         block_size: [usize; 2],
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         let _timed = self.timed(

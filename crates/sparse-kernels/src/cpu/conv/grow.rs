@@ -27,11 +27,11 @@ const BAND_FLOATS: usize = 1 << 18;
 pub(super) fn grow(
     cpu: &Cpu,
     shape: ConvShape,
-    request: &GrowRequest<'_>,
+    request: &GrowRequest,
     pairs: &[(&Images<Cpu>, &Images<Cpu>)],
 ) -> Result<Vec<Candidate>, BackendError> {
     const OP: &str = "grow_conv";
-    let (exclude, rows, columns) = (request.exclude, shape.rows(), shape.columns());
+    let (exclude, rows, columns) = (&*request.exclude, shape.rows(), shape.columns());
     expect_equal(OP, "number of rows", rows, exclude.nrows())?;
     expect_equal(OP, "number of columns", columns, exclude.ncols())?;
     for (dy, x) in pairs {

@@ -240,7 +240,7 @@ impl SparseConv for Cpu {
     fn grow_conv(
         &self,
         shape: ConvShape,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Images<Self>, &Images<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         let _timed = self.timed(

@@ -12,7 +12,7 @@ use crate::{BackendError, Candidate, ConvShape, Images};
 pub(super) fn grow(
     gpu: &Gpu,
     shape: ConvShape,
-    request: &GrowRequest<'_>,
+    request: &GrowRequest,
     pairs: &[(&Images<Gpu>, &Images<Gpu>)],
 ) -> Result<Vec<Candidate>, BackendError> {
     const OP: &str = "grow_conv";

@@ -142,7 +142,7 @@ impl SparseConv for Gpu {
     fn grow_conv(
         &self,
         shape: ConvShape,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         pairs: &[(&Images<Self>, &Images<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         grow::grow(self, shape, request, pairs)

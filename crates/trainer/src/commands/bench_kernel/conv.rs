@@ -325,8 +325,8 @@ enum Target<B: BlocksOrNone> {
 }
 
 /// A growth step that replaces three tenths of the entries, as RigL's first update does.
-fn grow_request(exclude: &CsrPattern) -> GrowRequest<'_> {
-    GrowRequest { exclude, count: 3 * exclude.nnz() / 10, ties: Key::new(0).with_name("ties") }
+fn grow_request(exclude: &Arc<CsrPattern>) -> GrowRequest {
+    GrowRequest { exclude: exclude.clone(), count: 3 * exclude.nnz() / 10, ties: Key::new(0).with_name("ties") }
 }
 
 impl<B: BlocksOrNone> Weight<B> {

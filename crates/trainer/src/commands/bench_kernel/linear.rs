@@ -146,18 +146,18 @@ impl Stored {
     }
 
     /// A growth step that replaces three tenths of the entries or blocks, as RigL's first update does.
-    fn grow_request(&self, seed: u64) -> GrowRequest<'_> {
+    fn grow_request(&self, seed: u64) -> GrowRequest {
         let exclude = match self {
             Self::Csr(pattern) => pattern,
-            Self::Bsr(pattern) => &**pattern.blocks(),
+            Self::Bsr(pattern) => pattern.blocks(),
         };
-        GrowRequest { exclude, count: 3 * exclude.nnz() / 10, ties: Key::new(seed).with_name("ties") }
+        GrowRequest { exclude: exclude.clone(), count: 3 * exclude.nnz() / 10, ties: Key::new(seed).with_name("ties") }
     }
 
     fn grow<B: ComputeDevice>(
         &self,
         backend: &B,
-        request: &GrowRequest<'_>,
+        request: &GrowRequest,
         dy: &Strips<B>,
         x: &Strips<B>,
     ) -> Result<Vec<Candidate>, BackendError> {
@@ -389,7 +389,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
 
     /// Scores must be right, and no position left out may be larger than the smallest one found, up to rounding. Single
     /// entries are blocks of one.
-    fn check_growth(&self, request: &GrowRequest<'_>, candidates: &[Candidate]) -> anyhow::Result<f64> {
+    fn check_growth(&self, request: &GrowRequest, candidates: &[Candidate]) -> anyhow::Result<f64> {
         let Shape { m, k, n } = self.subject.shape;
         let (rows, columns) = (request.exclude.nrows(), request.exclude.ncols());
         let block_size @ [r, c] = self.subject.stored.block_size();
@@ -414,7 +414,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
         for (position, exact) in sample.positions().zip(scores(&sample)?) {
             let holds = |pattern: &CsrPattern| pattern.row(position.0 as usize).binary_search(&position.1).is_ok();
             let is_candidate = holds(&found);
-            if holds(request.exclude) {
+            if holds(&request.exclude) {
                 if is_candidate {
                     return Ok(f64::INFINITY);
                 }
