@@ -8,11 +8,11 @@ use safetensors::SafeTensors;
 use sparse_kernels::Csr;
 use trainer::args::{TrainArgs, TrainOptions};
 use trainer::checkpoint::{Checkpoint, TensorData, read_header};
-use trainer::config::TrainConfig;
 use trainer::data::{cifar as cifar_format, idx};
 use trainer::exchange::pytorch;
 use trainer::formats::{Matrix, matrix_market, npy, npz, smtx};
 use trainer::models::StoredModel;
+use trainer::settings::TrainConfig;
 
 use crate::counting_allocator::allocated;
 

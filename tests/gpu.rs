@@ -10,14 +10,14 @@ use sparse_kernels::gpu::Gpu;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Backend, BackendError, Candidate, Layout, MatrixRef};
 use trainer::checkpoint::Checkpoint;
-use trainer::config::{OptimizerKind, TrainConfig};
 use trainer::data;
 use trainer::device::{ComputeDevice, backend_error};
 use trainer::interrupt::Interrupt;
 use trainer::models::{Architecture, Initialization, Network, Sparsification};
 use trainer::run::RunParts;
 use trainer::run_dir::{RunDir, RunInfo, newest_checkpoint};
-use trainer::training::{self, StepOptions, Trainer};
+use trainer::settings::TrainConfig;
+use trainer::training::{self, OptimizerKind, StepOptions, Trainer};
 
 /// The GPU; `None`, and a line that says so, where there is none. `RIGL_REQUIRE_GPU` makes that a failure.
 fn gpu() -> Option<Gpu> {
@@ -149,7 +149,7 @@ impl<'b, B: Backend> Run<'b, B> {
 fn config(model: &str, method: &str, batch_size: usize) -> TrainConfig {
     TrainConfig {
         model: model.parse().unwrap(),
-        method: trainer::config::Method::named(method),
+        method: trainer::method::Method::named(method),
         batch_size,
         density: 0.1,
         seed: 4,

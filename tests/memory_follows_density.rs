@@ -8,8 +8,9 @@ mod counting_allocator;
 use counting_allocator::{allocated, live_bytes};
 use sparse_kernels::StripLayout;
 use sparse_kernels::cpu::Cpu;
-use trainer::config::{Format, Method, TrainConfig};
-use trainer::models::{Architecture, Initialization, Network, Sparsification};
+use trainer::method::Method;
+use trainer::models::{Architecture, Format, Initialization, Network, Sparsification};
+use trainer::settings::TrainConfig;
 use trainer::training::{self, StepOptions, Trainer};
 
 /// Bytes per stored weight that training may hold, plans and momentum included.

@@ -19,11 +19,10 @@
 //! The loop always ends with `ε > 0`: a layer goes dense only when `ε · p_max > 1`, and then the numerator exceeds
 //! `Σ N_l` over the layers that go, so that something is left for the rest.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::choice::choices;
 
 /// A distribution that cannot be.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -73,12 +72,6 @@ pub enum DistributionError {
         /// Value found.
         got: f64,
     },
-    /// Not the name of a distribution.
-    #[error("distribution `{got}` is unknown, it must be one of uniform, er, erk, erk:POWER")]
-    Unknown {
-        /// Name found.
-        got: String,
-    },
 }
 
 /// A layer's name and the shape of its weight.
@@ -120,36 +113,30 @@ impl LayerShape {
     }
 }
 
-/// How a network's weights are spread over its layers (section 3 (1) of the paper).
-///
-/// As text: `uniform`, `er`, `erk`, `erk:power`.
-///
-/// ```
-/// use rigl::Distribution;
-/// assert_eq!("erk".parse(), Ok(Distribution::ErdosRenyiKernel { power: 1.0 }));
-/// assert_eq!(Distribution::ErdosRenyiKernel { power: 0.2 }.to_string(), "erk:0.2");
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Distribution {
-    /// Every layer has the same density.
-    Uniform,
-    /// Density proportional to `(n_in + n_out) / (n_in · n_out)`, a convolution's kernel size left out of account
+choices! {
+    /// How a network's weights are spread over its layers (section 3 (1) of the paper).
+    ///
+    /// ```
+    /// use rigl::Distribution;
+    /// assert_eq!("erk".parse(), Ok(Distribution::ErdosRenyiKernel));
+    /// ```
+    Distribution, "distribution":
+    /// The same density in every layer.
+    Uniform = "uniform",
+    /// Erdős–Rényi: density proportional to (inputs + outputs) / (inputs · outputs), whatever a convolution's kernel size
     /// (Mocanu et al. 2018).
-    ErdosRenyi,
-    /// Density proportional to `(Σ dims / Π dims)^power` over all dimensions of the weight.
-    ErdosRenyiKernel {
-        /// 1 in the paper; 0 would be uniform.
-        power: f64,
-    },
+    ErdosRenyi = "er",
+    /// Erdős–Rényi-Kernel: density proportional to (sum of all dimensions / their product)^power.
+    ErdosRenyiKernel = "erk",
 }
 
 impl Distribution {
-    /// The score `p` that a layer's density is proportional to; 1 for the uniform distribution.
+    /// The score `p` that a layer's density is proportional to; 1 for the uniform distribution. `power` is that of
+    /// [`Distribution::ErdosRenyiKernel`]: 1 in the paper; 0 would be uniform.
     ///
     /// # Errors
     /// If the shape has fewer than two dimensions or no positions.
-    pub fn raw_density(&self, layer: &LayerShape) -> Result<f64, DistributionError> {
+    pub fn raw_density(self, layer: &LayerShape, power: f64) -> Result<f64, DistributionError> {
         layer.check()?;
         let ratio = |dims: &[usize]| {
             dims.iter().map(|&d| d as f64).sum::<f64>() / dims.iter().map(|&d| d as f64).product::<f64>()
@@ -157,51 +144,8 @@ impl Distribution {
         Ok(match self {
             Self::Uniform => 1.0,
             Self::ErdosRenyi => ratio(&layer.shape[..2]),
-            Self::ErdosRenyiKernel { power } => ratio(&layer.shape).powf(*power),
+            Self::ErdosRenyiKernel => ratio(&layer.shape).powf(power),
         })
-    }
-}
-
-impl fmt::Display for Distribution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uniform => f.write_str("uniform"),
-            Self::ErdosRenyi => f.write_str("er"),
-            Self::ErdosRenyiKernel { power: 1.0 } => f.write_str("erk"),
-            Self::ErdosRenyiKernel { power } => write!(f, "erk:{power}"),
-        }
-    }
-}
-
-impl FromStr for Distribution {
-    type Err = DistributionError;
-
-    fn from_str(text: &str) -> Result<Self, DistributionError> {
-        let unknown = || DistributionError::Unknown { got: text.to_owned() };
-        match text {
-            "uniform" => Ok(Self::Uniform),
-            "er" => Ok(Self::ErdosRenyi),
-            "erk" => Ok(Self::ErdosRenyiKernel { power: 1.0 }),
-            _ => {
-                let power = text.strip_prefix("erk:").ok_or_else(unknown)?.parse().map_err(|_| unknown())?;
-                check_power(power)?;
-                Ok(Self::ErdosRenyiKernel { power })
-            }
-        }
-    }
-}
-
-impl TryFrom<String> for Distribution {
-    type Error = DistributionError;
-
-    fn try_from(text: String) -> Result<Self, DistributionError> {
-        text.parse()
-    }
-}
-
-impl From<Distribution> for String {
-    fn from(distribution: Distribution) -> String {
-        distribution.to_string()
     }
 }
 
@@ -279,10 +223,10 @@ pub fn nnz_for_density(size: usize, density: f64) -> usize {
 /// ```
 /// use rigl::{Distribution, LayerShape, Override, solve};
 /// let layers = [LayerShape::new("fc1", [300, 784]), LayerShape::new("fc2", [100, 300]), LayerShape::new("fc3", [10, 100])];
-/// let erk = solve(&layers, 0.1, "erk".parse()?, &[])?;
+/// let erk = solve(&layers, 0.1, Distribution::ErdosRenyiKernel, 1.0, &[])?;
 /// assert_eq!(erk.iter().map(|l| l.nnz).collect::<Vec<_>>(), [18715, 6906, 1000]);
 /// let overrides = [Override { pattern: "fc3".into(), density: 1.0 }];
-/// let uniform = solve(&layers, 0.1, Distribution::Uniform, &overrides)?;
+/// let uniform = solve(&layers, 0.1, Distribution::Uniform, 1.0, &overrides)?;
 /// assert_eq!(uniform.iter().map(|l| l.nnz).collect::<Vec<_>>(), [23520, 3000, 1000]);
 /// # Ok::<(), rigl::DistributionError>(())
 /// ```
@@ -290,17 +234,16 @@ pub fn solve(
     layers: &[LayerShape],
     density: f64,
     distribution: Distribution,
+    power: f64,
     overrides: &[Override],
 ) -> Result<Vec<LayerDensity>, DistributionError> {
     check_density(density, "network")?;
-    if let Distribution::ErdosRenyiKernel { power } = distribution {
-        check_power(power)?;
-    }
+    check_power(power)?;
     let by_hand = match_overrides(layers, overrides)?;
-    let raw = layers.iter().map(|layer| distribution.raw_density(layer)).collect::<Result<Vec<_>, _>>()?;
+    let raw = layers.iter().map(|layer| distribution.raw_density(layer, power)).collect::<Result<Vec<_>, _>>()?;
     let densities = match distribution {
         Distribution::Uniform => by_hand.iter().map(|d| d.unwrap_or(density)).collect(),
-        Distribution::ErdosRenyi | Distribution::ErdosRenyiKernel { .. } => {
+        Distribution::ErdosRenyi | Distribution::ErdosRenyiKernel => {
             scale_raw_densities(layers, density, &raw, &by_hand)
         }
     };
@@ -382,14 +325,14 @@ mod tests {
     use crate::paper_models::{Model, lenet_300_100, resnet50, wrn_22_2};
     use proptest::prelude::*;
 
-    const ERK: Distribution = Distribution::ErdosRenyiKernel { power: 1.0 };
+    const ERK: Distribution = Distribution::ErdosRenyiKernel;
 
     /// ε, read off a layer that is not dense, and the sparsity of each layer by name.
     fn solved(model: Model, sparsity: f64) -> (f64, impl Fn(&str) -> f64) {
         let shapes = model.shapes();
-        let layers = solve(&shapes, 1.0 - sparsity, ERK, &[]).unwrap();
+        let layers = solve(&shapes, 1.0 - sparsity, ERK, 1.0, &[]).unwrap();
         let free = layers.iter().position(|l| l.density < 1.0).unwrap();
-        let epsilon = layers[free].density / ERK.raw_density(&shapes[free]).unwrap();
+        let epsilon = layers[free].density / ERK.raw_density(&shapes[free], 1.0).unwrap();
         let lookup = move |name: &str| {
             1.0 - layers[shapes.iter().position(|s| s.name == name).unwrap_or_else(|| panic!("{name}"))].density
         };
@@ -546,7 +489,7 @@ mod tests {
     fn equal_scores_go_dense_together() {
         // Two equal small layers and a large one: at once, not one after the other.
         let layers = [LayerShape::new("a", [4, 4]), LayerShape::new("b", [4, 4]), LayerShape::new("c", [100, 100])];
-        let got = solve(&layers, 0.2, ERK, &[]).unwrap();
+        let got = solve(&layers, 0.2, ERK, 1.0, &[]).unwrap();
         assert_eq!((got[0].nnz, got[1].nnz), (16, 16));
         assert_eq!(got[2].nnz, 4 + 4 + 2000 - 32);
     }
@@ -554,17 +497,17 @@ mod tests {
     #[test]
     fn density_one_is_dense_everywhere() {
         for distribution in [Distribution::Uniform, Distribution::ErdosRenyi, ERK] {
-            for layer in solve(&resnet50().shapes(), 1.0, distribution, &[]).unwrap() {
+            for layer in solve(&resnet50().shapes(), 1.0, distribution, 1.0, &[]).unwrap() {
                 assert_eq!(layer.nnz, layer.size);
             }
         }
-        assert_eq!(solve(&[], 0.5, ERK, &[]), Ok(vec![]));
+        assert_eq!(solve(&[], 0.5, ERK, 1.0, &[]), Ok(vec![]));
     }
 
     #[test]
     fn erdos_renyi_ignores_the_kernel() {
         let layers = [LayerShape::new("a", [64, 64, 3, 3]), LayerShape::new("b", [64, 64, 1, 1])];
-        let got = solve(&layers, 0.1, Distribution::ErdosRenyi, &[]).unwrap();
+        let got = solve(&layers, 0.1, Distribution::ErdosRenyi, 1.0, &[]).unwrap();
         assert_eq!(got[0].density, got[1].density);
     }
 
@@ -572,11 +515,11 @@ mod tests {
     fn overrides_stand_outside_the_budget() {
         let shapes = lenet_300_100().shapes();
         let by_hand = |pattern: &str, density| Override { pattern: pattern.into(), density };
-        let got = solve(&shapes, 0.1, ERK, &[by_hand("*3", 1.0)]).unwrap();
-        let without = solve(&shapes[..2], 0.1, ERK, &[]).unwrap();
+        let got = solve(&shapes, 0.1, ERK, 1.0, &[by_hand("*3", 1.0)]).unwrap();
+        let without = solve(&shapes[..2], 0.1, ERK, 1.0, &[]).unwrap();
         assert_eq!((got[0], got[1], got[2].nnz), (without[0], without[1], 1000));
         // The last match counts.
-        let got = solve(&shapes, 0.1, ERK, &[by_hand("*", 0.5), by_hand("fc1", 0.25)]).unwrap();
+        let got = solve(&shapes, 0.1, ERK, 1.0, &[by_hand("*", 0.5), by_hand("fc1", 0.25)]).unwrap();
         assert_eq!(got.iter().map(|l| l.density).collect::<Vec<_>>(), [0.25, 0.5, 0.5]);
     }
 
@@ -604,32 +547,29 @@ mod tests {
         let shapes = lenet_300_100().shapes();
         let text = |result: Result<Vec<LayerDensity>, DistributionError>| result.unwrap_err().to_string();
         for density in [0.0, -0.1, 1.5, f64::NAN] {
-            let error = text(solve(&shapes, density, ERK, &[]));
+            let error = text(solve(&shapes, density, ERK, 1.0, &[]));
             assert_eq!(error, format!("network: density is {density}, it must be greater than 0 and at most 1"));
         }
         let unmatched = [Override { pattern: "conv*".into(), density: 1.0 }];
-        let error = text(solve(&shapes, 0.1, ERK, &unmatched));
+        let error = text(solve(&shapes, 0.1, ERK, 1.0, &unmatched));
         assert_eq!(error, "no layer is named like `conv*`; the layers are fc1, fc2, fc3");
         let negative = [Override { pattern: "fc*".into(), density: 0.0 }];
-        assert!(text(solve(&shapes, 0.1, ERK, &negative)).starts_with("fc*: density is 0,"));
-        let error = text(solve(&shapes, 1e-18, Distribution::Uniform, &[]));
+        assert!(text(solve(&shapes, 0.1, ERK, 1.0, &negative)).starts_with("fc*: density is 0,"));
+        let error = text(solve(&shapes, 1e-18, Distribution::Uniform, 1.0, &[]));
         assert!(error.starts_with("layer fc1: density 0.000000000000000001 of 235200 weights leaves none;"), "{error}");
         for shape in [vec![], vec![30], vec![0, 3], vec![usize::MAX, 2]] {
-            let error = text(solve(&[LayerShape::new("odd", shape)], 0.1, ERK, &[]));
+            let error = text(solve(&[LayerShape::new("odd", shape)], 0.1, ERK, 1.0, &[]));
             assert!(error.starts_with("layer odd: shape ["), "{error}");
         }
-        let power = Distribution::ErdosRenyiKernel { power: -1.0 };
-        assert!(text(solve(&shapes, 0.1, power, &[])).contains("power of distribution erk is -1"));
+        assert!(text(solve(&shapes, 0.1, ERK, -1.0, &[])).contains("power of distribution erk is -1"));
     }
 
     #[test]
     fn names_are_read_back() {
-        for distribution in
-            [Distribution::Uniform, Distribution::ErdosRenyi, ERK, Distribution::ErdosRenyiKernel { power: 0.2 }]
-        {
+        for distribution in [Distribution::Uniform, Distribution::ErdosRenyi, ERK] {
             assert_eq!(distribution.to_string().parse(), Ok(distribution));
         }
-        for wrong in ["", "ERK", "erk:", "erk:x", "erk:-1", "erdos_renyi "] {
+        for wrong in ["", "ERK", "erk:", "erk:1", "erdos_renyi "] {
             assert!(wrong.parse::<Distribution>().is_err(), "{wrong}");
         }
     }
@@ -651,9 +591,9 @@ mod tests {
         /// As in google-research/rigl, `rigl/sparse_utils_test.py`, whose networks have up to three layers.
         #[test]
         fn zeros_equal_those_of_uniform_within_two(layers in random_layers(1..=3), density in 0.01..1.0f64) {
-            let uniform = totals(&solve(&layers, density, Distribution::Uniform, &[]).unwrap());
-            for distribution in [Distribution::ErdosRenyi, ERK, Distribution::ErdosRenyiKernel { power: 0.3 }] {
-                let zeros = totals(&solve(&layers, density, distribution, &[]).unwrap());
+            let uniform = totals(&solve(&layers, density, Distribution::Uniform, 1.0, &[]).unwrap());
+            for (distribution, power) in [(Distribution::ErdosRenyi, 1.0), (ERK, 1.0), (ERK, 0.3)] {
+                let zeros = totals(&solve(&layers, density, distribution, power, &[]).unwrap());
                 prop_assert!((zeros - uniform).abs() <= 2, "{distribution}: {zeros}, uniform {uniform}");
             }
         }
@@ -661,8 +601,8 @@ mod tests {
         /// Each layer rounds up by less than one weight, so more layers may differ by more.
         #[test]
         fn zeros_equal_those_of_uniform_within_the_layers(layers in random_layers(4..=40), density in 0.01..1.0f64) {
-            let uniform = totals(&solve(&layers, density, Distribution::Uniform, &[]).unwrap());
-            let zeros = totals(&solve(&layers, density, ERK, &[]).unwrap());
+            let uniform = totals(&solve(&layers, density, Distribution::Uniform, 1.0, &[]).unwrap());
+            let zeros = totals(&solve(&layers, density, ERK, 1.0, &[]).unwrap());
             prop_assert!((0..layers.len() as i64).contains(&(uniform - zeros)), "{zeros}, uniform {uniform}");
         }
     }

@@ -17,11 +17,9 @@
 //! Sources: the paper's appendix H; google-research/google-research, `micronet_challenge/counting.py`;
 //! google-research/rigl, `rigl/imagenet_resnet/colabs/`.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::choice::choices;
 
 /// A layer or a pruning schedule that cannot be, or an unknown convention.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -51,12 +49,6 @@ pub enum FlopsError {
         /// Side of the padded input.
         padded: usize,
     },
-    /// Not the name of a convention.
-    #[error("FLOPs convention `{got}` is unknown, it must be one of mac2, paper, micronet, products")]
-    UnknownConvention {
-        /// Name found.
-        got: String,
-    },
     /// A pruning schedule whose end is not after its beginning.
     #[error("gradual pruning: end_step is {end_step}, it must be greater than begin_step, which is {begin_step}")]
     Window {
@@ -67,49 +59,24 @@ pub enum FlopsError {
     },
 }
 
-/// What counts as an operation. As text: `mac2`, `micronet`, `paper`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FlopsConvention {
-    /// Two operations per stored weight and application; no bias, no ReLU.
-    #[default]
-    Mac2,
-    /// Multiplications and additions counted apart as in the MicroNet challenge: `v` and `v − 1` per output, an
-    /// addition for a bias, a multiplication for a ReLU.
-    Micronet,
-    /// [`FlopsConvention::Micronet`] without bias and ReLU: the figures of the reproducibility report (arXiv 2103.15767).
-    Products,
+choices! {
+    /// What counts as an operation.
+    FlopsConvention, "FLOPs convention":
+    /// A multiply-add is two operations; bias and ReLU are free.
+    Mac2 = "mac2",
+    /// As the MicroNet challenge: v multiplications and v − 1 additions per output, an addition for a bias, a multiplication
+    /// for a ReLU.
+    Micronet = "micronet",
+    /// As the MicroNet challenge, without bias and ReLU: the figures of the reproducibility report (arXiv 2103.15767).
+    Products = "products",
+    /// As the tables of the RigL paper.
+    ///
     /// [`FlopsConvention::Micronet`] with two habits of the authors' notebooks, needed to get the published figures:
     ///
     /// * an explicitly padded input ([`Padding::Explicit`]) is padded again as for "same", so that ResNet-50's first
     ///   convolution counts 115 × 115 outputs where it has 112 × 112;
     /// * a depthwise convolution counts as one output channel over all input channels.
-    Paper,
-}
-
-impl fmt::Display for FlopsConvention {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mac2 => "mac2",
-            Self::Micronet => "micronet",
-            Self::Products => "products",
-            Self::Paper => "paper",
-        })
-    }
-}
-
-impl FromStr for FlopsConvention {
-    type Err = FlopsError;
-
-    fn from_str(text: &str) -> Result<Self, FlopsError> {
-        match text {
-            "mac2" => Ok(Self::Mac2),
-            "micronet" => Ok(Self::Micronet),
-            "products" => Ok(Self::Products),
-            "paper" => Ok(Self::Paper),
-            _ => Err(FlopsError::UnknownConvention { got: text.to_owned() }),
-        }
-    }
+    Paper = "paper",
 }
 
 /// How a convolution's input is padded.
@@ -391,11 +358,12 @@ mod tests {
     use crate::paper_models::{Model, mlp, mobilenet_v1, resnet50, wrn_22_2};
     use FlopsConvention::{Mac2, Micronet, Paper};
 
-    const ERK: Distribution = Distribution::ErdosRenyiKernel { power: 1.0 };
+    const ERK: (Distribution, f64) = (Distribution::ErdosRenyiKernel, 1.0);
+    const UNIFORM: (Distribution, f64) = (Distribution::Uniform, 1.0);
 
-    fn densities(model: &Model, sparsity: f64, distribution: Distribution, dense: &[&str]) -> Vec<f64> {
+    fn densities(model: &Model, sparsity: f64, (distribution, power): (Distribution, f64), dense: &[&str]) -> Vec<f64> {
         let overrides: Vec<_> = dense.iter().map(|&p| Override { pattern: p.into(), density: 1.0 }).collect();
-        let layers = solve(&model.shapes(), 1.0 - sparsity, distribution, &overrides).unwrap();
+        let layers = solve(&model.shapes(), 1.0 - sparsity, distribution, power, &overrides).unwrap();
         layers.iter().map(|l| l.density).collect()
     }
 
@@ -441,7 +409,7 @@ mod tests {
             assert_near(f_sparse - 1000.0, third_party, 1e-6 * third_party);
             assert_near(f_sparse / f_dense, ratio, 1e-6);
             assert_near(rigl_ratio(f_sparse, f_dense, 1.0), rigl, 1e-6);
-            let f_uniform = forward(&model, &densities(&model, sparsity, Distribution::Uniform, &["conv1"]), Micronet);
+            let f_uniform = forward(&model, &densities(&model, sparsity, UNIFORM, &["conv1"]), Micronet);
             assert_near(f_uniform / 1e6, uniform, 6e-4);
             assert_near(f_uniform / f_dense, uniform_ratio, 6e-5);
         }
@@ -457,26 +425,25 @@ mod tests {
         let f_dense = dense(&model, Paper);
         assert_near(f_dense / 1e6, 8202.341, 6e-4);
         assert_near(size_megabytes(&model, &[1.0; 54]), 102.122, 6e-4);
-        let er = Distribution::ErdosRenyi;
-        let uniform = Distribution::Uniform;
+        let er = (Distribution::ErdosRenyi, 1.0);
         let conv1: &[&str] = &["conv1"];
         // Sparsity, distribution, dense layers, f_S/f_D, RigL training 1x, 5x, size in MB.
         for (sparsity, distribution, dense_layers, ratio, rigl, rigl_5x, size) in [
             (0.80, ERK, &[][..], 0.4153, Some(0.4172), Some(2.086), Some(23.684)),
-            (0.80, uniform, conv1, 0.2254, Some(0.2279), Some(1.140), Some(23.729)),
+            (0.80, UNIFORM, conv1, 0.2254, Some(0.2279), Some(1.140), Some(23.729)),
             (0.80, er, &[], 0.4546, None, None, None),
             (0.90, ERK, &[], 0.2431, Some(0.2456), Some(1.228), Some(13.499)),
-            (0.90, uniform, conv1, 0.1285, Some(0.131), Some(0.657), Some(13.532)),
-            (0.90, uniform, &[], 0.1012, Some(0.104), Some(0.521), None),
+            (0.90, UNIFORM, conv1, 0.1285, Some(0.131), Some(0.657), Some(13.532)),
+            (0.90, UNIFORM, &[], 0.1012, Some(0.104), Some(0.521), None),
             (0.90, er, &[], 0.2593, None, None, None),
             (0.95, ERK, &[], 0.1230, Some(0.126), Some(0.63), Some(8.399)),
-            (0.95, uniform, conv1, 0.0801, Some(0.083), Some(0.4157), Some(8.433)),
+            (0.95, UNIFORM, conv1, 0.0801, Some(0.083), Some(0.4157), Some(8.433)),
             (0.965, ERK, &[], 0.0865, None, Some(0.448), Some(6.869)),
             (0.965, ERK, conv1, 0.1125, None, None, Some(6.904)),
-            (0.965, uniform, conv1, 0.0656, None, Some(0.343), Some(6.904)),
+            (0.965, UNIFORM, conv1, 0.0656, None, Some(0.343), Some(6.904)),
             (0.99, ERK, conv1, 0.0548, None, Some(0.2895), Some(4.354)),
             (0.99, ERK, &[], 0.0257, None, None, None),
-            (0.99, uniform, conv1, 0.0414, None, None, None),
+            (0.99, UNIFORM, conv1, 0.0414, None, None, None),
         ] {
             let densities = densities(&model, sparsity, distribution, dense_layers);
             let f_sparse = forward(&model, &densities, Paper);
@@ -493,9 +460,9 @@ mod tests {
         }
         let f_erk = forward(&model, &densities(&model, 0.8, ERK, &[]), Paper);
         assert_near(f_erk / 1e6, 3406.320, 6e-4);
-        let f_uniform = forward(&model, &densities(&model, 0.8, Distribution::Uniform, &["conv1"]), Paper);
+        let f_uniform = forward(&model, &densities(&model, 0.8, UNIFORM, &["conv1"]), Paper);
         assert_near(f_uniform / 1e6, 1848.468, 6e-4);
-        let power = Distribution::ErdosRenyiKernel { power: 0.2 };
+        let power = (Distribution::ErdosRenyiKernel, 0.2);
         assert_near(forward(&model, &densities(&model, 0.8, power, &[]), Paper) / f_dense, 0.2353, 6e-5);
     }
 
@@ -539,7 +506,7 @@ mod tests {
             (0.90, 334.134, 2.392, 168.614, 2.396),
             (0.95, 205.281, 1.560, 114.563, 1.563),
         ] {
-            let fixed = densities(&model, sparsity, Distribution::Uniform, &["conv1", "*.depthwise"]);
+            let fixed = densities(&model, sparsity, UNIFORM, &["conv1", "*.depthwise"]);
             assert_near(forward(&model, &fixed, Paper) / 1e6, uniform, 6e-4);
             assert_near(size_megabytes(&model, &fixed), uniform_size, 6e-4);
             let scaled = densities(&model, sparsity, ERK, &["*.depthwise"]);
@@ -563,7 +530,7 @@ mod tests {
             [(0.5, 0.7279, 0.5007), (0.8, 0.3512, 0.2012), (0.9, 0.1725, 0.1013), (0.95, 0.0869, 0.0514)]
         {
             assert_near(forward(&model, &densities(&model, sparsity, ERK, &[]), Micronet) / f_dense, erk, 6e-5);
-            let fixed = densities(&model, sparsity, Distribution::Uniform, &["conv1"]);
+            let fixed = densities(&model, sparsity, UNIFORM, &["conv1"]);
             assert_near(forward(&model, &fixed, Micronet) / f_dense, uniform, 6e-5);
         }
         // A multiply-add is two: one addition per output more.
@@ -635,7 +602,7 @@ mod tests {
             assert_eq!(convention.to_string().parse(), Ok(convention));
         }
         let error = "macs".parse::<FlopsConvention>().unwrap_err().to_string();
-        assert_eq!(error, "FLOPs convention `macs` is unknown, it must be one of mac2, paper, micronet, products");
+        assert_eq!(error, "unknown FLOPs convention `macs`; choose one of mac2, micronet, products, paper");
     }
 
     #[test]

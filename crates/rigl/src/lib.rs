@@ -57,6 +57,7 @@
 #[doc = include_str!("../../../docs/adding-a-method.md")]
 struct AddingAMethod;
 
+mod choice;
 pub mod distribution;
 pub mod flops;
 pub mod method;
@@ -66,6 +67,7 @@ mod paper_models;
 pub mod schedule;
 pub mod topology;
 
+pub use choice::UnknownChoice;
 pub use distribution::{Distribution, DistributionError, LayerDensity, LayerShape, Override, nnz_for_density, solve};
 pub use flops::{ConvGeometry, FlopsConvention, FlopsError, GradualPruning, LayerGeometry, Padding, TrainingRule};
 pub use method::{

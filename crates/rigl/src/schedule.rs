@@ -20,11 +20,10 @@
 //!   from `begin_step`, so that with `begin_step > 0` it reaches 0 too early. Here both are measured from
 //!   `begin_step`: `(t − begin_step) / (end_step − begin_step)`. All three agree for `begin_step` 0.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::choice::choices;
 
 /// A schedule that cannot be.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -65,81 +64,23 @@ pub enum ScheduleError {
          must advance the counter"
     )]
     Semantics,
-    /// Not the name of a drop schedule.
-    #[error(
-        "drop_schedule `{got}` is unknown, it must be one of constant, cosine, inverse-power, inverse-power:EXPONENT"
-    )]
-    UnknownDropSchedule {
-        /// Name found.
-        got: String,
-    },
 }
 
-/// How the drop fraction falls from its first value `α` (the paper's section 3 and appendix G).
-///
-/// As text: `constant`, `cosine`, `inverse-power:k`; `inverse-power` alone has the exponent 3.
-///
-/// ```
-/// use rigl::DropSchedule;
-/// assert_eq!("inverse-power:1".parse(), Ok(DropSchedule::InversePower { exponent: 1.0 }));
-/// assert!("linear".parse::<DropSchedule>().is_err());
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum DropSchedule {
-    /// `f(t) = α`.
-    Constant,
-    /// `f(t) = α/2 · (1 + cos(π · (t − begin_step) / (end_step − begin_step)))`: the paper's default.
-    Cosine,
-    /// `f(t) = α · (1 − (t − begin_step) / (end_step − begin_step))^exponent`: linear for 1, also tried with 3. The
-    /// authors' code calls it `exponential_k`.
-    InversePower {
-        /// The power, positive.
-        exponent: f64,
-    },
-}
-
-impl fmt::Display for DropSchedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Constant => f.write_str("constant"),
-            Self::Cosine => f.write_str("cosine"),
-            Self::InversePower { exponent } => write!(f, "inverse-power:{exponent}"),
-        }
-    }
-}
-
-impl FromStr for DropSchedule {
-    type Err = ScheduleError;
-
-    fn from_str(text: &str) -> Result<Self, ScheduleError> {
-        let unknown = || ScheduleError::UnknownDropSchedule { got: text.to_owned() };
-        match text {
-            "constant" => Ok(Self::Constant),
-            "cosine" => Ok(Self::Cosine),
-            "inverse-power" => Ok(Self::InversePower { exponent: 3.0 }),
-            _ => {
-                let exponent: f64 =
-                    text.strip_prefix("inverse-power:").ok_or_else(unknown)?.parse().map_err(|_| unknown())?;
-                check_exponent(exponent)?;
-                Ok(Self::InversePower { exponent })
-            }
-        }
-    }
-}
-
-impl TryFrom<String> for DropSchedule {
-    type Error = ScheduleError;
-
-    fn try_from(text: String) -> Result<Self, ScheduleError> {
-        text.parse()
-    }
-}
-
-impl From<DropSchedule> for String {
-    fn from(schedule: DropSchedule) -> String {
-        schedule.to_string()
-    }
+choices! {
+    /// How the drop fraction falls from its first value `α` (the paper's section 3 and appendix G).
+    ///
+    /// ```
+    /// use rigl::DropSchedule;
+    /// assert_eq!("inverse-power".parse(), Ok(DropSchedule::InversePower));
+    /// assert!("linear".parse::<DropSchedule>().is_err());
+    /// ```
+    DropSchedule, "drop schedule":
+    /// Not at all: f(t) = α.
+    Constant = "constant",
+    /// Along half a cosine, to 0 at the end step: the paper's default.
+    Cosine = "cosine",
+    /// As α · (1 − progress)^exponent: linear for 1, also tried with 3. The authors' code calls it exponential_k.
+    InversePower = "inverse-power",
 }
 
 fn check_exponent(exponent: f64) -> Result<(), ScheduleError> {
@@ -179,6 +120,8 @@ pub struct ScheduleOptions {
     pub drop_fraction: f64,
     /// How that fraction falls.
     pub drop_schedule: DropSchedule,
+    /// The power of [`DropSchedule::InversePower`], positive.
+    pub drop_exponent: f64,
     /// Whether an update may fire at `end_step` itself, as in the authors' code. The paper's does not.
     pub end_inclusive: bool,
     /// How updates and optimizer steps share iterations.
@@ -197,6 +140,7 @@ impl ScheduleOptions {
             update_interval: 100,
             drop_fraction: 0.3,
             drop_schedule: DropSchedule::Cosine,
+            drop_exponent: 3.0,
             end_inclusive: false,
             semantics: LoopSemantics::PAPER,
         }
@@ -247,9 +191,7 @@ impl UpdateSchedule {
             }
             _ => {}
         }
-        if let DropSchedule::InversePower { exponent } = options.drop_schedule {
-            check_exponent(exponent)?;
-        }
+        check_exponent(options.drop_exponent)?;
         if !options.semantics.update_replaces_step && !options.semantics.update_advances_counter {
             return Err(ScheduleError::Semantics);
         }
@@ -284,7 +226,7 @@ impl UpdateSchedule {
         match self.options.drop_schedule {
             DropSchedule::Constant => drop_fraction,
             DropSchedule::Cosine => drop_fraction / 2.0 * (1.0 + (std::f64::consts::PI * progress).cos()),
-            DropSchedule::InversePower { exponent } => drop_fraction * (1.0 - progress).powf(exponent),
+            DropSchedule::InversePower => drop_fraction * (1.0 - progress).powf(self.options.drop_exponent),
         }
     }
 
@@ -320,6 +262,7 @@ mod tests {
             update_interval,
             drop_fraction: 0.3,
             drop_schedule: DropSchedule::Constant,
+            drop_exponent: 3.0,
             end_inclusive: true,
             semantics,
         }
@@ -419,7 +362,7 @@ mod tests {
         assert_eq!(at(options, 100), 0.3);
         assert!((at(options, 200) - 0.15).abs() < 1e-15);
         for (exponent, expected) in [(1.0, 0.15), (3.0, 0.0375)] {
-            options.drop_schedule = DropSchedule::InversePower { exponent };
+            (options.drop_schedule, options.drop_exponent) = (DropSchedule::InversePower, exponent);
             assert_eq!(at(options, 50), 0.3);
             assert!((at(options, 200) - expected).abs() < 1e-15);
             assert_eq!(at(options, 300), 0.0);
@@ -440,15 +383,14 @@ mod tests {
         assert_eq!(window, "end_step is 10, it must be greater than begin_step, which is 10");
         let endless = ScheduleOptions { end_step: None, drop_schedule: DropSchedule::Cosine, ..good };
         assert_eq!(error(endless), "drop_schedule cosine needs an end_step; only `constant` can go on for ever");
-        let exponent = DropSchedule::InversePower { exponent: 0.0 };
-        assert!(error(ScheduleOptions { drop_schedule: exponent, ..good }).contains("exponent"));
+        assert!(error(ScheduleOptions { drop_exponent: 0.0, ..good }).contains("exponent"));
         let neither = LoopSemantics { update_replaces_step: false, update_advances_counter: false };
         assert!(error(ScheduleOptions { semantics: neither, ..good }).contains("must advance the counter"));
     }
 
     #[test]
     fn names_are_read_back() {
-        for schedule in [DropSchedule::Constant, DropSchedule::Cosine, DropSchedule::InversePower { exponent: 2.5 }] {
+        for schedule in [DropSchedule::Constant, DropSchedule::Cosine, DropSchedule::InversePower] {
             assert_eq!(schedule.to_string().parse(), Ok(schedule));
         }
         for wrong in ["", "Cosine", "inverse-power:", "inverse-power:x", "inverse-power:-1", "inverse-power:nan"] {

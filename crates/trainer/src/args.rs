@@ -1,7 +1,7 @@
 //! The settings of a training run.
 //!
 //! [`TrainOptions`] is both the options of `rigl train` and the keys of its configuration file; what they resolve to
-//! is [`TrainConfig`](crate::config::TrainConfig).
+//! is [`TrainConfig`](crate::settings::TrainConfig).
 
 use std::path::PathBuf;
 
@@ -9,10 +9,12 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{
-    Augment, DensityOverride, Device, Distribution, DropSchedule, FlopsConvention, Format, Init, LayerRule, LrSchedule,
-    Method, MethodOption, ModelName, Normalize, OptimizerKind, Stem, UpdateSemantics,
-};
+use crate::data::{Augment, Normalize};
+use crate::device::Device;
+use crate::method::{Method, MethodOption};
+use crate::models::{DensityOverride, Format, Init, LayerRule, ModelName, Stem};
+use crate::training::{LrSchedule, OptimizerKind, UpdateSemantics};
+use rigl::{Distribution, DropSchedule, FlopsConvention};
 
 const NETWORK: &str = "Network and data";
 const SPARSITY: &str = "Sparsity";
@@ -260,7 +262,7 @@ mod tests {
     use clap::CommandFactory;
 
     use crate::commands::Cli;
-    use crate::config::TrainConfig;
+    use crate::settings::TrainConfig;
 
     /// Every default that the help states is the one in effect, and every option says what it means.
     #[test]

@@ -1,16 +1,70 @@
 //! The devices that a run may compute on.
 
 use std::fmt::{self, Debug};
+use std::num::NonZero;
+use std::str::FromStr;
 
 use rigl::MethodError;
+use serde::{Deserialize, Serialize};
 use sparse_kernels::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use sparse_kernels::gpu::Gpu;
 use sparse_kernels::profile::KernelTime;
 use sparse_kernels::{Backend, BackendError};
 
-use crate::config::Device;
+use crate::choice::serde_through_text;
 use crate::training::TrainingError;
+
+/// Where the numbers are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// The GPU of this number, see `rigl devices`; without one the best.
+    #[cfg(feature = "gpu")]
+    Gpu(Option<usize>),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.pad("cpu"),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(None) => f.pad("gpu"),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(Some(index)) => f.pad(&format!("gpu:{index}")),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        #[cfg(feature = "gpu")]
+        if let Some(Ok(index)) = name.strip_prefix("gpu:").map(str::parse) {
+            return Ok(Self::Gpu(Some(index)));
+        }
+        match name {
+            "cpu" => Ok(Self::Cpu),
+            #[cfg(feature = "gpu")]
+            "gpu" => Ok(Self::Gpu(None)),
+            #[cfg(not(feature = "gpu"))]
+            _ if name.starts_with("gpu") => {
+                let how = "`cargo build --release --features gpu` makes one with GPUs";
+                Err(format!("this build has only the device cpu; {how}"))
+            }
+            _ => Err("the devices are cpu, gpu (the best one) and gpu:N (the Nth of `rigl devices`)".to_owned()),
+        }
+    }
+}
+serde_through_text!(Device);
+
+/// One for each core that this process may use.
+pub fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
 
 /// A backend that whole runs compute on.
 pub trait ComputeDevice: Backend + Debug + Sync {

@@ -1,9 +1,9 @@
 //! Whether a network can be built, and fits its data.
 
-use crate::config::ConfigError;
 use crate::data::Dataset;
 use crate::models::{Architecture, ModelSpec};
 use crate::report::dimensions;
+use crate::settings::error::ConfigError;
 
 /// A network must read what the data has, and know its classes.
 pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {

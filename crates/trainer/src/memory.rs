@@ -4,9 +4,9 @@
 use sparse_kernels::Backend;
 use sysinfo::System;
 
-use crate::config::ConfigError;
 use crate::device::ComputeDevice;
 use crate::models::{Architecture, activation_bytes};
+use crate::settings::error::ConfigError;
 use crate::training::TrainingError;
 
 /// Bytes that are free for this process; `None` where the system does not tell.

@@ -190,6 +190,11 @@ impl<const COLUMNS: usize> fmt::Display for Table<COLUMNS> {
     }
 }
 
+/// A number of bytes for people.
+pub(crate) fn gibibytes(bytes: usize) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

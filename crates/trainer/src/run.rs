@@ -27,13 +27,13 @@ use serde_json::Value;
 use sparse_kernels::BackendError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::TrainConfig;
 use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Split};
 use crate::device::{ComputeDevice, backend_error};
 use crate::interrupt::Interrupt;
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
 use crate::run_dir::RunDir;
+use crate::settings::TrainConfig;
 use crate::topology_record::TopologyRecord;
 use crate::training::Trainer;
 
@@ -236,7 +236,7 @@ pub struct Run<'a, B: ComputeDevice> {
 fn forward_flops<B: ComputeDevice>(parts: &RunParts<'_, B>) -> f64 {
     let network = &parts.trainer.network;
     let [stored, _] =
-        network.architecture.forward_flops(&network.densities(parts.device), parts.config.flops_convention.into());
+        network.architecture.forward_flops(&network.densities(parts.device), parts.config.flops_convention);
     stored
 }
 

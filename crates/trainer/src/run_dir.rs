@@ -23,9 +23,10 @@ use serde_json::Value;
 
 use crate::atomic_file::{remove_temporaries, sync_folder, write_atomic};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::{ConfigError, TrainConfig, available_threads};
-use crate::device::Place;
+use crate::device::{Place, available_threads};
 use crate::models::StoredModel;
+use crate::settings::TrainConfig;
+use crate::settings::error::ConfigError;
 use crate::topology_record::TopologyRecord;
 
 pub(crate) const CONFIG: &str = "config.toml";

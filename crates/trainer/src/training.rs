@@ -3,16 +3,17 @@
 use autograd::optim::{Adam, AdamOptions, Decay, Optimizer, Schedule, Sgd, SgdOptions};
 use autograd::{Arena, DetachedLoss, GrowthPasses, GrowthRequests, LossStats, Mode, NoReduce, Tape};
 use rigl::{
-    DropSchedule, GradientNeed, LayerUpdate, LoopSemantics, Method, MethodOptions, MethodState, ScheduleOptions,
-    StepIntent, UpdateSchedule,
+    GradientNeed, LayerUpdate, LoopSemantics, Method, MethodOptions, MethodState, ScheduleOptions, StepIntent,
+    UpdateSchedule,
 };
 use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Activations, Backend, GrowRequest, Layout};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
-use crate::config::{self, LrSchedule, OptimizerKind, TrainConfig, UpdateSemantics};
+use crate::choice::choices;
 use crate::models::{ModelInput, Network, StoredModel};
+use crate::settings::TrainConfig;
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,43 @@ pub enum TrainingError {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] sparse_kernels::BackendError),
+}
+
+choices! {
+    /// What an update of the topology does to its training step.
+    UpdateSemantics {
+        /// It takes the optimizer's place, and the step is counted (the paper's Algorithm 1).
+        Paper,
+        /// It takes the optimizer's place, and the step is not counted: one more batch (the authors' code).
+        Reference,
+    }
+    /// The rule that changes the weights.
+    OptimizerKind {
+        /// Stochastic gradient descent.
+        Sgd,
+        /// Adam with weight decay in the gradient.
+        Adam,
+        /// Adam with weight decay beside it.
+        Adamw,
+    }
+    /// How the learning rate changes.
+    LrSchedule {
+        /// Not at all.
+        Constant,
+        /// By a factor at given steps.
+        Step,
+        /// Along half a cosine, to 0 at the end.
+        Cosine,
+    }
+}
+
+/// The steps at which the topology may change: `begin <= step < end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateWindow {
+    /// First step with an update.
+    pub begin: u64,
+    /// Step at which updates have ended.
+    pub end: u64,
 }
 
 /// What a step does beside the network and the method.
@@ -107,17 +145,9 @@ pub fn optimizer<B: Backend>(
 /// Builds the method of a configuration. `Ok(None)` in the second place if the run is too short for any update.
 ///
 /// # Errors
-/// [`config::ConfigError`] or [`rigl::ScheduleError`] if the schedule is impossible.
-pub fn method(
-    config: &TrainConfig,
-    total_steps: u64,
-) -> anyhow::Result<(Box<dyn Method>, Option<config::UpdateWindow>)> {
+/// [`crate::settings::error::ConfigError`] or [`rigl::ScheduleError`] if the schedule is impossible.
+pub fn method(config: &TrainConfig, total_steps: u64) -> anyhow::Result<(Box<dyn Method>, Option<UpdateWindow>)> {
     let window = config.update_window(total_steps)?;
-    let drop_schedule = match config.drop_schedule {
-        config::DropSchedule::Constant => DropSchedule::Constant,
-        config::DropSchedule::Cosine => DropSchedule::Cosine,
-        config::DropSchedule::InversePower => DropSchedule::InversePower { exponent: config.drop_exponent },
-    };
     let semantics = match config.update_semantics {
         UpdateSemantics::Paper => LoopSemantics::PAPER,
         UpdateSemantics::Reference => config.method.info().reference_semantics,
@@ -128,7 +158,8 @@ pub fn method(
         end_step: Some(window.map_or(total_steps + 1, |w| w.end)),
         update_interval: config.update_interval,
         drop_fraction: config.drop_fraction,
-        drop_schedule,
+        drop_schedule: config.drop_schedule,
+        drop_exponent: config.drop_exponent,
         end_inclusive: config.update_semantics == UpdateSemantics::Reference,
         semantics,
     })?;
@@ -274,7 +305,7 @@ impl<'b, B: Backend> Evaluator<'b, B> {
 /// Its whole state goes to a file and back in three lines:
 ///
 /// ```
-/// # use trainer::config::TrainConfig;
+/// # use trainer::settings::TrainConfig;
 /// # use trainer::models::{Architecture, Initialization, Network, Sparsification};
 /// # use trainer::training::{self, StepOptions, Trainer};
 /// # let folder = tempfile::tempdir()?;
@@ -680,8 +711,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Format;
-    use crate::models::{Architecture, FirstModel, Initialization, Sparsification};
+    use crate::models::{Architecture, FirstModel, Format, Initialization, Sparsification};
     use sparse_kernels::StripLayout;
     use sparse_kernels::cpu::Cpu;
 
@@ -702,7 +732,7 @@ mod tests {
 
     fn config(method: &str) -> TrainConfig {
         let model = "20-30-10".parse().unwrap();
-        let method = config::Method::named(method);
+        let method = crate::method::Method::named(method);
         let density = if method.is_dense() { 1.0 } else { 0.3 };
         TrainConfig { model, method, density, update_interval: 3, steps: Some(20), ..TrainConfig::default() }
     }
@@ -873,7 +903,7 @@ mod tests {
             let architecture = Architecture::new(&spec).unwrap();
             let config = TrainConfig {
                 model,
-                method: config::Method::named(by),
+                method: crate::method::Method::named(by),
                 density: 0.3,
                 update_interval: 4,
                 // A network that loses weights while it learns by heart takes smaller steps.
@@ -926,7 +956,8 @@ mod tests {
             let model = name.parse().unwrap();
             let spec = crate::models::ModelSpec::of(&model).on(3, [32, 32], 10);
             let architecture = Architecture::new(&spec).unwrap();
-            let config = TrainConfig { model, method: config::Method::named("static"), ..TrainConfig::default() };
+            let config =
+                TrainConfig { model, method: crate::method::Method::named("static"), ..TrainConfig::default() };
             let densities = Sparsification::of(&config).solve(&architecture).unwrap();
             let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
             let mut network = Network::new(&cpu, &architecture, &densities, initialization, samples).unwrap();
@@ -1026,7 +1057,7 @@ mod tests {
             ),
             (TrainConfig { seed: 1, ..rigl.clone() }, "the seed is 1, expected 0"),
             (TrainConfig { optimizer: OptimizerKind::Adam, ..rigl.clone() }, "the optimizer is adam, expected sgd"),
-            (TrainConfig { method: config::Method::named("set"), ..rigl.clone() }, "state of method set"),
+            (TrainConfig { method: crate::method::Method::named("set"), ..rigl.clone() }, "state of method set"),
             (TrainConfig { density: 1.0, ..rigl.clone() }, "the storage of layer fc1 is dense, expected csr"),
             (
                 TrainConfig { format: Format::Bsr([2, 4]), ..rigl.clone() },

@@ -8,9 +8,10 @@ use sparse_kernels::profile::KernelTime;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, MatrixRef};
 
-use crate::config::{Init, Method, TrainConfig};
 use crate::device::ComputeDevice;
-use crate::models::{Architecture, Initialization, Network};
+use crate::method::Method;
+use crate::models::{Architecture, Init, Initialization, Network};
+use crate::settings::TrainConfig;
 use crate::training::{self, StepOptions, Trainer};
 
 /// Time that steps on a queue may take before they are waited for.

@@ -14,11 +14,13 @@ use super::machine::MachineArgs;
 use super::network::PictureArgs;
 use super::values::parse_count;
 use crate::bench::{StepBench, peak_rss_bytes};
-use crate::config::{Device, Distribution, Format, LayerRule, Method, ModelName, TrainConfig, parse_density};
-use crate::device::{ComputeDevice, OnDevice, Place};
-use crate::models::{Architecture, Sparsification};
+use crate::device::{ComputeDevice, Device, OnDevice, Place};
+use crate::method::Method;
+use crate::models::{Architecture, Format, LayerRule, ModelName, Sparsification, parse_density};
 use crate::report::{Significant, Table, print_record, print_text};
+use crate::settings::TrainConfig;
 use crate::{fit, memory};
+use rigl::Distribution;
 
 /// `rigl bench step`.
 #[derive(Debug, Args)]
@@ -36,7 +38,7 @@ pub struct BenchStepArgs {
     #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
     pub density: Vec<f64>,
     /// How the density is spread over the layers
-    #[arg(long, value_enum, default_value_t = Distribution::Erk)]
+    #[arg(long, value_enum, default_value_t = Distribution::ErdosRenyiKernel)]
     pub distribution: Distribution,
     /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...)
     #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]

@@ -15,9 +15,11 @@ use crate::comparison::{
     COMPARISON, ComparisonError, ComparisonProgress, Definition, Outcome, Plan, PlannedRun, Results, RunFolder,
     RunState, Said, Seeds, failure_file, run_child, settings_file, write_report,
 };
-use crate::config::{ConfigError, RESUMABLE, parse_density};
 use crate::interrupt::Interrupt;
+use crate::models::parse_density;
 use crate::report::print_record;
+use crate::settings::RESUMABLE;
+use crate::settings::error::ConfigError;
 
 const HEADING: &str = "Comparison";
 

@@ -6,7 +6,7 @@ use sparse_kernels::cpu::{Cpu, IsaName};
 #[cfg(feature = "gpu")]
 use sparse_kernels::gpu;
 
-use crate::config::available_threads;
+use crate::device::available_threads;
 use crate::report::{Table, print_record, print_text};
 
 /// `rigl devices`.

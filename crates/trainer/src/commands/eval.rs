@@ -8,16 +8,17 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::values::parse_count;
-use crate::config::{ConfigError, DATA_IN_FOLDERS, Device, available_threads};
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
 use crate::data::{self, Normalization, Split};
-use crate::device::{ComputeDevice, OnDevice, on_device};
+use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_device};
 use crate::fit::check_fit;
 use crate::interrupt::Interrupt;
 use crate::models::{Network, StoredModel};
 use crate::report::{print_record, print_text};
 use crate::run::{Mean, evaluate};
 use crate::run_dir::load_model;
+use crate::settings::DATA_IN_FOLDERS;
+use crate::settings::error::ConfigError;
 use crate::training::Evaluator;
 
 const EVAL_EXAMPLES: &str = "\

@@ -3,7 +3,6 @@
 use super::bench_kernel::ReferenceError;
 use crate::checkpoint::CheckpointError;
 use crate::comparison::ComparisonError;
-use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::data::fetch::FetchError;
 use crate::exchange::ExchangeError;
@@ -11,6 +10,7 @@ use crate::interrupt;
 use crate::landscape::LandscapeError;
 use crate::run::RunError;
 use crate::run_dir::RunDirError;
+use crate::settings::error::ConfigError;
 
 /// The process's exit code for an error: 2 if the command line, the configuration or the files it names must change,
 /// 130 if the run was interrupted, 1 if it failed.

@@ -6,9 +6,12 @@ use clap::Args;
 
 use super::network::{DensityArgs, SpreadArgs};
 use super::summary;
-use crate::config::{ConfigError, Distribution, Format, LayerRule, Method, TrainConfig};
 use crate::exchange::{check_out, prune, read_model};
-use crate::models::Architecture;
+use crate::method::Method;
+use crate::models::{Architecture, Format, LayerRule};
+use crate::settings::TrainConfig;
+use crate::settings::error::ConfigError;
+use rigl::Distribution;
 
 const IMPORT_EXAMPLES: &str = "\
 Examples:
@@ -71,7 +74,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
 /// How a density is spread means nothing without one.
 fn check_without_density(spread: &SpreadArgs) -> Result<(), ConfigError> {
     let without = [
-        (spread.distribution != Distribution::Erk, "distribution"),
+        (spread.distribution != Distribution::ErdosRenyiKernel, "distribution"),
         (spread.erk_power != 1.0, "erk-power"),
         (spread.layer_rule != LayerRule::Distribution, "layer-rule"),
         (!spread.density_override.is_empty(), "density-override"),

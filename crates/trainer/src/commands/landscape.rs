@@ -13,8 +13,8 @@ use sparse_kernels::cpu::Cpu;
 use super::eval::{EVALUATION_BATCH, EvalSplit};
 use super::values::{parse_count, parse_not_negative, parse_places, parse_positive};
 use crate::atomic_file::write_atomic;
-use crate::config::{ConfigError, DATA_IN_FOLDERS, available_threads};
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
+use crate::device::available_threads;
 use crate::fit::check_fit;
 use crate::interrupt::Interrupt;
 use crate::landscape::{
@@ -25,6 +25,8 @@ use crate::models::{StoredModel, WeightCount, activation_bytes};
 use crate::report::{Progress, Significant, Status, Table, print_record, print_text};
 use crate::run::{Mean, RunError};
 use crate::run_dir::load_model;
+use crate::settings::DATA_IN_FOLDERS;
+use crate::settings::error::ConfigError;
 use crate::{data, memory};
 
 const LANDSCAPE_DETAILS: &str = "\

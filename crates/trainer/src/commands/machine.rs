@@ -8,8 +8,8 @@ use sparse_kernels::cpu::{Cpu, IsaName};
 use sparse_kernels::gpu::{Gpu, GpuOptions};
 
 use super::values::{display_as_value, parse_count};
-use crate::config::{ConfigError, Device, available_threads};
-use crate::device::{OnDevice, Place};
+use crate::device::{Device, OnDevice, Place, available_threads};
+use crate::settings::error::ConfigError;
 
 /// Options of every measurement.
 #[derive(Debug, Args)]

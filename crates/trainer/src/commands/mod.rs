@@ -91,8 +91,8 @@ mod tests {
     use super::bench::BenchCommand;
     use super::bench_kernel::arguments::{KernelFormat, KernelOp, KernelShape, PatternSource, Shape};
     use super::*;
-    use crate::config::Format;
     use crate::landscape::{BATCH_SIZE, PathTraining};
+    use crate::models::Format;
     use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Command, String> {

@@ -3,10 +3,12 @@
 use clap::Args;
 
 use super::values::{parse_count, parse_not_negative, parse_sparsity};
-use crate::config::{
-    ConfigError, DensityOverride, Distribution, Format, LayerRule, Method, ModelName, Stem, complement, parse_density,
+use crate::method::Method;
+use crate::models::{
+    DensityOverride, Format, LayerRule, ModelName, ModelSpec, Sparsification, Stem, complement, parse_density,
 };
-use crate::models::{ModelSpec, Sparsification};
+use crate::settings::error::ConfigError;
+use rigl::Distribution;
 
 /// What a convolutional network reads and tells apart.
 #[derive(Debug, Clone, Args)]
@@ -68,7 +70,7 @@ impl DensityArgs {
 #[derive(Debug, Args)]
 pub struct SpreadArgs {
     /// How the density is spread over the layers
-    #[arg(long, value_enum, default_value_t = Distribution::Erk)]
+    #[arg(long, value_enum, default_value_t = Distribution::ErdosRenyiKernel)]
     pub distribution: Distribution,
     /// Exponent of the erk proportions; 0 makes them uniform
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = parse_not_negative)]

@@ -11,10 +11,13 @@ use sparse_kernels::cpu::Cpu;
 use super::network::{DensityArgs, PictureArgs, SpreadArgs};
 use super::values::{parse_count, parse_positive};
 use crate::args::method_parser;
-use crate::config::{ConfigError, FlopsConvention, Format, MOST_WIDTH, Method, MethodOption, ModelName, TrainConfig};
-use crate::models::{Architecture, FirstModel, Sparsification, activation_bytes, width};
+use crate::method::{Method, MethodOption};
+use crate::models::{Architecture, FirstModel, Format, MOST_WIDTH, ModelName, Sparsification, activation_bytes, width};
 use crate::report::{Significant, Table, dimensions, print_record, print_text};
+use crate::settings::TrainConfig;
+use crate::settings::error::ConfigError;
 use crate::{fit, training};
+use rigl::FlopsConvention;
 
 /// `rigl plan`.
 #[derive(Debug, Args)]
@@ -197,7 +200,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         }
     }
     let convention = args.flops_convention;
-    let [sparse_flops, wide_flops] = architecture.forward_flops(&densities, convention.into());
+    let [sparse_flops, wide_flops] = architecture.forward_flops(&densities, convention);
     let dense_flops: f64 = flops_of_dense(&dense_architecture, convention);
     let (built, _) = training::method(&config, args.steps)?;
     let step_flops = built.training_flops(built.mean_forward_flops(sparse_flops, wide_flops), wide_flops);
@@ -208,7 +211,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let mut paper_size_bytes = 0.0;
     for (layer, solved) in architecture.layers.iter().zip(&densities) {
         let density = solved.nnz as f64 / solved.size as f64;
-        let flops = layer.geometry().forward_flops(density, convention.into());
+        let flops = layer.geometry().forward_flops(density, convention);
         paper_size_bytes += paper_size(density, layer);
         let nnz_blocks = match args.format {
             Format::Bsr([r, c]) if solved.nnz < solved.size => Some(solved.nnz / (r * c)),
@@ -352,5 +355,5 @@ fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> anyho
 
 /// Operations of one sample's forward pass of a dense network.
 fn flops_of_dense(architecture: &Architecture, rule: FlopsConvention) -> f64 {
-    architecture.layers.iter().map(|layer| layer.geometry().forward_flops(1.0, rule.into())).sum()
+    architecture.layers.iter().map(|layer| layer.geometry().forward_flops(1.0, rule)).sum()
 }

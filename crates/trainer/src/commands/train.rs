@@ -11,7 +11,6 @@ use sparse_kernels::BackendError;
 
 pub use crate::args::TrainArgs;
 use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
-use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
 use crate::fit::{self, check_fit};
@@ -20,6 +19,7 @@ use crate::models::{Architecture, FirstModel};
 use crate::report::{Significant, Table, dimensions, print_record, print_text};
 use crate::run::{Run, RunError, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
+use crate::settings::TrainConfig;
 use crate::training::{self, StepOptions, Trainer};
 use crate::{data, memory};
 
@@ -149,7 +149,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
     })?;
 
     let densities = run.trainer().network.densities(device);
-    let [sparse_flops, dense_flops] = architecture.forward_flops(&densities, config.flops_convention.into());
+    let [sparse_flops, dense_flops] = architecture.forward_flops(&densities, config.flops_convention);
     let cost = run.trainer().network.cost(device);
     let training_flops = run.trainer().method.training_flops(run.mean_forward_flops(), dense_flops);
     let peak_rss_bytes = peak_rss_bytes();

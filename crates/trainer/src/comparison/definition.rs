@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::ComparisonError;
 use crate::args::TrainOptions;
 use crate::commands::compare::CompareArgs;
-use crate::config::{ConfigError, RESUMABLE, TrainConfig, merge_settings, remove_setting};
+use crate::settings::error::ConfigError;
+use crate::settings::{RESUMABLE, TrainConfig, merge_settings, remove_setting};
 
 /// Seeds of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

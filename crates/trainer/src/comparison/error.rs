@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::ConfigError;
 use crate::figure::DrawingError;
+use crate::settings::error::ConfigError;
 
 /// Why a comparison or a report cannot be made.
 #[derive(Debug, thiserror::Error)]

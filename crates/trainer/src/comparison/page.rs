@@ -10,10 +10,10 @@ use super::heat_map::{self, Maps};
 use super::run_folder::deciding_settings;
 use super::summary::{Row, Summary, TimeUnit, percent, percent_and_deviation};
 use super::{ComparisonError, Group, Machine, Results, RunFolder, Sample};
-use crate::config::TrainConfig;
 use crate::figure::canvas::{FIGURE_RULES, escape};
 use crate::figure::palette::{self, Ink};
 use crate::report::Significant;
+use crate::settings::TrainConfig;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -293,7 +293,7 @@ fn settings_of(run: &RunFolder) -> BTreeMap<String, Value> {
 mod tests {
     use super::super::testing::Made;
     use super::*;
-    use crate::config::TrainConfig;
+    use crate::settings::TrainConfig;
 
     fn groups(results: &Results) -> Vec<(&str, f64, Vec<u64>)> {
         let group = |g: &Group| (g.arm, g.density, g.finished().map(|(run, _)| run.seed).collect());

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ComparisonError;
-use crate::config::TrainConfig;
 use crate::run_dir::{CONFIG, METRICS, RUN, TOPOLOGY};
+use crate::settings::TrainConfig;
 use crate::topology_record::TopologyHistory;
 
 /// A run, finished or not.

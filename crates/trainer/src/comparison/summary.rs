@@ -261,7 +261,7 @@ mod tests {
     use super::super::testing::Made;
     use super::super::{Definition, Results};
     use super::*;
-    use crate::config::TrainConfig;
+    use crate::settings::TrainConfig;
 
     /// Dense and rigl with two seeds, a small dense network with one, and an arm that trains for twice the time.
     #[test]

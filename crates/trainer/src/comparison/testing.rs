@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::config::TrainConfig;
 use crate::run_dir::{RunDir, RunInfo};
+use crate::settings::TrainConfig;
 use crate::topology_record::TopologyRecord;
 
 /// A run.

@@ -3,6 +3,20 @@
 
 use sparse_kernels::random::Key;
 
+use crate::choice::choices;
+
+choices! {
+    /// How training pictures are changed at random.
+    Augment {
+        /// Not at all.
+        None,
+        /// Padded by 4 pixels through reflection, cropped to the old size, flipped left to right or not.
+        CropFlip,
+        /// A part of random size and aspect, resized, flipped left to right or not: for folders of pictures.
+        RandomResizedCropFlip,
+    }
+}
+
 /// Pixels by which a picture is padded on each side before a crop of its old size is taken.
 pub const PAD: usize = 4;
 

@@ -219,7 +219,7 @@ fn list(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<OsString>, 
 mod tests {
     use super::super::{BatchLoader, InputForm, LoaderOptions, Normalization, Order, load_sized};
     use super::*;
-    use crate::config::{Augment, Normalize};
+    use crate::data::{Augment, Normalize};
     use image::{Rgb, RgbImage};
     use std::collections::BTreeSet;
 

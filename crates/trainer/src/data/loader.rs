@@ -25,7 +25,7 @@ use super::augment::{CropFlip, PAD};
 use super::fill::Filler;
 use super::picture::{Cut, PictureReader};
 use super::{DataError, InputForm, Normalization, Pictures, Split, shuffle};
-use crate::config::Augment;
+use crate::data::Augment;
 
 /// One batch: images in the layout asked for, and labels.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ const BUFFERS_OF_MANY: usize = 2;
 /// Batches of a split, epoch after epoch; dropping it stops and joins its threads.
 ///
 /// ```
-/// use trainer::config::{Augment, Normalize};
+/// use trainer::data::{Augment, Normalize};
 /// use trainer::data::{self, BatchLoader, InputForm, LoaderOptions, Order};
 /// let data = data::load("fashion-mnist-mini", None)?;
 /// let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0, augment: Augment::None };

@@ -31,13 +31,13 @@ use sparse_kernels::random::Key;
 
 use self::image_folder::{IMAGE_FOLDER, IMAGENET_DEVIATION, IMAGENET_MEAN, PictureFiles};
 use self::known::{Format, IDX_FILES};
-use crate::config::{Augment, Normalize};
 
+pub use augment::Augment;
 pub use error::DataError;
 pub use fill::InputForm;
 pub use known::{Home, KnownSet, SETS};
 pub use loader::{Batch, BatchLoader, LoaderError, LoaderOptions, Order};
-pub use normalization::Normalization;
+pub use normalization::{Normalization, Normalize};
 pub use picture::PictureError;
 
 /// The data set that needs no files.

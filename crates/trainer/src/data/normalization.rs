@@ -2,6 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::choice::choices;
+
+choices! {
+    /// Which values the mean and standard deviation that normalise inputs are computed over.
+    Normalize {
+        /// All pixels of the training set.
+        Pixels,
+        /// Each channel of the training set separately.
+        Channels,
+        /// Each picture separately.
+        PerImage,
+        /// None: inputs are brightnesses from 0 to 1.
+        None,
+    }
+}
+
 /// How a byte of a picture becomes an input, `x = byte / 255` being the pixel's brightness.
 ///
 /// In JSON: `{"mean": m, "deviation": d}`, the same with lists, or `"per-image"`.

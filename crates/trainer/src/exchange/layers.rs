@@ -152,7 +152,7 @@ mod tests {
         let density = rigl::LayerDensity { density: 0.5, nnz: 7, size: 20 };
         let densities = [density, rigl::LayerDensity { nnz: 6, size: 12, ..density }];
         let initialization =
-            Initialization { format: crate::config::Format::Csr, init: crate::config::Init::DenseFanIn, seed: 9 };
+            Initialization { format: crate::models::Format::Csr, init: crate::models::Init::DenseFanIn, seed: 9 };
         let network = Network::new(&cpu, &architecture, &densities, initialization, 8).unwrap();
         for layer in &network.body.layers {
             let pattern = network.parameters.pattern(&cpu, layer.weight).unwrap();

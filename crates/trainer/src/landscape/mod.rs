@@ -34,8 +34,8 @@ pub use plot::{Line, svg};
 pub use space::Space;
 pub use survey::{PathTraining, Survey, View};
 
-use crate::config::gibibytes;
 use crate::models::{ModelInput, StoredModel};
+use crate::report::gibibytes;
 use crate::run::Mean;
 
 /// Momentum of the training of paths.

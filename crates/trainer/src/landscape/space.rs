@@ -148,8 +148,7 @@ impl Merged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Format, Init};
-    use crate::models::{Architecture, Initialization};
+    use crate::models::{Architecture, Format, Init, Initialization};
     use rigl::LayerDensity;
 
     fn model(name: &str, format: &str, nnz: [usize; 2], seed: u64) -> StoredModel {

@@ -9,8 +9,7 @@ use sparse_kernels::Backend;
 use sparse_kernels::random::Key;
 
 use super::{LandscapeError, MOMENTUM, Path, PathSgd, Point};
-use crate::config::Augment;
-use crate::data::{BatchLoader, LoaderOptions, Normalization, Order, Split};
+use crate::data::{Augment, BatchLoader, LoaderOptions, Normalization, Order, Split};
 use crate::interrupt::Interrupt;
 use crate::models::{Network, StoredModel};
 use crate::run::{Mean, RunError, evaluate};
@@ -225,10 +224,9 @@ mod tests {
     use sparse_kernels::cpu::Cpu;
 
     use super::*;
-    use crate::config::{Format, Init};
     use crate::data::{Batch, Pictures};
     use crate::landscape::{Curve, Space};
-    use crate::models::{Architecture, Initialization, ModelSpec};
+    use crate::models::{Architecture, Format, Init, Initialization, ModelSpec};
 
     const SIDE: usize = 8;
     const CLASSES: usize = 3;

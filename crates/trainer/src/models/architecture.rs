@@ -4,7 +4,7 @@ use rigl::{ConvGeometry, FlopsConvention, LayerDensity, LayerGeometry, LayerShap
 use sparse_kernels::{ConvShape, PoolShape, ShapeError};
 
 use super::{ModelSpec, zoo};
-use crate::config::ModelName;
+use crate::models::ModelName;
 
 /// What a layer with weights computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,10 @@ use sparse_kernels::Backend;
 
 use super::{Architecture, Initialization, Network, Sparsification, StoredModel};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::{ConfigError, Init, TrainConfig};
+use crate::models::Init;
 use crate::run_dir::{Found, load_model};
+use crate::settings::TrainConfig;
+use crate::settings::error::ConfigError;
 
 /// The model that a run begins with, and what it is to become.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 mod architecture;
 mod compress;
 mod first;
+mod name;
 mod network;
 mod sparsification;
 mod spec;
@@ -15,7 +16,10 @@ pub use architecture::{
 };
 pub use compress::Compressed;
 pub use first::FirstModel;
+pub use name::{ModelName, Stem};
 pub use network::{Body, Initialization, Layer, Network, WeightCount, activation_bytes, strip_of};
-pub use sparsification::Sparsification;
+pub(crate) use sparsification::{DENSITY_RULE, complement, is_density, parse_density};
+pub use sparsification::{DensityOverride, Format, Init, LayerRule, Sparsification};
+pub(crate) use spec::MOST_WIDTH;
 pub use spec::ModelSpec;
 pub use stored::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};

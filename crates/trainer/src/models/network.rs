@@ -13,7 +13,7 @@ use sparse_kernels::{
 use super::architecture::{Architecture, LayerKind, Node, PoolKind, ValueShape};
 use super::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
 use crate::checkpoint::CheckpointError;
-use crate::config::{Format, Init};
+use crate::models::{Format, Init};
 use crate::training::TrainingError;
 
 /// One layer's parameters.

@@ -1,9 +1,124 @@
 //! Which weights of a network exist, layer by layer.
 
-use rigl::{DistributionError, LayerDensity, Override};
+use std::fmt;
+use std::str::FromStr;
+
+use rigl::{Distribution, DistributionError, LayerDensity, Override};
+use serde::{Deserialize, Serialize};
+use sparse_kernels::BsrPattern;
 
 use super::architecture::{Architecture, Masking, WeightLayer};
-use crate::config::{DensityOverride, Distribution, Format, LayerRule, Method, TrainConfig};
+use crate::choice::{choices, serde_through_text};
+use crate::method::Method;
+use crate::settings::TrainConfig;
+
+choices! {
+    /// Who decides the layers' densities.
+    LayerRule {
+        /// The distribution, for every layer.
+        Distribution,
+        /// The model's rule in the RigL paper's code. LeNet-300-100: first layer at the given sparsity, second at 0.9
+        /// of it, third dense.
+        Paper,
+    }
+    /// What the deviation of initial weights follows.
+    Init {
+        /// The number of inputs of the dense layer.
+        DenseFanIn,
+        /// The number of connections each output has.
+        SparseFanIn,
+    }
+}
+
+/// How a sparse matrix is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Format {
+    /// Compressed sparse rows.
+    Csr,
+    /// Compressed sparse rows of blocks, with the rows and columns of a block.
+    Bsr([usize; 2]),
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "csr" {
+            return Ok(Self::Csr);
+        }
+        // As it is printed, so that bsr04x4 is no second name.
+        let sizes = BsrPattern::BLOCK_SIZES;
+        let mut formats = sizes.into_iter().flat_map(|r| sizes.into_iter().map(move |c| Self::Bsr([r, c])));
+        formats
+            .find(|format| format.to_string() == text)
+            .ok_or_else(|| "it must be csr, or bsrRxC with R and C of 1, 2, 4, 8 or 16, such as bsr4x4".to_owned())
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Csr => f.pad("csr"),
+            Self::Bsr([r, c]) => f.pad(&format!("bsr{r}x{c}")),
+        }
+    }
+}
+
+/// A density for the layers whose names match a pattern.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct DensityOverride {
+    /// A layer's name, in which `*` stands for any characters. Of several patterns that match, the last one counts.
+    pub pattern: String,
+    /// nnz / size of the layers it names, in (0, 1]; none for what the distribution gives them, whatever the model's rule.
+    pub density: Option<f64>,
+}
+
+impl fmt::Display for DensityOverride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.density {
+            Some(density) => write!(f, "{}={density}", self.pattern),
+            None => write!(f, "{}={FREE}", self.pattern),
+        }
+    }
+}
+
+impl FromStr for DensityOverride {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.rsplit_once('=') {
+            Some((pattern, density)) if !pattern.is_empty() => {
+                let density = if density == FREE { None } else { Some(parse_density(density)?) };
+                Ok(Self { pattern: pattern.to_owned(), density })
+            }
+            _ => Err("it must be PATTERN=DENSITY, such as fc1=0.05 or fc*=0.2, or PATTERN=free".to_owned()),
+        }
+    }
+}
+
+/// In place of a density: the distribution's.
+const FREE: &str = "free";
+
+pub(crate) const DENSITY_RULE: &str = "above 0 and at most 1 (density is the share of weights that exist)";
+
+/// A density from text, for arguments that are checked one by one.
+pub(crate) fn parse_density(text: &str) -> Result<f64, String> {
+    let density = text.parse::<f64>().ok().filter(|&density| is_density(density));
+    density.ok_or_else(|| format!("a density must be {DENSITY_RULE}"))
+}
+
+/// The density of a sparsity: its complement, in decimal (1 − 0.9 is 0.1, not 0.09999999999999998).
+pub(crate) fn complement(sparsity: f64) -> f64 {
+    const DECIMALS: f64 = 1e12;
+    ((1.0 - sparsity) * DECIMALS).round() / DECIMALS
+}
+
+pub(crate) fn is_density(density: f64) -> bool {
+    density > 0.0 && density <= 1.0
+}
+serde_through_text!(Format, DensityOverride);
 
 /// How dense a network is to be, and how that is spread over its layers.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +131,7 @@ pub struct Sparsification {
     pub format: Format,
     /// How it is spread.
     pub distribution: Distribution,
-    /// Exponent of [`Distribution::Erk`].
+    /// Exponent of [`Distribution::ErdosRenyiKernel`].
     pub erk_power: f64,
     /// Whether the paper's rule for the model takes the distribution's place.
     pub layer_rule: LayerRule,
@@ -55,7 +170,7 @@ impl Sparsification {
     pub fn solve(&self, architecture: &Architecture) -> Result<Vec<LayerDensity>, DistributionError> {
         let shapes: Vec<_> = architecture.layers.iter().map(WeightLayer::shape).collect();
         if self.method.is_dense() {
-            return rigl::solve(&shapes, 1.0, rigl::Distribution::Uniform, &[]);
+            return rigl::solve(&shapes, 1.0, Distribution::Uniform, 1.0, &[]);
         }
         let is_dense = |masking| match masking {
             Masking::Any => false,
@@ -85,12 +200,7 @@ impl Sparsification {
             density.map(|density| Override { pattern: layer.name.clone(), density })
         };
         let overrides: Vec<_> = by_hand.filter_map(fixed).collect();
-        let distribution = match self.distribution {
-            Distribution::Uniform => rigl::Distribution::Uniform,
-            Distribution::Er => rigl::Distribution::ErdosRenyi,
-            Distribution::Erk => rigl::Distribution::ErdosRenyiKernel { power: self.erk_power },
-        };
-        let mut layers = rigl::solve(&shapes, self.density, distribution, &overrides)?;
+        let mut layers = rigl::solve(&shapes, self.density, self.distribution, self.erk_power, &overrides)?;
         if let Format::Bsr(block_size) = self.format {
             layers
                 .iter_mut()
@@ -112,14 +222,14 @@ fn in_blocks(solved: &mut LayerDensity, layer: &WeightLayer, [r, c]: [usize; 2])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ModelName;
+    use crate::models::ModelName;
 
     fn lenet(density: f64) -> (Architecture, Sparsification) {
         let sparsification = Sparsification {
             method: Method::named("rigl"),
             density,
             format: Format::Csr,
-            distribution: Distribution::Erk,
+            distribution: Distribution::ErdosRenyiKernel,
             erk_power: 1.0,
             layer_rule: LayerRule::Distribution,
             overrides: vec![],

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ModelName, Stem};
+use super::name::{ModelName, Stem};
 
 /// A network's name with everything that the name leaves open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,3 +72,6 @@ impl ModelSpec {
 
 /// Pictures up to this side are not worth a stem that takes a quarter of their sides.
 const SMALL: usize = 64;
+
+/// The largest factor on channels: sixteen times as many are 256 times the weights.
+pub(crate) const MOST_WIDTH: f64 = 16.0;

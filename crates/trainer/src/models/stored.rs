@@ -12,8 +12,8 @@ use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
 use super::{Architecture, Initialization, LayerKind, ModelSpec, WeightLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
-use crate::config::{Format, Init, ModelName};
 use crate::data::Normalization;
+use crate::models::{Format, Init, ModelName};
 
 /// A weight matrix of `[outputs, inputs]`.
 #[derive(Debug, Clone, PartialEq)]

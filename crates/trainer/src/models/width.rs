@@ -4,7 +4,8 @@
 use rigl::DistributionError;
 
 use super::{Architecture, ModelSpec, Sparsification};
-use crate::config::{Method, ModelName};
+use crate::method::Method;
+use crate::models::ModelName;
 
 /// Published widths: model, density, width of the dense network of the same size (google-research/rigl, the notebooks
 /// `Resnet_50_Param_Flops_Counting` and `MobileNet_Counting`).
@@ -94,14 +95,15 @@ fn largest(target: f64, size: impl Fn(f64) -> Result<f64, DistributionError>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Distribution, Format, LayerRule};
+    use crate::models::{Format, LayerRule};
+    use rigl::Distribution;
 
     fn sparse(density: f64) -> Sparsification {
         Sparsification {
             method: Method::named("rigl"),
             density,
             format: Format::Csr,
-            distribution: Distribution::Erk,
+            distribution: Distribution::ErdosRenyiKernel,
             erk_power: 1.0,
             layer_rule: LayerRule::Distribution,
             overrides: vec![],

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::super::machine::MachineArgs;
 use super::super::values::{display_as_value, parse_count};
-use crate::config::{Format, parse_density};
+use crate::models::{Format, parse_density};
 
 /// `rigl bench kernel`.
 #[derive(Debug, Args)]

@@ -25,8 +25,9 @@ use super::{
     BUDGET, CHECKED, LEAST_CALLS, Measurement, Operands, Stored, Subject, Times, Yardstick, is_wrong, numbers, worst,
 };
 use crate::bench::alternate;
-use crate::config::{ConfigError, Format};
 use crate::device::ComputeDevice;
+use crate::models::Format;
+use crate::settings::error::ConfigError;
 
 /// What is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,9 +27,10 @@ pub use self::reference_file::ReferenceError;
 use self::reference_file::{ReferenceFile, Wanted};
 use super::machine::MachineArgs;
 use crate::bench::{Best, patterns};
-use crate::config::{ConfigError, Device, Format};
-use crate::device::{ComputeDevice, Place};
+use crate::device::{ComputeDevice, Device, Place};
+use crate::models::Format;
 use crate::report::{Significant, Table, print_record, print_text};
+use crate::settings::error::ConfigError;
 
 /// The record of one density.
 #[derive(Debug, Serialize)]

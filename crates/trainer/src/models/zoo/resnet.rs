@@ -3,7 +3,7 @@
 use sparse_kernels::{PoolShape, ShapeError};
 
 use super::super::architecture::{Builder, Conv, Masking, PoolKind, ValueId};
-use crate::config::Stem;
+use crate::models::Stem;
 
 /// `resnet-18`, `-34` (basic blocks) or `-50` (bottlenecks), with the layers' names of torchvision. ImageNet's stem is a
 /// convolution of 7 × 7 and a pooling, both of stride 2; CIFAR's is a convolution of 3 × 3.

@@ -1,0 +1,151 @@
+//! Why settings cannot be used.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::checkpoint::CheckpointError;
+use crate::report::gibibytes;
+
+/// Why settings cannot be used. All are errors of usage.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The configuration file cannot be read.
+    #[error("config: {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The configuration file is not TOML, or has an unknown key or a value of a wrong type.
+    #[error("config: {}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Place and reason.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is impossible.
+    #[error("{option}: {value} is not possible; it must be {rule}")]
+    Value {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be valid.
+        rule: &'static str,
+    },
+    /// Two options of one source say the same thing twice.
+    #[error("{first} and {second} exclude each other; give one of them")]
+    Conflict {
+        /// One option.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// An option of the command line that the other settings leave without effect.
+    #[error("--{option} has no effect here: it needs {needs}")]
+    NoEffect {
+        /// The option.
+        option: &'static str,
+        /// What would give it an effect.
+        needs: &'static str,
+    },
+    /// An option that a run which goes on cannot change.
+    #[error(
+        "--{option} cannot be changed with --resume, which goes on with the settings of the run; for a new run with \
+         other settings: --config {}", config.display()
+    )]
+    Resume {
+        /// The option.
+        option: String,
+        /// The settings of the run.
+        config: PathBuf,
+    },
+    /// The model file to begin from cannot be used.
+    #[error("init-from: {0}")]
+    InitFrom(CheckpointError),
+    /// Topology updates would end before they begin.
+    #[error(
+        "begin-step: updates cannot begin at step {begin} and end at step {end}; begin-step must be below end-step"
+    )]
+    Window {
+        /// The first step with an update.
+        begin: u64,
+        /// The step at which updates have ended.
+        end: u64,
+    },
+    /// The network does not read what the data has.
+    #[error(
+        "model: {model} reads {inputs} features and tells {outputs} classes apart, but a sample of {data} has {features} \
+         features and one of {classes} classes; {features}-300-100-{classes} would fit"
+    )]
+    Model {
+        /// The model.
+        model: String,
+        /// Features it reads.
+        inputs: usize,
+        /// Classes it tells apart.
+        outputs: usize,
+        /// The data set.
+        data: String,
+        /// Features of a sample.
+        features: usize,
+        /// Classes of the data set.
+        classes: usize,
+    },
+    /// Pictures of another shape than the network was made for.
+    #[error(
+        "model: {model} was made for pictures of {expected} and {outputs} classes, but a sample of {data} has {got} and one \
+         of {classes} classes"
+    )]
+    Pictures {
+        /// The model.
+        model: String,
+        /// Channels, height and width that it reads.
+        expected: String,
+        /// Classes it tells apart.
+        outputs: usize,
+        /// The data set.
+        data: String,
+        /// Channels, height and width of a sample.
+        got: String,
+        /// Classes of the data set.
+        classes: usize,
+    },
+    /// A batch whose activations have no room.
+    #[error(
+        "batch-size: a step on {batch_size} samples of {model} holds about {} of activations, and {} of memory are free{}",
+        gibibytes(*needed), gibibytes(*available),
+        if *fits == 0 { String::new() } else { format!("; batches of {fits} would fit") }
+    )]
+    Memory {
+        /// The model.
+        model: String,
+        /// Samples in a batch.
+        batch_size: usize,
+        /// Bytes of activations.
+        needed: usize,
+        /// Bytes that are free.
+        available: usize,
+        /// A batch size that would fit, or 0.
+        fits: usize,
+    },
+    /// A network that cannot be built.
+    #[error("model: {model} cannot read pictures of {pictures}: {source}")]
+    Architecture {
+        /// The model.
+        model: String,
+        /// Channels, height and width.
+        pictures: String,
+        /// What does not fit.
+        source: sparse_kernels::ShapeError,
+    },
+    /// A method's parameter is impossible.
+    #[error("method-option: {0}")]
+    Method(#[from] rigl::MethodError),
+    /// A path that is not Unicode, which a configuration file cannot hold.
+    #[error("the configuration cannot be written as TOML: {0}")]
+    Encoding(#[from] toml::ser::Error),
+}
