@@ -50,6 +50,7 @@ pub(super) fn options(semantics: LoopSemantics) -> MethodOptions {
         update_interval: 3,
         drop_fraction: 0.3,
         drop_schedule: DropSchedule::Constant,
+        drop_exponent: 3.0,
         end_inclusive: false,
         semantics,
     };
