@@ -56,6 +56,14 @@ pub enum Error {
         /// What the operation works on.
         expected: &'static str,
     },
+    /// A weight whose format has not what was asked for.
+    #[error("a {kind} has no {what}")]
+    Weight {
+        /// What the weight is.
+        kind: &'static str,
+        /// What it has not.
+        what: &'static str,
+    },
     /// A parameter or slot that is not in the store.
     #[error("{op}: there is no {what} {name:?}")]
     Missing {

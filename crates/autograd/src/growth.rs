@@ -1,9 +1,11 @@
 //! Growth: which sparse parameters want the largest entries of their dense gradient instead of a gradient, or the whole of it
 //! beside their gradient.
 
-use sparse_kernels::{Candidate, GrowRequest};
+use sparse_kernels::{Backend, Candidate, GrowRequest};
 
-use crate::ParameterId;
+use crate::Error;
+use crate::parameters::{ParameterId, Parameters};
+use crate::weights::Pair;
 
 /// Over which backward passes the gradient that growth goes by is added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +13,7 @@ pub enum GrowthPasses {
     /// This one alone: the gradient is never stored whole.
     One,
     /// This one and others that come: no candidates are found yet. The dense gradient is held until the last pass, 4 bytes
-    /// for each position of the weight. Not for block-sparse parameters.
+    /// for each position of the weight. Not for weights of blocks.
     More,
     /// The earlier ones and this one, the last.
     Last,
@@ -22,15 +24,15 @@ pub enum GrowthPasses {
 #[derive(Debug, Default)]
 pub struct GrowthRequests {
     pub(crate) entries: Vec<Entry>,
-    pub(crate) dense: Vec<ParameterId>,
+    dense: Vec<ParameterId>,
 }
 
 /// A request, and the answer once there is one.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) parameter: ParameterId,
-    pub(crate) passes: GrowthPasses,
-    pub(crate) request: GrowRequest,
+    parameter: ParameterId,
+    passes: GrowthPasses,
+    request: GrowRequest,
     pub(crate) found: Option<Vec<Candidate>>,
 }
 
@@ -72,5 +74,44 @@ impl GrowthRequests {
 
     pub(crate) fn position(&self, parameter: ParameterId) -> Option<usize> {
         self.entries.iter().position(|entry| entry.parameter == parameter)
+    }
+    /// Refuses what no backward pass can answer.
+    pub(crate) fn check<B: Backend>(&self, backend: &B, parameters: &Parameters<B>) -> Result<(), Error> {
+        for &Entry { parameter, passes, .. } in &self.entries {
+            parameters.with_topology("growth request", backend, parameter)?;
+            if passes != GrowthPasses::One {
+                parameters.with_pattern("growth over several passes", backend, parameter)?;
+            }
+        }
+        self.dense.iter().try_for_each(|&parameter| parameters.with_pattern("dense gradient", backend, parameter))
+    }
+}
+
+impl Entry {
+    /// The candidates, after the last pass; `pairs` are `(dy, x)` of the parameter's uses in this one.
+    pub(crate) fn candidates<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &mut Parameters<B>,
+        pairs: &[Pair<'_, B>],
+    ) -> Result<Option<Vec<Candidate>>, Error> {
+        let (weight, sum) = parameters.growth_gradient("growth", self.parameter)?;
+        if self.passes == GrowthPasses::One {
+            return Ok(Some(weight.grow(backend, &self.request, pairs)?));
+        }
+        let mut accumulate = sum.is_some();
+        let mut gradient = match sum.take() {
+            Some(gradient) => gradient,
+            None => backend.zeros(weight.geometry(backend).positions())?,
+        };
+        for &pair in pairs {
+            weight.dense_grad(backend, pair, &mut gradient, accumulate)?;
+            accumulate = true;
+        }
+        if self.passes == GrowthPasses::Last {
+            return Ok(Some(backend.largest(&gradient, &self.request)?));
+        }
+        *sum = Some(gradient);
+        Ok(None)
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! | part | what it holds |
 //! | --- | --- |
+//! | [`Weight`] | what a layer multiplies by, in one storage format |
 //! | [`Parameters`] | weights, gradients and optimizer slots; moved as one when a pattern changes |
 //! | [`Arena`] | activation buffers, reused from step to step |
 //! | [`Tape`] | one forward pass, and its backward pass |
@@ -26,7 +27,7 @@
 //! //  [. 2]]: two inputs, two classes.
 //! let pattern = Arc::new(CsrPattern::new(2, 2, vec![0, 1, 2], vec![0, 1])?);
 //! let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: false };
-//! let weight = parameters.add_sparse("weight", SparseMatrix::new(&cpu, pattern, &[1.0, 2.0], options)?);
+//! let weight = parameters.add_weight("weight", Box::new(SparseMatrix::new(&cpu, pattern, &[1.0, 2.0], options)?));
 //! let bias = parameters.add_vector("bias", cpu.zeros(2)?);
 //! let mut sgd = Sgd::new(SgdOptions::default(), &cpu, &mut parameters)?;
 //!
@@ -41,7 +42,7 @@
 //!
 //!     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
 //!     let x = tape.input(x, false);
-//!     let y = tape.sparse_linear(weight, x)?;
+//!     let y = tape.apply(weight, x)?;
 //!     let y = tape.bias_relu(bias, false, y)?;
 //!     let loss = tape.softmax_cross_entropy(y, &labels, 0.0)?;
 //!     tape.backward(&[loss], &mut GrowthRequests::new(), &mut NoReduce)?;
@@ -64,18 +65,21 @@ mod ops;
 pub mod optim;
 mod parameters;
 mod reduce;
+mod storage;
 mod tape;
+mod weights;
 
 pub use arena::{Arena, ArenaStats};
 pub use error::Error;
 pub use growth::{GrowthPasses, GrowthRequests};
 pub use ops::batch_norm::BatchNormLayer;
 pub use ops::softmax_cross_entropy::{DetachedLoss, Loss, LossStats};
-pub use parameters::{Face, Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
+pub use parameters::{Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
 pub use reduce::{NoReduce, Reduce, Reduction};
-pub use tape::{Mode, Tape, Var};
+pub use storage::{Mode, Var};
+pub use tape::Tape;
+pub use weights::dense::DenseWeight;
+pub use weights::{Geometry, Pair, Weight};
 
-#[cfg(test)]
-mod storage_tests;
 #[cfg(test)]
 mod tests;

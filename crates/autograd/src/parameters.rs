@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use sparse_kernels::{
-    Backend, BlockMatrix, BsrPattern, ConvOptions, ConvShape, ConvWeight, CsrPattern, PlanOptions, ShapeError,
-    SparseMatrix,
-};
+use sparse_kernels::{Backend, BsrPattern, CsrPattern, ShapeError};
 
 use crate::Error;
+use crate::weights::latent::LatentWeight;
+use crate::weights::{Weight, gathered, positions};
 
 /// A parameter's place in its [`Parameters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,159 +22,64 @@ impl ParameterId {
 /// What a parameter is.
 #[derive(Debug)]
 pub enum ParameterValue<B: Backend> {
-    /// A sparse matrix.
-    Sparse(SparseMatrix<B>),
-    /// A block-sparse matrix. Values, gradient and slots are of the stored blocks, padding included; it is 0 in all of
-    /// them, and optimizers keep it so.
-    BlockSparse(BlockMatrix<B>),
-    /// A dense matrix, row-major.
-    Dense {
-        /// `nrows · ncols` values.
-        values: B::Buffer,
-        /// Rows.
-        nrows: usize,
-        /// Columns.
-        ncols: usize,
-    },
-    /// A sparse convolution's weight.
-    SparseConv(ConvWeight<B>),
-    /// A dense convolution's weight, `[O][C/G][kh][kw]`; a depthwise one, too.
-    DenseConv {
-        /// `rows · columns` values of the shape.
-        values: B::Buffer,
-        /// The convolution.
-        shape: ConvShape,
-        /// How its operands lie.
-        options: ConvOptions,
-    },
-    /// Weights of all positions, of which a sparse weight in front of them shows a part: forward passes and gradients of
-    /// inputs see the part, optimizers and weight gradients the whole.
-    Latent {
-        /// The whole, row by row.
-        values: B::Buffer,
-        /// The part.
-        face: Face<B>,
-        /// For each entry of the part its position in the whole.
-        positions: Vec<u32>,
-    },
+    /// What a layer multiplies its input by.
+    Weight(Box<dyn Weight<B>>),
     /// A vector: a bias; scale and shift of a normalisation.
     Vector(B::Buffer),
     /// Numbers that a forward pass keeps and no optimizer changes: running moments.
     Statistics(B::Buffer),
 }
 
-/// The part of a latent weight that takes part.
-#[derive(Debug)]
-pub enum Face<B: Backend> {
-    /// A sparse matrix.
-    Linear(SparseMatrix<B>),
-    /// A sparse convolution's weight.
-    Conv(ConvWeight<B>),
-}
-
-impl<B: Backend> Face<B> {
-    /// Its values, one per entry.
-    pub fn values(&self) -> &B::Buffer {
-        match self {
-            Face::Linear(matrix) => &matrix.values,
-            Face::Conv(weight) => &weight.values,
-        }
-    }
-
-    fn pattern<'a>(&'a self, backend: &B) -> &'a Arc<CsrPattern> {
-        match self {
-            Face::Linear(matrix) => backend.pattern(&matrix.plan),
-            Face::Conv(weight) => backend.conv_pattern(&weight.plan),
-        }
-    }
-
-    /// Takes its values from the whole.
-    fn show(&mut self, backend: &B, whole: &B::Buffer, positions: &[u32]) -> Result<(), Error> {
-        match self {
-            Face::Linear(matrix) => {
-                backend.gather(whole, positions, &mut matrix.values)?;
-                matrix.refresh(backend)?;
-            }
-            Face::Conv(weight) => {
-                backend.gather(whole, positions, &mut weight.values)?;
-                weight.refresh(backend)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The position of each entry of a pattern, row by row.
-fn positions(pattern: &CsrPattern) -> Vec<u32> {
-    let ncols = pattern.ncols() as u32;
-    pattern.positions().map(|(row, column)| row * ncols + column).collect()
-}
-
 impl<B: Backend> ParameterValue<B> {
+    /// The weight, if it is one.
+    pub fn weight(&self) -> Option<&dyn Weight<B>> {
+        match self {
+            Self::Weight(weight) => Some(&**weight),
+            _ => None,
+        }
+    }
+
     /// The values, one per stored entry; of a latent weight the whole.
     pub fn values(&self) -> &B::Buffer {
         match self {
-            ParameterValue::Sparse(matrix) => &matrix.values,
-            ParameterValue::BlockSparse(matrix) => &matrix.values,
-            ParameterValue::SparseConv(weight) => &weight.values,
-            ParameterValue::Dense { values, .. }
-            | ParameterValue::DenseConv { values, .. }
-            | ParameterValue::Latent { values, .. }
-            | ParameterValue::Vector(values)
-            | ParameterValue::Statistics(values) => values,
+            Self::Weight(weight) => weight.values(),
+            Self::Vector(values) | Self::Statistics(values) => values,
         }
     }
 
     pub(crate) fn values_mut(&mut self) -> &mut B::Buffer {
         match self {
-            ParameterValue::Sparse(matrix) => &mut matrix.values,
-            ParameterValue::BlockSparse(matrix) => &mut matrix.values,
-            ParameterValue::SparseConv(weight) => &mut weight.values,
-            ParameterValue::Dense { values, .. }
-            | ParameterValue::DenseConv { values, .. }
-            | ParameterValue::Latent { values, .. }
-            | ParameterValue::Vector(values)
-            | ParameterValue::Statistics(values) => values,
+            Self::Weight(weight) => weight.values_mut(),
+            Self::Vector(values) | Self::Statistics(values) => values,
         }
     }
 
     /// Whether an optimizer changes it.
     pub fn is_learned(&self) -> bool {
-        !matches!(self, ParameterValue::Statistics(_))
+        !matches!(self, Self::Statistics(_))
+    }
+
+    /// Whether weight decay acts on it unasked: not on vectors (biases) and dense depthwise convolutions, nine weights a
+    /// channel (google-research/rigl, `rigl/imagenet_resnet/mobilenetv1_model.py`).
+    pub fn decays(&self) -> bool {
+        self.weight().is_some_and(Weight::decays)
     }
 
     /// After `values` has changed.
     pub(crate) fn refresh(&mut self, backend: &B) -> Result<(), Error> {
         match self {
-            ParameterValue::Sparse(matrix) => matrix.refresh(backend)?,
-            ParameterValue::SparseConv(weight) => weight.refresh(backend)?,
-            ParameterValue::Latent { values, face, positions } => face.show(backend, values, positions)?,
-            _ => {}
+            Self::Weight(weight) => weight.refresh(backend),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            ParameterValue::Sparse(_) => "sparse matrix",
-            ParameterValue::BlockSparse(_) => "block-sparse matrix",
-            ParameterValue::Dense { .. } => "dense matrix",
-            ParameterValue::SparseConv(_) => "sparse convolution",
-            ParameterValue::DenseConv { .. } => "dense convolution",
-            ParameterValue::Latent { .. } => "latent weight",
-            ParameterValue::Vector(_) => "vector",
-            ParameterValue::Statistics(_) => "statistics",
+            Self::Weight(weight) => weight.kind(),
+            Self::Vector(_) => "vector",
+            Self::Statistics(_) => "statistics",
         }
     }
-}
-
-/// How candidates for growth are found.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum GrowthKind {
-    /// Of a matrix, in entries or blocks of this size.
-    Linear { block_size: [usize; 2] },
-    /// Of a convolution.
-    Conv(ConvShape),
 }
 
 /// Something that is learned: value, gradient, and the optimizer's memory of it. All are as long as the value.
@@ -300,58 +204,9 @@ impl<B: Backend> Parameters<B> {
         Self { list: Vec::new() }
     }
 
-    /// Adds a sparse matrix.
-    pub fn add_sparse(&mut self, name: impl Into<String>, matrix: SparseMatrix<B>) -> ParameterId {
-        self.add(name.into(), ParameterValue::Sparse(matrix))
-    }
-
-    /// Adds a block-sparse matrix. Its padding must be 0, as [`sparse_kernels::Bsr`] makes it.
-    pub fn add_block_sparse(&mut self, name: impl Into<String>, matrix: BlockMatrix<B>) -> ParameterId {
-        self.add(name.into(), ParameterValue::BlockSparse(matrix))
-    }
-
-    /// Adds a dense matrix, row-major.
-    ///
-    /// # Errors
-    /// Unless there are `nrows · ncols` values.
-    pub fn add_dense(
-        &mut self,
-        name: impl Into<String>,
-        backend: &B,
-        values: B::Buffer,
-        nrows: usize,
-        ncols: usize,
-    ) -> Result<ParameterId, Error> {
-        let (op, what, got) = ("add_dense", "number of values", backend.len(&values));
-        if got != nrows * ncols {
-            return Err(ShapeError::Mismatch { op, what, expected: nrows * ncols, got }.into());
-        }
-        Ok(self.add(name.into(), ParameterValue::Dense { values, nrows, ncols }))
-    }
-
-    /// Adds a sparse convolution's weight.
-    pub fn add_sparse_conv(&mut self, name: impl Into<String>, weight: ConvWeight<B>) -> ParameterId {
-        self.add(name.into(), ParameterValue::SparseConv(weight))
-    }
-
-    /// Adds a dense convolution's weight, `[O][C/G][kh][kw]`.
-    ///
-    /// # Errors
-    /// Unless there are `rows · columns` values of the shape.
-    pub fn add_dense_conv(
-        &mut self,
-        name: impl Into<String>,
-        backend: &B,
-        values: B::Buffer,
-        shape: ConvShape,
-        options: ConvOptions,
-    ) -> Result<ParameterId, Error> {
-        let (op, what, got) = ("add_dense_conv", "number of values", backend.len(&values));
-        let expected = shape.rows() * shape.columns();
-        if got != expected {
-            return Err(ShapeError::Mismatch { op, what, expected, got }.into());
-        }
-        Ok(self.add(name.into(), ParameterValue::DenseConv { values, shape, options }))
+    /// Adds a weight.
+    pub fn add_weight(&mut self, name: impl Into<String>, weight: Box<dyn Weight<B>>) -> ParameterId {
+        self.add(name.into(), ParameterValue::Weight(weight))
     }
 
     /// Adds numbers that no optimizer changes.
@@ -406,32 +261,24 @@ impl<B: Backend> Parameters<B> {
         &self.list[id.0]
     }
 
-    /// The pattern of a sparse parameter, a convolution's too, or of what takes part of a latent one; none for others.
+    /// The pattern of a weight of single entries, or of what takes part of a latent one; none for others.
     ///
     /// # Panics
     /// As [`Parameters::get`].
     pub fn pattern<'a>(&'a self, backend: &B, id: ParameterId) -> Option<&'a Arc<CsrPattern>> {
-        match &self.get(id).value {
-            ParameterValue::Sparse(matrix) => Some(backend.pattern(&matrix.plan)),
-            ParameterValue::SparseConv(weight) => Some(backend.conv_pattern(&weight.plan)),
-            ParameterValue::Latent { face, .. } => Some(face.pattern(backend)),
-            _ => None,
-        }
+        self.get(id).value.weight()?.pattern(backend)
     }
 
-    /// The pattern of a block-sparse parameter; none for others.
+    /// The pattern of a weight of blocks; none for others.
     ///
     /// # Panics
     /// As [`Parameters::get`].
     pub fn block_pattern<'a>(&'a self, backend: &B, id: ParameterId) -> Option<&'a Arc<BsrPattern>> {
-        match &self.get(id).value {
-            ParameterValue::BlockSparse(matrix) => Some(backend.block_pattern(&matrix.plan)),
-            _ => None,
-        }
+        self.get(id).value.weight()?.block_pattern(backend)
     }
 
-    /// What a topology update replaces: the pattern of a sparse parameter, the pattern of the blocks of a block-sparse
-    /// one; none for others.
+    /// What a topology update replaces: the pattern of a weight of single entries, the pattern of the blocks of one of
+    /// blocks; none for others.
     ///
     /// # Panics
     /// As [`Parameters::get`].
@@ -439,15 +286,22 @@ impl<B: Backend> Parameters<B> {
         self.pattern(backend, id).or_else(|| self.block_pattern(backend, id).map(|pattern| pattern.blocks()))
     }
 
-    /// The pattern of a parameter that is not in blocks.
-    pub(crate) fn expect_pattern(
-        &self,
-        op: &'static str,
-        backend: &B,
-        id: ParameterId,
-    ) -> Result<&Arc<CsrPattern>, Error> {
+    /// A weight that has a topology.
+    pub(crate) fn with_topology(&self, op: &'static str, backend: &B, id: ParameterId) -> Result<(), Error> {
         let parameter = self.checked(op, id)?;
-        self.pattern(backend, id).ok_or_else(|| wrong_kind(op, parameter, "sparse matrix or convolution"))
+        match self.topology(backend, id) {
+            Some(_) => Ok(()),
+            None => Err(wrong_kind(op, parameter, "sparse matrix")),
+        }
+    }
+
+    /// A weight whose topology is of single entries.
+    pub(crate) fn with_pattern(&self, op: &'static str, backend: &B, id: ParameterId) -> Result<(), Error> {
+        let parameter = self.checked(op, id)?;
+        match self.pattern(backend, id) {
+            Some(_) => Ok(()),
+            None => Err(wrong_kind(op, parameter, "sparse matrix or convolution")),
+        }
     }
 
     fn entry(&mut self, op: &'static str, id: ParameterId) -> Result<&mut Parameter<B>, Error> {
@@ -458,101 +312,39 @@ impl<B: Backend> Parameters<B> {
         self.list.get(id.0).ok_or_else(|| missing(op, "parameter", id.0))
     }
 
-    pub(crate) fn sparse(&self, op: &'static str, id: ParameterId) -> Result<&SparseMatrix<B>, Error> {
+    pub(crate) fn weight(&self, op: &'static str, id: ParameterId) -> Result<&dyn Weight<B>, Error> {
         let parameter = self.checked(op, id)?;
-        match &parameter.value {
-            ParameterValue::Sparse(matrix) | ParameterValue::Latent { face: Face::Linear(matrix), .. } => Ok(matrix),
-            _ => Err(wrong_kind(op, parameter, "sparse matrix")),
-        }
+        parameter.value.weight().ok_or_else(|| wrong_kind(op, parameter, "weight"))
     }
 
-    pub(crate) fn block_sparse(&self, op: &'static str, id: ParameterId) -> Result<&BlockMatrix<B>, Error> {
-        let parameter = self.checked(op, id)?;
-        match &parameter.value {
-            ParameterValue::BlockSparse(matrix) => Ok(matrix),
-            _ => Err(wrong_kind(op, parameter, "block-sparse matrix")),
-        }
-    }
-
-    /// Rows and columns of a stored block: 1 and 1 for a sparse parameter. Others have no topology.
-    pub(crate) fn block_size(&self, op: &'static str, backend: &B, id: ParameterId) -> Result<[usize; 2], Error> {
-        let parameter = self.checked(op, id)?;
-        match &parameter.value {
-            ParameterValue::Sparse(_) | ParameterValue::SparseConv(_) | ParameterValue::Latent { .. } => Ok([1, 1]),
-            ParameterValue::BlockSparse(matrix) => Ok(backend.block_pattern(&matrix.plan).block_size()),
-            _ => Err(wrong_kind(op, parameter, "sparse matrix")),
-        }
-    }
-
-    /// How growth of a parameter with a topology works.
-    pub(crate) fn growth_kind(&self, backend: &B, id: ParameterId) -> GrowthKind {
-        match &self.get(id).value {
-            ParameterValue::SparseConv(weight) | ParameterValue::Latent { face: Face::Conv(weight), .. } => {
-                GrowthKind::Conv(backend.conv_shape(&weight.plan))
-            }
-            ParameterValue::BlockSparse(matrix) => {
-                GrowthKind::Linear { block_size: backend.block_pattern(&matrix.plan).block_size() }
-            }
-            _ => GrowthKind::Linear { block_size: [1, 1] },
-        }
-    }
-
-    /// Shape of a convolution and how its operands lie.
-    pub(crate) fn conv(
-        &self,
+    /// A weight, and the sum of its dense gradients that growth over several passes has so far.
+    pub(crate) fn growth_gradient(
+        &mut self,
         op: &'static str,
-        backend: &B,
         id: ParameterId,
-    ) -> Result<(ConvShape, ConvOptions), Error> {
-        let parameter = self.checked(op, id)?;
-        match &parameter.value {
-            ParameterValue::SparseConv(weight) | ParameterValue::Latent { face: Face::Conv(weight), .. } => {
-                Ok((backend.conv_shape(&weight.plan), backend.conv_options(&weight.plan)))
-            }
-            ParameterValue::DenseConv { shape, options, .. } => Ok((*shape, *options)),
-            _ => Err(wrong_kind(op, parameter, "convolution")),
-        }
+    ) -> Result<(&dyn Weight<B>, &mut Option<B::Buffer>), Error> {
+        let Parameter { value, growth_gradient, .. } = self.entry(op, id)?;
+        Ok((value.weight().expect("growth was asked for a weight"), growth_gradient))
     }
 
-    /// The dense gradient that growth adds up, and whether it holds anything yet.
-    ///
-    /// # Errors
-    /// If the parameter is block-sparse, or there is no room.
-    pub(crate) fn take_growth_gradient(&mut self, backend: &B, id: ParameterId) -> Result<(B::Buffer, bool), Error> {
-        const OP: &str = "growth over several passes";
-        let pattern = self.expect_pattern(OP, backend, id)?;
-        let size = pattern.nrows() * pattern.ncols();
-        match self.entry(OP, id)?.growth_gradient.take() {
-            Some(gradient) => Ok((gradient, true)),
-            None => Ok((backend.zeros(size)?, false)),
-        }
-    }
-
-    /// Keeps it for the next pass.
-    /// The buffer of a sparse parameter's gradient at all positions, and whether to add to it.
+    /// A weight, the buffer of its gradient at all positions, and whether to add to it.
     pub(crate) fn write_dense_gradient(
         &mut self,
         backend: &B,
         id: ParameterId,
-    ) -> Result<(&mut B::Buffer, bool), Error> {
-        const OP: &str = "dense gradient";
-        let pattern = self.expect_pattern(OP, backend, id)?;
-        let size = pattern.nrows() * pattern.ncols();
-        let parameter = self.entry(OP, id)?;
-        let gradient = match &mut parameter.dense_gradient {
+    ) -> Result<(&dyn Weight<B>, &mut B::Buffer, bool), Error> {
+        let Parameter { value, dense_gradient, dense_gradient_written, .. } = self.entry("dense gradient", id)?;
+        let weight = value.weight().expect("a dense gradient was asked for of a weight");
+        let gradient = match dense_gradient {
             Some(gradient) => gradient,
-            none => none.insert(backend.zeros(size)?),
+            none => none.insert(backend.zeros(weight.geometry(backend).positions())?),
         };
-        Ok((gradient, std::mem::replace(&mut parameter.dense_gradient_written, true)))
+        Ok((weight, gradient, std::mem::replace(dense_gradient_written, true)))
     }
 
     pub(crate) fn written_dense_gradient(&mut self, id: ParameterId) -> Option<&mut B::Buffer> {
         let parameter = &mut self.list[id.0];
         parameter.dense_gradient.as_mut().filter(|_| parameter.dense_gradient_written)
-    }
-
-    pub(crate) fn put_growth_gradient(&mut self, id: ParameterId, gradient: B::Buffer) {
-        self.list[id.0].growth_gradient = Some(gradient);
     }
 
     /// Numbers that no optimizer changes, to be changed by a forward pass.
@@ -569,15 +361,6 @@ impl<B: Backend> Parameters<B> {
         match &parameter.value {
             ParameterValue::Statistics(values) => Ok(values),
             _ => Err(wrong_kind(op, parameter, "statistics")),
-        }
-    }
-
-    /// Values, rows, columns.
-    pub(crate) fn dense(&self, op: &'static str, id: ParameterId) -> Result<(&B::Buffer, usize, usize), Error> {
-        let parameter = self.checked(op, id)?;
-        match &parameter.value {
-            ParameterValue::Dense { values, nrows, ncols } => Ok((values, *nrows, *ncols)),
-            _ => Err(wrong_kind(op, parameter, "dense matrix")),
         }
     }
 
@@ -628,15 +411,15 @@ impl<B: Backend> Parameters<B> {
         }
     }
 
-    /// Gives a sparse or block-sparse parameter a new topology ([`Parameters::topology`]): value and every optimizer slot
-    /// move through one map, the plan is built anew with the same options, and the gradient is forgotten.
+    /// Gives a weight a new topology ([`Parameters::topology`]): value and every optimizer slot move through one map, the
+    /// plan is built anew with the same options, and the gradient is forgotten.
     ///
     /// Entry `e` of the new pattern takes what entry `map[e]` of the old one held, or zero where `map[e]` is
-    /// `u32::MAX`. Of a block-sparse parameter an entry is a block, all of whose values move with it. Of a latent one only the
+    /// `u32::MAX`. Of a weight of blocks an entry is a block, all of whose values move with it. Of a latent one only the
     /// part that takes part changes, values and slots stay, and the map says nothing.
     ///
     /// # Errors
-    /// If the parameter is none of these, `map` does not have one element per entry of the new pattern, or points outside
+    /// If the parameter has no topology, `map` does not have one element per entry of the new pattern, or points outside
     /// the old one. The parameter then is as it was.
     ///
     /// # Cost
@@ -650,153 +433,77 @@ impl<B: Backend> Parameters<B> {
         map: &[u32],
     ) -> Result<(), Error> {
         const OP: &str = "replace_pattern";
-        let block_size = self.block_size(OP, backend, id)?;
-        let old_pattern = self.topology(backend, id).expect("what has a block size has a topology");
-        for (what, expected, got) in [
-            ("number of rows", old_pattern.nrows(), pattern.nrows()),
-            ("number of columns", old_pattern.ncols(), pattern.ncols()),
-            ("length of the map", pattern.nnz(), map.len()),
-        ] {
-            if expected != got {
-                return Err(ShapeError::Mismatch { op: OP, what, expected, got }.into());
-            }
-        }
-        if let ParameterValue::Latent { .. } = self.get(id).value {
-            return self.replace_face(backend, id, pattern);
-        }
+        self.with_topology(OP, backend, id)?;
+        let old = self.topology(backend, id).expect("checked above");
+        expect_equal(OP, "length of the map", pattern.nnz(), map.len())?;
+        expect_shape(OP, [old.nrows(), old.ncols()], &pattern)?;
+        let block_size = self.block_pattern(backend, id).map_or([1, 1], |blocks| blocks.block_size());
         let expanded = expand_blocks(map, block_size);
         let map = expanded.as_deref().unwrap_or(map);
-        let nnz = map.len();
-        let mut values = backend.zeros(nnz)?;
-        let old = &self.get(id).value;
-        backend.gather(old.values(), map, &mut values)?;
-        let value = match old {
-            ParameterValue::BlockSparse(old) => {
-                let (options, old) = (backend.block_plan_options(&old.plan), backend.block_pattern(&old.plan));
-                let pattern = BsrPattern::from_blocks(old.nrows(), old.ncols(), block_size, pattern)?;
-                ParameterValue::BlockSparse(BlockMatrix::from_buffer(backend, Arc::new(pattern), values, options)?)
-            }
-            ParameterValue::SparseConv(old) => {
-                let (shape, options) = (backend.conv_shape(&old.plan), backend.conv_options(&old.plan));
-                ParameterValue::SparseConv(ConvWeight::from_buffer(backend, pattern, values, shape, options)?)
-            }
-            _ => {
-                let options = backend.plan_options(&self.sparse(OP, id)?.plan);
-                ParameterValue::Sparse(SparseMatrix::from_buffer(backend, pattern, values, options)?)
-            }
-        };
-        self.install(backend, id, value, map)
+        let Parameter { value, slots, .. } = &mut self.list[id.0];
+        let ParameterValue::Weight(weight) = value else { unreachable!("what has a topology is a weight") };
+        if weight.is_latent() {
+            return weight.rewire(backend, pattern, map);
+        }
+        let slots = moved(backend, slots, map)?;
+        weight.rewire(backend, pattern, map)?;
+        self.install(backend, id, slots, map.len());
+        Ok(())
     }
 
-    /// Makes a dense matrix or convolution sparse: values and optimizer slots of the pattern's positions stay, the others are
-    /// gone. `options` are for the plan of a matrix; a convolution has its own.
+    /// Makes a dense weight sparse: values and optimizer slots of the pattern's positions stay, the others are gone.
     ///
     /// # Errors
     /// If the parameter is not dense, or the pattern has another shape. The parameter then is as it was.
     ///
     /// # Cost
     /// As [`Parameters::replace_pattern`].
-    pub fn sparsify(
-        &mut self,
-        backend: &B,
-        id: ParameterId,
-        pattern: Arc<CsrPattern>,
-        options: PlanOptions,
-    ) -> Result<(), Error> {
+    pub fn sparsify(&mut self, backend: &B, id: ParameterId, pattern: Arc<CsrPattern>) -> Result<(), Error> {
         const OP: &str = "sparsify";
         let parameter = self.checked(OP, id)?;
-        let [nrows, ncols] = match &parameter.value {
-            ParameterValue::Dense { nrows, ncols, .. } => [*nrows, *ncols],
-            ParameterValue::DenseConv { shape, .. } => [shape.rows(), shape.columns()],
-            _ => return Err(wrong_kind(OP, parameter, "dense matrix or convolution")),
-        };
-        for (what, expected, got) in
-            [("number of rows", nrows, pattern.nrows()), ("number of columns", ncols, pattern.ncols())]
-        {
-            if expected != got {
-                return Err(ShapeError::Mismatch { op: OP, what, expected, got }.into());
-            }
-        }
+        let dense = parameter.value.weight().filter(|_| self.topology(backend, id).is_none());
+        let dense = dense.ok_or_else(|| wrong_kind(OP, parameter, "dense matrix or convolution"))?;
+        expect_shape(OP, dense.geometry(backend).size(), &pattern)?;
         let map = positions(&pattern);
-        let mut values = backend.zeros(map.len())?;
-        backend.gather(parameter.value.values(), &map, &mut values)?;
-        let value = match &parameter.value {
-            ParameterValue::DenseConv { shape, options, .. } => {
-                ParameterValue::SparseConv(ConvWeight::from_buffer(backend, pattern, values, *shape, *options)?)
-            }
-            _ => ParameterValue::Sparse(SparseMatrix::from_buffer(backend, pattern, values, options)?),
-        };
-        self.install(backend, id, value, &map)
+        let slots = moved(backend, &parameter.slots, &map)?;
+        let weight = dense.sparsified(backend, pattern, &map)?;
+        self.list[id.0].value = ParameterValue::Weight(weight);
+        self.install(backend, id, slots, map.len());
+        Ok(())
     }
 
-    /// Puts the weights of all positions behind a sparse matrix or convolution, which becomes the part of them that takes
+    /// Puts the weights of all positions behind a weight of single entries, which becomes the part of them that takes
     /// part. Optimizer slots are dropped: optimizers make them anew for the whole.
     ///
     /// # Errors
-    /// If the parameter is not sparse, or there is not one value per position. The parameter then is as it was.
+    /// If the parameter has no such topology, or there is not one value per position. The parameter then is as it was.
     pub fn make_latent(&mut self, backend: &B, id: ParameterId, values: B::Buffer) -> Result<(), Error> {
         const OP: &str = "make_latent";
+        self.with_pattern(OP, backend, id)?;
         let parameter = self.checked(OP, id)?;
-        let pattern = match &parameter.value {
-            ParameterValue::Sparse(matrix) => backend.pattern(&matrix.plan),
-            ParameterValue::SparseConv(weight) => backend.conv_pattern(&weight.plan),
-            _ => return Err(wrong_kind(OP, parameter, "sparse matrix or convolution")),
-        };
-        let (what, expected, got) = ("number of values", pattern.nrows() * pattern.ncols(), backend.len(&values));
-        if expected != got {
-            return Err(ShapeError::Mismatch { op: OP, what, expected, got }.into());
+        let face = self.weight(OP, id)?;
+        if face.is_latent() {
+            return Err(wrong_kind(OP, parameter, "sparse matrix or convolution"));
         }
-        let positions = positions(pattern);
+        expect_equal(OP, "number of values", face.geometry(backend).positions(), backend.len(&values))?;
         let placeholder = ParameterValue::Vector(backend.zeros(0)?);
         let parameter = &mut self.list[id.0];
-        let face = match std::mem::replace(&mut parameter.value, placeholder) {
-            ParameterValue::Sparse(matrix) => Face::Linear(matrix),
-            ParameterValue::SparseConv(weight) => Face::Conv(weight),
-            _ => unreachable!("checked above"),
+        let ParameterValue::Weight(face) = std::mem::replace(&mut parameter.value, placeholder) else {
+            unreachable!("checked above")
         };
-        parameter.value = ParameterValue::Latent { values, face, positions };
+        parameter.value = ParameterValue::Weight(Box::new(LatentWeight::new(backend, values, face)?));
         parameter.slots.clear();
         (parameter.gradient, parameter.gradient_written) = (None, false);
-        parameter.value.refresh(backend)
-    }
-
-    /// Lets another part of a latent weight take part.
-    fn replace_face(&mut self, backend: &B, id: ParameterId, pattern: Arc<CsrPattern>) -> Result<(), Error> {
-        let ParameterValue::Latent { values, face, positions: of_face } = &mut self.list[id.0].value else {
-            unreachable!("asked for latent weights only")
-        };
-        let places = positions(&pattern);
-        let mut shown = backend.zeros(places.len())?;
-        backend.gather(values, &places, &mut shown)?;
-        *face = match face {
-            Face::Linear(old) => {
-                let options = backend.plan_options(&old.plan);
-                Face::Linear(SparseMatrix::from_buffer(backend, pattern, shown, options)?)
-            }
-            Face::Conv(old) => {
-                let (shape, options) = (backend.conv_shape(&old.plan), backend.conv_options(&old.plan));
-                Face::Conv(ConvWeight::from_buffer(backend, pattern, shown, shape, options)?)
-            }
-        };
-        *of_face = places;
         Ok(())
     }
 
-    /// Puts a parameter's new value in its place and moves the slots.
-    fn install(&mut self, backend: &B, id: ParameterId, value: ParameterValue<B>, map: &[u32]) -> Result<(), Error> {
+    /// After a weight has got another topology: sets the slots, moved like it, and forgets its gradients.
+    fn install(&mut self, backend: &B, id: ParameterId, slots: Vec<(String, B::Buffer)>, len: usize) {
         let parameter = &mut self.list[id.0];
-        let mut slots = Vec::with_capacity(parameter.slots.len());
-        for (name, slot) in &parameter.slots {
-            let mut moved = backend.zeros(map.len())?;
-            backend.gather(slot, map, &mut moved)?;
-            slots.push((name.clone(), moved));
-        }
         parameter.slots = slots;
-        parameter.value = value;
         (parameter.gradient_written, parameter.dense_gradient_written) = (false, false);
         parameter.growth_gradient = None;
-        parameter.gradient = parameter.gradient.take().filter(|g| backend.len(g) == map.len());
-        Ok(())
+        parameter.gradient = parameter.gradient.take().filter(|gradient| backend.len(gradient) == len);
     }
 
     /// Copies to the host a parameter's gradient at all positions, row by row, of the last backward pass; none if it was not
@@ -815,10 +522,8 @@ impl<B: Backend> Parameters<B> {
     /// # Errors
     /// If there is no such parameter or the backend fails.
     pub fn download_stored(&self, backend: &B, id: ParameterId) -> Result<Vec<f32>, Error> {
-        match &self.checked("download_stored", id)?.value {
-            ParameterValue::Latent { face, .. } => download(backend, face.values()),
-            value => download(backend, value.values()),
-        }
+        let value = &self.checked("download_stored", id)?.value;
+        download(backend, value.weight().map_or(value.values(), Weight::stored))
     }
 
     /// Copies a parameter's values to the host.
@@ -882,29 +587,12 @@ impl<B: Backend> Parameters<B> {
         if let Some(pattern) = self.topology(backend, id) {
             bytes.pattern = 4 * (pattern.nrows() + 1 + pattern.nnz());
         }
-        match &parameter.value {
-            ParameterValue::Sparse(matrix) => {
-                bytes.transposed_values = size(&matrix.transposed_values);
-                bytes.plan = backend.plan_bytes(&matrix.plan);
+        if let Some(weight) = parameter.value.weight() {
+            bytes.transposed_values = weight.transposed_values().map_or(0, size);
+            bytes.plan = weight.plan_bytes(backend);
+            if weight.is_latent() {
+                bytes.values += size(weight.stored());
             }
-            ParameterValue::SparseConv(weight) => {
-                bytes.transposed_values = size(&weight.transposed_values);
-                bytes.plan = backend.conv_plan_bytes(&weight.plan);
-            }
-            ParameterValue::BlockSparse(matrix) => bytes.plan = backend.block_plan_bytes(&matrix.plan),
-            ParameterValue::Latent { face, positions, .. } => {
-                let (transposed, plan) = match face {
-                    Face::Linear(matrix) => (&matrix.transposed_values, backend.plan_bytes(&matrix.plan)),
-                    Face::Conv(weight) => (&weight.transposed_values, backend.conv_plan_bytes(&weight.plan)),
-                };
-                bytes.values += size(face.values());
-                bytes.transposed_values = size(transposed);
-                bytes.plan = plan + 4 * positions.len();
-            }
-            ParameterValue::Dense { .. }
-            | ParameterValue::DenseConv { .. }
-            | ParameterValue::Vector(_)
-            | ParameterValue::Statistics(_) => {}
         }
         bytes
     }
@@ -924,6 +612,24 @@ fn expand_blocks(map: &[u32], [r, c]: [usize; 2]) -> Option<Vec<u32>> {
         _ => block.saturating_mul(size).saturating_add(i).min(u32::MAX - 1),
     };
     (size > 1).then(|| map.iter().flat_map(|&block| (0..size).map(move |i| value(block, i))).collect())
+}
+
+/// Slots of which entry `e` has taken what entry `map[e]` held.
+fn moved<B: Backend>(
+    backend: &B,
+    slots: &[(String, B::Buffer)],
+    map: &[u32],
+) -> Result<Vec<(String, B::Buffer)>, Error> {
+    slots.iter().map(|(name, slot)| Ok((name.clone(), gathered(backend, slot, map)?))).collect()
+}
+
+fn expect_equal(op: &'static str, what: &'static str, expected: usize, got: usize) -> Result<(), Error> {
+    if got == expected { Ok(()) } else { Err(ShapeError::Mismatch { op, what, expected, got }.into()) }
+}
+
+fn expect_shape(op: &'static str, [nrows, ncols]: [usize; 2], pattern: &CsrPattern) -> Result<(), Error> {
+    expect_equal(op, "number of rows", nrows, pattern.nrows())?;
+    expect_equal(op, "number of columns", ncols, pattern.ncols())
 }
 
 fn download<B: Backend>(backend: &B, from: &B::Buffer) -> Result<Vec<f32>, Error> {

@@ -14,8 +14,8 @@ use sparse_kernels::{
 use crate::gradcheck::{Objective, gradcheck};
 use crate::optim::{Adam, AdamOptions, Sgd, SgdOptions};
 use crate::{
-    Arena, BatchNormLayer, Error, GrowthPasses, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Reduce,
-    Reduction, Tape,
+    Arena, BatchNormLayer, DenseWeight, Error, Geometry, GrowthPasses, GrowthRequests, Mode, NoReduce, ParameterId,
+    Parameters, Reduce, Reduction, Tape,
 };
 
 pub(crate) fn cpu() -> Cpu {
@@ -44,7 +44,7 @@ pub(crate) fn sparse(
     let pattern = random_pattern(name, nrows, ncols, density);
     let values = normals(name, pattern.nnz());
     let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose };
-    parameters.add_sparse(name, SparseMatrix::new(&cpu(), pattern, &values, options).unwrap())
+    parameters.add_weight(name, Box::new(SparseMatrix::new(&cpu(), pattern, &values, options).unwrap()))
 }
 
 pub(crate) fn block_sparse(
@@ -58,14 +58,16 @@ pub(crate) fn block_sparse(
     let pattern = Arc::new(BsrPattern::from_blocks(nrows, ncols, block_size, blocks).unwrap());
     let bsr = Bsr::new(pattern.clone(), normals(name, pattern.nnz())).unwrap();
     let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: true };
-    parameters.add_block_sparse(name, BlockMatrix::new(&cpu(), pattern, bsr.values(), options).unwrap())
+    parameters.add_weight(name, Box::new(BlockMatrix::new(&cpu(), pattern, bsr.values(), options).unwrap()))
 }
 
 pub(crate) fn dense(parameters: &mut Parameters<Cpu>, name: &str, nrows: usize, ncols: usize) -> ParameterId {
     let cpu = cpu();
     let mut values = cpu.zeros(nrows * ncols).unwrap();
     cpu.upload(&normals(name, nrows * ncols), &mut values).unwrap();
-    parameters.add_dense(name, &cpu, values, nrows, ncols).unwrap()
+    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: true };
+    let geometry = Geometry::Linear { nrows, ncols, options };
+    parameters.add_weight(name, Box::new(DenseWeight::new(&cpu, values, geometry).unwrap()))
 }
 
 /// How X and Y of a convolution lie.
@@ -86,7 +88,7 @@ pub(crate) fn sparse_conv(
     let pattern = random_pattern(name, shape.rows(), shape.columns(), density);
     let values = normals(name, pattern.nnz());
     let options = ConvOptions { x, y, input_grad: true };
-    parameters.add_sparse_conv(name, ConvWeight::new(&cpu(), pattern, &values, shape, options).unwrap())
+    parameters.add_weight(name, Box::new(ConvWeight::new(&cpu(), pattern, &values, shape, options).unwrap()))
 }
 
 pub(crate) fn dense_conv(
@@ -99,7 +101,7 @@ pub(crate) fn dense_conv(
     let mut values = cpu.zeros(shape.rows() * shape.columns()).unwrap();
     cpu.upload(&normals(name, shape.rows() * shape.columns()), &mut values).unwrap();
     let options = ConvOptions { x, y, input_grad: true };
-    parameters.add_dense_conv(name, &cpu, values, shape, options).unwrap()
+    parameters.add_weight(name, Box::new(DenseWeight::new(&cpu, values, Geometry::Conv { shape, options }).unwrap()))
 }
 
 /// A batch normalisation whose learned parameter has the name.
@@ -147,14 +149,14 @@ impl Network {
 
     fn forward(ids: [ParameterId; 5], tape: &mut Tape<'_, Cpu>, x: crate::Var) -> Result<crate::Var, Error> {
         let [first, first_bias, tied, tied_bias, last] = ids;
-        let x = tape.sparse_linear(first, x)?;
+        let x = tape.apply(first, x)?;
         let x = tape.bias_relu(first_bias, true, x)?;
         let x = tape.dropout(Key::new(8), 0.25, x)?;
-        let x = tape.sparse_linear(tied, x)?;
+        let x = tape.apply(tied, x)?;
         let x = tape.bias_relu(tied_bias, true, x)?;
-        let x = tape.sparse_linear(tied, x)?;
+        let x = tape.apply(tied, x)?;
         let x = tape.bias_relu(tied_bias, false, x)?;
-        tape.linear(last, x)
+        tape.apply(last, x)
     }
 
     fn ids(&self) -> [ParameterId; 5] {
@@ -193,7 +195,7 @@ fn a_value_used_twice_gets_both_gradients() {
         let x = tape.input(x, true);
         let mut seeds = Vec::new();
         for _ in 0..uses {
-            let y = tape.dense_linear(w, x).unwrap();
+            let y = tape.apply(w, x).unwrap();
             let mut seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
             cpu.fill(1.0, seed.data_mut()).unwrap();
             seeds.push((y, seed));
@@ -301,7 +303,7 @@ fn the_first_layer_needs_no_transpose() {
         let x = pack(&cpu, &mut arena, StripLayout::sparse(2, 5), &[1.0; 10]);
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, requires_grad);
-        let y = tape.sparse_linear(w, x).unwrap();
+        let y = tape.apply(w, x).unwrap();
         let seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
         let result = tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce);
         assert_eq!(result.is_ok(), !requires_grad, "{result:?}");
@@ -317,8 +319,8 @@ fn evaluation_releases_what_is_used_and_keeps_what_is_asked_for() {
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Evaluation);
     let x = tape.input(x, true);
     tape.keep(x);
-    let y = tape.dense_linear(w, x).unwrap();
-    let z = tape.dense_linear(w, x).unwrap();
+    let y = tape.apply(w, x).unwrap();
+    let z = tape.apply(w, x).unwrap();
     let z = tape.take(z).unwrap();
     assert_eq!(tape.value(y).unwrap().data()[..], z.data()[..]);
     assert_eq!(tape.nodes(), 0);
@@ -326,9 +328,9 @@ fn evaluation_releases_what_is_used_and_keeps_what_is_asked_for() {
     let x = pack(&cpu, &mut arena, StripLayout::sparse(4, 3), &[1.0; 12]);
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Evaluation);
     let x = tape.input(x, true);
-    let y = tape.dense_linear(w, x).unwrap();
-    let refused = tape.dense_linear(w, x);
-    assert_eq!(refused, Err(Error::Released { op: "dense_linear", by: "dense_linear" }));
+    let y = tape.apply(w, x).unwrap();
+    let refused = tape.apply(w, x);
+    assert_eq!(refused, Err(Error::Released { op: "apply", by: "apply" }));
     let seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
     let refused = tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce);
     assert!(matches!(refused, Err(Error::Backward { .. })));
@@ -343,7 +345,7 @@ fn a_loss_is_differentiated_once() {
     let x = pack(&cpu, &mut arena, StripLayout::sparse(4, 3), &[1.0; 12]);
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
     let x = tape.input(x, false);
-    let y = tape.dense_linear(w, x).unwrap();
+    let y = tape.apply(w, x).unwrap();
     let loss = tape.softmax_cross_entropy(y, &labels, 0.0).unwrap();
     let mut backward = || tape.backward(&[loss], &mut GrowthRequests::new(), &mut NoReduce);
     assert!(backward().is_ok());
@@ -400,7 +402,7 @@ pub(crate) fn two_uses(
     let mut tape = Tape::new(&cpu, &mut arena, parameters, Mode::Training);
     let seed = |(x, dy)| {
         let x = tape.input(x, true);
-        (tape.linear(w, x).unwrap(), Activations::from(dy))
+        (tape.apply(w, x).unwrap(), Activations::from(dy))
     };
     let seeds = x.into_iter().zip(dy).map(seed).collect();
     tape.backward_from(seeds, growth, reduce).unwrap();
@@ -491,7 +493,7 @@ fn a_new_pattern_of_blocks_takes_their_values_and_slots_along() {
     let bsr = Bsr::new(old.clone(), values.clone()).unwrap();
     let options = PlanOptions { strip: 32, transpose: true };
     let matrix = BlockMatrix::new(&cpu, old.clone(), bsr.values(), options).unwrap();
-    let w = parameters.add_block_sparse("w", matrix);
+    let w = parameters.add_weight("w", Box::new(matrix));
     let mut adam =
         Adam::new(AdamOptions { weight_decay: 0.1, ..AdamOptions::default() }, &cpu, &mut parameters).unwrap();
     parameters.upload_slot(&cpu, w, "first_moment", bsr.values()).unwrap();
@@ -529,7 +531,7 @@ fn a_new_pattern_of_blocks_takes_their_values_and_slots_along() {
         let x = pack(&cpu, &mut arena, StripLayout::sparse(7, 5), &normals("x", 35));
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, true);
-        let y = tape.linear(w, x).unwrap();
+        let y = tape.apply(w, x).unwrap();
         let mut seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
         cpu.fill(1.0, seed.data_mut()).unwrap();
         tape.backward_from(vec![(y, seed)], &mut GrowthRequests::new(), &mut NoReduce).unwrap();
@@ -582,7 +584,7 @@ fn a_new_pattern_takes_values_and_slots_along() {
     let old = Arc::new(CsrPattern::new(2, 3, vec![0, 2, 3], vec![0, 2, 1]).unwrap());
     let options = PlanOptions { strip: 32, transpose: true };
     let matrix = SparseMatrix::new(&cpu, old, &[1.0, 2.0, 3.0], options).unwrap();
-    let w = parameters.add_sparse("w", matrix);
+    let w = parameters.add_weight("w", Box::new(matrix));
     Adam::new(AdamOptions::default(), &cpu, &mut parameters).unwrap();
     parameters.upload_slot(&cpu, w, "first_moment", &[10.0, 20.0, 30.0]).unwrap();
     parameters.upload_slot(&cpu, w, "second_moment", &[0.1, 0.2, 0.3]).unwrap();
@@ -605,7 +607,7 @@ fn a_new_pattern_takes_values_and_slots_along() {
     let x = pack(&cpu, &mut arena, StripLayout::sparse(1, 3), &[1.0, 10.0, 100.0]);
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
     let x = tape.input(x, true);
-    let y = tape.sparse_linear(w, x).unwrap();
+    let y = tape.apply(w, x).unwrap();
     assert_eq!((tape.value(y).unwrap().data()[0], tape.value(y).unwrap().data()[32]), (200.0, 30.0));
     let mut seed = Activations::zeros(&cpu, tape.layout(y)).unwrap();
     cpu.upload(&[1.0], seed.data_mut()).unwrap();
@@ -668,7 +670,9 @@ fn unknown_slots_and_wrong_lengths_are_refused() {
     assert!(matches!(parameters.download_slot(&cpu, bias, "momentum"), Err(Error::Missing { what: "slot", .. })));
     assert!(parameters.upload_values(&cpu, bias, &[1.0; 2]).is_err());
     assert!(parameters.upload_slot(&cpu, bias, "momentum", &[1.0; 4]).is_err());
-    assert!(parameters.add_dense("w", &cpu, cpu.zeros(5).unwrap(), 2, 3).is_err());
+    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: true };
+    let geometry = Geometry::Linear { nrows: 2, ncols: 3, options };
+    assert!(DenseWeight::new(&cpu, cpu.zeros(5).unwrap(), geometry).is_err());
     let foreign = ParameterId(7);
     assert!(matches!(parameters.download_values(&cpu, foreign), Err(Error::Missing { what: "parameter", .. })));
 }
@@ -742,8 +746,8 @@ fn growth_of_a_convolution_finds_the_largest_gradients() {
         }
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, false);
-        let y = tape.conv(w, x).unwrap();
-        let y = tape.conv(w, y).unwrap();
+        let y = tape.apply(w, x).unwrap();
+        let y = tape.apply(w, y).unwrap();
         tape.backward_from(vec![(y, seed.into())], &mut growth, &mut NoReduce).unwrap();
         drop(tape);
         assert_eq!(arena.free_bytes(), arena.stats().allocated_bytes, "everything is back");

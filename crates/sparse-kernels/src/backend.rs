@@ -33,7 +33,7 @@ pub enum Op {
 }
 
 /// Memory on a device and the elementary operations on it.
-pub trait Storage: Sized {
+pub trait Storage: Debug + Sized + 'static {
     /// A fixed number of f32 on the device.
     type Buffer: Debug + Send + Sync;
     /// A fixed number of u32 on the device (labels).

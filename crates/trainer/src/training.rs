@@ -651,10 +651,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
 
     /// Name and weight of every layer with weights behind those that take part.
     fn latent(&self) -> impl Iterator<Item = (&str, autograd::ParameterId)> {
-        let latent = |layer: &&crate::models::Layer| {
-            let value = self.network.parameters.get(layer.weight).value();
-            matches!(value, autograd::ParameterValue::Latent { .. })
-        };
+        let latent = |layer: &&crate::models::Layer| self.network.weight(layer.weight).is_latent();
         self.network.body.layers.iter().filter(latent).map(|layer| (&*layer.name, layer.weight))
     }
 

@@ -19,23 +19,23 @@ impl<B: Backend> Tape<'_, B> {
     /// # Cost
     /// One pass that reads both and writes the sum.
     pub fn add(&mut self, x: Var, addend: Var) -> Result<Var, Error> {
-        let [to, from] = [self.read_to_overwrite(OP, x, None)?, self.read(OP, addend)?];
+        let [to, from] = [self.values.read_to_overwrite(OP, x, None)?, self.values.read(OP, addend)?];
         if to == from {
             return Err(Error::Saved { op: OP, by: OP });
         }
-        self.image_layout(OP, x)?;
-        self.image_layout(OP, addend)?;
-        let mut sum = self.take_images(to);
-        let added = self.backend.add_images(self.stored_images(from), &mut sum);
-        self.put_images(to, sum);
+        self.values.image_layout(OP, x)?;
+        self.values.image_layout(OP, addend)?;
+        let mut sum = self.values.take_images(to);
+        let added = self.backend.add_images(self.values.images(from), &mut sum);
+        self.values.put_images(to, sum);
         added?;
         Ok(self.record_sum(x, addend))
     }
 
     /// Notes that `addend` has been added to `x` in place.
     pub(crate) fn record_sum(&mut self, x: Var, addend: Var) -> Var {
-        let requires_grad = self.requires_grad(x) || self.requires_grad(addend);
-        let sum = self.push_in_place(OP, x, self.layout(x), requires_grad);
+        let requires_grad = self.values.requires_grad(x) || self.values.requires_grad(addend);
+        let sum = self.values.push_in_place(OP, x, self.layout(x), requires_grad);
         self.used(OP, addend);
         self.record(x, sum, None, move |pass, gradient| {
             pass.accumulate_shared(addend, Rc::clone(&gradient))?;
@@ -64,9 +64,9 @@ mod tests {
             (dense_conv(&mut parameters, "a", shape, layouts), dense_conv(&mut parameters, "b", shape, layouts));
         let input = (layouts[0], &normals("x", 36)[..]);
         let report = gradcheck(&cpu, &mut parameters, input, 0.1, |tape, x| {
-            let y = tape.conv(a, x)?;
+            let y = tape.apply(a, x)?;
             let y = tape.add(y, x)?;
-            let z = tape.conv(b, y)?;
+            let z = tape.apply(b, y)?;
             Ok(Objective::Output(tape.add(z, y)?))
         });
         assert!(report.unwrap().max_error() < 1e-3);
@@ -84,8 +84,8 @@ mod tests {
         let other = arena.take_images(&cpu, ImageLayout::new(1, 3, [2, 2], 0, 1).unwrap()).unwrap();
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let (x, other) = (tape.input(x, false), tape.input(other, false));
-        let y = tape.conv(w, x).unwrap();
-        assert!(matches!(tape.add(x, y), Err(Error::Saved { op: "add", by: "conv" })));
+        let y = tape.apply(w, x).unwrap();
+        assert!(matches!(tape.add(x, y), Err(Error::Saved { op: "add", by: "apply" })));
         assert!(matches!(tape.add(y, y), Err(Error::Saved { .. })));
         assert!(matches!(tape.add(y, other), Err(Error::Backend(_))));
         assert!(tape.add(y, x).is_ok());

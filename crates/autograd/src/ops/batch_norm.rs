@@ -2,7 +2,8 @@
 
 use sparse_kernels::{Accumulate, Activations, Backend, BatchNormOptions, ImageLayout, Images, ReluMask};
 
-use crate::tape::{Need, Saved};
+use crate::storage::{Need, Saved};
+use crate::tape::{Backward, ParameterGradient};
 use crate::{Error, Mode, ParameterId, Tape, Var};
 
 const OP: &str = "batch_norm";
@@ -31,7 +32,7 @@ impl<B: Backend> Tape<'_, B> {
     /// Two passes forward (a read, a read and write), two backward (two reads, two reads and a write).
     pub fn batch_norm(&mut self, layer: BatchNormLayer, x: Var, layout: ImageLayout) -> Result<Var, Error> {
         if self.mode() == Mode::Training {
-            self.read(OP, x)?;
+            self.values.read(OP, x)?;
             let moments = self.moments(layer, None, x)?;
             return self.normalize(layer, moments, None, x, layout);
         }
@@ -60,8 +61,8 @@ impl<B: Backend> Tape<'_, B> {
             let y = self.batch_norm(layer, sum, layout)?;
             return Ok((sum, y));
         }
-        self.read(OP, addend)?;
-        self.read_to_overwrite(OP, x, None)?;
+        self.values.read(OP, addend)?;
+        self.values.read_to_overwrite(OP, x, None)?;
         let moments = self.moments(layer, Some(addend), x)?;
         let sum = self.record_sum(x, addend);
         let y = self.normalize(layer, moments, None, sum, layout)?;
@@ -92,27 +93,27 @@ impl<B: Backend> Tape<'_, B> {
 
     /// The moments of x, after the addend has been added to it.
     fn moments(&mut self, layer: BatchNormLayer, addend: Option<Var>, x: Var) -> Result<B::Buffer, Error> {
-        let storage = self.read(OP, x)?;
-        let channels = self.image_layout(OP, x)?.channels();
+        let storage = self.values.read(OP, x)?;
+        let channels = self.values.image_layout(OP, x)?.channels();
         let addend = match addend {
             Some(addend) => {
-                self.image_layout(OP, addend)?;
-                Some(self.read(OP, addend)?)
+                self.values.image_layout(OP, addend)?;
+                Some(self.values.read(OP, addend)?)
             }
             None => None,
         };
         let mut moments = self.arena.take_buffer(self.backend, 2 * channels)?;
         // Taken out for the time of the call, since the parameters are lent mutably too.
-        let mut x = self.take_images(storage);
-        let added = addend.map(|addend| self.take_images(addend));
+        let mut x = self.values.take_images(storage);
+        let added = addend.map(|addend| self.values.take_images(addend));
         let running = self.parameters.statistics_mut(OP, layer.running);
         let found = running.and_then(|running| {
             Ok(self.backend.batch_moments(layer.options, added.as_ref(), &mut x, running, &mut moments)?)
         });
         if let (Some(addend), Some(added)) = (addend, added) {
-            self.put_images(addend, added);
+            self.values.put_images(addend, added);
         }
-        self.put_images(storage, x);
+        self.values.put_images(storage, x);
         found.map(|()| moments)
     }
 
@@ -132,20 +133,20 @@ impl<B: Backend> Tape<'_, B> {
         layout: ImageLayout,
     ) -> Result<Var, Error> {
         let BatchNormLayer { affine, relu, .. } = layer;
-        let storage = self.read(OP, x)?;
-        let x_layout = self.image_layout(OP, x)?;
+        let storage = self.values.read(OP, x)?;
+        let x_layout = self.values.image_layout(OP, x)?;
         let added = match residual {
             Some(residual) => {
-                self.image_layout(OP, residual)?;
-                Some(self.read(OP, residual)?)
+                self.values.image_layout(OP, residual)?;
+                Some(self.values.read(OP, residual)?)
             }
             None => None,
         };
         let mut y = self.arena.take_images(self.backend, layout.with_samples(x_layout.samples()))?;
-        let added = added.map(|storage| self.stored_images(storage));
+        let added = added.map(|storage| self.values.images(storage));
         let vector = self.parameters.vector(OP, affine)?;
-        self.backend.batch_normalize(vector, &moments, added, relu, self.stored_images(storage), &mut y)?;
-        let saved = self.save(OP, x, Some(Need::Exact));
+        self.backend.batch_normalize(vector, &moments, added, relu, self.values.images(storage), &mut y)?;
+        let saved = self.values.save(OP, x, Some(Need::Exact));
         if let Some(residual) = residual {
             self.used(OP, residual);
         }
@@ -154,7 +155,7 @@ impl<B: Backend> Tape<'_, B> {
             self.arena.give_buffer(self.backend, moments);
             return Ok(output);
         }
-        let saved_output = (relu && residual.is_some()).then(|| self.save(OP, output, Some(Need::Sign)));
+        let saved_output = (relu && residual.is_some()).then(|| self.values.save(OP, output, Some(Need::Sign)));
         self.record(x, output, Some(affine), move |pass, dy| {
             let mut dy = pass.own_images(dy)?;
             let mut sum = match pass.take_sum(x)? {
@@ -200,7 +201,7 @@ struct Operands<'o, B: Backend> {
     output: Option<Saved>,
 }
 
-impl<B: Backend> crate::tape::Backward<'_, '_, B> {
+impl<B: Backend> Backward<'_, '_, B> {
     /// Both halves of the backward pass: the gradient of γ and β, and that of x, see
     /// [`sparse_kernels::BatchNorm::batch_norm_grad`].
     fn batch_norm_grad(
@@ -211,7 +212,9 @@ impl<B: Backend> crate::tape::Backward<'_, '_, B> {
         output: Option<&mut (Images<B>, Accumulate)>,
     ) -> Result<(), Error> {
         let Operands { layer: BatchNormLayer { affine, relu, .. }, moments, x, output: y } = operands;
-        let (backend, x, y, value, gradient, accumulate) = self.norm_gradient(affine, x, y)?;
+        let ParameterGradient { backend, values, parameter: value, gradient, accumulate } =
+            self.parameter_gradient(affine)?;
+        let (x, y) = (values.images(x.storage), y.map(|y| values.images(y.storage)));
         if accumulate {
             return Err(Error::Backward { reason: "a batch normalisation was used twice on one tape" });
         }

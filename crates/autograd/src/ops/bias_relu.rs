@@ -1,8 +1,9 @@
 //! `Y = act(X + b)`, in place.
 
-use sparse_kernels::{Activations, Backend, Layout};
+use sparse_kernels::{Activations, Backend};
 
-use crate::tape::Need;
+use crate::storage::Need;
+use crate::tape::ParameterGradient;
 use crate::{Error, Mode, ParameterId, Tape, Var};
 
 const OP: &str = "bias_relu";
@@ -19,20 +20,12 @@ impl<B: Backend> Tape<'_, B> {
     /// # Cost
     /// One pass over X forward, one over Y and dY backward.
     pub fn bias_relu(&mut self, bias: ParameterId, relu: bool, x: Var) -> Result<Var, Error> {
-        let storage = self.read_to_overwrite(OP, x, None)?;
+        let storage = self.values.read_to_overwrite(OP, x, None)?;
         let backend = self.backend;
-        match self.layout(x) {
-            Layout::Strips(_) => {
-                let (strips, parameters) = self.stored_and_parameters(storage);
-                backend.bias_relu(parameters.vector(OP, bias)?, relu, strips)?;
-            }
-            Layout::Images(_) => {
-                let mut images = self.take_images(storage);
-                let vector = self.parameters.vector(OP, bias);
-                let done = vector.and_then(|bias| Ok(backend.bias_relu_images(bias, relu, &mut images)?));
-                self.put_images(storage, images);
-                done?;
-            }
+        let vector = self.parameters.vector(OP, bias)?;
+        match self.values.activations_mut(storage) {
+            Activations::Strips(strips) => backend.bias_relu(vector, relu, strips)?,
+            Activations::Images(images) => backend.bias_relu_images(vector, relu, images)?,
         }
         Ok(self.record_bias_relu(bias, relu, x))
     }
@@ -40,12 +33,12 @@ impl<B: Backend> Tape<'_, B> {
     /// Notes that bias and ReLU have been done to `x` in place.
     pub(crate) fn record_bias_relu(&mut self, bias: ParameterId, relu: bool, x: Var) -> Var {
         let training = self.mode() == Mode::Training;
-        let output = self.push_in_place(OP, x, self.layout(x), training);
-        let saved = self.save(OP, output, relu.then_some(Need::Sign));
+        let output = self.values.push_in_place(OP, x, self.layout(x), training);
+        let saved = self.values.save(OP, output, relu.then_some(Need::Sign));
         self.record(x, output, Some(bias), move |pass, dy| {
             let mut dy = pass.own(dy)?;
-            let (backend, y, _, gradient, accumulate) = pass.weight_gradient(bias, saved)?;
-            match (y, &mut dy) {
+            let ParameterGradient { backend, values, gradient, accumulate, .. } = pass.parameter_gradient(bias)?;
+            match (values.saved(saved), &mut dy) {
                 (Activations::Strips(y), Activations::Strips(dy)) => {
                     backend.bias_relu_grad(y, relu, dy, gradient, accumulate)?;
                 }
@@ -96,10 +89,10 @@ mod tests {
         let x = arena.take(&cpu, StripLayout::sparse(2, 3)).unwrap();
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, false);
-        let y = tape.dense_linear(w, x).unwrap();
+        let y = tape.apply(w, x).unwrap();
         let z = tape.bias_relu(bias, true, y).unwrap();
-        assert_eq!(tape.dense_linear(w, y), Err(Error::Moved { op: "dense_linear", by: "bias_relu" }));
-        assert_eq!(tape.bias_relu(bias, true, x), Err(Error::Saved { op: "bias_relu", by: "dense_linear" }));
+        assert_eq!(tape.apply(w, y), Err(Error::Moved { op: "apply", by: "bias_relu" }));
+        assert_eq!(tape.bias_relu(bias, true, x), Err(Error::Saved { op: "bias_relu", by: "apply" }));
         // A second bias would destroy the sign that the first one needs.
         assert_eq!(tape.bias_relu(bias, true, z), Err(Error::Saved { op: "bias_relu", by: "bias_relu" }));
         // Dropout leaves it where the gradient is not zero.

@@ -1,9 +1,9 @@
 //! Inverted dropout, in place.
 
 use sparse_kernels::random::Key;
-use sparse_kernels::{Activations, Backend, Layout};
+use sparse_kernels::{Activations, Backend};
 
-use crate::tape::Need;
+use crate::storage::Need;
 use crate::{Error, Mode, Tape, Var};
 
 const OP: &str = "dropout";
@@ -22,28 +22,21 @@ impl<B: Backend> Tape<'_, B> {
     /// One pass forward and one backward, some 70 integer operations an element.
     pub fn dropout(&mut self, key: Key, rate: f32, x: Var) -> Result<Var, Error> {
         if self.mode() == Mode::Evaluation || rate == 0.0 {
-            self.read(OP, x)?;
+            self.values.read(OP, x)?;
             return Ok(x);
         }
         // Where an element is dropped its gradient is zero too, so the sign of what remains is all that ReLU needs.
-        let storage = self.read_to_overwrite(OP, x, Some(Need::Sign))?;
+        let storage = self.values.read_to_overwrite(OP, x, Some(Need::Sign))?;
         let backend = self.backend;
-        match self.layout(x) {
-            Layout::Strips(_) => backend.dropout(key, rate, self.stored_mut(storage))?,
-            Layout::Images(_) => {
-                let mut images = self.take_images(storage);
-                let dropped = backend.dropout_images(key, rate, &mut images);
-                self.put_images(storage, images);
-                dropped?;
-            }
-        }
-        let output = self.push_in_place(OP, x, self.layout(x), self.requires_grad(x));
+        let drop = move |activations: &mut Activations<B>| match activations {
+            Activations::Strips(strips) => backend.dropout(key, rate, strips),
+            Activations::Images(images) => backend.dropout_images(key, rate, images),
+        };
+        drop(self.values.activations_mut(storage))?;
+        let output = self.values.push_in_place(OP, x, self.layout(x), self.values.requires_grad(x));
         self.record(x, output, None, move |pass, dy| {
             let mut dy = pass.own(dy)?;
-            match &mut dy {
-                Activations::Strips(dy) => backend.dropout(key, rate, dy)?,
-                Activations::Images(dy) => backend.dropout_images(key, rate, dy)?,
-            }
+            drop(&mut dy)?;
             pass.accumulate(x, dy)
         });
         Ok(output)
@@ -96,8 +89,8 @@ mod tests {
         let x = arena.take(&cpu, StripLayout::sparse(2, 3)).unwrap();
         let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
         let x = tape.input(x, false);
-        tape.dense_linear(w, x).unwrap();
+        tape.apply(w, x).unwrap();
         let refused = tape.dropout(Key::new(1), 0.5, x);
-        assert_eq!(refused, Err(Error::Saved { op: "dropout", by: "dense_linear" }));
+        assert_eq!(refused, Err(Error::Saved { op: "dropout", by: "apply" }));
     }
 }

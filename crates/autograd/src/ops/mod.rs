@@ -4,11 +4,8 @@
 mod add;
 pub(crate) mod batch_norm;
 mod bias_relu;
-mod block_sparse_linear;
-mod conv;
-mod dense_linear;
 mod dropout;
 mod pool;
 mod reshape;
 pub(crate) mod softmax_cross_entropy;
-mod sparse_linear;
+mod weight;

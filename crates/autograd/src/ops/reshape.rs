@@ -26,10 +26,10 @@ impl<B: Backend> Tape<'_, B> {
     /// # Cost
     /// None.
     pub fn reshape(&mut self, features: usize, x: Var) -> Result<Var, Error> {
-        self.read(OP, x)?;
-        let from = self.strip_layout(OP, x)?;
+        self.values.read(OP, x)?;
+        let from = self.values.strip_layout(OP, x)?;
         let to = reshaped(from, features)?;
-        let output = self.push_in_place(OP, x, to, self.requires_grad(x));
+        let output = self.values.push_in_place(OP, x, to, self.values.requires_grad(x));
         self.record(x, output, None, move |pass, dy| {
             let mut dy = pass.own_strips(dy)?;
             dy.layout = from;
@@ -70,9 +70,9 @@ mod tests {
         let input = (StripLayout::new(64, 3, 16).unwrap(), &normals("x", 3 * 64)[..]);
         let report = gradcheck(&cpu, &mut parameters, input, 0.1, |tape, x| {
             // 64 lanes of 2 features to 32 lanes of 4, and a product that needs its input in the new shape.
-            let y = tape.linear(first, x)?;
+            let y = tape.apply(first, x)?;
             let y = tape.reshape(4, y)?;
-            let y = tape.linear(second, y)?;
+            let y = tape.apply(second, y)?;
             Ok(Objective::Output(tape.reshape(1, y)?))
         });
         assert!(report.unwrap().max_error() < 1e-4);

@@ -2,16 +2,16 @@
 
 use sparse_kernels::{Backend, CrossEntropy};
 
-use crate::{Arena, Error, Mode, Tape, Var};
+use crate::{Arena, Error, GrowthRequests, Mode, Reduce, Tape, Var};
 
 const OP: &str = "softmax_cross_entropy";
 
 /// A loss on a tape, for [`Tape::backward`]; its value stays on the device until [`Tape::read_loss`].
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
-    pub(crate) logits: Var,
+    logits: Var,
     /// Buffer of the logits' gradient, which the forward pass computes on the way.
-    pub(crate) gradient: Option<usize>,
+    gradient: Option<usize>,
     stats: usize,
     lanes: usize,
 }
@@ -56,21 +56,50 @@ impl<B: Backend> Tape<'_, B> {
         labels: &B::Indices,
         label_smoothing: f32,
     ) -> Result<Loss, Error> {
-        let storage = self.read(OP, logits)?;
-        let (backend, layout) = (self.backend, self.strip_layout(OP, logits)?);
+        let storage = self.values.read(OP, logits)?;
+        let (backend, layout) = (self.backend, self.values.strip_layout(OP, logits)?);
         let lanes = layout.lanes();
         let parameters = CrossEntropy { label_smoothing, gradient_scale: 1.0 / lanes.max(1) as f32 };
         let mut stats = self.arena.take_buffer(backend, 2)?;
-        let mut gradient = match self.mode() == Mode::Training && self.requires_grad(logits) {
+        let mut gradient = match self.mode() == Mode::Training && self.values.requires_grad(logits) {
             true => Some(self.arena.take(backend, layout)?),
             false => None,
         };
-        let logits_strips = self.stored(storage);
+        let logits_strips = self.values.strips(storage);
         backend.softmax_cross_entropy(parameters, logits_strips, labels, &mut stats, gradient.as_mut())?;
-        let gradient = gradient.map(|gradient| self.store(gradient.into()));
+        let gradient = gradient.map(|gradient| self.values.store(gradient.into()));
         self.used(OP, logits);
         self.stats.push(Some(stats));
         Ok(Loss { logits, gradient, stats: self.stats.len() - 1, lanes })
+    }
+
+    /// Computes the gradients of the sum of `losses` with respect to all parameters that took part, and to inputs that
+    /// asked for it.
+    ///
+    /// Gradients of earlier passes are forgotten first. For a parameter in `growth` no gradient is computed (it then
+    /// has none, and no optimizer step touches it); instead the candidates are found over all its uses together, once
+    /// the last of them has its output's gradient. Gradients and candidates pass through `reduce`.
+    ///
+    /// # Errors
+    /// On an evaluation tape, at a second call, if a request is for a parameter without a topology, or if the backend or
+    /// `reduce` fails.
+    ///
+    /// # Cost
+    /// For each sparse layer `4 · nnz · n` operations (`2 · nnz · n` where the input needs no gradient); with a growth
+    /// request `2 · m · k · n` instead of the weight gradient's `2 · nnz · n`.
+    pub fn backward(
+        &mut self,
+        losses: &[Loss],
+        growth: &mut GrowthRequests,
+        reduce: &mut dyn Reduce<B>,
+    ) -> Result<(), Error> {
+        let mut seeds = Vec::with_capacity(losses.len());
+        for loss in losses {
+            let gradient = loss.gradient.and_then(|storage| self.values.take(storage));
+            let reason = "the loss has no gradient: nothing below it asks for one, or it was used before";
+            seeds.push((loss.logits, gradient.ok_or(Error::Backward { reason })?));
+        }
+        self.backward_from(seeds, growth, reduce)
     }
 
     /// Downloads a loss. Waits for the device, so call it only where the number is wanted.

@@ -2,7 +2,7 @@
 
 use sparse_kernels::{AdamStep, Backend};
 
-use super::{decay_of, ensure_slots};
+use super::ensure_slots;
 use crate::{Error, Parameters};
 
 /// Options of [`Adam`].
@@ -85,7 +85,7 @@ impl Adam {
             let [first, second] = [Self::SLOTS[0], Self::SLOTS[1]].map(|name| parameter.ensure_slot(backend, name));
             let (first, second) = (first?, second?);
             let Some((value, gradient, slots)) = parameter.for_update() else { continue };
-            let weight_decay = decay_of(value, weight_decay, decay_vectors);
+            let weight_decay = if decay_vectors || value.decays() { weight_decay } else { 0.0 };
             let step = self.steps;
             let step = AdamStep { learning_rate, beta1, beta2, epsilon, weight_decay, decoupled, step };
             let [first, second] = slots.get_disjoint_mut([first, second]).expect("two names have two slots");

@@ -9,7 +9,7 @@ mod sgd;
 
 use sparse_kernels::Backend;
 
-use crate::{Error, ParameterValue, Parameters};
+use crate::{Error, Parameters};
 
 pub use adam::{Adam, AdamOptions};
 pub use schedule::{Decay, Schedule};
@@ -82,15 +82,4 @@ fn ensure_slots<B: Backend>(backend: &B, parameters: &mut Parameters<B>, names: 
         }
     }
     Ok(())
-}
-
-/// The weight decay of one parameter: vectors (biases) and depthwise convolutions, nine weights a channel, have none unless
-/// asked for (google-research/rigl, `rigl/imagenet_resnet/mobilenetv1_model.py`).
-fn decay_of<B: Backend>(value: &ParameterValue<B>, weight_decay: f32, decay_vectors: bool) -> f32 {
-    let is_small = match value {
-        ParameterValue::Vector(_) => true,
-        ParameterValue::DenseConv { shape, .. } => shape.is_depthwise(),
-        _ => false,
-    };
-    if is_small && !decay_vectors { 0.0 } else { weight_decay }
 }

@@ -2,7 +2,7 @@
 
 use sparse_kernels::{Backend, SgdStep};
 
-use super::{decay_of, ensure_slots};
+use super::ensure_slots;
 use crate::{Error, Parameters};
 
 /// Options of [`Sgd`].
@@ -67,7 +67,7 @@ impl Sgd {
                 false => Some(parameter.ensure_slot(backend, Self::SLOT)?),
             };
             let Some((value, gradient, slots)) = parameter.for_update() else { continue };
-            let weight_decay = decay_of(value, weight_decay, decay_vectors);
+            let weight_decay = if decay_vectors || value.decays() { weight_decay } else { 0.0 };
             let step = SgdStep { learning_rate, momentum, nesterov, weight_decay };
             backend.sgd(step, value.values_mut(), gradient, slot.map(|i| &mut slots[i].1))?;
             value.refresh(backend)?;

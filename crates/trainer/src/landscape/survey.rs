@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use autograd::ParameterId;
 use autograd::optim::{Decay, Schedule};
-use autograd::{ParameterId, ParameterValue};
 use sparse_kernels::Backend;
 use sparse_kernels::random::Key;
 
@@ -76,11 +76,7 @@ impl<'v, B: Backend> Survey<'v, B> {
         let of_layers = network.body.layers.iter().flat_map(|layer| [Some(layer.weight), layer.bias]);
         let of_norms = network.body.norms.iter().map(|norm| Some(norm.affine));
         let parameters: Vec<_> = of_layers.chain(of_norms).flatten().collect();
-        let is_decayed = |&id: &ParameterId| match network.parameters.get(id).value() {
-            ParameterValue::Vector(_) => false,
-            ParameterValue::DenseConv { shape, .. } => !shape.is_depthwise(),
-            _ => true,
-        };
+        let is_decayed = |&id: &ParameterId| network.parameters.get(id).value().decays();
         let decayed = parameters.iter().map(is_decayed).collect();
         Ok(Self { backend, view, evaluator: Evaluator::new(backend, network), parameters, decayed })
     }

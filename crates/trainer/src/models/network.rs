@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use autograd::{BatchNormLayer, ParameterId, ParameterValue, Parameters, Tape, Var};
+use autograd::{BatchNormLayer, DenseWeight, Geometry, ParameterId, Parameters, Tape, Var, Weight};
 use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
-    Backend, BackendError, BatchNormOptions, BlockMatrix, Bsr, ConvOptions, ConvShape, ConvWeight, Csr, CsrPattern,
-    ImageLayout, Layout, PlanOptions, SparseMatrix, StripLayout,
+    Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, ImageLayout, Layout,
+    PlanOptions, StripLayout,
 };
 
 use super::architecture::{Architecture, LayerKind, Node, PoolKind, ValueShape};
 use super::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
-use crate::checkpoint::CheckpointError;
 use crate::models::{Format, Init};
 use crate::training::TrainingError;
 
@@ -36,8 +35,6 @@ pub struct Layer {
     pub target_nnz: usize,
     /// The pattern of a layer that is still dense but will be sparse: every position.
     full: Option<Arc<CsrPattern>>,
-    /// How the plan of a linear layer is to be built.
-    options: PlanOptions,
 }
 
 impl Layer {
@@ -152,7 +149,14 @@ impl Body {
             let get = |value: usize| values[value].expect("nodes stand in an order in which they can run");
             let image = |value: usize| self.images[value].expect("what makes images has their layout");
             let (output, y) = match node {
-                &Node::Layer { layer, input, output } => (output, self.layer(tape, &self.layers[layer], get(input))?),
+                &Node::Layer { layer, input, output } => {
+                    let (Layer { weight, bias, relu, .. }, x) = (&self.layers[layer], get(input));
+                    let y = match bias {
+                        Some(bias) => tape.apply_bias_relu(*weight, *bias, *relu, x)?,
+                        None => tape.apply(*weight, x)?,
+                    };
+                    (output, y)
+                }
                 &Node::Norm { norm, input, residual, output } => {
                     let (norm, layout) = (self.norms[norm], image(output));
                     let y = match residual {
@@ -188,17 +192,6 @@ impl Body {
             last = y;
         }
         Ok(last)
-    }
-
-    fn layer<B: Backend>(&self, tape: &mut Tape<'_, B>, layer: &Layer, x: Var) -> Result<Var, autograd::Error> {
-        match layer.bias {
-            Some(bias) if !layer.conv => tape.linear_bias_relu(layer.weight, bias, layer.relu, x),
-            Some(bias) => {
-                let y = tape.conv(layer.weight, x)?;
-                tape.bias_relu(bias, layer.relu, y)
-            }
-            None => tape.conv(layer.weight, x),
-        }
     }
 }
 
@@ -237,38 +230,25 @@ impl<B: Backend> Network<B> {
             let parameter = format!("{name}.weight");
             let conv = matches!(layer.kind, LayerKind::Conv { .. });
             let target_nnz = weight.nnz();
-            let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: !first };
-            let weight = match layer.kind {
-                LayerKind::Linear { .. } => {
+            let geometry = match layer.kind {
+                LayerKind::Linear { inputs, outputs } => {
                     any_sparse_linear |= sparse;
-                    add_linear(backend, &mut parameters, parameter, weight, options)?
+                    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: !first };
+                    Geometry::Linear { nrows: outputs, ncols: inputs, options }
                 }
                 LayerKind::Conv { shape, .. } => {
                     let (input, output) = ends(&architecture, i);
                     let layout = |value: usize| images[value].expect("a convolution joins images");
                     let options = ConvOptions { x: layout(input), y: layout(output), input_grad: !first };
-                    match weight {
-                        StoredWeight::Sparse(csr) => {
-                            let (pattern, values) = (csr.pattern().clone(), csr.values());
-                            let weight = ConvWeight::new(backend, pattern, values, shape, options)?;
-                            parameters.add_sparse_conv(parameter, weight)
-                        }
-                        StoredWeight::Dense { values, .. } => {
-                            let values = uploaded(backend, &values)?;
-                            parameters.add_dense_conv(parameter, backend, values, shape, options)?
-                        }
-                        StoredWeight::BlockSparse(_) => {
-                            let what = format!("the storage of the convolution {name}");
-                            return Err(CheckpointError::mismatch(what, weight.storage(), "csr or dense").into());
-                        }
-                    }
+                    Geometry::Conv { shape, options }
                 }
             };
+            let weight = parameters.add_weight(parameter, weight_of(backend, geometry, &weight)?);
             let bias = match layer.bias {
                 true => Some(parameters.add_vector(format!("{name}.bias"), uploaded(backend, &bias)?)),
                 false => None,
             };
-            layers.push(Layer { name, weight, bias, relu: layer.relu, conv, sparse, target_nnz, full: None, options });
+            layers.push(Layer { name, weight, bias, relu: layer.relu, conv, sparse, target_nnz, full: None });
         }
         let mut norms = Vec::new();
         let stored = model.convolutional.map_or(vec![], |parts| parts.norms);
@@ -333,10 +313,10 @@ impl<B: Backend> Network<B> {
         let rigl::LayerUpdate { layer, pattern, map, values } = update;
         let index = self.body.layers.iter().enumerate().filter(|(_, l)| l.sparse).nth(layer);
         let (index, _) = index.expect("a method updates layers that it was shown");
-        let Layer { weight, options, full, .. } = &mut self.body.layers[index];
+        let Layer { weight, full, .. } = &mut self.body.layers[index];
         match full.take() {
             Some(full) if Arc::ptr_eq(&full, &pattern) => self.body.layers[index].full = Some(full),
-            Some(_) => self.parameters.sparsify(backend, *weight, pattern, *options)?,
+            Some(_) => self.parameters.sparsify(backend, *weight, pattern)?,
             None if self.parameters.topology(backend, *weight).is_some_and(|old| Arc::ptr_eq(old, &pattern)) => {}
             None => self.parameters.replace_pattern(backend, *weight, pattern, &map)?,
         }
@@ -356,10 +336,10 @@ impl<B: Backend> Network<B> {
         layer: usize,
         topology: Arc<CsrPattern>,
     ) -> Result<(), TrainingError> {
-        let Layer { weight, options, full, .. } = &mut self.body.layers[layer];
+        let Layer { weight, full, .. } = &mut self.body.layers[layer];
         let map = vec![u32::MAX; topology.nnz()];
         match full.take() {
-            Some(_) => self.parameters.sparsify(backend, *weight, topology, *options)?,
+            Some(_) => self.parameters.sparsify(backend, *weight, topology)?,
             None => self.parameters.replace_pattern(backend, *weight, topology, &map)?,
         }
         Ok(())
@@ -373,21 +353,15 @@ impl<B: Backend> Network<B> {
         let mut layers = Vec::with_capacity(self.body.layers.len());
         for (Layer { name, weight, bias, .. }, layer) in self.body.layers.iter().zip(&self.architecture.layers) {
             let values = self.parameters.download_stored(backend, *weight)?;
-            let weight = match self.parameters.get(*weight).value() {
-                ParameterValue::Sparse(_) | ParameterValue::SparseConv(_) | ParameterValue::Latent { .. } => {
-                    let pattern = self.parameters.pattern(backend, *weight).expect("sparse weights have a pattern");
+            let weight = self.weight(*weight);
+            let weight = match (weight.pattern(backend), weight.block_pattern(backend)) {
+                (Some(pattern), _) => {
                     StoredWeight::Sparse(Csr::new(pattern.clone(), values).map_err(BackendError::from)?)
                 }
-                ParameterValue::BlockSparse(matrix) => {
-                    let bsr = Bsr::new(backend.block_pattern(&matrix.plan).clone(), values);
-                    StoredWeight::BlockSparse(bsr.map_err(BackendError::from)?)
+                (_, Some(pattern)) => {
+                    StoredWeight::BlockSparse(Bsr::new(pattern.clone(), values).map_err(BackendError::from)?)
                 }
-                ParameterValue::Dense { .. } | ParameterValue::DenseConv { .. } => {
-                    StoredWeight::Dense { nrows: layer.rows(), ncols: layer.columns(), values }
-                }
-                ParameterValue::Vector(_) | ParameterValue::Statistics(_) => {
-                    unreachable!("the weights of a network are matrices")
-                }
+                _ => StoredWeight::Dense { nrows: layer.rows(), ncols: layer.columns(), values },
             };
             let bias = bias.map(|bias| self.parameters.download_values(backend, bias)).transpose()?;
             layers.push(StoredLayer { name: name.clone(), weight, bias: bias.unwrap_or_default() });
@@ -412,6 +386,11 @@ impl<B: Backend> Network<B> {
         Ok(StoredModel { input, layers, convolutional })
     }
 
+    /// A layer's weight.
+    pub fn weight(&self, id: ParameterId) -> &dyn Weight<B> {
+        self.parameters.get(id).value().weight().expect("the parameter of a layer is a weight")
+    }
+
     /// How a layer's weight is stored: `dense`, or a [`Format`].
     pub fn storage(&self, backend: &B, layer: &Layer) -> String {
         match self.parameters.block_pattern(backend, layer.weight) {
@@ -423,10 +402,7 @@ impl<B: Backend> Network<B> {
 
     /// Stored weights of each layer, padding of blocks included.
     pub fn layer_nnz(&self, backend: &B) -> Vec<usize> {
-        let nnz = |layer: &Layer| match self.parameters.get(layer.weight).value() {
-            ParameterValue::Latent { face, .. } => backend.len(face.values()),
-            value => backend.len(value.values()),
-        };
+        let nnz = |layer: &Layer| backend.len(self.weight(layer.weight).stored());
         self.body.layers.iter().map(nnz).collect()
     }
 
@@ -448,25 +424,17 @@ impl<B: Backend> Network<B> {
     }
 }
 
-fn add_linear<B: Backend>(
+/// A stored weight on the backend.
+fn weight_of<B: Backend>(
     backend: &B,
-    parameters: &mut Parameters<B>,
-    name: String,
-    weight: StoredWeight,
-    options: PlanOptions,
-) -> Result<ParameterId, TrainingError> {
+    geometry: Geometry,
+    weight: &StoredWeight,
+) -> Result<Box<dyn Weight<B>>, TrainingError> {
+    let values = uploaded(backend, weight.values())?;
     Ok(match weight {
-        StoredWeight::Sparse(csr) => {
-            let matrix = SparseMatrix::new(backend, csr.pattern().clone(), csr.values(), options)?;
-            parameters.add_sparse(name, matrix)
-        }
-        StoredWeight::BlockSparse(bsr) => {
-            let matrix = BlockMatrix::new(backend, bsr.pattern().clone(), bsr.values(), options)?;
-            parameters.add_block_sparse(name, matrix)
-        }
-        StoredWeight::Dense { nrows, ncols, values } => {
-            parameters.add_dense(name, backend, uploaded(backend, &values)?, nrows, ncols)?
-        }
+        StoredWeight::Sparse(csr) => geometry.csr(backend, csr.pattern().clone(), values)?,
+        StoredWeight::BlockSparse(bsr) => geometry.blocks(backend, bsr.pattern().clone(), values)?,
+        StoredWeight::Dense { .. } => Box::new(DenseWeight::new(backend, values, geometry)?),
     })
 }
 
@@ -609,14 +577,10 @@ impl<B: Backend> Layers for SparseLayers<'_, B> {
     }
 
     fn values(&self, layer: usize) -> Result<Vec<f32>, BackendError> {
-        let id = self.layers[layer].weight;
-        let buffer = match self.network.parameters.get(id).value() {
-            ParameterValue::Latent { face, .. } => face.values(),
-            value => value.values(),
-        };
-        let mut values = vec![0.0; self.backend.len(buffer)];
-        self.backend.download(buffer, &mut values)?;
-        match self.network.parameters.block_pattern(self.backend, id) {
+        let weight = self.network.weight(self.layers[layer].weight);
+        let mut values = vec![0.0; self.backend.len(weight.stored())];
+        self.backend.download(weight.stored(), &mut values)?;
+        match weight.block_pattern(self.backend) {
             Some(pattern) => Ok(pattern.block_norms(&values)?),
             None => Ok(values),
         }
@@ -642,12 +606,10 @@ impl<B: Backend> Layers for SparseLayers<'_, B> {
 
     fn latent_values(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
         let Layer { name, weight, .. } = self.layers[layer];
-        match self.network.parameters.get(*weight).value() {
-            ParameterValue::Latent { .. } => {
-                self.network.parameters.download_values(self.backend, *weight).map_err(of_backend)
-            }
-            _ => Err(MethodError::Missing { layer: name.clone(), what: "latent weight" }),
+        if !self.network.weight(*weight).is_latent() {
+            return Err(MethodError::Missing { layer: name.clone(), what: "latent weight" });
         }
+        self.network.parameters.download_values(self.backend, *weight).map_err(of_backend)
     }
 }
 

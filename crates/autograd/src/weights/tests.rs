@@ -4,16 +4,14 @@
 use std::sync::Arc;
 
 use sparse_kernels::cpu::Cpu;
-use sparse_kernels::{Activations, ConvShape, CsrPattern, ImageLayout, PlanOptions, Storage, StripLayout};
+use sparse_kernels::{Activations, ConvShape, CsrPattern, ImageLayout, Storage};
 
 use crate::optim::{Sgd, SgdOptions};
 use crate::tests::{
     Recorder, block_sparse, cpu, dense, dense_conv, image_layouts, normals, random_pattern, sparse, sparse_conv,
     two_uses,
 };
-use crate::{Arena, Error, Face, GrowthRequests, Mode, NoReduce, ParameterId, ParameterValue, Parameters, Tape};
-
-const OPTIONS: PlanOptions = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: true };
+use crate::{Arena, Error, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Tape, Weight};
 
 /// Small whole numbers, for which all orders of summation agree.
 fn whole(name: &str, len: usize) -> Vec<f32> {
@@ -96,7 +94,7 @@ fn convolve(
     };
     let mut tape = Tape::new(&cpu, &mut arena, parameters, Mode::Training);
     let x = tape.input(images("x", x_layout), true);
-    let y = tape.conv(w, x).unwrap();
+    let y = tape.apply(w, x).unwrap();
     let output = tape.value(y).unwrap().data().to_vec();
     tape.backward_from(vec![(y, images("dy", y_layout))], growth, &mut NoReduce).unwrap();
     let dx = tape.gradient(x).unwrap().data().to_vec();
@@ -151,7 +149,7 @@ fn latent_weights_all_learn_and_some_are_seen() {
     };
     assert!(parameters.make_latent(&cpu, w, upload(&behind[1..])).is_err());
     parameters.make_latent(&cpu, w, upload(&behind)).unwrap();
-    assert!(matches!(parameters.get(w).value(), ParameterValue::Latent { face: Face::Linear(_), .. }));
+    assert!(parameters.get(w).value().weight().is_some_and(Weight::is_latent));
     assert!(parameters.make_latent(&cpu, w, upload(&behind)).is_err());
     assert_eq!(parameters.download_values(&cpu, w).unwrap(), behind);
     assert_eq!(parameters.download_stored(&cpu, w).unwrap(), at(&pattern, &behind));
@@ -194,12 +192,12 @@ fn dense_weights_become_sparse_with_their_slots() {
         let slot = whole("slot", 42);
         parameters.upload_slot(&cpu, w, "momentum", &slot).unwrap();
         let before = parameters.download_values(&cpu, w).unwrap();
-        assert!(parameters.sparsify(&cpu, w, Arc::new(CsrPattern::full(7, 6).unwrap()), OPTIONS).is_err());
-        parameters.sparsify(&cpu, w, pattern.clone(), OPTIONS).unwrap();
+        assert!(parameters.sparsify(&cpu, w, Arc::new(CsrPattern::full(7, 6).unwrap())).is_err());
+        parameters.sparsify(&cpu, w, pattern.clone()).unwrap();
         assert!(Arc::ptr_eq(parameters.pattern(&cpu, w).unwrap(), &pattern));
         assert_eq!(parameters.download_values(&cpu, w).unwrap(), at(&pattern, &before));
         assert_eq!(parameters.download_slot(&cpu, w, "momentum").unwrap(), at(&pattern, &slot));
-        let refused = parameters.sparsify(&cpu, w, pattern.clone(), OPTIONS);
+        let refused = parameters.sparsify(&cpu, w, pattern.clone());
         assert!(matches!(refused, Err(Error::Kind { expected: "dense matrix or convolution", .. })));
     }
     two_uses(&mut GrowthRequests::new(), &mut NoReduce, &mut parameters, linear, &uses, 32);
