@@ -1,4 +1,4 @@
-//! Dense products through the crate `gemm`: dense layers, and the baseline that sparse ones are measured against.
+//! Dense products through the kernels of crate `gemm`: dense layers, and the baseline that sparse ones are measured against.
 //!
 //! `gemm` is called serially on a fixed grid of tiles, so that results do not depend on the number of threads.
 
@@ -27,30 +27,26 @@ impl Gemm {
     /// Every element that the sizes and strides name is valid: `a` and `b` for reading, `c` for writing and for no one
     /// else.
     pub unsafe fn run(self, a: *const f32, b: *const f32, c: *mut f32) {
-        let Gemm { m, k, n, a_strides, b_strides, c_strides, accumulate } = self;
+        let Gemm { m, k, n, accumulate, .. } = self;
+        let stride = |s: usize| s as isize;
+        let [(a_rs, a_cs), (b_rs, b_cs), (c_rs, c_cs)] =
+            [self.a_strides, self.b_strides, self.c_strides].map(|(rs, cs)| (stride(rs), stride(cs)));
+        let gemm = gemm_f32::gemm::f32::get_gemm_fn();
+        let serial = gemm_common::Parallelism::None;
+        // The kernels like `c` by columns: a product by rows is computed as its transpose.
         // SAFETY: the caller's promise.
         unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                c,
-                c_strides.1 as isize,
-                c_strides.0 as isize,
-                accumulate,
-                a,
-                a_strides.1 as isize,
-                a_strides.0 as isize,
-                b,
-                b_strides.1 as isize,
-                b_strides.0 as isize,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
+            if c_cs < c_rs {
+                gemm(
+                    n, m, k, c, c_rs, c_cs, accumulate, b, b_rs, b_cs, a, a_rs, a_cs, 1.0, 1.0, false, false, false,
+                    serial,
+                );
+            } else {
+                gemm(
+                    m, n, k, c, c_cs, c_rs, accumulate, a, a_cs, a_rs, b, b_cs, b_rs, 1.0, 1.0, false, false, false,
+                    serial,
+                );
+            }
         }
     }
 }

@@ -108,66 +108,74 @@ impl Part<'_> {
         let ends_in_one = |count: usize| strip + count + 1 == strips && vectors > 1 && vectors_of(strips - 1) == 1;
         if I::REGISTERS >= 32 {
             match (vectors, alike) {
-                (1, 4..) => self.strips::<I, 4, 1, 0, 8>(isa, segments, strip),
-                (1, _) => self.strips::<I, 1, 1, 0, 8>(isa, segments, strip),
-                (2, 2..) if ends_in_one(2) => self.strips::<I, 2, 2, 1, 8>(isa, segments, strip),
-                (2, 2..) => self.strips::<I, 2, 2, 0, 8>(isa, segments, strip),
-                (2, _) if ends_in_one(1) => self.strips::<I, 1, 2, 1, 8>(isa, segments, strip),
-                (2, _) => self.strips::<I, 1, 2, 0, 8>(isa, segments, strip),
-                (3, _) => self.strips::<I, 1, 3, 0, 8>(isa, segments, strip),
-                (4, 2..) => self.strips::<I, 2, 4, 0, 8>(isa, segments, strip),
-                (4, _) => self.strips::<I, 1, 4, 0, 8>(isa, segments, strip),
+                (1, 4..) => isa.call(Strips::<4, 1, 0, 8> { part: self, segments, strip }),
+                (1, _) => isa.call(Strips::<1, 1, 0, 8> { part: self, segments, strip }),
+                (2, 2..) if ends_in_one(2) => isa.call(Strips::<2, 2, 1, 8> { part: self, segments, strip }),
+                (2, 2..) => isa.call(Strips::<2, 2, 0, 8> { part: self, segments, strip }),
+                (2, _) if ends_in_one(1) => isa.call(Strips::<1, 2, 1, 8> { part: self, segments, strip }),
+                (2, _) => isa.call(Strips::<1, 2, 0, 8> { part: self, segments, strip }),
+                (3, _) => isa.call(Strips::<1, 3, 0, 8> { part: self, segments, strip }),
+                (4, 2..) => isa.call(Strips::<2, 4, 0, 8> { part: self, segments, strip }),
+                (4, _) => isa.call(Strips::<1, 4, 0, 8> { part: self, segments, strip }),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         } else {
             match (vectors, alike) {
-                (1, _) => self.strips::<I, 1, 1, 0, 8>(isa, segments, strip),
-                (2, 2..) => self.strips::<I, 2, 2, 0, 8>(isa, segments, strip),
-                (2, _) => self.strips::<I, 1, 2, 0, 8>(isa, segments, strip),
-                (3, _) => self.strips::<I, 1, 3, 0, 8>(isa, segments, strip),
+                (1, _) => isa.call(Strips::<1, 1, 0, 8> { part: self, segments, strip }),
+                (2, 2..) => isa.call(Strips::<2, 2, 0, 8> { part: self, segments, strip }),
+                (2, _) => isa.call(Strips::<1, 2, 0, 8> { part: self, segments, strip }),
+                (3, _) => isa.call(Strips::<1, 3, 0, 8> { part: self, segments, strip }),
                 // Two strips' rows of dY fill half of the registers, which leaves four dot products at once: the sums
                 // are then made half as often.
-                (4, 2..) if ends_in_one(2) => self.strips::<I, 2, 4, 1, 4>(isa, segments, strip),
-                (4, 2..) => self.strips::<I, 2, 4, 0, 4>(isa, segments, strip),
-                (4, _) if ends_in_one(1) => self.strips::<I, 1, 4, 1, 8>(isa, segments, strip),
-                (4, _) => self.strips::<I, 1, 4, 0, 8>(isa, segments, strip),
-                (5, _) => self.strips::<I, 1, 5, 0, 8>(isa, segments, strip),
-                (6, _) => self.strips::<I, 1, 6, 0, 8>(isa, segments, strip),
-                (7, _) => self.strips::<I, 1, 7, 0, 8>(isa, segments, strip),
-                (8, _) => self.strips::<I, 1, 8, 0, 8>(isa, segments, strip),
+                (4, 2..) if ends_in_one(2) => isa.call(Strips::<2, 4, 1, 4> { part: self, segments, strip }),
+                (4, 2..) => isa.call(Strips::<2, 4, 0, 4> { part: self, segments, strip }),
+                (4, _) if ends_in_one(1) => isa.call(Strips::<1, 4, 1, 8> { part: self, segments, strip }),
+                (4, _) => isa.call(Strips::<1, 4, 0, 8> { part: self, segments, strip }),
+                (5, _) => isa.call(Strips::<1, 5, 0, 8> { part: self, segments, strip }),
+                (6, _) => isa.call(Strips::<1, 6, 0, 8> { part: self, segments, strip }),
+                (7, _) => isa.call(Strips::<1, 7, 0, 8> { part: self, segments, strip }),
+                (8, _) => isa.call(Strips::<1, 8, 0, 8> { part: self, segments, strip }),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         }
     }
+}
 
-    /// P strips of V vectors and T vectors of the next.
+/// `P` strips of `V` vectors and `T` vectors of the next; returns the number of strips.
+struct Strips<'a, const P: usize, const V: usize, const T: usize, const DOTS: usize> {
+    part: &'a Part<'a>,
+    segments: &'a [Segment],
+    strip: usize,
+}
+
+impl<const P: usize, const V: usize, const T: usize, const DOTS: usize> Kernel for Strips<'_, P, V, T, DOTS> {
+    type Output = usize;
+
     #[inline(always)]
-    fn strips<I: Isa, const P: usize, const V: usize, const T: usize, const DOTS: usize>(
-        &self,
-        isa: I,
-        segments: &[Segment],
-        strip: usize,
-    ) -> usize {
-        let add = self.accumulate || strip > 0;
-        let all = self.walk.segments_and_more(self.block, self.chunk, AHEAD);
+    fn eval<I: Isa>(self, isa: I) -> usize {
+        let Strips { part, segments, strip } = self;
+        let add = part.accumulate || strip > 0;
+        let all = part.walk.segments_and_more(part.block, part.chunk, AHEAD);
         for (i, segment) in segments.iter().enumerate() {
             if let Some(next) = all.get(i + AHEAD) {
-                let row = strip * self.dy_layout.strip_pitch() + next.row as usize * self.dy_layout.strip();
+                let row = strip * part.dy_layout.strip_pitch() + next.row as usize * part.dy_layout.strip();
                 for p in 0..P + T {
                     for at in (0..V * I::LANES).step_by(LINE) {
-                        isa.prefetch(self.dy.as_ptr().wrapping_add(row + p * self.dy_layout.strip_pitch() + at));
+                        isa.prefetch(part.dy.as_ptr().wrapping_add(row + p * part.dy_layout.strip_pitch() + at));
                     }
                 }
                 for at in (next.start as usize..(next.start + next.len) as usize + LINE - 1).step_by(LINE) {
-                    isa.prefetch(self.pattern.col_indices().as_ptr().wrapping_add(at).cast());
-                    isa.prefetch(self.values.get().wrapping_add(at));
+                    isa.prefetch(part.pattern.col_indices().as_ptr().wrapping_add(at).cast());
+                    isa.prefetch(part.values.get().wrapping_add(at));
                 }
             }
-            self.segment::<I, P, V, T, DOTS>(isa, segment, strip, add);
+            part.segment::<I, P, V, T, DOTS>(isa, segment, strip, add);
         }
         P + T.min(1)
     }
+}
 
+impl Part<'_> {
     /// The entries of one segment over P strips of V vectors and T vectors more from `strip` on, DOTS (4 or 8) at a time.
     #[inline(always)]
     fn segment<I: Isa, const P: usize, const V: usize, const T: usize, const DOTS: usize>(

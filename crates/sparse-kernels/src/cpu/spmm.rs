@@ -132,39 +132,47 @@ impl StripTile<'_> {
     fn run_widest<I: Isa>(&self, isa: I, vectors: usize, pair: bool) -> usize {
         if I::REGISTERS >= 32 {
             match (vectors, pair) {
-                (1, true) => self.run::<I, 6, 2, 1>(isa),
-                (1, false) => self.run::<I, 8, 1, 1>(isa),
-                (2, true) => self.run::<I, 4, 2, 2>(isa),
-                (2, false) => self.run::<I, 6, 1, 2>(isa),
-                (3, _) => self.run::<I, 4, 1, 3>(isa),
-                (4, _) => self.run::<I, 4, 1, 4>(isa),
+                (1, true) => isa.call(Chunks::<6, 2, 1>(self)),
+                (1, false) => isa.call(Chunks::<8, 1, 1>(self)),
+                (2, true) => isa.call(Chunks::<4, 2, 2>(self)),
+                (2, false) => isa.call(Chunks::<6, 1, 2>(self)),
+                (3, _) => isa.call(Chunks::<4, 1, 3>(self)),
+                (4, _) => isa.call(Chunks::<4, 1, 4>(self)),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         } else {
             match vectors {
-                1 => self.run::<I, 6, 1, 1>(isa),
-                2 => self.run::<I, 6, 1, 2>(isa),
-                3 => self.run::<I, 4, 1, 3>(isa),
-                4 => self.run::<I, 3, 1, 4>(isa),
-                5 => self.run::<I, 2, 1, 5>(isa),
-                6 => self.run::<I, 2, 1, 6>(isa),
-                7 => self.run::<I, 1, 1, 7>(isa),
-                8 => self.run::<I, 1, 1, 8>(isa),
+                1 => isa.call(Chunks::<6, 1, 1>(self)),
+                2 => isa.call(Chunks::<6, 1, 2>(self)),
+                3 => isa.call(Chunks::<4, 1, 3>(self)),
+                4 => isa.call(Chunks::<3, 1, 4>(self)),
+                5 => isa.call(Chunks::<2, 1, 5>(self)),
+                6 => isa.call(Chunks::<2, 1, 6>(self)),
+                7 => isa.call(Chunks::<1, 1, 7>(self)),
+                8 => isa.call(Chunks::<1, 1, 8>(self)),
                 _ => unreachable!("strips hold at most 64 lanes"),
             }
         }
     }
+}
+
+/// All chunks of a tile: `R` rows in lock-step, `P` strips, `V` vectors of each. Returns the number of strips.
+struct Chunks<'a, const R: usize, const P: usize, const V: usize>(&'a StripTile<'a>);
+
+impl<const R: usize, const P: usize, const V: usize> Kernel for Chunks<'_, R, P, V> {
+    type Output = usize;
 
     #[inline(always)]
-    fn run<I: Isa, const R: usize, const P: usize, const V: usize>(&self, isa: I) -> usize {
-        let part = self.part;
+    fn eval<I: Isa>(self, isa: I) -> usize {
+        let Chunks(tile) = self;
+        let part = tile.part;
         let strips = part.x_layout.strips();
         for chunk in 0..part.walk.chunks() {
             let (first, last) = (chunk == 0, chunk + 1 == part.walk.chunks());
             let groups = part.walk.segments(part.block, chunk).chunks_exact(R);
             let rest = groups.remainder();
             // Each group of rows fetches a share of what comes next.
-            let next = part.walk.upcoming(part.block, chunk, self.strip..self.strip + P, strips);
+            let next = part.walk.upcoming(part.block, chunk, tile.strip..tile.strip + P, strips);
             let share = next.len().div_ceil(groups.len().max(1)).next_multiple_of(LINE);
             for (g, group) in groups.enumerate() {
                 for at in (next.start + g * share..next.end.min(next.start + (g + 1) * share)).step_by(LINE) {
@@ -172,15 +180,17 @@ impl StripTile<'_> {
                     isa.prefetch(part.values.as_ptr().wrapping_add(at));
                 }
                 let group: &[Segment; R] = group.try_into().expect("chunks_exact gives R");
-                self.rows::<I, R, P, V>(isa, group, first, last);
+                tile.rows::<I, R, P, V>(isa, group, first, last);
             }
             for segment in rest {
-                self.rows::<I, 1, P, V>(isa, std::array::from_ref(segment), first, last);
+                tile.rows::<I, 1, P, V>(isa, std::array::from_ref(segment), first, last);
             }
         }
         P
     }
+}
 
+impl StripTile<'_> {
     /// R rows in lock-step over P strips of V vectors.
     #[inline(always)]
     fn rows<I: Isa, const R: usize, const P: usize, const V: usize>(

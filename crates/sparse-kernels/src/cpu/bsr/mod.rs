@@ -18,23 +18,6 @@ use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
 use crate::error::expect_equal;
 use crate::{BackendError, BlockSparseLinear, BsrPattern, Candidate, CsrPattern, Op, ShapeError, Strips, Transposed};
 
-/// Evaluates `$body` with the constant `$SIZE` set to a block's number of rows or columns.
-macro_rules! with_block_size {
-    ($size:expr, $SIZE:ident => $body:expr) => {
-        with_block_size!(@ $size, $SIZE => $body; 1 2 4 8 16)
-    };
-    (@ $size:expr, $SIZE:ident => $body:expr; $($value:literal)+) => {
-        match $size {
-            $($value => {
-                const $SIZE: usize = $value;
-                $body
-            })+
-            _ => unreachable!("BsrPattern has checked the block size"),
-        }
-    };
-}
-use with_block_size;
-
 /// Values of a band of block rows: what one task of a product takes, or part of it if it divides the lanes too.
 const BAND_VALUES: usize = 1 << 16;
 /// The same for the sampled product, whose tasks are bands alone.

@@ -12,8 +12,7 @@
 //!
 //! Blocks too small for a tile of eight accumulators are taken B at a time.
 
-use super::with_block_size;
-use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::isa::{Isa, IsaName, Kernel, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{BsrPattern, StripLayout};
 
@@ -34,17 +33,34 @@ pub(super) struct Sddmm<'a> {
 impl Sddmm<'_> {
     /// Runs the product; the caller has checked all shapes.
     pub fn run(self, cpu: &Cpu) {
-        let [r, c] = self.pattern.block_size();
-        with_block_size!(r, H => with_block_size!(c, W => self.run_sized::<H, W>(cpu)));
+        let [h, w] = self.pattern.block_size();
+        // R rows, B blocks, C columns of each: R · B · C = N accumulators, R + B · C vectors loaded. N1 = R · C are those of
+        // a block left over.
+        match (h, w) {
+            _ if cpu.isa() == IsaName::Scalar => self.run_tiled::<1, 1, 1, 1, 1>(cpu),
+            (4.., 4..) if cpu.isa().registers() >= 32 => self.run_tiled::<4, 1, 4, 16, 16>(cpu),
+            (8.., 4..) => self.run_tiled::<3, 1, 4, 12, 12>(cpu),
+            (2.., 4..) => self.run_tiled::<2, 1, 4, 8, 8>(cpu),
+            (_, 8..) => self.run_tiled::<1, 1, 8, 8, 8>(cpu),
+            (_, 4) => self.run_tiled::<1, 2, 4, 8, 4>(cpu),
+            (4.., 2) => self.run_tiled::<4, 1, 2, 8, 8>(cpu),
+            (2, 2) => self.run_tiled::<2, 2, 2, 8, 4>(cpu),
+            (_, 2) => self.run_tiled::<1, 4, 2, 8, 2>(cpu),
+            (8.., _) => self.run_tiled::<8, 1, 1, 8, 8>(cpu),
+            (4, _) => self.run_tiled::<4, 2, 1, 8, 4>(cpu),
+            (2, _) => self.run_tiled::<2, 4, 1, 8, 2>(cpu),
+            _ => self.run_tiled::<1, 8, 1, 8, 1>(cpu),
+        }
     }
 
-    fn run_sized<const H: usize, const W: usize>(self, cpu: &Cpu) {
+    fn run_tiled<const R: usize, const B: usize, const C: usize, const N: usize, const N1: usize>(self, cpu: &Cpu) {
         debug_assert_eq!(self.values.len(), self.pattern.nnz());
         let operations = 2 * self.pattern.nnz() as u64 * self.x_layout.lanes() as u64;
         let values = SharedMut::new(self.values);
         cpu.for_each_task(self.bands.len() - 1, operations, |band| {
-            let part = Part::<H, W> {
+            let part = Part {
                 pattern: self.pattern,
+                block_size: self.pattern.block_size(),
                 dy_layout: self.dy_layout,
                 dy: self.dy,
                 x_layout: self.x_layout,
@@ -53,14 +69,15 @@ impl Sddmm<'_> {
                 accumulate: self.accumulate,
                 block_rows: self.bands[band] as usize..self.bands[band + 1] as usize,
             };
-            dispatch(cpu.isa(), part);
+            dispatch(cpu.isa(), Tiled::<R, B, C, N, N1>(part));
         });
     }
 }
 
 /// The work of one task.
-struct Part<'a, const H: usize, const W: usize> {
+struct Part<'a> {
     pattern: &'a BsrPattern,
+    block_size: [usize; 2],
     dy_layout: StripLayout,
     dy: &'a [f32],
     x_layout: StripLayout,
@@ -70,42 +87,24 @@ struct Part<'a, const H: usize, const W: usize> {
     block_rows: std::ops::Range<usize>,
 }
 
-impl<const H: usize, const W: usize> Kernel for Part<'_, H, W> {
+/// A part, in tiles of that size.
+struct Tiled<'a, const R: usize, const B: usize, const C: usize, const N: usize, const N1: usize>(Part<'a>);
+
+impl<const R: usize, const B: usize, const C: usize, const N: usize, const N1: usize> Kernel
+    for Tiled<'_, R, B, C, N, N1>
+{
     type Output = ();
 
-    /// Chooses the tile: R rows, B blocks, C columns of each; R · B · C = N accumulators, R + B · C vectors loaded.
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        // Constant blocks, so that other tiles are not even compiled.
-        if const { H >= 4 && W >= 4 && I::REGISTERS >= 32 } {
-            self.rows::<I, 4, 1, 4, 16, 16>(isa);
-        } else if const { H >= 8 && W >= 4 } {
-            self.tall_blocks(isa);
-        } else if const { H >= 2 && W >= 4 } {
-            self.rows::<I, 2, 1, 4, 8, 8>(isa);
-        } else if const { W >= 8 } {
-            self.rows::<I, 1, 1, 8, 8, 8>(isa);
-        } else if const { W == 4 } {
-            self.rows::<I, 1, 2, 4, 8, 4>(isa);
-        } else if const { H >= 4 && W == 2 } {
-            self.rows::<I, 4, 1, 2, 8, 8>(isa);
-        } else if const { H == 2 && W == 2 } {
-            self.rows::<I, 2, 2, 2, 8, 4>(isa);
-        } else if const { W == 2 } {
-            self.rows::<I, 1, 4, 2, 8, 2>(isa);
-        } else if const { H >= 8 } {
-            self.rows::<I, 8, 1, 1, 8, 8>(isa);
-        } else if const { H == 4 } {
-            self.rows::<I, 4, 2, 1, 8, 4>(isa);
-        } else if const { H == 2 } {
-            self.rows::<I, 2, 4, 1, 8, 2>(isa);
-        } else {
-            self.rows::<I, 1, 8, 1, 8, 1>(isa);
+        // Constant blocks, so that tiles that are not used are not even compiled.
+        if const { if I::IS_VECTOR { N > 1 && (N <= 8 || (N == 16) == (I::REGISTERS >= 32)) } else { N == 1 } } {
+            if const { N == 12 } { self.0.tall_blocks(isa) } else { self.0.rows::<I, R, B, C, N, N1>(isa) }
         }
     }
 }
 
-impl<const H: usize, const W: usize> Part<'_, H, W> {
+impl Part<'_> {
     /// All blocks of the part, `N = R · B · C` entries at a time; blocks left over `N1 = R · C` at a time.
     #[inline(always)]
     fn rows<I: Isa, const R: usize, const B: usize, const C: usize, const N: usize, const N1: usize>(&self, isa: I) {
@@ -128,17 +127,18 @@ impl<const H: usize, const W: usize> Part<'_, H, W> {
     /// multiply-add, where 8 just do.
     #[inline(always)]
     fn tall_blocks<I: Isa>(&self, isa: I) {
+        let [h, w] = self.block_size;
         for block_row in self.block_rows.clone() {
             for block in self.pattern.blocks().row_range(block_row) {
                 let mut row = 0;
-                while H - row == 3 || H - row > 4 {
-                    for column in (0..W).step_by(4) {
+                while h - row == 3 || h - row > 4 {
+                    for column in (0..w).step_by(4) {
                         self.tile::<I, 3, 1, 4, 12>(isa, block_row, block, [row, column]);
                     }
                     row += 3;
                 }
-                while row < H {
-                    for column in (0..W).step_by(4) {
+                while row < h {
+                    for column in (0..w).step_by(4) {
                         self.tile::<I, 2, 1, 4, 8>(isa, block_row, block, [row, column]);
                     }
                     row += 2;
@@ -156,8 +156,9 @@ impl<const H: usize, const W: usize> Part<'_, H, W> {
         block_row: usize,
         block: usize,
     ) {
-        for row in (0..H).step_by(R) {
-            for column in (0..W).step_by(C) {
+        let [h, w] = self.block_size;
+        for row in (0..h).step_by(R) {
+            for column in (0..w).step_by(C) {
                 self.tile::<I, R, B, C, N>(isa, block_row, block, [row, column]);
             }
         }
@@ -173,16 +174,16 @@ impl<const H: usize, const W: usize> Part<'_, H, W> {
         [row, column]: [usize; 2],
     ) {
         const { assert!(N == R * B * C, "a tile has N = R · B · C accumulators") };
-        let strip = self.x_layout.strip();
+        let ([h, w], strip) = (self.block_size, self.x_layout.strip());
         let columns = self.pattern.blocks().col_indices();
         let (last_row, last_column) = (self.dy_layout.features() - 1, self.x_layout.features() - 1);
         // Padding repeats the last row or column; what is computed there is cleared later.
         let dy: [*const f32; R] = std::array::from_fn(|r| {
-            let feature = (block_row * H + row + r).min(last_row);
+            let feature = (block_row * h + row + r).min(last_row);
             self.dy.as_ptr().wrapping_add(feature * strip)
         });
         let x: [[*const f32; C]; B] = std::array::from_fn(|b| {
-            let first = columns[block + b] as usize * W + column;
+            let first = columns[block + b] as usize * w + column;
             std::array::from_fn(|c| self.x.as_ptr().wrapping_add((first + c).min(last_column) * strip))
         });
         let (dy_pitch, x_pitch) = (self.dy_layout.strip_pitch(), self.x_layout.strip_pitch());
@@ -211,10 +212,10 @@ impl<const H: usize, const W: usize> Part<'_, H, W> {
         let sums = sums(isa, acc);
         for r in 0..R {
             for b in 0..B {
-                // SAFETY: the pattern has this block, whose H · W values hold the row's C from here on; `sddmm_bsr` checked
+                // SAFETY: the pattern has this block, whose h · w values hold the row's C from here on; `sddmm_bsr` checked
                 // the values' length, and a block belongs to one task. An array has no stricter alignment than its elements.
                 let to =
-                    unsafe { &mut *self.values.get().add(((block + b) * H + row + r) * W + column).cast::<[f32; C]>() };
+                    unsafe { &mut *self.values.get().add(((block + b) * h + row + r) * w + column).cast::<[f32; C]>() };
                 for (c, to) in to.iter_mut().enumerate() {
                     let sum = sums[(r * B + b) * C + c];
                     *to = if self.accumulate { *to + sum } else { sum };
@@ -226,17 +227,18 @@ impl<const H: usize, const W: usize> Part<'_, H, W> {
     /// Zeroes the entries of a block row that lie beyond the matrix.
     #[inline(always)]
     fn clear_padding(&self, block_row: usize) {
-        let rows = H.min(self.dy_layout.features() - block_row * H);
+        let [h, w] = self.block_size;
+        let rows = h.min(self.dy_layout.features() - block_row * h);
         let range = self.pattern.blocks().row_range(block_row);
         // Columns are sorted, so only a row's last block can reach beyond the last column.
-        let first = if rows < H { range.start } else { range.end.saturating_sub(1).max(range.start) };
+        let first = if rows < h { range.start } else { range.end.saturating_sub(1).max(range.start) };
         for block in first..range.end {
-            let left = self.pattern.blocks().col_indices()[block] as usize * W;
-            let columns = W.min(self.x_layout.features() - left);
-            for i in 0..H {
-                for j in if i < rows { columns } else { 0 }..W {
-                    // SAFETY: the pattern has this block, whose values are H · W; the block belongs to one task.
-                    unsafe { *self.values.get().add((block * H + i) * W + j) = 0.0 };
+            let left = self.pattern.blocks().col_indices()[block] as usize * w;
+            let columns = w.min(self.x_layout.features() - left);
+            for i in 0..h {
+                for j in if i < rows { columns } else { 0 }..w {
+                    // SAFETY: the pattern has this block, whose values are h · w; the block belongs to one task.
+                    unsafe { *self.values.get().add((block * h + i) * w + j) = 0.0 };
                 }
             }
         }

@@ -14,7 +14,6 @@
 //! A loaded vector of X serves R rows and a broadcast value V vectors: (R + V) loads for R · V multiply-adds. Y is
 //! written once and never read. For the transpose, the roles of a block's rows and columns are swapped.
 
-use super::with_block_size;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
 use crate::{CsrPattern, StripLayout};
@@ -47,17 +46,22 @@ impl Spmm<'_> {
     /// Runs the product; the caller has checked all shapes.
     pub fn run(self, cpu: &Cpu) {
         let [r, c] = self.block_size;
-        match self.places {
-            None => with_block_size!(r, H => with_block_size!(c, W => self.run_sized::<H, W, 1>(cpu, c))),
-            Some(_) => with_block_size!(c, H => self.run_sized::<H, 1, H>(cpu, r)),
+        // Of the transposed product, a block's columns are rows of Y.
+        let height = if self.places.is_none() { r } else { c };
+        match height {
+            1 => self.run_tall::<1>(cpu),
+            2 => self.run_tall::<2>(cpu),
+            8.. if cpu.isa().registers() >= 32 => self.run_tall::<8>(cpu),
+            _ => self.run_tall::<4>(cpu),
         }
     }
 
-    /// Blocks that have `H` rows of Y and `width` rows of X; values of neighbouring rows are `DOWN` apart, those of
-    /// neighbouring columns `ACROSS`.
-    fn run_sized<const H: usize, const DOWN: usize, const ACROSS: usize>(self, cpu: &Cpu, width: usize) {
-        debug_assert_eq!(self.values.len(), self.blocks.nnz() * H * width);
+    /// In tiles of `R` rows of a block.
+    fn run_tall<const R: usize>(self, cpu: &Cpu) {
+        debug_assert_eq!(self.values.len(), self.blocks.nnz() * self.block_size[0] * self.block_size[1]);
         debug_assert_eq!((self.x.len(), self.y.len()), (self.x_layout.len(), self.y_layout.len()));
+        let [r, c] = self.block_size;
+        let (height, width, down, across) = if self.places.is_none() { (r, c, c, 1) } else { (c, r, 1, c) };
         let strips = self.x_layout.strips();
         let operations = 2 * self.values.len() as u64 * self.x_layout.lanes() as u64;
         let per_group = GROUP_LANES / self.x_layout.strip();
@@ -66,7 +70,7 @@ impl Spmm<'_> {
         // Bands outermost: a band's values then stay in L2 for all lanes. Each output is computed by one task.
         cpu.for_each_task((self.bands.len() - 1) * groups, operations, |task| {
             let (band, group) = (task / groups, task % groups);
-            let part = Part::<H, DOWN, ACROSS> {
+            let part = Part::<R> {
                 blocks: self.blocks,
                 places: self.places,
                 values: self.values,
@@ -74,7 +78,10 @@ impl Spmm<'_> {
                 x: self.x,
                 y_layout: self.y_layout,
                 y,
+                height,
                 width,
+                down,
+                across,
                 block_rows: self.bands[band] as usize..self.bands[band + 1] as usize,
                 // Even groups rather than a short last one.
                 strips: group * strips / groups..(group + 1) * strips / groups,
@@ -84,8 +91,8 @@ impl Spmm<'_> {
     }
 }
 
-/// The work of one task.
-struct Part<'a, const H: usize, const DOWN: usize, const ACROSS: usize> {
+/// The work of one task, in tiles of `R` rows.
+struct Part<'a, const R: usize> {
     blocks: &'a CsrPattern,
     places: Option<&'a [u32]>,
     values: &'a [f32],
@@ -93,12 +100,17 @@ struct Part<'a, const H: usize, const DOWN: usize, const ACROSS: usize> {
     x: &'a [f32],
     y_layout: StripLayout,
     y: SharedMut,
+    /// Rows of Y and of X that a block has.
+    height: usize,
     width: usize,
+    /// From a value to that of the next row, and of the next column.
+    down: usize,
+    across: usize,
     block_rows: std::ops::Range<usize>,
     strips: std::ops::Range<usize>,
 }
 
-impl<const H: usize, const DOWN: usize, const ACROSS: usize> Kernel for Part<'_, H, DOWN, ACROSS> {
+impl<const R: usize> Kernel for Part<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -117,52 +129,43 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Kernel for Part<'_,
     }
 }
 
-impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, ACROSS> {
+impl<const R: usize> Part<'_, R> {
     /// Does one or more of the `left` vectors from `first` on and returns how many. R · V accumulators, V vectors of X
     /// and one broadcast must fit the registers; 12 accumulators or more keep the multiply-adds busy, 8 just so.
     #[inline(always)]
     fn widest<I: Isa>(&self, isa: I, first: usize, left: usize) -> usize {
-        // Constant blocks, so that the tiles of other heights are not even compiled.
-        if const { H == 1 } {
+        // Constant blocks, so that the tiles of other heights and instruction sets are not even compiled.
+        if const { !I::IS_VECTOR } {
+            self.vectors::<I, 1, 1>(isa, first)
+        } else if const { R == 1 } {
             match left {
-                8.. => self.vectors::<I, 1, 8>(isa, first),
-                4.. => self.vectors::<I, 1, 4>(isa, first),
-                2.. => self.vectors::<I, 1, 2>(isa, first),
-                _ => self.vectors::<I, 1, 1>(isa, first),
+                8.. => self.vectors::<I, R, 8>(isa, first),
+                4.. => self.vectors::<I, R, 4>(isa, first),
+                2.. => self.vectors::<I, R, 2>(isa, first),
+                _ => self.vectors::<I, R, 1>(isa, first),
             }
-        } else if const { H == 2 } {
+        } else if const { R == 2 || R == 4 && I::REGISTERS >= 32 } {
             match left {
-                6 | 8 | 9 | 12.. => self.vectors::<I, 2, 6>(isa, first),
-                4.. => self.vectors::<I, 2, 4>(isa, first),
-                2.. => self.vectors::<I, 2, 2>(isa, first),
-                _ => self.vectors::<I, 2, 1>(isa, first),
+                6 | 8 | 9 | 12.. => self.vectors::<I, R, 6>(isa, first),
+                4.. => self.vectors::<I, R, 4>(isa, first),
+                2.. => self.vectors::<I, R, 2>(isa, first),
+                _ => self.vectors::<I, R, 1>(isa, first),
             }
-        } else if const { H == 4 && I::REGISTERS >= 32 } {
-            match left {
-                6 | 8 | 9 | 12.. => self.vectors::<I, 4, 6>(isa, first),
-                4.. => self.vectors::<I, 4, 4>(isa, first),
-                2.. => self.vectors::<I, 4, 2>(isa, first),
-                _ => self.vectors::<I, 4, 1>(isa, first),
-            }
-        } else if const { H > 4 && I::REGISTERS >= 32 } {
-            match left {
-                3 | 5.. => self.vectors::<I, 8, 3>(isa, first),
-                2.. => self.vectors::<I, 8, 2>(isa, first),
-                _ => self.vectors::<I, 8, 1>(isa, first),
-            }
-        } else {
+        } else if const { R == 4 || I::REGISTERS >= 32 } {
             match left {
                 // Four are two and two, not three and one.
-                3 | 5.. => self.vectors::<I, 4, 3>(isa, first),
-                2.. => self.vectors::<I, 4, 2>(isa, first),
-                _ => self.vectors::<I, 4, 1>(isa, first),
+                3 | 5.. => self.vectors::<I, R, 3>(isa, first),
+                2.. => self.vectors::<I, R, 2>(isa, first),
+                _ => self.vectors::<I, R, 1>(isa, first),
             }
+        } else {
+            unreachable!("eight rows need 32 registers")
         }
     }
 
-    /// All block rows over V vectors from `first` on, R rows at a time.
+    /// All block rows over V vectors from `first` on, T rows at a time.
     #[inline(always)]
-    fn vectors<I: Isa, const R: usize, const V: usize>(&self, isa: I, first: usize) -> usize {
+    fn vectors<I: Isa, const T: usize, const V: usize>(&self, isa: I, first: usize) -> usize {
         let of_strip = self.x_layout.strip() / I::LANES;
         let place = |v: usize| (self.strips.start + (first + v) / of_strip, (first + v) % of_strip * I::LANES);
         // Rows of X and Y are at equal distances within a strip, so each vector has one base in each.
@@ -175,25 +178,23 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
             self.y.get().wrapping_add(strip * self.y_layout.strip_pitch() + lane)
         });
         for block_row in self.block_rows.clone() {
-            let rows = H.min(self.y_layout.features() - block_row * H);
+            let rows = self.height.min(self.y_layout.features() - block_row * self.height);
             let mut row = 0;
-            while row + R <= rows {
-                self.rows::<I, R, V>(isa, block_row, row, &x, &y, first == 0);
-                row += R;
+            while row + T <= rows {
+                self.rows::<I, T, V>(isa, block_row, row, &x, &y, first == 0);
+                row += T;
             }
-            if const { R > 1 } {
-                while row < rows {
-                    self.rows::<I, 1, V>(isa, block_row, row, &x, &y, first == 0);
-                    row += 1;
-                }
+            while const { T > 1 } && row < rows {
+                self.rows::<I, 1, V>(isa, block_row, row, &x, &y, first == 0);
+                row += 1;
             }
         }
         V
     }
 
-    /// Rows `row..row + R` of a block row over V vectors; with `fetch` it fetches values ahead.
+    /// Rows `row..row + T` of a block row over V vectors; with `fetch` it fetches values ahead.
     #[inline(always)]
-    fn rows<I: Isa, const R: usize, const V: usize>(
+    fn rows<I: Isa, const T: usize, const V: usize>(
         &self,
         isa: I,
         block_row: usize,
@@ -202,16 +203,16 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
         y: &[*mut f32; V],
         fetch: bool,
     ) {
-        let (strip, width) = (self.x_layout.strip(), self.width);
+        let (strip, height, width) = (self.x_layout.strip(), self.height, self.width);
         // The transposed product finds its blocks anywhere: the first pass over them fetches ahead.
         let scattered = self.places.filter(|_| fetch && row == 0);
-        let ahead = (AHEAD / (H * width)).max(2);
+        let ahead = (AHEAD / (height * width)).max(2);
         let range = self.blocks.row_range(block_row);
         let columns = &self.blocks.col_indices()[range.clone()];
-        let mut acc = [[isa.splat(0.0); V]; R];
+        let mut acc = [[isa.splat(0.0); V]; T];
         // Why the accesses below are in bounds: the caller found the vectors to exist in X and Y, whose lengths and features
-        // `spmm_bsr` checked, and `row + R` rows of the block row to be below Y's features. A block has `width` rows of X,
-        // less those beyond X's features. There are H · width values for each block, and `places` is a permutation of the
+        // `spmm_bsr` checked, and `row + T` rows of the block row to be below Y's features. A block has `width` rows of X,
+        // less those beyond X's features. There are height · width values for each block, and `places` is a permutation of the
         // blocks.
         // SAFETY: in bounds as said above; tasks differ in block row or strip, so no other task writes these rows of Y.
         unsafe {
@@ -220,19 +221,19 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
                 let block = range.start + k;
                 let place = self.places.map_or(block, |places| *places.get_unchecked(block) as usize);
                 if let Some(&next) = scattered.and_then(|places| places.get(block + ahead)) {
-                    let next = self.values.as_ptr().wrapping_add(next as usize * H * width);
-                    (0..H * width).step_by(LINE).for_each(|at| isa.prefetch(next.wrapping_add(at)));
+                    let next = self.values.as_ptr().wrapping_add(next as usize * height * width);
+                    (0..height * width).step_by(LINE).for_each(|at| isa.prefetch(next.wrapping_add(at)));
                 }
-                let mut values = self.values.as_ptr().add(place * H * width + row * DOWN);
+                let mut values = self.values.as_ptr().add(place * height * width + row * self.down);
                 let mut offset = first * strip;
                 for _ in 0..width.min(self.x_layout.features() - first) {
-                    column_step::<I, R, V, DOWN>(isa, values, x, offset, &mut acc);
+                    column_step(isa, values, self.down, x, offset, &mut acc);
                     // Past the last column this may point behind the values.
-                    values = values.wrapping_add(ACROSS);
+                    values = values.wrapping_add(self.across);
                     offset += strip;
                 }
             }
-            let to = (block_row * H + row) * strip;
+            let to = (block_row * height + row) * strip;
             for (r, acc) in acc.iter().enumerate() {
                 for (y, &acc) in y.iter().zip(acc) {
                     isa.store(y.add(to + r * strip), acc);
@@ -244,7 +245,8 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
     /// Zeroes the lanes of the part's rows from `from` on, in its last strip.
     fn clear_padding(&self, from: usize) {
         let strip = self.y_layout.strip();
-        let rows = self.block_rows.start * H..(self.block_rows.end * H).min(self.y_layout.features());
+        let rows =
+            self.block_rows.start * self.height..(self.block_rows.end * self.height).min(self.y_layout.features());
         for row in rows {
             let at = (self.strips.end - 1) * self.y_layout.strip_pitch() + row * strip;
             // SAFETY: row is below y's features and the strip exists, so the strip's lanes of the row are in bounds; no
@@ -254,23 +256,24 @@ impl<const H: usize, const DOWN: usize, const ACROSS: usize> Part<'_, H, DOWN, A
     }
 }
 
-/// `acc += values · X`: R rows of one column of a block, whose row of X stands at `offset`.
+/// `acc += values · X`: T rows of one column of a block, whose row of X stands at `offset`.
 ///
 /// # Safety
-/// R values at distances of `DOWN` are at `values`, and a vector at `offset` behind each of `x`.
+/// T values at distances of `down` are at `values`, and a vector at `offset` behind each of `x`.
 #[inline(always)]
-unsafe fn column_step<I: Isa, const R: usize, const V: usize, const DOWN: usize>(
+unsafe fn column_step<I: Isa, const T: usize, const V: usize>(
     isa: I,
     values: *const f32,
+    down: usize,
     x: &[*const f32; V],
     offset: usize,
-    acc: &mut [[I::V; V]; R],
+    acc: &mut [[I::V; V]; T],
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let x: [I::V; V] = std::array::from_fn(|v| isa.load(x[v].add(offset)));
         for (r, acc) in acc.iter_mut().enumerate() {
-            let w = isa.splat(*values.add(r * DOWN));
+            let w = isa.splat(*values.add(r * down));
             for (acc, &x) in acc.iter_mut().zip(&x) {
                 *acc = isa.mul_add(w, x, *acc);
             }

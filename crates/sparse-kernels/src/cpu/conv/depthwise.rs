@@ -266,20 +266,34 @@ impl Kernel for Filter<'_> {
                         newest: x.wrapping_add(newest + AHEAD),
                     };
                     let (which, offsets) = (&pass.which[taps.clone()], &pass.offsets[taps.clone()]);
+                    let taps = Listed { w, which, offsets };
                     // Numbers of taps, of a whole filter or of its rows in the image, whose weights fit into registers: filters
                     // of 3 × 3, and what is left of them with stride 2.
                     match which.len() {
-                        1 => part.filter(isa, Held::<I, 1>::new(isa, w, which, offsets)),
-                        2 => part.filter(isa, Held::<I, 2>::new(isa, w, which, offsets)),
-                        3 => part.filter(isa, Held::<I, 3>::new(isa, w, which, offsets)),
-                        4 => part.filter(isa, Held::<I, 4>::new(isa, w, which, offsets)),
-                        6 => part.filter(isa, Held::<I, 6>::new(isa, w, which, offsets)),
-                        9 => part.filter(isa, Held::<I, 9>::new(isa, w, which, offsets)),
-                        _ => part.filter(isa, Listed { w, which, offsets }),
+                        1 => isa.call(Filtered::<1>(part, taps)),
+                        2 => isa.call(Filtered::<2>(part, taps)),
+                        3 => isa.call(Filtered::<3>(part, taps)),
+                        4 => isa.call(Filtered::<4>(part, taps)),
+                        6 => isa.call(Filtered::<6>(part, taps)),
+                        9 => isa.call(Filtered::<9>(part, taps)),
+                        _ => isa.call(Filtered::<0>(part, taps)),
                     }
                 }
             }
         }
+    }
+}
+
+/// A row filtered by `N` taps; 0 for any number.
+struct Filtered<'a, const N: usize>(Row, Listed<'a>);
+
+impl<const N: usize> Kernel for Filtered<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Filtered(row, taps) = self;
+        if const { N == 0 } { row.filter(isa, taps) } else { row.filter(isa, Held::<I, N>::new(isa, taps)) }
     }
 }
 
@@ -304,7 +318,7 @@ struct Held<I: Isa, const N: usize> {
 
 impl<I: Isa, const N: usize> Held<I, N> {
     #[inline(always)]
-    fn new(isa: I, w: &[f32], which: &[usize], offsets: &[usize]) -> Self {
+    fn new(isa: I, Listed { w, which, offsets }: Listed<'_>) -> Self {
         let which: [usize; N] = which.try_into().expect("N taps");
         Self { weights: which.map(|tap| isa.splat(w[tap])), offsets: offsets.try_into().expect("N taps") }
     }

@@ -160,47 +160,56 @@ impl Part<'_> {
         // Constant blocks, so that tiles that are not used are not even compiled.
         if const { !I::IS_VECTOR } {
             return match run {
-                0 | 1 => self.panels::<I, 1, 1>(isa, panels, tile, first, ahead),
-                2 => self.panels::<I, 1, 2>(isa, panels, tile, first, ahead),
-                4 => self.panels::<I, 1, 4>(isa, panels, tile, first, ahead),
+                0 | 1 => isa.call(Over::<1, 1> { part: self, panels, tile, first, ahead }),
+                2 => isa.call(Over::<1, 2> { part: self, panels, tile, first, ahead }),
+                4 => isa.call(Over::<1, 4> { part: self, panels, tile, first, ahead }),
                 _ => unreachable!("strips have at most 32 samples"),
             };
         }
         match (run, tile.count) {
-            (0 | 1, 1) => self.panels::<I, 1, 1>(isa, panels, tile, first, ahead),
-            (0, 2) | (2, 1) => self.panels::<I, 1, 2>(isa, panels, tile, first, ahead),
-            (0, 3) => self.panels::<I, 1, 3>(isa, panels, tile, first, ahead),
-            (0, 4) | (4, 1) => self.panels::<I, 1, 4>(isa, panels, tile, first, ahead),
-            (1, 2) => self.panels::<I, 2, 1>(isa, panels, tile, first, ahead),
-            (1, 3) => self.panels::<I, 3, 1>(isa, panels, tile, first, ahead),
-            (1, 4) => self.panels::<I, 4, 1>(isa, panels, tile, first, ahead),
-            (2, 2) => self.panels::<I, 2, 2>(isa, panels, tile, first, ahead),
+            (0 | 1, 1) => isa.call(Over::<1, 1> { part: self, panels, tile, first, ahead }),
+            (0, 2) | (2, 1) => isa.call(Over::<1, 2> { part: self, panels, tile, first, ahead }),
+            (0, 3) => isa.call(Over::<1, 3> { part: self, panels, tile, first, ahead }),
+            (0, 4) | (4, 1) => isa.call(Over::<1, 4> { part: self, panels, tile, first, ahead }),
+            (1, 2) => isa.call(Over::<2, 1> { part: self, panels, tile, first, ahead }),
+            (1, 3) => isa.call(Over::<3, 1> { part: self, panels, tile, first, ahead }),
+            (1, 4) => isa.call(Over::<4, 1> { part: self, panels, tile, first, ahead }),
+            (2, 2) => isa.call(Over::<2, 2> { part: self, panels, tile, first, ahead }),
             _ => unreachable!("tiles have at most four vectors"),
         }
     }
+}
+
+/// Panels over one tile: `P` runs of `V` vectors.
+struct Over<'a, const P: usize, const V: usize> {
+    part: &'a Part<'a>,
+    panels: &'a [Panel],
+    tile: Tile,
+    first: bool,
+    ahead: &'a mut [Ahead; 2],
+}
+
+impl<const P: usize, const V: usize> Kernel for Over<'_, P, V> {
+    type Output = ();
 
     #[inline(always)]
-    fn panels<I: Isa, const P: usize, const V: usize>(
-        &self,
-        isa: I,
-        panels: &[Panel],
-        tile: Tile,
-        first: bool,
-        ahead: &mut [Ahead; 2],
-    ) {
+    fn eval<I: Isa>(self, isa: I) {
+        let Over { part, panels, tile, first, ahead } = self;
         for panel in panels {
             ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             match panel.rows {
-                8 if const { I::REGISTERS >= 32 } => self.panel::<I, 8, P, V>(isa, panel, tile, first),
-                6 if const { I::REGISTERS < 32 } => self.panel::<I, 6, P, V>(isa, panel, tile, first),
-                4 => self.panel::<I, 4, P, V>(isa, panel, tile, first),
-                2 => self.panel::<I, 2, P, V>(isa, panel, tile, first),
-                1 => self.panel::<I, 1, P, V>(isa, panel, tile, first),
+                8 if const { I::REGISTERS >= 32 } => part.panel::<I, 8, P, V>(isa, panel, tile, first),
+                6 if const { I::REGISTERS < 32 } => part.panel::<I, 6, P, V>(isa, panel, tile, first),
+                4 => part.panel::<I, 4, P, V>(isa, panel, tile, first),
+                2 => part.panel::<I, 2, P, V>(isa, panel, tile, first),
+                1 => part.panel::<I, 1, P, V>(isa, panel, tile, first),
                 _ => unreachable!("panels have 1, 2, 4, and 6 or 8 rows"),
             }
         }
     }
+}
 
+impl Part<'_> {
     #[inline(always)]
     fn panel<I: Isa, const R: usize, const P: usize, const V: usize>(
         &self,

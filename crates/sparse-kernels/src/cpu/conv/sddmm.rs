@@ -108,7 +108,7 @@ impl Part<'_> {
         macro_rules! choose {
             ($($run:pat, $count:literal => $p:literal $v:literal $dots:literal;)*) => {
                 match (run, tile.count) {
-                    $(($run, $count) => self.segments::<I, $p, $v, $dots>(isa, tile, add, ahead),)*
+                    $(($run, $count) => isa.call(Segments::<$p, $v, $dots> { part: self, tile, add, ahead }),)*
                     _ => unreachable!("tiles have at most eight vectors"),
                 }
             };
@@ -131,32 +131,39 @@ impl Part<'_> {
             }
         }
     }
+}
+
+/// All segments of a part over one tile: `P` runs of `V` vectors, `DOTS` entries at a time.
+struct Segments<'a, const P: usize, const V: usize, const DOTS: usize> {
+    part: &'a Part<'a>,
+    tile: Tile,
+    add: bool,
+    ahead: &'a mut [Ahead; 2],
+}
+
+impl<const P: usize, const V: usize, const DOTS: usize> Kernel for Segments<'_, P, V, DOTS> {
+    type Output = ();
 
     #[inline(always)]
-    fn segments<I: Isa, const P: usize, const V: usize, const DOTS: usize>(
-        &self,
-        isa: I,
-        tile: Tile,
-        add: bool,
-        ahead: &mut [Ahead; 2],
-    ) {
-        let (x, dy) = (self.x.as_ptr().wrapping_add(tile.from), self.dy.as_ptr().wrapping_add(tile.to));
-        let runs = Runs { pitch: self.grid.to.pixel, pieces: None };
-        for segment in self.walk.segments(self.block, self.chunk) {
+    fn eval<I: Isa>(self, isa: I) {
+        let Segments { part, tile, add, ahead } = self;
+        let (x, dy) = (part.x.as_ptr().wrapping_add(tile.from), part.dy.as_ptr().wrapping_add(tile.to));
+        let runs = Runs { pitch: part.grid.to.pixel, pieces: None };
+        for segment in part.walk.segments(part.block, part.chunk) {
             ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             // SAFETY: as in the forward pass: all pixels of the tile exist in dY and, at every entry's offset, in X; of a last
             // vector beyond the row's end, dY counts as zero. Entries belong to one row, so to one block.
             unsafe {
                 let mut row = [[isa.splat(0.0); V]; P];
-                runs.load(isa, dy.add(segment.row as usize * self.grid.to.channel), &mut row);
+                runs.load(isa, dy.add(segment.row as usize * part.grid.to.channel), &mut row);
                 if P == 1
                     && let Some(pieces) = tile.pieces
                 {
                     row[0][V - 1] = isa.keep_first(row[0][V - 1], pieces.count - (V - 1) * I::LANES);
                 }
                 let start = segment.start as usize;
-                let (columns, out) = (self.offsets.as_ptr().add(start), self.values.get().add(start));
-                let pitch = self.grid.from.pixel;
+                let (columns, out) = (part.offsets.as_ptr().add(start), part.values.get().add(start));
+                let pitch = part.grid.from.pixel;
                 let row: Row<I, P, V, 0> = Row { columns, out, x, shift: 0, pitch, dy: row, tail: [], add };
                 row.all::<DOTS>(isa, segment.len as usize);
             }

@@ -126,64 +126,73 @@ impl Part<'_> {
         // Constant blocks, so that the tiles of other instruction sets are not even compiled.
         if const { !I::IS_VECTOR } {
             match run {
-                0 | 1 => self.segments::<I, 2, 1, 1>(isa, pass, chunk, tile, ahead),
-                2 => self.segments::<I, 2, 1, 2>(isa, pass, chunk, tile, ahead),
-                4 => self.segments::<I, 2, 1, 4>(isa, pass, chunk, tile, ahead),
+                0 | 1 => isa.call(Segments::<2, 1, 1> { part: self, pass, chunk, tile, ahead }),
+                2 => isa.call(Segments::<2, 1, 2> { part: self, pass, chunk, tile, ahead }),
+                4 => isa.call(Segments::<2, 1, 4> { part: self, pass, chunk, tile, ahead }),
                 _ => unreachable!("strips have at most 32 samples"),
             }
         } else if const { I::REGISTERS >= 32 } {
             match (run, tile.count) {
-                (0, 1) => self.segments::<I, 8, 1, 1>(isa, pass, chunk, tile, ahead),
-                (0, 2) => self.segments::<I, 6, 1, 2>(isa, pass, chunk, tile, ahead),
-                (0, 3) => self.segments::<I, 4, 1, 3>(isa, pass, chunk, tile, ahead),
-                (0, 4) => self.segments::<I, 4, 1, 4>(isa, pass, chunk, tile, ahead),
-                (1, 1) => self.segments::<I, 8, 1, 1>(isa, pass, chunk, tile, ahead),
-                (1, 2) => self.segments::<I, 6, 2, 1>(isa, pass, chunk, tile, ahead),
-                (1, 3) => self.segments::<I, 4, 3, 1>(isa, pass, chunk, tile, ahead),
-                (1, 4) => self.segments::<I, 4, 4, 1>(isa, pass, chunk, tile, ahead),
-                (2, 1) => self.segments::<I, 6, 1, 2>(isa, pass, chunk, tile, ahead),
-                (2, 2) => self.segments::<I, 4, 2, 2>(isa, pass, chunk, tile, ahead),
+                (0, 1) => isa.call(Segments::<8, 1, 1> { part: self, pass, chunk, tile, ahead }),
+                (0, 2) => isa.call(Segments::<6, 1, 2> { part: self, pass, chunk, tile, ahead }),
+                (0, 3) => isa.call(Segments::<4, 1, 3> { part: self, pass, chunk, tile, ahead }),
+                (0, 4) => isa.call(Segments::<4, 1, 4> { part: self, pass, chunk, tile, ahead }),
+                (1, 1) => isa.call(Segments::<8, 1, 1> { part: self, pass, chunk, tile, ahead }),
+                (1, 2) => isa.call(Segments::<6, 2, 1> { part: self, pass, chunk, tile, ahead }),
+                (1, 3) => isa.call(Segments::<4, 3, 1> { part: self, pass, chunk, tile, ahead }),
+                (1, 4) => isa.call(Segments::<4, 4, 1> { part: self, pass, chunk, tile, ahead }),
+                (2, 1) => isa.call(Segments::<6, 1, 2> { part: self, pass, chunk, tile, ahead }),
+                (2, 2) => isa.call(Segments::<4, 2, 2> { part: self, pass, chunk, tile, ahead }),
                 _ => unreachable!("tiles have at most four vectors"),
             }
         } else {
             match (run, tile.count) {
-                (0, 5) => self.segments::<I, 2, 1, 5>(isa, pass, chunk, tile, ahead),
-                (0, 6) => self.segments::<I, 2, 1, 6>(isa, pass, chunk, tile, ahead),
-                (0, 7) => self.segments::<I, 1, 1, 7>(isa, pass, chunk, tile, ahead),
-                (0, 8) => self.segments::<I, 1, 1, 8>(isa, pass, chunk, tile, ahead),
-                (0 | 1, 1) => self.segments::<I, 6, 1, 1>(isa, pass, chunk, tile, ahead),
-                (0, 2) | (2, 1) => self.segments::<I, 6, 1, 2>(isa, pass, chunk, tile, ahead),
-                (0, 3) => self.segments::<I, 4, 1, 3>(isa, pass, chunk, tile, ahead),
-                (0, 4) | (4, 1) => self.segments::<I, 3, 1, 4>(isa, pass, chunk, tile, ahead),
-                (1, 2) => self.segments::<I, 6, 2, 1>(isa, pass, chunk, tile, ahead),
-                (1, 3) => self.segments::<I, 4, 3, 1>(isa, pass, chunk, tile, ahead),
-                (1, 4) => self.segments::<I, 3, 4, 1>(isa, pass, chunk, tile, ahead),
-                (2, 2) => self.segments::<I, 3, 2, 2>(isa, pass, chunk, tile, ahead),
+                (0, 5) => isa.call(Segments::<2, 1, 5> { part: self, pass, chunk, tile, ahead }),
+                (0, 6) => isa.call(Segments::<2, 1, 6> { part: self, pass, chunk, tile, ahead }),
+                (0, 7) => isa.call(Segments::<1, 1, 7> { part: self, pass, chunk, tile, ahead }),
+                (0, 8) => isa.call(Segments::<1, 1, 8> { part: self, pass, chunk, tile, ahead }),
+                (0 | 1, 1) => isa.call(Segments::<6, 1, 1> { part: self, pass, chunk, tile, ahead }),
+                (0, 2) | (2, 1) => isa.call(Segments::<6, 1, 2> { part: self, pass, chunk, tile, ahead }),
+                (0, 3) => isa.call(Segments::<4, 1, 3> { part: self, pass, chunk, tile, ahead }),
+                (0, 4) | (4, 1) => isa.call(Segments::<3, 1, 4> { part: self, pass, chunk, tile, ahead }),
+                (1, 2) => isa.call(Segments::<6, 2, 1> { part: self, pass, chunk, tile, ahead }),
+                (1, 3) => isa.call(Segments::<4, 3, 1> { part: self, pass, chunk, tile, ahead }),
+                (1, 4) => isa.call(Segments::<3, 4, 1> { part: self, pass, chunk, tile, ahead }),
+                (2, 2) => isa.call(Segments::<3, 2, 2> { part: self, pass, chunk, tile, ahead }),
                 _ => unreachable!("tiles have at most four vectors"),
             }
         }
     }
+}
+
+/// All segments of a chunk over one tile: `R` rows in lock-step, `P` runs of `V` vectors.
+struct Segments<'a, const R: usize, const P: usize, const V: usize> {
+    part: &'a Part<'a>,
+    pass: &'a Pass<'a>,
+    chunk: usize,
+    tile: Tile,
+    ahead: &'a mut [Ahead; 2],
+}
+
+impl<const R: usize, const P: usize, const V: usize> Kernel for Segments<'_, R, P, V> {
+    type Output = ();
 
     #[inline(always)]
-    fn segments<I: Isa, const R: usize, const P: usize, const V: usize>(
-        &self,
-        isa: I,
-        pass: &Pass<'_>,
-        chunk: usize,
-        tile: Tile,
-        ahead: &mut [Ahead; 2],
-    ) {
-        let groups = pass.walk.segments(self.block, chunk).chunks_exact(R);
+    fn eval<I: Isa>(self, isa: I) {
+        let Segments { part, pass, chunk, tile, ahead } = self;
+        let groups = pass.walk.segments(part.block, chunk).chunks_exact(R);
         let rest = groups.remainder();
         for group in groups {
             ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
-            self.rows::<I, R, P, V>(isa, pass, group.try_into().expect("chunks_exact gives R"), tile, chunk == 0);
+            part.rows::<I, R, P, V>(isa, pass, group.try_into().expect("chunks_exact gives R"), tile, chunk == 0);
         }
         for segment in rest {
-            self.rows::<I, 1, P, V>(isa, pass, std::array::from_ref(segment), tile, chunk == 0);
+            part.rows::<I, 1, P, V>(isa, pass, std::array::from_ref(segment), tile, chunk == 0);
         }
     }
+}
 
+impl Part<'_> {
     /// R rows in lock-step over the pixels of a tile.
     #[inline(always)]
     fn rows<I: Isa, const R: usize, const P: usize, const V: usize>(

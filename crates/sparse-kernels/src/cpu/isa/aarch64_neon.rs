@@ -9,7 +9,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Isa;
+use super::{Isa, Kernel};
 
 /// Proof that the machine has NEON.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +77,16 @@ impl Isa for Neon {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
 
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "neon")]
+        #[inline(never)]
+        fn run<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
+            kernel.eval(isa)
+        }
+        // SAFETY: `detect` tested the feature that `run` enables.
+        unsafe { run(self, kernel) }
+    }
     #[inline(always)]
     fn splat(self, value: f32) -> Pair {
         // SAFETY: see above.

@@ -110,7 +110,7 @@ impl FromStr for IsaName {
 ///
 /// # Safety
 /// Methods may use the instruction set's intrinsics, so they must be called from code compiled with its features:
-/// that is, inlined into [`dispatch`]'s wrappers.
+/// that is, inlined into [`Isa::call`].
 #[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "the products need fewer operations than the networks"))]
 pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// A vector of [`Isa::LANES`] f32.
@@ -123,6 +123,9 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// it takes to unroll them lane by lane.
     const IS_VECTOR: bool = true;
 
+    /// Runs `kernel`, compiled with the instruction set's features, as a function of its own. A kernel with many tiles calls
+    /// each so: the compiler's time grows faster than a function's length.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
     /// All lanes equal.
     fn splat(self, value: f32) -> Self::V;
     /// Reads a vector.
@@ -251,38 +254,15 @@ pub(crate) trait Kernel {
 /// # Panics
 /// If this machine lacks the instruction set; [`super::Cpu`] checks that once.
 pub(crate) fn dispatch<K: Kernel>(name: IsaName, kernel: K) -> K::Output {
+    const CHECKED: &str = "Cpu::new checked that the instruction set is there";
     match name {
-        IsaName::Scalar => kernel.eval(Scalar),
+        IsaName::Scalar => Scalar.call(kernel),
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-        IsaName::Neon => {
-            #[target_feature(enable = "neon")]
-            fn run<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
-                kernel.eval(isa)
-            }
-            let isa = Neon::detect().expect("Cpu::new checked that NEON is there");
-            // SAFETY: `detect` tested the feature that `run` enables.
-            unsafe { run(isa, kernel) }
-        }
+        IsaName::Neon => Neon::detect().expect(CHECKED).call(kernel),
         #[cfg(target_arch = "x86_64")]
-        IsaName::Avx2 => {
-            #[target_feature(enable = "avx2,fma,bmi1,bmi2")]
-            fn run<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
-                kernel.eval(isa)
-            }
-            let isa = Avx2::detect().expect("Cpu::new checked that AVX2 is there");
-            // SAFETY: `detect` tested every feature that `run` enables.
-            unsafe { run(isa, kernel) }
-        }
+        IsaName::Avx2 => Avx2::detect().expect(CHECKED).call(kernel),
         #[cfg(target_arch = "x86_64")]
-        IsaName::Avx512 => {
-            #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,bmi1,bmi2")]
-            fn run<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
-                kernel.eval(isa)
-            }
-            let isa = Avx512::detect().expect("Cpu::new checked that AVX-512 is there");
-            // SAFETY: `detect` tested every feature that `run` enables.
-            unsafe { run(isa, kernel) }
-        }
+        IsaName::Avx512 => Avx512::detect().expect(CHECKED).call(kernel),
         other => panic!("{other} is not available: Cpu::new refuses it"),
     }
 }

@@ -1,6 +1,6 @@
 //! Plain Rust: eight floats at a time, no fused multiply-add (without the instruction it is a slow library call).
 
-use super::Isa;
+use super::{Isa, Kernel};
 
 /// The fallback that every machine has.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,10 @@ impl Isa for Scalar {
     const REGISTERS: usize = 16;
     const IS_VECTOR: bool = false;
 
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.eval(self)
+    }
     #[inline(always)]
     fn splat(self, value: f32) -> V {
         [value; 8]

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Isa, two_columns};
+use super::{Isa, Kernel, two_columns};
 
 /// Proof that the machine has AVX2, FMA, BMI1 and BMI2.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +86,16 @@ impl Isa for Avx2 {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
 
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,bmi1,bmi2")]
+        #[inline(never)]
+        fn run<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
+            kernel.eval(isa)
+        }
+        // SAFETY: `detect` tested every feature that `run` enables.
+        unsafe { run(self, kernel) }
+    }
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
         // SAFETY: see above.

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Avx2, Isa};
+use super::{Avx2, Isa, Kernel};
 
 /// Proof that the machine has AVX-512 F, DQ, VL and BW, and all of AVX2's set.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +62,16 @@ impl Isa for Avx512 {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
 
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,bmi1,bmi2")]
+        #[inline(never)]
+        fn run<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
+            kernel.eval(isa)
+        }
+        // SAFETY: `detect` tested every feature that `run` enables.
+        unsafe { run(self, kernel) }
+    }
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         // SAFETY: see above.
