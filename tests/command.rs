@@ -239,7 +239,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("bench kernel --dense-reference empty.jsonl", 1, &["dense_forward", "[512, 512, 128]", "empty.jsonl"]),
         ("bench step --density 1e-18", 2, &["density"]),
         ("plan --density 2", 2, &["density", "2"]),
-        ("train --out bad.toml/run", 2, &["out: bad.toml/run", "give a folder that can be made and written"]),
+        ("train --out bad.toml/run", 2, &["out: bad.toml/run", "choose a writable folder"]),
         ("train --checkpoint-every 0", 2, &["checkpoint-every", "at least 1"]),
         ("train --keep-checkpoints 0", 2, &["keep-checkpoints", "at least 1"]),
         ("train --resume empty", 2, &["empty holds no run", "config.toml"]),

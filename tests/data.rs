@@ -149,7 +149,7 @@ fn convolutional_networks_say_which_pictures_they_read() {
     let (code, _, message) = outcome(path, &format!("{train} --model vgg-16"));
     assert!(code == 2 && message.contains("vgg-16 cannot read pictures of 3×16×16"), "{message}");
     let (code, _, message) = outcome(path, &format!("{train} --model wrn-10-1 --format bsr4x4"));
-    assert!(code == 2 && message.contains("format: bsr4x4 is not possible; it must be csr"), "{message}");
+    assert!(code == 2 && message.contains("format: bsr4x4 is invalid; it must be csr"), "{message}");
 
     let written = records(path, "export --json run --out model.safetensors").pop().unwrap();
     assert_eq!(written["layers"][1]["name"], "layer1.0.conv1");
@@ -189,7 +189,7 @@ fn data_sets_are_listed_fetched_and_verified() {
         ("cifar10".to_owned(), 2, ["--to DIR", "RIGL_DATA_DIR"]),
         ("cifar10 --to c --from nowhere".to_owned(), 2, ["neither cifar-10-binary.tar.gz", "nowhere"]),
         ("imagenet --to c".to_owned(), 2, ["imagenet", "cifar100"]),
-        ("image-folder --to c".to_owned(), 2, ["image-folder", "your own pictures"]),
+        ("image-folder --to c".to_owned(), 2, ["image-folder", "your own images"]),
     ] {
         let (got, records, message) = outcome(path, &format!("data fetch --json {args}"));
         assert!(records.is_empty() && got == code, "{args}: {got} {message}");

@@ -368,7 +368,7 @@ impl MethodInfo {
     /// If the value is not of this type, or `allowed` says no.
     ///
     /// # Panics
-    /// If it has no such parameter, or the default is not possible.
+    /// If it has no such parameter, or the default is invalid.
     pub fn parameter<T: FromStr>(
         &self,
         options: &MethodOptions,

@@ -173,12 +173,11 @@ pub(super) fn accuracy(results: &Results, summary: &Summary, cost: Cost) -> Resu
         results.reference.as_ref().map_or("the dense network".to_owned(), |r| format!("the dense {}", r.model));
     let mut caption = match cost {
         Cost::Flops => format!(
-            "Share of right answers on the test set, in percent, against the operations of the whole training, as a part of \
-             those of {reference}. Higher is better, further left is cheaper."
+            "Test accuracy in percent against the operations of the whole training, relative to those of {reference}. Higher is \
+             better, further left is cheaper."
         ),
         Cost::Seconds => format!(
-            "Share of right answers on the test set, in percent, against the time that the whole training took, in {}. Higher is \
-             better, further left is faster.",
+            "Test accuracy in percent against the time of the whole training, in {}. Higher is better, further left is faster.",
             match seconds_unit(summary).name {
                 "s" => "seconds",
                 "min" => "minutes",
@@ -187,19 +186,19 @@ pub(super) fn accuracy(results: &Results, summary: &Summary, cost: Cost) -> Resu
         ),
     };
     caption += if repeated {
-        " Marks are means over the seeds, bars one sample standard deviation each way, small dots single runs; lines join the \
-         densities of one arm."
+        " Marks are means over the seeds, bars are one sample standard deviation each way, small dots are single runs; lines \
+         join the densities of one arm."
     } else {
         " Each mark is one run; lines join the densities of one arm."
     };
     if results.dense().is_some() {
-        caption += " The dashed line is at the height of the dense network.";
+        caption += " The dashed line marks the dense network's accuracy.";
     }
     if cost == Cost::Flops {
-        caption += " Marks at nearly the same place are moved apart sideways.";
+        caption += " Marks that would overlap are moved apart sideways.";
     }
     if published && cost == Cost::Flops {
-        caption += " Hollow diamonds are published numbers, at the cost of our runs.";
+        caption += " Hollow diamonds are published numbers, placed at our runs' cost.";
     }
     let title = if cost == Cost::Flops { "Against operations" } else { "Against time" }.to_owned();
     Ok(Figure { title, svg, caption })
@@ -431,7 +430,7 @@ pub(super) fn training_curves(
     }
     let (name, unit, samples) = match quantity {
         Quantity::Loss => ("training loss", "Cross-entropy in nats", "the training batches"),
-        Quantity::Accuracy(judged) => (judged.accuracy_name(), "Percent of right answers", judged.samples()),
+        Quantity::Accuracy(judged) => (judged.accuracy_name(), "Accuracy in percent", judged.samples()),
     };
     let at = density.map_or(String::new(), |density| format!(" at density {density}"));
     let mut title = format!("{name}{at}");
@@ -474,12 +473,13 @@ pub(super) fn training_curves(
     })?;
     let repeated = all().any(|(_, sample)| sample.count > 1);
     let of_seeds = match (repeated, quantity) {
-        (false, _) => "One run a line.",
-        (true, Quantity::Loss) => "Lines are means over the seeds, bands reach from the lowest to the highest seed.",
-        (true, _) => "Lines are means over the seeds, bands one sample standard deviation each way.",
+        (false, _) => "One line per run.",
+        (true, Quantity::Loss) => "Lines are means over the seeds; bands reach from the lowest to the highest seed.",
+        (true, _) => "Lines are means over the seeds; bands are one sample standard deviation each way.",
     };
-    let beside = if density.is_some() && results.dense().is_some() { " The dense network stands beside." } else { "" };
-    let caption = format!("{unit} on {samples}, one value an epoch, over the steps of training. {of_seeds}{beside}");
+    let beside =
+        if density.is_some() && results.dense().is_some() { " The dense network is shown for comparison." } else { "" };
+    let caption = format!("{unit} on {samples}, one value per epoch, over the steps of training. {of_seeds}{beside}");
     Ok(Some(Figure { title, svg, caption }))
 }
 
@@ -505,7 +505,7 @@ pub(super) fn step_times(results: &Results, summary: &Summary) -> Result<Option<
     if rows.is_empty() {
         return Ok(None);
     }
-    let what = "Time of a training step against the dense step";
+    let what = "Time of a training step relative to the dense step";
     let label = |group: &Group| match group.is_dense() {
         true => results.arms[group.arm].clone(),
         false => format!("{}, {}", results.arms[group.arm], group.density),
@@ -543,8 +543,8 @@ pub(super) fn step_times(results: &Results, summary: &Summary) -> Result<Option<
         }
         Ok(())
     })?;
-    let caption = "The best time of a training step between topology updates, as a part of the dense network's step with the same \
-                   batches on the same machine, and in milliseconds. The upright line is where the time would be if it followed \
+    let caption = "The best time of a training step between topology updates, relative to the dense network's step with the same \
+                   batches on the same machine, and in milliseconds. The vertical line marks the time if it were proportional to \
                    the operations."
         .to_owned();
     Ok(Some(Figure { title: "A training step, relative to dense".to_owned(), svg, caption }))
@@ -629,14 +629,14 @@ pub(super) fn layer_densities(results: &Results, density: f64) -> Result<Option<
         }
         Ok(())
     })?;
-    let mut caption = "Share of each layer's weights that exist at the end of the training.".to_owned();
+    let mut caption = "The share of each layer's weights that exist at the end of training.".to_owned();
     if alone {
-        caption += " At the right the density and the number of weights.";
+        caption += " On the right: the density and the number of weights.";
     }
     for profile in profiles.iter().filter(|profile| profile.arms.len() > 1) {
         let mut names = profile.arms.iter().map(|&arm| results.arms[arm].as_str());
         let shown = names.next().unwrap_or_default();
-        caption += &format!(" The mark of {shown} stands for {} too.", names.collect::<Vec<_>>().join(", "));
+        caption += &format!(" The mark of {shown} also stands for {}.", names.collect::<Vec<_>>().join(", "));
     }
     Ok(Some(Figure { title: format!("Density {density}"), svg, caption }))
 }
@@ -684,10 +684,11 @@ pub(super) fn layer_history(results: &Results, group: &Group) -> Result<Option<F
         name_lines(canvas, [right, AXES[0][1]], [SIZE[0], AXES[1][1]], names)
     })?;
     let chosen = match layers.len() {
-        shown if shown < changed => format!(" The {shown} layers that change most, of {changed}."),
+        shown if shown < changed => format!(" Shown are the {shown} layers that change most, of {changed}."),
         _ => String::new(),
     };
-    let caption = format!("Share of each layer's weights that exist, over the steps of training, of one seed.{chosen}");
+    let caption =
+        format!("The share of each layer's weights that exist, over the steps of training, for one seed.{chosen}");
     Ok(Some(Figure { title: name, svg, caption }))
 }
 

@@ -30,7 +30,7 @@ impl FromStr for Seeds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rule = "it must be a number of seeds, such as 3, or seeds with commas, such as 0,5,7 (or 5, for one)";
+        let rule = "it must be a number of seeds, such as 3, or a list of seeds, such as 0,5,7 (or 5, for one seed)";
         let number = |text: &str| text.parse::<u64>().ok().filter(|&seed| i64::try_from(seed).is_ok());
         let parsed = match text.strip_suffix(',').unwrap_or(text) {
             list if text.contains(',') => list.split(',').map(number).collect::<Option<_>>().map(Self::List),
@@ -315,7 +315,7 @@ impl Definition {
     fn select(&mut self, names: &[String]) -> Result<(), ComparisonError> {
         let known: Vec<_> = self.arms.iter().map(|arm| arm.name.clone()).collect();
         if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
-            return Err(value("--methods", unknown, format!("an arm of the file: {}", known.join(", "))));
+            return Err(value("--methods", unknown, format!("one of the file's arms: {}", known.join(", "))));
         }
         self.arms.retain(|arm| names.contains(&arm.name));
         self.published.retain(|published| names.contains(&published.arm));
@@ -359,7 +359,7 @@ impl Arm {
         let plain = !name.contains([',', '/']) && !name.chars().any(char::is_control);
         if !plain || !name.chars().any(char::is_alphanumeric) {
             return Err(
-                value("[[arm]], name", format!("{name:?}"), "text with a letter or digit, without , and /").into()
+                value("[[arm]], name", format!("{name:?}"), "text that has a letter or a digit and no , or /").into()
             );
         }
         let arm = Self::named(name, method)?;
@@ -375,7 +375,7 @@ impl Arm {
             }
         };
         if arm.method == DENSE && densities.as_ref().is_some_and(|densities| *densities != [1.0]) {
-            return Err(value(&place, "densities other than 1", "[1.0], or left out, with the method dense").into());
+            return Err(value(&place, "densities other than 1", "[1.0], or omitted, with the method dense").into());
         }
         refuse(&place, &table, &INSTEAD)?;
         refuse(&place, &table, &OF_COMMAND)?;
@@ -427,7 +427,7 @@ impl Published {
             return Err(value(
                 place,
                 format!("arm = {:?}", self.arm),
-                format!("an arm of the file: {}", names.join(", ")),
+                format!("one of the file's arms: {}", names.join(", ")),
             ));
         }
         check_densities(place, &[self.density])?;
@@ -469,7 +469,7 @@ fn check_densities(place: &str, densities: &[f64]) -> Result<(), ComparisonError
     let impossible = densities.iter().find(|&&density| !(density > 0.0 && density <= 1.0));
     match impossible {
         Some(density) => Err(value(place, format!("density {density}"), "above 0 and at most 1")),
-        None if densities.is_empty() => Err(value(place, "no density", "one density at least")),
+        None if densities.is_empty() => Err(value(place, "no density", "at least one density")),
         None => match densities.iter().enumerate().find(|(i, density)| densities[..*i].contains(density)) {
             Some((_, density)) => Err(value(place, format!("density {density} twice"), "a list without repetitions")),
             None => Ok(()),
@@ -483,15 +483,19 @@ fn seed_list(place: &str, seeds: &Seeds, first: Option<u64>) -> Result<Vec<u64>,
         Seeds::Count(count) => {
             let first = first.unwrap_or(0);
             let end = first.checked_add(*count).filter(|end| i64::try_from(*end).is_ok() && *count <= MOST_SEEDS);
-            (first..end.ok_or_else(|| value(place, count, "a number of seeds of at most 1000"))?).collect()
+            (first..end.ok_or_else(|| value(place, count, "a number of seeds up to 1000"))?).collect()
         }
         Seeds::List(_) if first.is_some() => {
-            return Err(value(place, "a list of seeds beside seed", "a number of seeds, where seed is the first one"));
+            return Err(value(
+                place,
+                "a list of seeds with seed",
+                "a number of seeds, because seed is the first of them",
+            ));
         }
         Seeds::List(list) => list.clone(),
     };
     if list.is_empty() {
-        return Err(value(place, "no seed", "one seed at least"));
+        return Err(value(place, "no seed", "at least one seed"));
     }
     match list.iter().enumerate().find(|(i, seed)| list[..*i].contains(seed)) {
         Some((_, seed)) => Err(value(place, format!("seed {seed} twice"), "a list without repetitions")),
@@ -514,8 +518,8 @@ fn check_names(arms: &[Arm]) -> Result<(), ComparisonError> {
         if let Some(other) = arms[..i].iter().find(|other| folder_name(&other.name) == folder_name(&arm.name)) {
             return Err(value(
                 "arms",
-                format!("{} beside {}", arm.name, other.name),
-                "arms whose names differ in letters",
+                format!("{} and {}", arm.name, other.name),
+                "arms whose names differ in letters or digits",
             ));
         }
     }
@@ -658,10 +662,7 @@ mod tests {
             ("[settings]\nmethod = 'set'".to_owned(), &["night.toml", "[settings]", "method", "[[arm]]"]),
             ("[settings]\nout = 'x'".to_owned(), &["[settings]", "out", "--out"]),
             ("[settings]\nepochs = 1\nsteps = 2".to_owned(), &["[settings]", "epochs and steps"]),
-            (
-                "[settings]\nseed = 1\n[compare]\nseeds = [1, 2]".to_owned(),
-                &["[compare]", "a list of seeds beside seed"],
-            ),
+            ("[settings]\nseed = 1\n[compare]\nseeds = [1, 2]".to_owned(), &["[compare]", "a list of seeds with seed"]),
             ("[compare]\ndensities = []".to_owned(), &["[compare]", "no density"]),
             ("[compare]\ndensities = [0.1, 1.5]".to_owned(), &["[compare]", "density 1.5", "at most 1"]),
             ("[compare]\nseeds = [3, 3]".to_owned(), &["seed 3 twice"]),
@@ -674,7 +675,7 @@ mod tests {
             (arm("").replace("'set'", "'dense'\ndensities = [0.1]"), &["[[arm]] a", "densities other than 1"]),
             (arm("").replace("'a'", "'../a'"), &["[[arm]], name", "../a"]),
             ("[[arm]]\nname = 'a'".to_owned(), &["[[arm]]", "one without method"]),
-            (arm("").repeat(2), &["a beside a", "differ"]),
+            (arm("").repeat(2), &["a and a", "differ"]),
             (published("year = 2020"), &["unknown field `year`"]),
             (published("").replace("arm = 'a'", "arm = 'b'"), &["[[published]]", "arm = \"b\"", "a"]),
             (published("").replace("0.9", "90.0"), &["[[published]]", "accuracy = 90", "a share"]),
@@ -685,9 +686,9 @@ mod tests {
         for (line, parts) in [
             ("--method rigl", &["the command line", "method", "--methods"][..]),
             ("--density 0.1", &["density", "--densities"]),
-            ("--methods rigl,rigl", &["rigl beside rigl"]),
+            ("--methods rigl,rigl", &["rigl and rigl"]),
             ("--methods rigl,prune", &["method: prune", "static", "big-sparse"]),
-            ("--seeds 0,1 --seed 3", &["--seeds", "a list of seeds beside seed"]),
+            ("--seeds 0,1 --seed 3", &["--seeds", "a list of seeds with seed"]),
             ("--seeds 0", &["no seed"]),
             ("--resume nowhere", &["nowhere", "comparison.toml"]),
         ] {

@@ -30,7 +30,7 @@ pub enum ComparisonError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A part of a description is impossible.
-    #[error("{place}: {value} is not possible; it must be {rule}")]
+    #[error("{place}: {value} is invalid; it must be {rule}")]
     Value {
         /// Option, key or table.
         place: String,
@@ -40,26 +40,26 @@ pub enum ComparisonError {
         rule: String,
     },
     /// An option or key of `rigl train` that a comparison sets itself.
-    #[error("{place}: {key} is not for a comparison; give {instead}")]
+    #[error("{place}: a comparison does not take {key}; use {instead}")]
     Instead {
         /// Command line or table.
         place: String,
         /// The option or key.
         key: String,
-        /// What does it here.
+        /// What to use instead.
         instead: &'static str,
     },
     /// Two lines of the comparison would be the same runs.
-    #[error("{first} and {second} are the same runs; leave one of them out, or give them settings that differ")]
+    #[error("{first} and {second} are the same runs; remove one, or give them different settings")]
     Same {
         /// Arm and density.
         first: String,
         /// Arm and density.
         second: String,
     },
-    /// A run's folder holds a run of other settings.
+    /// A run's folder holds a run with other settings.
     #[error(
-        "{}: holds a run of other settings ({differences}); give another folder with --out, or remove that one",
+        "{}: holds a run with other settings ({differences}); choose another folder with --out, or remove that one",
         path.display()
     )]
     OtherSettings {
@@ -68,14 +68,14 @@ pub enum ComparisonError {
         /// What differs: key, there, here.
         differences: String,
     },
-    /// Another process makes this comparison.
+    /// Another process is running this comparison.
     #[error("{}: another process is working on this comparison; wait for it, or stop it", path.display())]
     InUse {
         /// The folder.
         path: PathBuf,
     },
     /// A folder or file cannot be written.
-    #[error("out: {}: {source}; give a folder that can be made and written", path.display())]
+    #[error("out: {}: {source}; choose a writable folder", path.display())]
     Write {
         /// The folder or file.
         path: PathBuf,
@@ -83,13 +83,13 @@ pub enum ComparisonError {
         source: io::Error,
     },
     /// There is nothing to report.
-    #[error("{}: no run of it has finished", path.display())]
+    #[error("{}: no run has finished", path.display())]
     NothingFinished {
         /// The folder.
         path: PathBuf,
     },
     /// A folder without a run or a comparison.
-    #[error("{}: neither a run (config.toml) nor a comparison (comparison.toml) is in it", path.display())]
+    #[error("{}: holds neither a run (config.toml) nor a comparison (comparison.toml)", path.display())]
     NoRun {
         /// The folder.
         path: PathBuf,
@@ -99,8 +99,8 @@ pub enum ComparisonError {
     Drawing(#[from] DrawingError),
     /// Some runs failed; the others are reported.
     #[error(
-        "{failed} of {total} runs failed; what went wrong stands above. The same command, or rigl compare --resume {}, tries \
-         them again", out.display()
+        "{failed} of {total} runs failed; see the messages above. Retry them with the same command, or with rigl compare \
+         --resume {}", out.display()
     )]
     Failed {
         /// How many.
@@ -111,9 +111,9 @@ pub enum ComparisonError {
         out: PathBuf,
     },
     /// The comparison was asked to stop.
-    #[error("interrupted with {finished} of {total} runs finished; go on with: rigl compare --resume {}", out.display())]
+    #[error("interrupted with {finished} of {total} runs finished; continue with: rigl compare --resume {}", out.display())]
     Interrupted {
-        /// Runs that are finished.
+        /// Finished runs.
         finished: usize,
         /// Of how many.
         total: usize,

@@ -163,20 +163,20 @@ fn ranking(ranked: &[Ranked<'_>]) -> Option<String> {
     let Some(pairs) = paired(best_group, second_group) else { return Some(text) };
     let difference = charts::points(pairs.mean);
     text += &match pairs.standard_error() {
-        None => format!(" The next is {name}; the difference of {difference} points is that of a single seed."),
+        None => format!(" {name} is next; the difference of {difference} points comes from a single seed."),
         Some(error) if pairs.mean > 2.0 * error => {
             let (mean, error) = (percent(pairs.mean), percent(error));
-            format!(" The next is {name}, {mean} ± {error} points behind (standard error, same seeds).")
+            format!(" {name} is next, {mean} ± {error} points behind (standard error, same seeds).")
         }
         Some(error) => format!(
-            " It is not told apart from {name}: the difference is {difference} ± {} points (standard error, same seeds).",
+            " The difference from {name} is within noise: {difference} ± {} points (standard error, same seeds).",
             percent(error)
         ),
     };
     Some(text)
 }
 
-/// Accuracy of one group less that of another with the same seed.
+/// Accuracy of one group minus that of another with the same seed.
 fn paired(a: &Group, b: &Group) -> Option<Sample> {
     let accuracy = |run: &RunFolder| run.done.as_ref().map(|done| done.test_accuracy);
     Sample::of(a.finished().filter_map(|(run, folder)| {
@@ -246,21 +246,21 @@ fn table(results: &Results, summary: &Summary) -> Result<String, ComparisonError
     }
     html += "</tbody>\n</table></div>\n";
     let mut notes = vec![
-        "Accuracy is that of the test set at the end of a run, never the best; s.d. is the sample standard deviation over the \
-         seeds."
+        "Accuracy is on the test set at the end of a run, never the best along the way; s.d. is the sample standard deviation \
+         over the seeds."
             .to_owned(),
     ];
     if with_dense {
-        notes.push("“vs dense” is the mean difference to the dense run with the same seed.".to_owned());
+        notes.push("“vs dense” is the mean difference from the dense run with the same seed.".to_owned());
     }
     if let Some(reference) = &results.reference {
         notes.push(format!(
-            "Operations are relative to the dense {}, trained as long as the common settings say.",
+            "Operations are relative to the dense {}, trained for as long as the common settings say.",
             escape(&reference.model)
         ));
     }
     notes.push(
-        "“Step” is the best time of a training step between topology updates; “Memory” the most that a run's process held."
+        "“Step” is the best time of a training step between topology updates; “Memory” is the peak memory of a run's process."
             .to_owned(),
     );
     html += &format!("<p class=\"note\">{}</p>\n", notes.join(" "));
@@ -371,8 +371,8 @@ fn masks(results: &Results) -> Result<String, ComparisonError> {
     if html.is_empty() {
         return Ok(html);
     }
-    let words = "Connections of the first layer to each pixel of the picture. A pixel that a network has learned to leave out is \
-                 dark. Of pictures with several channels, the sum over the channels is shown.";
+    let words = "How many connections the first layer has to each pixel of an image. Pixels that a network has learned to ignore \
+                 are dark. For images with several channels, the map shows the sum over the channels.";
     Ok(format!("<section>\n<h2>Where the networks look</h2>\n<p>{words}</p>\n{html}</section>\n"))
 }
 
@@ -382,7 +382,7 @@ fn strips(results: &Results, maps: &Maps) -> String {
     let _ = writeln!(
         html,
         "<div class=\"scale\"><span>0</span><img src=\"{}\" alt=\"colours from dark violet to yellow\"><span>{most} or more \
-         connections of a pixel</span></div>",
+         connections per pixel</span></div>",
         maps.scale
     );
     html += "<div class=\"maps\">\n";
@@ -426,7 +426,7 @@ fn what_was_run(results: &Results) -> String {
     let Some(first) = settings.first() else { return html + "<p>Nothing yet.</p>\n</section>\n" };
     let is_common = |key: &str| settings.iter().all(|other| other.get(key) == first.get(key));
     let defaults = deciding_settings(&TrainConfig::default());
-    html += "<h3>Settings of all runs</h3>\n<p class=\"note\">Those that differ from the defaults are bold.</p>\n";
+    html += "<h3>Settings of all runs</h3>\n<p class=\"note\">Settings that differ from the defaults are bold.</p>\n";
     html += "<dl class=\"settings\">\n";
     for (key, value) in first.iter().filter(|(key, _)| is_common(key)) {
         let Some(text) = setting_text(value) else { continue };
@@ -504,7 +504,7 @@ fn machines(folders: &[&RunFolder]) -> String {
     }
     let mut html = "<h3>Machine</h3>\n".to_owned();
     if machines.len() > 1 {
-        html += "<p class=\"warning\">The runs were not all made alike: their times do not compare.</p>\n";
+        html += "<p class=\"warning\">The runs were not all made on the same machine in the same way: their times are not comparable.</p>\n";
     }
     html += "<ul>\n";
     for (machine, count) in &machines {
@@ -546,7 +546,7 @@ fn runs(results: &Results) -> String {
                     let epochs = run.folder.as_ref().map_or(0, |folder| folder.epochs.len());
                     let state = match (&run.failure, &run.folder) {
                         (Some(message), _) => format!("failed: {message}"),
-                        (None, None) => "not begun".to_owned(),
+                        (None, None) => "not started".to_owned(),
                         (None, Some(_)) => format!("not finished, {}", plural(epochs, "epoch")),
                     };
                     html += &format!("<td class=\"text state\" colspan=\"4\">{}</td>", escape(&state));
@@ -693,7 +693,7 @@ mod tests {
         let (_out, results) = comparison("[[arm]]\nname = 'a'\nmethod = 'set'\n", |_, _, _| None);
         let html = page(&results, &Summary::of(&results)).unwrap();
         check_balance(&html);
-        assert!(html.contains("0 of 3 runs are finished") && html.contains("not begun"));
+        assert!(html.contains("0 of 3 runs are finished") && html.contains("not started"));
     }
 
     /// Without sparse arms there are no densities to show figures of.
@@ -729,8 +729,8 @@ mod tests {
             ),
             "{clear}"
         );
-        assert!(clear.contains("The next is set, 2.10 ± 0.06 points behind"), "{clear}");
+        assert!(clear.contains("set is next, 2.10 ± 0.06 points behind"), "{clear}");
         let chance = short([0.02, -0.02, 0.01]);
-        assert!(chance.contains("It is not told apart from set: the difference is +0.33 ± 1.20 points"), "{chance}");
+        assert!(chance.contains("The difference from set is within noise: +0.33 ± 1.20 points"), "{chance}");
     }
 }

@@ -125,7 +125,7 @@ impl Plan {
 
 fn not_unicode(key: &str, path: &Path) -> ComparisonError {
     let (place, value) = (key.to_owned(), path.display().to_string());
-    ComparisonError::Value { place, value, rule: "a path in Unicode, which a TOML file can hold".to_owned() }
+    ComparisonError::Value { place, value, rule: "valid Unicode, which a TOML file can hold".to_owned() }
 }
 
 /// The arm before this one whose runs are its tickets: the first of RigL at this density. None if this one needs no tickets, or
@@ -156,15 +156,15 @@ fn arm_config(
     let own_ticket = table.contains_key("ticket");
     if rigl::find_method(&arm.method).is_ok_and(|info| info.needs_ticket) && !own_ticket {
         let Some(finder) = finder_of_tickets(definition, arm, density) else {
-            let rule =
-                "with a ticket, or behind an arm of rigl at the same density, whose runs are its tickets".to_owned();
+            let rule = "given a ticket, or listed after a rigl arm with the same density, whose runs are its tickets"
+                .to_owned();
             return Err(ComparisonError::Value { place: "methods".to_owned(), value: arm.method.clone(), rule }.into());
         };
         table.insert("ticket".to_owned(), finder.name.clone().into());
     }
     let config = resolve(&table)?;
     if config.init_from.is_some() && (by_size || definition.densities_of(arm).len() > 1) {
-        let needs = "new networks (no --init-from), which have no density of their own";
+        let needs = "new networks (no --init-from), which have no density yet";
         return Err(ConfigError::NoEffect { option: if by_size { "methods" } else { "densities" }, needs }.into());
     }
     if !by_size {

@@ -271,7 +271,7 @@ fn grouped(runs: Vec<(RunFolder, Label)>) -> Vec<(Label, Vec<GroupRun>)> {
         // The same run twice would count as two that agree.
         match group.iter_mut().find(|other| other.seed == run.seed) {
             Some(other) => {
-                tracing::warn!("{} is {} again; one of them counts", run.path.display(), other.path.display());
+                tracing::warn!("{} repeats {}; only one of them counts", run.path.display(), other.path.display());
                 if run.folder.as_ref().is_some_and(|folder| folder.done.is_some()) {
                     *other = run;
                 }

@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(message(TEN, &whole[..3073 + 100]), "batch: record 1 ends after 100 of 3073 bytes (decompressed)");
         assert_eq!(message(TEN, &[]), "batch: record 0 ends after 0 of 3073 bytes (decompressed)");
         let more = [whole.as_slice(), &[1]].concat();
-        assert_eq!(message(TEN, &more), "batch: goes on after 5 records, which are all there should be");
+        assert_eq!(message(TEN, &more), "batch: has more than 5 records");
         assert_eq!(
             message(TEN, &file(TEN, &[1, 10])),
             "batch: label 1 is 10; it must be below the number of classes, 10"

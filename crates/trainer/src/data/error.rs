@@ -12,17 +12,16 @@ use super::picture::PictureError;
 #[non_exhaustive]
 pub enum DataError {
     /// No data set has this name.
-    #[error("data: there is no data set {name:?}; the known ones are {}", known.join(", "))]
+    #[error("data: unknown data set {name:?}; choose one of {}", known.join(", "))]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// Every name that exists.
         known: Vec<&'static str>,
     },
     /// The data set is not embedded, and no folder was given.
     #[error(
-        "data: {name} is read from a folder, and none was given; use --data-dir DIR or the environment variable \
-         RIGL_DATA_DIR, where {}",
+        "data: {name} needs a data folder; set --data-dir DIR or the environment variable RIGL_DATA_DIR, where {}",
         match files.as_slice() {
             [] => "DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (also .jpeg and .png)".to_owned(),
             files => format!("DIR or DIR/{name} holds {} (each also as .gz or .xz)", files.join(", ")),
@@ -52,8 +51,8 @@ pub enum DataError {
         /// The reason.
         source: io::Error,
     },
-    /// The file does not begin as an IDX file of this kind does.
-    #[error("{}: begins with {got:#010x}; {what} in the IDX format begin with {expected:#010x}", file.display())]
+    /// The file does not start like an IDX file of this kind.
+    #[error("{}: starts with {got:#010x}; {what} in the IDX format start with {expected:#010x}", file.display())]
     Magic {
         /// The file.
         file: PathBuf,
@@ -65,62 +64,62 @@ pub enum DataError {
         expected: u32,
     },
     /// The sizes in the header are impossible.
-    #[error("{}: the header says {got:?}; every dimension must be at least 1 and their product a size that fits memory", file.display())]
+    #[error("{}: the header says {got:?}; every dimension must be at least 1 and their product must fit in memory", file.display())]
     Dimensions {
         /// The file.
         file: PathBuf,
         /// The dimensions in the header.
         got: Vec<u32>,
     },
-    /// The file ends before its header says.
+    /// The file ends earlier than its header says.
     #[error("{}: ends at byte {at} of {expected} (decompressed)", file.display())]
     Truncated {
         /// The file.
         file: PathBuf,
-        /// Bytes there are.
+        /// Its bytes.
         at: u64,
         /// Bytes there should be.
         expected: u64,
     },
-    /// The file goes on after what its header announces.
-    #[error("{}: goes on after the {expected} bytes (decompressed) that its header announces", file.display())]
+    /// The file continues after what its header announces.
+    #[error("{}: continues after the {expected} bytes (decompressed) that its header announces", file.display())]
     Trailing {
         /// The file.
         file: PathBuf,
         /// Bytes there should be.
         expected: u64,
     },
-    /// A record of a file without a header is not whole.
+    /// A record of a file without a header is incomplete.
     #[error("{}: record {record} ends after {found} of {expected} bytes (decompressed)", file.display())]
     Record {
         /// The file.
         file: PathBuf,
         /// Which record.
         record: usize,
-        /// Bytes there are of it.
+        /// Its bytes.
         found: usize,
-        /// Bytes of a whole one.
+        /// Bytes of a complete record.
         expected: usize,
     },
     /// A file without a header has more records than the data set has.
-    #[error("{}: goes on after {most} records, which are all there should be", file.display())]
+    #[error("{}: has more than {most} records", file.display())]
     Records {
         /// The file.
         file: PathBuf,
-        /// Records there may be.
+        /// The largest allowed number of records.
         most: usize,
     },
-    /// Images and labels do not belong together.
-    #[error("{}: {labels} labels for {images} images; there must be one for each", file.display())]
+    /// The numbers of images and labels differ.
+    #[error("{}: {labels} labels for {images} images; each image must have one", file.display())]
     Count {
         /// The file with the labels.
         file: PathBuf,
         /// Labels in it.
         labels: usize,
-        /// Images beside it.
+        /// Images in the other file.
         images: usize,
     },
-    /// A label is no class.
+    /// A label is not a class.
     #[error("{}: label {index} is {got}; it must be below the number of classes, {classes}", file.display())]
     Label {
         /// The file.
@@ -132,7 +131,7 @@ pub enum DataError {
         /// Number of classes.
         classes: usize,
     },
-    /// Test images have another size than training images.
+    /// Test images differ in size from training images.
     #[error("{}: images of {got:?} pixels; those of the training set have {expected:?}", file.display())]
     ImageSize {
         /// The file.
@@ -142,28 +141,28 @@ pub enum DataError {
         /// Height and width of the training images.
         expected: (usize, usize),
     },
-    /// The folder of pictures has no such part.
-    #[error("data: image-folder: no folder {folder} in {}; pictures lie in {folder}/CLASS/", data_dir.display())]
+    /// The image folder has no such part.
+    #[error("data: image-folder: no folder {folder} in {}; images must be in {folder}/CLASS/", data_dir.display())]
     Folder {
         /// The data folder.
         data_dir: PathBuf,
         /// The folder that is missing.
         folder: &'static str,
     },
-    /// A part of a folder of pictures has no classes.
-    #[error("{}: has no folder; each class must have one, with .jpg, .jpeg or .png files in it", folder.display())]
+    /// A part of an image folder has no classes.
+    #[error("{}: has no folders; each class must have one, with .jpg, .jpeg or .png files", folder.display())]
     NoClasses {
         /// The folder.
         folder: PathBuf,
     },
-    /// A class has no pictures.
+    /// A class has no images.
     #[error("{}: has no .jpg, .jpeg or .png file; each class must have at least 1", folder.display())]
     EmptyClass {
         /// The folder of the class.
         folder: PathBuf,
     },
-    /// Two parts of a folder of pictures have different classes.
-    #[error("{} has the class folder {class:?} and {} has not; both must have the same", has.display(), lacks.display())]
+    /// Two parts of an image folder have different classes.
+    #[error("{} has the class folder {class:?}, {} does not; both must have the same classes", has.display(), lacks.display())]
     Classes {
         /// The class.
         class: OsString,
@@ -172,10 +171,10 @@ pub enum DataError {
         /// The part that lacks it.
         lacks: PathBuf,
     },
-    /// No picture of a split can be read.
-    #[error("none of {pictures} pictures can be read; {}: {source}", file.display())]
+    /// No image of a split can be read.
+    #[error("none of the {pictures} images can be read; {}: {source}", file.display())]
     Pictures {
-        /// How many there are.
+        /// The number of images.
         pictures: usize,
         /// One of them.
         file: PathBuf,
@@ -185,7 +184,7 @@ pub enum DataError {
     /// A validation share that leaves one side empty.
     #[error("val-fraction: {fraction} of {samples} training samples leaves the {empty} set empty")]
     Fraction {
-        /// The share asked for.
+        /// The requested share.
         fraction: f64,
         /// Training samples before the split.
         samples: usize,
@@ -195,7 +194,7 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// Whether the command line can mend it (a wrong name, folder or share), as opposed to a broken file.
+    /// Whether the command line can fix it (a wrong name, folder or share), as opposed to a broken file.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,

@@ -26,21 +26,21 @@ use crate::interrupt::Interrupt;
 #[non_exhaustive]
 pub enum FetchError {
     /// It is not published as files.
-    #[error("data: {name} cannot be fetched: {}", if *name == super::EMBEDDED { "it is part of the program" } else { "it is a folder of your own pictures" })]
+    #[error("data: {name} cannot be fetched: {}", if *name == super::EMBEDDED { "it is built into the program" } else { "it is a folder of your own images" })]
     NoHome {
         /// The data set.
         name: &'static str,
     },
-    /// Nobody said where to.
+    /// No destination was given.
     #[error(
-        "data: no folder for {name}; give --to DIR, or --data-dir DIR or the environment variable RIGL_DATA_DIR for DIR/{name}"
+        "data: no folder for {name}; set --to DIR, or --data-dir DIR or the environment variable RIGL_DATA_DIR for DIR/{name}"
     )]
     NoGoal {
         /// The data set.
         name: &'static str,
     },
-    /// The goal holds something else, or a part.
-    #[error("{}: is there, but the folder does not hold the whole {name} as it should be; remove its files or give another folder", file.display())]
+    /// The destination holds something else, or only a part.
+    #[error("{}: exists, but the folder does not hold a complete, correct {name}; remove its files or choose another folder", file.display())]
     Occupied {
         /// The data set.
         name: &'static str,
@@ -59,7 +59,7 @@ pub enum FetchError {
         /// The folder.
         folder: PathBuf,
     },
-    /// The server does not give the file.
+    /// The server does not send the file.
     #[error("{url}: {source}")]
     Http {
         /// The address.
@@ -67,7 +67,7 @@ pub enum FetchError {
         /// The answer.
         source: Box<ureq::Error>,
     },
-    /// A download ended before its time.
+    /// A download ended too early.
     #[error("{url}: broke off after {at} bytes{}: {source}", expected.map_or(String::new(), |expected| format!(" of {expected}")))]
     Broken {
         /// The address.
@@ -87,7 +87,7 @@ pub enum FetchError {
         /// The reason.
         source: io::Error,
     },
-    /// A file is not the published one, nor does it have its content.
+    /// A file is not the published one and does not have its content.
     #[error("{what}: its MD5 sum is {got}; that of the official file is {expected}")]
     Sum {
         /// The file or address.
@@ -592,11 +592,11 @@ mod tests {
         let content = get(&set, &nobody, &to).unwrap().content;
         let other = KnownSet { content: Some([content[0], !content[1]]), ..set };
         let error = get(&other, &nobody, &to).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains("data_batch_1.bin: is there, but"), "{error}");
+        assert!(error.is_usage() && error.to_string().contains("data_batch_1.bin: exists, but"), "{error}");
         fs::remove_file(to.join("test_batch.bin")).unwrap();
         assert!(matches!(get(&set, &nobody, &to).unwrap_err(), FetchError::Occupied { .. }));
         let error = get(KnownSet::named(EMBEDDED).unwrap(), &nobody, &to).unwrap_err();
-        assert_eq!(error.to_string(), "data: fashion-mnist-mini cannot be fetched: it is part of the program");
+        assert_eq!(error.to_string(), "data: fashion-mnist-mini cannot be fetched: it is built into the program");
     }
 
     #[test]

@@ -194,9 +194,9 @@ mod tests {
         assert_eq!(message(&whole[..18]), "pictures: ends at byte 18 of 20 (decompressed)");
         assert_eq!(
             message(&idx(&[1], &[1])),
-            "pictures: begins with 0x00000801; images in the IDX format begin with 0x00000803"
+            "pictures: starts with 0x00000801; images in the IDX format start with 0x00000803"
         );
-        assert!(message(&idx(&[1, 2, 2], &[1; 5])).contains("goes on after the 20 bytes"));
+        assert!(message(&idx(&[1, 2, 2], &[1; 5])).contains("continues after the 20 bytes"));
         assert!(message(&idx(&[0, 2, 2], &[])).contains("the header says [0, 2, 2]"));
         assert!(message(&idx(&[u32::MAX; 3], &[1; 4])).contains("every dimension must be at least 1"));
         let labels = parse_labels(Path::new("labels"), &idx(&[3], &[0, 10, 1]), 10).unwrap_err();

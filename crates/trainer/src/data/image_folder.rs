@@ -374,7 +374,7 @@ mod tests {
         let unread = Arc::new(load(folder.path(), 8).unwrap().train.select(&[0, 1, 2, 3]));
         let mut loader = BatchLoader::new(unread, &plain, options(2, 2, Order::Stored)).unwrap();
         let error = loader.next_batch().unwrap_err().to_string();
-        assert!(error.starts_with("none of 4 pictures can be read; ") && error.contains("0.png: "), "{error}");
+        assert!(error.starts_with("none of the 4 images can be read; ") && error.contains("0.png: "), "{error}");
     }
 
     #[test]
@@ -383,10 +383,10 @@ mod tests {
         let data = load(folder.path(), 8).unwrap();
         let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0, augment: Augment::CropFlip };
         let error = BatchLoader::new(data.train, &Normalization::PerImage, options(2, 1, order)).unwrap_err();
-        assert_eq!(error.to_string(), "augment crop-flip is for pictures in memory");
+        assert_eq!(error.to_string(), "augment crop-flip is for images in memory");
         let memory = super::super::load(super::super::EMBEDDED, None).unwrap().test;
         let error = BatchLoader::new(memory, &Normalization::PerImage, options(2, 1, training(0, 0))).unwrap_err();
-        assert_eq!(error.to_string(), "augment random-resized-crop-flip is for folders of pictures");
+        assert_eq!(error.to_string(), "augment random-resized-crop-flip is for image folders");
     }
 
     impl Split {

@@ -79,7 +79,7 @@ pub struct LoaderOptions {
 #[non_exhaustive]
 pub enum LoaderError {
     /// An epoch would have no batch.
-    #[error("batch-size {batch_size} makes no batch of {samples} samples{}", if *drop_last { " when the last partial one is dropped" } else { "" })]
+    #[error("batch-size {batch_size} makes no batch of {samples} samples{}", if *drop_last { " if the last partial batch is dropped" } else { "" })]
     Empty {
         /// Samples in a batch.
         batch_size: usize,
@@ -99,13 +99,13 @@ pub enum LoaderError {
         bytes: usize,
     },
     /// The pictures cannot be changed in this way.
-    #[error("augment {augment} is for {}", if *augment == Augment::CropFlip { "pictures in memory" } else { "folders of pictures" })]
+    #[error("augment {augment} is for {}", if *augment == Augment::CropFlip { "images in memory" } else { "image folders" })]
     Augment {
         /// The change.
         augment: Augment,
     },
     /// The normalization is of pictures with another number of channels.
-    #[error("the normalization is for pictures of {expected} channels; these have {got}")]
+    #[error("the normalisation is for images with {expected} channels; these have {got}")]
     Channels {
         /// Channels of the pictures.
         got: usize,
@@ -113,7 +113,7 @@ pub enum LoaderError {
         expected: usize,
     },
     /// Pictures are too small to be padded by reflection.
-    #[error("augment crop-flip: pictures of {height}×{width} pixels; reflecting {PAD} pixels needs at least {} each way", PAD + 1)]
+    #[error("augment crop-flip: images of {height}×{width} pixels; reflecting {PAD} pixels needs at least {} each way", PAD + 1)]
     Small {
         /// Rows of a picture.
         height: usize,
@@ -124,7 +124,7 @@ pub enum LoaderError {
     #[error(transparent)]
     Strip(#[from] ShapeError),
     /// The system refused a thread.
-    #[error("no thread for loading batches: {0}")]
+    #[error("cannot start a thread for loading batches: {0}")]
     Thread(String),
 }
 
@@ -640,17 +640,15 @@ mod tests {
         };
         assert_eq!(error(10, |o| o.batch_size = 0), "batch-size 0 makes no batch of 10 samples");
         assert_eq!(error(0, |_| ()), "batch-size 7 makes no batch of 0 samples");
-        assert!(error(5, |o| o.drop_last = true).ends_with("when the last partial one is dropped"));
+        assert!(error(5, |o| o.drop_last = true).ends_with("if the last partial batch is dropped"));
         assert!(error(10, |o| o.form = InputForm::Features { strip: 20 }).contains("16"));
         assert!(error(10, |o| o.form = InputForm::Images { border: 1, strip: 2 }).contains("1, 8, 16 or 32"));
         let crops = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0, augment: Augment::CropFlip };
         let error = BatchLoader::new(split(4, 3), &plain(), LoaderOptions { order: crops, ..shuffled(0, 0) });
-        assert!(
-            error.unwrap_err().to_string().contains("pictures of 1×3 pixels; reflecting 4 pixels needs at least 5")
-        );
+        assert!(error.unwrap_err().to_string().contains("images of 1×3 pixels; reflecting 4 pixels needs at least 5"));
         let channels = Normalization::Channels { mean: vec![0.0; 3], deviation: vec![1.0; 3] };
         let error = BatchLoader::new(split(4, 3), &channels, shuffled(0, 0)).unwrap_err();
-        assert_eq!(error.to_string(), "the normalization is for pictures of 3 channels; these have 1");
+        assert_eq!(error.to_string(), "the normalisation is for images with 3 channels; these have 1");
         let wrong = Split { shape: [1, 1, 2], ..(*split(4, 3)).clone() };
         let error = BatchLoader::new(Arc::new(wrong), &plain(), shuffled(0, 0)).unwrap_err();
         assert_eq!(error.to_string(), "4 images of 2 values make 8 bytes, not 12");

@@ -461,7 +461,7 @@ mod tests {
         let message = |name: &str, folder: Option<&Path>| load(name, folder).unwrap_err().to_string();
         assert_eq!(
             message("imagenet", None),
-            "data: there is no data set \"imagenet\"; the known ones are fashion-mnist-mini, fashion-mnist, mnist, \
+            "data: unknown data set \"imagenet\"; choose one of fashion-mnist-mini, fashion-mnist, mnist, \
              cifar10, cifar100, image-folder"
         );
         let hint = message("mnist", None);

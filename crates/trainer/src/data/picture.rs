@@ -27,7 +27,7 @@ pub enum PictureError {
     #[error(transparent)]
     Format(#[from] image::ImageError),
     /// It breaks off.
-    #[error("the JPEG data has no end")]
+    #[error("the JPEG data is truncated")]
     Truncated,
     /// The decoder panicked.
     #[error("the decoder failed")]

@@ -1,6 +1,6 @@
-//! What can be wrong with models of other programs.
+//! What can be wrong with models from other programs.
 //!
-//! A message includes its cause's, so that no cause is a `source` besides.
+//! A message includes its cause, so no cause is also a `source`.
 
 use std::io;
 use std::path::PathBuf;
@@ -35,11 +35,11 @@ pub enum ExchangeError {
         /// What is wrong.
         reason: Box<TensorsError>,
     },
-    /// The name does not tell the format.
+    /// The name's extension is not a known format.
     #[error(
-        "{}: the extension does not tell the format; it must be .safetensors, .npz, .mtx, .smtx or .npy{}",
+        "{}: unknown file extension; it must be .safetensors, .npz, .mtx, .smtx or .npy{}",
         path.display(),
-        if *out { ", or --format must be given" } else { " (of a PyTorch .pt file, safetensors.torch.save_file makes one)" }
+        if *out { ", or add --format" } else { " (convert a PyTorch .pt file with safetensors.torch.save_file)" }
     )]
     Extension {
         /// The file.
@@ -47,16 +47,16 @@ pub enum ExchangeError {
         /// Whether it is to be written.
         out: bool,
     },
-    /// Files to import that do not go together.
-    #[error("the sources are {count} paths; they must be one .safetensors file, one folder, or only matrix files")]
+    /// Files that cannot be imported together.
+    #[error("{count} paths to import; pass one .safetensors file, one folder, or only matrix files")]
     Sources {
         /// How many there are.
         count: usize,
     },
-    /// Matrix files that do not follow each other as layers do.
-    #[error("{0}; matrix files must stand in the order from input to output, each a matrix [outputs, inputs]")]
+    /// Matrix files whose shapes do not form consecutive layers.
+    #[error("{0}; pass the matrix files in order from input to output, each a matrix [outputs, inputs]")]
     Order(CheckpointError),
-    /// A folder whose layers do not follow each other.
+    /// A folder whose layers do not fit together.
     #[error("{}: its layers, in the order of their names, are {order}: {reason}", path.display())]
     Folder {
         /// The folder.
@@ -67,14 +67,14 @@ pub enum ExchangeError {
         reason: CheckpointError,
     },
     /// A folder without layers.
-    #[error("{}: there are no files of a model in it; they would be LAYER.weight.npz, .mtx, .smtx or .npy", path.display())]
+    #[error("{}: no model files in it; expected LAYER.weight.npz, .mtx, .smtx or .npy", path.display())]
     Empty {
         /// The folder.
         path: PathBuf,
     },
-    /// A file in a folder to import that is none of a model's.
+    /// A file in an imported folder that does not belong to a model.
     #[error(
-        "{}: {file:?} is no part of a model; the files must be LAYER.weight.npz, .mtx, .smtx or .npy, and LAYER.bias.npy \
+        "{}: {file:?} is not part of a model; the files must be LAYER.weight.npz, .mtx, .smtx or .npy, and LAYER.bias.npy \
          or .mtx",
         path.display()
     )]
@@ -85,15 +85,15 @@ pub enum ExchangeError {
         file: String,
     },
     /// Two files for the same part of a model.
-    #[error("{}: there are several files of {part}", path.display())]
+    #[error("{}: several files for {part}", path.display())]
     Twice {
         /// The folder.
         path: PathBuf,
         /// The part.
         part: String,
     },
-    /// A bias for a layer that is not there.
-    #[error("{}: there is a bias of layer {layer}, but no weight", path.display())]
+    /// A bias of a layer without a weight.
+    #[error("{}: layer {layer} has a bias but no weight", path.display())]
     BiasAlone {
         /// The folder.
         path: PathBuf,
@@ -101,16 +101,16 @@ pub enum ExchangeError {
         layer: String,
     },
     /// The model has no layer of this name.
-    #[error("there is no layer {name:?}; the layers are {layers}")]
+    #[error("unknown layer {name:?}; choose one of {layers}")]
     Layer {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// Those that exist.
+        /// The layers that exist.
         layers: String,
     },
     /// A whole model for a file that holds one matrix.
     #[error(
-        "{}: such a file holds one matrix; choose it with --layer NAME, or have a folder of files written with --format \
+        "{}: a .{extension} file holds one matrix; choose it with --layer NAME, or write a folder of files with --format \
          {extension} --out FOLDER",
         path.display()
     )]
@@ -121,47 +121,45 @@ pub enum ExchangeError {
         extension: &'static str,
     },
     /// A file of one format with the extension of another.
-    #[error("{}: the extension is not that of the format; it must be .{expected}", path.display())]
+    #[error("{}: the extension does not match the format; it must be .{expected}", path.display())]
     OtherExtension {
         /// The file.
         path: PathBuf,
-        /// The right one.
+        /// The right extension.
         expected: &'static str,
     },
-    /// Zeros asked for in a format that leaves them out.
-    #[error(
-        ".{extension} files hold stored entries only; whole matrices (--dense) are written as safetensors, mtx or npy"
-    )]
+    /// `--dense` with a format that leaves zeros out.
+    #[error(".{extension} files hold only stored entries; write dense matrices (--dense) as safetensors, mtx or npy")]
     NoDense {
         /// The format.
         extension: &'static str,
     },
     /// A folder where a file is to be written.
-    #[error("{}: it is a folder; what is to be written is a file", path.display())]
+    #[error("{}: is a folder; give the name of a file to write", path.display())]
     NotFile {
         /// The folder.
         path: PathBuf,
     },
     /// A folder with something in it, or a file, where a folder is to be written.
-    #[error("{}: it is not an empty folder; give a new one", path.display())]
+    #[error("{}: is not an empty folder; choose a new one", path.display())]
     NotEmpty {
-        /// What is there.
+        /// What exists there.
         path: PathBuf,
     },
-    /// The result would take the place of what it is made from.
-    #[error("{}: it is read and would be overwritten; give --out another path", path.display())]
+    /// The output would overwrite its own input.
+    #[error("{}: is the input and would be overwritten; choose another --out", path.display())]
     OverSource {
         /// The file.
         path: PathBuf,
     },
-    /// A layer's name that is no part of a file name.
-    #[error("layer {name:?}: files cannot be named after it; they can after letters, digits, `_`, `-` and `.`")]
+    /// A layer's name that cannot be part of a file name.
+    #[error("layer {name:?}: the name cannot be used in a file name; only letters, digits, `_`, `-` and `.` can")]
     LayerName {
         /// The name.
         name: String,
     },
-    /// A matrix with more positions than memory.
-    #[error("layer {layer}: there is no memory for all positions of a matrix of {nrows}×{ncols}")]
+    /// A dense matrix that does not fit in memory.
+    #[error("layer {layer}: a dense {nrows}×{ncols} matrix does not fit in memory")]
     Memory {
         /// The layer.
         layer: String,
@@ -189,7 +187,7 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
-    /// Whether the command line or the choice of files can mend it, as opposed to a broken file.
+    /// Whether the command line or another choice of files can fix it, as opposed to a broken file.
     pub fn is_usage(&self) -> bool {
         let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         match self {
@@ -241,69 +239,69 @@ impl From<CheckpointError> for TensorsError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorsError {
-    /// It is not such a file.
+    /// It is not a safetensors file.
     #[error("not a safetensors file: {0}")]
     File(SafeTensorError),
-    /// It is a checkpoint of ours, and wrong.
+    /// It is one of our checkpoints, and wrong.
     #[error("{0}")]
     Checkpoint(CheckpointError),
-    /// There is nothing in it.
-    #[error("there are no tensors in it")]
+    /// It holds no tensors.
+    #[error("the file holds no tensors")]
     Empty,
-    /// Tensors that belong to no fully connected layer.
+    /// Tensors that do not belong to a fully connected layer.
     #[error(
-        "no fully connected layer has these tensors: {tensors}; a layer is LAYER.weight [outputs, inputs], or its CSR or \
-         BSR parts LAYER.weight.crow_indices, .col_indices and .values, with or without LAYER.bias [outputs]"
+        "these tensors do not belong to a fully connected layer: {tensors}; a layer is LAYER.weight [outputs, inputs], or \
+         its CSR or BSR parts LAYER.weight.crow_indices, .col_indices and .values, with or without LAYER.bias [outputs]"
     )]
     Unsupported {
         /// Names and shapes.
         tensors: String,
     },
-    /// A weight stored both whole and in parts.
-    #[error("there are both {name} and {name}.values; a weight is dense, CSR or BSR")]
+    /// A weight stored both dense and in parts.
+    #[error("both {name} and {name}.values exist; a weight is dense, CSR or BSR")]
     Twice {
         /// The weight.
         name: String,
     },
-    /// Some parts of a CSR or BSR matrix are there and others not.
-    #[error("there is no tensor {name}, though other parts of this matrix are there")]
+    /// Some parts of a CSR or BSR matrix are missing.
+    #[error("tensor {name} is missing, although other parts of the matrix exist")]
     Missing {
         /// The tensor.
         name: String,
     },
-    /// The columns of a CSR or BSR matrix are not told.
+    /// The number of columns of a CSR or BSR matrix is unknown.
     #[error(
-        "the number of columns of {weight} is not told; the file's metadata must have it: safetensors.torch.save_file(…, \
+        "the number of columns of {weight} is unknown; store it in the file's metadata: safetensors.torch.save_file(…, \
          metadata={{\"{weight}.shape\": \"[outputs, inputs]\"}}), with the two numbers"
     )]
     NoShape {
         /// The matrix.
         weight: String,
     },
-    /// The shape of a CSR or BSR matrix is not told in the form expected.
-    #[error("the metadata's {key} is {got:?}; it must be the shape as \"[outputs, inputs]\", such as \"[300, 784]\"")]
+    /// The shape of a CSR or BSR matrix is written in another form.
+    #[error("the metadata's {key} is {got:?}; write the shape as \"[outputs, inputs]\", for example \"[300, 784]\"")]
     Shape {
         /// The key.
         key: String,
         /// Its value.
         got: String,
     },
-    /// A tensor's type is not one that is read.
+    /// A tensor's element type is not supported.
     #[error("tensor {name}: type {dtype}; it must be {expected}")]
     Dtype {
         /// The tensor.
         name: String,
         /// Its type.
         dtype: String,
-        /// Types that would do.
+        /// Accepted types.
         expected: &'static str,
     },
-    /// A value that is no index.
+    /// A value that is not an index.
     #[error("tensor {name}: entry {index} is {got}; it must be an index from 0 to {}", u32::MAX - 1)]
     Index {
         /// The tensor.
         name: String,
-        /// The place.
+        /// The entry's position.
         index: usize,
         /// The value.
         got: i128,
@@ -318,7 +316,7 @@ pub enum TensorsError {
         /// The value.
         got: f64,
     },
-    /// The parts of a CSR or BSR matrix do not make one.
+    /// The parts of a CSR or BSR matrix do not form a matrix.
     #[error("{weight}: {reason}")]
     Matrix {
         /// The matrix.
@@ -326,7 +324,7 @@ pub enum TensorsError {
         /// What is wrong.
         reason: FormatError,
     },
-    /// The layers do not follow each other.
+    /// The layers do not fit together.
     #[error("the layers, in the order of their names, are {order}: {reason}")]
     Chain {
         /// The layers.

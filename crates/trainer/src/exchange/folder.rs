@@ -204,13 +204,13 @@ mod tests {
     #[test]
     fn files_that_make_no_model_are_named() {
         for (files, part) in [
-            (&["fc1.weight.npz", "README.md"][..], "\"README.md\" is no part of a model"),
-            (&["fc1.npz"], "\"fc1.npz\" is no part"),
-            (&[".npy", "weight.npy"], "\"weight.npy\" is no part"),
-            (&["fc1.bias.npz"], "\"fc1.bias.npz\" is no part"),
-            (&["fc1.weight.npz", "fc1.weight.mtx"], "several files of fc1.weight"),
-            (&["fc1.bias.npy", "fc1.bias.mtx"], "several files of fc1.bias"),
-            (&["fc1.bias.npy"], "a bias of layer fc1, but no weight"),
+            (&["fc1.weight.npz", "README.md"][..], "\"README.md\" is not part of a model"),
+            (&["fc1.npz"], "\"fc1.npz\" is not part"),
+            (&[".npy", "weight.npy"], "\"weight.npy\" is not part"),
+            (&["fc1.bias.npz"], "\"fc1.bias.npz\" is not part"),
+            (&["fc1.weight.npz", "fc1.weight.mtx"], "several files for fc1.weight"),
+            (&["fc1.bias.npy", "fc1.bias.mtx"], "several files for fc1.bias"),
+            (&["fc1.bias.npy"], "layer fc1 has a bias but no weight"),
         ] {
             let folder = tempfile::tempdir().unwrap();
             for file in files {
@@ -221,7 +221,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let error = read(folder.path(), 0).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains("no files of a model"), "{error}");
+        assert!(error.is_usage() && error.to_string().contains("no model files in it"), "{error}");
         fs::write(folder.path().join("fc1.weight.npz"), "text").unwrap();
         let error = read(folder.path(), 0).unwrap_err();
         assert!(!error.is_usage() && error.to_string().contains("fc1.weight.npz: "), "{error}");

@@ -25,7 +25,9 @@ pub fn prune(model: &mut StoredModel, densities: &[LayerDensity]) -> Result<(), 
         let (wanted, nnz) = (density.nnz, layer.weight.nnz());
         if nnz < wanted {
             let name = &layer.name;
-            tracing::warn!("layer {name} has {nnz} weights, fewer than the {wanted} of its density; it stays as it is");
+            tracing::warn!(
+                "layer {name} has {nnz} weights, fewer than the {wanted} that its density allows; it is unchanged"
+            );
         }
         if nnz <= wanted {
             continue;

@@ -498,7 +498,10 @@ mod tests {
         assert_eq!(model.layers[0].weight.values(), [1.0, 0.0, 1.0, 0.0]);
         assert!(message(&tensors(&[1, 3, 2]), &shape).contains("3"));
         assert!(message(&tensors(&[2, 2, 2]), &shape).contains("8 values for a pattern of 4 entries"));
-        assert!(message(&tensors(&[1, 2, 2, 1]), &shape).starts_with("no fully connected layer has these tensors"));
+        assert!(
+            message(&tensors(&[1, 2, 2, 1]), &shape)
+                .starts_with("these tensors do not belong to a fully connected layer")
+        );
     }
 
     #[test]
@@ -580,7 +583,7 @@ mod tests {
         let weight = ("fc.weight", Dtype::F32, &[1usize, 1][..], f32s(&[0.0]));
         let conv = ("conv1.weight", Dtype::F32, &[1usize, 1, 1, 1][..], f32s(&[0.0]));
         let text = message(&[weight.clone(), conv, one("bn.weight"), one("bn.bias"), one("bn.running_mean")], &[]);
-        let expected = "no fully connected layer has these tensors: bn.bias [1], bn.running_mean [1], bn.weight [1], \
+        let expected = "these tensors do not belong to a fully connected layer: bn.bias [1], bn.running_mean [1], bn.weight [1], \
                         conv1.weight [1, 1, 1, 1]; a layer is LAYER.weight [outputs, inputs], or";
         assert!(text.starts_with(expected), "{text}");
         let names: Vec<String> = (0..20).map(|i| format!("x{i}")).collect();
@@ -589,7 +592,7 @@ mod tests {
         assert!(text.contains("x4 [1], x5 [1], and 14 more"), "{text}");
         // A name that only ends like a part of a layer is another name.
         assert!(message(&[one("preweight.bias"), one("fcbias")], &[]).contains("fcbias [1], preweight.bias [1];"));
-        assert_eq!(message(&[], &[("format", "pt")]), "there are no tensors in it");
+        assert_eq!(message(&[], &[("format", "pt")]), "the file holds no tensors");
     }
 
     #[test]
@@ -605,15 +608,15 @@ mod tests {
         };
         let good = [crow(&[0, 1]), col(&[1]), values(&[1.0])];
         let text = message(&good, &[]);
-        assert!(text.starts_with("the number of columns of a.weight is not told"), "{text}");
+        assert!(text.starts_with("the number of columns of a.weight is unknown"), "{text}");
         assert!(text.contains("a.weight.shape"), "{text}");
         for (shape, part) in [
             ("[2, 3]", "a.weight: row_offsets has 2 entries, a matrix of 2 rows needs 3"),
             ("[1, 1]", "a.weight: row 0: column 1 is outside 0..1"),
             ("[18446744073709551615, 3]", "nrows is 18446744073709551615, more than"),
             ("[1, 2, 3]", "the metadata's a.weight.shape is \"[1, 2, 3]\"; it must be"),
-            ("torch.Size([1, 3])", "it must be the shape as \"[outputs, inputs]\""),
-            ("[-1, 3]", "it must be the shape"),
+            ("torch.Size([1, 3])", "write the shape as \"[outputs, inputs]\""),
+            ("[-1, 3]", "write the shape as"),
         ] {
             let text = message(&good, &[("a.weight.shape", shape)]);
             assert!(text.contains(part), "{shape}: {text}");
@@ -627,7 +630,7 @@ mod tests {
         let floats = ("a.weight.col_indices", Dtype::F32, vec![1], vec![0; 4]);
         let unsigned = ("a.weight.col_indices", Dtype::U64, vec![1], u64::MAX.to_le_bytes().to_vec());
         for (tensors, part) in [
-            (vec![crow(&[0, 1]), col(&[1])], "there is no tensor a.weight.values, though"),
+            (vec![crow(&[0, 1]), col(&[1])], "tensor a.weight.values is missing, although"),
             (vec![crow(&[0, 2]), col(&[2, 1]), values(&[1.0; 2])], "column 1 follows 2"),
             (vec![crow(&[0, 1]), col(&[-1]), values(&[1.0])], "tensor a.weight.col_indices: entry 0 is -1; it must be"),
             (vec![crow(&[0, 1 << 32]), col(&[1]), values(&[1.0])], "entry 1 is 4294967296"),
@@ -637,7 +640,7 @@ mod tests {
             (vec![crow(&[0, 1]), col(&[1]), huge], "tensor a.weight.values: entry 0 is 1e39, beyond f32's range"),
             (vec![crow(&[0, 1]), col(&[1]), integers], "type I32; it must be F32, F64, F16 or BF16"),
             (vec![crow(&[0, 1]), floats, values(&[1.0])], "type F32; it must be I32, I64, U32 or U64"),
-            (vec![whole.clone(), col(&[1])], "there are both a.weight and a.weight.values"),
+            (vec![whole.clone(), col(&[1])], "both a.weight and a.weight.values exist"),
             (vec![whole.clone(), bias(2)], "layer a: the number of biases is 2, expected 1"),
             (vec![whole, next], "order of their names, are a, b: layer b: the number of inputs is 2, expected 1"),
         ] {

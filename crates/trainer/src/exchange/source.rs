@@ -77,7 +77,7 @@ mod tests {
         let error = read_model(&[path("a.npy"), path("b.npz")], 0).unwrap_err();
         let message = error.to_string();
         assert!(error.is_usage() && message.contains("b.npz: the number of inputs is 5, expected 2"), "{message}");
-        assert!(message.ends_with("in the order from input to output, each a matrix [outputs, inputs]"), "{message}");
+        assert!(message.ends_with("in order from input to output, each a matrix [outputs, inputs]"), "{message}");
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
             [&["a.npz", "a.safetensors"][..], &["a.safetensors", "b.safetensors"], &["sub", "a.npz"], &["sub", "sub"]]
         {
             let (usage, message) = error(names);
-            assert!(usage && message.contains("must be one .safetensors file, one folder"), "{names:?}: {message}");
+            assert!(usage && message.contains("pass one .safetensors file, one folder"), "{names:?}: {message}");
         }
         for (names, usage, part) in [
             (&["none.npz"][..], true, "No such file"),
@@ -108,7 +108,7 @@ mod tests {
             (&["a.npz"], false, "a.npz: "),
             (&["a.safetensors"], false, "a.safetensors: not a safetensors file: "),
             // A folder is one, whatever its name.
-            (&["sub.npz"], true, "no files of a model"),
+            (&["sub.npz"], true, "no model files in it"),
         ] {
             let (got, message) = error(names);
             assert!(got == usage && message.contains(part), "{names:?}: {message}");

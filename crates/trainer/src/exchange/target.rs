@@ -232,15 +232,15 @@ mod tests {
         fs::write(&file, "").unwrap();
         let path = |name: &'static str| PathBuf::from(name);
         for (path, format, layer, dense, part) in [
-            (path("a"), None, None, false, "or --format must be given"),
-            (path("a.npz"), None, None, false, "such a file holds one matrix; choose it with --layer"),
+            (path("a"), None, None, false, "or add --format"),
+            (path("a.npz"), None, None, false, "a .npz file holds one matrix; choose it with --layer"),
             (path("a.npz"), Some(Npz), None, false, "--format npz --out FOLDER"),
             (path("a.safetensors"), Some(Mtx), None, false, "--format mtx --out FOLDER"),
             (path("a.npz"), Some(Safetensors), None, false, "it must be .safetensors"),
             (path("a.mtx"), Some(Npz), Some("fc1"), false, "it must be .npz"),
             (path("a"), Some(Npz), Some("fc1"), false, "it must be .npz"),
-            (path("a.npz"), None, Some("fc1"), true, ".npz files hold stored entries only"),
-            (path("a"), Some(Smtx), None, true, ".smtx files hold stored entries only"),
+            (path("a.npz"), None, Some("fc1"), true, ".npz files hold only stored entries"),
+            (path("a"), Some(Smtx), None, true, ".smtx files hold only stored entries"),
             (taken.clone(), None, Some("fc1"), false, "it is a folder"),
             (folder.path().to_owned(), Some(Safetensors), None, false, "it is a folder"),
             (folder.path().to_owned(), Some(Npz), None, false, "it is not an empty folder"),
@@ -253,7 +253,7 @@ mod tests {
         assert!(
             model_file(&folder.path().join("../").join(folder.path().file_name().unwrap()).join("file"))
                 .unwrap_err()
-                .contains("it is read and would be overwritten")
+                .contains("is the input and would be overwritten")
         );
         assert!(model_file(&taken).unwrap_err().contains("it must be .safetensors"));
         assert!(model_file(folder.path()).unwrap_err().contains("it is a folder"));
@@ -264,10 +264,7 @@ mod tests {
     fn a_layer_that_is_not_there_is_named_with_those_that_are() {
         let model = example();
         let target = Target::new("a.npz".as_ref(), None, Some("fc3"), false).unwrap();
-        assert_eq!(
-            target.layers(&model).unwrap_err().to_string(),
-            "there is no layer \"fc3\"; the layers are fc1, fc2"
-        );
+        assert_eq!(target.layers(&model).unwrap_err().to_string(), "unknown layer \"fc3\"; choose one of fc1, fc2");
         assert!(target.write(&model).unwrap_err().is_usage());
         let target = Target::new("a.npz".as_ref(), None, Some("fc2"), false).unwrap();
         assert_eq!(target.layers(&model).unwrap(), &model.layers[1..]);

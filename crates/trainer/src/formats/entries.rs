@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(sum([f32::MAX, -f32::MAX]).unwrap().values(), [0.0]);
         assert_eq!(sum([f32::INFINITY, 1.0]).unwrap().values(), [f32::INFINITY]);
         let message = sum([f32::MAX; 2]).unwrap_err().to_string();
-        assert!(message.starts_with("row 0, column 0 (counted from 0): several entries, whose sum 6.8"), "{message}");
+        assert!(message.starts_with("row 0, column 0 (counted from 0): the sum of several entries, 6.8"), "{message}");
         assert!(matches!(
             from_entries(1, 1, vec![(1, 0, 0.0)]),
             Err(ContentError::Format(FormatError::RowOutside { .. }))

@@ -14,9 +14,9 @@ use super::unfold::UnfoldsTooFar;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MatrixFileError {
-    /// The name does not tell the format.
+    /// The name's extension is not a known format.
     #[error(
-        "{}: the extension does not tell the format; it must be {}",
+        "{}: unknown file extension; it must be {}",
         path.display(),
         MatrixFormat::ALL.map(|format| format.to_string()).join(", ")
     )]
@@ -49,29 +49,29 @@ pub enum ContentError {
     /// A line of a text is wrong.
     #[error("line {line}: {source}")]
     Line {
-        /// Which, from 1.
+        /// Its number, from 1.
         line: usize,
         /// What is wrong with it.
         source: LineError,
     },
     /// A text ends too early.
-    #[error("it ends before its {expected}")]
+    #[error("the file ends before its {expected}")]
     Ends {
         /// What should follow.
         expected: &'static str,
     },
     /// A text has fewer entries than it announces.
-    #[error("it ends after {got} of the {expected} entries that it announces")]
+    #[error("the file ends after {got} of the {expected} entries that it announces")]
     EndsWithin {
-        /// Entries there are.
+        /// Entries in the file.
         got: u64,
-        /// Entries there should be.
+        /// Entries that it announces.
         expected: u64,
     },
     /// An archive cannot be opened.
-    #[error("not a zip archive, as an .npz file is: {0}")]
+    #[error("not a zip archive, so not an .npz file: {0}")]
     Zip(#[from] ZipError),
-    /// An archive has two members of one name, of which programs pick different ones.
+    /// An archive has two members of the same name, of which different programs pick different ones.
     #[error("the archive has several members of the same name")]
     DuplicateMembers,
     /// A member of an archive cannot be decompressed.
@@ -82,7 +82,7 @@ pub enum ContentError {
         /// The reason.
         source: io::Error,
     },
-    /// Compressed input unfolds to more than is allowed.
+    /// Compressed input expands to more than is allowed.
     #[error(transparent)]
     UnfoldsTooFar(#[from] UnfoldsTooFar),
     /// An array of an archive is wrong.
@@ -94,13 +94,13 @@ pub enum ContentError {
         source: NpyError,
     },
     /// An archive lacks an array.
-    #[error("there is no array {name}, which files of scipy.sparse.save_npz have")]
+    #[error("there is no array {name}, which scipy.sparse.save_npz always writes")]
     MissingArray {
         /// The array.
         name: &'static str,
     },
     /// An archive holds a sparse format that is not read.
-    #[error("its format is {got:?}; it must be csr, csc or coo (in SciPy, convert it with .tocsr())")]
+    #[error("the sparse format is {got:?}; it must be csr, csc or coo (in SciPy, convert it with .tocsr())")]
     SparseFormat {
         /// The format.
         got: String,
@@ -112,18 +112,17 @@ pub enum ContentError {
         name: &'static str,
         /// Its length.
         got: usize,
-        /// The array beside it.
+        /// The other array.
         other: &'static str,
-        /// That one's length.
+        /// Its length.
         expected: usize,
     },
-    /// The content is no array.
+    /// The content is not an array.
     #[error(transparent)]
     Npy(#[from] NpyError),
     /// More rows or columns than the file's size makes credible.
     #[error(
-        "it claims {got} {what} in {file_bytes} bytes; more than {}, which is 2^20 and one for each byte, are not \
-         believed",
+        "the file claims {got} {what} in {file_bytes} bytes; the most allowed are {} (2^20 plus one for each byte)",
         (MAX_FREE_ROWS as u64).saturating_add(*file_bytes as u64)
     )]
     Claim {
@@ -134,8 +133,8 @@ pub enum ContentError {
         /// Size of the file.
         file_bytes: usize,
     },
-    /// Entries at one position sum to an infinity that none of them is.
-    #[error("row {row}, column {column} (counted from 0): several entries, whose sum {sum:e} is beyond f32's range")]
+    /// Finite entries at one position whose sum is infinite.
+    #[error("row {row}, column {column} (counted from 0): the sum of several entries, {sum:e}, is beyond f32's range")]
     Sum {
         /// The row, from 0.
         row: u32,
@@ -144,13 +143,13 @@ pub enum ContentError {
         /// The sum.
         sum: f64,
     },
-    /// The indices make no matrix.
+    /// The indices do not form a matrix.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The indices of a column-compressed matrix make no matrix.
-    #[error("as the csr matrix that is its transpose, {0}")]
+    /// The indices of a column-compressed matrix do not form a matrix.
+    #[error("read as the csr matrix of its transpose: {0}")]
     Transposed(FormatError),
-    /// The number of values is not that of the shape.
+    /// The number of values does not match the shape.
     #[error("{got} values for a dense matrix of {nrows}×{ncols}")]
     DenseLength {
         /// Rows.
@@ -160,8 +159,8 @@ pub enum ContentError {
         /// Values given.
         got: usize,
     },
-    /// A matrix that is no vector, where one is read.
-    #[error("it holds a {nrows}×{ncols} {kind}; a vector is dense and has one column")]
+    /// A matrix where a vector is expected.
+    #[error("the file holds a {nrows}×{ncols} {kind}; a vector is dense and has one column")]
     NotVector {
         /// What it is.
         kind: &'static str,
@@ -170,14 +169,14 @@ pub enum ContentError {
         /// Columns.
         ncols: usize,
     },
-    /// A format does not hold such matrices.
+    /// The format cannot hold such matrices.
     #[error("a {kind} cannot be written as {format}; write it as {instead}")]
     Unwritable {
         /// What was to be written.
         kind: &'static str,
         /// The format.
         format: MatrixFormat,
-        /// Formats that do.
+        /// Formats that can.
         instead: &'static str,
     },
 }
@@ -187,19 +186,21 @@ pub enum ContentError {
 #[non_exhaustive]
 pub enum LineError {
     /// The first line is not that of the format.
-    #[error("it begins {got:?}; a Matrix Market file begins `%%MatrixMarket matrix coordinate real general` or alike")]
+    #[error(
+        "it starts {got:?}; a Matrix Market file starts with a line like `%%MatrixMarket matrix coordinate real general`"
+    )]
     Banner {
-        /// How it begins.
+        /// How it starts.
         got: String,
     },
-    /// A word of the first line is not known, or not together with the others.
+    /// A word of the first line is unknown, or does not go with the others.
     #[error("the {what} is {got:?}; it must be {expected}")]
     Word {
-        /// What the word tells.
+        /// What the word means.
         what: &'static str,
         /// The word.
         got: String,
-        /// Words that would do.
+        /// Accepted words.
         expected: &'static str,
     },
     /// A wrong number of words.
@@ -215,11 +216,11 @@ pub enum LineError {
     /// A word is not the number that it should be.
     #[error("{got:?} among the {what} is not {expected}")]
     Number {
-        /// What the number tells.
+        /// What the number means.
         what: &'static str,
         /// The word.
         got: String,
-        /// What would be right.
+        /// What is accepted.
         expected: &'static str,
     },
     /// A row or column that the matrix does not have.
@@ -239,7 +240,7 @@ pub enum LineError {
         got: String,
     },
     /// A symmetric matrix that is not square.
-    #[error("{nrows} rows and {ncols} columns; a symmetric matrix has as many of both")]
+    #[error("{nrows} rows and {ncols} columns; a symmetric matrix is square")]
     NotSquare {
         /// Rows.
         nrows: usize,
@@ -249,8 +250,8 @@ pub enum LineError {
     /// A skew-symmetric matrix with an entry on its diagonal.
     #[error("an entry on the diagonal; a skew-symmetric matrix has none")]
     Diagonal,
-    /// Something stands after the last entry.
-    #[error("it is not blank, though the matrix is complete before it")]
+    /// Something follows the last entry.
+    #[error("it is not blank, but the matrix is already complete")]
     Extra,
 }
 
@@ -259,51 +260,51 @@ pub enum LineError {
 #[non_exhaustive]
 pub enum NpyError {
     /// Not this format.
-    #[error("it does not begin with \\x93NUMPY, as an .npy file does")]
+    #[error("it does not start with \\x93NUMPY, so it is not an .npy file")]
     Magic,
     /// A version that does not exist.
-    #[error("it has version {major}.{minor} of the format; it must be 1.0, 2.0 or 3.0")]
+    #[error("the format version is {major}.{minor}; it must be 1.0, 2.0 or 3.0")]
     Version {
         /// Before the dot.
         major: u8,
         /// After it.
         minor: u8,
     },
-    /// The header is not as it should be.
+    /// The header is wrong.
     #[error("byte {at} should be {expected}")]
     Header {
-        /// The place in the file.
+        /// The byte's position in the file.
         at: usize,
-        /// What should stand there.
+        /// What should be there.
         expected: &'static str,
     },
-    /// Not the bytes that the header announces.
+    /// The number of bytes does not match the header.
     #[error(
         "{got} bytes of data; the shape {shape:?} of {dtype} needs {}",
-        expected.map_or("more than memory has".to_owned(), |bytes| bytes.to_string())
+        expected.map_or("more than fits in memory".to_owned(), |bytes| bytes.to_string())
     )]
     Length {
         /// Lengths of the dimensions.
         shape: Vec<u64>,
         /// The type of the elements.
         dtype: String,
-        /// Bytes that there should be, if their number is one.
+        /// Expected bytes, if the number fits.
         expected: Option<usize>,
-        /// Bytes there are.
+        /// Bytes in the file.
         got: usize,
     },
-    /// A type of elements that is not read.
-    #[error("its type is {got:?}; it must be {expected}")]
+    /// An element type that is not supported.
+    #[error("the element type is {got:?}; it must be {expected}")]
     Dtype {
         /// The type.
         got: String,
-        /// Types that would do.
+        /// Accepted types.
         expected: &'static str,
     },
     /// A wrong number of dimensions.
     #[error("it has {got} dimensions; it must have {expected}")]
     Dimensions {
-        /// How many there are.
+        /// How many it has.
         got: usize,
         /// How many there should be.
         expected: &'static str,
@@ -324,7 +325,7 @@ pub enum NpyError {
         /// The value.
         got: f64,
     },
-    /// A value that is no index.
+    /// A value that is not an index.
     #[error("entry {index} is {got}; it must be 0 to {MAX_INDEX}")]
     Index {
         /// Its place.
@@ -334,7 +335,7 @@ pub enum NpyError {
     },
 }
 
-/// The beginning of a word from a file: enough to find it, short enough for a message.
+/// The start of a word from a file: enough to find it, short enough for a message.
 pub(super) fn excerpt(word: &[u8]) -> String {
     const LONGEST: usize = 40;
     let text = String::from_utf8_lossy(word.get(..LONGEST).unwrap_or(word)).into_owned();

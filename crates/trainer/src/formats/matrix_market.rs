@@ -354,7 +354,7 @@ mod tests {
                 "line 1: the symmetry is \"hermitian\"; it must be general, symmetric or skew-symmetric",
             ),
             ("array real general x", "line 1: the word after the symmetry is \"x\"; it must be absent"),
-            ("array real general\n%\n\n", "it ends before its sizes"),
+            ("array real general\n%\n\n", "the file ends before its sizes"),
             ("array real general\n2 2 2\n", "line 2: it has 3 sizes instead of 2"),
             ("coordinate real general\n% c\n2 2\n", "line 3: it has 2 sizes instead of 3"),
             ("array real general\n2 -2\n", "line 2: \"-2\" among the sizes is not a whole number"),
@@ -362,14 +362,11 @@ mod tests {
                 "coordinate real general\n2 5000000000 1\n",
                 "ncols is 5000000000, more than the 4294967294 that 32-bit indices allow",
             ),
-            (
-                "coordinate real symmetric\n2 3 0\n",
-                "line 2: 2 rows and 3 columns; a symmetric matrix has as many of both",
-            ),
-            ("coordinate real general\n2 2 2\n1 1 1\n", "it ends after 1 of the 2 entries that it announces"),
+            ("coordinate real symmetric\n2 3 0\n", "line 2: 2 rows and 3 columns; a symmetric matrix is square"),
+            ("coordinate real general\n2 2 2\n1 1 1\n", "the file ends after 1 of the 2 entries that it announces"),
             (
                 "coordinate real general\n2 2 1\n1 1 1\n\n2 2 2\n",
-                "line 5: it is not blank, though the matrix is complete before it",
+                "line 5: it is not blank, but the matrix is already complete",
             ),
             ("coordinate real general\n2 2 1\n1 1\n", "line 3: it has 2 numbers instead of 3"),
             ("coordinate real general\n2 2 1\n1\n", "line 3: it has 1 numbers instead of 3"),
@@ -383,8 +380,8 @@ mod tests {
                 "line 3: \"1.5\" among the values is not an integer, as the first line says",
             ),
             ("array real general\n1 1\n-4e38\n", "line 3: \"-4e38\" is beyond f32's range, which ends at 3.4e38"),
-            ("array real general\n1 2\n1\n", "it ends after 1 of the 2 entries that it announces"),
-            ("array real general\n1 1\n1 2\n", "line 3: it is not blank, though the matrix is complete before it"),
+            ("array real general\n1 2\n1\n", "the file ends after 1 of the 2 entries that it announces"),
+            ("array real general\n1 1\n1 2\n", "line 3: it is not blank, but the matrix is already complete"),
             (
                 "coordinate real skew-symmetric\n2 2 1\n2 2 0\n",
                 "line 3: an entry on the diagonal; a skew-symmetric matrix has none",
@@ -393,7 +390,7 @@ mod tests {
             assert_eq!(read(rest).unwrap_err().to_string(), expected, "{rest:?}");
         }
         let message = |bytes: &[u8]| parse(bytes).unwrap_err().to_string();
-        assert!(message(b"").starts_with("line 1: it begins \"\"; a Matrix Market file begins"));
+        assert!(message(b"").starts_with("line 1: it starts \"\"; a Matrix Market file starts with"));
         assert!(message(b"%%MatrixMarket vector").contains("%%MatrixMarket vector"));
         assert!(message(&[0xff; 500]).len() < 300);
     }
@@ -403,15 +400,14 @@ mod tests {
         let message = |rest: &str| read(rest).unwrap_err().to_string();
         assert_eq!(
             message("coordinate real general\n4000000000 1 0\n"),
-            "it claims 4000000000 rows in 61 bytes; more than 1048637, which is 2^20 and one for each byte, are not \
-             believed"
+            "the file claims 4000000000 rows in 61 bytes; the most allowed are 1048637 (2^20 plus one for each byte)"
         );
         assert!(message("array real general\n4000000000 0\n").contains("claims 4000000000 rows"));
         assert!(message("array real general\n0 4000000000\n").contains("claims 4000000000 columns"));
         let lies = "coordinate real general\n1 1 18446744073709551615\n";
-        assert_eq!(message(lies), "it ends after 0 of the 18446744073709551615 entries that it announces");
+        assert_eq!(message(lies), "the file ends after 0 of the 18446744073709551615 entries that it announces");
         let lies = "array real general\n1000000 1000000\n1\n";
-        assert_eq!(message(lies), "it ends after 1 of the 1000000000000 entries that it announces");
+        assert_eq!(message(lies), "the file ends after 1 of the 1000000000000 entries that it announces");
         let rest = format!("coordinate real general\n{MAX_FREE_ROWS} 1 0\n");
         assert_eq!(read(&rest).unwrap().nrows(), MAX_FREE_ROWS);
     }

@@ -322,7 +322,7 @@ mod tests {
             assert_eq!(
                 message,
                 format!(
-                    "{path}: the extension does not tell the format; it must be .npz (SciPy sparse), .mtx (Matrix \
+                    "{path}: unknown file extension; it must be .npz (SciPy sparse), .mtx (Matrix \
                      Market), .smtx (DLMC pattern), .npy (NumPy array)"
                 )
             );

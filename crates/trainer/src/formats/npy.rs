@@ -469,8 +469,8 @@ mod tests {
     fn wrong_files_are_refused_by_name() {
         let keys = "one each of the keys 'descr', 'fortran_order' and 'shape'";
         for (bytes, expected) in [
-            (vec![], "it does not begin with \\x93NUMPY, as an .npy file does".to_owned()),
-            (b"\x93NUMPY\x04\x00".to_vec(), "it has version 4.0 of the format; it must be 1.0, 2.0 or 3.0".to_owned()),
+            (vec![], "it does not start with \\x93NUMPY, so it is not an .npy file".to_owned()),
+            (b"\x93NUMPY\x04\x00".to_vec(), "the format version is 4.0; it must be 1.0, 2.0 or 3.0".to_owned()),
             (b"\x93NUMPY\x01\x00".to_vec(), "byte 8 should be the length of a header that the file has".to_owned()),
             (with_header("", &[]), "byte 12 should be {".to_owned()),
             (with_header("{", &[]), format!("byte 13 should be {keys}")),
@@ -492,7 +492,7 @@ mod tests {
         let message = |descr, shape, data: &[u8]| read(descr, shape, data).unwrap_err().to_string();
         let real = "it must be f2, f4, f8, an integer or bool";
         for descr in ["<c8", "<f16", "|O", "<M8[ns]", "f4", "=f4", "|f4", "", "<i3", "|S3", "<f-4"] {
-            assert_eq!(message(descr, "(1,)", &[0; 3]), format!("its type is {descr:?}; {real}"));
+            assert_eq!(message(descr, "(1,)", &[0; 3]), format!("the element type is {descr:?}; {real}"));
         }
         assert_eq!(message("<f4", "(2, 3)", &[0; 20]), "20 bytes of data; the shape [2, 3] of <f4 needs 24");
         assert_eq!(message("<f4", "(1,)", &[0; 5]), "5 bytes of data; the shape [1] of <f4 needs 4");
@@ -508,13 +508,13 @@ mod tests {
     #[test]
     fn hostile_headers_allocate_nothing() {
         let message = |descr, shape: &str| read(descr, shape, &[]).unwrap_err().to_string();
-        assert!(message("<f8", "(18446744073709551615, 2)").ends_with("needs more than memory has"));
+        assert!(message("<f8", "(18446744073709551615, 2)").ends_with("needs more than fits in memory"));
         assert!(message("|u1", "(4000000000, 1000000000)").ends_with("needs 4000000000000000000"));
         assert!(message("<f4", "(18446744073709551616,)").contains("a length of 64 bits"));
         assert!(message("<f4", &format!("({})", "1,".repeat(65))).contains("at most 64 dimensions"));
-        assert!(message("<f4", "(4000000000, 0)").starts_with("it claims 4000000000 rows in 128 bytes"));
+        assert!(message("<f4", "(4000000000, 0)").starts_with("the file claims 4000000000 rows in 128 bytes"));
         assert!(message("<f4", "(0, 18446744073709551615)").starts_with("it claims 18446744073709551615 columns"));
-        assert!(message("|S0", "(4000000000,)").starts_with("it claims 4000000000 rows"));
+        assert!(message("|S0", "(4000000000,)").starts_with("the file claims 4000000000 rows"));
         let mut bytes = b"\x93NUMPY\x02\x00".to_vec();
         bytes.extend([0xff; 4]);
         assert!(parse(&bytes).unwrap_err().to_string().contains("a header that the file has"));

@@ -262,9 +262,9 @@ mod tests {
             (
                 "format.npy",
                 format("bsr"),
-                "its format is \"bsr\"; it must be csr, csc or coo (in SciPy, convert it with .tocsr())",
+                "the sparse format is \"bsr\"; it must be csr, csc or coo (in SciPy, convert it with .tocsr())",
             ),
-            ("format.npy", u8s(&[1]), "array format: its type is \"|u1\"; it must be text"),
+            ("format.npy", u8s(&[1]), "array format: the element type is \"|u1\"; it must be text"),
             ("format.npy", npy::array("|S1", "(2,)", "ab".bytes()), "array format: it has 2 entries; it must have 1"),
             ("shape.npy", i8s(&[3]), "array shape: it has 1 entries; it must have 2"),
             ("shape.npy", i8s(&[2, -3]), "array shape: entry 1 is -3; it must be 0 to 4294967294"),
@@ -281,24 +281,24 @@ mod tests {
             (
                 "indices.npy",
                 npy::f32_array("(3,)", &[0.0; 3]),
-                "array indices: its type is \"<f4\"; it must be an integer",
+                "array indices: the element type is \"<f4\"; it must be an integer",
             ),
             ("indptr.npy", u8s(&[0, 9, 3]), "row_offsets runs backwards at row 1: 9 then 3"),
             ("data.npy", npy::f32_array("(1, 3)", &[0.0; 3]), "array data: it has 2 dimensions; it must have 1"),
             ("data.npy", format("csr"), "array data: it has 0 dimensions; it must have 1"),
-            ("data.npy", b"text".to_vec(), "array data: it does not begin with \\x93NUMPY, as an .npy file does"),
+            ("data.npy", b"text".to_vec(), "array data: it does not start with \\x93NUMPY, so it is not an .npy file"),
         ] {
             assert_eq!(csr(&[(name, bytes)]).unwrap_err().to_string(), expected, "{name}");
         }
         let csc = csr(&[("format.npy", format("csc"))]).unwrap_err().to_string();
         assert_eq!(
             csc,
-            "as the csr matrix that is its transpose, row_offsets has 3 entries, a matrix of 3 rows needs 4"
+            "read as the csr matrix of its transpose: row_offsets has 3 entries, a matrix of 3 rows needs 4"
         );
         let missing = parse(&archive(&[("a.npy", u8s(&[]))])).unwrap_err().to_string();
-        assert_eq!(missing, "there is no array format, which files of scipy.sparse.save_npz have");
+        assert_eq!(missing, "there is no array format, which scipy.sparse.save_npz always writes");
         let text = parse(b"text").unwrap_err().to_string();
-        assert!(text.starts_with("not a zip archive, as an .npz file is: "), "{text}");
+        assert!(text.starts_with("not a zip archive, so not an .npz file: "), "{text}");
         let message = to_bytes(&dense(1, 1, &[0.0])).unwrap_err().to_string();
         assert_eq!(message, "a dense matrix cannot be written as .npz (SciPy sparse); write it as .npy or .mtx");
     }
@@ -326,7 +326,7 @@ mod tests {
     fn bombs_are_stopped() {
         let zeros = npy::array("<f8", "(8388608,)", std::iter::repeat_n(0, 64 << 20));
         let message = csr(&[("data.npy", zeros)]).unwrap_err().to_string();
-        assert!(message.contains("unfold to more than") && message.contains("store it uncompressed"), "{message}");
+        assert!(message.contains("expand to more than") && message.contains("store it uncompressed"), "{message}");
         // Each of them alone would be allowed.
         let zeros = || npy::array("|u1", "(1000000,)", std::iter::repeat_n(0, 1_000_000));
         let parts = ["data.npy", "indices.npy"].map(|name| (name, zeros()));
@@ -347,7 +347,7 @@ mod tests {
                 ("col.npy", empty()),
             ];
             let message = parse(&archive(&members)).unwrap_err().to_string();
-            assert!(message.starts_with("it claims 4000000000 rows in "), "{message}");
+            assert!(message.starts_with("the file claims 4000000000 rows in "), "{message}");
         }
         // A member that claims 4 GiB and has 100 bytes: wherever its true length stands, a lie is put.
         let member = npy::array("|S3", "()", "csr".bytes());

@@ -116,13 +116,13 @@ mod tests {
     #[test]
     fn wrong_files_are_refused_by_name() {
         for (text, expected) in [
-            ("", "it ends before its sizes"),
-            ("\n", "it ends before its sizes"),
-            ("2, 3, 3", "it ends before its row offsets"),
-            ("2, 3, 3\n0 2 3", "it ends before its column indices"),
+            ("", "the file ends before its sizes"),
+            ("\n", "the file ends before its sizes"),
+            ("2, 3, 3", "the file ends before its row offsets"),
+            ("2, 3, 3\n0 2 3", "the file ends before its column indices"),
             ("2, 3\n0 0 0\n\n", "line 1: it has 2 sizes instead of 3"),
             ("2, 3, 3\n0 2 3\n0 1\n", "line 3: it has 2 column indices instead of 3"),
-            ("2, 3, 0\n0 0 0\n\n\nx\n", "line 5: it is not blank, though the matrix is complete before it"),
+            ("2, 3, 0\n0 0 0\n\n\nx\n", "line 5: it is not blank, but the matrix is already complete"),
             ("2, 3, x\n", "line 1: \"x\" among the sizes is not a whole number of 32 bits"),
             ("1, 2, 1\n0 -1\n", "line 2: \"-1\" among the row offsets is not a whole number of 32 bits"),
             (

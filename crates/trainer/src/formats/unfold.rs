@@ -13,8 +13,8 @@ pub const FREE_BYTES: u64 = 1 << 20;
 /// Compressed input unfolds to more than is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its {folded} bytes unfold to more than {limit}, which is {MAX_RATIO} times as much and 1 MiB; if that is as it \
-     should be, store it uncompressed"
+    "its {folded} bytes expand to more than {limit}, the limit of {MAX_RATIO} times the size plus 1 MiB; if that is \
+     intended, store it uncompressed"
 )]
 pub struct UnfoldsTooFar {
     /// Compressed bytes.
@@ -116,7 +116,7 @@ mod tests {
         let error = Allowance::new(10).reader(io::repeat(7)).read_to_end(&mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         let message = error.to_string();
-        assert!(message.starts_with("its 10 bytes unfold to more than 1049216, which is 64 times"), "{message}");
+        assert!(message.starts_with("its 10 bytes expand to more than 1049216, the limit of 64 times"), "{message}");
         assert_eq!(limit(u64::MAX), u64::MAX);
     }
 

@@ -43,11 +43,11 @@ pub const MOMENTUM: f32 = 0.9;
 /// Samples in a batch of this training, where nothing else is asked for.
 pub const BATCH_SIZE: usize = 100;
 
-/// Why there is no landscape.
+/// Why a landscape cannot be computed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LandscapeError {
-    /// No path joins networks of different layers.
+    /// No path joins networks with different layers.
     #[error(
         "a path needs two networks of one architecture: {} holds {}, and {} holds {}",
         paths[0].display(), models[0], paths[1].display(), models[1]
@@ -60,7 +60,7 @@ pub enum LandscapeError {
     },
     /// The networks do not see the same inputs.
     #[error(
-        "a path needs two networks trained on the same inputs: {what} of {} is {}, and of {} {}",
+        "a path needs two networks trained on the same inputs: {what} of {} is {}, that of {} is {}",
         paths[0].display(), inputs[0], paths[1].display(), inputs[1]
     )]
     Input {
@@ -73,16 +73,16 @@ pub enum LandscapeError {
     },
     /// A model file that does not say what it was trained on.
     #[error(
-        "{} does not say which data its network was trained on, nor how pictures become inputs; a checkpoint of `rigl train` \
-         does: train it on with rigl train --init-from {}", path.display(), path.display()
+        "{} does not say which data its network was trained on, or how images become inputs; a checkpoint of `rigl train` \
+         does: train it further with rigl train --init-from {}", path.display(), path.display()
     )]
     NoInput {
         /// The file.
         path: PathBuf,
     },
-    /// The training of a path has failed.
+    /// The training of a path diverged.
     #[error(
-        "the training of the {curve} path: the loss is {loss} at step {step} (learning rate {learning_rate}); try a lower --lr"
+        "training the {curve} path: the loss is {loss} at step {step} (learning rate {learning_rate}); try a lower --lr"
     )]
     Diverged {
         /// The path's form.
@@ -94,10 +94,10 @@ pub enum LandscapeError {
         /// The learning rate of the first step.
         learning_rate: f64,
     },
-    /// A path whose points have no room.
+    /// A path that does not fit in memory.
     #[error(
-        "a {curve} path of {model} in the {} space holds about {}, and {} of memory are free; a smaller --batch-size, \
-         --space sparse and simpler --curves take less", space.name(), gibibytes(*needed), gibibytes(*available)
+        "a {curve} path of {model} in the {} space needs about {}, but only {} of memory is free; a smaller --batch-size, \
+         --space sparse or simpler --curves need less", space.name(), gibibytes(*needed), gibibytes(*available)
     )]
     Memory {
         /// Where it goes.
@@ -111,20 +111,20 @@ pub enum LandscapeError {
         /// Bytes that are free.
         available: usize,
     },
-    /// It was asked to stop.
+    /// The command was asked to stop.
     #[error("interrupted; {written}")]
     Interrupted {
         /// What is there now.
         written: String,
     },
-    /// The folder for the results holds some already.
-    #[error("out: {} is there already; give a new folder", path.display())]
+    /// The output folder already holds results.
+    #[error("out: {} already exists; choose a new folder", path.display())]
     Occupied {
         /// The file.
         path: PathBuf,
     },
-    /// The folder for the results cannot be made, or no file in it.
-    #[error("out: {}: {source}; give a folder that can be made and written", path.display())]
+    /// The output folder, or a file in it, cannot be created.
+    #[error("out: {}: {source}; choose a writable folder", path.display())]
     Create {
         /// The folder or file.
         path: PathBuf,
@@ -182,7 +182,7 @@ pub fn common_input(ends: &[End; 2]) -> anyhow::Result<ModelInput> {
     let normalization = |input: &ModelInput| serde_json::to_string(&input.normalization);
     for (what, inputs) in [
         ("the data set", [of_a.data.clone(), of_b.data.clone()]),
-        ("the size of pictures", [size(&of_a), size(&of_b)]),
+        ("the image size", [size(&of_a), size(&of_b)]),
         ("the normalization", [normalization(&of_a)?, normalization(&of_b)?]),
     ] {
         if inputs[0] != inputs[1] {
@@ -200,10 +200,7 @@ fn describe(model: &StoredModel) -> String {
             let spec = &parts.spec;
             let ([height, width], channels, classes) = (spec.size, spec.channels, spec.classes);
             let pictures = format!("{channels}×{height}×{width}");
-            format!(
-                "{} (pictures of {pictures}, {classes} classes, width {}, stem {})",
-                spec.name, spec.width, spec.stem
-            )
+            format!("{} (images of {pictures}, {classes} classes, width {}, stem {})", spec.name, spec.width, spec.stem)
         }
     }
 }

@@ -43,9 +43,9 @@ fn ends_must_fit_each_other() {
         message(model.clone(), other)
     };
     let text = other(|input| input.data = "cifar10".to_owned());
-    assert!(text.contains("the data set of runs/a is mnist, and of runs/b cifar10"), "{text}");
+    assert!(text.contains("the data set of runs/a is mnist, that of runs/b is cifar10"), "{text}");
     let text = other(|input| input.image_size = Some(64));
-    assert!(text.contains("the size of pictures of runs/a is as stored, and of runs/b 64"), "{text}");
+    assert!(text.contains("the image size of runs/a is as stored, that of runs/b is 64"), "{text}");
     let text = other(|input| input.normalization = Normalization::PerImage);
     assert!(text.contains("the normalization") && text.contains("0.25") && text.contains("per-image"), "{text}");
     let text = message(model.clone(), StoredModel { input: None, ..model.clone() });
@@ -90,5 +90,8 @@ fn what_a_path_holds_is_known() {
     let error = LandscapeError::Memory { space, curve, model, needed: 6 << 30, available: 1 << 30 };
     assert!(error.is_usage());
     let text = error.to_string();
-    assert!(text.starts_with("a cubic path of vgg-16 in the full space holds about 6.0 GiB, and 1.0 GiB"), "{text}");
+    assert!(
+        text.starts_with("a cubic path of vgg-16 in the full space needs about 6.0 GiB, but only 1.0 GiB"),
+        "{text}"
+    );
 }

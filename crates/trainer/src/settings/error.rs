@@ -27,7 +27,7 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
     /// A value is impossible.
-    #[error("{option}: {value} is not possible; it must be {rule}")]
+    #[error("{option}: {value} is invalid; it must be {rule}")]
     Value {
         /// The option.
         option: &'static str,

@@ -712,7 +712,7 @@ mod tests {
             ("--layer-rule paper --model 784-10", "layer-rule: paper"),
         ] {
             let message = message(resolve(line));
-            assert!(message.starts_with(&format!("{option} is not possible; it must be ")), "{line}: {message}");
+            assert!(message.starts_with(&format!("{option} is invalid; it must be ")), "{line}: {message}");
         }
         assert!(
             message(resolve("--begin-step 8 --end-step 8")).starts_with("begin-step: updates cannot begin at step 8")
@@ -738,7 +738,7 @@ mod tests {
         assert!(message("device = 'tpu'").contains("the devices are cpu"));
         assert!(message("model = 'resnet'").contains("784-300-100-10"));
         assert!(message("density-override = ['fc1=2']").contains("a density must be"));
-        assert!(message("density = 2.0").starts_with("density: 2 is not possible"));
+        assert!(message("density = 2.0").starts_with("density: 2 is invalid"));
         assert!(message("density = ").contains("run.toml"));
         let mut args = args("");
         args.config = Some("no/such/file".into());
