@@ -2,7 +2,6 @@
 //! the command `rigl`.
 #![forbid(unsafe_code)]
 
-pub mod args;
 pub mod atomic_file;
 pub mod bench;
 pub mod checkpoint;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use rigl::{MethodInfo, WeightStorage};
 use serde::{Deserialize, Serialize};
 
@@ -89,3 +90,9 @@ impl FromStr for MethodOption {
     }
 }
 serde_through_text!(Method, MethodOption);
+
+/// Methods by name, with a line on each in the long help.
+pub(crate) fn method_parser() -> impl TypedValueParser<Value = Method> {
+    let values = rigl::methods().map(|info| PossibleValue::new(info.name).help(info.summary));
+    PossibleValuesParser::new(values.collect::<Vec<_>>()).map(|name| Method::named(&name))
+}

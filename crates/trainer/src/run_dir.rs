@@ -533,7 +533,7 @@ mod tests {
         for epoch in 1..4 {
             folder.append(&serde_json::json!({ "event": "epoch", "epoch": epoch })).unwrap();
         }
-        let config: TrainConfig = toml::from_str(&fs::read_to_string(out.join(CONFIG)).unwrap()).unwrap();
+        let config = TrainConfig::of_run(&out.join(CONFIG)).unwrap();
         assert_eq!(config, TrainConfig::default());
         // A second process is kept away; after it, the run can be gone on with.
         let info = RunInfo::new(Place::of_cpu(1, "scalar"));

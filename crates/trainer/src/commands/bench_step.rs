@@ -12,37 +12,37 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::MachineArgs;
 use super::network::PictureArgs;
-use super::values::parse_count;
 use crate::bench::{StepBench, peak_rss_bytes};
 use crate::device::{ComputeDevice, Device, OnDevice, Place};
 use crate::method::Method;
-use crate::models::{Architecture, Format, LayerRule, ModelName, Sparsification, parse_density};
+use crate::models::{Architecture, Format, Sparsification, parse_density};
 use crate::report::{Significant, Table, print_record, print_text};
-use crate::settings::TrainConfig;
+use crate::settings::error::ConfigError;
+use crate::settings::{BatchArgs, FormatArgs, ModelArgs, TrainConfig, TrainOptions};
 use crate::{fit, memory};
 use rigl::Distribution;
 
 /// `rigl bench step`.
 #[derive(Debug, Args)]
 pub struct BenchStepArgs {
-    /// The network: lenet-300-100, or a multi-layer perceptron by its sizes, such as 784-300-100-10
-    #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
-    pub model: ModelName,
+    /// The network.
+    #[command(flatten)]
+    pub network: ModelArgs,
     /// What the network reads, where its name leaves that open.
     #[command(flatten)]
     pub pictures: PictureArgs,
-    /// Samples in a batch
-    #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
-    pub batch_size: usize,
+    /// Samples in a batch.
+    #[command(flatten)]
+    pub batch: BatchArgs,
     /// Densities of the network, each in (0, 1]
     #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
     pub density: Vec<f64>,
     /// How the density is spread over the layers
     #[arg(long, value_enum, default_value_t = Distribution::ErdosRenyiKernel)]
     pub distribution: Distribution,
-    /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...)
-    #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]
-    pub format: Format,
+    /// How sparse layers are stored.
+    #[command(flatten)]
+    pub format: FormatArgs,
     /// Measure in this process and print the raw numbers: how the command calls itself, once for each density
     #[arg(long, hide = true)]
     pub worker: bool,
@@ -95,12 +95,13 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
     if args.worker {
         return args.machine.on_device(Worker(args));
     }
-    let architecture = fit::architecture(&args.pictures.spec(&args.model)?)?;
-    let place = args.machine.on_device(Check { architecture: &architecture, batch_size: args.batch_size })?;
-    config(args).check()?;
+    let architecture = fit::architecture(&args.pictures.spec(&args.network)?)?;
+    let config = config(args)?;
+    let place = args.machine.on_device(Check { architecture: &architecture, batch_size: config.batch_size })?;
+    config.check()?;
     // Impossible densities are refused before anything is measured.
     for &density in &args.density {
-        sparsification(args, density).solve(&architecture)?;
+        sparsification(args, density)?.solve(&architecture)?;
     }
     let mut dense: Option<Measurement> = None;
     let mut best: Vec<Option<Measurement>> = vec![None; args.density.len()];
@@ -115,10 +116,10 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
     for (measurement, &density) in best.into_iter().flatten().zip(&args.density) {
         let record = StepRecord {
             event: "step",
-            model: args.model.to_string(),
-            batch_size: args.batch_size,
+            model: config.model.to_string(),
+            batch_size: config.batch_size,
             distribution: args.distribution.to_string(),
-            format: args.format.to_string(),
+            format: config.format.to_string(),
             density: measurement.nnz as f64 / architecture.size() as f64,
             nnz: measurement.nnz,
             flops_ratio: flops_ratio(args, &architecture, density)?,
@@ -150,11 +151,11 @@ pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
         }
     }
     if !args.machine.json {
-        let format = if args.format == Format::Csr { String::new() } else { format!(" in {}", args.format) };
+        let format = if config.format == Format::Csr { String::new() } else { format!(" in {}", config.format) };
         print_text(format_args!(
             "training step of {}{format} with batches of {}, {}",
-            args.model,
-            args.batch_size,
+            config.model,
+            config.batch_size,
             place.with_isa()
         ))?;
         print_text(format_args!("{table}"))?;
@@ -178,14 +179,9 @@ impl OnDevice for Check<'_> {
 }
 
 /// What the networks are trained with.
-fn config(args: &BenchStepArgs) -> TrainConfig {
-    TrainConfig {
-        model: args.model.clone(),
-        format: args.format,
-        batch_size: args.batch_size,
-        seed: args.machine.seed,
-        ..TrainConfig::default()
-    }
+fn config(args: &BenchStepArgs) -> Result<TrainConfig, ConfigError> {
+    let given = TrainOptions { seed: Some(args.machine.seed), ..TrainOptions::from(&args.network) };
+    TrainConfig::of(&given.or(&args.format).or(&args.batch))
 }
 
 fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
@@ -195,35 +191,30 @@ fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
     }
 }
 
-fn sparsification(args: &BenchStepArgs, density: f64) -> Sparsification {
-    Sparsification {
-        method: Method::named(if density == 1.0 { "dense" } else { "static" }),
-        density,
-        format: args.format,
-        distribution: args.distribution,
-        erk_power: 1.0,
-        layer_rule: LayerRule::Distribution,
-        overrides: vec![],
-    }
+fn sparsification(args: &BenchStepArgs, density: f64) -> Result<Sparsification, ConfigError> {
+    let method = Method::named(if density == 1.0 { "dense" } else { "static" });
+    let distribution = args.distribution;
+    Ok(Sparsification::of(&TrainConfig { method, density, distribution, ..config(args)? }))
 }
 
 fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) -> anyhow::Result<f64> {
-    let densities = sparsification(args, density).solve(architecture)?;
+    let densities = sparsification(args, density)?.solve(architecture)?;
     let [sparse, dense] = architecture.forward_flops(&densities, rigl::FlopsConvention::Mac2);
     Ok(sparse / dense)
 }
 
 /// Runs one turn of one density in a process of its own.
 fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result<Measurement> {
+    let config = config(args)?;
     let program = std::env::current_exe().context("cannot find this program to run it again")?;
     let output = Command::new(program)
-        .args(["bench", "step", "--worker", "--model", &args.model.to_string()])
-        .args(["--batch-size", &args.batch_size.to_string(), "--density", &density.to_string()])
+        .args(["bench", "step", "--worker", "--model", &config.model.to_string()])
+        .args(["--batch-size", &config.batch_size.to_string(), "--density", &density.to_string()])
         .args(["--distribution", &args.distribution.to_string()])
-        .args(["--format", &args.format.to_string()])
+        .args(["--format", &config.format.to_string()])
         .args(args.pictures.image_size.iter().flat_map(|side| ["--image-size".to_owned(), side.to_string()]))
         .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
-        .args(["--stem", &args.pictures.stem.to_string()])
+        .args(args.network.stem.iter().flat_map(|stem| ["--stem".to_owned(), stem.to_string()]))
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
         .args(["--device", &args.machine.device.to_string()])
         // A GPU takes no threads.
@@ -247,9 +238,9 @@ impl OnDevice for Worker<'_> {
     fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<()> {
         let Self(args) = self;
         let &[density] = &args.density[..] else { bail!("a worker measures one density") };
-        let config = config(args);
-        let architecture = fit::architecture(&args.pictures.spec(&args.model)?)?;
-        let densities = sparsification(args, density).solve(&architecture)?;
+        let config = config(args)?;
+        let architecture = fit::architecture(&args.pictures.spec(&args.network)?)?;
+        let densities = sparsification(args, density)?.solve(&architecture)?;
         let mut bench = StepBench::new(backend, &architecture, &config, &densities)?;
         let best = backend.install(|| -> anyhow::Result<Duration> {
             let steps = bench.steps_per_turn()?;

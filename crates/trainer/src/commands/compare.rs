@@ -9,7 +9,6 @@ use clap::Args;
 use serde_json::Value;
 
 use super::report::write_and_print;
-use crate::args::TrainOptions;
 use crate::atomic_file::write_atomic;
 use crate::comparison::{
     COMPARISON, ComparisonError, ComparisonProgress, Definition, Outcome, Plan, PlannedRun, Results, RunFolder,
@@ -18,8 +17,8 @@ use crate::comparison::{
 use crate::interrupt::Interrupt;
 use crate::models::parse_density;
 use crate::report::print_record;
-use crate::settings::RESUMABLE;
 use crate::settings::error::ConfigError;
+use crate::settings::{RESUMABLE, TrainOptions};
 
 const HEADING: &str = "Comparison";
 

@@ -4,14 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::network::{DensityArgs, SpreadArgs};
 use super::summary;
 use crate::exchange::{check_out, prune, read_model};
-use crate::method::Method;
-use crate::models::{Architecture, Format, LayerRule};
-use crate::settings::TrainConfig;
+use crate::models::{Architecture, Sparsification};
 use crate::settings::error::ConfigError;
-use rigl::Distribution;
+use crate::settings::{DensityArgs, SpreadArgs, TrainConfig, TrainOptions};
 
 const IMPORT_EXAMPLES: &str = "\
 Examples:
@@ -55,32 +52,18 @@ pub struct ImportArgs {
 /// If the sources cannot be read or make no model, a density is impossible, or the model cannot be written.
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     check_out(&args.out, &args.sources)?;
-    if args.density.given().is_none() {
-        check_without_density(&args.spread)?;
+    let (given, spread) = (TrainOptions::from(&args.density), TrainOptions::from(&args.spread));
+    let prunes = !given.given().is_empty();
+    if let (false, Some(option)) = (prunes, spread.given().first()) {
+        return Err(ConfigError::NoEffect { option, needs: "--density or --sparsity" }.into());
     }
     let mut model = read_model(&args.sources, args.seed)?;
-    if let Some(density) = args.density.given() {
-        // The layer rule is for one model only.
-        let layer_rule = args.spread.layer_rule;
-        TrainConfig { model: model.name(), layer_rule, ..TrainConfig::default() }.check()?;
-        let sparsification = args.spread.sparsification(Method::named("rigl"), density, Format::Csr);
-        let densities = sparsification.solve(&Architecture::of(&model.name()))?;
+    if prunes {
+        let config = TrainConfig::of(&TrainOptions { model: Some(model.name()), ..given.or(spread) })?;
+        config.check()?;
+        let densities = Sparsification::of(&config).solve(&Architecture::of(&config.model))?;
         prune(&mut model, &densities)?;
     }
     model.save(&args.out)?;
     summary::print("import", &args.out, "safetensors", &model.layers, args.json)
-}
-
-/// How a density is spread means nothing without one.
-fn check_without_density(spread: &SpreadArgs) -> Result<(), ConfigError> {
-    let without = [
-        (spread.distribution != Distribution::ErdosRenyiKernel, "distribution"),
-        (spread.erk_power != 1.0, "erk-power"),
-        (spread.layer_rule != LayerRule::Distribution, "layer-rule"),
-        (!spread.density_override.is_empty(), "density-override"),
-    ];
-    match without.into_iter().find(|(given, _)| *given) {
-        Some((_, option)) => Err(ConfigError::NoEffect { option, needs: "--density or --sparsity" }),
-        None => Ok(()),
-    }
 }

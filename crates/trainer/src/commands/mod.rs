@@ -17,7 +17,7 @@ mod network;
 mod plan;
 mod report;
 mod summary;
-mod train;
+pub(crate) mod train;
 mod values;
 
 use clap::{Parser, Subcommand};
@@ -135,8 +135,6 @@ mod tests {
             ("train --seed -1", &["-1"]),
             ("train --densty 0.1", &["--densty", "--density"]),
             ("train --density-override fc1", &["PATTERN=DENSITY"]),
-            ("plan --density 2", &["--density", "at most 1"]),
-            ("plan --update-interval 0", &["--update-interval"]),
             (
                 "bench kernel --op conv",
                 &["--op", "spmm, spmm_t, sddmm, grow, conv_forward, conv_input_grad, conv_weight_grad"],
@@ -152,7 +150,6 @@ mod tests {
             ("bench kernel --op conv_forward --shape 3x4x3x0x8x1", &["--shape", "at least 1"]),
             ("bench kernel --pattern diagonal", &["--pattern", "banded", ".smtx"]),
             ("bench step --density 0.1,0", &["--density", "above 0"]),
-            ("bench step --batch-size 0", &["--batch-size", "at least 1"]),
             ("landscape a", &["<B>"]),
             ("landscape a b --curves quartic", &["--curves", "linear, quadratic, cubic"]),
             ("landscape a b --points 2", &["--points", "at least 3"]),
@@ -189,9 +186,12 @@ mod tests {
         assert!(["bsr", "bsr04x4", "bsr4", "bsr4x4x4", "csr4x4"].iter().all(|text| text.parse::<Format>().is_err()));
         assert_eq!((kernel.density, kernel.pattern), (vec![0.2, 0.1, 0.05], PatternSource::File("a.smtx".into())));
         let plan = |line: &str| match parse(line).unwrap() {
-            Command::Plan(plan) => plan.density.given(),
+            Command::Plan(plan) => plan.config().unwrap(),
             other => panic!("{other:?}"),
         };
-        assert_eq!((plan("plan"), plan("plan --sparsity 0.8")), (None, Some(0.2)));
+        assert_eq!((plan("plan").density, plan("plan --sparsity 0.8").density), (0.1, 0.2));
+        for (line, option) in [("plan --density 2", "--density"), ("plan --update-interval 0", "--update-interval")] {
+            assert!(plan(line).check().unwrap_err().to_string().contains(option), "{line}");
+        }
     }
 }

@@ -8,29 +8,27 @@ use serde::Serialize;
 use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
 
-use super::network::{DensityArgs, PictureArgs, SpreadArgs};
-use super::values::{parse_count, parse_positive};
-use crate::args::method_parser;
-use crate::method::{Method, MethodOption};
-use crate::models::{Architecture, FirstModel, Format, MOST_WIDTH, ModelName, Sparsification, activation_bytes, width};
+use super::network::PictureArgs;
+use super::values::parse_positive;
+use crate::method::Method;
+use crate::models::{Architecture, FirstModel, Format, MOST_WIDTH, Sparsification, activation_bytes, width};
 use crate::report::{Significant, Table, dimensions, print_record, print_text};
-use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
+use crate::settings::{
+    BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, SpreadArgs, TrainConfig, TrainOptions,
+    UpdateArgs,
+};
 use crate::{fit, training};
 use rigl::FlopsConvention;
 
 /// `rigl plan`.
 #[derive(Debug, Args)]
-#[command(mut_arg("density", |density| {
-    density.help("Share of the weights of all sparse layers that exist, in (0, 1] [default: 0.1]")
-}))]
 pub struct PlanArgs {
-    /// The network: lenet-300-100, lenet-5, wrn-D-K (wrn-22-2), resnet-18, resnet-34, resnet-50, mobilenet-v1,
-    /// mobilenet-v2, vgg-16, or a multi-layer perceptron by its sizes, such as 784-300-100-10
-    #[arg(long, value_name = "NAME", default_value = "lenet-300-100")]
-    pub model: ModelName,
-    /// Factor on the numbers of channels; or small-dense: the dense network of the size of the sparse one of this density; or
-    /// big-sparse: the sparse one of the size of the dense one. Ratios are to the dense network of width 1
+    /// The network.
+    #[command(flatten)]
+    pub network: ModelArgs,
+    /// Multiplier for the channel counts; or small-dense, the dense network of the size of the sparse one of this density; or
+    /// big-sparse, the sparse one of the size of the dense one. Ratios are to the dense network of width 1
     #[arg(long, value_name = "FACTOR|small-dense|big-sparse", default_value = "1")]
     pub width: Width,
     /// Give each layer the density that it has at width 1, as the paper's notebook counts its wide networks, not what the
@@ -40,48 +38,44 @@ pub struct PlanArgs {
     /// What the network reads, where its name leaves that open.
     #[command(flatten)]
     pub pictures: PictureArgs,
-    /// How connections are chosen and changed; decides the operations of training
-    #[arg(long, value_name = "NAME", value_parser = method_parser(), default_value = "rigl")]
-    pub method: Method,
-    /// A parameter of the method, such as ema=0.99 for snfs; repeatable
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub method_option: Vec<MethodOption>,
+    /// The method, which decides the operations of training.
+    #[command(flatten)]
+    pub method: MethodArgs,
     /// How dense the layers are.
     #[command(flatten)]
     pub density: DensityArgs,
-    /// How it is spread.
+    /// How the density is distributed.
     #[command(flatten)]
     pub spread: SpreadArgs,
-    /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...)
-    #[arg(long, value_name = "csr|bsrRxC", default_value = "csr")]
-    pub format: Format,
-    /// Steps from one topology update to the next; decides the operations of training
-    #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-    pub update_interval: u64,
-    /// Steps of the training; decide, with the window of updates, the operations of a method whose density falls
+    /// How sparse layers are stored.
+    #[command(flatten)]
+    pub format: FormatArgs,
+    /// When the topology changes.
+    #[command(flatten)]
+    pub updates: UpdateArgs,
+    /// Steps of the training; together with the window of updates, they decide the operations of a method whose density falls
     #[arg(long, value_name = "STEPS", default_value_t = 32_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: u64,
-    /// First step at which the topology may change [default: the update interval]
-    #[arg(long, value_name = "STEP")]
-    pub begin_step: Option<u64>,
-    /// Step from which on it stays [default: three quarters of the steps]
-    #[arg(long, value_name = "STEP")]
-    pub end_step: Option<u64>,
-    /// Batches over which an update of rigl adds up the gradient that it grows by; decides operations and bytes of training
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub growth_batches: u64,
     /// Factor on the number of training steps, as in the paper's "5x" rows; decides the operations of training
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_positive)]
     pub train_length: f64,
-    /// Samples in a batch; decides the bytes of training
-    #[arg(long, value_name = "SAMPLES", default_value_t = 100, value_parser = parse_count)]
-    pub batch_size: usize,
-    /// How operations are counted
-    #[arg(long, value_enum, default_value_t = FlopsConvention::Mac2)]
-    pub flops_convention: FlopsConvention,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Samples in a batch.
+    #[command(flatten)]
+    pub batch: BatchArgs,
+    /// How operations are counted.
+    #[command(flatten)]
+    pub counting: CountArgs,
+    /// Print one JSON object per line on standard output, and nothing else there
     #[arg(long)]
     pub json: bool,
+}
+
+impl PlanArgs {
+    /// The settings of a training of this network.
+    pub(super) fn config(&self) -> Result<TrainConfig, ConfigError> {
+        let given = TrainOptions::from(&self.network).or(&self.method).or(&self.density).or(&self.spread);
+        TrainConfig::of(&given.or(&self.format).or(&self.updates).or(&self.batch).or(&self.counting))
+    }
 }
 
 /// A factor on a network's channels, or what it is chosen for.
@@ -156,39 +150,27 @@ struct TotalRecord {
 /// # Errors
 /// If a density is impossible or the network does not fit into memory.
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let density = args.density.given().unwrap_or(TrainConfig::default().density);
-    let asked = args.spread.sparsification(args.method, density, args.format);
-    let spec = args.pictures.spec(&args.model)?;
+    let mut config = args.config()?;
+    let asked = Sparsification::of(&config);
+    let spec = args.pictures.spec(&args.network)?;
     let by_size = !matches!(args.width, Width::Factor(_));
-    if args.model.is_mlp() && args.width != Width::Factor(1.0) {
+    if config.model.is_mlp() && args.width != Width::Factor(1.0) {
         return Err(ConfigError::NoEffect { option: "width", needs: "a convolutional network" }.into());
     }
-    if by_size && args.method.is_dense() {
+    if by_size && config.method.is_dense() {
         let needs = "the sparse method to compare with, not dense";
         return Err(ConfigError::NoEffect { option: "width", needs }.into());
     }
-    let (width, method) = match args.width {
-        Width::Factor(width) => (width, args.method),
-        Width::SmallDense => (width::small_dense(&spec, &asked)?, Method::named("dense")),
-        Width::BigSparse => (width::big_sparse(&spec, &asked)?, args.method),
+    let width = match args.width {
+        Width::Factor(width) => width,
+        Width::SmallDense => {
+            (config.method, config.density) = (Method::named("dense"), 1.0);
+            width::small_dense(&spec, &asked)?
+        }
+        Width::BigSparse => width::big_sparse(&spec, &asked)?,
     };
-    let density = if method.is_dense() { 1.0 } else { density };
-    let sparsification = Sparsification { method, density, ..asked };
+    let sparsification = Sparsification::of(&config);
     let architecture = fit::architecture(&spec.clone().with_width(width))?;
-    let config = TrainConfig {
-        model: args.model.clone(),
-        method,
-        density,
-        method_option: args.method_option.clone(),
-        update_interval: args.update_interval,
-        begin_step: args.begin_step,
-        end_step: args.end_step,
-        growth_batches: args.growth_batches,
-        batch_size: args.batch_size,
-        layer_rule: args.spread.layer_rule,
-        format: args.format,
-        ..TrainConfig::default()
-    };
     config.check()?;
     // What all is compared with: the dense network of width 1.
     let dense_architecture = fit::architecture(&spec)?;
@@ -199,7 +181,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
             *wide = LayerDensity { density: narrow.density, nnz, size: wide.size };
         }
     }
-    let convention = args.flops_convention;
+    let convention = config.flops_convention;
     let [sparse_flops, wide_flops] = architecture.forward_flops(&densities, convention);
     let dense_flops: f64 = flops_of_dense(&dense_architecture, convention);
     let (built, _) = training::method(&config, args.steps)?;
@@ -213,7 +195,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         let density = solved.nnz as f64 / solved.size as f64;
         let flops = layer.geometry().forward_flops(density, convention);
         paper_size_bytes += paper_size(density, layer);
-        let nnz_blocks = match args.format {
+        let nnz_blocks = match config.format {
             Format::Bsr([r, c]) if solved.nnz < solved.size => Some(solved.nnz / (r * c)),
             _ => None,
         };
@@ -232,7 +214,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         let stored = match nnz_blocks {
             _ if solved.nnz == solved.size => "dense".to_owned(),
             Some(blocks) => format!("{blocks} blocks"),
-            None => args.format.to_string(),
+            None => config.format.to_string(),
         };
         table.row([
             record.name,
@@ -246,14 +228,14 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
 
     let nnz: usize = densities.iter().map(|d| d.nnz).sum();
     let bytes = bytes(&config, &architecture, &densities, built.as_ref())?;
-    let dense_training_bytes = dense_training_bytes(&dense_architecture, args.batch_size)?;
+    let dense_training_bytes = dense_training_bytes(&dense_architecture, config.batch_size)?;
     let total = TotalRecord {
         event: "total",
         width,
         params: architecture.parameters(),
         nnz,
         density: nnz as f64 / architecture.size() as f64,
-        format: args.format.to_string(),
+        format: config.format.to_string(),
         inference_flops: sparse_flops,
         inference_flops_ratio: sparse_flops / dense_flops,
         train_flops_ratio,
@@ -283,7 +265,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     row("training flops/sample", train_flops_ratio * 3.0 * dense_flops, 3.0 * dense_flops, &count);
     row("size, bitmask format", paper_size_bytes, dense_paper_size, &kilobytes);
     row(
-        &format!("size, {}", args.format.to_string().to_uppercase().replace('X', "x")),
+        &format!("size, {}", config.format.to_string().to_uppercase().replace('X', "x")),
         bytes.storage as f64,
         dense_storage as f64,
         &kilobytes,
@@ -293,12 +275,12 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         row("  of it, gradients for growth", bytes.growth as f64, 0.0, &kilobytes);
     }
     if bytes.method > 0 {
-        row(&format!("  of it, held for {method}"), bytes.method as f64, 0.0, &kilobytes);
+        row(&format!("  of it, held for {}", config.method), bytes.method as f64, 0.0, &kilobytes);
     }
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(
-        "flops are counted as {convention}; training with {method} and batches of {}",
-        args.batch_size
+        "flops are counted as {convention}; training with {} and batches of {}",
+        config.method, config.batch_size
     ))?;
     if width != 1.0 {
         print_text(format_args!("the network has {width} times the channels; the dense one beside it has width 1"))?;

@@ -1,15 +1,15 @@
 //! `rigl train`.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::Args;
 use rigl::LayerDensity;
 use serde::Serialize;
 use sparse_kernels::BackendError;
 
-pub use crate::args::TrainArgs;
 use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
 use crate::data::Dataset;
 use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
@@ -19,9 +19,51 @@ use crate::models::{Architecture, FirstModel};
 use crate::report::{Significant, Table, dimensions, print_record, print_text};
 use crate::run::{Run, RunError, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
-use crate::settings::TrainConfig;
+use crate::settings::{RUN, TrainConfig, TrainOptions};
 use crate::training::{self, StepOptions, Trainer};
 use crate::{data, memory};
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  rigl train
+      LeNet-300-100 at density 0.1 with RigL on the embedded pictures; results in runs/
+  rigl train --density 0.05 --seed 1 --epochs 40
+      half the weights, another seed, twice as long
+  rigl train --method dense
+      the dense baseline
+  rigl train --data mnist --data-dir ~/data --val-fraction 0.1
+      MNIST from ~/data/mnist, a tenth of its training set held out
+  rigl train --config experiment.toml --seed 2 --json > records.jsonl
+      a file's settings with another seed, records for a machine
+  rigl train --resume runs/lenet-300-100-rigl-d0.1-s0-1
+      go on with a run that was stopped, by Ctrl-C or in any other way
+
+A configuration file has the options' names as keys:
+  model = \"784-300-100-10\"
+  density = 0.05
+  lr-milestones = [1000, 2000]
+The run's folder holds the settings in effect (config.toml), which --config reads again.";
+
+/// `rigl train`.
+#[derive(Debug, Args)]
+#[command(after_long_help = TRAIN_EXAMPLES)]
+pub struct TrainArgs {
+    /// Print time, bytes and launches of each kernel, mean of the steps, on standard error at the end. A GPU's kernels then run
+    /// one after the other
+    #[arg(long, help_heading = RUN)]
+    pub profile: bool,
+    /// Everything that may stand in the file too.
+    #[command(flatten)]
+    pub options: TrainOptions,
+    /// TOML file with any of the other options, by their names; the command line wins over it
+    #[arg(long, value_name = "FILE", help_heading = RUN)]
+    pub config: Option<PathBuf>,
+    /// Go on with the run in this folder, from its newest whole checkpoint, to the same result as if it had never
+    /// stopped; only --threads, --loader-threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints and
+    /// --json may differ
+    #[arg(long, value_name = "RUN", conflicts_with = "config", help_heading = RUN)]
+    pub resume: Option<PathBuf>,
+}
 
 /// The record of a finished run.
 #[derive(Debug, Serialize)]
@@ -68,7 +110,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let config = match &args.resume {
         Some(run) => TrainConfig::resume(&args.options, &RunDir::config_path(run)?, data_dir)?,
-        None => TrainConfig::resolve(args, data_dir)?,
+        None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
     let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
     let mut data = data::load_sized(&config.data, config.data_dir.as_deref(), config.image_size)?;

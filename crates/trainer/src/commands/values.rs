@@ -18,11 +18,6 @@ pub(super) fn parse_positive(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "it must be a finite number above 0".to_owned())
 }
 
-pub(super) fn parse_sparsity(text: &str) -> Result<f64, String> {
-    let sparsity = text.parse::<f64>().ok().filter(|sparsity| (0.0..1.0).contains(sparsity));
-    sparsity.ok_or_else(|| "a sparsity must be at least 0 and below 1 (it is 1 - density)".to_owned())
-}
-
 pub(super) fn parse_not_negative(text: &str) -> Result<f64, String> {
     let power = text.parse::<f64>().ok().filter(|&power| power >= 0.0 && power.is_finite());
     power.ok_or_else(|| "it must be a finite number of at least 0".to_owned())

@@ -11,10 +11,9 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::ComparisonError;
-use crate::args::TrainOptions;
 use crate::commands::compare::CompareArgs;
 use crate::settings::error::ConfigError;
-use crate::settings::{RESUMABLE, TrainConfig, merge_settings, remove_setting};
+use crate::settings::{RESUMABLE, TrainConfig, TrainOptions, merge_settings, remove_setting};
 
 /// Seeds of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

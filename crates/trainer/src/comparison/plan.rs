@@ -8,12 +8,11 @@ use sparse_kernels::cpu::Cpu;
 use super::definition::{Arm, BIG_SPARSE, DENSE, RUNS, SMALL_DENSE, run_name};
 use super::run_folder::deciding_settings;
 use super::{ComparisonError, Definition, PlannedName, RunFolder};
-use crate::args::TrainOptions;
 use crate::data::{self, Dataset};
 use crate::models::{Sparsification, width};
 use crate::run_dir::CONFIG;
-use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
+use crate::settings::{TrainConfig, TrainOptions};
 use crate::{fit, memory, training};
 
 /// A run with its settings.

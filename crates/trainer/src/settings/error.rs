@@ -26,8 +26,16 @@ pub enum ConfigError {
         /// Place and reason.
         source: Box<toml::de::Error>,
     },
+    /// No data set has this name.
+    #[error("unknown data set `{name}`; choose one of {known}")]
+    Data {
+        /// The name given.
+        name: String,
+        /// Every name there is.
+        known: String,
+    },
     /// A value is impossible.
-    #[error("{option}: {value} is invalid; it must be {rule}")]
+    #[error("--{}: {value} is invalid; it must be {rule}", option.replace('_', "-"))]
     Value {
         /// The option.
         option: &'static str,
@@ -45,7 +53,7 @@ pub enum ConfigError {
         second: &'static str,
     },
     /// An option of the command line that the other settings leave without effect.
-    #[error("--{option} has no effect here: it needs {needs}")]
+    #[error("--{} has no effect here: it needs {needs}", option.replace('_', "-"))]
     NoEffect {
         /// The option.
         option: &'static str,

@@ -1,621 +1,36 @@
-//! The settings of a training run: defaults, merging of command line and file, and checks.
+//! The settings of a training run.
 //!
-//! A setting comes from the command line, else from the file given by `--config`, else from [`TrainConfig::default`]
-//! (and, for the data folder, from the environment variable `RIGL_DATA_DIR`). [`TrainConfig::resolve`] is the one way
-//! from arguments to a checked configuration.
-
-use std::path::{Path, PathBuf};
-use std::{fmt, fs};
-
-use rigl::{Distribution, DropSchedule, FlopsConvention, WeightStorage};
-use serde::{Deserialize, Serialize};
+//! [`TrainOptions`] is both the options of `rigl train` and the keys of its configuration file; what they resolve to is
+//! [`TrainConfig`]. A setting comes from the command line, else from the file given by `--config`, else from the defaults of
+//! the table (and, for the data folder, from the environment variable `RIGL_DATA_DIR`).
 
 pub mod error;
+mod macros;
+mod resolve;
+mod table;
 
 pub use self::error::ConfigError;
-use crate::args::{TrainArgs, TrainOptions};
-use crate::checkpoint::CheckpointError;
-use crate::data;
-use crate::data::image_folder::{DEFAULT_IMAGE_SIZE, IMAGE_FOLDER};
-use crate::data::{Augment, Dataset, Normalize};
-use crate::device::{Device, available_threads};
-use crate::method::{Method, MethodOption};
-use crate::models::{
-    DENSITY_RULE, DensityOverride, Format, Init, LayerRule, MOST_WIDTH, ModelName, ModelSpec, Stem, StoredModel,
-    complement, is_density,
+pub(crate) use self::resolve::{merge_settings, remove_setting};
+pub use self::table::{
+    BatchArgs, BeginningArgs, CountArgs, DataArgs, DensityArgs, DropArgs, FormatArgs, LengthArgs, MethodArgs,
+    ModelArgs, OptimizationArgs, RESUMABLE, RunArgs, SpreadArgs, TrainConfig, TrainOptions, UpdateArgs, WidthArgs,
 };
-use crate::training::{LrSchedule, OptimizerKind, UpdateSemantics, UpdateWindow};
-
-/// Everything that decides a training run. Keys in a file are the names of the command's options.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct TrainConfig {
-    /// The network.
-    pub model: ModelName,
-    /// Factor on the numbers of channels of a convolutional network.
-    pub width: f64,
-    /// How a residual network begins.
-    pub stem: Stem,
-    /// The data set, one of [`data::KNOWN`].
-    pub data: String,
-    /// Folder of data sets that are not embedded.
-    pub data_dir: Option<PathBuf>,
-    /// Share of the training samples held out for validation, in [0, 1).
-    pub val_fraction: f64,
-    /// Whether the test set is evaluated after every epoch, not only at the end.
-    pub eval_test: bool,
-    /// Over what mean and deviation of the inputs are taken.
-    pub normalize: Normalize,
-    /// How training pictures are changed at random.
-    pub augment: Augment,
-    /// Pixels each way that the pictures of a folder are resized to.
-    pub image_size: usize,
-
-    /// How connections are chosen.
-    pub method: Method,
-    /// Parameters of the method; of a name given twice the last counts.
-    pub method_option: Vec<MethodOption>,
-    /// nnz / size over all sparse layers, in (0, 1]; 1 with a dense method.
-    pub density: f64,
-    /// How the density is spread over the layers.
-    pub distribution: Distribution,
-    /// Exponent of the Erdős–Rényi-Kernel proportions; 0 is uniform.
-    pub erk_power: f64,
-    /// Who decides the layers' densities.
-    pub layer_rule: LayerRule,
-    /// Densities of single layers.
-    pub density_override: Vec<DensityOverride>,
-    /// How sparse layers are stored. Blocks are dropped and grown whole.
-    pub format: Format,
-
-    /// Steps between topology updates.
-    pub update_interval: u64,
-    /// Share of a layer's connections replaced by the first update, in [0, 1].
-    pub drop_fraction: f64,
-    /// How that share falls.
-    pub drop_schedule: DropSchedule,
-    /// Exponent of [`DropSchedule::InversePower`].
-    pub drop_exponent: f64,
-    /// First step with an update, see [`TrainConfig::update_window`].
-    pub begin_step: Option<u64>,
-    /// Step at which updates have ended, see [`TrainConfig::update_window`].
-    pub end_step: Option<u64>,
-    /// What an update does to its step.
-    pub update_semantics: UpdateSemantics,
-    /// Batches over which an update adds up the gradient that it grows by.
-    pub growth_batches: u64,
-
-    /// Passes over the training set; `None` if the length is given in steps.
-    pub epochs: Option<u64>,
-    /// Training steps; `None` if the length is given in epochs.
-    pub steps: Option<u64>,
-    /// Samples in a step.
-    pub batch_size: usize,
-
-    /// The optimizer.
-    pub optimizer: OptimizerKind,
-    /// Learning rate.
-    pub lr: f64,
-    /// How it changes.
-    pub lr_schedule: LrSchedule,
-    /// Steps at which [`LrSchedule::Step`] multiplies the rate.
-    pub lr_milestones: Vec<u64>,
-    /// The factor of [`LrSchedule::Step`].
-    pub lr_gamma: f64,
-    /// Steps in which the rate rises from 0 to `lr`.
-    pub warmup_steps: u64,
-    /// Momentum of SGD, in [0, 1).
-    pub momentum: f64,
-    /// Whether it is Nesterov's.
-    pub nesterov: bool,
-    /// Weight decay.
-    pub weight_decay: f64,
-    /// Share of the target spread over all classes, in [0, 1).
-    pub label_smoothing: f64,
-    /// Share of hidden activations set to zero in training, in [0, 1).
-    pub dropout: f64,
-    /// What initial weights' deviation follows.
-    pub init: Init,
-    /// A model file whose weights and patterns take the place of random ones.
-    pub init_from: Option<PathBuf>,
-    /// Run folder or checkpoint whose final pattern the network begins with, and whose initial values.
-    pub ticket: Option<PathBuf>,
-
-    /// How operations are counted in reports.
-    pub flops_convention: FlopsConvention,
-    /// The seed of everything random.
-    pub seed: u64,
-    /// Threads; `None` is one for each core, see [`TrainConfig::thread_count`].
-    pub threads: Option<usize>,
-    /// Threads that prepare batches; `None` is as the data needs, see [`TrainConfig::loader_thread_count`].
-    pub loader_threads: Option<usize>,
-    /// Where it is computed.
-    pub device: Device,
-    /// Steps between checkpoints; `None` is one after each epoch.
-    pub checkpoint_every: Option<u64>,
-    /// How many of the newest checkpoints are kept.
-    pub keep_checkpoints: usize,
-    /// Whether standard output is JSON lines.
-    pub json: bool,
-    /// The run's folder. Not written to the run's configuration: the folder is where that file stands, and a run
-    /// from it needs another.
-    #[serde(skip_serializing)]
-    pub out: Option<PathBuf>,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            model: ModelName::Lenet300x100,
-            width: 1.0,
-            stem: Stem::Auto,
-            data: data::EMBEDDED.to_owned(),
-            data_dir: None,
-            val_fraction: 0.0,
-            eval_test: false,
-            normalize: Normalize::Pixels,
-            augment: Augment::None,
-            image_size: DEFAULT_IMAGE_SIZE,
-            method: Method::named("rigl"),
-            method_option: Vec::new(),
-            density: 0.1,
-            distribution: Distribution::ErdosRenyiKernel,
-            erk_power: 1.0,
-            layer_rule: LayerRule::Distribution,
-            density_override: Vec::new(),
-            format: Format::Csr,
-            update_interval: 100,
-            drop_fraction: 0.3,
-            drop_schedule: DropSchedule::Cosine,
-            drop_exponent: 3.0,
-            begin_step: None,
-            end_step: None,
-            update_semantics: UpdateSemantics::Paper,
-            growth_batches: 1,
-            epochs: Some(20),
-            steps: None,
-            batch_size: 100,
-            optimizer: OptimizerKind::Sgd,
-            lr: 0.1,
-            lr_schedule: LrSchedule::Cosine,
-            lr_milestones: Vec::new(),
-            lr_gamma: 0.1,
-            warmup_steps: 0,
-            momentum: 0.9,
-            nesterov: true,
-            weight_decay: 1e-4,
-            label_smoothing: 0.0,
-            dropout: 0.0,
-            init: Init::DenseFanIn,
-            init_from: None,
-            ticket: None,
-            flops_convention: FlopsConvention::Mac2,
-            seed: 0,
-            threads: None,
-            loader_threads: None,
-            device: Device::Cpu,
-            checkpoint_every: None,
-            keep_checkpoints: 2,
-            json: false,
-            out: None,
-        }
-    }
-}
-
-/// The default learning rate of Adam and AdamW.
-const ADAM_LR: f64 = 1e-3;
-
-impl TrainConfig {
-    /// The configuration of a command line: options over the file's, over `env_data_dir` (the environment variable
-    /// `RIGL_DATA_DIR`), over the defaults.
-    ///
-    /// # Errors
-    /// [`ConfigError`]: a file, a value, two options that exclude each other, or an option of the command line that
-    /// has no effect. A file may hold settings that the chosen method or schedule does not use.
-    pub fn resolve(args: &TrainArgs, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
-        let from_file = args.config.as_deref().map(read_options).transpose()?.unwrap_or_default();
-        let given = &args.options;
-        let mut table = toml::Table::try_from(&from_file)?;
-        merge_settings(&mut table, toml::Table::try_from(given)?);
-        let config = Self::from_settings(table, env_data_dir)?;
-        config.check_effect(given)?;
-        Ok(config)
-    }
-
-    /// The configuration of settings from one or more sources, merged into the table of a [`TrainOptions`].
-    ///
-    /// # Errors
-    /// As [`TrainConfig::resolve`], but for options without effect.
-    pub(crate) fn from_settings(table: toml::Table, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
-        let (options, mut config) = Self::with_defaults(table)?;
-        if let Some(path) = &config.init_from {
-            let model = StoredModel::load(path).map_err(ConfigError::InitFrom)?;
-            if options.model.is_none() {
-                config.model = model.name();
-            }
-            if model.name() != config.model {
-                let what = format!("{}: the model", path.display());
-                return Err(ConfigError::InitFrom(CheckpointError::mismatch(what, model.name(), &config.model)));
-            }
-            config.density = model.density();
-            config.format = model.format();
-            // The run's own settings must find it from any folder.
-            config.init_from = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
-        }
-        if let Some(ticket) = &config.ticket {
-            config.ticket = Some(std::path::absolute(ticket).unwrap_or_else(|_| ticket.clone()));
-        }
-        config.find_data(env_data_dir);
-        config.check()?;
-        Ok(config)
-    }
-
-    /// Settings with the defaults that depend on others.
-    fn with_defaults(mut table: toml::Table) -> Result<(TrainOptions, Self), ConfigError> {
-        let options: TrainOptions = from_table(table.clone());
-        table.remove("sparsity");
-        let mut config: Self = from_table(table);
-        if let Some(sparsity) = options.sparsity {
-            require(
-                (0.0..1.0).contains(&sparsity),
-                "sparsity",
-                sparsity,
-                "at least 0 and below 1 (it is 1 - density)",
-            )?;
-            config.density = complement(sparsity);
-        }
-        if config.method.is_dense() {
-            config.density = 1.0;
-        }
-        if options.steps.is_some() {
-            config.epochs = None;
-        }
-        if options.lr.is_none() && config.optimizer != OptimizerKind::Sgd {
-            config.lr = ADAM_LR;
-        }
-        if options.normalize.is_none() {
-            config.normalize = data::default_normalize(&config.data);
-        }
-        if options.augment.is_none() {
-            config.augment = data::default_augment(&config.data);
-        }
-        Ok((options, config))
-    }
-
-    /// Without a folder of data sets, it is that of the environment; the embedded data has none.
-    fn find_data(&mut self, env_data_dir: Option<PathBuf>) {
-        if self.data == data::EMBEDDED {
-            self.data_dir = None;
-        } else {
-            // The run's own settings must find it from any folder.
-            let folder = self.data_dir.take().or(env_data_dir);
-            self.data_dir = folder.map(|folder| std::path::absolute(&folder).unwrap_or(folder));
-        }
-    }
-
-    /// The configuration of the run in `folder`, gone on with: its own settings, but for those of [`RESUMABLE`] that
-    /// the command line gives.
-    ///
-    /// # Errors
-    /// [`ConfigError`]: the run's file, or an option that would make it another run.
-    pub fn resume(given: &TrainOptions, file: &Path, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
-        let given_data_dir = given.data_dir.is_some();
-        let given = toml::Table::try_from(given)?;
-        if let Some(option) = given.keys().find(|key| !RESUMABLE.contains(&key.as_str())) {
-            return Err(ConfigError::Resume { option: option.clone(), config: file.to_owned() });
-        }
-        let mut table = toml::Table::try_from(read_options(file)?)?;
-        table.extend(given);
-        let (_, mut config) = Self::with_defaults(table)?;
-        if given_data_dir && config.data == data::EMBEDDED {
-            return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS });
-        }
-        config.find_data(env_data_dir);
-        config.check()?;
-        Ok(config)
-    }
-
-    /// The settings in the file of a run.
-    ///
-    /// # Errors
-    /// [`ConfigError`] if it cannot be read.
-    pub fn of_run(file: &Path) -> Result<Self, ConfigError> {
-        let (_, config) = Self::with_defaults(toml::Table::try_from(read_options(file)?)?)?;
-        Ok(config)
-    }
-
-    /// What decides the result of a run, as it stands in checkpoints: everything but [`RESUMABLE`], and no paths.
-    pub fn fingerprint(&self) -> serde_json::Value {
-        let mut value = serde_json::to_value(self).expect("settings are JSON");
-        let settings = value.as_object_mut().expect("settings are a map");
-        RESUMABLE.iter().chain(&["init-from", "ticket"]).for_each(|&key| drop(settings.remove(key)));
-        value
-    }
-
-    /// Checks each value by itself.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let share = |value: f64| (0.0..1.0).contains(&value);
-        let share_rule = "at least 0 and below 1";
-        let positive = |value: f64| value > 0.0 && value.is_finite();
-        let at_least_one = "at least 1";
-        require(
-            data::KNOWN.contains(&self.data.as_str()),
-            "data",
-            &self.data,
-            "fashion-mnist-mini, fashion-mnist, mnist, cifar10, cifar100 or image-folder",
-        )?;
-        let files = self.data == IMAGE_FOLDER;
-        let counted = !files || self.normalize != Normalize::Pixels;
-        require(counted, "normalize", self.normalize, "channels, per-image or none with --data image-folder")?;
-        match self.augment {
-            Augment::None => {}
-            Augment::CropFlip => {
-                let rule = "none or random-resized-crop-flip with --data image-folder";
-                require(!files, "augment", self.augment, rule)?;
-            }
-            Augment::RandomResizedCropFlip => {
-                require(files, "augment", self.augment, "none or crop-flip without --data image-folder")?;
-            }
-        }
-        require((1..=LARGEST_IMAGE).contains(&self.image_size), "image-size", self.image_size, IMAGE_SIZE_RULE)?;
-        require(share(self.val_fraction), "val-fraction", self.val_fraction, share_rule)?;
-        require(is_density(self.density), "density", self.density, DENSITY_RULE)?;
-        let power = self.erk_power;
-        require(power >= 0.0 && power.is_finite(), "erk-power", power, "a finite number of at least 0")?;
-        let width = self.width;
-        require(width > 0.0 && width <= MOST_WIDTH, "width", width, "above 0 and at most 16")?;
-        let blocks = self.format == Format::Csr || self.model.is_mlp();
-        require(blocks, "format", self.format, "csr for convolutional networks, which have no blocks")?;
-        let lenet = self.layer_rule != LayerRule::Paper || self.model == ModelName::Lenet300x100;
-        require(lenet, "layer-rule", self.layer_rule, "distribution: only lenet-300-100 has a rule in the paper")?;
-        require(self.update_interval >= 1, "update-interval", self.update_interval, at_least_one)?;
-        let fraction = self.drop_fraction;
-        require((0.0..=1.0).contains(&fraction), "drop-fraction", fraction, "at least 0 and at most 1")?;
-        require(positive(self.drop_exponent), "drop-exponent", self.drop_exponent, "a finite number above 0")?;
-        require(self.growth_batches >= 1, "growth-batches", self.growth_batches, at_least_one)?;
-        let info = self.method.info();
-        let stored = self.format == Format::Csr || info.blocks;
-        require(stored, "format", self.format, "csr for this method, which does not know blocks")?;
-        for option in &self.method_option {
-            // Given a value each, so that the one at fault is named.
-            self.build_method(&[option])?;
-        }
-        let file =
-            self.init_from.as_ref().or(self.ticket.as_ref()).map_or(String::new(), |path| path.display().to_string());
-        let sparse_from_the_start = info.storage == WeightStorage::Sparse;
-        let (loads, begins) = (self.init_from.is_some(), self.ticket.is_some());
-        require(!loads || sparse_from_the_start || self.method.is_dense(), "init-from", &file, NO_START)?;
-        require(!begins || sparse_from_the_start, "ticket", &file, NO_START)?;
-        require(
-            !(loads && begins),
-            "ticket",
-            &file,
-            "left out with --init-from: both say what the network begins with",
-        )?;
-        require(begins || !info.needs_ticket, "ticket", "none", "a run folder or checkpoint with this method")?;
-        let streamed = self.growth_batches == 1 || self.format == Format::Csr;
-        require(streamed, "growth-batches", self.growth_batches, "1 for weights in blocks")?;
-        if let (Some(begin), Some(end)) = (self.begin_step, self.end_step) {
-            check_window(begin, end)?;
-        }
-        require(self.epochs != Some(0), "epochs", 0, at_least_one)?;
-        require(self.steps != Some(0), "steps", 0, at_least_one)?;
-        require(self.batch_size >= 1, "batch-size", self.batch_size, at_least_one)?;
-        require(positive(self.lr), "lr", self.lr, "a finite number above 0")?;
-        let rising = self.lr_milestones.is_sorted_by(|a, b| a < b);
-        require(rising, "lr-milestones", format!("{:?}", self.lr_milestones), "a list of rising steps")?;
-        let milestones = self.lr_schedule != LrSchedule::Step || !self.lr_milestones.is_empty();
-        require(milestones, "lr-schedule", self.lr_schedule, "constant or cosine, or lr-milestones must be given")?;
-        require(self.lr_gamma > 0.0 && self.lr_gamma <= 1.0, "lr-gamma", self.lr_gamma, "above 0 and at most 1")?;
-        require(share(self.momentum), "momentum", self.momentum, share_rule)?;
-        let decay = self.weight_decay;
-        require(decay >= 0.0 && decay.is_finite(), "weight-decay", decay, "a finite number of at least 0")?;
-        require(share(self.label_smoothing), "label-smoothing", self.label_smoothing, share_rule)?;
-        require(share(self.dropout), "dropout", self.dropout, share_rule)?;
-        require(self.checkpoint_every != Some(0), "checkpoint-every", 0, at_least_one)?;
-        require(self.keep_checkpoints >= 1, "keep-checkpoints", self.keep_checkpoints, at_least_one)?;
-        for (option, threads) in [("threads", self.threads), ("loader-threads", self.loader_threads)] {
-            let threads = threads.unwrap_or(1);
-            require((1..=MAX_THREADS).contains(&threads), option, threads, "at least 1 and at most 1024")?;
-        }
-        Ok(())
-    }
-
-    /// Options of the command line must do something.
-    pub(crate) fn check_effect(&self, given: &TrainOptions) -> Result<(), ConfigError> {
-        let info = self.method.info();
-        let updates = info.updates == rigl::UpdateTimes::Scheduled;
-        let needs_updates = "a method that updates the topology on a schedule (not dense or static, for example)";
-        let (drops, needs_drops) = (info.drops_a_fraction, "a method that drops a fraction (set or rigl, for example)");
-        let fresh = self.init_from.is_none() && self.ticket.is_none();
-        let sparse = !self.method.is_dense() && fresh;
-        let needs_sparse =
-            if fresh { "a sparse method (not dense)" } else { "a new network (no --init-from or --ticket)" };
-        let spread = sparse && self.layer_rule == LayerRule::Distribution;
-        let sgd = self.optimizer == OptimizerKind::Sgd;
-        let step = self.lr_schedule == LrSchedule::Step;
-        let rules = [
-            ("data-dir", given.data_dir.is_some(), self.data != data::EMBEDDED, DATA_IN_FOLDERS),
-            ("width", given.width.is_some(), !self.model.is_mlp(), "a convolutional network"),
-            ("stem", given.stem.is_some(), matches!(self.model, ModelName::ResNet(_)), "a model resnet-18, -34 or -50"),
-            ("image-size", given.image_size.is_some(), self.data == IMAGE_FOLDER, "--data image-folder"),
-            ("density", given.density.is_some(), sparse, needs_sparse),
-            ("sparsity", given.sparsity.is_some(), sparse, needs_sparse),
-            ("layer-rule", given.layer_rule.is_some(), sparse, needs_sparse),
-            (
-                "distribution",
-                given.distribution.is_some(),
-                spread,
-                "a new network of a sparse method and --layer-rule distribution",
-            ),
-            (
-                "erk-power",
-                given.erk_power.is_some(),
-                spread && self.distribution == Distribution::ErdosRenyiKernel,
-                "a new network of a sparse method, --layer-rule distribution and --distribution erk",
-            ),
-            ("density-override", given.density_override.is_some(), sparse, needs_sparse),
-            ("format", given.format.is_some(), sparse, needs_sparse),
-            (
-                "init",
-                given.init.is_some(),
-                sparse && info.storage == WeightStorage::Sparse,
-                "a new network that is sparse from the start: else both choices are the same",
-            ),
-            ("update-interval", given.update_interval.is_some(), updates, needs_updates),
-            ("drop-fraction", given.drop_fraction.is_some(), drops, needs_drops),
-            ("drop-schedule", given.drop_schedule.is_some(), drops, needs_drops),
-            (
-                "drop-exponent",
-                given.drop_exponent.is_some(),
-                drops && self.drop_schedule == DropSchedule::InversePower,
-                "a method that updates the topology and --drop-schedule inverse-power",
-            ),
-            ("begin-step", given.begin_step.is_some(), updates, needs_updates),
-            ("end-step", given.end_step.is_some(), updates, needs_updates),
-            ("update-semantics", given.update_semantics.is_some(), drops, needs_drops),
-            ("growth-batches", given.growth_batches.is_some(), info.grows_by_gradient, "--method rigl"),
-            ("lr-milestones", given.lr_milestones.is_some(), step, "--lr-schedule step"),
-            ("lr-gamma", given.lr_gamma.is_some(), step, "--lr-schedule step"),
-            ("momentum", given.momentum.is_some(), sgd, "--optimizer sgd"),
-            ("nesterov", given.nesterov.is_some(), sgd, "--optimizer sgd"),
-        ];
-        match rules.into_iter().find(|&(_, given, effect, _)| given && !effect) {
-            Some((option, _, _, needs)) => Err(ConfigError::NoEffect { option, needs }),
-            None => Ok(()),
-        }
-    }
-
-    /// The network, on the pictures of a data set.
-    pub fn spec(&self, data: &Dataset) -> ModelSpec {
-        let [channels, height, width] = data.shape;
-        let spec = ModelSpec::of(&self.model).on(channels, [height, width], data.classes);
-        spec.with_width(self.width).with_stem(self.stem)
-    }
-
-    /// The method with these parameters, and a schedule that does not matter.
-    fn build_method(&self, options: &[&MethodOption]) -> Result<Box<dyn rigl::Method>, ConfigError> {
-        let schedule = rigl::UpdateSchedule::new(rigl::ScheduleOptions::for_steps(1000));
-        let options = rigl::MethodOptions {
-            schedule: schedule.expect("a thousand steps have room for updates"),
-            seed: self.seed,
-            growth_batches: 1,
-            total_steps: 1000,
-            parameters: options.iter().map(|option| (option.name.clone(), option.value.clone())).collect(),
-        };
-        Ok(rigl::build_method(self.method.info().name, &options)?)
-    }
-
-    /// Steps of the whole run.
-    pub fn total_steps(&self, batches_per_epoch: u64) -> u64 {
-        match (self.steps, self.epochs) {
-            (Some(steps), _) => steps,
-            (None, epochs) => epochs.unwrap_or(0).saturating_mul(batches_per_epoch),
-        }
-    }
-
-    /// When the topology may change. Without `begin-step` it begins after one update interval, without `end-step` it
-    /// ends after three quarters of the steps (rounded down). `None`: neither is given, and the run is too short for an
-    /// update.
-    ///
-    /// # Errors
-    /// [`ConfigError::Window`] if one of them is given and there is no step from begin to end.
-    pub fn update_window(&self, total_steps: u64) -> Result<Option<UpdateWindow>, ConfigError> {
-        let begin = self.begin_step.unwrap_or(self.update_interval);
-        let end = self.end_step.unwrap_or((u128::from(total_steps) * 3 / 4) as u64);
-        match (self.begin_step, self.end_step) {
-            (None, None) if begin >= end => Ok(None),
-            _ => check_window(begin, end).map(|()| Some(UpdateWindow { begin, end })),
-        }
-    }
-
-    /// Threads to use: those asked for, else one for each core.
-    pub fn thread_count(&self) -> usize {
-        self.threads.unwrap_or_else(available_threads)
-    }
-
-    /// Threads that prepare batches: those asked for, else two for folders of pictures and one for all other data.
-    pub fn loader_thread_count(&self) -> usize {
-        self.loader_threads.unwrap_or_else(|| data::default_loader_threads(&self.data))
-    }
-
-    /// This configuration as a file that `--config` reads.
-    ///
-    /// # Errors
-    /// [`ConfigError::Encoding`] if the data folder's path is not Unicode.
-    pub fn to_toml(&self) -> Result<String, ConfigError> {
-        Ok(toml::to_string(self)?)
-    }
-}
-
-/// Options that leave a run's result as it is, and so may change when it is gone on with.
-pub const RESUMABLE: [&str; 7] =
-    ["checkpoint-every", "data-dir", "device", "json", "keep-checkpoints", "loader-threads", "threads"];
-
-/// The data sets that `--data-dir` is for.
-pub(crate) const DATA_IN_FOLDERS: &str = "--data fashion-mnist, mnist, cifar10, cifar100 or image-folder";
-
-/// More is a slip: a batch of one would have 50 million inputs.
-const LARGEST_IMAGE: usize = 4096;
-const IMAGE_SIZE_RULE: &str = "at least 1 and at most 4096 pixels";
-
-/// More is a slip, not a machine.
-const MAX_THREADS: usize = 1024;
-
-/// Why a method that begins with all weights takes no file to begin with.
-const NO_START: &str = "left out: this method begins with all weights of a new network";
-
-/// Options of which a source may give one.
-const ALTERNATIVES: [[&str; 2]; 2] = [["density", "sparsity"], ["epochs", "steps"]];
-
-/// Puts the settings of a source that wins over those of `table`.
-pub(crate) fn merge_settings(table: &mut toml::Table, winning: toml::Table) {
-    for (key, value) in winning {
-        remove_setting(table, &key);
-        table.insert(key, value);
-    }
-}
-
-/// Removes a setting, by either name of a thing that has two.
-pub(crate) fn remove_setting(table: &mut toml::Table, key: &str) {
-    table.remove(key);
-    for pair in ALTERNATIVES.iter().filter(|pair| pair.contains(&key)) {
-        pair.iter().for_each(|&other| drop(table.remove(other)));
-    }
-}
-
-fn read_options(path: &Path) -> Result<TrainOptions, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let options: TrainOptions = toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
-    if options.density.is_some() && options.sparsity.is_some() {
-        return Err(ConfigError::Conflict { first: "density", second: "sparsity" });
-    }
-    if options.epochs.is_some() && options.steps.is_some() {
-        return Err(ConfigError::Conflict { first: "epochs", second: "steps" });
-    }
-    Ok(options)
-}
-
-/// Settings from a table that was made from settings.
-fn from_table<T: for<'de> Deserialize<'de>>(table: toml::Table) -> T {
-    table.try_into().expect("options and configuration have the same keys and types")
-}
-
-fn check_window(begin: u64, end: u64) -> Result<(), ConfigError> {
-    if begin >= end { Err(ConfigError::Window { begin, end }) } else { Ok(()) }
-}
-
-fn require(holds: bool, option: &'static str, value: impl fmt::Display, rule: &'static str) -> Result<(), ConfigError> {
-    if holds { Ok(()) } else { Err(ConfigError::Value { option, value: value.to_string(), rule }) }
-}
+pub(crate) use self::table::{DATA_IN_FOLDERS, RUN};
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::train::TrainArgs;
     use crate::commands::{Cli, Command};
+    use crate::data::{self, Augment, Normalize};
+    use crate::device::Device;
+    use crate::method::Method;
+    use crate::models::{DensityOverride, ModelName};
+    use crate::training::UpdateWindow;
+    use clap::CommandFactory;
     use clap::Parser;
     use proptest::prelude::*;
+    use std::fs;
 
     fn args(line: &str) -> TrainArgs {
         match Cli::try_parse_from(["rigl", "train"].into_iter().chain(line.split_whitespace())).unwrap().command {
@@ -625,7 +40,7 @@ mod tests {
     }
 
     fn resolve(line: &str) -> Result<TrainConfig, ConfigError> {
-        TrainConfig::resolve(&args(line), None)
+        TrainConfig::resolve(None, &args(line).options, None)
     }
 
     /// A file beside a command line.
@@ -633,9 +48,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.toml");
         fs::write(&path, file).unwrap();
-        let mut args = args(line);
-        args.config = Some(path);
-        TrainConfig::resolve(&args, None)
+        TrainConfig::resolve(Some(&path), &args(line).options, None)
     }
 
     fn message(result: Result<TrainConfig, ConfigError>) -> String {
@@ -708,11 +121,10 @@ mod tests {
             ("--lr-schedule step", "lr-schedule: step"),
             ("--lr-schedule step --lr-milestones 5,5", "lr-milestones: [5, 5]"),
             ("--lr-schedule step --lr-milestones 5 --lr-gamma 0", "lr-gamma: 0"),
-            ("--data imagenet", "data: imagenet"),
             ("--layer-rule paper --model 784-10", "layer-rule: paper"),
         ] {
             let message = message(resolve(line));
-            assert!(message.starts_with(&format!("{option} is invalid; it must be ")), "{line}: {message}");
+            assert!(message.starts_with(&format!("--{option} is invalid; it must be ")), "{line}: {message}");
         }
         assert!(
             message(resolve("--begin-step 8 --end-step 8")).starts_with("begin-step: updates cannot begin at step 8")
@@ -738,11 +150,11 @@ mod tests {
         assert!(message("device = 'tpu'").contains("the devices are cpu"));
         assert!(message("model = 'resnet'").contains("784-300-100-10"));
         assert!(message("density-override = ['fc1=2']").contains("a density must be"));
-        assert!(message("density = 2.0").starts_with("density: 2 is invalid"));
+        assert!(message("density = 2.0").starts_with("--density: 2 is invalid"));
         assert!(message("density = ").contains("run.toml"));
-        let mut args = args("");
-        args.config = Some("no/such/file".into());
-        let missing = TrainConfig::resolve(&args, None).unwrap_err().to_string();
+        let missing = TrainConfig::resolve(Some("no/such/file".as_ref()), &TrainOptions::default(), None)
+            .unwrap_err()
+            .to_string();
         assert!(missing.starts_with("config: no/such/file: "), "{missing}");
     }
 
@@ -778,7 +190,8 @@ mod tests {
         assert_eq!(window("", 134).unwrap(), None);
         assert_eq!(window("", 135).unwrap(), Some(UpdateWindow { begin: 100, end: 101 }));
         assert!(window("--begin-step 2000", 2400).unwrap_err().to_string().contains("begin at step 2000"));
-        let data_dir = |line: &str| TrainConfig::resolve(&args(line), Some("/env".into())).unwrap().data_dir;
+        let data_dir =
+            |line: &str| TrainConfig::resolve(None, &args(line).options, Some("/env".into())).unwrap().data_dir;
         assert_eq!(data_dir("--data mnist"), Some("/env".into()));
         assert_eq!(data_dir("--data mnist --data-dir /cli"), Some("/cli".into()));
         assert_eq!(data_dir(""), None);
@@ -838,6 +251,47 @@ mod tests {
         assert_eq!((parsed.density, parsed.to_string()), (None, "conv1=free".to_owned()));
         for text in ["fc1", "=0.5", "fc1=", "fc1=0", "fc1=x"] {
             assert!(text.parse::<DensityOverride>().is_err(), "{text}");
+        }
+    }
+
+    /// Every default that the help states is the one in effect, and every option says what it means.
+    #[test]
+    fn the_help_states_the_defaults_in_effect() {
+        let defaults = toml::Table::try_from(TrainConfig::default()).unwrap();
+        let command = Cli::command();
+        let train = command.find_subcommand("train").unwrap();
+        let mut compared = 0;
+        for argument in train.get_arguments() {
+            let name = argument.get_long().unwrap();
+            let help = argument.get_help().unwrap_or_else(|| panic!("--{name} has no help")).to_string();
+            assert!(argument.get_help_heading().is_some(), "--{name} has no heading");
+            let stated = help.rsplit_once("[default: ").map(|(_, rest)| rest.trim_end_matches(']'));
+            let Some(default) = defaults.get(name) else { continue };
+            let default = match default {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Array(list) if list.is_empty() => continue,
+                other => other.to_string(),
+            };
+            let stated = stated.unwrap_or_else(|| panic!("--{name}: the default {default} is not stated"));
+            assert!(stated == default || stated.starts_with(&format!("{default};")), "--{name}: {stated} {default}");
+            compared += 1;
+        }
+        assert!(compared >= 25, "{compared}");
+    }
+
+    /// Each key of the configuration is an option, and each option but those with another meaning a key.
+    #[test]
+    fn options_and_keys_have_the_same_names() {
+        let command = Cli::command();
+        let train = command.find_subcommand("train").unwrap();
+        let options: Vec<_> = train.get_arguments().filter_map(|a| a.get_long()).collect();
+        for key in toml::Table::try_from(TrainConfig::default()).unwrap().keys() {
+            assert!(options.contains(&key.as_str()), "{key}");
+        }
+        for option in options.into_iter().filter(|option| !["config", "profile", "resume", "sparsity"].contains(option))
+        {
+            let error = toml::from_str::<TrainOptions>(&format!("{option} = {{ wrong = true }}")).unwrap_err();
+            assert!(!error.to_string().contains("unknown field"), "{option}: {error}");
         }
     }
 

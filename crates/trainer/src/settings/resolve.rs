@@ -1,0 +1,281 @@
+//! Settings from the command line, a file and the environment; what they mean for a run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::error::ConfigError;
+use super::table::{DATA_IN_FOLDERS, RESUMABLE, TrainConfig, TrainOptions};
+use crate::checkpoint::CheckpointError;
+use crate::data::{self, Dataset};
+use crate::device::available_threads;
+use crate::method::MethodOption;
+use crate::models::{ModelSpec, StoredModel, complement};
+use crate::training::{OptimizerKind, UpdateWindow};
+
+/// The default learning rate of Adam and AdamW.
+const ADAM_LR: f64 = 1e-3;
+
+/// The default length of a run.
+const EPOCHS: u64 = 20;
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self::of(&TrainOptions::default()).expect("no sparsity is given")
+    }
+}
+
+impl TrainConfig {
+    /// The configuration of a command line: options over the file's, over `env_data_dir` (the environment variable
+    /// `RIGL_DATA_DIR`), over the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: a file, a value, two options that exclude each other, or an option of the command line that
+    /// has no effect. A file may hold settings that the chosen method or schedule does not use.
+    pub fn resolve(
+        file: Option<&Path>,
+        given: &TrainOptions,
+        env_data_dir: Option<PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        let from_file = file.map(read_options).transpose()?.unwrap_or_default();
+        let mut table = toml::Table::try_from(&from_file)?;
+        merge_settings(&mut table, toml::Table::try_from(given)?);
+        let config = Self::from_settings(table, env_data_dir)?;
+        config.check_effect(given)?;
+        Ok(config)
+    }
+
+    /// The configuration of settings from one or more sources, merged into the table of a [`TrainOptions`].
+    ///
+    /// # Errors
+    /// As [`TrainConfig::resolve`], but for options without effect.
+    pub(crate) fn from_settings(table: toml::Table, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let (options, mut config) = Self::with_defaults(table)?;
+        if let Some(path) = &config.init_from {
+            let model = StoredModel::load(path).map_err(ConfigError::InitFrom)?;
+            if options.model.is_none() {
+                config.model = model.name();
+            }
+            if model.name() != config.model {
+                let what = format!("{}: the model", path.display());
+                return Err(ConfigError::InitFrom(CheckpointError::mismatch(what, model.name(), &config.model)));
+            }
+            config.density = model.density();
+            config.format = model.format();
+            // The run's own settings must find it from any folder.
+            config.init_from = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+        }
+        if let Some(ticket) = &config.ticket {
+            config.ticket = Some(std::path::absolute(ticket).unwrap_or_else(|_| ticket.clone()));
+        }
+        config.find_data(env_data_dir);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Settings with the defaults that depend on others.
+    fn with_defaults(table: toml::Table) -> Result<(TrainOptions, Self), ConfigError> {
+        let options = from_table(table);
+        let config = Self::of(&options)?;
+        Ok((options, config))
+    }
+
+    /// The settings of these options: the table's defaults, and those that depend on other settings. Values are not checked,
+    /// files not looked for.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the sparsity is none.
+    pub fn of(options: &TrainOptions) -> Result<Self, ConfigError> {
+        let mut config = Self::of_table(options);
+        if let Some(sparsity) = config.sparsity.take() {
+            if !(0.0..1.0).contains(&sparsity) {
+                let rule = "at least 0 and below 1 (it is 1 - density)";
+                return Err(ConfigError::Value { option: "sparsity", value: sparsity.to_string(), rule });
+            }
+            config.density = complement(sparsity);
+        }
+        if config.method.is_dense() {
+            config.density = 1.0;
+        }
+        config.epochs = config.epochs.or(Some(EPOCHS)).filter(|_| config.steps.is_none());
+        if options.lr.is_none() && config.optimizer != OptimizerKind::Sgd {
+            config.lr = ADAM_LR;
+        }
+        if options.normalize.is_none() {
+            config.normalize = data::default_normalize(&config.data);
+        }
+        if options.augment.is_none() {
+            config.augment = data::default_augment(&config.data);
+        }
+        Ok(config)
+    }
+
+    /// Without a folder of data sets, it is that of the environment; the embedded data has none.
+    fn find_data(&mut self, env_data_dir: Option<PathBuf>) {
+        if self.data == data::EMBEDDED {
+            self.data_dir = None;
+        } else {
+            // The run's own settings must find it from any folder.
+            let folder = self.data_dir.take().or(env_data_dir);
+            self.data_dir = folder.map(|folder| std::path::absolute(&folder).unwrap_or(folder));
+        }
+    }
+
+    /// The configuration of the run in `folder`, gone on with: its own settings, but for those of [`RESUMABLE`] that
+    /// the command line gives.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the run's file, or an option that would make it another run.
+    pub fn resume(given: &TrainOptions, file: &Path, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let given_data_dir = given.data_dir.is_some();
+        let given = toml::Table::try_from(given)?;
+        if let Some(option) = given.keys().find(|key| !RESUMABLE.contains(&key.as_str())) {
+            return Err(ConfigError::Resume { option: option.clone(), config: file.to_owned() });
+        }
+        let mut table = toml::Table::try_from(read_options(file)?)?;
+        table.extend(given);
+        let (_, mut config) = Self::with_defaults(table)?;
+        if given_data_dir && config.data == data::EMBEDDED {
+            return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS });
+        }
+        config.find_data(env_data_dir);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The settings in the file of a run.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it cannot be read.
+    pub fn of_run(file: &Path) -> Result<Self, ConfigError> {
+        let (_, config) = Self::with_defaults(toml::Table::try_from(read_options(file)?)?)?;
+        Ok(config)
+    }
+
+    /// What decides the result of a run, as it stands in checkpoints: everything but [`RESUMABLE`], and no paths.
+    pub fn fingerprint(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).expect("settings are JSON");
+        let settings = value.as_object_mut().expect("settings are a map");
+        RESUMABLE.iter().chain(&["init-from", "ticket"]).for_each(|&key| drop(settings.remove(key)));
+        value
+    }
+
+    /// Checks each value by itself.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if !data::KNOWN.contains(&self.data.as_str()) {
+            return Err(ConfigError::Data { name: self.data.clone(), known: data::KNOWN.join(", ") });
+        }
+        self.check_values()?;
+        for option in &self.method_option {
+            // Given a value each, so that the one at fault is named.
+            self.build_method(&[option])?;
+        }
+        match (self.begin_step, self.end_step) {
+            (Some(begin), Some(end)) => check_window(begin, end),
+            _ => Ok(()),
+        }
+    }
+
+    /// The network, on the pictures of a data set.
+    pub fn spec(&self, data: &Dataset) -> ModelSpec {
+        let [channels, height, width] = data.shape;
+        let spec = ModelSpec::of(&self.model).on(channels, [height, width], data.classes);
+        spec.with_width(self.width).with_stem(self.stem)
+    }
+
+    /// The method with these parameters, and a schedule that does not matter.
+    fn build_method(&self, options: &[&MethodOption]) -> Result<Box<dyn rigl::Method>, ConfigError> {
+        let schedule = rigl::UpdateSchedule::new(rigl::ScheduleOptions::for_steps(1000));
+        let options = rigl::MethodOptions {
+            schedule: schedule.expect("a thousand steps have room for updates"),
+            seed: self.seed,
+            growth_batches: 1,
+            total_steps: 1000,
+            parameters: options.iter().map(|option| (option.name.clone(), option.value.clone())).collect(),
+        };
+        Ok(rigl::build_method(self.method.info().name, &options)?)
+    }
+
+    /// Steps of the whole run.
+    pub fn total_steps(&self, batches_per_epoch: u64) -> u64 {
+        match (self.steps, self.epochs) {
+            (Some(steps), _) => steps,
+            (None, epochs) => epochs.unwrap_or(0).saturating_mul(batches_per_epoch),
+        }
+    }
+
+    /// When the topology may change. Without `begin-step` it begins after one update interval, without `end-step` it
+    /// ends after three quarters of the steps (rounded down). `None`: neither is given, and the run is too short for an
+    /// update.
+    ///
+    /// # Errors
+    /// [`ConfigError::Window`] if one of them is given and there is no step from begin to end.
+    pub fn update_window(&self, total_steps: u64) -> Result<Option<UpdateWindow>, ConfigError> {
+        let begin = self.begin_step.unwrap_or(self.update_interval);
+        let end = self.end_step.unwrap_or((u128::from(total_steps) * 3 / 4) as u64);
+        match (self.begin_step, self.end_step) {
+            (None, None) if begin >= end => Ok(None),
+            _ => check_window(begin, end).map(|()| Some(UpdateWindow { begin, end })),
+        }
+    }
+
+    /// Threads to use: those asked for, else one for each core.
+    pub fn thread_count(&self) -> usize {
+        self.threads.unwrap_or_else(available_threads)
+    }
+
+    /// Threads that prepare batches: those asked for, else two for folders of pictures and one for all other data.
+    pub fn loader_thread_count(&self) -> usize {
+        self.loader_threads.unwrap_or_else(|| data::default_loader_threads(&self.data))
+    }
+
+    /// This configuration as a file that `--config` reads.
+    ///
+    /// # Errors
+    /// [`ConfigError::Encoding`] if the data folder's path is not Unicode.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+/// Options of which a source may give one.
+const ALTERNATIVES: [[&str; 2]; 2] = [["density", "sparsity"], ["epochs", "steps"]];
+
+/// Puts the settings of a source that wins over those of `table`.
+pub(crate) fn merge_settings(table: &mut toml::Table, winning: toml::Table) {
+    for (key, value) in winning {
+        remove_setting(table, &key);
+        table.insert(key, value);
+    }
+}
+
+/// Removes a setting, by either name of a thing that has two.
+pub(crate) fn remove_setting(table: &mut toml::Table, key: &str) {
+    table.remove(key);
+    for pair in ALTERNATIVES.iter().filter(|pair| pair.contains(&key)) {
+        pair.iter().for_each(|&other| drop(table.remove(other)));
+    }
+}
+
+fn read_options(path: &Path) -> Result<TrainOptions, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let options: TrainOptions = toml::from_str(&text)
+        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+    if options.density.is_some() && options.sparsity.is_some() {
+        return Err(ConfigError::Conflict { first: "density", second: "sparsity" });
+    }
+    if options.epochs.is_some() && options.steps.is_some() {
+        return Err(ConfigError::Conflict { first: "epochs", second: "steps" });
+    }
+    Ok(options)
+}
+
+/// Settings from a table that was made from settings.
+fn from_table<T: for<'de> Deserialize<'de>>(table: toml::Table) -> T {
+    table.try_into().expect("options and configuration have the same keys and types")
+}
+
+fn check_window(begin: u64, end: u64) -> Result<(), ConfigError> {
+    if begin >= end { Err(ConfigError::Window { begin, end }) } else { Ok(()) }
+}

@@ -1,0 +1,371 @@
+//! Every setting of a training run: its option and key in files, its help, its default and its rules.
+//!
+//! A new setting is an entry here, and the code that it is for; see `docs/adding-a-setting.md`.
+
+use std::path::PathBuf;
+
+use clap::ArgAction::Append;
+use rigl::{Distribution, DropSchedule, FlopsConvention, WeightStorage};
+use serde::Serialize;
+
+use super::error::ConfigError;
+use super::macros::{in_effect, or_default, settings};
+use crate::data::image_folder::{DEFAULT_IMAGE_SIZE, IMAGE_FOLDER};
+use crate::data::{self, Augment, Normalize};
+use crate::device::Device;
+use crate::method::{Method, MethodOption, method_parser};
+use crate::models::{DENSITY_RULE, DensityOverride, Format, Init, LayerRule, MOST_WIDTH, ModelName, Stem, is_density};
+use crate::training::{LrSchedule, OptimizerKind, UpdateSemantics};
+
+const NETWORK: &str = "Network and data";
+const SPARSITY: &str = "Sparsity";
+const LENGTH: &str = "Length";
+const OPTIMIZATION: &str = "Optimization";
+/// The heading of what concerns the run as a whole.
+pub(crate) const RUN: &str = "Run and output";
+
+settings! {
+    /// The network.
+    ModelArgs in NETWORK => {
+        /// The network: lenet-300-100, lenet-5, wrn-D-K (such as wrn-22-2), resnet-18, resnet-34, resnet-50, mobilenet-v1,
+        /// mobilenet-v2, vgg-16, or a multi-layer perceptron given by its layer sizes, such as 784-300-100-10
+        model: ModelName = ModelName::Lenet300x100, arg(value_name = "NAME");
+        /// First layers of a residual network: those for ImageNet or for CIFAR; auto chooses by image size
+        stem: Stem = Stem::Auto, needs |s| unless(matches!(s.model, ModelName::ResNet(_)), "a model resnet-18, -34 or -50");
+    }
+    /// The network's width.
+    WidthArgs in NETWORK => {
+        /// Multiplier for the channel counts of a convolutional network, rounded down
+        width: f64 = 1.0, arg(value_name = "FACTOR"),
+            must |s| unless(s.width > 0.0 && s.width <= MOST_WIDTH, "above 0 and at most 16"),
+            needs |s| unless(!s.model.is_mlp(), "a convolutional network");
+    }
+    /// The data.
+    DataArgs in NETWORK => {
+        /// The data set: fashion-mnist-mini (embedded), fashion-mnist, mnist, cifar10, cifar100 or image-folder (read from
+        /// --data-dir)
+        data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME");
+        /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
+        /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test; .jpeg and .png too)
+        data_dir: PathBuf, arg(value_name = "DIR"), stated "the environment variable RIGL_DATA_DIR",
+            needs |s| unless(s.data != data::EMBEDDED, DATA_IN_FOLDERS);
+        /// Fraction of the training samples held out and evaluated after each epoch, in [0, 1)
+        val_fraction: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.val_fraction);
+        /// Evaluate on the test set after each epoch too, not only at the end
+        eval_test: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
+            require_equals = true, default_missing_value = "true");
+        /// How inputs are normalised: which values the mean and standard deviation are computed over
+        normalize: Normalize = Normalize::Pixels, stated "channels for colour images",
+            must |s| unless(
+                s.data != IMAGE_FOLDER || s.normalize != Normalize::Pixels,
+                "channels, per-image or none with --data image-folder",
+            );
+        /// Random changes to the training images, drawn anew in each epoch
+        augment: Augment = Augment::None,
+            stated "crop-flip for cifar10 and cifar100, random-resized-crop-flip for image-folder",
+            must |s| match (s.augment, s.data == IMAGE_FOLDER) {
+                (Augment::CropFlip, true) => Some("none or random-resized-crop-flip with --data image-folder"),
+                (Augment::RandomResizedCropFlip, false) => Some("none or crop-flip without --data image-folder"),
+                _ => None,
+            };
+        /// Height and width to which the images of image-folder are resized
+        image_size: usize = DEFAULT_IMAGE_SIZE, arg(value_name = "PIXELS"),
+            must |s| unless((1..=LARGEST_IMAGE).contains(&s.image_size), "at least 1 and at most 4096 pixels"),
+            needs |s| unless(s.data == IMAGE_FOLDER, "--data image-folder");
+    }
+    /// The method.
+    MethodArgs in SPARSITY => {
+        /// How connections are chosen and changed
+        method: Method = Method::named("rigl"), arg(value_name = "NAME", value_parser = method_parser());
+        /// A parameter of the method, such as ema=0.99 for snfs (docs/methods.md lists them); repeatable
+        method_option: Vec<MethodOption> = Vec::new(), arg(value_name = "NAME=VALUE", action = Append);
+    }
+    /// The density of the network.
+    DensityArgs in SPARSITY => {
+        /// Fraction of the weights that exist, over all sparse layers, in (0, 1]
+        density: f64 = 0.1, arg(value_name = "D", conflicts_with = "sparsity"),
+            must |s| unless(is_density(s.density), DENSITY_RULE), needs sparse;
+        /// The same as sparsity: 1 - density, in [0, 1)
+        sparsity: f64, arg(value_name = "S"), saved(skip_serializing), needs sparse;
+    }
+    /// How the density is distributed over the layers.
+    SpreadArgs in SPARSITY => {
+        /// How the density is distributed over the layers
+        distribution: Distribution = Distribution::ErdosRenyiKernel,
+            needs |s| unless(spread(s), "a new network of a sparse method and --layer-rule distribution");
+        /// Exponent of the erk distribution; 0 makes it uniform
+        erk_power: f64 = 1.0, arg(value_name = "P"), must |s| not_negative(s.erk_power),
+            needs |s| unless(
+                spread(s) && s.distribution == Distribution::ErdosRenyiKernel,
+                "a new network of a sparse method, --layer-rule distribution and --distribution erk",
+            );
+        /// What decides the layers' densities
+        layer_rule: LayerRule = LayerRule::Distribution,
+            must |s| unless(
+                s.layer_rule != LayerRule::Paper || s.model == ModelName::Lenet300x100,
+                "distribution: only lenet-300-100 has a rule in the paper",
+            ),
+            needs sparse;
+        /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*` matches any characters); conv1=free
+        /// returns a layer that the model keeps dense to the distribution; repeatable, the last match wins
+        density_override: Vec<DensityOverride> = Vec::new(), arg(value_name = "PATTERN=DENSITY", action = Append),
+            needs sparse;
+    }
+    /// How sparse layers are stored.
+    FormatArgs in SPARSITY => {
+        /// How sparse layers are stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...). Blocks
+        /// compute faster, and are dropped and grown whole; a layer has the number of blocks nearest to its density, at least
+        /// one
+        format: Format = Format::Csr, arg(value_name = "csr|bsrRxC"),
+            must |s| unless(s.format == Format::Csr || s.model.is_mlp(), "csr for convolutional networks, which have no blocks").or(
+                unless(s.format == Format::Csr || s.method.info().blocks, "csr with this method, which does not support blocks")
+            ),
+            needs sparse;
+    }
+    /// What the network begins with.
+    BeginningArgs in SPARSITY => {
+        /// What the standard deviation of initial weights is computed from
+        init: Init = Init::DenseFanIn,
+            needs |s| unless(
+                sparse(s).is_none() && begins_sparse(s),
+                "a new network that is sparse from the start: otherwise both choices are the same",
+            );
+        /// Start from the weights and connections in this model file or checkpoint, not from random ones
+        init_from: PathBuf, arg(value_name = "FILE"),
+            must |s| unless(s.init_from.is_none() || begins_sparse(s) || s.method.is_dense(), NO_START);
+        /// Run folder or checkpoint of an earlier run: start with its final pattern and its initial weights (a lottery
+        /// ticket; for the method lottery and all others that are sparse from the start)
+        ticket: PathBuf, arg(value_name = "RUN"),
+            must |s| match &s.ticket {
+                Some(_) if !begins_sparse(s) => Some(NO_START),
+                Some(_) if s.init_from.is_some() => Some("left out with --init-from: both give the initial network"),
+                None if s.method.info().needs_ticket => Some("a run folder or checkpoint with this method"),
+                _ => None,
+            };
+    }
+    /// How operations are counted.
+    CountArgs in SPARSITY => {
+        /// How operations are counted in reports
+        flops_convention: FlopsConvention = FlopsConvention::Mac2;
+    }
+    /// When the topology changes.
+    UpdateArgs in updates_heading() => {
+        /// Steps between topology updates
+        update_interval: u64 = 100, arg(value_name = "STEPS"), must |s| at_least_one(s.update_interval), needs updates;
+        /// First step with an update
+        begin_step: u64, arg(value_name = "STEP"), stated "the update interval", needs updates;
+        /// Step from which on there are no updates
+        end_step: u64, arg(value_name = "STEP"), stated "three quarters of the run's steps", needs updates;
+        /// Batches over which an update of rigl sums the gradient that decides growth: more than 1 for small batches with
+        /// noisy gradients. Holds a dense gradient of the sparse layers meanwhile (rigl plan shows its size)
+        growth_batches: u64 = 1, arg(value_name = "N"),
+            must |s| at_least_one(s.growth_batches).or(
+                unless(s.growth_batches == 1 || s.format == Format::Csr, "1 for weights in blocks")
+            ),
+            needs |s| unless(s.method.info().grows_by_gradient, "--method rigl");
+    }
+    /// How many connections an update replaces.
+    DropArgs in updates_heading() => {
+        /// Fraction of a layer's connections that the first update replaces, in [0, 1]
+        drop_fraction: f64 = 0.3, arg(value_name = "FRACTION"),
+            must |s| unless((0.0..=1.0).contains(&s.drop_fraction), "at least 0 and at most 1"), needs drops;
+        /// How that fraction falls until updates end
+        drop_schedule: DropSchedule = DropSchedule::Cosine, needs drops;
+        /// Exponent of the drop schedule inverse-power
+        drop_exponent: f64 = 3.0, arg(value_name = "K"), must |s| positive(s.drop_exponent),
+            needs |s| unless(
+                drops(s).is_none() && s.drop_schedule == DropSchedule::InversePower,
+                "a method that updates the topology and --drop-schedule inverse-power",
+            );
+        /// What an update does to its training step
+        update_semantics: UpdateSemantics = UpdateSemantics::Paper, needs drops;
+    }
+    /// How long the run is.
+    LengthArgs in LENGTH => {
+        /// Length of the run in passes over the training set
+        epochs: u64, arg(value_name = "N", conflicts_with = "steps"), stated "20",
+            must |s| at_least_one(s.epochs.unwrap_or(1));
+        /// Length of the run in training steps (batches)
+        steps: u64, arg(value_name = "N"), must |s| at_least_one(s.steps.unwrap_or(1));
+    }
+    /// How many samples a step takes.
+    BatchArgs in LENGTH => {
+        /// Samples in a batch; the last batch of an epoch may be smaller
+        batch_size: usize = 100, arg(value_name = "SAMPLES"), must |s| at_least_one(s.batch_size as u64);
+    }
+    /// How weights change.
+    OptimizationArgs in OPTIMIZATION => {
+        /// The optimizer
+        optimizer: OptimizerKind = OptimizerKind::Sgd;
+        /// Learning rate, above 0
+        lr: f64 = 0.1, arg(value_name = "RATE"), stated "0.001 for adam and adamw", must |s| positive(s.lr);
+        /// How the learning rate changes
+        lr_schedule: LrSchedule = LrSchedule::Cosine,
+            must |s| unless(
+                s.lr_schedule != LrSchedule::Step || !s.lr_milestones.is_empty(),
+                "constant or cosine unless --lr-milestones is given",
+            );
+        /// Steps at which the schedule step multiplies the rate by --lr-gamma, such as 1000,2000
+        lr_milestones: Vec<u64> = Vec::new(), arg(value_name = "STEP,...", value_delimiter = ','),
+            must |s| unless(s.lr_milestones.is_sorted_by(|a, b| a < b), "a rising list of steps"), needs steps;
+        /// Factor of the schedule step, in (0, 1]
+        lr_gamma: f64 = 0.1, arg(value_name = "FACTOR"),
+            must |s| unless(s.lr_gamma > 0.0 && s.lr_gamma <= 1.0, "above 0 and at most 1"), needs steps;
+        /// Steps over which the rate first rises from 0
+        warmup_steps: u64 = 0, arg(value_name = "STEPS");
+        /// Momentum of sgd, in [0, 1)
+        momentum: f64 = 0.9, arg(value_name = "M"), must |s| fraction(s.momentum), needs sgd;
+        /// Use Nesterov momentum with sgd
+        nesterov: bool = true, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
+            require_equals = true, default_missing_value = "true"), needs sgd;
+        /// Weight decay, at least 0
+        weight_decay: f64 = 1e-4, arg(value_name = "DECAY"), must |s| not_negative(s.weight_decay);
+        /// Fraction of the training target spread over all classes, in [0, 1)
+        label_smoothing: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.label_smoothing);
+        /// Fraction of hidden activations set to zero in training, in [0, 1)
+        dropout: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.dropout);
+    }
+    /// The run and what it leaves.
+    RunArgs in RUN => {
+        /// Seed of everything random; one seed gives one result on any number of threads
+        seed: u64 = 0, arg(value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64));
+        /// Number of threads
+        threads: usize, arg(value_name = "N"), stated "one per core", must |s| threads(s.threads);
+        /// Additional threads that read and prepare batches
+        loader_threads: usize, arg(value_name = "N"), stated "2 for image-folder, 1 for other data",
+            must |s| threads(s.loader_threads);
+        /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices`
+        device: Device = Device::Cpu, arg(value_name = "DEVICE");
+        /// Steps between checkpoints
+        checkpoint_every: u64, arg(value_name = "STEPS"), stated "one checkpoint after each epoch",
+            must |s| at_least_one(s.checkpoint_every.unwrap_or(1));
+        /// How many of the newest checkpoints to keep, besides the final one
+        keep_checkpoints: usize = 2, arg(value_name = "N"), must |s| at_least_one(s.keep_checkpoints as u64);
+        /// Print one JSON object per line on standard output, and nothing else there
+        json: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
+            require_equals = true, default_missing_value = "true");
+        /// Folder for settings, metrics and checkpoints
+        out: PathBuf, arg(value_name = "DIR"), stated "a new one in runs/", saved(skip_serializing);
+    }
+}
+
+/// Options that leave a run's result as it is, and so may change when it is resumed.
+pub const RESUMABLE: [&str; 7] =
+    ["checkpoint-every", "data-dir", "device", "json", "keep-checkpoints", "loader-threads", "threads"];
+
+/// The data sets that `--data-dir` is for.
+pub(crate) const DATA_IN_FOLDERS: &str = "--data fashion-mnist, mnist, cifar10, cifar100 or image-folder";
+
+/// More is a slip: a batch of one would have 50 million inputs.
+const LARGEST_IMAGE: usize = 4096;
+
+/// More is a slip, not a machine.
+const MAX_THREADS: usize = 1024;
+
+/// Why a method that begins with all weights takes no file to begin with.
+const NO_START: &str = "left out: this method begins with all weights of a new network";
+
+/// What must hold and does not, or is needed and not there.
+type Unmet = Option<&'static str>;
+
+fn unless(holds: bool, rule: &'static str) -> Unmet {
+    (!holds).then_some(rule)
+}
+
+fn fraction(value: f64) -> Unmet {
+    unless((0.0..1.0).contains(&value), "at least 0 and below 1")
+}
+
+fn positive(value: f64) -> Unmet {
+    unless(value > 0.0 && value.is_finite(), "a finite number above 0")
+}
+
+fn not_negative(value: f64) -> Unmet {
+    unless(value >= 0.0 && value.is_finite(), "a finite number of at least 0")
+}
+
+fn at_least_one(value: u64) -> Unmet {
+    unless(value >= 1, "at least 1")
+}
+
+fn threads(count: Option<usize>) -> Unmet {
+    unless(count.is_none_or(|count| (1..=MAX_THREADS).contains(&count)), "at least 1 and at most 1024")
+}
+
+fn sparse(s: &TrainConfig) -> Unmet {
+    if s.init_from.is_some() || s.ticket.is_some() {
+        return Some("a new network (no --init-from or --ticket)");
+    }
+    unless(!s.method.is_dense(), "a sparse method (not dense)")
+}
+
+fn spread(s: &TrainConfig) -> bool {
+    sparse(s).is_none() && s.layer_rule == LayerRule::Distribution
+}
+
+fn begins_sparse(s: &TrainConfig) -> bool {
+    s.method.info().storage == WeightStorage::Sparse
+}
+
+fn updates(s: &TrainConfig) -> Unmet {
+    let scheduled = s.method.info().updates == rigl::UpdateTimes::Scheduled;
+    unless(scheduled, "a method that updates the topology on a schedule (not dense or static, for example)")
+}
+
+fn drops(s: &TrainConfig) -> Unmet {
+    unless(s.method.info().drops_a_fraction, "a method that drops a fraction (set or rigl, for example)")
+}
+
+fn steps(s: &TrainConfig) -> Unmet {
+    unless(s.lr_schedule == LrSchedule::Step, "--lr-schedule step")
+}
+
+fn sgd(s: &TrainConfig) -> Unmet {
+    unless(s.optimizer == OptimizerKind::Sgd, "--optimizer sgd")
+}
+
+/// Names the methods that have a schedule.
+fn updates_heading() -> &'static str {
+    static HEADING: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let scheduled = rigl::methods().filter(|info| info.updates == rigl::UpdateTimes::Scheduled);
+        let names: Vec<_> = scheduled.map(|info| info.name).collect();
+        format!("Topology updates (methods with a schedule: {})", names.join(", "))
+    });
+    &HEADING
+}
+
+/// A setting's help: its documentation, and what is in effect without it.
+fn help<const N: usize>(text: &str, defaults: [Option<String>; N]) -> String {
+    let defaults: Vec<_> = defaults.into_iter().flatten().collect();
+    let text = text.trim();
+    if defaults.is_empty() { text.to_owned() } else { format!("{text} [default: {}]", defaults.join("; ")) }
+}
+
+/// A default as the help states it; that of a list is not stated.
+fn stated<T: Serialize>(default: &T) -> Option<String> {
+    match toml::Value::try_from(default).ok()? {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Array(_) => None,
+        other => Some(other.to_string()),
+    }
+}
+
+fn check<T: Serialize>(
+    option: &'static str,
+    value: &T,
+    config: &TrainConfig,
+    rule: fn(&TrainConfig) -> Unmet,
+) -> Result<(), ConfigError> {
+    let Some(rule) = rule(config) else { return Ok(()) };
+    let value = match toml::Value::try_from(value) {
+        Ok(toml::Value::String(text)) => text,
+        Ok(toml::Value::Float(number)) => number.to_string(),
+        Ok(other) => other.to_string(),
+        Err(_) => "none".to_owned(),
+    };
+    Err(ConfigError::Value { option, value, rule })
+}
+
+fn effect(option: &'static str, config: &TrainConfig, rule: fn(&TrainConfig) -> Unmet) -> Result<(), ConfigError> {
+    rule(config).map_or(Ok(()), |needs| Err(ConfigError::NoEffect { option, needs }))
+}
