@@ -118,7 +118,7 @@ settings! {
         /// one
         format: Format = Format::Csr, arg(value_name = "csr|bsrRxC"),
             must |s| unless(s.format == Format::Csr || s.model.is_mlp(), "csr for convolutional networks, which have no blocks").or(
-                unless(s.format == Format::Csr || s.method.info().blocks, "csr with this method, which does not support blocks")
+                unless(s.format == Format::Csr || s.method.info().blocks, "csr for this method, which does not support blocks")
             ),
             needs sparse;
     }
