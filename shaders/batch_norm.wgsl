@@ -18,7 +18,6 @@
 // Where a strip is a single sample (SINGLE), a quad are four neighbouring pixels of a row, the first and last of which may
 // reach into the border; there zeros are written, and a tensor whose border differs is read element by element.
 
-override SINGLE: bool = false;
 const GROUP = 256u;
 
 struct Parameters {
@@ -52,48 +51,10 @@ struct Parameters {
 
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = vec4<u32>(0u, 1u, 2u, 3u);
-
-struct Place {
-    strip: u32,
-    row: u32,
-    channel: u32,
-    // Which quad of `to`.
-    at: u32,
-    // How many elements it lies behind the row's first pixel; less than nothing only of the first with SINGLE.
-    offset: i32,
-    // What of it is a pixel of a sample that counts.
-    is_live: vec4<bool>,
-}
-
-fn row_of(tensor: vec4<u32>, strip: u32, row: u32, channel: u32) -> u32 {
-    return tensor.x + channel * tensor.y + row * tensor.z + strip * tensor.w;
-}
-
-fn place(strip: u32, row: u32, channel: u32, quad: u32) -> Place {
-    let at = (row_of(p.to, strip, row, channel) - p.lead) / 4u + quad;
-    let elements = vec4<u32>(4u * quad) + LANES;
-    var is_live: vec4<bool>;
-    if (SINGLE) {
-        is_live = (elements >= vec4<u32>(p.lead)) & (elements < vec4<u32>(p.lead + p.row_elements));
-    } else {
-        let sample = (strip << p.shift) + ((4u * quad) & ((1u << p.shift) - 1u));
-        is_live = vec4<u32>(sample) + LANES < vec4<u32>(p.samples);
-    }
-    return Place(strip, row, channel, at, i32(4u * quad) - i32(p.lead), is_live);
-}
-
-// The quad of an invocation; none if the strip is beyond the last.
-fn place_of(id: u32) -> Place {
-    let row = id / p.row_quads;
-    let image_row = row / p.channels;
-    return place(image_row / p.height, image_row % p.height, row % p.channels, id % p.row_quads);
-}
-
 // Quad `k` of a channel.
 fn place_in(channel: u32, k: u32) -> Place {
     let row = k / p.row_quads;
-    return place(row / p.height, row % p.height, channel, k % p.row_quads);
+    return place(p.to, row / p.height, row % p.height, channel, k % p.row_quads);
 }
 
 fn element_of(tensor: vec4<u32>, here: Place) -> i32 {
@@ -304,7 +265,7 @@ fn normalize(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip >= p.strips) {
         return;
     }
@@ -393,7 +354,7 @@ fn grad(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip >= p.strips) {
         return;
     }
@@ -425,7 +386,7 @@ fn grad_to(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip >= p.strips) {
         return;
     }

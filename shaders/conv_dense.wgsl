@@ -7,30 +7,12 @@
 // read together, and one of X for 32 multiply-adds. The offsets of a stage are computed while the one before is loaded.
 
 override ROW_THREADS: u32 = 8u;
-// Columns of a point.
-override STRIP_QUADS: u32 = 8u;
-override IS_SINGLE: bool = false;
 const COLUMNS: u32 = 32u;
 const DEPTH: u32 = 16u;
 
 // Places and distances are in vec4, or in elements where strips have a single sample; in W they are elements.
 struct Parameters {
-    // Points, those of one strip, and of one image row.
-    points: u32,
-    pixels: u32,
-    width: u32,
-    // Where points stand in X: the first one, and from image row to row, pixel to pixel, strip to strip.
-    from_origin: u32,
-    from_row: u32,
-    from_pixel: u32,
-    from_strip: u32,
-    // And in Y.
-    to_origin: u32,
-    to_row: u32,
-    to_pixel: u32,
-    to_strip: u32,
-    // From channel to channel of Y.
-    to_channel: u32,
+    grid: Points,
     // From channel to channel of X.
     from_channel: u32,
     // Taps that the points see: rows and columns of them, from one to the next in X (backwards in the input gradient: sums wrap)
@@ -97,38 +79,6 @@ fn task(id: u32, local: vec3<u32>) -> Task {
         (tile % p.row_tiles * ROW_THREADS + local.y) * 8u,
         id / tiles * COLUMNS + local.x,
     );
-}
-
-fn from_point(point: u32) -> u32 {
-    let at = min(point, p.points - 1u);
-    let pixel = at % p.pixels;
-    return p.from_origin + at / p.pixels * p.from_strip + pixel / p.width * p.from_row + pixel % p.width * p.from_pixel;
-}
-
-fn to_point(point: u32) -> u32 {
-    let pixel = point % p.pixels;
-    return p.to_origin + point / p.pixels * p.to_strip + pixel / p.width * p.to_row + pixel % p.width * p.to_pixel;
-}
-
-// Where a column's elements stand in X: four places, or one of a vector.
-fn from_column(column: u32) -> vec4<u32> {
-    if (IS_SINGLE) {
-        let point = 4u * column;
-        return vec4<u32>(from_point(point), from_point(point + 1u), from_point(point + 2u), from_point(point + 3u));
-    }
-    return vec4<u32>(from_point(column / STRIP_QUADS) + column % STRIP_QUADS);
-}
-
-fn load(at: vec4<u32>, offset: u32) -> vec4<f32> {
-    if (IS_SINGLE) {
-        return vec4<f32>(
-            x_single[at.x + offset],
-            x_single[at.y + offset],
-            x_single[at.z + offset],
-            x_single[at.w + offset],
-        );
-    }
-    return x[at.x + offset];
 }
 
 // Place of k in X, for a group's first channel, and in W, for its first row.
@@ -213,18 +163,18 @@ fn store(task: Task, row: u32, sum: vec4<f32>) {
     if (row < p.rows && task.column < p.columns) {
         let point = task.column / STRIP_QUADS;
         let quad = task.column % STRIP_QUADS;
-        let sample = (point / p.pixels * STRIP_QUADS + quad) * 4u;
+        let sample = (point / p.grid.pixels * STRIP_QUADS + quad) * 4u;
         let samples = vec4<u32>(sample, sample + 1u, sample + 2u, sample + 3u);
         let masked = select(sum, vec4<f32>(0.0), samples >= vec4<u32>(p.samples));
-        y[to_point(point) + quad + (task.group * p.rows + row) * p.to_channel] = masked;
+        y[to_point(point) + quad + (task.group * p.rows + row) * p.grid.to_channel] = masked;
     }
 }
 
 fn store_single(task: Task, row: u32, sum: vec4<f32>) {
     for (var i = 0u; i < 4u; i++) {
         let point = 4u * task.column + i;
-        if (row < p.rows && point < p.points) {
-            y_single[to_point(point) + (task.group * p.rows + row) * p.to_channel] = sum[i];
+        if (row < p.rows && point < p.grid.points) {
+            y_single[to_point(point) + (task.group * p.rows + row) * p.grid.to_channel] = sum[i];
         }
     }
 }

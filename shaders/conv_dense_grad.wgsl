@@ -8,34 +8,14 @@
 //
 // With more than one slice, sums go to [slice][weight], and sum_parts.wgsl adds them in order.
 
-// Columns of a point.
-override STRIP_QUADS: u32 = 8u;
-override IS_SINGLE: bool = false;
 const TILE: u32 = 64u;
 const DEPTH: u32 = 4u;
 // From a column to the next in shared memory: a vector more than needed, lest all columns of a row lie in one bank.
 const PITCH: u32 = 65u;
-// Points whose places are in shared memory: one for each invocation.
-const POINTS: u32 = 256u;
 
-// Places and distances are in vec4, or in elements where strips have a single sample.
 struct Parameters {
-    // Points, those of one strip, and of one image row.
-    points: u32,
-    pixels: u32,
-    width: u32,
-    // Where points stand in X: the first one, and from image row to row, pixel to pixel, strip to strip.
-    from_origin: u32,
-    from_row: u32,
-    from_pixel: u32,
-    from_strip: u32,
-    // And in dY.
-    to_origin: u32,
-    to_row: u32,
-    to_pixel: u32,
-    to_strip: u32,
-    // From channel to channel of dY and of X.
-    to_channel: u32,
+    grid: Points,
+    // From channel to channel of X.
     from_channel: u32,
     // Taps: rows and columns, and from one to the next in X.
     tap_rows: u32,
@@ -67,16 +47,9 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> to: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-// Where points stand in X and dY.
-var<workgroup> places: array<vec2<u32>, POINTS>;
 // [column][row].
 var<workgroup> dy_tile: array<vec4<f32>, DEPTH * PITCH>;
 var<workgroup> x_tile: array<vec4<f32>, DEPTH * PITCH>;
-
-// Four multiply-adds, where dot and a sum are five operations.
-fn add_dot(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
-    return a.w * b.w + (a.z * b.z + (a.y * b.y + (a.x * b.x + sum)));
-}
 
 fn add_dots(sums: vec4<f32>, a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(add_dot(sums.x, a, b0), add_dot(sums.y, a, b1), add_dot(sums.z, a, b2), add_dot(sums.w, a, b3));
@@ -116,7 +89,7 @@ fn conv_dense_grad(
     let depth = index % DEPTH;
     let has_row = first_row + loaded < p.rows;
     let has_column = first_column + loaded < columns;
-    let dy_offset = (group * p.rows + first_row + loaded) * p.to_channel;
+    let dy_offset = (group * p.rows + first_row + loaded) * p.grid.to_channel;
     let tap = (first_column + loaded) % taps;
     let x_offset = (group * p.channels + (first_column + loaded) / taps) * p.from_channel
         + tap / p.tap_columns * p.tap_row + tap % p.tap_columns * p.tap_column;
@@ -125,20 +98,12 @@ fn conv_dense_grad(
     var s1 = vec4<f32>(0.0);
     var s2 = vec4<f32>(0.0);
     var s3 = vec4<f32>(0.0);
-    let end = min((slice + 1u) * p.slice_points, p.points);
+    let end = min((slice + 1u) * p.slice_points, p.grid.points);
     for (var first = slice * p.slice_points; first < end; first += POINTS) {
         let count = min(POINTS, end - first);
         workgroupBarrier();
         if (index < count) {
-            let point = first + index;
-            let strip = point / p.pixels;
-            let pixel = point % p.pixels;
-            let row = pixel / p.width;
-            let at = pixel % p.width;
-            places[index] = vec2<u32>(
-                p.from_origin + strip * p.from_strip + row * p.from_row + at * p.from_pixel,
-                p.to_origin + strip * p.to_strip + row * p.to_row + at * p.to_pixel,
-            );
+            places[index] = place(first + index);
         }
         var quads = count * STRIP_QUADS;
         if (IS_SINGLE) {

@@ -3,28 +3,10 @@
 // (IS_SINGLE) four neighbouring pixels. Columns are numbered as they lie in memory, [strip][image row][channel][pixel][four
 // samples], so that both tensors are read and written in one stream; a filter's other rows and columns are in the cache.
 
-// Columns of a pixel.
-override STRIP_QUADS: u32 = 8u;
-override IS_SINGLE: bool = false;
-
 // Places and distances are in vec4, or in elements where strips have a single sample; in W they are elements.
 struct Parameters {
-    // Pixels of all strips, of one, and of one image row.
-    points: u32,
-    pixels: u32,
-    width: u32,
-    // Where pixels stand in X: the first one, and from image row to row, pixel to pixel, strip to strip.
-    from_origin: u32,
-    from_row: u32,
-    from_pixel: u32,
-    from_strip: u32,
-    // And in Y.
-    to_origin: u32,
-    to_row: u32,
-    to_pixel: u32,
-    to_strip: u32,
-    // From channel to channel of Y and of X.
-    to_channel: u32,
+    grid: Points,
+    // From channel to channel of X.
     from_channel: u32,
     // Taps that the pixels see: rows and columns of them, from one to the next in X (backwards in the input gradient: sums wrap)
     // and in W, and the first in W.
@@ -66,15 +48,15 @@ fn column(id: u32) -> Column {
     var rest = id / p.row_columns;
     let channel = rest % p.channels;
     rest /= p.channels;
-    let height = p.pixels / p.width;
+    let height = p.grid.pixels / p.grid.width;
     let row = rest % height;
     let strip = rest / height;
     return Column(
         strip,
         index,
         channel,
-        p.from_origin + strip * p.from_strip + row * p.from_row + channel * p.from_channel,
-        p.to_origin + strip * p.to_strip + row * p.to_row + channel * p.to_channel,
+        p.grid.from_origin + strip * p.grid.from_strip + row * p.grid.from_row + channel * p.from_channel,
+        p.grid.to_origin + strip * p.grid.to_strip + row * p.grid.to_row + channel * p.grid.to_channel,
     );
 }
 
@@ -91,7 +73,7 @@ fn conv_depthwise(
     let c = column(id);
     let pixel = c.index / STRIP_QUADS;
     let quad = c.index % STRIP_QUADS;
-    let at = c.from_x + pixel * p.from_pixel + quad;
+    let at = c.from_x + pixel * p.grid.from_pixel + quad;
     let w_at = c.channel * p.taps + p.w_first;
     var sum = vec4<f32>(0.0);
     for (var i = 0u; i < p.tap_rows; i++) {
@@ -101,7 +83,7 @@ fn conv_depthwise(
     }
     let sample = (c.strip * STRIP_QUADS + quad) * 4u;
     let samples = vec4<u32>(sample, sample + 1u, sample + 2u, sample + 3u);
-    y[c.to_y + pixel * p.to_pixel + quad] = select(sum, vec4<f32>(0.0), samples >= vec4<u32>(p.samples));
+    y[c.to_y + pixel * p.grid.to_pixel + quad] = select(sum, vec4<f32>(0.0), samples >= vec4<u32>(p.samples));
 }
 
 @compute @workgroup_size(256)
@@ -116,14 +98,14 @@ fn conv_depthwise_single(
     }
     let c = column(id);
     let w_at = c.channel * p.taps + p.w_first;
-    for (var pixel = 4u * c.index; pixel < min(4u * c.index + 4u, p.width); pixel++) {
-        let at = c.from_x + pixel * p.from_pixel;
+    for (var pixel = 4u * c.index; pixel < min(4u * c.index + 4u, p.grid.width); pixel++) {
+        let at = c.from_x + pixel * p.grid.from_pixel;
         var sum = 0.0;
         for (var i = 0u; i < p.tap_rows; i++) {
             for (var j = 0u; j < p.tap_columns; j++) {
                 sum += w[w_at + i * p.w_tap_row + j * p.w_tap_column] * x_single[at + i * p.tap_row + j * p.tap_column];
             }
         }
-        y_single[c.to_y + pixel * p.to_pixel] = sum;
+        y_single[c.to_y + pixel * p.grid.to_pixel] = sum;
     }
 }

@@ -7,33 +7,13 @@
 //
 // With more than one slice, sums go to [slice][weight], and sum_parts.wgsl adds them in order.
 
-// Columns of a point.
-override STRIP_QUADS: u32 = 8u;
-override IS_SINGLE: bool = false;
 const TAPS: u32 = 9u;
-// Points whose places are in shared memory: one for each invocation.
-const POINTS: u32 = 256u;
 // Parts that a tap's sums are added up in at first.
 const PARTS: u32 = 16u;
 
-// Places and distances are in vec4, or in elements where strips have a single sample.
 struct Parameters {
-    // Points, those of one strip, and of one image row.
-    points: u32,
-    pixels: u32,
-    width: u32,
-    // Where points stand in X: the first one, and from image row to row, pixel to pixel, strip to strip.
-    from_origin: u32,
-    from_row: u32,
-    from_pixel: u32,
-    from_strip: u32,
-    // And in dY.
-    to_origin: u32,
-    to_row: u32,
-    to_pixel: u32,
-    to_strip: u32,
-    // From channel to channel of dY and of X.
-    to_channel: u32,
+    grid: Points,
+    // From channel to channel of X.
     from_channel: u32,
     // Taps: rows and columns, and from one to the next in X.
     tap_rows: u32,
@@ -59,57 +39,10 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> to: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-// Where points stand in X and dY.
-var<workgroup> places: array<vec2<u32>, POINTS>;
 // [tap][invocation].
 var<workgroup> partial: array<f32, 2304>;
 // [tap][part].
 var<workgroup> parts: array<f32, 144>;
-
-struct Column {
-    // In X: four places, or one of a vector.
-    from_x: vec4<u32>,
-    dy: vec4<f32>,
-}
-
-fn column(index: u32, count: u32, channel: u32) -> Column {
-    if (IS_SINGLE) {
-        let first = 4u * index;
-        let last = count - 1u;
-        let a = places[first];
-        let b = places[min(first + 1u, last)];
-        let c = places[min(first + 2u, last)];
-        let d = places[min(first + 3u, last)];
-        let loaded = vec4<f32>(
-            dy_single[a.y + channel],
-            dy_single[b.y + channel],
-            dy_single[c.y + channel],
-            dy_single[d.y + channel],
-        );
-        let points = vec4<u32>(first, first + 1u, first + 2u, first + 3u);
-        let masked = select(loaded, vec4<f32>(0.0), points >= vec4<u32>(count));
-        return Column(vec4<u32>(a.x, b.x, c.x, d.x), masked);
-    }
-    let place = places[index / STRIP_QUADS] + vec2<u32>(index % STRIP_QUADS);
-    return Column(vec4<u32>(place.x), dy[place.y + channel]);
-}
-
-fn load(at: vec4<u32>, offset: u32) -> vec4<f32> {
-    if (IS_SINGLE) {
-        return vec4<f32>(
-            x_single[at.x + offset],
-            x_single[at.y + offset],
-            x_single[at.z + offset],
-            x_single[at.w + offset],
-        );
-    }
-    return x[at.x + offset];
-}
-
-// Four multiply-adds, where dot and a sum are five operations.
-fn add_dot(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
-    return a.w * b.w + (a.z * b.z + (a.y * b.y + (a.x * b.x + sum)));
-}
 
 // Taps beyond the last repeat it, and are not written.
 fn offset(tap: u32) -> u32 {
@@ -132,27 +65,19 @@ fn conv_depthwise_grad(
     let channel = p.first_channel + index;
     let taps = p.tap_rows * p.tap_columns;
     let from_x = channel * p.from_channel;
-    let from_dy = channel * p.to_channel;
+    let from_dy = channel * p.grid.to_channel;
     let o0 = from_x + vec4<u32>(offset(first_tap), offset(first_tap + 1u), offset(first_tap + 2u), offset(first_tap + 3u));
     let o1 = from_x + vec4<u32>(offset(first_tap + 4u), offset(first_tap + 5u), offset(first_tap + 6u), offset(first_tap + 7u));
     let o2 = from_x + offset(first_tap + 8u);
     var s0 = vec4<f32>(0.0);
     var s1 = vec4<f32>(0.0);
     var s2 = 0.0;
-    let end = min((slice + 1u) * p.slice_points, p.points);
+    let end = min((slice + 1u) * p.slice_points, p.grid.points);
     for (var first = slice * p.slice_points; first < end; first += POINTS) {
         let count = min(POINTS, end - first);
         workgroupBarrier();
         if (local < count) {
-            let point = first + local;
-            let strip = point / p.pixels;
-            let pixel = point % p.pixels;
-            let row = pixel / p.width;
-            let at = pixel % p.width;
-            places[local] = vec2<u32>(
-                p.from_origin + strip * p.from_strip + row * p.from_row + at * p.from_pixel,
-                p.to_origin + strip * p.to_strip + row * p.to_row + at * p.to_pixel,
-            );
+            places[local] = place(first + local);
         }
         workgroupBarrier();
         var columns = count * STRIP_QUADS;

@@ -16,32 +16,13 @@
 
 override LANES: u32 = 32u;
 override ROWS: u32 = 8u;
-// Columns of a point.
-override STRIP_QUADS: u32 = 8u;
-override IS_SINGLE: bool = false;
 // Entries of a row in shared memory.
 const STAGE: u32 = 32u;
 // From row to row there: rows that one subgroup reads at once must not lie in the same banks.
 const PITCH: u32 = 40u;
 
-// Places and distances are in vec4, or in elements where strips have a single sample.
 struct Parameters {
-    // Points, those of one strip, and of one image row.
-    points: u32,
-    pixels: u32,
-    width: u32,
-    // Where points stand in X: the first one, and from image row to row, pixel to pixel, strip to strip.
-    from_origin: u32,
-    from_row: u32,
-    from_pixel: u32,
-    from_strip: u32,
-    // And in Y.
-    to_origin: u32,
-    to_row: u32,
-    to_pixel: u32,
-    to_strip: u32,
-    // From channel to channel of Y.
-    to_channel: u32,
+    grid: Points,
     // Rows of W, groups of ROWS rows, and columns.
     rows: u32,
     row_groups: u32,
@@ -91,38 +72,6 @@ fn task(id: u32, local: vec3<u32>) -> Task {
     return Task(row, rows[first_row].z, slot < p.rows, id / p.row_groups * (4u * LANES) + local.x);
 }
 
-fn from_point(point: u32) -> u32 {
-    let at = min(point, p.points - 1u);
-    let pixel = at % p.pixels;
-    return p.from_origin + at / p.pixels * p.from_strip + pixel / p.width * p.from_row + pixel % p.width * p.from_pixel;
-}
-
-fn to_point(point: u32) -> u32 {
-    let pixel = point % p.pixels;
-    return p.to_origin + point / p.pixels * p.to_strip + pixel / p.width * p.to_row + pixel % p.width * p.to_pixel;
-}
-
-// Where a column's elements stand in X: four places, or one of a vector.
-fn from_column(column: u32) -> vec4<u32> {
-    if (IS_SINGLE) {
-        let point = 4u * column;
-        return vec4<u32>(from_point(point), from_point(point + 1u), from_point(point + 2u), from_point(point + 3u));
-    }
-    return vec4<u32>(from_point(column / STRIP_QUADS) + column % STRIP_QUADS);
-}
-
-fn load(at: vec4<u32>, offset: u32) -> vec4<f32> {
-    if (IS_SINGLE) {
-        return vec4<f32>(
-            x_single[at.x + offset],
-            x_single[at.y + offset],
-            x_single[at.z + offset],
-            x_single[at.w + offset],
-        );
-    }
-    return x[at.x + offset];
-}
-
 fn sums(task: Task, local: vec3<u32>) -> Sums {
     let at0 = from_column(task.column);
     let at1 = from_column(task.column + LANES);
@@ -161,18 +110,18 @@ fn store(row: u32, column: u32, sum: vec4<f32>) {
     if (column < p.columns) {
         let point = column / STRIP_QUADS;
         let quad = column % STRIP_QUADS;
-        let sample = (point / p.pixels * STRIP_QUADS + quad) * 4u;
+        let sample = (point / p.grid.pixels * STRIP_QUADS + quad) * 4u;
         let samples = vec4<u32>(sample, sample + 1u, sample + 2u, sample + 3u);
         let masked = select(sum, vec4<f32>(0.0), samples >= vec4<u32>(p.samples));
-        y[to_point(point) + quad + row * p.to_channel] = masked;
+        y[to_point(point) + quad + row * p.grid.to_channel] = masked;
     }
 }
 
 fn store_single(row: u32, column: u32, sum: vec4<f32>) {
     for (var i = 0u; i < 4u; i++) {
         let point = 4u * column + i;
-        if (point < p.points) {
-            y_single[to_point(point) + row * p.to_channel] = sum[i];
+        if (point < p.grid.points) {
+            y_single[to_point(point) + row * p.grid.to_channel] = sum[i];
         }
     }
 }

@@ -10,34 +10,13 @@
 // Slices give work to the whole device where there are few entries. With more than one, sums go to [slice][entry], and
 // sum_parts.wgsl adds them in order.
 
-// Columns of a point.
-override STRIP_QUADS: u32 = 8u;
-override IS_SINGLE: bool = false;
 const TEAM: u32 = 32u;
 const TEAMS: u32 = 8u;
 // Entries of a task.
 const ENTRIES: u32 = 8u;
-// Points whose places are in shared memory: one for each invocation.
-const POINTS: u32 = 256u;
 
-// Places and distances are in vec4, or in elements where strips have a single sample.
 struct Parameters {
-    // Points, those of one strip, and of one image row.
-    points: u32,
-    pixels: u32,
-    width: u32,
-    // Where points stand in X: the first one, and from image row to row, pixel to pixel, strip to strip.
-    from_origin: u32,
-    from_row: u32,
-    from_pixel: u32,
-    from_strip: u32,
-    // And in dY.
-    to_origin: u32,
-    to_row: u32,
-    to_pixel: u32,
-    to_strip: u32,
-    // From channel to channel of dY.
-    to_channel: u32,
+    grid: Points,
     tasks: u32,
     // Groups of eight tasks.
     task_groups: u32,
@@ -60,55 +39,8 @@ struct Parameters {
 @group(0) @binding(6) var<storage, read_write> to: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-// Where points stand in X and dY.
-var<workgroup> places: array<vec2<u32>, POINTS>;
 // [entry][invocation].
 var<workgroup> partial: array<f32, 2048>;
-
-struct Column {
-    // In X: four places, or one of a vector.
-    from_x: vec4<u32>,
-    dy: vec4<f32>,
-}
-
-fn column(index: u32, count: u32, channel: u32) -> Column {
-    if (IS_SINGLE) {
-        let first = 4u * index;
-        let last = count - 1u;
-        let a = places[first];
-        let b = places[min(first + 1u, last)];
-        let c = places[min(first + 2u, last)];
-        let d = places[min(first + 3u, last)];
-        let loaded = vec4<f32>(
-            dy_single[a.y + channel],
-            dy_single[b.y + channel],
-            dy_single[c.y + channel],
-            dy_single[d.y + channel],
-        );
-        let points = vec4<u32>(first, first + 1u, first + 2u, first + 3u);
-        let masked = select(loaded, vec4<f32>(0.0), points >= vec4<u32>(count));
-        return Column(vec4<u32>(a.x, b.x, c.x, d.x), masked);
-    }
-    let place = places[index / STRIP_QUADS] + vec2<u32>(index % STRIP_QUADS);
-    return Column(vec4<u32>(place.x), dy[place.y + channel]);
-}
-
-fn load(at: vec4<u32>, offset: u32) -> vec4<f32> {
-    if (IS_SINGLE) {
-        return vec4<f32>(
-            x_single[at.x + offset],
-            x_single[at.y + offset],
-            x_single[at.z + offset],
-            x_single[at.w + offset],
-        );
-    }
-    return x[at.x + offset];
-}
-
-// Four multiply-adds, where dot and a sum are five operations.
-fn add_dot(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
-    return a.w * b.w + (a.z * b.z + (a.y * b.y + (a.x * b.x + sum)));
-}
 
 @compute @workgroup_size(256)
 fn conv_sparse_grad(
@@ -125,7 +57,7 @@ fn conv_sparse_grad(
     if (slot < p.tasks) {
         task = tasks[slot];
     }
-    let channel = task.x * p.to_channel;
+    let channel = task.x * p.grid.to_channel;
     // Entries that the task lacks repeat its last, and are not written.
     var o0 = vec4<u32>(0u);
     var o1 = vec4<u32>(0u);
@@ -146,20 +78,12 @@ fn conv_sparse_grad(
     }
     var s0 = vec4<f32>(0.0);
     var s1 = vec4<f32>(0.0);
-    let end = min((slice + 1u) * p.slice_points, p.points);
+    let end = min((slice + 1u) * p.slice_points, p.grid.points);
     for (var first = slice * p.slice_points; first < end; first += POINTS) {
         let count = min(POINTS, end - first);
         workgroupBarrier();
         if (local < count) {
-            let point = first + local;
-            let strip = point / p.pixels;
-            let pixel = point % p.pixels;
-            let row = pixel / p.width;
-            let at = pixel % p.width;
-            places[local] = vec2<u32>(
-                p.from_origin + strip * p.from_strip + row * p.from_row + at * p.from_pixel,
-                p.to_origin + strip * p.to_strip + row * p.to_row + at * p.to_pixel,
-            );
+            places[local] = place(first + local);
         }
         workgroupBarrier();
         if (task.z > 0u) {

@@ -14,7 +14,6 @@
 // Where a strip is a single sample (SINGLE), a quad are four neighbouring pixels of a row, the first and last of which may
 // reach into the border; there it writes zeros, and a tensor whose border differs is read element by element.
 
-override SINGLE: bool = false;
 const GROUP = 256u;
 
 struct Parameters {
@@ -51,45 +50,6 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> sums: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = vec4<u32>(0u, 1u, 2u, 3u);
-
-// Where an invocation's quad stands.
-struct Place {
-    strip: u32,
-    row: u32,
-    channel: u32,
-    // Which quad of the tensor.
-    at: u32,
-    // How many elements it lies behind the row's first pixel; less than nothing only of the first with SINGLE.
-    offset: i32,
-    // What of it is a pixel of a sample that counts.
-    is_live: vec4<bool>,
-}
-
-fn row_of(tensor: vec4<u32>, strip: u32, row: u32, channel: u32) -> u32 {
-    return tensor.x + channel * tensor.y + row * tensor.z + strip * tensor.w;
-}
-
-fn place(strip: u32, row: u32, channel: u32, quad: u32) -> Place {
-    let at = (row_of(p.to, strip, row, channel) - p.lead) / 4u + quad;
-    let elements = vec4<u32>(4u * quad) + LANES;
-    var is_live: vec4<bool>;
-    if (SINGLE) {
-        is_live = (elements >= vec4<u32>(p.lead)) & (elements < vec4<u32>(p.lead + p.row_elements));
-    } else {
-        let sample = (strip << p.shift) + ((4u * quad) & ((1u << p.shift) - 1u));
-        is_live = vec4<u32>(sample) + LANES < vec4<u32>(p.samples);
-    }
-    return Place(strip, row, channel, at, i32(4u * quad) - i32(p.lead), is_live);
-}
-
-// The quad of an invocation; none if the strip is beyond the last.
-fn place_of(id: u32) -> Place {
-    let row = id / p.row_quads;
-    let image_row = row / p.channels;
-    return place(image_row / p.height, image_row % p.height, row % p.channels, id % p.row_quads);
-}
-
 // The same pixels and samples of the other images.
 fn from_source(here: Place) -> vec4<f32> {
     let first = i32(row_of(p.source, here.strip, here.row, here.channel)) + here.offset;
@@ -118,7 +78,7 @@ fn bias_relu_images(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip >= p.strips) {
         return;
     }
@@ -137,7 +97,7 @@ fn relu_images(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip < p.strips) {
         alone[here.at] = select(vec4<f32>(0.0), rectify(alone[here.at]), here.is_live);
     }
@@ -149,7 +109,7 @@ fn relu_images_grad(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip >= p.strips) {
         return;
     }
@@ -163,7 +123,7 @@ fn add_images(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip >= p.strips) {
         return;
     }
@@ -188,7 +148,7 @@ fn bias_relu_images_grad(
     var sum = vec4<f32>(0.0);
     for (var k = start + local; k < end; k += GROUP) {
         let row = k / p.row_quads;
-        let here = place(row / p.height, row % p.height, channel, k % p.row_quads);
+        let here = place(p.to, row / p.height, row % p.height, channel, k % p.row_quads);
         var g = select(vec4<f32>(0.0), to[here.at], here.is_live);
         if ((p.flags & 1u) != 0u) {
             g = select(vec4<f32>(0.0), g, from_source(here) > vec4<f32>(0.0));
@@ -299,7 +259,7 @@ fn unflatten(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip >= p.strips) {
         return;
     }
@@ -327,7 +287,7 @@ fn global_avg_pool_grad(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let here = place_of((group.x + group.y * groups.x) * GROUP + local);
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
     if (here.strip >= p.strips) {
         return;
     }

@@ -14,7 +14,6 @@
 //
 // Drivers may assume that there is no NaN: it is found and made by bits.
 
-override SINGLE: bool = false;
 const GROUP = 256u;
 const NAN_BITS = 0x7fc00000u;
 
@@ -52,42 +51,6 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read_write> dx: array<vec4<f32>>;
 
 @group(1) @binding(0) var<uniform> p: Parameters;
-
-const LANES = vec4<u32>(0u, 1u, 2u, 3u);
-
-struct Place {
-    strip: u32,
-    row: u32,
-    channel: u32,
-    // Which quad of the tensor.
-    at: u32,
-    // How many elements it lies behind the row's first pixel; less than nothing only of the first with SINGLE.
-    offset: i32,
-    // What of it is a pixel of a sample that counts.
-    is_live: vec4<bool>,
-}
-
-fn row_of(tensor: vec4<u32>, strip: u32, row: u32, channel: u32) -> u32 {
-    return tensor.x + channel * tensor.y + row * tensor.z + strip * tensor.w;
-}
-
-fn place_of(written: vec4<u32>, id: u32) -> Place {
-    let quad = id % p.row_quads;
-    let channel = id / p.row_quads % p.channels;
-    let image_row = id / p.row_quads / p.channels;
-    let row = image_row % p.height;
-    let strip = image_row / p.height;
-    let at = (row_of(written, strip, row, channel) - p.lead) / 4u + quad;
-    let elements = vec4<u32>(4u * quad) + LANES;
-    var is_live: vec4<bool>;
-    if (SINGLE) {
-        is_live = (elements >= vec4<u32>(p.lead)) & (elements < vec4<u32>(p.lead + p.row_elements));
-    } else {
-        let sample = (strip << p.shift) + ((4u * quad) & ((1u << p.shift) - 1u));
-        is_live = vec4<u32>(sample) + LANES < vec4<u32>(p.samples);
-    }
-    return Place(strip, row, channel, at, i32(4u * quad) - i32(p.lead), is_live);
-}
 
 fn is_nan(v: vec4<f32>) -> vec4<bool> {
     return (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);

@@ -1,30 +1,23 @@
 //! Every shader parses and validates, with no GPU and no driver, within what every implementation of WebGPU grants.
 #![cfg(feature = "gpu")]
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use wgpu::naga::front::wgsl;
 use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu::naga::{AddressSpace, GlobalVariable, Handle, Module};
 
-/// Path and text of the files in a folder of shaders.
-fn files(folder: &str) -> Vec<(String, String)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let mut shaders: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "wgsl"))
-        .map(|path| (path.display().to_string(), std::fs::read_to_string(&path).unwrap()))
-        .collect();
-    shaders.sort();
-    shaders
-}
+#[path = "../src/gpu/shaders.rs"]
+mod joined;
 
 /// What every implementation of WebGPU has: no subgroups, no arithmetic in f16, no immediates.
 const CORE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
 
-fn shaders() -> Vec<(String, String)> {
-    files("shaders")
+/// Path and text of each shader, for subgroups or not.
+fn shaders(for_subgroups: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let named = joined::ALL.iter().map(|&(files, text)| (*files.last().unwrap(), text));
+    named.filter(move |(path, _)| path.starts_with("subgroups/") == for_subgroups)
 }
 
 fn module(path: &str, source: &str, capabilities: Capabilities) -> Module {
@@ -37,11 +30,34 @@ fn module(path: &str, source: &str, capabilities: Capabilities) -> Module {
 }
 
 #[test]
+fn every_file_is_part_of_a_shader() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut found = BTreeSet::new();
+    for (prefix, folder) in ["", "shared/", "subgroups/"].map(|prefix| (prefix, folder.join(prefix))) {
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        found.extend(
+            names.filter(|name| !["shared", "subgroups"].contains(&&**name)).map(|name| format!("{prefix}{name}")),
+        );
+    }
+    let (mut own, mut shared) = (BTreeSet::new(), BTreeSet::new());
+    for (files, _) in joined::ALL {
+        let (last, before) = files.split_last().unwrap();
+        assert!(!last.starts_with("shared/") && own.insert((*last).to_owned()), "{last} stands in two shaders");
+        assert!(before.iter().all(|file| file.starts_with("shared/")), "{last}: {before:?}");
+        shared.extend(before.iter().map(|&file| file.to_owned()));
+    }
+    for file in &shared {
+        let users = joined::ALL.iter().filter(|(files, _)| files.contains(&&**file)).count();
+        assert!(users > 1, "{file} is shared by nobody");
+    }
+    own.append(&mut shared);
+    assert_eq!(found, own);
+}
+
+#[test]
 fn every_shader_is_valid() {
-    let shaders = shaders();
-    assert!(shaders.len() >= 4, "only {} shaders", shaders.len());
-    for (path, source) in shaders {
-        let module = module(&path, &source, CORE);
+    for (path, source) in shaders(false) {
+        let module = module(path, source, CORE);
         assert!(!module.entry_points.is_empty(), "{path} has no entry point");
     }
 }
@@ -49,10 +65,8 @@ fn every_shader_is_valid() {
 /// Those for subgroups: a file has an entry point, or a function that stands in for another shader's.
 #[test]
 fn every_shader_for_subgroups_is_valid() {
-    let shaders = files("shaders/subgroups");
-    assert!(shaders.len() >= 2, "only {} shaders", shaders.len());
-    for (path, source) in shaders {
-        let module = module(&path, &source, CORE | Capabilities::SUBGROUP);
+    for (path, source) in shaders(true) {
+        let module = module(path, source, CORE | Capabilities::SUBGROUP);
         assert!(module.entry_points.len() + module.functions.len() > 0, "{path} has no function");
     }
 }
@@ -60,8 +74,8 @@ fn every_shader_for_subgroups_is_valid() {
 /// The limits of the baseline: 8 storage buffers an entry point.
 #[test]
 fn no_kernel_has_more_buffers_than_every_device_grants() {
-    for (path, source) in shaders() {
-        let module = module(&path, &source, CORE);
+    for (path, source) in shaders(false) {
+        let module = module(path, source, CORE);
         let mut validator = Validator::new(ValidationFlags::all(), CORE);
         let info = validator.validate(&module).unwrap();
         for (i, entry) in module.entry_points.iter().enumerate() {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::kernel::{Access, Kernel, Launch, Work};
+use super::shaders;
 use super::spmm::{Rows, check_lanes, expect_values};
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT, windows};
 use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
@@ -13,7 +14,7 @@ use crate::{BackendError, BlockSparseLinear, BsrPattern, Candidate, Op, ShapeErr
 use Access::{Read, Write};
 
 const fn spmm(name: &'static str, entry: &'static str) -> Kernel {
-    let source = include_str!("../../shaders/spmm_bsr.wgsl");
+    let source = shaders::SPMM_BSR;
     Kernel { name, source, entry, operands: &[Read, Read, Read, Read, Read, Write] }
 }
 
@@ -23,7 +24,7 @@ static NARROW: Kernel = spmm("spmm_bsr", "narrow");
 static NARROW_TRANSPOSED: Kernel = spmm("spmm_bsr_t", "narrow");
 static SDDMM: Kernel = Kernel {
     name: "sddmm_bsr",
-    source: include_str!("../../shaders/sddmm_bsr.wgsl"),
+    source: shaders::SDDMM_BSR,
     entry: "sddmm_bsr",
     operands: &[Read, Read, Read, Read, Write],
 };

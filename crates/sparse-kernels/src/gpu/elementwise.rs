@@ -1,23 +1,19 @@
 //! Filling, adding, gathering.
 
 use super::kernel::{Access, Kernel, Launch, Work};
+use super::shaders;
 use super::{Buffer, Gpu, Indices, windows};
 use crate::BackendError;
 
 /// Invocations of a workgroup of the kernels that have an element, or four, each.
 pub(super) const GROUP: usize = 256;
 
-static FILL: Kernel =
-    Kernel { name: "fill", source: include_str!("../../shaders/fill.wgsl"), entry: "fill", operands: &[Access::Write] };
-static ADD: Kernel = Kernel {
-    name: "add",
-    source: include_str!("../../shaders/add.wgsl"),
-    entry: "add",
-    operands: &[Access::Read, Access::Write],
-};
+static FILL: Kernel = Kernel { name: "fill", source: shaders::FILL, entry: "fill", operands: &[Access::Write] };
+static ADD: Kernel =
+    Kernel { name: "add", source: shaders::ADD, entry: "add", operands: &[Access::Read, Access::Write] };
 static GATHER: Kernel = Kernel {
     name: "gather",
-    source: include_str!("../../shaders/gather.wgsl"),
+    source: shaders::GATHER,
     entry: "gather",
     operands: &[Access::Read, Access::Read, Access::Write],
 };

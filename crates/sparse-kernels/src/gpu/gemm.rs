@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::kernel::{Access, Kernel, Launch, Work};
+use super::shaders;
 use super::split::Split;
 use super::spmm::check_lanes;
 use super::windows::{lanes_within, of_strips};
@@ -12,13 +13,13 @@ use crate::{BackendError, DenseLinear, Op, Strips};
 
 static GEMM: Kernel = Kernel {
     name: "gemm",
-    source: include_str!("../../shaders/gemm.wgsl"),
+    source: shaders::GEMM,
     entry: "gemm",
     operands: &[Access::Read, Access::Read, Access::Write],
 };
 static GEMM_WEIGHT_GRAD: Kernel = Kernel {
     name: "gemm_weight_grad",
-    source: include_str!("../../shaders/gemm.wgsl"),
+    source: shaders::GEMM,
     entry: "gemm_weight_grad",
     operands: &[Access::Read, Access::Read, Access::Write],
 };

@@ -33,6 +33,7 @@ use super::buffer::DeviceBuffer;
 use super::device::Device;
 use super::kernel::{Access, Kernel, Launch, Operand, Work};
 use super::recorder::Command;
+use super::shaders;
 use super::spmm::check_lanes;
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT, windows};
 use crate::backend::GrowRequest;
@@ -55,10 +56,8 @@ const STATE_WORDS: usize = 8;
 /// Where the digits of a word begin.
 const SHIFTS: [u32; 3] = [21, 10, 0];
 
-const SOURCE: &str = include_str!("../../shaders/select.wgsl");
-
 const fn kernel(name: &'static str, entry: &'static str, operands: &'static [Access]) -> Kernel {
-    Kernel { name, source: SOURCE, entry, operands }
+    Kernel { name, source: shaders::SELECT, entry, operands }
 }
 
 use Access::{Read, Write};
@@ -69,12 +68,8 @@ static FIND: Kernel = kernel("grow_find", "find", &[Write, Write]);
 static COUNT: Kernel = kernel("grow_count", "count", &[Read, Read, Read, Read, Write]);
 static OFFSETS: Kernel = kernel("grow_offsets", "offsets", &[Write]);
 static COLLECT: Kernel = kernel("grow_collect", "collect", &[Read, Read, Read, Read, Read, Write, Write, Write]);
-static BLOCK_NORMS: Kernel = Kernel {
-    name: "grow_block_norms",
-    source: include_str!("../../shaders/block_norms.wgsl"),
-    entry: "block_norms",
-    operands: &[Read, Write],
-};
+static BLOCK_NORMS: Kernel =
+    Kernel { name: "grow_block_norms", source: shaders::BLOCK_NORMS, entry: "block_norms", operands: &[Read, Write] };
 
 /// Memory on the device that growth needs, kept from one layer to the next.
 #[derive(Debug, Default)]

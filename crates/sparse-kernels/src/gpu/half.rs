@@ -5,17 +5,14 @@ use std::ops::Range;
 
 use super::elementwise::GROUP;
 use super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::shaders;
 use super::{Buffer, Gpu, GpuPlan, Indices, windows};
 use crate::backend::SparseMatrix;
 use crate::error::expect_equal;
 use crate::{BackendError, Op, ShapeError, Storage, StripLayout, Strips};
 
-static CONVERT: Kernel = Kernel {
-    name: "convert",
-    source: include_str!("../../shaders/convert.wgsl"),
-    entry: "convert",
-    operands: &[Access::Read, Access::Write],
-};
+static CONVERT: Kernel =
+    Kernel { name: "convert", source: shaders::CONVERT, entry: "convert", operands: &[Access::Read, Access::Write] };
 
 /// A storage type of 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

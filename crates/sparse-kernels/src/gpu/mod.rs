@@ -35,6 +35,7 @@ mod nn;
 mod profile;
 mod recorder;
 mod sddmm;
+mod shaders;
 mod sparse_linear;
 mod split;
 mod spmm;

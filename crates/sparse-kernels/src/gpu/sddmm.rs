@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use super::half::Source;
 use super::kernel::{Access, Kernel, Launch, Work};
+use super::shaders;
 use super::split::Split;
 use super::spmm::{check_lanes, expect_values};
 use super::subgroups::with_function;
@@ -16,14 +17,14 @@ use crate::{BackendError, CsrPattern};
 
 static SDDMM: Kernel = Kernel {
     name: "sddmm",
-    source: include_str!("../../shaders/sddmm.wgsl"),
+    source: shaders::SDDMM,
     entry: "sddmm",
     operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };
 static SDDMM_SUBGROUPS: LazyLock<Kernel> = LazyLock::new(|| Kernel {
     name: "sddmm_subgroups",
     // Made once in a process, and kept.
-    source: with_function(SDDMM.source, include_str!("../../shaders/subgroups/group_sum.wgsl")).leak(),
+    source: with_function(SDDMM.source, shaders::GROUP_SUM).leak(),
     ..SDDMM
 });
 

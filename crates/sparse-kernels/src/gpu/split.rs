@@ -2,12 +2,13 @@
 
 use super::elementwise::GROUP;
 use super::kernel::{Access, Kernel, Launch, Work};
+use super::shaders;
 use super::{Buffer, Gpu};
 use crate::{BackendError, Storage};
 
 static SUM_PARTS: Kernel = Kernel {
     name: "sum_parts",
-    source: include_str!("../../shaders/sum_parts.wgsl"),
+    source: shaders::SUM_PARTS,
     entry: "sum_parts",
     operands: &[Access::Read, Access::Write],
 };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::half::Source;
 use super::kernel::{Access, Kernel, Launch, Work};
 use super::sddmm::Groups;
+use super::shaders;
 use super::windows::{lanes_within, of_strips};
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT};
 use crate::backend::{PlanOptions, SparseMatrix};
@@ -14,7 +15,7 @@ use crate::{BackendError, CsrPattern, FormatError, Op, ShapeError, Storage, Stri
 
 static SPMM: Kernel = Kernel {
     name: "spmm",
-    source: include_str!("../../shaders/spmm.wgsl"),
+    source: shaders::SPMM,
     entry: "spmm",
     operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };

@@ -4,15 +4,11 @@
 //! gives the same bits.
 
 use super::kernel::{Access, Kernel, Launch, Work};
+use super::shaders;
 use super::{Gpu, Indices};
 use crate::{BackendError, Storage};
 
-static PROBE: Kernel = Kernel {
-    name: "probe",
-    source: include_str!("../../shaders/subgroups/probe.wgsl"),
-    entry: "probe",
-    operands: &[Access::Write],
-};
+static PROBE: Kernel = Kernel { name: "probe", source: shaders::PROBE, entry: "probe", operands: &[Access::Write] };
 /// Invocations of the probe.
 const PROBED: usize = 128;
 /// Neighbours that exchange numbers.

@@ -5,19 +5,20 @@ use std::ops::Range;
 use super::grid::{Grid, part};
 use super::sums::{Part, Sums};
 use crate::gpu::kernel::{Access, Kernel, Launch, Work};
+use crate::gpu::shaders;
 use crate::gpu::{Buffer, Gpu};
 use crate::{BackendError, ConvShape, Images};
 
 static CONV_DENSE: Kernel = Kernel {
     name: "conv_dense",
-    source: include_str!("../../../shaders/conv_dense.wgsl"),
+    source: shaders::CONV_DENSE,
     entry: "conv_dense",
     operands: &[Access::Read, Access::Read, Access::Read, Access::Write],
 };
 static CONV_DENSE_SINGLE: Kernel = Kernel { entry: "conv_dense_single", ..CONV_DENSE };
 static CONV_DENSE_GRAD: Kernel = Kernel {
     name: "conv_dense_grad",
-    source: include_str!("../../../shaders/conv_dense_grad.wgsl"),
+    source: shaders::CONV_DENSE_GRAD,
     entry: "conv_dense_grad",
     operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };

@@ -7,19 +7,20 @@ use super::grid::{Grid, part};
 use super::sums::{Part, Sums};
 use crate::gpu::elementwise::GROUP;
 use crate::gpu::kernel::{Access, Kernel, Launch, Work};
+use crate::gpu::shaders;
 use crate::gpu::{Buffer, Gpu};
 use crate::{BackendError, ConvShape, Images};
 
 static CONV_DEPTHWISE: Kernel = Kernel {
     name: "conv_depthwise",
-    source: include_str!("../../../shaders/conv_depthwise.wgsl"),
+    source: shaders::CONV_DEPTHWISE,
     entry: "conv_depthwise",
     operands: &[Access::Read, Access::Read, Access::Write],
 };
 static CONV_DEPTHWISE_SINGLE: Kernel = Kernel { entry: "conv_depthwise_single", ..CONV_DEPTHWISE };
 static CONV_DEPTHWISE_GRAD: Kernel = Kernel {
     name: "conv_depthwise_grad",
-    source: include_str!("../../../shaders/conv_depthwise_grad.wgsl"),
+    source: shaders::CONV_DEPTHWISE_GRAD,
     entry: "conv_depthwise_grad",
     operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };

@@ -4,21 +4,18 @@ use super::grid::part;
 use super::plan::{Pass, SparsePlan};
 use super::sums::{Part, Sums};
 use crate::gpu::kernel::{Access, Kernel, Launch, Work};
+use crate::gpu::shaders;
 use crate::gpu::{Buffer, Gpu, Indices};
 use crate::{BackendError, Images};
 
 const PRODUCT: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
 
-static CONV_SPARSE: Kernel = Kernel {
-    name: "conv_sparse",
-    source: include_str!("../../../shaders/conv_sparse.wgsl"),
-    entry: "conv_sparse",
-    operands: PRODUCT,
-};
+static CONV_SPARSE: Kernel =
+    Kernel { name: "conv_sparse", source: shaders::CONV_SPARSE, entry: "conv_sparse", operands: PRODUCT };
 static CONV_SPARSE_SINGLE: Kernel = Kernel { entry: "conv_sparse_single", ..CONV_SPARSE };
 static CONV_SPARSE_GRAD: Kernel = Kernel {
     name: "conv_sparse_grad",
-    source: include_str!("../../../shaders/conv_sparse_grad.wgsl"),
+    source: shaders::CONV_SPARSE_GRAD,
     entry: "conv_sparse_grad",
     operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };

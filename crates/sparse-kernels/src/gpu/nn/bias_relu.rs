@@ -2,19 +2,22 @@
 
 use super::super::elementwise::GROUP;
 use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::shaders;
 use super::super::{Buffer, Gpu};
 use super::sums::slices;
 use super::{QUAD, expect_same_layout, expect_strips, lanes_of, part_of};
 use crate::error::expect_equal;
 use crate::{BackendError, Strips};
 
-const SOURCE: &str = include_str!("../../../shaders/bias_relu.wgsl");
-
-static FORWARD: Kernel =
-    Kernel { name: "bias_relu", source: SOURCE, entry: "bias_relu", operands: &[Access::Read, Access::Write] };
+static FORWARD: Kernel = Kernel {
+    name: "bias_relu",
+    source: shaders::BIAS_RELU,
+    entry: "bias_relu",
+    operands: &[Access::Read, Access::Write],
+};
 static BACKWARD: Kernel = Kernel {
     name: "bias_relu_grad",
-    source: SOURCE,
+    source: shaders::BIAS_RELU,
     entry: "bias_relu_grad",
     operands: &[Access::Read, Access::Write, Access::Write],
 };

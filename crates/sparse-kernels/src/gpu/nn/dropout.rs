@@ -4,16 +4,16 @@
 use super::super::Gpu;
 use super::super::elementwise::GROUP;
 use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::shaders;
 use super::images::{Walk, expect_images};
 use super::{QUAD, expect_strips, lanes_of, part_of};
 use crate::random::Key;
 use crate::{BackendError, Images, ShapeError, Strips};
 
-const SOURCE: &str = include_str!("../../../shaders/dropout.wgsl");
-
-static DROPOUT: Kernel = Kernel { name: "dropout", source: SOURCE, entry: "dropout", operands: &[Access::Write] };
+static DROPOUT: Kernel =
+    Kernel { name: "dropout", source: shaders::DROPOUT, entry: "dropout", operands: &[Access::Write] };
 static DROPOUT_IMAGES: Kernel =
-    Kernel { name: "dropout_images", source: SOURCE, entry: "dropout_images", operands: &[Access::Write] };
+    Kernel { name: "dropout_images", source: shaders::DROPOUT, entry: "dropout_images", operands: &[Access::Write] };
 
 /// Integer operations an element, roughly.
 const OPERATIONS: u64 = 70;

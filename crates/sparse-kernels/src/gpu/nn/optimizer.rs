@@ -2,21 +2,20 @@
 
 use super::super::elementwise::GROUP;
 use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::shaders;
 use super::super::{Buffer, Gpu, windows};
 use super::QUAD;
 use crate::backend::{AdamStep, SgdStep};
 use crate::error::expect_equal;
 use crate::{BackendError, ShapeError};
 
-const SGD_SOURCE: &str = include_str!("../../../shaders/sgd.wgsl");
-
 static SGD: Kernel =
-    Kernel { name: "sgd", source: SGD_SOURCE, entry: "sgd", operands: &[Access::Read, Access::Write, Access::Write] };
+    Kernel { name: "sgd", source: shaders::SGD, entry: "sgd", operands: &[Access::Read, Access::Write, Access::Write] };
 static SGD_PLAIN: Kernel =
-    Kernel { name: "sgd", source: SGD_SOURCE, entry: "sgd_plain", operands: &[Access::Read, Access::Write] };
+    Kernel { name: "sgd", source: shaders::SGD, entry: "sgd_plain", operands: &[Access::Read, Access::Write] };
 static ADAM: Kernel = Kernel {
     name: "adam",
-    source: include_str!("../../../shaders/adam.wgsl"),
+    source: shaders::ADAM,
     entry: "adam",
     operands: &[Access::Read, Access::Write, Access::Write, Access::Write],
 };

@@ -1,23 +1,22 @@
 //! Softmax cross-entropy with its gradient, fused.
 
 use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::shaders;
 use super::super::{Buffer, Gpu, Indices};
 use super::{QUAD, expect_same_layout, expect_strips, lanes_of, part_of};
 use crate::backend::CrossEntropy;
 use crate::error::expect_equal;
 use crate::{BackendError, ShapeError, Strips};
 
-const SOURCE: &str = include_str!("../../../shaders/softmax_cross_entropy.wgsl");
-
 static SOFTMAX: Kernel = Kernel {
     name: "softmax_cross_entropy",
-    source: SOURCE,
+    source: shaders::SOFTMAX_CROSS_ENTROPY,
     entry: "softmax_cross_entropy",
     operands: &[Access::Read, Access::Read, Access::Write, Access::Write],
 };
 static FINISH: Kernel = Kernel {
     name: "softmax_cross_entropy_sums",
-    source: SOURCE,
+    source: shaders::SOFTMAX_CROSS_ENTROPY,
     entry: "finish",
     operands: &[Access::Read, Access::Write],
 };

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::shaders;
 use super::super::{Buffer, Gpu};
 use crate::BackendError;
 
 static SUM_PARTIALS: Kernel = Kernel {
     name: "sum_partials",
-    source: include_str!("../../../shaders/sum_partials.wgsl"),
+    source: shaders::SUM_PARTIALS,
     entry: "sum_partials",
     operands: &[Access::Read, Access::Write],
 };

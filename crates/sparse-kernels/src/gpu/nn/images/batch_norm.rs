@@ -2,6 +2,7 @@
 
 use super::super::super::elementwise::GROUP;
 use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::super::super::shaders;
 use super::super::super::{Buffer, Gpu};
 use super::super::sums::slices;
 use super::{Walk, expect_images, expect_same_shape};
@@ -10,7 +11,7 @@ use crate::error::expect_equal;
 use crate::{BackendError, ImageLayout, Images, ShapeError};
 
 const fn kernel(name: &'static str, entry: &'static str, operands: &'static [Access]) -> Kernel {
-    Kernel { name, source: include_str!("../../../../shaders/batch_norm.wgsl"), entry, operands }
+    Kernel { name, source: shaders::BATCH_NORM, entry, operands }
 }
 static MOMENTS: Kernel = kernel("batch_moments", "moments", &[Access::Read, Access::Write, Access::Write]);
 static FINISH: Kernel = kernel("batch_moments_sums", "finish_moments", &[Access::Read, Access::Write, Access::Write]);

@@ -2,35 +2,39 @@
 
 use super::super::super::elementwise::GROUP;
 use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::super::super::shaders;
 use super::super::super::{Buffer, Gpu};
 use super::super::sums::slices;
 use super::{Walk, expect_images, expect_same_shape};
 use crate::error::expect_equal;
 use crate::{BackendError, ImageLayout, Images};
 
-pub(super) const SOURCE: &str = include_str!("../../../../shaders/images.wgsl");
-
 static BIAS_RELU: Kernel = Kernel {
     name: "bias_relu_images",
-    source: SOURCE,
+    source: shaders::IMAGES,
     entry: "bias_relu_images",
     operands: &[Access::Read, Access::Write],
 };
 static BIAS_RELU_GRAD: Kernel = Kernel {
     name: "bias_relu_images_grad",
-    source: SOURCE,
+    source: shaders::IMAGES,
     entry: "bias_relu_images_grad",
     operands: &[Access::Read, Access::Write, Access::Write],
 };
-static RELU: Kernel = Kernel { name: "relu_images", source: SOURCE, entry: "relu_images", operands: &[Access::Write] };
+static RELU: Kernel =
+    Kernel { name: "relu_images", source: shaders::IMAGES, entry: "relu_images", operands: &[Access::Write] };
 static RELU_GRAD: Kernel = Kernel {
     name: "relu_images_grad",
-    source: SOURCE,
+    source: shaders::IMAGES,
     entry: "relu_images_grad",
     operands: &[Access::Read, Access::Write],
 };
-static ADD: Kernel =
-    Kernel { name: "add_images", source: SOURCE, entry: "add_images", operands: &[Access::Read, Access::Write] };
+static ADD: Kernel = Kernel {
+    name: "add_images",
+    source: shaders::IMAGES,
+    entry: "add_images",
+    operands: &[Access::Read, Access::Write],
+};
 
 /// What the kernels of `images.wgsl` take beside the tensors.
 #[derive(Debug, Default)]

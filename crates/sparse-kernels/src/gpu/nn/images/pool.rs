@@ -3,23 +3,26 @@
 use super::super::super::Gpu;
 use super::super::super::elementwise::GROUP;
 use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::super::super::shaders;
 use super::{Walk, expect_images, expect_same_samples, expect_size};
 use crate::{BackendError, ImageLayout, Images, PoolShape};
 
-const SOURCE: &str = include_str!("../../../../shaders/pool.wgsl");
-
 static MAX: Kernel =
-    Kernel { name: "max_pool", source: SOURCE, entry: "max_pool", operands: &[Access::Read, Access::Write] };
+    Kernel { name: "max_pool", source: shaders::POOL, entry: "max_pool", operands: &[Access::Read, Access::Write] };
 static AVG: Kernel =
-    Kernel { name: "avg_pool", source: SOURCE, entry: "avg_pool", operands: &[Access::Read, Access::Write] };
+    Kernel { name: "avg_pool", source: shaders::POOL, entry: "avg_pool", operands: &[Access::Read, Access::Write] };
 static MAX_GRAD: Kernel = Kernel {
     name: "max_pool_grad",
-    source: SOURCE,
+    source: shaders::POOL,
     entry: "max_pool_grad",
     operands: &[Access::Read, Access::Read, Access::Read, Access::Write],
 };
-static AVG_GRAD: Kernel =
-    Kernel { name: "avg_pool_grad", source: SOURCE, entry: "avg_pool_grad", operands: &[Access::Read, Access::Write] };
+static AVG_GRAD: Kernel = Kernel {
+    name: "avg_pool_grad",
+    source: shaders::POOL,
+    entry: "avg_pool_grad",
+    operands: &[Access::Read, Access::Write],
+};
 
 /// The layouts of one operation; a tensor that it has not may be any.
 struct Tensors {

@@ -5,14 +5,15 @@ use std::ops::Range;
 use super::super::super::Gpu;
 use super::super::super::elementwise::GROUP;
 use super::super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::super::shaders;
 use super::super::{QUAD, expect_strips, part_of};
-use super::elementwise::{Extra, SOURCE, parameters};
+use super::elementwise::{Extra, parameters};
 use super::{Walk, expect_images};
 use crate::error::expect_equal;
 use crate::{BackendError, ImageLayout, Images, ShapeError, StripLayout, Strips};
 
 const fn kernel(name: &'static str) -> Kernel {
-    Kernel { name, source: SOURCE, entry: name, operands: &[Access::Read, Access::Write] }
+    Kernel { name, source: shaders::IMAGES, entry: name, operands: &[Access::Read, Access::Write] }
 }
 static FLATTEN: Kernel = kernel("flatten");
 static UNFLATTEN: Kernel = kernel("unflatten");
