@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::kernel::{Access, Kernel, Launch, Work};
+use super::plan::Rows;
 use super::shaders;
-use super::spmm::{Rows, check_lanes, expect_values};
+use super::spmm::{check_lanes, expect_values};
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT, windows};
 use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
 use crate::error::expect_equal;

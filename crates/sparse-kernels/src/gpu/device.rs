@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::GpuOptions;
 use super::adapter::{self, AdapterReport, BASELINE};
 use super::kernel::{Access, Kernel};
-use super::recorder::Recorder;
 use crate::BackendError;
 
 /// A kernel compiled for the device.
@@ -38,10 +37,10 @@ pub(super) struct Device {
     pub max_binding_bytes: u64,
     /// Whether kernels may use operations of subgroups where the device has them.
     pub may_use_subgroups: bool,
-    parameter_layout: wgpu::BindGroupLayout,
+    /// Of every kernel's parameters.
+    pub parameter_layout: wgpu::BindGroupLayout,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
-    recorder: Mutex<Recorder>,
     health: Arc<Mutex<Health>>,
     next_id: AtomicU64,
     freed: Mutex<HashSet<u64>>,
@@ -55,7 +54,7 @@ impl fmt::Debug for Device {
 }
 
 /// A lock is only poisoned by a panic of this process's own, whose message is out already.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -94,7 +93,6 @@ impl Device {
             label: Some("parameters"),
             entries: &[entry],
         });
-        let recorder = Recorder::new(&raw, &parameter_layout);
         let most = limits.max_storage_buffer_binding_size;
         Ok(Arc::new(Self {
             max_binding_bytes: options.max_binding_bytes.map_or(most, |bytes| bytes.min(most)),
@@ -106,7 +104,6 @@ impl Device {
             parameter_layout,
             modules: Mutex::default(),
             pipelines: Mutex::default(),
-            recorder: Mutex::new(recorder),
             health,
             next_id: AtomicU64::new(1),
             freed: Mutex::default(),
@@ -117,10 +114,6 @@ impl Device {
     /// `Err` if the device was lost or refused something.
     pub fn check(&self) -> Result<(), BackendError> {
         lock(&self.health).error.clone().map_or(Ok(()), Err)
-    }
-
-    pub fn recorder(&self) -> MutexGuard<'_, Recorder> {
-        lock(&self.recorder)
     }
 
     pub fn allocated_bytes(&self) -> u64 {

@@ -366,7 +366,7 @@ impl Scratch {
         let bins = at_least(&mut self.bins, device, BINS)?;
         {
             // A selection that failed half way may have left something.
-            let mut recorder = device.recorder();
+            let mut recorder = gpu.recorder();
             recorder.touch([bins.id()]);
             recorder.push(Command::Clear { to: bins.raw().clone(), bytes: 4 * BINS as u64 });
         }

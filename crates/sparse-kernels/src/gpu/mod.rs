@@ -30,8 +30,10 @@ mod half;
 #[cfg(test)]
 mod half_tests;
 mod kernel;
+mod launch;
 #[cfg(feature = "nn")]
 mod nn;
+mod plan;
 mod profile;
 mod recorder;
 mod sddmm;
@@ -46,20 +48,20 @@ mod testing;
 mod tests;
 mod windows;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub use adapter::{AdapterReport, adapters};
 pub use bsr::GpuBlockPlan;
 pub use buffer::DeviceBuffer;
 pub use conv::GpuConvPlan;
 pub use half::{HalfStrips, HalfType};
-pub use spmm::GpuPlan;
+pub use plan::GpuPlan;
 
 use crate::error::expect_equal;
 use crate::profile::KernelTime;
 use crate::{BackendError, Storage};
-use device::Device;
-use recorder::Command;
+use device::{Device, lock};
+use recorder::{Command, Recorder};
 
 /// Numbers of floating point on the device.
 pub type Buffer = DeviceBuffer<f32>;
@@ -89,6 +91,8 @@ pub struct GpuOptions {
 #[derive(Debug)]
 pub struct Gpu {
     device: Arc<Device>,
+    /// What has been asked of the device and not yet been handed to it.
+    recorder: Mutex<Recorder>,
     /// Where downloads land.
     readback: Mutex<Option<(wgpu::Buffer, u64)>>,
     /// Partial sums of the operation that is being queued: one buffer for all, since operations follow each other, as large
@@ -114,8 +118,10 @@ impl Gpu {
     /// # Errors
     /// As there.
     pub fn with_options(options: GpuOptions) -> Result<Self, BackendError> {
+        let device = Device::open(options)?;
         Ok(Self {
-            device: Device::open(options)?,
+            recorder: Mutex::new(Recorder::new(&device)),
+            device,
             readback: Mutex::default(),
             partials: Mutex::default(),
             growth: Mutex::default(),
@@ -141,7 +147,7 @@ impl Gpu {
 
     /// Times that work was handed over, and launches in all.
     pub fn submissions_and_launches(&self) -> [u64; 2] {
-        let recorder = self.device.recorder();
+        let recorder = self.recorder();
         [recorder.submissions, recorder.launches]
     }
 
@@ -155,7 +161,7 @@ impl Gpu {
             let (device, what) = (self.device.report.to_string(), "no clock for kernels (TIMESTAMP_QUERY)".into());
             return Err(BackendError::Unsupported { device, what });
         }
-        let mut recorder = self.device.recorder();
+        let mut recorder = self.recorder();
         recorder.flush(&self.device)?;
         recorder.timer = Some(profile::Timer::new(&self.device));
         Ok(())
@@ -166,9 +172,20 @@ impl Gpu {
     /// # Errors
     /// If the device fails.
     pub fn take_profile(&self) -> Result<Vec<KernelTime>, BackendError> {
-        let mut recorder = self.device.recorder();
+        let mut recorder = self.recorder();
         recorder.flush(&self.device)?;
         Ok(recorder.timer.as_mut().map(profile::Timer::take).unwrap_or_default())
+    }
+
+    /// Whole numbers on the device.
+    pub(super) fn indices(&self, host: &[u32]) -> Result<Indices, BackendError> {
+        let mut indices = self.index_zeros(host.len())?;
+        self.upload_indices(host, &mut indices)?;
+        Ok(indices)
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        lock(&self.recorder)
     }
 
     fn write<T: bytemuck::Pod>(&self, host: &[T], to: &DeviceBuffer<T>) -> Result<(), BackendError> {
@@ -176,7 +193,7 @@ impl Gpu {
         if host.is_empty() {
             return Ok(());
         }
-        let mut recorder = self.device.recorder();
+        let mut recorder = self.recorder();
         // What is written comes before all that is submitted later, so what waits must go first if it reads or writes this.
         if recorder.uses(to.id()) {
             recorder.flush(&self.device)?;
@@ -197,7 +214,7 @@ impl Gpu {
         if bytes == 0 {
             return self.device.check();
         }
-        let mut readback = self.readback.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut readback = lock(&self.readback);
         if readback.as_ref().is_none_or(|(_, size)| *size < bytes) {
             let size = bytes.next_power_of_two();
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
@@ -209,7 +226,7 @@ impl Gpu {
         let Some((buffer, _)) = readback.as_ref() else { return Ok(()) };
         let mut at = 0;
         {
-            let mut recorder = self.device.recorder();
+            let mut recorder = self.recorder();
             for (from, host) in from.iter().zip(&*hosts).filter(|(_, host)| !host.is_empty()) {
                 let bytes = 4 * host.len() as u64;
                 recorder.push(Command::Copy { from: from.raw().clone(), to: buffer.clone(), at, bytes });
@@ -276,7 +293,7 @@ impl Storage for Gpu {
         if from.is_empty() {
             return Ok(());
         }
-        let mut recorder = self.device.recorder();
+        let mut recorder = self.recorder();
         recorder.touch([from.id(), to.id()]);
         recorder.push(Command::Copy {
             from: from.raw().clone(),
@@ -303,7 +320,7 @@ impl Storage for Gpu {
     }
 
     fn submit(&self) -> Result<(), BackendError> {
-        self.device.recorder().flush(&self.device)
+        self.recorder().flush(&self.device)
     }
 
     fn synchronize(&self) -> Result<(), BackendError> {

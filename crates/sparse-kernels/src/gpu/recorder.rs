@@ -54,7 +54,8 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub fn new(device: &wgpu::Device, layout: &wgpu::BindGroupLayout) -> Self {
+    pub fn new(device: &Device) -> Self {
+        let (layout, device) = (&device.parameter_layout, &device.raw);
         let parameter_buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("parameters"),
             size: (CAPACITY * SLOT_BYTES) as u64,

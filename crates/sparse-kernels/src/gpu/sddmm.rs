@@ -1,19 +1,18 @@
 //! SDDMM: the gradient at stored entries.
 
-use std::cmp::Reverse;
-use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::half::Source;
 use super::kernel::{Access, Kernel, Launch, Work};
+use super::plan::{ENTRY_WORDS, Segment, WIDTH};
 use super::shaders;
 use super::split::Split;
 use super::spmm::{check_lanes, expect_values};
 use super::subgroups::with_function;
 use super::windows::lanes_within;
-use super::{Buffer, Gpu, GpuPlan, Indices, WINDOW_UNIT};
+use super::{Buffer, Gpu, GpuPlan};
+use crate::BackendError;
 use crate::error::expect_equal;
-use crate::{BackendError, CsrPattern};
 
 static SDDMM: Kernel = Kernel {
     name: "sddmm",
@@ -34,74 +33,12 @@ pub(super) fn variants() -> [&'static Kernel; 1] {
     [&SDDMM_SUBGROUPS]
 }
 
-/// Entries of a group at most, and invocations that share it.
-const WIDTH: usize = 8;
 /// Groups of a workgroup, as the shader has it.
 const TILE_GROUPS: usize = 16;
-/// Words of a group in the list: row, first entry, number of entries, nothing.
-const GROUP_WORDS: usize = 4;
 /// Groups below which the lanes are split: the invocations that the largest cards run at once.
 const ENOUGH: usize = 132 * 2048 / WIDTH;
 /// Units of lanes, 16 bytes each, of a part at least: four steps of the eight invocations.
 const LEAST_UNITS: usize = 4 * WIDTH;
-
-/// Groups whose entries a kernel can see at once.
-#[derive(Debug)]
-struct Segment {
-    /// Groups in the list.
-    list: Range<usize>,
-    /// Window of the entries.
-    entries: Range<usize>,
-}
-
-/// A pattern's entries in groups of one row.
-#[derive(Debug)]
-pub(super) struct Groups {
-    /// `(row, first entry, number of entries, 0)`, of each segment the longest first.
-    list: Indices,
-    /// Parts that kernels can see whole; most patterns are one.
-    segments: Vec<Segment>,
-}
-
-impl Groups {
-    pub fn new(gpu: &Gpu, pattern: &CsrPattern) -> Result<Self, BackendError> {
-        let most = gpu.window_elements();
-        let groups_of = |row: usize| {
-            let entries = pattern.row_range(row);
-            let end = entries.end;
-            entries.step_by(WIDTH).map(move |start| (row, start..end.min(start + WIDTH)))
-        };
-        let mut groups = (0..pattern.nrows()).flat_map(groups_of).peekable();
-        let mut list: Vec<u32> = Vec::with_capacity(GROUP_WORDS * (pattern.nnz() / WIDTH + pattern.nrows()));
-        let mut segments = Vec::new();
-        while let Some((_, entries)) = groups.peek() {
-            let first = entries.start / WINDOW_UNIT * WINDOW_UNIT;
-            let mut segment = Vec::new();
-            while let Some(group) =
-                groups.next_if(|(_, entries)| entries.end - first <= most && (segment.len() + 1) * GROUP_WORDS <= most)
-            {
-                segment.push(group);
-            }
-            let Some(end) = segment.last().map(|(_, entries)| entries.end) else {
-                let what = format!("sampled products with {} bytes that a kernel may see", 4 * most);
-                return Err(BackendError::Unsupported { device: gpu.report().to_string(), what });
-            };
-            // Stable: groups of one length stay in order.
-            segment.sort_by_key(|(_, entries)| Reverse(entries.len()));
-            list.resize(list.len().next_multiple_of(WINDOW_UNIT), 0);
-            let start = list.len() / GROUP_WORDS;
-            segments.push(Segment { list: start..start + segment.len(), entries: first..end });
-            for (row, entries) in segment {
-                list.extend([row as u32, entries.start as u32, entries.len() as u32, 0]);
-            }
-        }
-        Ok(Self { list: gpu.indices(&list)?, segments })
-    }
-
-    pub fn bytes(&self) -> usize {
-        4 * self.list.len()
-    }
-}
 
 impl Gpu {
     pub(super) fn sampled_product(
@@ -162,7 +99,7 @@ impl Gpu {
                             accumulate.into(),
                         ],
                         operands: &[
-                            groups.list.window(GROUP_WORDS * list.start, GROUP_WORDS * list.len()),
+                            groups.list.window(ENTRY_WORDS * list.start, ENTRY_WORDS * list.len()),
                             plan.rows.columns.window(entries.start, entries.len()),
                             dy.strips(&strips),
                             dy.strips(&strips),

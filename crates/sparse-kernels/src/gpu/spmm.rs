@@ -1,17 +1,14 @@
 //! Plans, SpMM and its transpose.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use super::half::Source;
 use super::kernel::{Access, Kernel, Launch, Work};
-use super::sddmm::Groups;
+use super::plan::ENTRY_WORDS;
 use super::shaders;
 use super::windows::{lanes_within, of_strips};
-use super::{Buffer, Gpu, Indices, WINDOW_UNIT};
-use crate::backend::{PlanOptions, SparseMatrix};
+use super::{Buffer, Gpu};
+use crate::backend::SparseMatrix;
 use crate::error::expect_equal;
-use crate::{BackendError, CsrPattern, FormatError, Op, ShapeError, Storage, StripLayout, Strips};
+use crate::{BackendError, FormatError, Op, ShapeError, StripLayout, Strips};
 
 static SPMM: Kernel = Kernel {
     name: "spmm",
@@ -25,79 +22,6 @@ const TILE: [usize; 2] = [32, 8];
 /// Workgroups that give a large device enough to do: with as many, invocations have two quads of lanes.
 const ENOUGH: usize = 4 * 132;
 
-/// Words of a row's entry in the list: row, first entry, number of entries, nothing.
-const ROW_WORDS: usize = 4;
-
-/// Rows whose entries a kernel can see at once.
-#[derive(Debug)]
-pub(super) struct Segment {
-    /// Rows in the list.
-    pub list: Range<usize>,
-    /// Window of the entries.
-    pub entries: Range<usize>,
-}
-
-/// One order of a pattern's entries on the device.
-#[derive(Debug)]
-pub(super) struct Rows {
-    /// Rows and columns of this order's matrix.
-    pub size: [usize; 2],
-    /// `(row, first entry, number of entries, 0)`, of each segment the longest first.
-    pub list: Indices,
-    /// Column of each entry.
-    pub columns: Indices,
-    /// Parts that kernels can see whole; most patterns are one.
-    pub segments: Vec<Segment>,
-}
-
-impl Rows {
-    pub fn new(gpu: &Gpu, pattern: &CsrPattern) -> Result<Self, BackendError> {
-        let mut list: Vec<u32> = Vec::with_capacity(ROW_WORDS * pattern.nrows());
-        let mut segments = Vec::new();
-        let most = gpu.window_elements();
-        let mut row = 0;
-        while row < pattern.nrows() {
-            let first = pattern.row_range(row).start / WINDOW_UNIT * WINDOW_UNIT;
-            let fits = |end: usize| pattern.row_range(end).end - first <= most && (end + 1 - row) * ROW_WORDS <= most;
-            let end = (row..pattern.nrows()).take_while(|&end| fits(end)).last().map_or(row, |last| last + 1);
-            if end == row {
-                let what =
-                    format!("row {row} with {} entries, more than a kernel may see", pattern.row_range(row).len());
-                return Err(BackendError::Unsupported { device: gpu.report().to_string(), what });
-            }
-            let mut order: Vec<usize> = (row..end).collect();
-            // Stable: rows of one length stay in order.
-            order.sort_by_key(|&row| std::cmp::Reverse(pattern.row_range(row).len()));
-            list.resize(list.len().next_multiple_of(WINDOW_UNIT), 0);
-            let start = list.len() / ROW_WORDS;
-            for row in order {
-                let entries = pattern.row_range(row);
-                list.extend([row as u32, entries.start as u32, entries.len() as u32, 0]);
-            }
-            segments.push(Segment { list: start..start + (end - row), entries: first..pattern.row_range(end - 1).end });
-            row = end;
-        }
-        let size = [pattern.nrows(), pattern.ncols()];
-        Ok(Self { size, list: gpu.indices(&list)?, columns: gpu.indices(pattern.col_indices())?, segments })
-    }
-
-    pub fn bytes(&self) -> usize {
-        4 * (self.list.len() + self.columns.len())
-    }
-}
-
-/// A pattern prepared for the GPU: rows in order of length, and the same of the transpose.
-#[derive(Debug)]
-pub struct GpuPlan {
-    pub(super) pattern: Arc<CsrPattern>,
-    pub(super) options: PlanOptions,
-    pub(super) rows: Rows,
-    /// The entries in groups, for SDDMM.
-    pub(super) groups: Groups,
-    /// The transposed order, and where each of its values stands in the pattern's.
-    pub(super) transposed: Option<(Rows, Indices)>,
-}
-
 /// What a product does to its sums.
 #[derive(Debug, Default)]
 struct Epilogue<'a> {
@@ -105,35 +29,7 @@ struct Epilogue<'a> {
     relu: bool,
 }
 
-impl GpuPlan {
-    pub(super) fn new(gpu: &Gpu, pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<Self, BackendError> {
-        StripLayout::new(0, 0, options.strip)?;
-        let rows = Rows::new(gpu, &pattern)?;
-        let groups = Groups::new(gpu, &pattern)?;
-        let transposed = if options.transpose {
-            let transposed = pattern.transpose();
-            Some((Rows::new(gpu, &transposed.pattern)?, gpu.indices(&transposed.permutation)?))
-        } else {
-            None
-        };
-        Ok(Self { pattern, options, rows, groups, transposed })
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.rows.bytes()
-            + self.groups.bytes()
-            + self.transposed.as_ref().map_or(0, |(rows, map)| rows.bytes() + 4 * map.len())
-    }
-}
-
 impl Gpu {
-    /// Whole numbers on the device.
-    pub(super) fn indices(&self, host: &[u32]) -> Result<Indices, BackendError> {
-        let mut indices = self.index_zeros(host.len())?;
-        self.upload_indices(host, &mut indices)?;
-        Ok(indices)
-    }
-
     fn product(
         &self,
         op_name: &'static str,
@@ -199,7 +95,7 @@ impl Gpu {
                         flags,
                     ],
                     operands: &[
-                        rows.list.window(ROW_WORDS * segment.list.start, ROW_WORDS * segment.list.len()),
+                        rows.list.window(ENTRY_WORDS * segment.list.start, ENTRY_WORDS * segment.list.len()),
                         rows.columns.window(entries.start, entries.len()),
                         values.window(entries.start, entries.len()),
                         x_part,

@@ -5,7 +5,7 @@ use super::super::Gpu;
 use super::super::elementwise::GROUP;
 use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::shaders;
-use super::images::{Walk, expect_images};
+use super::images::walk::{Walk, expect_images};
 use super::{QUAD, expect_strips, lanes_of, part_of};
 use crate::random::Key;
 use crate::{BackendError, Images, ShapeError, Strips};

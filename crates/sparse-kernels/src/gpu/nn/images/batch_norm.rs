@@ -5,7 +5,7 @@ use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
 use super::super::super::shaders;
 use super::super::super::{Buffer, Gpu};
 use super::super::sums::slices;
-use super::{Walk, expect_images, expect_same_shape};
+use super::walk::{Walk, expect_images, expect_same_shape};
 use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 use crate::error::expect_equal;
 use crate::{BackendError, ImageLayout, Images, ShapeError};

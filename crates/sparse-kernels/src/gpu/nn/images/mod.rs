@@ -6,16 +6,13 @@ mod pool;
 mod strips;
 #[cfg(test)]
 mod tests;
+pub(super) mod walk;
 
-use std::ops::Range;
-
-use super::super::kernel::Operand;
 use super::super::{Buffer, Gpu};
-use super::{QUAD, dropout};
+use super::dropout;
 use crate::backend::ImageNeural;
-use crate::error::expect_equal;
 use crate::random::Key;
-use crate::{BackendError, ImageLayout, Images, PoolShape, ShapeError, Strips};
+use crate::{BackendError, Images, PoolShape, Strips};
 
 impl ImageNeural for Gpu {
     fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
@@ -93,104 +90,5 @@ impl ImageNeural for Gpu {
 
     fn dropout_images(&self, key: Key, rate: f32, x: &mut Images<Self>) -> Result<(), BackendError> {
         dropout::images(self, key, rate, x)
-    }
-}
-
-/// Checks that a buffer holds what its layout says.
-pub(super) fn expect_images(op: &'static str, x: &Images<Gpu>) -> Result<(), ShapeError> {
-    expect_equal(op, "length of the images", x.layout.len(), x.data.len())
-}
-
-/// Checks samples, channels and strip of images whose sizes may differ.
-fn expect_same_samples(op: &'static str, expected: &ImageLayout, got: &ImageLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "number of samples", expected.samples(), got.samples())?;
-    expect_equal(op, "samples per strip", expected.strip(), got.strip())?;
-    expect_equal(op, "number of channels", expected.channels(), got.channels())
-}
-
-/// Checks that two operands are alike but for their borders.
-fn expect_same_shape(op: &'static str, expected: &ImageLayout, got: &ImageLayout) -> Result<(), ShapeError> {
-    expect_same_samples(op, expected, got)?;
-    expect_size(op, expected.size(), got)
-}
-
-fn expect_size(op: &'static str, expected: [usize; 2], got: &ImageLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "height", expected[0], got.size()[0])?;
-    expect_equal(op, "width", expected[1], got.size()[1])
-}
-
-/// The quads of images that kernels go through: those that hold a pixel, of some strips.
-#[derive(Debug, Clone)]
-pub(super) struct Walk {
-    layout: ImageLayout,
-    pub strips: Range<usize>,
-}
-
-impl Walk {
-    pub fn new(layout: ImageLayout, strips: Range<usize>) -> Self {
-        Self { layout, strips }
-    }
-
-    /// Where a tensor's first pixel stands, and elements from a channel, a row and a strip to the next.
-    pub fn tensor(layout: &ImageLayout) -> [u32; 4] {
-        let origin = layout.border() * (layout.row_pitch() + layout.strip());
-        [origin, layout.channel_pitch(), layout.row_pitch(), layout.strip_pitch()].map(|n| n as u32)
-    }
-
-    /// Elements before the first pixel in its quad; some only where a strip is a single sample.
-    fn lead(&self) -> usize {
-        self.layout.border() * self.layout.strip() % QUAD
-    }
-
-    /// Quads of a channel's row.
-    fn row_quads(&self) -> usize {
-        match self.layout.size()[1] * self.layout.strip() {
-            0 => 0,
-            elements => (self.lead() + elements).div_ceil(QUAD),
-        }
-    }
-
-    /// Quads of a channel in a strip.
-    pub fn channel_quads(&self) -> usize {
-        self.layout.size()[0] * self.row_quads()
-    }
-
-    /// Quads in all.
-    pub fn quads(&self) -> usize {
-        self.strips.len() * self.layout.channels() * self.channel_quads()
-    }
-
-    /// Elements of pixels.
-    pub fn elements(&self) -> usize {
-        let [height, width] = self.layout.size();
-        self.strips.len() * self.layout.strip() * self.layout.channels() * height * width
-    }
-
-    /// Samples that count.
-    pub fn samples(&self) -> usize {
-        (self.strips.end * self.layout.strip()).min(self.layout.samples()) - self.strips.start * self.layout.strip()
-    }
-
-    /// What kernels must know of the shape: quads of a row, channels, rows, strips, log2 of the strip, elements before the
-    /// first pixel in its quad, elements in a row, samples.
-    pub fn words(&self) -> [u32; 8] {
-        let (layout, strip) = (&self.layout, self.layout.strip());
-        let [height, width] = layout.size();
-        let shift = strip.trailing_zeros() as usize;
-        let row = [self.row_quads(), layout.channels(), height, self.strips.len()];
-        let [a, b, c, d] = row.map(|n| n as u32);
-        let [e, f, g, h] = [shift, self.lead(), width * strip, self.samples()].map(|n| n as u32);
-        [a, b, c, d, e, f, g, h]
-    }
-
-    /// Whether a quad are four pixels, for the kernels.
-    pub fn single(&self) -> (&'static str, f64) {
-        ("SINGLE", f64::from(u8::from(self.layout.strip() == 1)))
-    }
-
-    /// These strips of images.
-    pub fn part_of<'a>(&self, images: &'a Images<Gpu>) -> Operand<'a> {
-        let pitch = images.layout.strip_pitch();
-        images.data.window(self.strips.start * pitch, self.strips.len() * pitch)
     }
 }

@@ -4,7 +4,7 @@ use super::super::super::Gpu;
 use super::super::super::elementwise::GROUP;
 use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
 use super::super::super::shaders;
-use super::{Walk, expect_images, expect_same_samples, expect_size};
+use super::walk::{Walk, expect_images, expect_same_samples, expect_size};
 use crate::{BackendError, ImageLayout, Images, PoolShape};
 
 static MAX: Kernel =

@@ -8,7 +8,7 @@ use super::super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::super::shaders;
 use super::super::{QUAD, expect_strips, part_of};
 use super::elementwise::{Extra, parameters};
-use super::{Walk, expect_images};
+use super::walk::{Walk, expect_images};
 use crate::error::expect_equal;
 use crate::{BackendError, ImageLayout, Images, ShapeError, StripLayout, Strips};
 
