@@ -16,8 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::ExchangeError;
-use super::layers::{NamedLayer, chain, model_name, natural_order, weight_of};
-use super::target::matrix_of;
+use super::layers::{NamedLayer, chain, matrix_of, model_name, natural_order, weight_of};
 use crate::formats::{self, MatrixFormat};
 use crate::models::StoredModel;
 

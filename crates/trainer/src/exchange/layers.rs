@@ -1,13 +1,15 @@
 //! Layers as files name them, and how they become those of a model.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use autograd::init::{FanIn, Initializer};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Csr, CsrPattern, FormatError};
 
+use super::ExchangeError;
 use crate::checkpoint::CheckpointError;
-use crate::formats::Matrix;
+use crate::formats::{DenseMatrix, Matrix, MatrixFormat};
 use crate::models::{StoredLayer, StoredModel, StoredWeight};
 
 /// A layer that has no place in a model yet.
@@ -79,6 +81,38 @@ pub(super) fn weight_of(matrix: Matrix, layer: &str, seed: u64) -> Result<Stored
     })
 }
 
+/// A layer's weight as a format holds it. Without `dense` it is what is stored: a dense layer is a dense matrix where the
+/// format has such, and one with every entry stored where it has not.
+pub(super) fn matrix_of(layer: &StoredLayer, format: MatrixFormat, dense: bool) -> Result<Matrix, ExchangeError> {
+    let [nrows, ncols] = layer.weight.shape();
+    let wrong = |reason| ExchangeError::Format { layer: layer.name.clone(), reason };
+    let as_dense = match format {
+        MatrixFormat::Npy => true,
+        MatrixFormat::MatrixMarket => dense || matches!(layer.weight, StoredWeight::Dense { .. }),
+        MatrixFormat::Npz | MatrixFormat::Smtx => false,
+    };
+    Ok(match &layer.weight {
+        _ if as_dense => Matrix::Dense(DenseMatrix::new(nrows, ncols, whole(layer)?).expect("it has every position")),
+        StoredWeight::Sparse(csr) => Matrix::Sparse(csr.clone()),
+        // None of these formats has blocks of its own: all entries of the stored ones, zeros among them.
+        StoredWeight::BlockSparse(bsr) => Matrix::Sparse(bsr.to_csr()),
+        StoredWeight::Dense { values, .. } => {
+            let pattern = Arc::new(CsrPattern::full(nrows, ncols).map_err(wrong)?);
+            Matrix::Sparse(Csr::new(pattern, values.clone()).map_err(wrong)?)
+        }
+    })
+}
+
+/// Every position's weight, row-major. A small file can hold a sparse matrix of any size, so a lack of memory is an error
+/// here.
+pub(super) fn whole(layer: &StoredLayer) -> Result<Vec<f32>, ExchangeError> {
+    let [nrows, ncols] = layer.weight.shape();
+    let memory = || ExchangeError::Memory { layer: layer.name.clone(), nrows, ncols };
+    let size = nrows.checked_mul(ncols).ok_or_else(memory)?;
+    Vec::<f32>::new().try_reserve_exact(size).map_err(|_| memory())?;
+    Ok(layer.weight.to_dense())
+}
+
 /// Orders names as a reader would: numbers in them by value, so that `fc2` comes before `fc10`.
 pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
     natural_key(a).cmp(natural_key(b)).then_with(|| a.cmp(b))
@@ -99,9 +133,7 @@ fn natural_key(name: &str) -> impl Iterator<Item = (bool, usize, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::DenseMatrix;
     use crate::models::{Architecture, Initialization, Network};
-    use std::sync::Arc;
 
     #[test]
     fn numbers_in_names_order_by_value() {

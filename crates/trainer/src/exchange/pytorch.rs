@@ -26,14 +26,14 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
-use super::layers::{NamedLayer, chain, natural_order};
-use super::target::whole;
+use super::layers::{NamedLayer, chain, natural_order, whole};
 use super::{ExchangeError, TensorsError};
 use crate::checkpoint::{Checkpoint, METADATA_KEY, read_header};
 use crate::models::{StoredLayer, StoredModel, StoredNorm, StoredWeight};
@@ -164,6 +164,11 @@ impl Writer {
         header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
         [&(header.len() as u64).to_le_bytes(), header.as_slice(), data].concat()
     }
+}
+
+/// Whether a file of this name is read and written as safetensors.
+pub(super) fn is_safetensors(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
 }
 
 fn shape_key(weight: &str) -> String {

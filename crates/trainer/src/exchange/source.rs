@@ -1,9 +1,10 @@
 //! What can be imported.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::layers::{NamedLayer, chain, model_name, weight_of};
+use super::pytorch::is_safetensors;
 use super::{ExchangeError, folder, pytorch};
 use crate::formats::{self, MatrixFormat};
 use crate::models::StoredModel;
@@ -44,11 +45,6 @@ fn read_matrices(paths: &[PathBuf], seed: u64) -> Result<StoredModel, ExchangeEr
     };
     let layers = paths.iter().enumerate().map(read).collect::<Result<_, ExchangeError>>()?;
     chain(layers).map_err(ExchangeError::Order)
-}
-
-/// Whether a file of this name is read and written as safetensors.
-pub(super) fn is_safetensors(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
 }
 
 #[cfg(test)]

@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::ValueEnum;
-use sparse_kernels::{Csr, CsrPattern};
 
-use super::source::is_safetensors;
+use super::layers::matrix_of;
+use super::pytorch::is_safetensors;
 use super::{ExchangeError, folder, pytorch};
 use crate::atomic_file::write_atomic;
-use crate::formats::{self, DenseMatrix, Matrix, MatrixFormat};
-use crate::models::{StoredLayer, StoredModel, StoredWeight};
+use crate::formats::{self, MatrixFormat};
+use crate::models::{StoredLayer, StoredModel};
 
 /// Formats of other programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -167,42 +166,11 @@ fn check_empty(path: &Path) -> Result<(), ExchangeError> {
     }
 }
 
-/// A layer's weight as a format holds it. Without `dense` it is what is stored: a dense layer is a dense matrix where the
-/// format has such, and one with every entry stored where it has not.
-pub(super) fn matrix_of(layer: &StoredLayer, format: MatrixFormat, dense: bool) -> Result<Matrix, ExchangeError> {
-    let [nrows, ncols] = layer.weight.shape();
-    let wrong = |reason| ExchangeError::Format { layer: layer.name.clone(), reason };
-    let as_dense = match format {
-        MatrixFormat::Npy => true,
-        MatrixFormat::MatrixMarket => dense || matches!(layer.weight, StoredWeight::Dense { .. }),
-        MatrixFormat::Npz | MatrixFormat::Smtx => false,
-    };
-    Ok(match &layer.weight {
-        _ if as_dense => Matrix::Dense(DenseMatrix::new(nrows, ncols, whole(layer)?).expect("it has every position")),
-        StoredWeight::Sparse(csr) => Matrix::Sparse(csr.clone()),
-        // None of these formats has blocks of its own: all entries of the stored ones, zeros among them.
-        StoredWeight::BlockSparse(bsr) => Matrix::Sparse(bsr.to_csr()),
-        StoredWeight::Dense { values, .. } => {
-            let pattern = Arc::new(CsrPattern::full(nrows, ncols).map_err(wrong)?);
-            Matrix::Sparse(Csr::new(pattern, values.clone()).map_err(wrong)?)
-        }
-    })
-}
-
-/// Every position's weight, row-major. A small file can hold a sparse matrix of any size, so a lack of memory is an error
-/// here.
-pub(super) fn whole(layer: &StoredLayer) -> Result<Vec<f32>, ExchangeError> {
-    let [nrows, ncols] = layer.weight.shape();
-    let memory = || ExchangeError::Memory { layer: layer.name.clone(), nrows, ncols };
-    let size = nrows.checked_mul(ncols).ok_or_else(memory)?;
-    Vec::<f32>::new().try_reserve_exact(size).map_err(|_| memory())?;
-    Ok(layer.weight.to_dense())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
     use super::*;
+    use crate::formats::Matrix;
     use ExchangeFormat::*;
 
     #[test]

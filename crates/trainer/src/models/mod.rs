@@ -1,6 +1,7 @@
 //! Networks: which layers they have, how dense each one is, and how they compute.
 
 mod architecture;
+mod builder;
 mod compress;
 mod first;
 mod name;

@@ -2,10 +2,11 @@
 
 use sparse_kernels::{PoolShape, ShapeError};
 
-use super::super::architecture::{Builder, Conv, Masking, PoolKind};
+use super::super::architecture::{Masking, PoolKind};
+use super::super::builder::{Builder, Conv};
 
 /// Linear layers `fc1`, `fc2`, … of these sizes, with ReLU and dropout between them.
-pub(in super::super) fn mlp(builder: &mut Builder, sizes: &[usize]) -> Result<(), ShapeError> {
+pub(super) fn mlp(builder: &mut Builder, sizes: &[usize]) -> Result<(), ShapeError> {
     let mut x = builder.input();
     for (i, &outputs) in sizes[1..].iter().enumerate() {
         let (name, relu) = (format!("fc{}", i + 1), i + 2 < sizes.len());
@@ -20,7 +21,7 @@ pub(in super::super) fn mlp(builder: &mut Builder, sizes: &[usize]) -> Result<()
 /// Two convolutions of 5 × 5 with 6 and 16 channels, each followed by ReLU and a pooling of 2 × 2, and linear layers of 120,
 /// 84 and one output a class. The first convolution of pictures below 32 × 32 is padded, so that what the second one sees is
 /// the original's.
-pub(in super::super) fn lenet_5(builder: &mut Builder) -> Result<(), ShapeError> {
+pub(super) fn lenet_5(builder: &mut Builder) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let pool = PoolShape::new([2, 2])?.with_stride([2, 2])?;
     let mut x = builder.input();

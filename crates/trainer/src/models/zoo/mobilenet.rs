@@ -3,10 +3,11 @@
 
 use sparse_kernels::ShapeError;
 
-use super::super::architecture::{Builder, Conv, Masking, ValueId};
+use super::super::architecture::{Masking, ValueId};
+use super::super::builder::{Builder, Conv};
 
 /// Thirteen pairs of a depthwise convolution of 3 × 3 and one of 1 × 1.
-pub(in super::super) fn mobilenet_v1(builder: &mut Builder) -> Result<(), ShapeError> {
+pub(super) fn mobilenet_v1(builder: &mut Builder) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let mut x = stem(builder)?;
     let blocks = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)];
@@ -24,7 +25,7 @@ pub(in super::super) fn mobilenet_v1(builder: &mut Builder) -> Result<(), ShapeE
 
 /// Seventeen blocks that expand their channels six times, convolve each by itself, and project back, around a shortcut where
 /// the shape stays. (The original's ReLU6 is a ReLU here.)
-pub(in super::super) fn mobilenet_v2(builder: &mut Builder) -> Result<(), ShapeError> {
+pub(super) fn mobilenet_v2(builder: &mut Builder) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let mut x = stem(builder)?;
     let stages =

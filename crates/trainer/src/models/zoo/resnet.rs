@@ -2,12 +2,13 @@
 
 use sparse_kernels::{PoolShape, ShapeError};
 
-use super::super::architecture::{Builder, Conv, Masking, PoolKind, ValueId};
-use crate::models::Stem;
+use super::super::Stem;
+use super::super::architecture::{Masking, PoolKind, ValueId};
+use super::super::builder::{Builder, Conv};
 
 /// `resnet-18`, `-34` (basic blocks) or `-50` (bottlenecks), with the layers' names of torchvision. ImageNet's stem is a
 /// convolution of 7 × 7 and a pooling, both of stride 2; CIFAR's is a convolution of 3 × 3.
-pub(in super::super) fn resnet(builder: &mut Builder, depth: usize) -> Result<(), ShapeError> {
+pub(super) fn resnet(builder: &mut Builder, depth: usize) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let (blocks, bottleneck) = match depth {
         18 => ([2, 2, 2, 2], false),

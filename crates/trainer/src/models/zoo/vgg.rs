@@ -2,11 +2,12 @@
 
 use sparse_kernels::{PoolShape, ShapeError};
 
-use super::super::architecture::{Builder, Conv, Masking, PoolKind};
+use super::super::architecture::{Masking, PoolKind};
+use super::super::builder::{Builder, Conv};
 
 /// Thirteen convolutions of 3 × 3 in five groups, each group followed by a pooling of 2 × 2. On pictures of at least 224 × 224,
 /// the classifier has two hidden layers of 4096 features; on smaller ones it is one linear layer over the channels' means.
-pub(in super::super) fn vgg_16(builder: &mut Builder) -> Result<(), ShapeError> {
+pub(super) fn vgg_16(builder: &mut Builder) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let pool = PoolShape::new([2, 2])?.with_stride([2, 2])?;
     let mut x = builder.input();

@@ -2,12 +2,13 @@
 
 use sparse_kernels::ShapeError;
 
-use super::super::architecture::{Builder, Conv, Masking};
+use super::super::architecture::Masking;
+use super::super::builder::{Builder, Conv};
 
 /// `wrn-D-K`: a convolution of 16 channels, three groups of `(D − 4) / 6` blocks with `16 K`, `32 K` and `64 K` channels,
 /// normalisation, mean, a linear layer. A block is normalisation, ReLU, convolution, twice, dropout before the second
 /// convolution; where the shape changes, the shortcut is a convolution of 1 × 1 behind the first ReLU.
-pub(in super::super) fn wide_resnet(builder: &mut Builder, depth: usize, width: usize) -> Result<(), ShapeError> {
+pub(super) fn wide_resnet(builder: &mut Builder, depth: usize, width: usize) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let blocks = (depth - 4) / 6;
     builder.masking = Masking::NotUniform;
