@@ -11,6 +11,7 @@
 //! | [`distribution`] | how dense each layer is |
 //! | [`topology`] | which connections: drop, grow and rewire as pure functions of patterns |
 //! | [`method`], [`mod@methods`] | the methods themselves, behind one interface that any training loop can drive |
+//! | [`scheduled`] | the frame of methods that drop and grow by the schedule |
 //! | [`flops`] | what inference and training cost |
 //!
 //! Everything works on [`sparse_kernels::CsrPattern`]: time and memory are O(nnz), no dense mask or score is ever
@@ -65,15 +66,17 @@ pub mod methods;
 #[cfg(test)]
 mod paper_models;
 pub mod schedule;
+pub mod scheduled;
 pub mod topology;
 
 pub use choice::UnknownChoice;
 pub use distribution::{Distribution, DistributionError, LayerDensity, LayerShape, Override, nnz_for_density, solve};
 pub use flops::{ConvGeometry, FlopsConvention, FlopsError, GradualPruning, LayerGeometry, Padding, TrainingRule};
 pub use method::{
-    GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, ParameterInfo,
-    StepIntent, UpdateTimes, WeightStorage,
+    GradientNeed, Layer, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState,
+    ParameterInfo, StepIntent, UpdateTimes, WeightStorage,
 };
 pub use methods::{build_method, find_method, method_names, methods};
 pub use schedule::{DropSchedule, LoopSemantics, ScheduleError, ScheduleOptions, ScheduleState, UpdateSchedule};
+pub use scheduled::{Rewiring, Scheduled, Update};
 pub use topology::{Kept, Rewired, TopologyError};

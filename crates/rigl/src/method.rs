@@ -26,11 +26,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sparse_kernels::random::Key;
 use sparse_kernels::{BackendError, Candidate, CsrPattern, GrowRequest};
 use thiserror::Error;
 
+use crate::flops::TrainingRule;
 use crate::schedule::{LoopSemantics, ScheduleState, UpdateSchedule};
-use crate::topology::{Rewired, TopologyError};
+use crate::topology::{self, Kept, TopologyError};
 
 /// A method that cannot be built, or was driven wrongly.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -125,20 +127,16 @@ fn listed(names: &[&str]) -> String {
     if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) }
 }
 
-/// What a method sees of the network: the layers whose topology it manages, by index.
+/// What a method sees of the network: the layers whose topology it manages. A layer's number is its place in the whole
+/// network, here and in a [`LayerUpdate`]; methods iterate over [`Layer`]s and need no numbers.
 ///
 /// A method drops and grows *entries of a pattern*, by one number each. Of an unstructured layer an entry is a weight. Of a
 /// block-sparse layer it is a block: the pattern is that over the grid of blocks, an entry's number the Frobenius norm of
 /// its weights, [`GradientNeed::Growth`] asks for the blocks whose dense gradient has the largest norms, and the map of a
 /// [`LayerUpdate`] moves whole blocks. So every method works with blocks without knowing of them.
 pub trait Layers {
-    /// How many layers there are.
-    fn len(&self) -> usize;
-
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+    /// Numbers of the managed layers, ascending.
+    fn numbers(&self) -> &[usize];
 
     /// A layer's name; random numbers depend on it.
     fn name(&self, layer: usize) -> &str;
@@ -158,34 +156,165 @@ pub trait Layers {
     /// How many entries the distribution gives a layer: what it starts with, or is to end with if it starts dense.
     fn target_nnz(&self, layer: usize) -> usize;
 
-    /// A layer's gradient at its entries, in the pattern's order, where the step's need was [`GradientNeed::Sampled`] or
-    /// [`GradientNeed::Dense`]; to be asked for in [`Method::after_gradient`].
+    /// A layer's gradient at its entries, in the pattern's order, if the step needed [`GradientNeed::Sampled`] or
+    /// [`GradientNeed::Dense`]. Available during [`Method::after_gradient`].
     ///
     /// # Errors
-    /// If there is none, or the device fails.
+    /// If there is none, which is the default, or the device fails.
     ///
     /// # Cost
     /// A transfer of nnz numbers.
-    fn gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError>;
+    fn gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
+        Err(MethodError::Missing { layer: self.name(layer).to_owned(), what: "gradient" })
+    }
 
-    /// A layer's gradient at all positions, row by row, where the step's need was [`GradientNeed::Dense`]; to be asked for
-    /// in [`Method::after_gradient`].
+    /// A layer's gradient at all positions, row by row, if the step needed [`GradientNeed::Dense`]. Available during
+    /// [`Method::after_gradient`].
+    ///
+    /// # Errors
+    /// If there is none, which is the default, or the device fails.
+    ///
+    /// # Cost
+    /// A transfer of nrows · ncols numbers.
+    fn dense_gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
+        Err(MethodError::Missing { layer: self.name(layer).to_owned(), what: "dense gradient" })
+    }
+
+    /// All weights of a layer of [`WeightStorage::Latent`], row by row.
+    ///
+    /// # Errors
+    /// If there are none, which is the default, or the device fails.
+    ///
+    /// # Cost
+    /// A transfer of nrows · ncols numbers.
+    fn latent_values(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
+        Err(MethodError::Missing { layer: self.name(layer).to_owned(), what: "latent weights" })
+    }
+}
+
+impl dyn Layers + '_ {
+    /// How many layers are managed.
+    pub fn len(&self) -> usize {
+        self.numbers().len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.numbers().is_empty()
+    }
+
+    /// The managed layers, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Layer<'_>> {
+        self.numbers().iter().map(|&number| Layer { layers: self, number })
+    }
+}
+
+/// One managed layer. Its errors name it.
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    layers: &'a (dyn Layers + 'a),
+    number: usize,
+}
+
+impl<'a> Layer<'a> {
+    /// See [`Layers::name`].
+    pub fn name(self) -> &'a str {
+        self.layers.name(self.number)
+    }
+
+    /// See [`Layers::pattern`].
+    pub fn pattern(self) -> &'a Arc<CsrPattern> {
+        self.layers.pattern(self.number)
+    }
+
+    /// How many positions the layer has, stored or not.
+    pub fn positions(self) -> usize {
+        self.pattern().nrows() * self.pattern().ncols()
+    }
+
+    /// See [`Layers::values`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn values(self) -> Result<Vec<f32>, MethodError> {
+        Ok(self.layers.values(self.number)?)
+    }
+
+    /// See [`Layers::target_nnz`].
+    pub fn target_nnz(self) -> usize {
+        self.layers.target_nnz(self.number)
+    }
+
+    /// See [`Layers::gradient`].
     ///
     /// # Errors
     /// If there is none, or the device fails.
-    ///
-    /// # Cost
-    /// A transfer of nrows · ncols numbers.
-    fn dense_gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError>;
+    pub fn gradient(self) -> Result<Vec<f32>, MethodError> {
+        self.layers.gradient(self.number)
+    }
 
-    /// The weights behind a layer of [`WeightStorage::Latent`], of all positions, row by row.
+    /// See [`Layers::dense_gradient`].
+    ///
+    /// # Errors
+    /// If there is none, or the device fails.
+    pub fn dense_gradient(self) -> Result<Vec<f32>, MethodError> {
+        self.layers.dense_gradient(self.number)
+    }
+
+    /// See [`Layers::latent_values`].
     ///
     /// # Errors
     /// If there are none, or the device fails.
+    pub fn latent_values(self) -> Result<Vec<f32>, MethodError> {
+        self.layers.latent_values(self.number)
+    }
+
+    /// The key of one purpose's random numbers in this layer.
+    pub fn key(self, seed: u64, purpose: &str) -> Key {
+        Key::new(seed).with_name(purpose).with_name(self.name())
+    }
+
+    /// Adds the layer's name to an error.
     ///
-    /// # Cost
-    /// A transfer of nrows · ncols numbers.
-    fn latent_values(&self, layer: usize) -> Result<Vec<f32>, MethodError>;
+    /// # Errors
+    /// The one given.
+    pub fn named<T>(self, result: Result<T, TopologyError>) -> Result<T, MethodError> {
+        result.map_err(|source| MethodError::Topology { layer: self.name().to_owned(), source })
+    }
+
+    /// Keeps all entries but the `count` smallest, see [`topology::select_kept`].
+    ///
+    /// # Errors
+    /// If the layer has fewer entries, or the device fails.
+    pub fn drop_smallest(self, count: usize) -> Result<Kept, MethodError> {
+        if count == 0 {
+            return Ok(std::iter::repeat_n(true, self.pattern().nnz()).collect());
+        }
+        self.named(topology::select_kept(&self.values()?, count))
+    }
+
+    /// The positions that growth may not choose, see [`topology::kept_pattern`].
+    ///
+    /// # Errors
+    /// If `kept` belongs to another pattern.
+    pub fn kept_pattern(self, kept: &Kept) -> Result<CsrPattern, MethodError> {
+        self.named(topology::kept_pattern(self.pattern(), kept))
+    }
+
+    /// The update to the kept and the grown positions, see [`topology::rewire`]: survivors keep their weights, newcomers
+    /// start at zero.
+    ///
+    /// # Errors
+    /// If `kept` belongs to another pattern, or a grown position is kept, repeated or outside the matrix.
+    pub fn rewired(self, kept: &Kept, grown: &[(u32, u32)]) -> Result<LayerUpdate, MethodError> {
+        let topology::Rewired { pattern, map } = self.named(topology::rewire(self.pattern(), kept, grown))?;
+        Ok(self.update(pattern, map))
+    }
+
+    /// An update of this layer to another pattern.
+    pub fn update(self, pattern: Arc<CsrPattern>, map: Vec<u32>) -> LayerUpdate {
+        LayerUpdate { layer: self.number, pattern, map, values: None }
+    }
 }
 
 /// How the weights of a method are stored and multiplied.
@@ -222,7 +351,7 @@ pub enum GradientNeed {
 /// What a training step is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepIntent {
-    /// One for each layer.
+    /// One for each managed layer.
     pub needs: Vec<GradientNeed>,
     /// Whether the optimizer steps, on all parameters.
     pub optimizer_step: bool,
@@ -240,7 +369,7 @@ impl StepIntent {
 /// A layer's new pattern.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerUpdate {
-    /// Which layer.
+    /// The layer's number in the network.
     pub layer: usize,
     /// Its new pattern. It may have more or fewer entries than the old one. If it is the old one itself
     /// ([`Arc::ptr_eq`]), nothing moves.
@@ -251,13 +380,6 @@ pub struct LayerUpdate {
     /// All weights of the new pattern, where it is not enough that survivors keep theirs and newcomers are zero. Not for
     /// layers in blocks, nor for latent ones, whose weights lie behind the pattern.
     pub values: Option<Vec<f32>>,
-}
-
-impl LayerUpdate {
-    /// A new pattern, whose survivors keep their weights and whose newcomers start at zero.
-    pub fn of(layer: usize, rewired: Rewired) -> Self {
-        Self { layer, pattern: rewired.pattern, map: rewired.map, values: None }
-    }
 }
 
 /// What a method remembers between steps; part of a checkpoint. Restored, training goes on as if never interrupted.
@@ -340,13 +462,23 @@ pub struct MethodInfo {
     pub reference_semantics: LoopSemantics,
     /// What can be set.
     pub parameters: &'static [ParameterInfo],
+    /// What a training step costs. If it grows by the gradient, [`TrainingRule::GradientGrowth`] holds instead.
+    pub training: TrainingRule,
     /// Builds it.
-    pub build: fn(&MethodOptions) -> Result<Box<dyn Method>, MethodError>,
+    pub build: Build,
 }
 
+/// Builds the method of an entry.
+pub type Build = fn(&'static MethodInfo, &MethodOptions) -> Result<Box<dyn Method>, MethodError>;
+
 impl MethodInfo {
-    /// A sparse method that never changes the topology and has no parameters: what others differ from.
-    pub const fn fixed(name: &'static str, build: fn(&MethodOptions) -> Result<Box<dyn Method>, MethodError>) -> Self {
+    /// A sparse method that never changes the topology and has no parameters.
+    pub const fn fixed(name: &'static str) -> Self {
+        Self::new(name, |info, _| Ok(Box::new(Fixed(info))))
+    }
+
+    /// What all entries begin with: as [`MethodInfo::fixed`], with a method of its own.
+    pub const fn new(name: &'static str, build: Build) -> Self {
         Self {
             name,
             summary: "",
@@ -358,6 +490,7 @@ impl MethodInfo {
             needs_ticket: false,
             reference_semantics: LoopSemantics::TF1_SET,
             parameters: &[],
+            training: TrainingRule::Sparse,
             build,
         }
     }
@@ -426,7 +559,9 @@ pub trait Method: fmt::Debug + Send {
     ///
     /// # Errors
     /// If the device fails.
-    fn before_gradient(&mut self, step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError>;
+    fn before_gradient(&mut self, _step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
+        Ok(StepIntent::ordinary(layers.len()))
+    }
 
     /// Called between gradient and optimizer step, with one list of candidates per layer: those found where
     /// [`GradientNeed::Growth`] was asked for, else none. Returns topology changes to make before the optimizer step.
@@ -459,7 +594,9 @@ pub trait Method: fmt::Debug + Send {
     /// Operations of a training step per sample, from those of a forward pass of the sparse and of the dense network
     /// (appendix H of the paper); see [`crate::flops::training_flops_ratio`]. Where the network's cost moves while it
     /// trains, `f_sparse` is the mean over the steps.
-    fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64;
+    fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
+        self.info().training.flops(f_sparse, f_dense)
+    }
 
     /// The mean over a training of the sparse forward pass's operations, before it runs: `f_sparse` is that of the network
     /// with the densities asked for. They differ where density falls; where it moves between layers the mean is not known
@@ -492,8 +629,12 @@ pub(crate) fn check_state(expected: &'static str, state: &MethodState) -> Result
     if state.method == expected { Ok(()) } else { Err(MethodError::State { expected, got: state.method.clone() }) }
 }
 
-/// Adds the layer's name to an error.
-pub(crate) fn in_layer(layers: &dyn Layers, layer: usize) -> impl FnOnce(TopologyError) -> MethodError {
-    let layer = layers.name(layer).to_owned();
-    move |source| MethodError::Topology { layer, source }
+/// A method that never changes the topology.
+#[derive(Debug)]
+struct Fixed(&'static MethodInfo);
+
+impl Method for Fixed {
+    fn info(&self) -> &'static MethodInfo {
+        self.0
+    }
 }

@@ -23,16 +23,12 @@
 
 use std::sync::Arc;
 
-use sparse_kernels::random::Key;
-
-use crate::flops::TrainingRule;
 use crate::method::{
-    LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, ParameterInfo, StepIntent, UpdateTimes,
-    in_layer,
+    Layer, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, ParameterInfo, UpdateTimes,
 };
-use crate::topology::{Kept, kept_pattern, random_growth, rewire};
+use crate::topology::{Kept, random_growth};
 
-pub(super) const INFO: MethodInfo = MethodInfo {
+pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "weights keep their signs; those that reach zero move to random positions",
     updates: UpdateTimes::EveryStep,
     blocks: false,
@@ -50,7 +46,7 @@ pub(super) const INFO: MethodInfo = MethodInfo {
             summary: "deviation of the random walk per step, times the learning rate",
         },
     ],
-    ..MethodInfo::fixed("deepr", build)
+    ..MethodInfo::new("deepr", |_, options| Ok(Box::new(DeepR::new(options)?)))
 };
 
 /// What a weight that wakes up starts with.
@@ -64,10 +60,6 @@ pub struct DeepR {
     noise: f32,
 }
 
-fn build(options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
-    Ok(Box::new(DeepR::new(options)?))
-}
-
 impl DeepR {
     /// DeepR with this seed.
     ///
@@ -79,13 +71,9 @@ impl DeepR {
         Ok(Self { seed: options.seed, l1, noise })
     }
 
-    fn key(&self, purpose: &str, layers: &dyn Layers, layer: usize) -> Key {
-        Key::new(self.seed).with_name(purpose).with_name(layers.name(layer))
-    }
-
     /// The sign of each position of a layer.
-    fn signs(&self, layers: &dyn Layers, layer: usize) -> impl Fn((u32, u32)) -> f32 + use<> {
-        let (key, ncols) = (self.key("sign", layers, layer), layers.pattern(layer).ncols() as u64);
+    fn signs(&self, layer: Layer<'_>) -> impl Fn((u32, u32)) -> f32 + use<> {
+        let (key, ncols) = (layer.key(self.seed, "sign"), layer.pattern().ncols() as u64);
         move |(row, column)| {
             let bits = key.bits(u64::from(row) * ncols + u64::from(column));
             if bits & 1 == 0 { 1.0 } else { -1.0 }
@@ -99,18 +87,13 @@ impl Method for DeepR {
     }
 
     fn start(&mut self, layers: &dyn Layers) -> Result<Vec<LayerUpdate>, MethodError> {
-        let update = |layer: usize| {
-            let (sign, pattern) = (self.signs(layers, layer), layers.pattern(layer).clone());
-            let weights = layers.values(layer)?;
+        let update = |layer: Layer<'_>| {
+            let (sign, pattern, weights) = (self.signs(layer), layer.pattern().clone(), layer.values()?);
             let values = pattern.positions().zip(&weights).map(|(position, w)| sign(position) * w.abs().max(AWAKE));
-            let (values, map) = (values.collect(), (0..weights.len() as u32).collect());
-            Ok(LayerUpdate { layer, pattern, map, values: Some(values) })
+            let values = Some(values.collect());
+            Ok(LayerUpdate { values, ..layer.update(pattern, (0..weights.len() as u32).collect()) })
         };
-        (0..layers.len()).map(update).collect()
-    }
-
-    fn before_gradient(&mut self, _step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
-        Ok(StepIntent::ordinary(layers.len()))
+        layers.iter().map(update).collect()
     }
 
     fn after_optimizer(
@@ -120,41 +103,33 @@ impl Method for DeepR {
         layers: &dyn Layers,
     ) -> Result<Vec<LayerUpdate>, MethodError> {
         let (shrink, noise) = (learning_rate * self.l1, learning_rate * self.noise);
-        let update = |layer: usize| {
-            let (sign, pattern) = (self.signs(layers, layer), layers.pattern(layer));
-            let walk = self.key("walk", layers, layer).with(step);
-            let weights = layers.values(layer)?;
+        let update = |layer: Layer<'_>| {
+            let (sign, pattern, weights) = (self.signs(layer), layer.pattern(), layer.values()?);
+            let walk = layer.key(self.seed, "walk").with(step);
             let moved = |(e, (position, w)): (usize, ((u32, u32), &f32))| {
                 sign(position) * w - shrink + noise * walk.normal(e as u64)
             };
             let thetas: Vec<f32> = pattern.positions().zip(&weights).enumerate().map(moved).collect();
             // A broken weight stays where it can be seen.
             let kept: Kept = thetas.iter().map(|theta| *theta > 0.0 || theta.is_nan()).collect();
-            let (pattern, map) = match kept.dropped_count() {
-                0 => (Arc::clone(pattern), (0..thetas.len() as u32).collect()),
+            let new = match kept.dropped_count() {
+                0 => layer.update(Arc::clone(pattern), (0..thetas.len() as u32).collect()),
                 count => {
-                    let key = self.key("grow", layers, layer).with(step);
-                    let free = pattern.nrows() * pattern.ncols() - pattern.nnz();
-                    let grown = match free < count {
-                        true => {
-                            random_growth(&kept_pattern(pattern, &kept).map_err(in_layer(layers, layer))?, count, key)
-                        }
+                    let key = layer.key(self.seed, "grow").with(step);
+                    let grown = match layer.positions() - pattern.nnz() < count {
+                        true => random_growth(&layer.kept_pattern(&kept)?, count, key),
                         false => random_growth(pattern, count, key),
                     };
-                    let rewired = rewire(pattern, &kept, &grown).map_err(in_layer(layers, layer))?;
-                    (rewired.pattern, rewired.map)
+                    layer.rewired(&kept, &grown)?
                 }
             };
             let stays = |from: u32| from != u32::MAX && kept.is_kept(from as usize);
             let theta = |from: u32| if stays(from) { thetas[from as usize] } else { AWAKE };
-            let values = pattern.positions().zip(&map).map(|(position, &from)| sign(position) * theta(from)).collect();
-            Ok(LayerUpdate { layer, pattern, map, values: Some(values) })
+            let entries = new.pattern.positions().zip(&new.map);
+            let values = Some(entries.map(|(position, &from)| sign(position) * theta(from)).collect());
+            Ok(LayerUpdate { values, ..new })
         };
-        (0..layers.len()).map(update).collect()
-    }
-
-    fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
-        TrainingRule::Sparse.flops(f_sparse, f_dense)
+        layers.iter().map(update).collect()
     }
 }
 
@@ -173,7 +148,7 @@ mod tests {
         let still = [("l1".to_owned(), "0".to_owned()), ("noise".to_owned(), "0".to_owned())];
         let options = MethodOptions { parameters: still.into(), ..options(LoopSemantics::PAPER) };
         let mut deepr = DeepR::new(&options).unwrap();
-        let sign = deepr.signs(&net, 0);
+        let sign = deepr.signs(net.layer(0));
         let updates = deepr.start(&net).unwrap();
         net.apply(updates);
         let expected: Vec<f32> = [(0, 0.5), (2, 0.1), (5, 0.2), (7, 0.4)].map(|(c, w)| sign((0, c)) * w).into();
@@ -219,7 +194,7 @@ mod tests {
                 changed |= !net.run(&mut deepr, 1).updates.is_empty();
                 prop_assert_eq!(&net.counts(), &counts);
                 for layer in 0..3 {
-                    let sign = deepr.signs(&net, layer);
+                    let sign = deepr.signs(net.layer(layer));
                     let weights = net.patterns[layer].positions().zip(&net.values[layer]);
                     weights.for_each(|(position, w)| assert!(sign(position) * w > 0.0));
                 }

@@ -19,40 +19,33 @@
 use sparse_kernels::CsrPattern;
 
 use crate::flops::TrainingRule;
-use crate::method::{
-    GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, StepIntent, UpdateTimes,
-    WeightStorage, in_layer,
-};
+use crate::method::{LayerUpdate, Layers, Method, MethodError, MethodInfo, UpdateTimes, WeightStorage};
 use crate::topology::prune_by_magnitude;
 
-pub(super) const INFO: MethodInfo = MethodInfo {
+pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "all weights learn, the largest of each layer take part",
     storage: WeightStorage::Latent,
     updates: UpdateTimes::EveryStep,
     blocks: false,
-    ..MethodInfo::fixed("dnw", build)
+    training: TrainingRule::DenseGradient,
+    ..MethodInfo::new("dnw", |_, _| Ok(Box::new(Dnw)))
 };
 
 /// Lets the largest weights take part, chosen after every step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dnw;
 
-fn build(_: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
-    Ok(Box::new(Dnw))
-}
-
 fn choose(layers: &dyn Layers) -> Result<Vec<LayerUpdate>, MethodError> {
     let mut updates = vec![];
-    for layer in 0..layers.len() {
-        let old = layers.pattern(layer);
-        let full = CsrPattern::full(old.nrows(), old.ncols());
-        let full = full.map_err(|error| in_layer(layers, layer)(error.into()))?;
-        let chosen = prune_by_magnitude(&full, &layers.latent_values(layer)?, layers.target_nnz(layer));
-        let pattern = chosen.map_err(in_layer(layers, layer))?.pattern().clone();
+    for layer in layers.iter() {
+        let old = layer.pattern();
+        let full = layer.named(CsrPattern::full(old.nrows(), old.ncols()).map_err(Into::into))?;
+        let chosen = layer.named(prune_by_magnitude(&full, &layer.latent_values()?, layer.target_nnz()))?;
+        let pattern = chosen.pattern().clone();
         if pattern != *old {
             // Weights and slots lie behind the pattern, nothing moves.
             let map = vec![u32::MAX; pattern.nnz()];
-            updates.push(LayerUpdate { layer, pattern, map, values: None });
+            updates.push(layer.update(pattern, map));
         }
     }
     Ok(updates)
@@ -67,10 +60,6 @@ impl Method for Dnw {
         choose(layers)
     }
 
-    fn before_gradient(&mut self, _step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
-        Ok(StepIntent { needs: vec![GradientNeed::Sampled; layers.len()], optimizer_step: true, advance_counter: true })
-    }
-
     fn after_optimizer(
         &mut self,
         _step: u64,
@@ -78,10 +67,6 @@ impl Method for Dnw {
         layers: &dyn Layers,
     ) -> Result<Vec<LayerUpdate>, MethodError> {
         choose(layers)
-    }
-
-    fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
-        TrainingRule::DenseGradient.flops(f_sparse, f_dense)
     }
 }
 

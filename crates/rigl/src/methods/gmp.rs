@@ -18,19 +18,18 @@
 
 use crate::flops::GradualPruning;
 use crate::method::{
-    LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, StepIntent, UpdateTimes,
-    WeightStorage, check_state, in_layer,
+    LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, UpdateTimes, WeightStorage,
+    check_state,
 };
 use crate::schedule::{ScheduleState, UpdateSchedule};
-use crate::topology::{rewire, select_kept};
 use crate::{FlopsError, nnz_for_density};
 
-pub(super) const INFO: MethodInfo = MethodInfo {
+pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "dense at first, then the smallest weights are pruned step by step",
     storage: WeightStorage::DenseFirst,
     updates: UpdateTimes::Scheduled,
     blocks: false,
-    ..MethodInfo::fixed("gmp", build)
+    ..MethodInfo::new("gmp", |_, options| Ok(Box::new(Gmp::new(options))))
 };
 
 /// Prunes by magnitude along a cubic schedule, from `begin_step` to `end_step` of the update schedule.
@@ -39,10 +38,6 @@ pub struct Gmp {
     schedule: UpdateSchedule,
     state: ScheduleState,
     total_steps: u64,
-}
-
-fn build(options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
-    Ok(Box::new(Gmp::new(options)))
 }
 
 impl Gmp {
@@ -69,10 +64,6 @@ impl Method for Gmp {
         &INFO
     }
 
-    fn before_gradient(&mut self, _step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
-        Ok(StepIntent::ordinary(layers.len()))
-    }
-
     fn after_optimizer(
         &mut self,
         step: u64,
@@ -84,25 +75,16 @@ impl Method for Gmp {
         }
         self.state.record(step);
         let mut updates = vec![];
-        for layer in 0..layers.len() {
-            let pattern = layers.pattern(layer);
-            let (size, target) = (pattern.nrows() * pattern.ncols(), layers.target_nnz(layer));
+        for layer in layers.iter() {
+            let (size, target, nnz) = (layer.positions(), layer.target_nnz(), layer.pattern().nnz());
             // A window that was checked when the schedule was built.
             let pruning = self.pruning(target as f64 / size as f64).expect("a schedule's window is not empty");
             let wanted = nnz_for_density(size, pruning.density(step)).max(target);
-            if wanted >= pattern.nnz() {
-                continue;
+            if wanted < nnz {
+                updates.push(layer.rewired(&layer.drop_smallest(nnz - wanted)?, &[])?);
             }
-            let kept = select_kept(&layers.values(layer)?, pattern.nnz() - wanted).map_err(in_layer(layers, layer))?;
-            let rewired = rewire(pattern, &kept, &[]).map_err(in_layer(layers, layer))?;
-            updates.push(LayerUpdate::of(layer, rewired));
         }
         Ok(updates)
-    }
-
-    /// `3 f`: a step costs what the network that there is costs.
-    fn training_flops(&self, f_sparse: f64, _f_dense: f64) -> f64 {
-        3.0 * f_sparse
     }
 
     fn mean_forward_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {

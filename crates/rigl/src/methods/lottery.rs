@@ -13,33 +13,10 @@
 //!
 //! Operations are those of this training alone; the run that found the ticket is not counted.
 
-use crate::flops::TrainingRule;
-use crate::method::{Layers, Method, MethodError, MethodInfo, MethodOptions, StepIntent};
+use crate::method::MethodInfo;
 
-pub(super) const INFO: MethodInfo = MethodInfo {
+pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "pattern and initial values of an earlier run, then fixed",
     needs_ticket: true,
-    ..MethodInfo::fixed("lottery", build)
+    ..MethodInfo::fixed("lottery")
 };
-
-/// Keeps the pattern of a ticket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lottery;
-
-fn build(_: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
-    Ok(Box::new(Lottery))
-}
-
-impl Method for Lottery {
-    fn info(&self) -> &'static MethodInfo {
-        &INFO
-    }
-
-    fn before_gradient(&mut self, _step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
-        Ok(StepIntent::ordinary(layers.len()))
-    }
-
-    fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
-        TrainingRule::Sparse.flops(f_sparse, f_dense)
-    }
-}

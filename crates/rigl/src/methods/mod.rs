@@ -1,49 +1,22 @@
 //! The methods, one file each, and their registry.
 //!
-//! A new method is a file with a type that implements [`Method`] and its [`MethodInfo`], and a line in the registry.
+//! A new method is a file with its `INFO`, and an entry in the registry.
 
-mod deepr;
-mod dense;
-mod dnw;
-mod dsr;
-mod gmp;
-mod lottery;
 mod redistribution;
-mod rigl;
-mod set;
-mod snfs;
-mod snip;
-mod static_mask;
 #[cfg(test)]
 mod test_loop;
 
 use crate::method::{Method, MethodError, MethodInfo, MethodOptions};
 
-pub use deepr::DeepR;
-pub use dense::Dense;
-pub use dnw::Dnw;
-pub use dsr::Dsr;
-pub use gmp::Gmp;
-pub use lottery::Lottery;
-pub use rigl::RigL;
-pub use set::Set;
-pub use snfs::Snfs;
-pub use snip::Snip;
-pub use static_mask::StaticMask;
+macro_rules! registry {
+    ($($file:ident),+ $(,)?) => {
+        $(pub mod $file;)+
 
-static REGISTRY: &[&MethodInfo] = &[
-    &dense::INFO,
-    &static_mask::INFO,
-    &snip::INFO,
-    &set::INFO,
-    &snfs::INFO,
-    &deepr::INFO,
-    &dsr::INFO,
-    &dnw::INFO,
-    &gmp::INFO,
-    &rigl::INFO,
-    &lottery::INFO,
-];
+        static REGISTRY: &[&MethodInfo] = &[$(&$file::INFO),+];
+    };
+}
+
+registry!(dense, static_mask, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, lottery);
 
 /// All methods.
 pub fn methods() -> impl Iterator<Item = &'static MethodInfo> {
@@ -103,5 +76,5 @@ pub fn build_method(name: &str, options: &MethodOptions) -> Result<Box<dyn Metho
         let known = info.parameters.iter().map(|p| p.name).collect();
         return Err(MethodError::UnknownParameter { method: info.name, got: got.clone(), known });
     }
-    (info.build)(options)
+    (info.build)(info, options)
 }

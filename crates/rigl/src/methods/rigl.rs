@@ -14,145 +14,65 @@
 //!   a layer's nnz never changes.
 //! * If the search finds fewer than `n` candidates, the largest dropped entries stay, so that nnz is kept all the same.
 
-use sparse_kernels::random::Key;
 use sparse_kernels::{Candidate, GrowRequest};
 
-use crate::flops::TrainingRule;
-use crate::method::{
-    GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, StepIntent,
-    UpdateTimes, check_state, in_layer,
-};
-use crate::schedule::{LoopSemantics, ScheduleState, UpdateSchedule};
-use crate::topology::{Kept, fill_with_dropped, kept_pattern, rewire, select_kept};
+use crate::method::{GradientNeed, Layer, MethodError, MethodInfo, MethodOptions};
+use crate::schedule::LoopSemantics;
+use crate::scheduled::{Rewiring, Update};
+use crate::topology::{Kept, fill_with_dropped};
 
-pub(super) const INFO: MethodInfo = MethodInfo {
+pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "drops the smallest weights, grows where the gradient is largest",
-    updates: UpdateTimes::Scheduled,
-    drops_a_fraction: true,
     grows_by_gradient: true,
     reference_semantics: LoopSemantics::TF1_RIGL,
-    ..MethodInfo::fixed("rigl", build)
+    ..MethodInfo::scheduled::<RigL>("rigl")
 };
 
 /// Drops the smallest weights and grows as many where the gradient is largest.
-///
-/// An update takes the place of an optimizer step: [`crate::LoopSemantics::PAPER`] or
-/// [`crate::LoopSemantics::TF1_RIGL`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct RigL {
-    schedule: UpdateSchedule,
-    state: ScheduleState,
-    seed: u64,
-    growth_batches: u64,
-    /// One for each layer between [`Method::before_gradient`] and [`Method::after_gradient`] of an update, `None` for
-    /// a layer that drops nothing; empty at other times.
-    kept: Vec<Option<Kept>>,
-}
+pub struct RigL;
 
-fn build(options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
-    Ok(Box::new(RigL::new(options)?))
-}
-
-impl RigL {
-    /// RigL with this schedule and seed.
-    ///
-    /// # Errors
-    /// If the schedule lets updates follow the optimizer step.
-    pub fn new(options: &MethodOptions) -> Result<Self, MethodError> {
-        if !options.schedule.options().semantics.update_replaces_step {
-            let reason = "the gradient it grows by is that of the weights before a step";
-            return Err(MethodError::Semantics { method: INFO.name, reason });
-        }
-        let &MethodOptions { schedule, seed, growth_batches, .. } = options;
-        Ok(Self { schedule, state: ScheduleState::default(), seed, growth_batches, kept: vec![] })
-    }
-}
-
-impl Method for RigL {
-    fn info(&self) -> &'static MethodInfo {
-        &INFO
+impl Rewiring for RigL {
+    fn new(_: &'static MethodInfo, _: &MethodOptions) -> Result<Self, MethodError> {
+        Ok(Self)
     }
 
-    fn before_gradient(&mut self, step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
-        self.kept.clear();
-        if !self.schedule.fires(step, &self.state) {
-            return Ok(StepIntent::ordinary(layers.len()));
+    fn need(&self, update: &Update, layer: Layer<'_>, kept: &Kept) -> Result<GradientNeed, MethodError> {
+        let count = kept.dropped_count();
+        if count == 0 {
+            return Ok(GradientNeed::None);
         }
-        let mut needs = vec![];
-        for layer in 0..layers.len() {
-            let pattern = layers.pattern(layer);
-            let count = self.schedule.drop_count(step, pattern.nnz());
-            if count == 0 {
-                needs.push(GradientNeed::None);
-                self.kept.push(None);
-                continue;
-            }
-            let kept = select_kept(&layers.values(layer)?, count).map_err(in_layer(layers, layer))?;
-            let exclude = kept_pattern(pattern, &kept).map_err(in_layer(layers, layer))?;
-            let ties = Key::new(self.seed).with_name("ties").with_name(layers.name(layer)).with(step);
-            needs.push(GradientNeed::Growth(GrowRequest { exclude: exclude.into(), count, ties }));
-            self.kept.push(Some(kept));
-        }
-        self.state.record(step);
-        let advance_counter = self.schedule.options().semantics.update_advances_counter;
-        Ok(StepIntent { needs, optimizer_step: false, advance_counter })
+        let (exclude, ties) = (layer.kept_pattern(kept)?.into(), update.key("ties", layer));
+        Ok(GradientNeed::Growth(GrowRequest { exclude, count, ties }))
     }
 
-    fn after_gradient(
-        &mut self,
-        _step: u64,
-        layers: &dyn Layers,
-        candidates: Vec<Vec<Candidate>>,
-    ) -> Result<Vec<LayerUpdate>, MethodError> {
-        let kept = std::mem::take(&mut self.kept);
-        if kept.is_empty() {
-            return Ok(vec![]);
+    fn grow(
+        &self,
+        _: &Update,
+        layer: Layer<'_>,
+        kept: &Kept,
+        count: usize,
+        candidates: &[Candidate],
+    ) -> Result<Vec<(u32, u32)>, MethodError> {
+        let mut grown = candidates.iter().map(|c| (c.row, c.column)).collect::<Vec<_>>();
+        if grown.len() < count {
+            layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, &mut grown))?;
         }
-        if candidates.len() != kept.len() {
-            return Err(MethodError::Candidates { method: INFO.name, expected: kept.len(), got: candidates.len() });
-        }
-        let mut updates = vec![];
-        for (layer, (kept, candidates)) in kept.into_iter().zip(candidates).enumerate() {
-            let Some(kept) = kept else { continue };
-            let pattern = layers.pattern(layer);
-            let mut grown: Vec<_> = candidates.iter().map(|c| (c.row, c.column)).collect();
-            if grown.len() < kept.dropped_count() {
-                fill_with_dropped(pattern, &layers.values(layer)?, &kept, &mut grown)
-                    .map_err(in_layer(layers, layer))?;
-            }
-            let rewired = rewire(pattern, &kept, &grown).map_err(in_layer(layers, layer))?;
-            updates.push(LayerUpdate::of(layer, rewired));
-        }
-        Ok(updates)
-    }
-
-    fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
-        let update_interval = self.schedule.options().update_interval;
-        let rule = TrainingRule::GradientGrowth { update_interval, batches: self.growth_batches };
-        rule.flops(f_sparse, f_dense)
-    }
-
-    fn state(&self) -> MethodState {
-        MethodState::new(INFO.name, self.state)
-    }
-
-    fn restore(&mut self, state: &MethodState) -> Result<(), MethodError> {
-        check_state(INFO.name, state)?;
-        self.state = state.schedule;
-        self.kept.clear();
-        Ok(())
+        Ok(grown)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::{Method, MethodState};
     use crate::methods::test_loop::{Net, options};
-    use crate::schedule::LoopSemantics;
+    use crate::schedule::{LoopSemantics, ScheduleState};
+    use crate::scheduled::Scheduled;
     use std::collections::BTreeSet;
 
-    fn rigl(semantics: LoopSemantics) -> RigL {
-        RigL::new(&options(semantics)).unwrap()
+    fn rigl(semantics: LoopSemantics) -> Scheduled<RigL> {
+        Scheduled::<RigL>::new(&INFO, &options(semantics)).unwrap()
     }
 
     #[test]
@@ -173,14 +93,14 @@ mod tests {
             let mut net = Net::new(1);
             let mut options = options(LoopSemantics::TF1_RIGL);
             options.schedule = net.schedule(begin, end, interval, LoopSemantics::TF1_RIGL);
-            let record = net.run(&mut RigL::new(&options).unwrap(), 11);
+            let record = net.run(&mut Scheduled::<RigL>::new(&INFO, &options).unwrap(), 11);
             assert_eq!(record.increments, expected);
         }
     }
 
     #[test]
     fn cannot_follow_the_optimizer() {
-        let error = RigL::new(&options(LoopSemantics::TF1_SET)).unwrap_err();
+        let error = Scheduled::<RigL>::new(&INFO, &options(LoopSemantics::TF1_SET)).unwrap_err();
         assert!(error.to_string().starts_with("method rigl: update_replaces_step must be true"), "{error}");
     }
 

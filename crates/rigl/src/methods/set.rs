@@ -15,21 +15,12 @@
 //! last, after an optimizer step and by a constant fraction of 0.3: an update interval of an epoch's steps, a constant drop
 //! schedule and the authors' loop semantics.
 
-use sparse_kernels::Candidate;
-use sparse_kernels::random::Key;
+use crate::method::{Layer, MethodError, MethodInfo, MethodOptions, ParameterInfo};
+use crate::scheduled::{Rewiring, Update};
+use crate::topology::{Kept, TopologyError, select_kept};
 
-use crate::flops::TrainingRule;
-use crate::method::{
-    GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, ParameterInfo,
-    StepIntent, UpdateTimes, check_state, in_layer,
-};
-use crate::schedule::{ScheduleState, UpdateSchedule};
-use crate::topology::{Kept, TopologyError, kept_pattern, random_growth, rewire, select_kept};
-
-pub(super) const INFO: MethodInfo = MethodInfo {
+pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "drops the smallest weights, grows at random",
-    updates: UpdateTimes::Scheduled,
-    drops_a_fraction: true,
     parameters: &[
         ParameterInfo {
             name: "form",
@@ -44,73 +35,38 @@ pub(super) const INFO: MethodInfo = MethodInfo {
             summary: "standard deviation of new weights, with form original",
         },
     ],
-    ..MethodInfo::fixed("set", build)
+    ..MethodInfo::scheduled::<Set>("set")
 };
 
 /// Drops the smallest weights and grows as many at random positions.
-///
-/// Under [`crate::LoopSemantics::PAPER`] and [`crate::LoopSemantics::TF1_RIGL`] an update takes the place of an
-/// optimizer step, and no gradient is needed for it; under [`crate::LoopSemantics::TF1_SET`] it follows the step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Set {
-    schedule: UpdateSchedule,
-    state: ScheduleState,
-    seed: u64,
-    /// The deviation of new weights of the original form; none in the paper's.
+    /// The deviation of new weights in the original form; none in the paper's.
     original: Option<f32>,
-    /// Set between [`Method::before_gradient`] and [`Method::after_gradient`] of an update that replaces a step.
-    updating: bool,
 }
 
-fn build(options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
-    Ok(Box::new(Set::new(options)?))
-}
-
-impl Set {
-    /// SET with this schedule and seed.
-    ///
-    /// # Errors
-    /// If a parameter is impossible.
-    pub fn new(options: &MethodOptions) -> Result<Self, MethodError> {
-        let form: String = INFO.parameter(options, "form", |form: &String| form == "paper" || form == "original")?;
-        let deviation: f32 = INFO.parameter(options, "deviation", |d: &f32| d.is_finite() && *d >= 0.0)?;
-        Ok(Self {
-            schedule: options.schedule,
-            state: ScheduleState::default(),
-            seed: options.seed,
-            original: (form == "original").then_some(deviation),
-            updating: false,
-        })
+impl Rewiring for Set {
+    fn new(info: &'static MethodInfo, options: &MethodOptions) -> Result<Self, MethodError> {
+        let form: String = info.parameter(options, "form", |form: &String| form == "paper" || form == "original")?;
+        let deviation: f32 = info.parameter(options, "deviation", |d: &f32| d.is_finite() && *d >= 0.0)?;
+        Ok(Self { original: (form == "original").then_some(deviation) })
     }
 
-    fn update(&self, step: u64, layers: &dyn Layers) -> Result<Vec<LayerUpdate>, MethodError> {
-        let mut updates = vec![];
-        for layer in 0..layers.len() {
-            let pattern = layers.pattern(layer);
-            if self.schedule.drop_count(step, pattern.nnz()) == 0 {
-                continue;
-            }
-            let weights = layers.values(layer)?;
-            let kept = match self.original {
-                None => select_kept(&weights, self.schedule.drop_count(step, weights.len())),
-                Some(_) => kept_by_sign(&weights, |count| self.schedule.drop_count(step, count)),
-            };
-            let kept = kept.map_err(in_layer(layers, layer))?;
-            let key = Key::new(self.seed).with_name("grow").with_name(layers.name(layer)).with(step);
-            let exclude = kept_pattern(pattern, &kept).map_err(in_layer(layers, layer))?;
-            let grown = random_growth(&exclude, kept.dropped_count(), key);
-            let rewired = rewire(pattern, &kept, &grown).map_err(in_layer(layers, layer))?;
-            let mut update = LayerUpdate::of(layer, rewired);
-            if let Some(deviation) = self.original {
-                let value = |(e, &from): (usize, &u32)| match from {
-                    u32::MAX => deviation * key.with_name("value").normal(e as u64),
-                    from => weights[from as usize],
-                };
-                update.values = Some(update.map.iter().enumerate().map(value).collect());
-            }
-            updates.push(update);
+    fn keep(&self, update: &Update, layer: Layer<'_>) -> Result<Kept, MethodError> {
+        match self.original {
+            None => layer.drop_smallest(update.drop_count(layer.pattern().nnz())),
+            Some(_) => layer.named(kept_by_sign(&layer.values()?, |count| update.drop_count(count))),
         }
-        Ok(updates)
+    }
+
+    fn values(&self, update: &Update, layer: Layer<'_>, map: &[u32]) -> Result<Option<Vec<f32>>, MethodError> {
+        let Some(deviation) = self.original else { return Ok(None) };
+        let (old, key) = (layer.values()?, update.key("grow", layer).with_name("value"));
+        let value = |(e, &from): (usize, &u32)| match from {
+            u32::MAX => deviation * key.normal(e as u64),
+            from => old[from as usize],
+        };
+        Ok(Some(map.iter().enumerate().map(value).collect()))
     }
 }
 
@@ -126,73 +82,17 @@ fn kept_by_sign(weights: &[f32], drop_count: impl Fn(usize) -> usize) -> Result<
     Ok(keep.into_iter().collect())
 }
 
-impl Method for Set {
-    fn info(&self) -> &'static MethodInfo {
-        &INFO
-    }
-
-    fn before_gradient(&mut self, step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
-        let semantics = self.schedule.options().semantics;
-        self.updating = semantics.update_replaces_step && self.schedule.fires(step, &self.state);
-        if !self.updating {
-            return Ok(StepIntent::ordinary(layers.len()));
-        }
-        self.state.record(step);
-        Ok(StepIntent {
-            needs: vec![GradientNeed::None; layers.len()],
-            optimizer_step: false,
-            advance_counter: semantics.update_advances_counter,
-        })
-    }
-
-    fn after_gradient(
-        &mut self,
-        step: u64,
-        layers: &dyn Layers,
-        _candidates: Vec<Vec<Candidate>>,
-    ) -> Result<Vec<LayerUpdate>, MethodError> {
-        if std::mem::take(&mut self.updating) { self.update(step, layers) } else { Ok(vec![]) }
-    }
-
-    fn after_optimizer(
-        &mut self,
-        step: u64,
-        _learning_rate: f32,
-        layers: &dyn Layers,
-    ) -> Result<Vec<LayerUpdate>, MethodError> {
-        if self.schedule.options().semantics.update_replaces_step || !self.schedule.fires(step, &self.state) {
-            return Ok(vec![]);
-        }
-        self.state.record(step);
-        self.update(step, layers)
-    }
-
-    fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
-        TrainingRule::Sparse.flops(f_sparse, f_dense)
-    }
-
-    fn state(&self) -> MethodState {
-        MethodState::new(INFO.name, self.state)
-    }
-
-    fn restore(&mut self, state: &MethodState) -> Result<(), MethodError> {
-        check_state(INFO.name, state)?;
-        self.state = state.schedule;
-        self.updating = false;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::methods::test_loop::{Net, options, options_with};
-    use crate::schedule::LoopSemantics;
+    use crate::schedule::{LoopSemantics, UpdateSchedule};
+    use crate::scheduled::Scheduled;
 
     #[test]
     fn an_update_in_place_of_a_step() {
         let mut net = Net::new(1);
-        let mut set = Set::new(&options(LoopSemantics::PAPER)).unwrap();
+        let mut set = Scheduled::<Set>::new(&INFO, &options(LoopSemantics::PAPER)).unwrap();
         let changed: Vec<u64> = net.run(&mut set, 20).updates;
         assert_eq!(changed, [2, 5, 8, 11]);
         assert_eq!((net.step, net.optimizer_steps), (20, 16));
@@ -204,7 +104,7 @@ mod tests {
         let mut net = Net::new(1);
         let mut options = options(LoopSemantics::TF1_SET);
         options.schedule = net.schedule(1, 4, 2, LoopSemantics::TF1_SET);
-        let mut set = Set::new(&options).unwrap();
+        let mut set = Scheduled::<Set>::new(&INFO, &options).unwrap();
         assert_eq!(net.run(&mut set, 11).updates, [1, 3]);
         assert_eq!((net.step, net.optimizer_steps), (11, 11));
     }
@@ -219,7 +119,7 @@ mod tests {
             let schedule = crate::ScheduleOptions { begin_step: 0, drop_fraction: 0.5, ..base };
             options.schedule = UpdateSchedule::new(schedule).unwrap();
             let mut net = Net::by_hand(&[(&[&[0, 1, 2, 3, 4, 5, 6, 7]], 1000, &weights)]);
-            assert_eq!(net.run(&mut Set::new(&options).unwrap(), 1).updates, [0]);
+            assert_eq!(net.run(&mut Scheduled::<Set>::new(&INFO, &options).unwrap(), 1).updates, [0]);
             let (stayed, grown): (Vec<_>, Vec<_>) =
                 net.columns(0).iter().zip(&net.values[0]).map(|(&c, &w)| (c, w)).partition(|(c, _)| *c < 8);
             assert_eq!(grown.len(), 4);
@@ -240,7 +140,7 @@ mod tests {
         let mut net = Net::new(1);
         let before = net.patterns.clone();
         net.step = 2;
-        net.run(&mut Set::new(&options).unwrap(), 1);
+        net.run(&mut Scheduled::<Set>::new(&INFO, &options).unwrap(), 1);
         let mut new = vec![];
         for (layer, old) in before.iter().enumerate() {
             assert_eq!(net.patterns[layer].nnz(), old.nnz());
@@ -259,7 +159,7 @@ mod tests {
             let mut net = Net::new(1);
             let mut options = options(LoopSemantics::PAPER);
             options.seed = seed;
-            net.run(&mut Set::new(&options).unwrap(), 20);
+            net.run(&mut Scheduled::<Set>::new(&INFO, &options).unwrap(), 20);
             net.patterns
         };
         assert_eq!(run(1), run(1));
@@ -270,7 +170,7 @@ mod tests {
     fn an_update_drops_its_share() {
         let mut net = Net::new(1);
         let before = net.patterns.clone();
-        net.run(&mut Set::new(&options(LoopSemantics::PAPER)).unwrap(), 3);
+        net.run(&mut Scheduled::<Set>::new(&INFO, &options(LoopSemantics::PAPER)).unwrap(), 3);
         for (old, new) in before.iter().zip(&net.patterns) {
             let dropped = (0.3 * old.nnz() as f64) as usize;
             let stayed = new.positions().filter(|p| old.positions().any(|q| q == *p)).count();

@@ -13,16 +13,15 @@
 //! * The gradient is that of the loss alone, without weight decay.
 //! * One pass is dense, in time and memory; from the first step on all is sparse. The pass is not counted in operations.
 
-use crate::flops::TrainingRule;
 use crate::method::{
-    LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, ParameterInfo, StepIntent,
-    WeightStorage, check_state, in_layer,
+    Layer, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, ParameterInfo, StepIntent,
+    WeightStorage, check_state,
 };
 use crate::schedule::ScheduleState;
-use crate::topology::{Kept, rewire, select_kept};
+use crate::topology::{Kept, select_kept};
 use sparse_kernels::Candidate;
 
-pub(super) const INFO: MethodInfo = MethodInfo {
+pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "chosen once, on the first batch, by |gradient · weight|",
     storage: WeightStorage::DenseFirst,
     blocks: false,
@@ -32,7 +31,7 @@ pub(super) const INFO: MethodInfo = MethodInfo {
         rule: "layer or global",
         summary: "what weights compete in: their layer, or the network",
     }],
-    ..MethodInfo::fixed("snip", build)
+    ..MethodInfo::new("snip", |_, options| Ok(Box::new(Snip::new(options)?)))
 };
 
 /// Chooses the weights of largest |gradient · weight| on the first batch.
@@ -43,10 +42,6 @@ pub struct Snip {
     chosen: bool,
     /// Set between [`Method::before_gradient`] and [`Method::after_gradient`] of the batch that decides.
     choosing: bool,
-}
-
-fn build(options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {
-    Ok(Box::new(Snip::new(options)?))
 }
 
 impl Snip {
@@ -62,15 +57,13 @@ impl Snip {
 
 /// What each layer keeps, of its own scores.
 fn within_layers(layers: &dyn Layers, scores: &[Vec<f32>]) -> Result<Vec<Kept>, MethodError> {
-    let kept = |(layer, scores): (usize, &Vec<f32>)| {
-        let dropped = scores.len() - layers.target_nnz(layer);
-        select_kept(scores, dropped).map_err(in_layer(layers, layer))
-    };
-    scores.iter().enumerate().map(kept).collect()
+    let kept =
+        |(layer, scores): (Layer<'_>, &Vec<f32>)| layer.named(select_kept(scores, scores.len() - layer.target_nnz()));
+    layers.iter().zip(scores).map(kept).collect()
 }
 
 /// What each layer keeps of the scores of all: the best of each layer in any case.
-fn over_all_layers(layers: &dyn Layers, scores: &[Vec<f32>]) -> Result<Vec<Kept>, MethodError> {
+fn over_all_layers(layers: &dyn Layers, scores: &[Vec<f32>]) -> Vec<Kept> {
     let mut all = scores.concat();
     let mut first = 0;
     for scores in scores {
@@ -78,15 +71,15 @@ fn over_all_layers(layers: &dyn Layers, scores: &[Vec<f32>]) -> Result<Vec<Kept>
         best.into_iter().for_each(|best| all[first + best] = f32::INFINITY);
         first += scores.len();
     }
-    let target: usize = (0..scores.len()).map(|layer| layers.target_nnz(layer)).sum();
-    let kept = select_kept(&all, all.len() - target.min(all.len())).map_err(in_layer(layers, 0))?;
+    let target: usize = layers.iter().map(Layer::target_nnz).sum();
+    let kept = select_kept(&all, all.len() - target.min(all.len())).expect("no more are dropped than there are");
     let mut parts = vec![];
     let mut first = 0;
     for scores in scores {
         parts.push((first..first + scores.len()).map(|e| kept.is_kept(e)).collect());
         first += scores.len();
     }
-    Ok(parts)
+    parts
 }
 
 impl Method for Snip {
@@ -113,22 +106,14 @@ impl Method for Snip {
         if !std::mem::take(&mut self.choosing) {
             return Ok(vec![]);
         }
-        let score = |layer: usize| -> Result<Vec<f32>, MethodError> {
-            let (weights, gradient) = (layers.values(layer)?, layers.gradient(layer)?);
+        let score = |layer: Layer<'_>| -> Result<Vec<f32>, MethodError> {
+            let (weights, gradient) = (layer.values()?, layer.gradient()?);
             Ok(weights.iter().zip(&gradient).map(|(w, g)| (w * g).abs()).collect())
         };
-        let scores = (0..layers.len()).map(score).collect::<Result<Vec<_>, _>>()?;
-        let kept = if self.global { over_all_layers(layers, &scores)? } else { within_layers(layers, &scores)? };
+        let scores = layers.iter().map(score).collect::<Result<Vec<_>, _>>()?;
+        let kept = if self.global { over_all_layers(layers, &scores) } else { within_layers(layers, &scores)? };
         self.chosen = true;
-        let update = |(layer, kept): (usize, Kept)| {
-            let rewired = rewire(layers.pattern(layer), &kept, &[]).map_err(in_layer(layers, layer))?;
-            Ok(LayerUpdate::of(layer, rewired))
-        };
-        kept.into_iter().enumerate().map(update).collect()
-    }
-
-    fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
-        TrainingRule::Sparse.flops(f_sparse, f_dense)
+        layers.iter().zip(&kept).map(|(layer, kept)| layer.rewired(kept, &[])).collect()
     }
 
     fn state(&self) -> MethodState {

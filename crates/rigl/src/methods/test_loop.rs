@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sparse_kernels::random::Key;
 use sparse_kernels::{BackendError, Candidate, CsrPattern, GrowRequest};
 
-use crate::method::{GradientNeed, LayerUpdate, Layers, Method, MethodError, MethodOptions, WeightStorage};
+use crate::method::{GradientNeed, Layer, LayerUpdate, Layers, Method, MethodError, MethodOptions, WeightStorage};
 use crate::methods::{build_method, find_method, method_names};
 use crate::schedule::{DropSchedule, LoopSemantics, ScheduleOptions, UpdateSchedule};
 use crate::topology::random_pattern;
@@ -242,6 +242,14 @@ impl Net {
         self.patterns[layer].row(0)
     }
 
+    pub fn len(&self) -> usize {
+        self.patterns.len()
+    }
+
+    pub fn layer(&self, number: usize) -> Layer<'_> {
+        (self as &dyn Layers).iter().nth(number).unwrap()
+    }
+
     /// Weights of each layer.
     pub fn counts(&self) -> Vec<usize> {
         self.patterns.iter().map(|p| p.nnz()).collect()
@@ -285,8 +293,8 @@ impl Net {
 }
 
 impl Layers for Net {
-    fn len(&self) -> usize {
-        self.patterns.len()
+    fn numbers(&self) -> &[usize] {
+        &[0, 1, 2][..self.len()]
     }
 
     fn name(&self, layer: usize) -> &str {
