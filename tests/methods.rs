@@ -106,9 +106,9 @@ fn what_cannot_be_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for (args, expected) in [
         ("--method riggle", "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, lottery"),
-        ("--method snfs --method-option ema=2", "the parameter ema cannot be `2`, it must be at least 0 and below 1"),
-        ("--method snfs --method-option emu=2", "method snfs: there is no parameter `emu`; it has ema, redistribution"),
-        ("--method rigl --method-option ema=2", "method rigl: there is no parameter `ema`; it has none"),
+        ("--method snfs --method-option ema=2", "parameter ema is `2`; it must be at least 0 and below 1"),
+        ("--method snfs --method-option emu=2", "method snfs has no parameter `emu`; it takes ema, redistribution"),
+        ("--method rigl --method-option ema=2", "method rigl has no parameter `ema`; it takes none"),
         ("--method rigl --method-option ema", "it must be NAME=VALUE"),
         ("--method lottery", "ticket: none is invalid; it must be a run folder or checkpoint with this method"),
         ("--method gmp --format bsr4x4", "format: bsr4x4 is invalid; it must be csr for this method"),

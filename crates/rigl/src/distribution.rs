@@ -29,7 +29,7 @@ use crate::choice::choices;
 #[non_exhaustive]
 pub enum DistributionError {
     /// Not a density.
-    #[error("{what}: density is {got}, it must be greater than 0 and at most 1")]
+    #[error("{what}: density is {got}; it must be greater than 0 and at most 1")]
     Density {
         /// The network, or the override's pattern.
         what: String,
@@ -67,7 +67,7 @@ pub enum DistributionError {
         layers: String,
     },
     /// Not a power for the shape's score.
-    #[error("the power of distribution erk is {got}, it must be finite and not negative")]
+    #[error("the power of distribution erk is {got}; it must be finite and not negative")]
     Power {
         /// Value found.
         got: f64,
@@ -548,13 +548,13 @@ mod tests {
         let text = |result: Result<Vec<LayerDensity>, DistributionError>| result.unwrap_err().to_string();
         for density in [0.0, -0.1, 1.5, f64::NAN] {
             let error = text(solve(&shapes, density, ERK, 1.0, &[]));
-            assert_eq!(error, format!("network: density is {density}, it must be greater than 0 and at most 1"));
+            assert_eq!(error, format!("network: density is {density}; it must be greater than 0 and at most 1"));
         }
         let unmatched = [Override { pattern: "conv*".into(), density: 1.0 }];
         let error = text(solve(&shapes, 0.1, ERK, 1.0, &unmatched));
         assert_eq!(error, "no layer is named like `conv*`; the layers are fc1, fc2, fc3");
         let negative = [Override { pattern: "fc*".into(), density: 0.0 }];
-        assert!(text(solve(&shapes, 0.1, ERK, 1.0, &negative)).starts_with("fc*: density is 0,"));
+        assert!(text(solve(&shapes, 0.1, ERK, 1.0, &negative)).starts_with("fc*: density is 0;"));
         let error = text(solve(&shapes, 1e-18, Distribution::Uniform, 1.0, &[]));
         assert!(error.starts_with("layer fc1: density 0.000000000000000001 of 235200 weights leaves none;"), "{error}");
         for shape in [vec![], vec![30], vec![0, 3], vec![usize::MAX, 2]] {

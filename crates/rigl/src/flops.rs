@@ -26,7 +26,7 @@ use crate::choice::choices;
 #[non_exhaustive]
 pub enum FlopsError {
     /// A size that must be positive is zero.
-    #[error("{what} is 0, it must be positive")]
+    #[error("{what} is 0; it must be positive")]
     Zero {
         /// The size.
         what: &'static str,
@@ -50,7 +50,7 @@ pub enum FlopsError {
         padded: usize,
     },
     /// A pruning schedule whose end is not after its beginning.
-    #[error("gradual pruning: end_step is {end_step}, it must be greater than begin_step, which is {begin_step}")]
+    #[error("gradual pruning: end_step is {end_step}; it must be greater than begin_step, which is {begin_step}")]
     Window {
         /// Step at which pruning begins.
         begin_step: u64,

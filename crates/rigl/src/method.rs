@@ -39,7 +39,7 @@ use crate::topology::{self, Kept, TopologyError};
 #[non_exhaustive]
 pub enum MethodError {
     /// Not the name of a method.
-    #[error("method `{got}` is unknown, it must be one of {known}")]
+    #[error("unknown method `{got}`; choose one of {known}")]
     Unknown {
         /// Name found.
         got: String,
@@ -55,7 +55,7 @@ pub enum MethodError {
         reason: &'static str,
     },
     /// A parameter that the method does not have.
-    #[error("method {method}: there is no parameter `{got}`; {}", listed(known))]
+    #[error("method {method} has no parameter `{got}`; {}", listed(known))]
     UnknownParameter {
         /// The method.
         method: &'static str,
@@ -65,7 +65,7 @@ pub enum MethodError {
         known: Vec<&'static str>,
     },
     /// A parameter's value that it cannot have.
-    #[error("method {method}: the parameter {parameter} cannot be `{got}`, it must be {rule}")]
+    #[error("method {method}: parameter {parameter} is `{got}`; it must be {rule}")]
     Parameter {
         /// The method.
         method: &'static str,
@@ -87,7 +87,7 @@ pub enum MethodError {
         got: usize,
     },
     /// A gradient or weights that the step has not brought.
-    #[error("layer {layer}: there is no {what}; the method must ask for it before the step")]
+    #[error("layer {layer}: no {what} is available; the method must request it before the step")]
     Missing {
         /// Name of the layer.
         layer: String,
@@ -124,7 +124,7 @@ pub enum MethodError {
 }
 
 fn listed(names: &[&str]) -> String {
-    if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) }
+    if names.is_empty() { "it takes none".to_owned() } else { format!("it takes {}", names.join(", ")) }
 }
 
 /// What a method sees of the network: the layers whose topology it manages. A layer's number is its place in the whole
@@ -328,8 +328,8 @@ pub enum WeightStorage {
     /// As dense matrices until the method's first update of a layer, and in CSR from there on. Until then the layer's
     /// pattern has every position ([`CsrPattern::full`]), at 4 bytes a position.
     DenseFirst,
-    /// A weight, a gradient and optimizer slots for every position, of which the pattern's alone take part in forward passes
-    /// and in the gradients of inputs. Optimizers step on all of them: a weight learns whether or not it takes part.
+    /// Every position has a weight, a gradient and optimizer slots. Forward passes and input gradients use only the weights
+    /// in the pattern; the optimizer updates all of them.
     Latent,
 }
 
@@ -377,12 +377,13 @@ pub struct LayerUpdate {
     /// For each entry of the new pattern its entry in the old one. `u32::MAX` marks a newcomer: its optimizer slots become
     /// zero, and its weight too, unless `values` has it.
     pub map: Vec<u32>,
-    /// All weights of the new pattern, where it is not enough that survivors keep theirs and newcomers are zero. Not for
-    /// layers in blocks, nor for latent ones, whose weights lie behind the pattern.
+    /// All weights of the new pattern, if it is not enough that survivors keep theirs and newcomers are zero. Not for block
+    /// layers or latent ones.
     pub values: Option<Vec<f32>>,
 }
 
-/// What a method remembers between steps; part of a checkpoint. Restored, training goes on as if never interrupted.
+/// What a method remembers between steps; part of a checkpoint. With it restored, training continues as if it had never
+/// been interrupted.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct MethodState {
     /// The method's name.
@@ -392,7 +393,7 @@ pub struct MethodState {
     /// Single numbers by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub numbers: BTreeMap<String, f64>,
-    /// Arrays by name, which are too large for text: who stores the state has to store them beside it.
+    /// Arrays by name. They are too large for text, so the caller stores them beside the serialised state.
     #[serde(skip)]
     pub arrays: BTreeMap<String, Vec<f32>>,
 }
@@ -439,7 +440,7 @@ pub struct ParameterInfo {
     pub summary: &'static str,
 }
 
-/// A method's entry in the registry: all that others know of it before it is built.
+/// A method's entry in the registry: everything that is known before it is built.
 #[derive(Debug, Clone, Copy)]
 pub struct MethodInfo {
     /// The name it is built by.
@@ -450,13 +451,13 @@ pub struct MethodInfo {
     pub storage: WeightStorage,
     /// When it changes the topology.
     pub updates: UpdateTimes,
-    /// Whether its updates drop a share of the weights, so that a drop fraction and its schedule have a meaning.
+    /// Whether its updates drop a share of the weights, so that the drop fraction and its schedule have an effect.
     pub drops_a_fraction: bool,
     /// Whether it grows by the gradient of [`MethodOptions::growth_batches`] batches.
     pub grows_by_gradient: bool,
-    /// Whether its layers may be in blocks: it gives no weights, and asks for no gradients but candidates.
+    /// Whether it works with block layers: it sets no weights, and requests no gradients other than candidates.
     pub blocks: bool,
-    /// Whether it needs the pattern of an earlier run to begin with.
+    /// Whether it needs the final pattern of an earlier run.
     pub needs_ticket: bool,
     /// The loop semantics of the authors' code.
     pub reference_semantics: LoopSemantics,
@@ -526,10 +527,9 @@ pub struct MethodOptions {
     pub schedule: UpdateSchedule,
     /// Seed of all random choices.
     pub seed: u64,
-    /// Batches over which a training loop adds up the gradient that an update grows by, 1 in the paper. Only the count of
-    /// operations depends on it.
+    /// Batches over which the training loop sums the gradient that growth uses; 1 in the paper. Only the FLOPs depend on it.
     pub growth_batches: u64,
-    /// Steps of the whole training. Only the count of operations of a method whose density falls depends on it.
+    /// Steps of the whole training. Only the FLOPs of a method whose density falls depend on it.
     pub total_steps: u64,
     /// Parameters of the method by name, see [`MethodInfo::parameters`].
     pub parameters: BTreeMap<String, String>,
@@ -537,7 +537,7 @@ pub struct MethodOptions {
 
 /// A way to choose which weights exist while a network trains. The module's page shows how it is driven.
 pub trait Method: fmt::Debug + Send {
-    /// What others know of it.
+    /// Its entry in the registry.
     fn info(&self) -> &'static MethodInfo;
 
     /// The name it is built by.
@@ -545,8 +545,8 @@ pub trait Method: fmt::Debug + Send {
         self.info().name
     }
 
-    /// Called once, before the first step of a new run. Returns what it wants other than the random patterns and values that
-    /// the network begins with.
+    /// Called once, before the first step of a new run. Returns changes to the random patterns and values that the network
+    /// starts with.
     ///
     /// # Errors
     /// If the device fails.
@@ -598,9 +598,9 @@ pub trait Method: fmt::Debug + Send {
         self.info().training.flops(f_sparse, f_dense)
     }
 
-    /// The mean over a training of the sparse forward pass's operations, before it runs: `f_sparse` is that of the network
-    /// with the densities asked for. They differ where density falls; where it moves between layers the mean is not known
-    /// beforehand, and what is asked for stands for it.
+    /// The sparse forward pass's operations, averaged over a training that has not run yet. `f_sparse` is the cost at the
+    /// requested densities; the mean differs if density falls. If weights move between layers, the mean cannot be known in
+    /// advance, and `f_sparse` stands in for it.
     fn mean_forward_flops(&self, f_sparse: f64, _f_dense: f64) -> f64 {
         f_sparse
     }
@@ -615,10 +615,10 @@ pub trait Method: fmt::Debug + Send {
         MethodState::new(self.name(), ScheduleState::default())
     }
 
-    /// Goes back to a state.
+    /// Restores a state.
     ///
     /// # Errors
-    /// If it is of another method.
+    /// If it belongs to another method, or something is missing.
     fn restore(&mut self, state: &MethodState) -> Result<(), MethodError> {
         check_state(self.name(), state)
     }

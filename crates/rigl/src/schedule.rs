@@ -30,16 +30,16 @@ use crate::choice::choices;
 #[non_exhaustive]
 pub enum ScheduleError {
     /// Updates would have no distance.
-    #[error("update_interval is 0, it must be at least 1 step")]
+    #[error("update_interval is 0; it must be at least 1 step")]
     Interval,
     /// Not a fraction.
-    #[error("drop_fraction is {got}, it must lie in 0..=1")]
+    #[error("drop_fraction is {got}; it must lie in 0..=1")]
     DropFraction {
         /// Value found.
         got: f64,
     },
     /// No step lies in the window.
-    #[error("end_step is {end_step}, it must be greater than begin_step, which is {begin_step}")]
+    #[error("end_step is {end_step}; it must be greater than begin_step, which is {begin_step}")]
     Window {
         /// First step at which an update may fire.
         begin_step: u64,
@@ -47,13 +47,13 @@ pub enum ScheduleError {
         end_step: u64,
     },
     /// A drop fraction that falls to zero needs to know when.
-    #[error("drop_schedule {drop_schedule} needs an end_step; only `constant` can go on for ever")]
+    #[error("drop_schedule {drop_schedule} needs an end_step; only `constant` can do without")]
     NoEnd {
         /// The schedule asked for.
         drop_schedule: DropSchedule,
     },
     /// Not an exponent of a falling power.
-    #[error("the exponent of drop_schedule inverse-power is {got}, it must be positive and finite")]
+    #[error("the exponent of drop_schedule inverse-power is {got}; it must be positive and finite")]
     Exponent {
         /// Value found.
         got: f64,
@@ -374,15 +374,15 @@ mod tests {
         let good = options(0, 10, 1, LoopSemantics::PAPER);
         let error = |options| UpdateSchedule::new(options).unwrap_err().to_string();
         let interval = error(ScheduleOptions { update_interval: 0, ..good });
-        assert_eq!(interval, "update_interval is 0, it must be at least 1 step");
+        assert_eq!(interval, "update_interval is 0; it must be at least 1 step");
         for drop_fraction in [-0.1, 1.1, f64::NAN] {
             let text = error(ScheduleOptions { drop_fraction, ..good });
-            assert_eq!(text, format!("drop_fraction is {drop_fraction}, it must lie in 0..=1"));
+            assert_eq!(text, format!("drop_fraction is {drop_fraction}; it must lie in 0..=1"));
         }
         let window = error(ScheduleOptions { begin_step: 10, ..good });
-        assert_eq!(window, "end_step is 10, it must be greater than begin_step, which is 10");
+        assert_eq!(window, "end_step is 10; it must be greater than begin_step, which is 10");
         let endless = ScheduleOptions { end_step: None, drop_schedule: DropSchedule::Cosine, ..good };
-        assert_eq!(error(endless), "drop_schedule cosine needs an end_step; only `constant` can go on for ever");
+        assert_eq!(error(endless), "drop_schedule cosine needs an end_step; only `constant` can do without");
         assert!(error(ScheduleOptions { drop_exponent: 0.0, ..good }).contains("exponent"));
         let neither = LoopSemantics { update_replaces_step: false, update_advances_counter: false };
         assert!(error(ScheduleOptions { semantics: neither, ..good }).contains("must advance the counter"));

@@ -74,7 +74,7 @@ pub enum TopologyError {
         got: usize,
     },
     /// A grown position exists.
-    #[error("rewire: ({row}, {column}) is to be grown, but is kept")]
+    #[error("rewire: ({row}, {column}) cannot be grown, because it is kept")]
     GrownKept {
         /// Row of the position.
         row: u32,
@@ -82,7 +82,7 @@ pub enum TopologyError {
         column: u32,
     },
     /// A position is grown twice.
-    #[error("rewire: ({row}, {column}) is to be grown twice")]
+    #[error("rewire: ({row}, {column}) is grown twice")]
     GrownTwice {
         /// Row of the position.
         row: u32,
@@ -358,8 +358,9 @@ pub fn random_growth(exclude: &CsrPattern, count: usize, key: Key) -> Vec<(u32, 
 }
 
 /// The `count` positions `(row, column)` outside `exclude` where the magnitude of `scores`, one for each position row by row,
-/// is largest, in order of position; all positions outside if there are fewer. Of equal magnitudes, those go first whose
-/// hash by `ties` is lower: what the growth of a backend finds in the same gradient. NaN counts as largest.
+/// is largest, in order of position; all positions outside if there are fewer. It finds what a backend's growth finds in the
+/// same gradient: of equal magnitudes, the one with the lower hash by `ties` goes first, and NaN counts as 0, so that a broken
+/// gradient attracts no weights.
 ///
 /// # Errors
 /// Unless there is a score for each position.
@@ -376,8 +377,8 @@ pub fn largest_outside(
     check_length("largest_outside", "scores", nrows * ncols, scores.len())?;
     let mut stored = exclude.positions().map(|(row, column)| row as usize * ncols + column as usize).peekable();
     let outside = (0..scores.len()).filter(|&position| stored.next_if_eq(&position).is_none());
-    // Descending magnitude, ascending hash.
-    let rank = |position: usize| (!scores[position].abs().to_bits(), ties.bits(position as u64) as u32);
+    // Descending magnitude, ascending hash. This maximum makes a NaN 0, too.
+    let rank = |position: usize| (!scores[position].abs().max(0.0).to_bits(), ties.bits(position as u64) as u32);
     let mut ranked: Vec<((u32, u32), usize)> = outside.map(|position| (rank(position), position)).collect();
     if count < ranked.len() {
         if count > 0 {
@@ -537,6 +538,8 @@ fn merge_row(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use sparse_kernels::cpu::Cpu;
+    use sparse_kernels::{GrowRequest, SparseLinear, Storage};
     use std::collections::BTreeSet;
 
     fn key(seed: u64) -> Key {
@@ -645,6 +648,24 @@ mod tests {
         let rewired = rewire(&pattern, &kept, &grown).unwrap();
         assert_eq!(rewired.pattern.col_indices(), [0, 3, 5, 6]);
         assert_eq!(rewired.map, [0, 2, u32::MAX, 3]);
+    }
+
+    /// Numbers of all sizes, of both signs, and NaN: the order is that of the backends, which are held to one another by
+    /// their own tests.
+    #[test]
+    fn the_largest_are_what_growth_finds() {
+        let special = [f32::NAN, -f32::NAN, f32::INFINITY, f32::MAX, -1.0, 1.0, 2e-38, -0.0, 0.0, 3e38, -7.5];
+        let scores: Vec<f32> = (0..13 * 37).map(|i| special[key(1).below(i, 11) as usize]).collect();
+        let exclude = Arc::new(random_pattern(13, 37, 40, key(2)).unwrap());
+        let cpu = Cpu::new(1, None).unwrap();
+        let mut gradient = cpu.zeros(scores.len()).unwrap();
+        cpu.upload(&scores, &mut gradient).unwrap();
+        for count in [0, 1, 40, 200, 300, 441, 10_000] {
+            let request = GrowRequest { exclude: exclude.clone(), count, ties: key(3) };
+            let expected = cpu.largest(&gradient, &request).unwrap();
+            let found = largest_outside(&scores, &exclude, count, request.ties).unwrap();
+            assert_eq!(found, expected.iter().map(|c| (c.row, c.column)).collect::<Vec<_>>(), "{count}");
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub fn method_names() -> impl Iterator<Item = &'static str> {
 /// ```
 /// assert_eq!(rigl::find_method("rigl")?.name, "rigl");
 /// let error = rigl::find_method("riggle").unwrap_err().to_string();
-/// assert!(error.starts_with("method `riggle` is unknown, it must be one of dense, static, snip, "), "{error}");
+/// assert!(error.starts_with("unknown method `riggle`; choose one of dense, static, snip, "), "{error}");
 /// # Ok::<(), rigl::MethodError>(())
 /// ```
 pub fn find_method(name: &str) -> Result<&'static MethodInfo, MethodError> {
@@ -64,10 +64,10 @@ pub fn find_method(name: &str) -> Result<&'static MethodInfo, MethodError> {
 /// };
 /// assert_eq!(build_method("snfs", &options)?.name(), "snfs");
 /// let error = build_method("rigl", &options).unwrap_err();
-/// assert_eq!(error.to_string(), "method rigl: there is no parameter `ema`; it has none");
+/// assert_eq!(error.to_string(), "method rigl has no parameter `ema`; it takes none");
 /// options.parameters.insert("ema".to_owned(), "2".to_owned());
 /// let error = build_method("snfs", &options).unwrap_err().to_string();
-/// assert_eq!(error, "method snfs: the parameter ema cannot be `2`, it must be at least 0 and below 1");
+/// assert_eq!(error, "method snfs: parameter ema is `2`; it must be at least 0 and below 1");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn build_method(name: &str, options: &MethodOptions) -> Result<Box<dyn Method>, MethodError> {

@@ -416,7 +416,7 @@ fn parameters_are_checked_by_name_and_value() {
             assert!(error.contains(parameter.name) && error.contains(parameter.rule), "{error}");
         }
         let error = build("nothing", "1").unwrap_err().to_string();
-        assert!(error.starts_with(&format!("method {}: there is no parameter `nothing`", info.name)), "{error}");
+        assert!(error.starts_with(&format!("method {} has no parameter `nothing`", info.name)), "{error}");
         assert!(std::ptr::eq(find_method(info.name).unwrap(), info));
     }
 }

@@ -305,23 +305,21 @@ impl<B: Backend> Network<B> {
         Ok(())
     }
 
-    /// Gives the sparse layer of this number, among the sparse ones, a new topology.
+    /// Gives a sparse layer a new topology.
     ///
     /// # Errors
     /// If the update does not fit the layer, or the backend fails.
     pub fn apply(&mut self, backend: &B, update: rigl::LayerUpdate) -> Result<(), TrainingError> {
         let rigl::LayerUpdate { layer, pattern, map, values } = update;
-        let index = self.body.layers.iter().enumerate().filter(|(_, l)| l.sparse).nth(layer);
-        let (index, _) = index.expect("a method updates layers that it was shown");
-        let Layer { weight, full, .. } = &mut self.body.layers[index];
+        let Layer { weight, full, .. } = &mut self.body.layers[layer];
         match full.take() {
-            Some(full) if Arc::ptr_eq(&full, &pattern) => self.body.layers[index].full = Some(full),
+            Some(full) if Arc::ptr_eq(&full, &pattern) => self.body.layers[layer].full = Some(full),
             Some(_) => self.parameters.sparsify(backend, *weight, pattern)?,
             None if self.parameters.topology(backend, *weight).is_some_and(|old| Arc::ptr_eq(old, &pattern)) => {}
             None => self.parameters.replace_pattern(backend, *weight, pattern, &map)?,
         }
         match values {
-            Some(values) => Ok(self.parameters.upload_values(backend, self.body.layers[index].weight, &values)?),
+            Some(values) => Ok(self.parameters.upload_values(backend, self.body.layers[layer].weight, &values)?),
             None => Ok(()),
         }
     }
@@ -420,7 +418,8 @@ impl<B: Backend> Network<B> {
 
     /// The sparse layers, as methods see them.
     pub fn sparse_layers<'n>(&'n self, backend: &'n B) -> SparseLayers<'n, B> {
-        SparseLayers { backend, network: self, layers: self.body.layers.iter().filter(|l| l.sparse).collect() }
+        let numbers = (0..self.body.layers.len()).filter(|&number| self.body.layers[number].sparse).collect();
+        SparseLayers { backend, network: self, numbers }
     }
 }
 
@@ -558,26 +557,26 @@ pub fn activation_bytes<B: Backend>(
 pub struct SparseLayers<'n, B: Backend> {
     backend: &'n B,
     network: &'n Network<B>,
-    layers: Vec<&'n Layer>,
+    numbers: Vec<usize>,
 }
 
 impl<B: Backend> Layers for SparseLayers<'_, B> {
-    fn len(&self) -> usize {
-        self.layers.len()
+    fn numbers(&self) -> &[usize] {
+        &self.numbers
     }
 
     fn name(&self, layer: usize) -> &str {
-        &self.layers[layer].name
+        &self.network.body.layers[layer].name
     }
 
     fn pattern(&self, layer: usize) -> &Arc<CsrPattern> {
-        let layer = self.layers[layer];
+        let layer = &self.network.body.layers[layer];
         let pattern = self.network.parameters.topology(self.backend, layer.weight).or(layer.full.as_ref());
         pattern.expect("layers are listed here if they are sparse, or will be")
     }
 
     fn values(&self, layer: usize) -> Result<Vec<f32>, BackendError> {
-        let weight = self.network.weight(self.layers[layer].weight);
+        let weight = self.network.weight(self.network.body.layers[layer].weight);
         let mut values = vec![0.0; self.backend.len(weight.stored())];
         self.backend.download(weight.stored(), &mut values)?;
         match weight.block_pattern(self.backend) {
@@ -587,25 +586,25 @@ impl<B: Backend> Layers for SparseLayers<'_, B> {
     }
 
     fn target_nnz(&self, layer: usize) -> usize {
-        let Layer { weight, target_nnz, .. } = self.layers[layer];
+        let Layer { weight, target_nnz, .. } = &self.network.body.layers[layer];
         let block = self.network.parameters.block_pattern(self.backend, *weight);
-        target_nnz / block.map_or(1, |pattern| pattern.block_size().iter().product())
+        *target_nnz / block.map_or(1, |pattern| pattern.block_size().iter().product())
     }
 
     fn gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
-        let Layer { name, weight, .. } = self.layers[layer];
+        let Layer { name, weight, .. } = &self.network.body.layers[layer];
         let gradient = self.network.parameters.download_gradient(self.backend, *weight).map_err(of_backend)?;
         gradient.ok_or_else(|| MethodError::Missing { layer: name.clone(), what: "gradient" })
     }
 
     fn dense_gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
-        let Layer { name, weight, .. } = self.layers[layer];
+        let Layer { name, weight, .. } = &self.network.body.layers[layer];
         let gradient = self.network.parameters.download_dense_gradient(self.backend, *weight).map_err(of_backend)?;
         gradient.ok_or_else(|| MethodError::Missing { layer: name.clone(), what: "dense gradient" })
     }
 
     fn latent_values(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
-        let Layer { name, weight, .. } = self.layers[layer];
+        let Layer { name, weight, .. } = &self.network.body.layers[layer];
         if !self.network.weight(*weight).is_latent() {
             return Err(MethodError::Missing { layer: name.clone(), what: "latent weight" });
         }
