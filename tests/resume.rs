@@ -242,7 +242,7 @@ fn damage_is_found_and_the_checkpoint_before_is_used() {
         let message = String::from_utf8(output.stderr).unwrap();
         let fallen_back = match paths.get(damage) {
             Some(path) => format!("falling back to {}", path.display()),
-            None => "no checkpoint is whole: the run starts anew".to_owned(),
+            None => "no checkpoint is intact: starting over".to_owned(),
         };
         assert!(message.contains(&paths[0].display().to_string()) && message.contains(&fallen_back), "{message}");
         assert!(result(&out) == result(&whole), "{damage} damaged");

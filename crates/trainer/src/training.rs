@@ -49,27 +49,27 @@ pub enum TrainingError {
 choices! {
     /// What an update of the topology does to its training step.
     UpdateSemantics {
-        /// It takes the optimizer's place, and the step is counted (the paper's Algorithm 1).
+        /// It replaces the optimizer step and counts as a step (the paper's Algorithm 1).
         Paper,
-        /// It takes the optimizer's place, and the step is not counted: one more batch (the authors' code).
+        /// It replaces the optimizer step but does not count, so the run takes one more batch (the authors' code).
         Reference,
     }
-    /// The rule that changes the weights.
+    /// The optimizer.
     OptimizerKind {
         /// Stochastic gradient descent.
         Sgd,
         /// Adam with weight decay in the gradient.
         Adam,
-        /// Adam with weight decay beside it.
+        /// Adam with decoupled weight decay.
         Adamw,
     }
     /// How the learning rate changes.
     LrSchedule {
-        /// Not at all.
+        /// Constant.
         Constant,
-        /// By a factor at given steps.
+        /// Multiplied by a factor at given steps.
         Step,
-        /// Along half a cosine, to 0 at the end.
+        /// Half a cosine, down to 0 at the end.
         Cosine,
     }
 }

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::formats::{self, MatrixFileError};
 
-/// Why there is no pattern.
+/// Why a pattern cannot be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PatternError {

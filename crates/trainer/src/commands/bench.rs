@@ -8,9 +8,9 @@ use super::bench_step::{self, BenchStepArgs};
 /// What `rigl bench` times.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Time one operation at one shape over several densities.
+    /// Time one operation at one shape and several densities.
     Kernel(BenchKernelArgs),
-    /// Time a whole training step of a model over several densities.
+    /// Time a whole training step of a model at several densities.
     Step(BenchStepArgs),
 }
 

@@ -28,16 +28,16 @@ pub struct BenchStepArgs {
     /// The network.
     #[command(flatten)]
     pub network: ModelArgs,
-    /// What the network reads, where its name leaves that open.
+    /// The network's input, where its name does not say.
     #[command(flatten)]
     pub pictures: PictureArgs,
     /// Samples in a batch.
     #[command(flatten)]
     pub batch: BatchArgs,
-    /// Densities of the network, each in (0, 1]
+    /// The network's densities, each in (0, 1]
     #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
     pub density: Vec<f64>,
-    /// How the density is spread over the layers
+    /// How the density is distributed over the layers
     #[arg(long, value_enum, default_value_t = Distribution::ErdosRenyiKernel)]
     pub distribution: Distribution,
     /// How sparse layers are stored.

@@ -25,15 +25,15 @@ const HEADING: &str = "Comparison";
 const COMPARE_EXAMPLES: &str = "\
 Examples:
   rigl compare
-      dense, static, set and rigl at density 0.1, three seeds each, on the embedded pictures
+      dense, static, set and rigl at density 0.1, three seeds each, on the embedded images
   rigl compare --methods static,rigl,small-dense --densities 0.1,0.05,0.02 --seeds 5 --epochs 10
-      the dense network as large as the sparse one takes part; five seeds from --seed (0) on
+      includes a dense network as large as the sparse one; five seeds, starting at --seed (0)
   rigl compare --methods set,rigl --data mnist --data-dir ~/data --update-interval 50 --seeds 0,5,7 --out runs/mnist
-      these seeds; any option of rigl train is a setting of all runs
+      specific seeds; any option of rigl train applies to all runs
   rigl compare --config experiments/lenet-fashion-mnist.toml --seeds 1 --epochs 1
-      an experiment from a file, with its published numbers; here cut short by the command line
+      an experiment from a file, with its published numbers, shortened by the command line
   rigl compare --resume runs/mnist
-      go on after Ctrl-C; the same command as before does the same
+      continue after Ctrl-C; repeating the original command does the same
 
 A file for --config:
   title = \"LeNet-300-100\"
@@ -43,23 +43,23 @@ A file for --config:
   [compare]
   densities = [0.1, 0.02]
   seeds = 3                                        # or a list: [0, 5, 7]
-  [[arm]]                                          # one for each line of the comparison
+  [[arm]]                                          # one per line of the comparison
   name = \"rigl\"
   method = \"rigl\"
   [[arm]]
   name = \"rigl, often\"
   method = \"rigl\"
   update-interval = 50                             # any setting that differs from the common ones
-  densities = [0.1]                                # else those of [compare]
-  [[published]]                                    # stands beside ours in table and report
+  densities = [0.1]                                # default: those of [compare]
+  [[published]]                                    # shown beside ours in table and report
   arm = \"rigl\"
   density = 0.1
   accuracy = 0.89
-  deviation = 0.003                                # optional, as source and note are
+  deviation = 0.003                                # optional, like source and note
 
-Folder of a comparison: comparison.toml (what is compared; --config makes it again), runs/ARM-dDENSITY-sSEED (one folder a
-run, as of rigl train), report.html, accuracy-flops.svg, accuracy-seconds.svg, summary.json. A run that is there already with
-the same settings is not made again, so that seeds, densities and methods can be added later.";
+A comparison's folder: comparison.toml (what is compared; --config repeats it), runs/ARM-dDENSITY-sSEED (a folder per run,
+like rigl train's), report.html, accuracy-flops.svg, accuracy-seconds.svg, summary.json. A run that already exists with the
+same settings is reused, so seeds, densities and methods can be added later.";
 
 /// `rigl compare`.
 #[derive(Debug, Args)]
@@ -69,32 +69,32 @@ the same settings is not made again, so that seeds, densities and methods can be
     mut_arg("density", |arg| arg.hide(true)),
     mut_arg("sparsity", |arg| arg.hide(true)),
     mut_arg("seed", |arg| {
-        arg.help("The first seed, where --seeds is a number of seeds; a seed gives all methods the same first weights, order of \
+        arg.help("The first seed, if --seeds is a number; a seed gives all methods the same initial weights, order of \
                   the data and, at one density, first connections [default: 0]")
     }),
-    mut_arg("threads", |arg| arg.help("Threads of each run; runs follow one another [default: one for each core]")),
+    mut_arg("threads", |arg| arg.help("Threads of each run; runs follow one another [default: one per core]")),
     mut_arg("out", |arg| {
         arg.help("Folder for the runs and the report [default: runs/compare-MODEL-DATA, of a file runs/NAME]; what it holds of \
                   the same comparison is gone on with")
     }),
 )]
 pub struct CompareArgs {
-    /// Methods: those of rigl train; small-dense, the dense network that is as large as the sparse one; big-sparse, rigl on a
-    /// network so wide that it is as large as the dense one (both in the paper's format, with a bit for each position of a
-    /// sparse layer). Of a file, the arms of these names [default: dense,static,set,rigl; of a file all its arms]
+    /// Methods: those of rigl train; small-dense, a dense network as large as the sparse one; big-sparse, rigl on a
+    /// network as large as the dense one (counting the paper's format, with one bit per position of a sparse layer).
+    /// With a file, its arms of these names [default: dense,static,set,rigl; all arms of a file]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = HEADING)]
     pub methods: Option<Vec<String>>,
-    /// Densities, each in (0, 1]; the method dense runs once a seed at density 1 [default: 0.1]
+    /// Densities, each in (0, 1]; the method dense runs once per seed, at density 1 [default: 0.1]
     #[arg(long, value_name = "D,...", value_delimiter = ',', value_parser = parse_density, help_heading = HEADING)]
     pub densities: Option<Vec<f64>>,
-    /// How many seeds, from --seed on; or a list of seeds, with a comma [default: 3]
+    /// Number of seeds, starting at --seed, or a comma-separated list [default: 3]
     #[arg(long, value_name = "N|SEED,...", help_heading = HEADING)]
     pub seeds: Option<Seeds>,
-    /// TOML file that describes the comparison; the command line wins over it
+    /// TOML file that describes the comparison; the command line overrides it
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub config: Option<PathBuf>,
-    /// Go on with the comparison in this folder; only --threads, --loader-threads, --device, --data-dir, --checkpoint-every,
-    /// --keep-checkpoints and --json may differ
+    /// Resume the comparison in this folder; only --threads, --loader-threads, --device, --data-dir,
+    /// --checkpoint-every, --keep-checkpoints and --json may change
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "methods", "densities", "seeds"],
         help_heading = HEADING)]
     pub resume: Option<PathBuf>,
@@ -112,7 +112,7 @@ const LOCK: &str = ".lock";
 pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let (definition, out) = Definition::resolve(args)?;
-    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
     let Plan { definition, runs } = Plan::new(definition, &settings_given(args), data_dir)?;
     let _lock = open(&out)?;
     // What does not fit is refused before anything is run.

@@ -13,12 +13,12 @@ use crate::run_dir::load_model;
 /// Options of `rigl compress`.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
-    /// A run's folder, a checkpoint, or an imported model: a multi-layer perceptron
+    /// A run folder, a checkpoint or an imported model: a multi-layer perceptron
     pub model: PathBuf,
-    /// Write the smaller network to this file, a model that all commands read
+    /// Write the smaller network to this file, which all commands can read
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }
@@ -83,7 +83,7 @@ pub fn run(args: &CompressArgs) -> anyhow::Result<()> {
     table.row(["size, bitmask format".to_owned(), was, is]);
     print_text(format_args!("{table}"))?;
     match &record.out {
-        Some(out) => Ok(print_text(format_args!("written to {}; rigl eval reads it", out.display()))?),
+        Some(out) => Ok(print_text(format_args!("written to {}; rigl eval can read it", out.display()))?),
         None => Ok(()),
     }
 }

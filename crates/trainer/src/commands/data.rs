@@ -17,11 +17,11 @@ use crate::report::{Table, print_record, print_text};
 /// What `rigl data` does.
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// Show the data sets there are, and where they were found.
+    /// List the data sets and where they were found.
     List(DataListArgs),
-    /// Get a data set from where it is published, or from a local copy, and check it.
+    /// Fetch a data set from its publisher or from a local copy, and verify it.
     Fetch(DataFetchArgs),
-    /// Read a data set as a whole and compare its sums with those of the official files.
+    /// Read a whole data set and compare its checksums with those of the official files.
     Verify(DataVerifyArgs),
 }
 
@@ -31,7 +31,7 @@ pub struct DataListArgs {
     /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }
@@ -41,7 +41,7 @@ Examples:
   rigl data fetch cifar10 --data-dir ~/data
       downloads CIFAR-10 to ~/data/cifar10, where --data cifar10 --data-dir ~/data finds it
   rigl data fetch mnist --from /mnt/mirror/mnist --to ~/data/mnist
-      copies the files of a local mirror, published or unpacked, plain, .gz or .xz";
+      copies from a local mirror, published or unpacked files, plain, .gz or .xz";
 
 /// `rigl data fetch`.
 #[derive(Debug, Args)]
@@ -49,10 +49,10 @@ Examples:
 pub struct DataFetchArgs {
     /// The data set: fashion-mnist, mnist, cifar10 or cifar100
     pub name: String,
-    /// Take it from this folder: the published files, or unpacked ones, plain, .gz or .xz
+    /// Copy from this folder, which holds the published files or unpacked ones, plain, .gz or .xz
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     pub from: Option<PathBuf>,
-    /// Take the published files from this address [default: that of the publisher]
+    /// Download the published files from this address [default: the publisher's]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
     /// The folder for its files
@@ -61,7 +61,7 @@ pub struct DataFetchArgs {
     /// Folder of data sets; the files go to DIR/NAME [default: the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }
@@ -69,12 +69,12 @@ pub struct DataFetchArgs {
 /// `rigl data verify`.
 #[derive(Debug, Args)]
 pub struct DataVerifyArgs {
-    /// The data set; of image-folder, every picture is read
+    /// The data set; for image-folder, every image is read
     pub name: String,
     /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }
@@ -105,7 +105,7 @@ struct SetRecord {
     present: bool,
     train: usize,
     test: usize,
-    /// Null if no sum of it is known.
+    /// Null if no checksum is known.
     verified: Option<bool>,
     /// Sums of the samples, whatever their order; of pictures in files, none.
     content: Option<[String; 2]>,
@@ -127,7 +127,7 @@ pub enum VerifyError {
         path: PathBuf,
     },
     /// Some files are no pictures.
-    #[error("data: {corrupt} of {pictures} pictures in {} cannot be read", path.display())]
+    #[error("data: {corrupt} of {pictures} images in {} cannot be read", path.display())]
     Pictures {
         /// How many cannot be read.
         corrupt: usize,
@@ -191,7 +191,7 @@ fn run_list(args: &DataListArgs) -> anyhow::Result<()> {
     if !args.json {
         print_text(format_args!("{table}"))?;
         if data_dir.is_none() {
-            print_text("Nothing was looked for: no --data-dir, and RIGL_DATA_DIR is not set.")?;
+            print_text("No folder to search: give --data-dir or set RIGL_DATA_DIR.")?;
         }
     }
     Ok(())
@@ -209,7 +209,7 @@ fn run_fetch(args: &DataFetchArgs) -> anyhow::Result<()> {
         (Some(folder), _) => Origin::Folder(folder.clone()),
         (None, url) => Origin::Url(url.clone().unwrap_or_else(|| home.url.to_owned())),
     };
-    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
     let bar = (!args.json && io::stderr().is_terminal()).then(|| {
         let style = ProgressStyle::with_template("{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
         ProgressBar::no_length().with_style(style.expect("the template is fixed"))
@@ -227,7 +227,7 @@ fn run_fetch(args: &DataFetchArgs) -> anyhow::Result<()> {
     }
     let fetched = fetched?;
     if fetched.verified.is_none() {
-        tracing::warn!("no sum of {} as it is here is known; it was read as a whole, and no more", set.name);
+        tracing::warn!("no checksum is known for this form of {}; it was only read completely", set.name);
     }
     let verb = if fetched.present { "was in" } else { "is in" };
     print(&record("fetch", set, to, &fetched), verb, args.json)
@@ -258,7 +258,7 @@ fn verify_folder(data_dir: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
     let missing = || DataError::NoFolder { name: IMAGE_FOLDER.to_owned(), files: Vec::new() };
     let path = data_dir.ok_or_else(missing)?;
     let data = image_folder::load(&path, DEFAULT_IMAGE_SIZE)?;
-    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
     let mut corrupt = Vec::new();
     for split in [&data.train, &data.test] {
         for file in split.files() {
@@ -315,12 +315,12 @@ fn print(record: &SetRecord, verb: &str, json: bool) -> anyhow::Result<()> {
     let SetRecord { name, path, train, test, verified, .. } = record;
     let path = path.as_ref().map_or("the program".to_owned(), |path| path.display().to_string());
     let official = match verified {
-        Some(true) if name == IMAGE_FOLDER => "every picture can be read",
+        Some(true) if name == IMAGE_FOLDER => "every image can be read",
         Some(true) => "as published",
-        Some(false) if name == IMAGE_FOLDER => "not every picture can be read",
+        Some(false) if name == IMAGE_FOLDER => "not every image can be read",
         Some(false) => "NOT as published",
-        None => "no sum of it is known",
+        None => "no checksum is known",
     };
-    print_text(format_args!("{name} {verb} {path}: {train} training and {test} test pictures, {official}"))?;
+    print_text(format_args!("{name} {verb} {path}: {train} training and {test} test images, {official}"))?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::report::{Table, print_record, print_text};
 /// `rigl devices`.
 #[derive(Debug, Args)]
 pub struct DevicesArgs {
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }

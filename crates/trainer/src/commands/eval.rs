@@ -24,32 +24,32 @@ use crate::training::Evaluator;
 const EVAL_EXAMPLES: &str = "\
 Examples:
   rigl eval runs/lenet-300-100-rigl-d0.1-s0-1
-      the run's newest good checkpoint, on the test set of the data it was trained on
+      the run's newest intact checkpoint, on the test set of its own data
   rigl eval model.safetensors --data mnist --data-dir ~/data --json
-      an imported model on MNIST, as a record for a machine";
+      an imported model on MNIST, as a JSON record";
 
 /// `rigl eval`.
 #[derive(Debug, Args)]
 #[command(after_long_help = EVAL_EXAMPLES)]
 pub struct EvalArgs {
-    /// A run's folder, a checkpoint, or an imported model
+    /// A run folder, a checkpoint or an imported model
     pub model: PathBuf,
-    /// The data set [default: the one that the model was trained on, else fashion-mnist-mini]
+    /// The data set [default: the one the model was trained on, or fashion-mnist-mini]
     #[arg(long, value_name = "NAME")]
     pub data: Option<String>,
     /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The samples: those for testing, or the whole training set
+    /// Which samples: the test set or the whole training set
     #[arg(long, value_enum, default_value_t = EvalSplit::Test)]
     pub split: EvalSplit,
-    /// Threads [default: one for each core]
+    /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub threads: Option<usize>,
-    /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices`
+    /// Device to compute on: cpu, gpu (the best one) or gpu:N; see `rigl devices`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }
@@ -59,7 +59,7 @@ pub struct EvalArgs {
 pub enum EvalSplit {
     /// The test set.
     Test,
-    /// The training set, held-out samples included.
+    /// The training set, including held-out samples.
     Train,
 }
 
@@ -85,7 +85,7 @@ pub(super) const EVALUATION_BATCH: usize = 32;
 /// # Errors
 /// If the model or the data cannot be had, do not fit each other, or the evaluation is interrupted.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
     let (model, checkpoint) = load_model(&args.model)?;
     let trained_on = model.input.clone();
     let name = args.data.as_deref().or(trained_on.as_ref().map(|input| &*input.data)).unwrap_or(data::EMBEDDED);

@@ -13,9 +13,9 @@ Examples:
   rigl export runs/1 --out model.safetensors
       the run's model with PyTorch's names: fc1.weight.crow_indices, .col_indices, .values, fc1.bias
   rigl export runs/1 --out state_dict.safetensors --dense
-      the same with whole matrices, zeros included: what a dense PyTorch module loads
+      the same with dense matrices, which a dense PyTorch module can load
   rigl export runs/1 --layer fc1 --out fc1.npz
-      one matrix for scipy.sparse.load_npz; .mtx, .smtx (pattern only) and .npy (dense) likewise
+      one matrix for scipy.sparse.load_npz; .mtx, .smtx (pattern only) and .npy (dense) work the same way
   rigl export runs/1 --out matrices --format mtx
       every layer's weight and bias, as files in a folder";
 
@@ -23,21 +23,21 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = EXPORT_EXAMPLES)]
 pub struct ExportArgs {
-    /// A run's folder (its newest good checkpoint), a checkpoint, or an imported model
+    /// A run folder (its newest intact checkpoint), a checkpoint or an imported model
     pub model: PathBuf,
-    /// The file to write; for a whole model as matrix files, the folder
+    /// The file to write; a folder for a whole model as matrix files
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
-    /// The files' format [default: by the extension of --out]
+    /// The files' format [default: from the extension of --out]
     #[arg(long, value_enum)]
     pub format: Option<ExchangeFormat>,
-    /// Write this layer's weight matrix only
+    /// Write only this layer's weight matrix
     #[arg(long, value_name = "NAME")]
     pub layer: Option<String>,
-    /// Write whole matrices, zeros included (safetensors, mtx; npy always is)
+    /// Write dense matrices, including zeros (safetensors, mtx; npy is always dense)
     #[arg(long)]
     pub dense: bool,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }

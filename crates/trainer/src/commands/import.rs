@@ -13,17 +13,17 @@ use crate::settings::{DensityArgs, SpreadArgs, TrainConfig, TrainOptions};
 const IMPORT_EXAMPLES: &str = "\
 Examples:
   rigl import state_dict.safetensors --density 0.1 --out model.safetensors
-      a dense PyTorch model, the smallest weights of each layer pruned; then
-      rigl train --init-from model.safetensors   trains it on, rigl eval model.safetensors evaluates it
+      prunes the smallest weights of each layer of a dense PyTorch model; then
+      rigl train --init-from model.safetensors   trains it further, and rigl eval model.safetensors evaluates it
   rigl import fc1.npz fc2.npz fc3.npz --out model.safetensors
-      a multi-layer perceptron of matrices [outputs, inputs], in this order, with biases of 0
+      a multi-layer perceptron from matrices [outputs, inputs], in this order, with zero biases
   rigl import matrices --out model.safetensors
-      a folder that rigl export has written, with biases";
+      a folder written by rigl export, with biases";
 
 /// `rigl import`.
 #[derive(Debug, Args)]
 #[command(after_long_help = IMPORT_EXAMPLES, mut_arg("density", |density| {
-    density.help("Prune each layer's smallest weights, down to this density of the whole, in (0, 1] [default: no pruning]")
+    density.help("Prune each layer's smallest weights to reach this overall density, in (0, 1] [default: no pruning]")
 }))]
 pub struct ImportArgs {
     /// One .safetensors file, one folder of matrix files, or matrix files (.npz, .mtx, .smtx, .npy) from input to output
@@ -38,10 +38,10 @@ pub struct ImportArgs {
     /// How it is spread.
     #[command(flatten)]
     pub spread: SpreadArgs,
-    /// Seed of the values of patterns without values (.smtx), which are drawn as a new network's are
+    /// Seed for the values of patterns that have none (.smtx), drawn as for a new network
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }

@@ -31,21 +31,21 @@ use crate::{data, memory};
 
 const LANDSCAPE_DETAILS: &str = "\
 Curves are Bézier curves with one control point (quadratic) or two (cubic), which begin on the straight line and are
-trained for a low mean loss along the curve: each step takes a minibatch and a random place on the curve; SGD with
-momentum 0.9, a learning rate that falls along half a cosine, weight decay. Both ends stay as they are. In the
-sparse space every point has weights only where A or B has one, and costs what a network of so many weights costs; in
-the full space, everywhere. The straight line lies in the sparse space. Biases, and scale and shift of batch
-normalisations, are part of a point; running moments are not, they are estimated for each point by a pass over the
-training set, of A and B too, whose losses then are not quite those of rigl eval. A layer that is dense in A or B is
-dense in the sparse space.
+trained for a low mean loss along the curve: each step takes a minibatch and a random point of the curve; SGD with
+momentum 0.9, a cosine learning rate and weight decay. Both ends stay fixed. In the sparse space a point has weights
+only where A or B has one, and costs as much as a network with that many weights; in the full space it has all
+weights. The straight line lies in the sparse space. Biases and the scales and shifts of batch normalisations belong
+to a point; running moments do not: they are estimated for each point by a pass over the training set, for A and B
+too, so their losses differ slightly from those of rigl eval. A layer that is dense in A or B is dense in the sparse
+space.
 
-The barrier of a path is the highest loss for t in [0, 1], less the higher loss of both ends.
+The barrier of a path is its highest loss for t in [0, 1], minus the higher of the two ends' losses.
 
 Examples:
   rigl landscape runs/static runs/pruned --out landscape
       all paths, with landscape.svg and landscape.jsonl in the folder landscape
   rigl landscape a.safetensors b.safetensors --curves linear
-      the straight line, from -0.2 to 1.2: no training
+      only the straight line, from -0.2 to 1.2, without training
   rigl landscape runs/static runs/pruned --space sparse --curves quadratic --steps 20000
       one curve, trained for longer";
 
@@ -53,49 +53,49 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = LANDSCAPE_DETAILS)]
 pub struct LandscapeArgs {
-    /// The end at t = 0: a run's folder (its newest good checkpoint) or a checkpoint
+    /// The end at t = 0: a run folder (its newest intact checkpoint) or a checkpoint
     pub a: PathBuf,
-    /// The end at t = 1, of the same architecture and trained on the same data; its pattern may be another
+    /// The end at t = 1, with the same architecture and training data; its pattern may differ
     pub b: PathBuf,
-    /// Where curves may go: sparse (weights that A or B has), full (all weights), or one curve in each [default: both]
+    /// The space of the curves: sparse (the weights of A or B), full (all weights), or one curve in each [default: both]
     #[arg(long, value_enum)]
     pub space: Option<SpaceChoice>,
     /// The paths: linear, quadratic, cubic
     #[arg(long, value_enum, value_name = "CURVE,...", value_delimiter = ',', default_value = "linear,quadratic,cubic")]
     pub curves: Vec<Curve>,
-    /// Places at which a path is evaluated, at equal distances: over [0, 1], of the straight line over [-0.2, 1.2]; 0 and 1
-    /// are always among them
+    /// Number of evenly spaced points at which a path is evaluated: over [0, 1], or [-0.2, 1.2] for the straight line;
+    /// always includes 0 and 1
     #[arg(long, value_name = "N", default_value_t = 29, value_parser = parse_places)]
     pub points: usize,
-    /// The samples that points are evaluated on: the whole training set, or those for testing. Curves are trained on the
+    /// The samples on which points are evaluated: the whole training set or the test set. Curves are trained on the
     /// training set
     #[arg(long, value_enum, default_value_t = EvalSplit::Train)]
     pub split: EvalSplit,
     /// Training steps (batches) of each curve [default: 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// Samples in a batch of this training, and in a batch that gives batch normalisations their moments [default: 100]
+    /// Samples per batch, for training curves and for estimating the moments of batch normalisations [default: 100]
     #[arg(long, value_name = "SAMPLES", value_parser = parse_count)]
     pub batch_size: Option<usize>,
-    /// Learning rate of the first step; it falls to 0 [default: 0.1]
+    /// Learning rate of the first step; it decreases to 0 [default: 0.1]
     #[arg(long, value_name = "RATE", value_parser = parse_positive)]
     pub lr: Option<f64>,
-    /// Pull of weights towards 0 in this training, at least 0; losses are reported without it [default: 0.0001]
+    /// Weight decay for the curves, at least 0; reported losses do not include it [default: 0.0001]
     #[arg(long, value_name = "DECAY", value_parser = parse_not_negative)]
     pub weight_decay: Option<f64>,
-    /// Seed of batches and places; one seed gives one result on any number of threads
+    /// Random seed for batches and points; a seed gives the same result on any number of threads
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: u64,
     /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Threads [default: one for each core]
+    /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub threads: Option<usize>,
-    /// A new folder for a picture (landscape.svg) and the records of --json (landscape.jsonl) [default: no files]
+    /// A new folder for the figure (landscape.svg) and the records of --json (landscape.jsonl) [default: no files]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }
@@ -176,7 +176,7 @@ struct PathRecord {
 /// If a model or the data cannot be had, they do not fit each other, a path's training fails, the results cannot be written, or it
 /// is interrupted.
 pub fn run(args: &LandscapeArgs) -> anyhow::Result<()> {
-    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
     let [a, b] = [&args.a, &args.b].map(|path| load_model(path).map(|(model, path)| End { path, model }));
     let ends = [a?, b?];
     let input = common_input(&ends)?;

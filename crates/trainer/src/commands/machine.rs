@@ -14,24 +14,24 @@ use crate::settings::error::ConfigError;
 /// Options of every measurement.
 #[derive(Debug, Args)]
 pub struct MachineArgs {
-    /// Threads, sparse and dense alike [default: one for each core]
+    /// Threads, for both sparse and dense code [default: one per core]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub threads: Option<usize>,
-    /// Instruction set of the sparse code; auto is the best that this processor has. The dense side always takes the best:
-    /// to compare at AVX2, build with --no-default-features. On a GPU portable keeps to what every device has: no
-    /// operations between the invocations of a subgroup
+    /// Instruction set of the sparse code; auto is the best that this processor has. The dense side always uses the
+    /// best: to compare at AVX2, build with --no-default-features. On a GPU, portable uses only what every device has:
+    /// no subgroup operations
     #[arg(long, value_enum, default_value_t = IsaChoice::Auto)]
     pub isa: IsaChoice,
-    /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices`
+    /// Device to compute on: cpu, gpu (the best one) or gpu:N; see `rigl devices`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
-    /// Print time, bytes and launches of each kernel, measured one by one, on standard error
+    /// Print each kernel's time, bytes and launches, measured one by one, on standard error
     #[arg(long)]
     pub profile: bool,
-    /// Seed of patterns and values
+    /// Random seed for patterns and values
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }

@@ -24,10 +24,10 @@ use clap::{Parser, Subcommand};
 
 pub use self::exit::{exit_code, message};
 
-/// Trains sparse neural networks in time and memory that follow their density.
+/// Trains sparse neural networks; time and memory follow density.
 ///
-/// A weight that is not there is neither stored, nor multiplied, nor given a gradient. Density is the share of the
-/// weights that exist: 0.1 keeps one weight in ten.
+/// A weight that does not exist is not stored or multiplied and has no gradient. Density is the share of weights that
+/// exist: at 0.1, one weight in ten.
 #[derive(Debug, Parser)]
 #[command(name = "rigl", version, max_term_width = 110, disable_help_subcommand = true)]
 pub struct Cli {
@@ -48,7 +48,7 @@ macro_rules! commands {
         /// Runs a command.
         ///
         /// # Errors
-        /// Whatever stops it; [`exit_code`] tells the kind.
+        /// Whatever stops it; [`exit_code`] gives the kind.
         pub fn run(command: Command) -> anyhow::Result<()> {
             match command {
                 $(Command::$name(arguments) => $file::run(&arguments),)+
@@ -58,28 +58,28 @@ macro_rules! commands {
 }
 
 commands! {
-    /// Train a network; without options, LeNet-300-100 at density 0.1 with RigL on embedded pictures.
+    /// Train a network; by default LeNet-300-100 at density 0.1 with RigL on embedded images.
     Train(train::TrainArgs),
-    /// Train with several methods, densities and seeds, and report them side by side.
+    /// Train with several methods, densities and seeds, and report the results side by side.
     Compare(compare::CompareArgs),
-    /// Make a report, for a browser, of runs that are there.
+    /// Make an HTML report from existing runs.
     Report(report::ReportArgs),
-    /// Show each layer's shape, density, operations and bytes, and the totals against the dense network.
+    /// Show each layer's shape, density, operations and bytes, and the totals relative to the dense network.
     Plan(plan::PlanArgs),
-    /// Time sparse code against dense code on this machine.
+    /// Time sparse code and dense code on this machine.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
-    /// List the processor and the GPUs that --device may name, with what they can do.
+    /// List the processor and GPUs available to --device, and their features.
     Devices(devices::DevicesArgs),
-    /// Evaluate the model of a run, of a checkpoint, or one that was imported.
+    /// Evaluate the model of a run or checkpoint, or an imported model.
     Eval(eval::EvalArgs),
-    /// Remove the units of a perceptron that are connected to nothing, and show what is left.
+    /// Remove a perceptron's unconnected units, and show what remains.
     Compress(compress::CompressArgs),
-    /// Show the loss on paths between two trained networks: a line, and curves trained for a low loss.
+    /// Show the loss along paths between two trained networks: a line, and curves trained for a low loss.
     Landscape(landscape::LandscapeArgs),
     /// Write a model, or one of its matrices, for other programs.
     Export(export::ExportArgs),
-    /// Make a model of other programs' files, pruned to a density if asked to.
+    /// Import a model from another program's files, optionally pruned to a density.
     Import(import::ImportArgs),
     /// List, fetch and verify data sets.
     #[command(subcommand)]

@@ -10,11 +10,10 @@ use crate::settings::{ModelArgs, TrainConfig};
 /// What a convolutional network reads and tells apart.
 #[derive(Debug, Clone, Args)]
 pub struct PictureArgs {
-    /// Height and width of the pictures that a convolutional network reads [default: 32 for wrn-D-K, 28 for lenet-5, else
-    /// 224]
+    /// Height and width of a convolutional network's images [default: 32 for wrn-D-K, 28 for lenet-5, otherwise 224]
     #[arg(long, value_name = "PIXELS", value_parser = parse_count)]
     pub image_size: Option<usize>,
-    /// Classes that a convolutional network tells apart [default: 10 for wrn-D-K and lenet-5, else 1000]
+    /// Classes of a convolutional network [default: 10 for wrn-D-K and lenet-5, otherwise 1000]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub classes: Option<usize>,
 }

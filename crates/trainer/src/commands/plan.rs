@@ -27,15 +27,15 @@ pub struct PlanArgs {
     /// The network.
     #[command(flatten)]
     pub network: ModelArgs,
-    /// Multiplier for the channel counts; or small-dense, the dense network of the size of the sparse one of this density; or
-    /// big-sparse, the sparse one of the size of the dense one. Ratios are to the dense network of width 1
+    /// Multiplier for the channel counts; or small-dense, the dense network as large as the sparse one at this density;
+    /// or big-sparse, the sparse one of the size of the dense one. Ratios are to the dense network of width 1
     #[arg(long, value_name = "FACTOR|small-dense|big-sparse", default_value = "1")]
     pub width: Width,
-    /// Give each layer the density that it has at width 1, as the paper's notebook counts its wide networks, not what the
-    /// distribution gives it at this width
+    /// Give each layer the density it has at width 1, as the paper's notebook does for wide networks, not the one that
+    /// the distribution gives it at this width
     #[arg(long)]
     pub densities_of_width_1: bool,
-    /// What the network reads, where its name leaves that open.
+    /// The network's input, where its name does not say.
     #[command(flatten)]
     pub pictures: PictureArgs,
     /// The method, which decides the operations of training.
@@ -56,16 +56,16 @@ pub struct PlanArgs {
     /// Steps of the training; together with the window of updates, they decide the operations of a method whose density falls
     #[arg(long, value_name = "STEPS", default_value_t = 32_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: u64,
-    /// Factor on the number of training steps, as in the paper's "5x" rows; decides the operations of training
+    /// Factor on the number of training steps, as in the paper's "5x" rows; affects the operations of training
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_positive)]
     pub train_length: f64,
     /// Samples in a batch.
     #[command(flatten)]
     pub batch: BatchArgs,
-    /// How operations are counted.
+    /// How to count operations.
     #[command(flatten)]
     pub counting: CountArgs,
-    /// Print one JSON object per line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }
@@ -78,7 +78,7 @@ impl PlanArgs {
     }
 }
 
-/// A factor on a network's channels, or what it is chosen for.
+/// A factor on a network's channels, or the size it aims for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Width {
     /// The factor.
@@ -283,7 +283,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         config.method, config.batch_size
     ))?;
     if width != 1.0 {
-        print_text(format_args!("the network has {width} times the channels; the dense one beside it has width 1"))?;
+        print_text(format_args!(
+            "the network has {width} times the channels; the dense network in the table has width 1"
+        ))?;
     }
     Ok(())
 }

@@ -11,25 +11,25 @@ use crate::report::{print_record, print_text};
 const REPORT_EXAMPLES: &str = "\
 Examples:
   rigl report runs/compare-lenet-300-100-fashion-mnist-mini
-      the report of a comparison again, of the runs that it has by now
+      writes a comparison's report again, from the runs so far
   rigl report runs/lenet-300-100-* --out report --title 'First night'
-      runs of rigl train, grouped by what their settings differ in, seeds averaged";
+      runs of rigl train, grouped by the settings in which they differ and averaged over seeds";
 
 /// `rigl report`.
 #[derive(Debug, Args)]
 #[command(after_long_help = REPORT_EXAMPLES)]
 pub struct ReportArgs {
-    /// Folders of runs, or of comparisons
+    /// Run folders or comparison folders
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// Folder for report.html, accuracy-flops.svg, accuracy-seconds.svg and summary.json [default: of one comparison its own
-    /// folder, else report]
+    /// Folder for report.html, accuracy-flops.svg, accuracy-seconds.svg and summary.json [default: the comparison's own
+    /// folder if there is just one, otherwise report]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// The report's title [default: the comparison's, else the networks and data sets]
+    /// The report's title [default: the comparison's, or the networks and data sets]
     #[arg(long, value_name = "TEXT")]
     pub title: Option<String>,
-    /// Print one JSON object a line on standard output, and nothing else there
+    /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }

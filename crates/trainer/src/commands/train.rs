@@ -26,41 +26,41 @@ use crate::{data, memory};
 const TRAIN_EXAMPLES: &str = "\
 Examples:
   rigl train
-      LeNet-300-100 at density 0.1 with RigL on the embedded pictures; results in runs/
+      LeNet-300-100 at density 0.1 with RigL on the embedded images; results in runs/
   rigl train --density 0.05 --seed 1 --epochs 40
-      half the weights, another seed, twice as long
+      half the weights, another seed, twice the length
   rigl train --method dense
       the dense baseline
   rigl train --data mnist --data-dir ~/data --val-fraction 0.1
-      MNIST from ~/data/mnist, a tenth of its training set held out
+      MNIST from ~/data/mnist, holding out a tenth of its training set
   rigl train --config experiment.toml --seed 2 --json > records.jsonl
-      a file's settings with another seed, records for a machine
+      a file's settings with another seed, as JSON records
   rigl train --resume runs/lenet-300-100-rigl-d0.1-s0-1
-      go on with a run that was stopped, by Ctrl-C or in any other way
+      resume a run that was interrupted, by Ctrl-C or otherwise
 
-A configuration file has the options' names as keys:
+The keys of a configuration file are the options' names:
   model = \"784-300-100-10\"
   density = 0.05
   lr-milestones = [1000, 2000]
-The run's folder holds the settings in effect (config.toml), which --config reads again.";
+The run's folder holds the settings in effect (config.toml), which --config can read.";
 
 /// `rigl train`.
 #[derive(Debug, Args)]
 #[command(after_long_help = TRAIN_EXAMPLES)]
 pub struct TrainArgs {
-    /// Print time, bytes and launches of each kernel, mean of the steps, on standard error at the end. A GPU's kernels then run
-    /// one after the other
+    /// At the end, print each kernel's time, bytes and launches, averaged over the steps, on standard error. Makes a
+    /// GPU run its kernels one after the other
     #[arg(long, help_heading = RUN)]
     pub profile: bool,
-    /// Everything that may stand in the file too.
+    /// Everything that a configuration file can also set.
     #[command(flatten)]
     pub options: TrainOptions,
-    /// TOML file with any of the other options, by their names; the command line wins over it
+    /// TOML file that sets any of the other options by name; the command line overrides it
     #[arg(long, value_name = "FILE", help_heading = RUN)]
     pub config: Option<PathBuf>,
-    /// Go on with the run in this folder, from its newest whole checkpoint, to the same result as if it had never
-    /// stopped; only --threads, --loader-threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints and
-    /// --json may differ
+    /// Resume the run in this folder from its newest intact checkpoint, to the same result as without the interruption;
+    /// only --threads, --loader-threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints and --json may
+    /// change
     #[arg(long, value_name = "RUN", conflicts_with = "config", help_heading = RUN)]
     pub resume: Option<PathBuf>,
 }
@@ -112,7 +112,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         Some(run) => TrainConfig::resume(&args.options, &RunDir::config_path(run)?, data_dir)?,
         None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
-    let interrupt = Interrupt::install().context("cannot listen for Ctrl-C")?;
+    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
     let mut data = data::load_sized(&config.data, config.data_dir.as_deref(), config.image_size)?;
     let architecture = fit::architecture(&config.spec(&data))?;
     check_fit(&architecture, &data)?;
@@ -157,9 +157,9 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
     let first = FirstModel::of(config, architecture, found.as_ref())?;
     let updates = config.method.info().updates;
     if first.targets.iter().all(|d| d.nnz == d.size) && !config.method.is_dense() {
-        tracing::warn!("every layer has all its weights: there is nothing for the method {} to change", config.method);
+        tracing::warn!("every layer has all its weights: the method {} has nothing to change", config.method);
     } else if window.is_none() && updates == rigl::UpdateTimes::Scheduled {
-        tracing::warn!("{total_steps} steps are too few for a topology update: the pattern stays as it begins");
+        tracing::warn!("{total_steps} steps are too few for a topology update: the pattern will not change");
     }
     let mut network = first.network(device, config, config.batch_size.min(data.train.len()))?;
     let optimizer = training::optimizer(config, device, &mut network)?;
@@ -173,7 +173,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
         let resumed = run.resume(found.as_ref().map(|found| &found.checkpoint));
         resumed.with_context(|| found.as_ref().map_or(String::new(), |found| found.path.display().to_string()))?;
         let step = run.trainer().step();
-        tracing::info!("going on after step {step}");
+        tracing::info!("resuming after step {step}");
     }
     if args.profile {
         device.start_profile()?;
@@ -242,7 +242,7 @@ fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)
         let error = &unusable.error;
         match &found {
             Some(found) => tracing::warn!("{error}; falling back to {}", found.path.display()),
-            None => tracing::warn!("{error}; no checkpoint is whole: the run starts anew"),
+            None => tracing::warn!("{error}; no checkpoint is intact: starting over"),
         }
         run_dir.set_aside(&unusable)?;
     }
@@ -330,5 +330,5 @@ fn print_tables(
     print_text(format_args!("test accuracy {accuracy:.2}%  loss {loss:.4}"))?;
     let per_second = done.samples_per_second;
     print_text(format_args!("trained in {:.1} s, {per_second:.0} samples/s on {place}", done.train_seconds))?;
-    print_text(format_args!("results are in {}", Path::new(&done.run_dir).display()))
+    print_text(format_args!("results: {}", Path::new(&done.run_dir).display()))
 }

@@ -8,7 +8,7 @@ use crate::choice::choices;
 choices! {
     /// How training pictures are changed at random.
     Augment {
-        /// Not at all.
+        /// No change.
         None,
         /// Padded by 4 pixels through reflection, cropped to the old size, flipped left to right or not.
         CropFlip,

@@ -10,11 +10,11 @@ use crate::choice::{choices, serde_through_text};
 choices! {
     /// How a residual network begins.
     Stem {
-        /// As suits the pictures: CIFAR's way up to 64 × 64, else ImageNet's.
+        /// By image size: CIFAR's up to 64 × 64, ImageNet's above.
         Auto,
-        /// With a convolution of 7 × 7 and a pooling, both of stride 2.
+        /// A 7 × 7 convolution and a pooling, both with stride 2.
         Imagenet,
-        /// With a convolution of 3 × 3.
+        /// A 3 × 3 convolution.
         Cifar,
     }
 }
@@ -113,7 +113,7 @@ impl FromStr for ModelName {
         match name.split('-').map(size).collect::<Option<Vec<_>>>() {
             Some(sizes) if sizes.len() >= 2 => Ok(Self::Mlp(sizes)),
             _ => Err("the models are lenet-300-100, lenet-5, wrn-D-K such as wrn-22-2, resnet-18, resnet-34, resnet-50, \
-                      mobilenet-v1, mobilenet-v2, vgg-16, or a multi-layer perceptron by its sizes, such as 784-300-100-10"
+                      mobilenet-v1, mobilenet-v2, vgg-16, or the layer sizes of a multi-layer perceptron, such as 784-300-100-10"
                 .to_owned()),
         }
     }

@@ -13,7 +13,7 @@ use crate::method::Method;
 use crate::settings::TrainConfig;
 
 choices! {
-    /// Who decides the layers' densities.
+    /// What sets the layers' densities.
     LayerRule {
         /// The distribution, for every layer.
         Distribution,
@@ -21,7 +21,7 @@ choices! {
         /// of it, third dense.
         Paper,
     }
-    /// What the deviation of initial weights follows.
+    /// What the standard deviation of initial weights depends on.
     Init {
         /// The number of inputs of the dense layer.
         DenseFanIn,

@@ -42,14 +42,14 @@ settings! {
     }
     /// The data.
     DataArgs in NETWORK => {
-        /// The data set: fashion-mnist-mini (embedded), fashion-mnist, mnist, cifar10, cifar100 or image-folder (read from
-        /// --data-dir)
+        /// The data set: fashion-mnist-mini (built in), or fashion-mnist, mnist, cifar10, cifar100 or image-folder from
+        /// --data-dir
         data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME");
         /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
         /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test; .jpeg and .png too)
         data_dir: PathBuf, arg(value_name = "DIR"), stated "the environment variable RIGL_DATA_DIR",
             needs |s| unless(s.data != data::EMBEDDED, DATA_IN_FOLDERS);
-        /// Fraction of the training samples held out and evaluated after each epoch, in [0, 1)
+        /// Fraction of the training samples to hold out and evaluate after each epoch, in [0, 1)
         val_fraction: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.val_fraction);
         /// Evaluate on the test set after each epoch too, not only at the end
         eval_test: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
@@ -75,9 +75,9 @@ settings! {
     }
     /// The method.
     MethodArgs in SPARSITY => {
-        /// How connections are chosen and changed
+        /// The method that chooses and changes connections
         method: Method = Method::named("rigl"), arg(value_name = "NAME", value_parser = method_parser());
-        /// A parameter of the method, such as ema=0.99 for snfs (docs/methods.md lists them); repeatable
+        /// A parameter of the method, such as ema=0.99 for snfs (docs/methods.md lists them all); repeatable
         method_option: Vec<MethodOption> = Vec::new(), arg(value_name = "NAME=VALUE", action = Append);
     }
     /// The density of the network.
@@ -85,7 +85,7 @@ settings! {
         /// Fraction of the weights that exist, over all sparse layers, in (0, 1]
         density: f64 = 0.1, arg(value_name = "D", conflicts_with = "sparsity"),
             must |s| unless(is_density(s.density), DENSITY_RULE), needs sparse;
-        /// The same as sparsity: 1 - density, in [0, 1)
+        /// The same given as sparsity: 1 - density, in [0, 1)
         sparsity: f64, arg(value_name = "S"), saved(skip_serializing), needs sparse;
     }
     /// How the density is distributed over the layers.
@@ -107,7 +107,7 @@ settings! {
             ),
             needs sparse;
         /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*` matches any characters); conv1=free
-        /// returns a layer that the model keeps dense to the distribution; repeatable, the last match wins
+        /// applies the distribution to a layer that the model keeps dense; repeatable, the last match wins
         density_override: Vec<DensityOverride> = Vec::new(), arg(value_name = "PATTERN=DENSITY", action = Append),
             needs sparse;
     }
@@ -143,9 +143,9 @@ settings! {
                 _ => None,
             };
     }
-    /// How operations are counted.
+    /// How to count operations.
     CountArgs in SPARSITY => {
-        /// How operations are counted in reports
+        /// How to count operations in reports
         flops_convention: FlopsConvention = FlopsConvention::Mac2;
     }
     /// When the topology changes.
@@ -154,7 +154,7 @@ settings! {
         update_interval: u64 = 100, arg(value_name = "STEPS"), must |s| at_least_one(s.update_interval), needs updates;
         /// First step with an update
         begin_step: u64, arg(value_name = "STEP"), stated "the update interval", needs updates;
-        /// Step from which on there are no updates
+        /// First step without further updates
         end_step: u64, arg(value_name = "STEP"), stated "three quarters of the run's steps", needs updates;
         /// Batches over which an update of rigl sums the gradient that decides growth: more than 1 for small batches with
         /// noisy gradients. Holds a dense gradient of the sparse layers meanwhile (rigl plan shows its size)
@@ -171,13 +171,13 @@ settings! {
             must |s| unless((0.0..=1.0).contains(&s.drop_fraction), "at least 0 and at most 1"), needs drops;
         /// How that fraction falls until updates end
         drop_schedule: DropSchedule = DropSchedule::Cosine, needs drops;
-        /// Exponent of the drop schedule inverse-power
+        /// Exponent of the inverse-power drop schedule
         drop_exponent: f64 = 3.0, arg(value_name = "K"), must |s| positive(s.drop_exponent),
             needs |s| unless(
                 drops(s).is_none() && s.drop_schedule == DropSchedule::InversePower,
                 "a method that updates the topology and --drop-schedule inverse-power",
             );
-        /// What an update does to its training step
+        /// How an update affects the training step
         update_semantics: UpdateSemantics = UpdateSemantics::Paper, needs drops;
     }
     /// How long the run is.
@@ -205,13 +205,13 @@ settings! {
                 s.lr_schedule != LrSchedule::Step || !s.lr_milestones.is_empty(),
                 "constant or cosine unless --lr-milestones is given",
             );
-        /// Steps at which the schedule step multiplies the rate by --lr-gamma, such as 1000,2000
+        /// Steps at which the step schedule multiplies the learning rate by --lr-gamma, such as 1000,2000
         lr_milestones: Vec<u64> = Vec::new(), arg(value_name = "STEP,...", value_delimiter = ','),
             must |s| unless(s.lr_milestones.is_sorted_by(|a, b| a < b), "a rising list of steps"), needs steps;
-        /// Factor of the schedule step, in (0, 1]
+        /// Factor of the step schedule, in (0, 1]
         lr_gamma: f64 = 0.1, arg(value_name = "FACTOR"),
             must |s| unless(s.lr_gamma > 0.0 && s.lr_gamma <= 1.0, "above 0 and at most 1"), needs steps;
-        /// Steps over which the rate first rises from 0
+        /// Steps over which the learning rate first rises from 0
         warmup_steps: u64 = 0, arg(value_name = "STEPS");
         /// Momentum of sgd, in [0, 1)
         momentum: f64 = 0.9, arg(value_name = "M"), must |s| fraction(s.momentum), needs sgd;
@@ -220,28 +220,28 @@ settings! {
             require_equals = true, default_missing_value = "true"), needs sgd;
         /// Weight decay, at least 0
         weight_decay: f64 = 1e-4, arg(value_name = "DECAY"), must |s| not_negative(s.weight_decay);
-        /// Fraction of the training target spread over all classes, in [0, 1)
+        /// Label smoothing: fraction of the training target spread over all classes, in [0, 1)
         label_smoothing: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.label_smoothing);
-        /// Fraction of hidden activations set to zero in training, in [0, 1)
+        /// Dropout: fraction of hidden activations set to zero in training, in [0, 1)
         dropout: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.dropout);
     }
     /// The run and what it leaves.
     RunArgs in RUN => {
-        /// Seed of everything random; one seed gives one result on any number of threads
+        /// Random seed; a seed gives the same result on any number of threads
         seed: u64 = 0, arg(value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64));
         /// Number of threads
         threads: usize, arg(value_name = "N"), stated "one per core", must |s| threads(s.threads);
         /// Additional threads that read and prepare batches
         loader_threads: usize, arg(value_name = "N"), stated "2 for image-folder, 1 for other data",
             must |s| threads(s.loader_threads);
-        /// Where to compute: cpu, gpu (the best one) or gpu:N, see `rigl devices`
+        /// Device to compute on: cpu, gpu (the best one) or gpu:N; see `rigl devices`
         device: Device = Device::Cpu, arg(value_name = "DEVICE");
         /// Steps between checkpoints
         checkpoint_every: u64, arg(value_name = "STEPS"), stated "one checkpoint after each epoch",
             must |s| at_least_one(s.checkpoint_every.unwrap_or(1));
         /// How many of the newest checkpoints to keep, besides the final one
         keep_checkpoints: usize = 2, arg(value_name = "N"), must |s| at_least_one(s.keep_checkpoints as u64);
-        /// Print one JSON object per line on standard output, and nothing else there
+        /// Print only JSON on standard output, one object per line
         json: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true");
         /// Folder for settings, metrics and checkpoints

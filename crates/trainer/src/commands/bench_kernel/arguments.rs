@@ -16,41 +16,40 @@ pub struct BenchKernelArgs {
     /// The operation
     #[arg(long, value_enum, default_value_t = KernelOp::Spmm)]
     pub op: KernelOp,
-    /// Rows × columns × lanes: the weight matrix is M×K, the other operand has N lanes (samples). Products with N up to 8 run
-    /// row-major, as an inference does, with weights that do not change: the dense side is then the faster of a
-    /// matrix-vector kernel (gemv) and gemm, and limit_fraction is the rate at which entries are read, 8 bytes each, over
-    /// that of a sum over an array of that size. Of a convolution: output channels × input channels × rows and columns of
-    /// the filter (K) × height × width × samples, with K/2 zeros around the image; grow takes either [default of convolutions:
-    /// 64x64x3x32x32x32]
+    /// Rows × columns × lanes: the weight matrix is M×K, the other operand has N lanes (samples). Products with N up to
+    /// 8 run row-major, as in inference, with constant weights: the dense side is then the faster of a matrix-vector
+    /// kernel (gemv) and gemm, and limit_fraction is the rate at which entries (8 bytes each) are read, relative to
+    /// summing an array of that size. For a convolution: output channels × input channels × filter size (K) × height ×
+    /// width × samples, with K/2 zeros around the image; grow takes either [default for convolutions: 64x64x3x32x32x32]
     #[arg(long, value_name = "MxKxN|OCxICxKxHxWxN", default_value = "512x512x128", default_value_ifs = [
         ("op", "conv_forward", "64x64x3x32x32x32"),
         ("op", "conv_input_grad", "64x64x3x32x32x32"),
         ("op", "conv_weight_grad", "64x64x3x32x32x32"),
     ])]
     pub shape: KernelShape,
-    /// Of a convolution: pixels of its input from one pixel of its output to the next [default: 1]
+    /// Stride of a convolution [default: 1]
     #[arg(long, value_name = "S", value_parser = parse_count)]
     pub stride: Option<usize>,
-    /// Of a convolution: groups of channels, a divisor of OC and IC [default: 1]
+    /// Groups of channels of a convolution, a divisor of OC and IC [default: 1]
     #[arg(long, value_name = "G", value_parser = parse_count)]
     pub groups: Option<usize>,
     /// Densities of the weight matrix, each in (0, 1]
     #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
     pub density: Vec<f64>,
     /// How the sparse matrix is stored: csr, or bsrRxC in blocks of R×C, each 1, 2, 4, 8 or 16 (bsr4x4, bsr8x1, ...);
-    /// then --density and --pattern are those of the blocks. For convolutions also dense: times the dense pass itself, once,
-    /// and --density and --pattern do not count
+    /// --density and --pattern then apply to the blocks. For convolutions also dense: times the dense pass once,
+    /// ignoring --density and --pattern
     #[arg(long, value_name = "csr|bsrRxC|dense", default_value = "csr")]
     pub format: KernelFormat,
     /// Where the stored entries are: uniform, power-law (few long rows), banded (near the diagonal), or those of the
-    /// matrix in a file (FILE.smtx, FILE.mtx or FILE.npz), which then decides rows, columns and density. A convolution's
+    /// matrix in a file (FILE.smtx, FILE.mtx or FILE.npz), which then sets rows, columns and density. A convolution's
     /// matrix has OC rows, and columns (channel, filter row, filter column); in blocks (filter row, filter column, channel)
     #[arg(long, value_name = "PATTERN", default_value = "uniform")]
     pub pattern: PatternSource,
-    /// Times of other dense code (PyTorch's): the fastest of the same operation, shape and threads counts as the dense side
-    /// where it beats ours. A line is `{"op":"dense_forward","shape":[M,K,N],"threads":T,"time_ns":NS}`, and may have
-    /// "stride" and "groups"; op may also be dense_input_grad, dense_weight_grad, dense_conv_forward,
-    /// dense_conv_input_grad, dense_conv_weight_grad, or one of these with an ending such as _nchw
+    /// File with times of other dense code (PyTorch's): the fastest with the same operation, shape and threads replaces
+    /// our dense side if it is faster. A line is `{"op":"dense_forward","shape":[M,K,N],"threads":T,"time_ns":NS}`,
+    /// optionally with "stride" and "groups"; op may also be dense_input_grad, dense_weight_grad, dense_conv_forward,
+    /// dense_conv_input_grad, dense_conv_weight_grad, or one of these with a suffix such as _nchw
     #[arg(long, value_name = "FILE.jsonl")]
     pub dense_reference: Option<PathBuf>,
     /// Type of the stored activations; f16 and bf16 on a GPU, for spmm, spmm_t and sddmm in csr, against dense code in f32
