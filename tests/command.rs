@@ -249,7 +249,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("train --init-from model.safetensors --model 20-6-10", 2, &["model.safetensors", "20-5-10", "20-6-10"]),
         ("train --init-from model.safetensors", 2, &["20-5-10", "784 features"]),
         ("eval none.safetensors", 2, &["none.safetensors"]),
-        ("eval empty", 2, &["empty has no checkpoint"]),
+        ("eval empty", 2, &["empty has no readable checkpoint"]),
         ("eval damaged.safetensors", 1, &["damaged.safetensors", "SHA-256"]),
         ("eval model.safetensors", 2, &["20-5-10 reads 20 features", "784 features", "784-300-100-10 would fit"]),
         ("eval bad.toml", 1, &["bad.toml", "not a safetensors file"]),

@@ -1,4 +1,4 @@
-//! Data sets as a user has them: CIFAR files, folders of pictures, and `rigl data`.
+//! Data sets as a user has them: CIFAR files, image folders, and `rigl data`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -147,7 +147,7 @@ fn convolutional_networks_say_which_pictures_they_read() {
     let parts = ["wrn-10-1", "3×16×16", "3 classes", "fashion-mnist-mini", "1×28×28", "10 classes"];
     assert!(code == 2 && parts.iter().all(|part| message.contains(part)), "{message}");
     let (code, _, message) = outcome(path, &format!("{train} --model vgg-16"));
-    assert!(code == 2 && message.contains("vgg-16 cannot read pictures of 3×16×16"), "{message}");
+    assert!(code == 2 && message.contains("vgg-16 cannot take images of 3×16×16"), "{message}");
     let (code, _, message) = outcome(path, &format!("{train} --model wrn-10-1 --format bsr4x4"));
     assert!(code == 2 && message.contains("format: bsr4x4 is invalid; it must be csr"), "{message}");
 

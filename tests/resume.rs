@@ -1,4 +1,4 @@
-//! Runs that are killed, interrupted, damaged or without room, and gone on with: they end as if nothing had happened.
+//! Runs that are killed, interrupted, damaged or without room, and resumed: they end as if nothing had happened.
 
 use std::fs;
 use std::path::{Path, PathBuf};

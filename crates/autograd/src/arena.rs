@@ -42,7 +42,7 @@ impl<B: Backend> Arena<B> {
     /// Activations of undefined content.
     ///
     /// # Errors
-    /// If a new buffer is needed and the backend has no room for it.
+    /// If a new buffer is needed and the backend cannot allocate it.
     pub fn take(&mut self, backend: &B, layout: StripLayout) -> Result<Strips<B>, BackendError> {
         Ok(Strips { layout, data: self.take_buffer(backend, layout.len())? })
     }
@@ -50,7 +50,7 @@ impl<B: Backend> Arena<B> {
     /// Images of undefined pixels; border and padding are zero.
     ///
     /// # Errors
-    /// If a new buffer is needed and the backend has no room for it.
+    /// If a new buffer is needed and the backend cannot allocate it.
     pub fn take_images(&mut self, backend: &B, layout: ImageLayout) -> Result<Images<B>, BackendError> {
         let data = match self.images.get_mut(&layout).and_then(Vec::pop) {
             Some(buffer) => buffer,
@@ -62,7 +62,7 @@ impl<B: Backend> Arena<B> {
     /// Activations of either kind, as [`Arena::take`] and [`Arena::take_images`].
     ///
     /// # Errors
-    /// If a new buffer is needed and the backend has no room for it.
+    /// If a new buffer is needed and the backend cannot allocate it.
     pub fn take_activations(&mut self, backend: &B, layout: Layout) -> Result<Activations<B>, BackendError> {
         Ok(match layout {
             Layout::Strips(layout) => self.take(backend, layout)?.into(),
@@ -73,7 +73,7 @@ impl<B: Backend> Arena<B> {
     /// A buffer of undefined content.
     ///
     /// # Errors
-    /// If a new buffer is needed and the backend has no room for it.
+    /// If a new buffer is needed and the backend cannot allocate it.
     pub fn take_buffer(&mut self, backend: &B, len: usize) -> Result<B::Buffer, BackendError> {
         if let Some(buffer) = self.free.get_mut(&len).and_then(Vec::pop) {
             return Ok(buffer);

@@ -11,7 +11,7 @@ pub enum Error {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The value is gone: an operation that works in place took it.
-    #[error("{op}: its input was taken by {by}, which works in place; use the output of {by} instead")]
+    #[error("{op}: its input was consumed by {by}, which works in place; use the output of {by} instead")]
     Moved {
         /// The operation that asked for the value.
         op: &'static str,
@@ -19,7 +19,7 @@ pub enum Error {
         by: &'static str,
     },
     /// The value is gone: its last use gave the buffer back.
-    #[error("{op}: its input was released by {by}; `Tape::keep` holds a value that is used again in evaluation mode")]
+    #[error("{op}: its input was released by {by}; `Tape::keep` preserves a value for further use in evaluation mode")]
     Released {
         /// The operation that asked for the value.
         op: &'static str,
@@ -65,7 +65,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A parameter or slot that is not in the store.
-    #[error("{op}: there is no {what} {name:?}")]
+    #[error("{op}: unknown {what} {name:?}")]
     Missing {
         /// The operation.
         op: &'static str,

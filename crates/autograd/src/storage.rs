@@ -1,6 +1,6 @@
 //! The values of a tape and the buffers they stand in.
 //!
-//! Several values may stand in one buffer, one after the other: operations in place move it on. A buffer is released when
+//! Several values may be in one buffer, one after the other: operations in place move it on. A buffer is released when
 //! the node that made it has run (training) or when its value has been used (evaluation).
 
 use std::rc::Rc;

@@ -707,7 +707,7 @@ fn growth_over_several_passes_finds_what_one_pass_over_all_finds() {
         assert_eq!((a.row, a.column), (b.row, b.column));
         assert!((a.score - b.score).abs() < 1e-4 * a.score);
     }
-    // A request after the last pass begins anew.
+    // A request after the last pass starts over.
     assert_eq!(run(&[&["a"], &["b"]], &[last, last]), run(&[&["b"]], &[last]));
 }
 

@@ -46,7 +46,7 @@ pub enum DistributionError {
     },
     /// A layer would have no weights at all.
     #[error(
-        "layer {layer}: density {density} of {size} weights leaves none; the smallest that leaves one is {smallest}"
+        "layer {layer}: density {density} of {size} weights leaves none; the smallest density that leaves one is {smallest}"
     )]
     Empty {
         /// Name of the layer.
@@ -59,7 +59,7 @@ pub enum DistributionError {
         smallest: f64,
     },
     /// An override that no layer answers to.
-    #[error("no layer is named like `{pattern}`; the layers are {layers}")]
+    #[error("no layer matches `{pattern}`; the layers are {layers}")]
     NoSuchLayer {
         /// The override's pattern.
         pattern: String,
@@ -552,7 +552,7 @@ mod tests {
         }
         let unmatched = [Override { pattern: "conv*".into(), density: 1.0 }];
         let error = text(solve(&shapes, 0.1, ERK, 1.0, &unmatched));
-        assert_eq!(error, "no layer is named like `conv*`; the layers are fc1, fc2, fc3");
+        assert_eq!(error, "no layer matches `conv*`; the layers are fc1, fc2, fc3");
         let negative = [Override { pattern: "fc*".into(), density: 0.0 }];
         assert!(text(solve(&shapes, 0.1, ERK, 1.0, &negative)).starts_with("fc*: density is 0;"));
         let error = text(solve(&shapes, 1e-18, Distribution::Uniform, 1.0, &[]));

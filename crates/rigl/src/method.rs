@@ -326,7 +326,7 @@ pub enum WeightStorage {
     /// [`Layers`] are empty.
     Dense,
     /// As dense matrices until the method's first update of a layer, and in CSR from there on. Until then the layer's
-    /// pattern has every position ([`CsrPattern::full`]), at 4 bytes a position.
+    /// pattern has every position ([`CsrPattern::full`]), at 4 bytes per position.
     DenseFirst,
     /// Every position has a weight, a gradient and optimizer slots. Forward passes and input gradients use only the weights
     /// in the pattern; the optimizer updates all of them.
@@ -344,7 +344,7 @@ pub enum GradientNeed {
     /// a block-sparse layer).
     Growth(GrowRequest),
     /// The gradient at all positions, for the method, and that at the stored entries, for the optimizer. Costs a dense
-    /// product, and 4 bytes a position while it is held.
+    /// product, and 4 bytes per position while it is held.
     Dense,
 }
 

@@ -47,7 +47,7 @@ pub enum ScheduleError {
         end_step: u64,
     },
     /// A drop fraction that falls to zero needs to know when.
-    #[error("drop_schedule {drop_schedule} needs an end_step; only `constant` can do without")]
+    #[error("drop_schedule {drop_schedule} needs an end_step; only `constant` works without one")]
     NoEnd {
         /// The schedule asked for.
         drop_schedule: DropSchedule,
@@ -382,7 +382,7 @@ mod tests {
         let window = error(ScheduleOptions { begin_step: 10, ..good });
         assert_eq!(window, "end_step is 10; it must be greater than begin_step, which is 10");
         let endless = ScheduleOptions { end_step: None, drop_schedule: DropSchedule::Cosine, ..good };
-        assert_eq!(error(endless), "drop_schedule cosine needs an end_step; only `constant` can do without");
+        assert_eq!(error(endless), "drop_schedule cosine needs an end_step; only `constant` works without one");
         assert!(error(ScheduleOptions { drop_exponent: 0.0, ..good }).contains("exponent"));
         let neither = LoopSemantics { update_replaces_step: false, update_advances_counter: false };
         assert!(error(ScheduleOptions { semantics: neither, ..good }).contains("must advance the counter"));

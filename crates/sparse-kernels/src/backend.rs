@@ -42,7 +42,7 @@ pub trait Storage: Debug + Sized + 'static {
     /// A buffer of `len` zeros.
     ///
     /// # Errors
-    /// If the device has no room for it.
+    /// If the device cannot allocate it.
     fn zeros(&self, len: usize) -> Result<Self::Buffer, BackendError>;
 
     /// Elements of a buffer.
@@ -77,7 +77,7 @@ pub trait Storage: Debug + Sized + 'static {
     /// An index buffer of `len` zeros.
     ///
     /// # Errors
-    /// If the device has no room for it.
+    /// If the device cannot allocate it.
     fn index_zeros(&self, len: usize) -> Result<Self::Indices, BackendError>;
 
     /// Copies `host` to the start of `to`.
@@ -159,7 +159,7 @@ impl<B: SparseLinear> SparseMatrix<B> {
     /// Plans `pattern` and uploads `values`.
     ///
     /// # Errors
-    /// If there is not one value per entry, or the device has no room.
+    /// If there is not one value per entry, or the device is out of memory.
     pub fn new(
         backend: &B,
         pattern: Arc<CsrPattern>,
@@ -178,7 +178,7 @@ impl<B: SparseLinear> SparseMatrix<B> {
     /// Plans `pattern` for values that are on the device already.
     ///
     /// # Errors
-    /// If there is not one value per entry, or the device has no room.
+    /// If there is not one value per entry, or the device is out of memory.
     pub fn from_buffer(
         backend: &B,
         pattern: Arc<CsrPattern>,
@@ -241,10 +241,10 @@ pub trait SparseLinear: Storage {
     /// Prepares `pattern`.
     ///
     /// # Errors
-    /// If an option is impossible or the device has no room.
+    /// If an option is impossible or the device is out of memory.
     ///
     /// # Cost
-    /// O(m + k + nnz) with sorting of rows by length; the CPU's plan takes 8 bytes a nonzero for the transposed
+    /// O(m + k + nnz) with sorting of rows by length; the CPU's plan takes 8 bytes per nonzero for the transposed
     /// index and about 12 bytes per row and column chunk.
     fn plan(&self, pattern: Arc<CsrPattern>, options: PlanOptions) -> Result<Self::Plan, BackendError>;
 
@@ -254,7 +254,7 @@ pub trait SparseLinear: Storage {
     /// What a plan was made for.
     fn plan_options(&self, plan: &Self::Plan) -> PlanOptions;
 
-    /// Bytes that a plan holds beside the pattern.
+    /// Bytes that a plan holds besides the pattern.
     fn plan_bytes(&self, plan: &Self::Plan) -> usize;
 
     /// Copies `values` into the order of the transposed pattern; nothing if the plan has none.
@@ -333,14 +333,14 @@ pub trait SparseLinear: Storage {
     /// convolution's too.
     ///
     /// # Errors
-    /// If the gradient has not that size.
+    /// If the gradient does not have that size.
     ///
     /// # Cost
     /// One pass over the gradient.
     fn largest(&self, gradient: &Self::Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError>;
 }
 
-/// A block-sparse weight matrix on a backend. There is no transposed copy: a block is read transposed where it stands.
+/// A block-sparse weight matrix on a backend. There is no transposed copy: a block is read transposed in place.
 #[derive(Debug)]
 pub struct BlockMatrix<B: BlockSparseLinear> {
     /// The pattern, prepared for the device.
@@ -353,7 +353,7 @@ impl<B: BlockSparseLinear> BlockMatrix<B> {
     /// Plans `pattern` and uploads `values`.
     ///
     /// # Errors
-    /// If there is not one value per stored entry, padding included, or the device has no room.
+    /// If there is not one value per stored entry, padding included, or the device is out of memory.
     pub fn new(
         backend: &B,
         pattern: Arc<BsrPattern>,
@@ -372,7 +372,7 @@ impl<B: BlockSparseLinear> BlockMatrix<B> {
     /// Plans `pattern` for values that are on the device already.
     ///
     /// # Errors
-    /// If there is not one value per stored entry, padding included, or the device has no room.
+    /// If there is not one value per stored entry, padding included, or the device is out of memory.
     pub fn from_buffer(
         backend: &B,
         pattern: Arc<BsrPattern>,
@@ -398,10 +398,10 @@ pub trait BlockSparseLinear: Storage {
     /// Prepares `pattern`.
     ///
     /// # Errors
-    /// If an option is impossible or the device has no room.
+    /// If an option is impossible or the device is out of memory.
     ///
     /// # Cost
-    /// O(m / r + k / c + nnz_blocks); the CPU's plan takes 8 bytes a block for the transposed index.
+    /// O(m / r + k / c + nnz_blocks); the CPU's plan takes 8 bytes per block for the transposed index.
     fn plan_blocks(&self, pattern: Arc<BsrPattern>, options: PlanOptions) -> Result<Self::BlockPlan, BackendError>;
 
     /// The pattern a plan was made of.
@@ -410,7 +410,7 @@ pub trait BlockSparseLinear: Storage {
     /// What a plan was made for.
     fn block_plan_options(&self, plan: &Self::BlockPlan) -> PlanOptions;
 
-    /// Bytes that a plan holds beside the pattern.
+    /// Bytes that a plan holds besides the pattern.
     fn block_plan_bytes(&self, plan: &Self::BlockPlan) -> usize;
 
     /// `y = W · x` ([`Op::NoTranspose`]: x is `[k, n]`, y is `[m, n]`) or `y = Wᵀ · x` ([`Op::Transpose`]: x is

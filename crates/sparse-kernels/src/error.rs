@@ -17,7 +17,7 @@ pub enum FormatError {
         max: u64,
     },
     /// `row_offsets` has the wrong length.
-    #[error("row_offsets has {got} entries, a matrix of {nrows} rows needs {}", nrows + 1)]
+    #[error("row_offsets has {got} entries; a matrix of {nrows} rows needs {}", nrows + 1)]
     OffsetsLength {
         /// Rows of the matrix.
         nrows: usize,
@@ -25,7 +25,7 @@ pub enum FormatError {
         got: usize,
     },
     /// `row_offsets[0]` is not zero.
-    #[error("row_offsets starts at {got}, it must start at 0")]
+    #[error("row_offsets starts at {got}; it must start at 0")]
     OffsetsStart {
         /// Value found.
         got: u32,
@@ -67,7 +67,7 @@ pub enum FormatError {
         ncols: usize,
     },
     /// Columns of one row are not strictly increasing.
-    #[error("row {row}: column {column} follows {previous}, columns must be strictly increasing")]
+    #[error("row {row}: column {column} follows {previous}; columns must be strictly increasing")]
     ColumnsUnsorted {
         /// Row of the entry.
         row: usize,
@@ -101,7 +101,7 @@ pub enum FormatError {
         got: [usize; 2],
     },
     /// An entry that lies in no stored block.
-    #[error("row {row}: column {column} lies in no stored block")]
+    #[error("row {row}: column {column} is not in a stored block")]
     NotStored {
         /// Row of the entry.
         row: usize,
@@ -139,7 +139,7 @@ pub enum ShapeError {
         len: usize,
     },
     /// A size that must not be zero, or must be a multiple of something, is not.
-    #[error("{op}: {what} is {got}, it must be {rule}")]
+    #[error("{op}: {what} is {got}; it must be {rule}")]
     Rule {
         /// The operation.
         op: &'static str,
@@ -171,7 +171,7 @@ pub enum BackendError {
         available: String,
     },
     /// The device has no room.
-    #[error("no room for {bytes} bytes of memory")]
+    #[error("cannot allocate {bytes} bytes")]
     Memory {
         /// Bytes asked for.
         bytes: usize,
@@ -192,8 +192,8 @@ pub enum BackendError {
     },
     /// A GPU has no room.
     #[error(
-        "{device} has no room for {bytes} bytes more; {held} are in use{}",
-        available.map_or_else(String::new, |most| format!(", and one buffer may have {most}"))
+        "{device} cannot allocate {bytes} more bytes; {held} are in use{}",
+        available.map_or_else(String::new, |most| format!(", and a buffer may have at most {most}"))
     )]
     DeviceMemory {
         /// The device.

@@ -63,12 +63,12 @@ pub enum CheckpointError {
     Format(#[from] SafeTensorError),
     /// The metadata is not that of a checkpoint.
     #[error(
-        "not a checkpoint of rigl: its metadata must be JSON under the one key {METADATA_KEY:?}: {0}; `rigl import` reads \
-         other programs' files"
+        "not a rigl checkpoint: its metadata must be JSON under the single key {METADATA_KEY:?}: {0}; `rigl import` \
+         reads other programs' files"
     )]
     Metadata(String),
     /// A part of the metadata is not there or has another form.
-    #[error("the metadata's part {name:?}: {reason}")]
+    #[error("metadata section {name:?}: {reason}")]
     Section {
         /// The part.
         name: String,
@@ -82,7 +82,7 @@ pub enum CheckpointError {
         got: Value,
     },
     /// The content is not what was saved.
-    #[error("the file is damaged: its content does not have the SHA-256 sum that was saved with it")]
+    #[error("the file is damaged: its content does not match its SHA-256 sum")]
     Damaged,
     /// The state does not belong where it is to go.
     #[error("{what} is {got}, expected {expected}")]

@@ -209,7 +209,7 @@ pub trait OnDevice {
 /// Opens the device and does the work there; on the processor with so many threads.
 ///
 /// # Errors
-/// If the device cannot be had: another never takes its place. Then those of the work.
+/// If the device is unavailable: another never takes its place. Then those of the work.
 pub fn on_device<W: OnDevice>(device: Device, threads: usize, work: W) -> anyhow::Result<W::Output> {
     match device {
         Device::Cpu => work.run(&Cpu::new(threads, None)?),

@@ -80,7 +80,7 @@ mod tests {
         let wrn = Architecture::of(&"wrn-22-2".parse().unwrap());
         check_against(1 << 30, &cpu, &wrn, 128).unwrap();
         let message = check_against(1 << 30, &cpu, &wrn, 100_000).unwrap_err().to_string();
-        assert!(message.starts_with("batch-size: a step on 100000 samples of wrn-22-2 holds about "), "{message}");
+        assert!(message.starts_with("batch-size: a step of wrn-22-2 on 100000 samples needs about "), "{message}");
         let fits: usize = message.rsplit_once("batches of ").unwrap().1.split(' ').next().unwrap().parse().unwrap();
         assert!((100..1000).contains(&fits), "{message}");
         check_against(1 << 30, &cpu, &wrn, fits).unwrap();

@@ -42,7 +42,7 @@ use crate::training::Trainer;
 #[non_exhaustive]
 pub enum RunError {
     /// It was asked to.
-    #[error("interrupted after step {step}; saved {}; go on with: rigl train --resume {}", saved.display(), run.display())]
+    #[error("interrupted after step {step}; saved {}; resume with: rigl train --resume {}", saved.display(), run.display())]
     Interrupted {
         /// Steps done.
         step: u64,
@@ -56,7 +56,7 @@ pub enum RunError {
     Evaluation,
     /// The run's folder cannot be written.
     #[error(
-        "cannot save the run after step {step}; {}; make room, then go on with: rigl train --resume {}",
+        "cannot save the run after step {step}; {}; free some space, then resume with: rigl train --resume {}",
         last_good_state(newest.as_deref()),
         run.display()
     )]
@@ -70,7 +70,7 @@ pub enum RunError {
     },
     /// The device that it computes on failed.
     #[error(
-        "the run ended after step {step}, with its device; {}; go on, with --device cpu if need be, with: rigl train --resume {}",
+        "the run lost its device after step {step}; {}; resume, with --device cpu if necessary, with: rigl train --resume {}",
         last_good_state(newest.as_deref()),
         run.display()
     )]
@@ -328,7 +328,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         }
     }
 
-    /// How many training pictures turned out to be broken; `None` if that cannot be.
+    /// How many training images turned out to be broken; `None` if that cannot be.
     pub fn corrupt_images(&self) -> Option<usize> {
         self.parts.data.is_files().then_some(self.corrupt_images.len())
     }
@@ -407,7 +407,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 Some(steps) => batches > 0 && self.parts.trainer.step().is_multiple_of(steps),
                 None => over,
             };
-            // The file that the weights came from may be gone when the run is gone on with.
+            // The file that the weights came from may be gone when the run is resumed.
             let due = due || batches == 0 && self.parts.config.init_from.is_some();
             // Within an update over several batches there is no state to save: what is due comes after it.
             owed |= due;

@@ -10,7 +10,7 @@
 //! | `checkpoint.safetensors` | the state at the end of the training | then |
 //!
 //! Checkpoints are never seen half-written, whatever happens to the process or the machine; see
-//! [`crate::atomic_file`]. A run that is gone on with renames those that are damaged (`.damaged`), so that nothing takes
+//! [`crate::atomic_file`]. A run that is resumed renames those that are damaged (`.damaged`), so that nothing takes
 //! them for a newer state. While a process works on a run, it holds a lock on the file `.lock`.
 
 use std::fs::{self, File, TryLockError};
@@ -42,7 +42,7 @@ const FINAL: &str = "checkpoint.safetensors";
 #[non_exhaustive]
 pub enum RunDirError {
     /// The folder has a run's files in it.
-    #[error("out: {} holds a run already ({file}); give a new folder, or go on with it: --resume {}", path.display(), path.display())]
+    #[error("out: {} already holds a run ({file}); choose a new folder, or resume it with --resume {}", path.display(), path.display())]
     Occupied {
         /// The folder.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum RunDirError {
         file: &'static str,
     },
     /// The folder cannot be made.
-    #[error("out: {}: {source}; give a folder that can be made and written", path.display())]
+    #[error("out: {}: {source}; choose a writable folder", path.display())]
     Create {
         /// The folder.
         path: PathBuf,
@@ -66,7 +66,7 @@ pub enum RunDirError {
         file: &'static str,
     },
     /// The run has no checkpoint yet, or none that can be read.
-    #[error("{} has no checkpoint that can be read{}", path.display(), list(damaged))]
+    #[error("{} has no readable checkpoint{}", path.display(), list(damaged))]
     NoCheckpoint {
         /// The folder.
         path: PathBuf,
@@ -535,7 +535,7 @@ mod tests {
         }
         let config = TrainConfig::of_run(&out.join(CONFIG)).unwrap();
         assert_eq!(config, TrainConfig::default());
-        // A second process is kept away; after it, the run can be gone on with.
+        // A second process is kept away; after it, the run can be resumed.
         let info = RunInfo::new(Place::of_cpu(1, "scalar"));
         assert!(matches!(RunDir::open(&out, &info).unwrap_err(), RunDirError::InUse { .. }));
         drop(folder);
@@ -609,7 +609,7 @@ mod tests {
         fs::write(&paths[2], "").unwrap();
         assert!(matches!(newest(), (None, unusable) if unusable.len() == 3));
         let error = load_model(out.path()).unwrap_err().to_string();
-        assert!(error.contains("no checkpoint that can be read; checkpoint "), "{error}");
+        assert!(error.contains("no readable checkpoint; checkpoint "), "{error}");
         // Set aside, they are no longer taken for the newest, nor do they count when old ones are removed.
         newest().1.iter().for_each(|unusable| folder.set_aside(unusable).unwrap());
         assert!(matches!(newest(), (None, unusable) if unusable.is_empty()));
@@ -626,7 +626,7 @@ mod tests {
         create(out.path()).unwrap();
         assert!(matches!(create(out.path()).unwrap_err(), RunDirError::Occupied { file: CONFIG, .. }));
         let error = create(out.path()).unwrap_err();
-        assert!(error.to_string().contains("holds a run already (config.toml); give a new folder"), "{error}");
+        assert!(error.to_string().contains("already holds a run (config.toml); choose a new folder"), "{error}");
         // A process that was killed before it had written its settings leaves a folder that can be used.
         fs::remove_file(out.path().join(CONFIG)).unwrap();
         fs::write(out.path().join(METRICS), "old").unwrap();

@@ -94,7 +94,7 @@ pub struct TopologyHistory {
 
 impl TopologyHistory {
     /// Reads `path`. A file that is not there, as in runs of older versions, or that does not begin with a heading, makes
-    /// an empty history; what follows a line that is not whole is left out.
+    /// an empty history; what follows a line that is incomplete is left out.
     ///
     /// # Errors
     /// If the file is there and cannot be read.

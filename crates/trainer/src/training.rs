@@ -21,8 +21,8 @@ use crate::settings::TrainConfig;
 pub enum TrainingError {
     /// The loss is NaN or infinite.
     #[error(
-        "the training loss is {loss} at step {step} (learning rate {learning_rate}); try a lower lr, more warmup-steps, \
-         or check the data"
+        "the training loss is {loss} at step {step} (learning rate {learning_rate}); try a lower lr or more \
+         warmup-steps, or check the data"
     )]
     Diverged {
         /// The step.
@@ -120,7 +120,7 @@ impl StepOptions {
 /// Builds the optimizer of a configuration, with its slots in `parameters`.
 ///
 /// # Errors
-/// If the backend has no room for the slots.
+/// If the backend is out of memory for the slots.
 pub fn optimizer<B: Backend>(
     config: &TrainConfig,
     backend: &B,
@@ -572,7 +572,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
     /// Goes back to a state: the next step is the one that followed [`Trainer::checkpoint`].
     ///
     /// # Errors
-    /// If the state is of another model, seed, optimizer or method, or not whole. The trainer then is as it was, unless
+    /// If the state is of another model, seed, optimizer or method, or incomplete. The trainer then is as it was, unless
     /// it is the backend that failed.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainingError> {
         let mut state: TrainingState = checkpoint.section("training")?;

@@ -45,7 +45,7 @@ impl Adam {
     /// Makes the slots of all parameters.
     ///
     /// # Errors
-    /// If the backend has no room for them.
+    /// If the backend cannot allocate them.
     pub fn new<B: Backend>(options: AdamOptions, backend: &B, parameters: &mut Parameters<B>) -> Result<Self, Error> {
         ensure_slots(backend, parameters, Self::SLOTS)?;
         Ok(Self { options, steps: 0 })

@@ -30,7 +30,7 @@ impl Sgd {
     /// Makes the slots of all parameters.
     ///
     /// # Errors
-    /// If the backend has no room for them.
+    /// If the backend cannot allocate them.
     pub fn new<B: Backend>(options: SgdOptions, backend: &B, parameters: &mut Parameters<B>) -> Result<Self, Error> {
         let sgd = Self { options };
         ensure_slots(backend, parameters, sgd.slots())?;

@@ -12,7 +12,7 @@ impl Geometry {
     /// A weight in CSR, of values that are on the device.
     ///
     /// # Errors
-    /// If the pattern or the number of values does not fit, or the backend has no room.
+    /// If the pattern or the number of values does not fit, or the backend is out of memory.
     pub fn csr<B: Backend>(
         self,
         backend: &B,

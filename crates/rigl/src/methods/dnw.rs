@@ -12,7 +12,7 @@
 //!
 //! # What is dense
 //!
-//! Weights, gradients and optimizer slots: 12 bytes a position with momentum, as dense training has them. The gradient of
+//! Weights, gradients and optimizer slots: 12 bytes per position with momentum, as dense training has them. The gradient of
 //! the weights is a dense product. Forward passes and gradients of inputs are sparse. A step selects among all positions, and
 //! plans every layer anew whose pattern changed, which in practice is all of them.
 

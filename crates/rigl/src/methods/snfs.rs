@@ -21,7 +21,7 @@
 //!
 //! # What is dense
 //!
-//! m and the gradient, 8 bytes a position, and a dense product for the gradient of the weights in every step: `2 f_S + f_D`
+//! m and the gradient, 8 bytes per position, and a dense product for the gradient of the weights in every step: `2 f_S + f_D`
 //! operations.
 
 use std::collections::BTreeMap;

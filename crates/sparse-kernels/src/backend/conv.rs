@@ -79,7 +79,7 @@ impl<B: SparseConv> ConvWeight<B> {
     /// Plans `pattern` and uploads `values`.
     ///
     /// # Errors
-    /// If there is not one value per entry, the layouts do not fit the shape, or the device has no room.
+    /// If there is not one value per entry, the layouts do not fit the shape, or the device is out of memory.
     pub fn new(
         backend: &B,
         pattern: Arc<CsrPattern>,
@@ -99,7 +99,7 @@ impl<B: SparseConv> ConvWeight<B> {
     /// Plans `pattern` for values that are on the device already.
     ///
     /// # Errors
-    /// If there is not one value per entry, the layouts do not fit the shape, or the device has no room.
+    /// If there is not one value per entry, the layouts do not fit the shape, or the device is out of memory.
     pub fn from_buffer(
         backend: &B,
         pattern: Arc<CsrPattern>,
@@ -141,10 +141,10 @@ pub trait SparseConv: Storage {
     ///
     /// # Errors
     /// If the pattern is not of the shape's size, the layouts do not fit the shape (channels, sizes, borders of
-    /// [`ConvShape::borders`], equal strips), or the device has no room.
+    /// [`ConvShape::borders`], equal strips), or the device is out of memory.
     ///
     /// # Cost
-    /// O(rows + columns + nnz) with sorting of rows by length; the CPU's plan takes 4 bytes a nonzero, and 8 more with
+    /// O(rows + columns + nnz) with sorting of rows by length; the CPU's plan takes 4 bytes per nonzero, and 8 more with
     /// the input gradient.
     fn plan_conv(
         &self,
@@ -165,7 +165,7 @@ pub trait SparseConv: Storage {
     /// What a plan was made for.
     fn conv_options(&self, plan: &Self::ConvPlan) -> ConvOptions;
 
-    /// Bytes that a plan holds beside the pattern.
+    /// Bytes that a plan holds besides the pattern.
     fn conv_plan_bytes(&self, plan: &Self::ConvPlan) -> usize;
 
     /// Copies `values` into the order of the input gradient; nothing if the plan has none.
@@ -301,7 +301,7 @@ impl<B: BlockSparseConv> BlockConvWeight<B> {
     /// Plans `pattern` and uploads `values`.
     ///
     /// # Errors
-    /// If there is not one value per stored entry, the layouts do not fit the shape, or the device has no room.
+    /// If there is not one value per stored entry, the layouts do not fit the shape, or the device is out of memory.
     pub fn new(
         backend: &B,
         pattern: Arc<BsrPattern>,
@@ -332,7 +332,7 @@ pub trait BlockSparseConv: Storage {
     /// than one group r divides O/G.
     ///
     /// # Cost
-    /// O(rows + columns + nnz); the CPU's plan takes about 8 / r bytes a nonzero, and as much again, with c, for the input
+    /// O(rows + columns + nnz); the CPU's plan takes about 8 / r bytes per nonzero, and as much again, with c, for the input
     /// gradient.
     fn plan_conv_blocks(
         &self,
@@ -344,7 +344,7 @@ pub trait BlockSparseConv: Storage {
     /// The pattern a plan was made of.
     fn block_conv_pattern<'a>(&self, plan: &'a Self::BlockConvPlan) -> &'a Arc<BsrPattern>;
 
-    /// Bytes that a plan holds beside the pattern.
+    /// Bytes that a plan holds besides the pattern.
     fn block_conv_plan_bytes(&self, plan: &Self::BlockConvPlan) -> usize;
 
     /// `y = conv(x, W)`, as [`SparseConv::conv_forward`].

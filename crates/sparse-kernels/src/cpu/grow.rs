@@ -29,7 +29,7 @@
 //! # What was done for speed
 //!
 //! * The gradient is compared where it is computed, in registers: nothing of dense size is written, where a dense product
-//!   writes 4 bytes a position. Rows of dY are read in place; only X is packed, once for a band of 1024 rows.
+//!   writes 4 bytes per position. Rows of dY are read in place; only X is packed, once for a band of 1024 rows.
 //! * The sample is of random rows and columns, one position in 128. Its quantile is taken three standard errors low.
 //! * Excluded positions are bits, made in one pass over the entries and taken out of the comparison's result. What is left
 //!   of a vector is stored closed up ([`Isa::store_where`]): a loop over its bits would end at a place that no branch

@@ -32,7 +32,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
     /// the configuration's; dropout is off, and no topology update comes.
     ///
     /// # Errors
-    /// If there is no room.
+    /// If memory runs out.
     pub fn new(
         backend: &'b B,
         architecture: &Architecture,

@@ -141,7 +141,7 @@ pub enum VerifyError {
 /// Runs the command.
 ///
 /// # Errors
-/// If a data set is unknown, cannot be had, or is not whole.
+/// If a data set is unknown, unavailable or incomplete.
 pub fn run(command: &DataCommand) -> anyhow::Result<()> {
     match command {
         DataCommand::List(args) => run_list(args),

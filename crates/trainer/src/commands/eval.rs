@@ -83,7 +83,7 @@ pub(super) const EVALUATION_BATCH: usize = 32;
 /// Runs the command.
 ///
 /// # Errors
-/// If the model or the data cannot be had, do not fit each other, or the evaluation is interrupted.
+/// If the model or the data is unavailable, do not fit each other, or the evaluation is interrupted.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
     let (model, checkpoint) = load_model(&args.model)?;

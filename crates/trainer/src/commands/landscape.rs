@@ -173,7 +173,7 @@ struct PathRecord {
 /// Runs the command.
 ///
 /// # Errors
-/// If a model or the data cannot be had, they do not fit each other, a path's training fails, the results cannot be written, or it
+/// If a model or the data is unavailable, they do not fit each other, a path's training fails, the results cannot be written, or it
 /// is interrupted.
 pub fn run(args: &LandscapeArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
@@ -460,7 +460,7 @@ impl Output {
         match &self.files {
             Some((folder, _)) => {
                 let path = folder.join(RECORDS);
-                format!("{} holds {} points, and there is no picture", path.display(), self.records)
+                format!("{} holds {} points, no figure was drawn", path.display(), self.records)
             }
             None => "nothing was written".to_owned(),
         }

@@ -56,7 +56,7 @@ impl MachineArgs {
     /// The GPU that the options ask for.
     ///
     /// # Errors
-    /// If it cannot be had, or an option is for the processor.
+    /// If it is unavailable, or an option is for the processor.
     #[cfg(feature = "gpu")]
     pub fn gpu(&self, index: Option<usize>) -> anyhow::Result<Gpu> {
         let portable = match self.isa {
@@ -84,7 +84,7 @@ impl MachineArgs {
     /// Does the work on the device that the options ask for.
     ///
     /// # Errors
-    /// If the device cannot be had, and those of the work.
+    /// If the device is unavailable, and those of the work.
     pub fn on_device<W: OnDevice>(&self, work: W) -> anyhow::Result<W::Output> {
         match self.device {
             Device::Cpu => work.run(&self.cpu()?),

@@ -104,7 +104,7 @@ const LARGEST_DENSE: usize = 1 << 26;
 /// Runs the command.
 ///
 /// # Errors
-/// If the settings are impossible, the data cannot be had, the run diverges or is interrupted, or its folder cannot be
+/// If the settings are impossible, the data is unavailable, the run diverges or is interrupted, or its folder cannot be
 /// written.
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
@@ -234,7 +234,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The run in `folder` and its newest whole checkpoint. Those that are not whole are set aside.
+/// The run in `folder` and its newest whole checkpoint. Those that are incomplete are set aside.
 fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)> {
     let run_dir = RunDir::open(folder, info)?;
     let (found, unusable) = newest_checkpoint(folder)?;

@@ -378,7 +378,7 @@ mod tests {
 
     /// A data set of the size of the real one, without pictures.
     fn outline(name: &str) -> Dataset {
-        // Of folders of pictures, ImageNet.
+        // Of image folders, ImageNet.
         let imagenet = ([3, 224, 224], 1000, [1_281_167, 50_000]);
         let (shape, classes, samples) =
             data::KnownSet::named(name).map_or(imagenet, |set| (set.shape, set.classes, set.samples));

@@ -248,7 +248,7 @@ fn grouped(runs: Vec<(RunFolder, Label)>) -> Vec<(Label, Vec<GroupRun>)> {
     let mut groups: Vec<(Label, Vec<GroupRun>)> = Vec::new();
     let labels: Vec<Label> = runs.iter().map(|(_, label)| label.clone()).collect();
     for (i, (run, mut label)) in runs.into_iter().enumerate() {
-        // What runs of one name and density differ in, at any density, tells them apart.
+        // What runs of one name and density differ in, at any density, distinguishes them.
         let mut keys = BTreeSet::new();
         for (j, other) in labels.iter().enumerate().filter(|(_, other)| other.arm == label.arm) {
             for (k, _) in labels.iter().enumerate().filter(|(_, third)| *third == other) {

@@ -109,7 +109,7 @@ pub struct Machine {
 }
 
 impl RunFolder {
-    /// Reads a folder. Records after one that is not whole are left out.
+    /// Reads a folder. Records after one that is incomplete are left out.
     ///
     /// # Errors
     /// [`ComparisonError`]: no run, settings that cannot be read, or a file that cannot.

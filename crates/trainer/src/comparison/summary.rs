@@ -123,7 +123,7 @@ fn row(results: &Results, group: &Group, dense_step: Option<f64>) -> Row {
         Some(absolute.unwrap_or(done.inference_flops_ratio))
     });
     let step = some(&|done| done.step_time_ns.map(|ns| ns as f64));
-    // A run takes its steps in turns with the dense network's: what slowed down both does not count.
+    // A run takes its steps alternating with the dense network's: what slowed down both does not count.
     let step_ratio = some(&|done| {
         let beside = done.dense_step_time_ns.filter(|_| is_of(reference, done)).map(|ns| ns as f64);
         Some(done.step_time_ns? as f64 / beside.or(dense_step)?)

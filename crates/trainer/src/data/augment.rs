@@ -1,4 +1,4 @@
-//! Random changes of training pictures. What is drawn is a function of a key alone, which the loader makes of seed,
+//! Random changes of training images. What is drawn is a function of a key alone, which the loader makes of seed,
 //! epoch and sample.
 
 use sparse_kernels::random::Key;
@@ -6,13 +6,13 @@ use sparse_kernels::random::Key;
 use crate::choice::choices;
 
 choices! {
-    /// How training pictures are changed at random.
+    /// How training images are changed at random.
     Augment {
         /// No change.
         None,
         /// Padded by 4 pixels through reflection, cropped to the old size, flipped left to right or not.
         CropFlip,
-        /// A part of random size and aspect, resized, flipped left to right or not: for folders of pictures.
+        /// A part of random size and aspect, resized, flipped left to right or not: for image folders.
         RandomResizedCropFlip,
     }
 }

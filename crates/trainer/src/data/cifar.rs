@@ -34,7 +34,7 @@ impl Records {
     /// Reads a file and appends its pictures and labels; returns how many they are.
     ///
     /// # Errors
-    /// [`DataError`] naming the file, and the record that is not whole or has a label that is no class.
+    /// [`DataError`] naming the file, and the record that is incomplete or has a label that is no class.
     pub fn read(&self, file: &Path, images: &mut Vec<u8>, labels: &mut Vec<u32>) -> Result<usize, DataError> {
         self.parse(file, &compressed::read(file)?, images, labels)
     }

@@ -23,7 +23,7 @@ use super::{DataError, Dataset, Pictures, Split};
 pub const IMAGE_FOLDER: &str = "image-folder";
 /// Pixels each way that pictures are resized to, if nothing is said.
 pub const DEFAULT_IMAGE_SIZE: usize = 224;
-/// Mean and deviation of the channels of ImageNet's training pictures, as they are published and commonly used.
+/// Mean and deviation of the channels of ImageNet's training images, as they are published and commonly used.
 pub const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 /// See [`IMAGENET_MEAN`].
 pub const IMAGENET_DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
@@ -354,7 +354,7 @@ mod tests {
         let whole = epoch(&load(folder.path(), 8).unwrap().train, options(2, 1, training(7, 0))).0;
         let order = super::super::shuffled(9, sparse_kernels::random::Key::new(7).with_name("batches").with(0));
         let data = load(folder.path(), 8).unwrap();
-        // One in the middle of the order, and its last two: there the order begins anew.
+        // One in the middle of the order, and its last two: there the order starts over.
         let broken = [order[3], order[7], order[8]];
         for sample in broken {
             let path = data.train.pictures_path(sample);

@@ -66,7 +66,7 @@ const fn idx(name: &'static str, folders: &'static [&'static str]) -> KnownSet {
     }
 }
 
-/// Every data set but the folders of pictures, in the order of [`KNOWN`](super::KNOWN).
+/// Every data set but the image folders, in the order of [`KNOWN`](super::KNOWN).
 ///
 /// MD5 sums are those that the publishers give or that torchvision checks. Sums of contents were taken of files whose MD5
 /// sums, or published means and deviations, were right.

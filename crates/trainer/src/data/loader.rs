@@ -181,7 +181,7 @@ impl BatchLoader {
     /// normalization do not fit the pictures, these are too small to be cropped, or no thread can be started.
     ///
     /// # Cost
-    /// Memory for four batches (of several threads: two each) and 12 bytes a sample and thread beside the split.
+    /// Memory for four batches (of several threads: two each) and 12 bytes per sample and thread beside the split.
     pub fn new(split: Arc<Split>, normalization: &Normalization, options: LoaderOptions) -> Result<Self, LoaderError> {
         let LoaderOptions { batch_size, form, order, drop_last, threads } = options;
         let samples = split.len();
@@ -262,7 +262,7 @@ impl BatchLoader {
     /// goes back to its worker.
     ///
     /// # Errors
-    /// [`DataError`] if a batch cannot be had. None follows.
+    /// [`DataError`] if a batch is unavailable. None follows.
     ///
     /// # Panics
     /// If it is asked again after an error.
@@ -297,7 +297,7 @@ impl Drop for BatchLoader {
 enum End {
     /// The caller is gone.
     Closed,
-    /// A batch cannot be had.
+    /// A batch is unavailable.
     Failed(DataError),
 }
 

@@ -225,7 +225,7 @@ pub fn default_loader_threads(name: &str) -> usize {
     if name == IMAGE_FOLDER { 2 } else { 1 }
 }
 
-/// How the training pictures of a data set are changed where nothing is said.
+/// How the training images of a data set are changed where nothing is said.
 pub fn default_augment(name: &str) -> Augment {
     match KnownSet::named(name).map(|set| set.format) {
         Ok(Format::Cifar { .. }) => Augment::CropFlip,
@@ -252,7 +252,7 @@ fn shuffle(scratch: &mut Vec<(u64, u32)>, order: &mut Vec<u32>, samples: usize, 
 
 /// Loads a data set by name. The files of one that is not embedded are looked for in `data_dir/name` (of CIFAR also in
 /// `cifar-10`, `cifar-10-batches-bin` and the like), then in `data_dir` (unless that folder is named after another data
-/// set, whose files have the same names), plain, `.gz` or `.xz`. Of a folder of pictures, see [`image_folder`], the
+/// set, whose files have the same names), plain, `.gz` or `.xz`. For an image folder, see [`image_folder`], the
 /// images are 224 × 224 pixels large.
 ///
 /// # Errors
@@ -267,7 +267,7 @@ pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset, DataError> {
     load_sized(name, data_dir, image_folder::DEFAULT_IMAGE_SIZE)
 }
 
-/// [`load`]; the images of a folder of pictures are `image_size` pixels large each way. Others are as large as they are.
+/// [`load`]; the images of an image folder are `image_size` pixels large each way. Others are as large as they are.
 ///
 /// # Errors
 /// As [`load`].
@@ -552,7 +552,7 @@ mod tests {
         assert!(error.to_string().ends_with("data_batch_3.bin: record 1 ends after 927 of 3073 bytes (decompressed)"));
     }
 
-    /// The published figures of the training pictures.
+    /// The published figures of the training images.
     #[test]
     fn cifar_10_is_what_it_is_known_to_be() {
         let data = match std::env::var_os("RIGL_DATA_DIR").map(|folder| load("cifar10", Some(Path::new(&folder)))) {

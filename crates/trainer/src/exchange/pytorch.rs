@@ -616,7 +616,7 @@ mod tests {
         assert!(text.starts_with("the number of columns of a.weight is unknown"), "{text}");
         assert!(text.contains("a.weight.shape"), "{text}");
         for (shape, part) in [
-            ("[2, 3]", "a.weight: row_offsets has 2 entries, a matrix of 2 rows needs 3"),
+            ("[2, 3]", "a.weight: row_offsets has 2 entries; a matrix of 2 rows needs 3"),
             ("[1, 1]", "a.weight: row 0: column 1 is outside 0..1"),
             ("[18446744073709551615, 3]", "nrows is 18446744073709551615, more than"),
             ("[1, 2, 3]", "the metadata's a.weight.shape is \"[1, 2, 3]\"; it must be"),

@@ -273,7 +273,7 @@ mod tests {
                 i8s(&[2, 1 << 40]),
                 "ncols is 1099511627776, more than the 4294967294 that 32-bit indices allow",
             ),
-            ("shape.npy", i8s(&[3, 3]), "row_offsets has 3 entries, a matrix of 3 rows needs 4"),
+            ("shape.npy", i8s(&[3, 3]), "row_offsets has 3 entries; a matrix of 3 rows needs 4"),
             ("shape.npy", i8s(&[2, 2]), "row 0: column 2 is outside 0..2"),
             ("indices.npy", u8s(&[0, 2]), "array indices has 2 entries; array data has 3"),
             ("indices.npy", i8s(&[0, -1, 2]), "array indices: entry 1 is -1; it must be 0 to 4294967294"),
@@ -293,7 +293,7 @@ mod tests {
         let csc = csr(&[("format.npy", format("csc"))]).unwrap_err().to_string();
         assert_eq!(
             csc,
-            "read as the csr matrix of its transpose: row_offsets has 3 entries, a matrix of 3 rows needs 4"
+            "read as the csr matrix of its transpose: row_offsets has 3 entries; a matrix of 3 rows needs 4"
         );
         let missing = parse(&archive(&[("a.npy", u8s(&[]))])).unwrap_err().to_string();
         assert_eq!(missing, "there is no array format, which scipy.sparse.save_npz always writes");

@@ -131,10 +131,10 @@ mod tests {
             ),
             ("1, 5000000000, 1\n", "line 1: \"5000000000\" among the sizes is not a whole number of 32 bits"),
             ("1, 4294967295, 0\n0 0\n\n", "ncols is 4294967295, more than the 4294967294 that 32-bit indices allow"),
-            ("4000000000, 1, 0\n0\n\n", "row_offsets has 1 entries, a matrix of 4000000000 rows needs 4000000001"),
+            ("4000000000, 1, 0\n0\n\n", "row_offsets has 1 entries; a matrix of 4000000000 rows needs 4000000001"),
             ("2, 3, 1\n0 9 1\n0\n", "row_offsets runs backwards at row 1: 9 then 1"),
             ("1, 2, 1\n0 1\n5\n", "row 0: column 5 is outside 0..2"),
-            ("1, 2, 2\n0 2\n1 1\n", "row 0: column 1 follows 1, columns must be strictly increasing"),
+            ("1, 2, 2\n0 2\n1 1\n", "row 0: column 1 follows 1; columns must be strictly increasing"),
         ] {
             assert_eq!(parse(text.as_bytes()).unwrap_err().to_string(), expected, "{text:?}");
         }

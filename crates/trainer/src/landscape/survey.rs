@@ -24,7 +24,7 @@ pub struct View<'v> {
     pub split: Arc<Split>,
     /// How pictures become inputs.
     pub normalization: Normalization,
-    /// How training pictures are changed at random, in the training of paths only.
+    /// How training images are changed at random, in the training of paths only.
     pub augment: Augment,
     /// Threads that prepare batches.
     pub loader_threads: usize,
@@ -101,7 +101,7 @@ impl<'v, B: Backend> Survey<'v, B> {
     /// pass over the training set.
     ///
     /// # Errors
-    /// [`RunError::Evaluation`] if interrupted; if the data cannot be had or the backend fails.
+    /// [`RunError::Evaluation`] if interrupted; if the data is unavailable or the backend fails.
     pub fn evaluate(&mut self, point: &Point) -> anyhow::Result<Mean> {
         self.go_to(point)?;
         self.estimate_moments()?;
@@ -118,7 +118,7 @@ impl<'v, B: Backend> Survey<'v, B> {
     /// step.
     ///
     /// # Errors
-    /// [`LandscapeError::Diverged`] if a loss is not finite; [`RunError::Evaluation`] if interrupted; if the data cannot be had
+    /// [`LandscapeError::Diverged`] if a loss is not finite; [`RunError::Evaluation`] if interrupted; if the data is unavailable
     /// or the backend fails.
     ///
     /// # Cost

@@ -90,7 +90,7 @@ impl FirstModel {
     /// The network on a backend, stored as the method wants it.
     ///
     /// # Errors
-    /// If the backend has no room.
+    /// If the backend is out of memory.
     pub fn network<B: Backend>(
         self,
         backend: &B,

@@ -199,7 +199,7 @@ impl<B: Backend> Network<B> {
     /// A network with the weights that [`StoredModel::random`] draws, for batches of `batch_size` samples.
     ///
     /// # Errors
-    /// If a pattern is impossible or the backend has no room.
+    /// If a pattern is impossible or the backend is out of memory.
     pub fn new(
         backend: &B,
         architecture: &Architecture,

@@ -13,7 +13,7 @@ pub struct ModelSpec {
     pub channels: usize,
     /// Height and width of a picture; 0 for a multi-layer perceptron.
     pub size: [usize; 2],
-    /// Classes it tells apart.
+    /// Its classes.
     pub classes: usize,
     /// Factor on the numbers of channels.
     pub width: f64,

@@ -45,7 +45,7 @@ pub enum ConfigError {
         rule: &'static str,
     },
     /// Two options of one source say the same thing twice.
-    #[error("{first} and {second} exclude each other; give one of them")]
+    #[error("{first} and {second} exclude each other; give only one")]
     Conflict {
         /// One option.
         first: &'static str,
@@ -60,10 +60,10 @@ pub enum ConfigError {
         /// What would give it an effect.
         needs: &'static str,
     },
-    /// An option that a run which goes on cannot change.
+    /// An option that a resumed run cannot change.
     #[error(
-        "--{option} cannot be changed with --resume, which goes on with the settings of the run; for a new run with \
-         other settings: --config {}", config.display()
+        "--{option} cannot be changed with --resume, which keeps the run's settings; to start a new run with other \
+         settings, use --config {}", config.display()
     )]
     Resume {
         /// The option.
@@ -71,12 +71,12 @@ pub enum ConfigError {
         /// The settings of the run.
         config: PathBuf,
     },
-    /// The model file to begin from cannot be used.
+    /// The model file to start from cannot be used.
     #[error("init-from: {0}")]
     InitFrom(CheckpointError),
     /// Topology updates would end before they begin.
     #[error(
-        "begin-step: updates cannot begin at step {begin} and end at step {end}; begin-step must be below end-step"
+        "begin-step: updates cannot begin at step {begin} and end at step {end}; begin-step must be less than end-step"
     )]
     Window {
         /// The first step with an update.
@@ -84,17 +84,17 @@ pub enum ConfigError {
         /// The step at which updates have ended.
         end: u64,
     },
-    /// The network does not read what the data has.
+    /// The network does not fit the data.
     #[error(
-        "model: {model} reads {inputs} features and tells {outputs} classes apart, but a sample of {data} has {features} \
-         features and one of {classes} classes; {features}-300-100-{classes} would fit"
+        "model: {model} takes {inputs} features and has {outputs} classes, but {data} has {features} features and \
+         {classes} classes; {features}-300-100-{classes} would fit"
     )]
     Model {
         /// The model.
         model: String,
         /// Features it reads.
         inputs: usize,
-        /// Classes it tells apart.
+        /// Its classes.
         outputs: usize,
         /// The data set.
         data: String,
@@ -103,17 +103,17 @@ pub enum ConfigError {
         /// Classes of the data set.
         classes: usize,
     },
-    /// Pictures of another shape than the network was made for.
+    /// Images whose shape differs from the network's input.
     #[error(
-        "model: {model} was made for pictures of {expected} and {outputs} classes, but a sample of {data} has {got} and one \
-         of {classes} classes"
+        "model: {model} takes images of {expected} and has {outputs} classes, but {data} has images of {got} and \
+         {classes} classes"
     )]
     Pictures {
         /// The model.
         model: String,
         /// Channels, height and width that it reads.
         expected: String,
-        /// Classes it tells apart.
+        /// Its classes.
         outputs: usize,
         /// The data set.
         data: String,
@@ -122,9 +122,9 @@ pub enum ConfigError {
         /// Classes of the data set.
         classes: usize,
     },
-    /// A batch whose activations have no room.
+    /// A batch whose activations do not fit in memory.
     #[error(
-        "batch-size: a step on {batch_size} samples of {model} holds about {} of activations, and {} of memory are free{}",
+        "batch-size: a step of {model} on {batch_size} samples needs about {} for activations, but only {} of memory is free{}",
         gibibytes(*needed), gibibytes(*available),
         if *fits == 0 { String::new() } else { format!("; batches of {fits} would fit") }
     )]
@@ -141,7 +141,7 @@ pub enum ConfigError {
         fits: usize,
     },
     /// A network that cannot be built.
-    #[error("model: {model} cannot read pictures of {pictures}: {source}")]
+    #[error("model: {model} cannot take images of {pictures}: {source}")]
     Architecture {
         /// The model.
         model: String,

@@ -122,7 +122,7 @@ impl TrainConfig {
         }
     }
 
-    /// The configuration of the run in `folder`, gone on with: its own settings, but for those of [`RESUMABLE`] that
+    /// The configuration of the run in `folder`, resumed: its own settings, but for those of [`RESUMABLE`] that
     /// the command line gives.
     ///
     /// # Errors
@@ -225,7 +225,7 @@ impl TrainConfig {
         self.threads.unwrap_or_else(available_threads)
     }
 
-    /// Threads that prepare batches: those asked for, else two for folders of pictures and one for all other data.
+    /// Threads that prepare batches: those asked for, else two for image folders and one for all other data.
     pub fn loader_thread_count(&self) -> usize {
         self.loader_threads.unwrap_or_else(|| data::default_loader_threads(&self.data))
     }

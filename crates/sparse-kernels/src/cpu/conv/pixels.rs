@@ -44,7 +44,7 @@ pub(super) struct WholeRow {
     pub rest: Option<Pieces>,
 }
 
-/// Floats of a tile that count, where they are not whole vectors or not contiguous in Y.
+/// Floats of a tile that count, where they are incomplete vectors or not contiguous in Y.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pieces {
     /// How many.

@@ -58,7 +58,7 @@ const CHECKED_WEIGHTS: usize = 256;
 /// The patterns to measure a pass with.
 ///
 /// # Errors
-/// If an option does not suit it, or a pattern cannot be had.
+/// If an option does not suit it, or a pattern is unavailable.
 pub fn subjects(args: &BenchKernelArgs, pass: Pass) -> anyhow::Result<Vec<Box<dyn Subject>>> {
     let refuse = |option, value, rule| Err(ConfigError::Value { option, value, rule }.into());
     let KernelShape::Conv(sizes) = args.shape else {

@@ -60,7 +60,7 @@ const FEW_LANES: usize = 8;
 /// The patterns to measure an operation with.
 ///
 /// # Errors
-/// If an option does not suit it, or a pattern cannot be had.
+/// If an option does not suit it, or a pattern is unavailable.
 pub fn subjects(args: &BenchKernelArgs, op: LinearOp) -> anyhow::Result<Vec<Box<dyn Subject>>> {
     let refuse = |option, value, rule| Err(ConfigError::Value { option, value, rule }.into());
     for (option, value) in [("stride", args.stride), ("groups", args.groups)] {

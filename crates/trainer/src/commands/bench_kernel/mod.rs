@@ -86,7 +86,7 @@ const BEYOND_CACHES: usize = 512 << 20;
 /// Runs the command.
 ///
 /// # Errors
-/// If an option is impossible, the pattern or the reference cannot be had, the instruction set is missing, or a result is
+/// If an option is impossible, the pattern or the reference is unavailable, the instruction set is missing, or a result is
 /// wrong.
 pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
     let subjects = subjects(args)?;

@@ -3,7 +3,7 @@
 //! ```text
 //! forward   for each strip of Y, row, channel, piece of the strip, column:
 //!               y[(channel · H + row) · W + column, piece] = x[row, channel, column, piece]
-//! backward  the same from image strip to image strip, the other way round
+//! backward  the same from image strip to image strip, in reverse
 //! ```
 //!
 //! A *piece* is as many samples as lie together in both: a strip of the images, or 16 samples of one of 32, which strips of
