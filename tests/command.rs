@@ -403,7 +403,7 @@ fn help_tells_what_each_command_does() {
         ("eval --help", &["--split", "Examples:"]),
         ("export --help", &["--layer", "--dense", "Examples:"]),
         ("import --help", &["--density", "Examples:", "--init-from"]),
-        ("train --help", &["--resume", "the command line wins over it", "--checkpoint-every"]),
+        ("train --help", &["--resume", "the command line overrides it", "--checkpoint-every"]),
         ("bench kernel --help", &["spmm_t", "conv_weight_grad", "--isa", "--pattern", "--dense-reference"]),
         ("bench step --help", &["--model", "--batch-size"]),
     ] {

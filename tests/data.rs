@@ -82,7 +82,7 @@ fn a_folder_of_pictures_with_a_broken_one() {
     let (code, verified, message) = outcome(path, "data verify --json image-folder --data-dir pictures");
     assert_eq!((code, &verified[0]["verified"], &verified[0]["train"]), (1, &false.into(), &18.into()));
     assert_eq!(verified[0]["corrupt"][0], "pictures/train/b/5.png");
-    assert!(message.contains("1 of 24 pictures in pictures cannot be read"), "{message}");
+    assert!(message.contains("1 of 24 images in pictures cannot be read"), "{message}");
     fs::remove_dir_all(path.join("pictures/val/c")).unwrap();
     let (code, _, message) = outcome(path, train);
     assert!(code == 2 && message.contains("train has the class folder \"c\""), "{code}: {message}");
