@@ -311,18 +311,18 @@ mod tests {
         let sum = load(path, 8).unwrap().sha256();
         fs::create_dir(path.join("val/c")).unwrap();
         let differ = message(path);
-        assert!(differ.contains("val has the class folder \"c\" and") && differ.contains("train has not"), "{differ}");
+        assert!(differ.contains("val has the class folder \"c\", ") && differ.contains("train does not"), "{differ}");
         fs::create_dir(path.join("train/c")).unwrap();
         assert!(message(path).ends_with("train/c: has no .jpg, .jpeg or .png file; each class must have at least 1"));
         fs::remove_dir(path.join("val/c")).unwrap();
-        assert!(message(path).contains("train has the class folder \"c\" and"));
+        assert!(message(path).contains("train has the class folder \"c\", "));
         fs::remove_dir(path.join("train/c")).unwrap();
         fs::rename(path.join("train/a/0.png"), path.join("train/a/9.png")).unwrap();
         assert_ne!(load(path, 8).unwrap().sha256(), sum);
         for class in ["a", "b"] {
             fs::remove_dir_all(path.join("val").join(class)).unwrap();
         }
-        assert!(message(path).contains("val: has no folder; each class must have one"));
+        assert!(message(path).contains("val: has no folders; each class must have one"));
         fs::remove_dir_all(path.join("val")).unwrap();
         assert!(message(path).contains("no folder val or test in"));
         fs::create_dir(path.join("test")).unwrap();

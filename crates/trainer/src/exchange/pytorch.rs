@@ -619,7 +619,7 @@ mod tests {
             ("[2, 3]", "a.weight: row_offsets has 2 entries; a matrix of 2 rows needs 3"),
             ("[1, 1]", "a.weight: row 0: column 1 is outside 0..1"),
             ("[18446744073709551615, 3]", "nrows is 18446744073709551615, more than"),
-            ("[1, 2, 3]", "the metadata's a.weight.shape is \"[1, 2, 3]\"; it must be"),
+            ("[1, 2, 3]", "the metadata's a.weight.shape is \"[1, 2, 3]\"; write the shape as"),
             ("torch.Size([1, 3])", "write the shape as \"[outputs, inputs]\""),
             ("[-1, 3]", "write the shape as"),
         ] {
