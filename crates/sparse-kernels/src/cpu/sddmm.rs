@@ -106,7 +106,8 @@ impl Part<'_> {
         // Tails are last and may have fewer vectors; a group of strips must be uniform.
         let alike = (strip..strips).take_while(|&s| vectors_of(s) == vectors).count();
         let ends_in_one = |count: usize| strip + count + 1 == strips && vectors > 1 && vectors_of(strips - 1) == 1;
-        if I::REGISTERS >= 32 {
+        // Constant blocks, so that the tiles of other instruction sets are not even compiled.
+        if const { I::REGISTERS >= 32 } {
             match (vectors, alike) {
                 (1, 4..) => isa.call(Strips::<4, 1, 0, 8> { part: self, segments, strip }),
                 (1, _) => isa.call(Strips::<1, 1, 0, 8> { part: self, segments, strip }),
@@ -230,24 +231,35 @@ impl<I: Isa, const P: usize, const V: usize, const T: usize> Row<I, P, V, T> {
     /// The segment has that many, and their columns are rows of X.
     #[inline(always)]
     pub(super) unsafe fn all<const DOTS: usize>(&self, isa: I, len: usize) {
-        let whole = len / DOTS * DOTS;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise. A rest goes through a group that ends with the row's last entry, whose first entries
+        // were done before and are left as they are.
         unsafe {
-            for k in (0..whole).step_by(DOTS) {
-                if DOTS == 8 { self.eight(isa, k, 0) } else { self.four(isa, k, 0) }
+            if const { !I::IS_VECTOR } {
+                return (0..len).for_each(|k| self.one(isa, k));
             }
-            // The rest goes through groups that end with the row's last entry: their first `skip` entries were done
-            // before and are left as they are.
-            match len - whole {
-                0 => {}
-                rest if rest > 4 && len >= 8 => self.eight(isa, len - 8, 8 - rest),
-                rest if rest > 4 => {
-                    self.four(isa, 0, 0);
-                    self.four(isa, len - 4, 8 - rest);
+            let mut done = 0;
+            if DOTS == 8 && len >= 8 {
+                // A rest of at most four is no group of eight.
+                let end = if len % 8 > 4 { len } else { len - len % 8 };
+                while done < end {
+                    let k = done.min(len - 8);
+                    self.eight(isa, k, done - k);
+                    done += 8;
                 }
-                rest if rest > 1 && len >= 4 => self.four(isa, len - 4, 4 - rest),
-                _ => (whole..len).for_each(|k| self.one(isa, k)),
             }
+            let rest = len.saturating_sub(done);
+            if len >= 4 {
+                // Five are two overlapping groups where there is no group of eight.
+                let single = usize::from(rest % 4 == 1 && !(DOTS == 8 && rest == 5));
+                let end = done + rest - single;
+                while done < end {
+                    let k = done.min(len - 4);
+                    self.four(isa, k, done - k);
+                    done += 4;
+                }
+                done = done.min(end);
+            }
+            (done..len).for_each(|k| self.one(isa, k));
         }
     }
 

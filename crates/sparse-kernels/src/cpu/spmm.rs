@@ -130,7 +130,20 @@ impl StripTile<'_> {
     /// Returns the number of strips done.
     #[inline(always)]
     fn run_widest<I: Isa>(&self, isa: I, vectors: usize, pair: bool) -> usize {
-        if I::REGISTERS >= 32 {
+        // Constant blocks, so that the tiles of other instruction sets are not even compiled.
+        if const { !I::IS_VECTOR } {
+            match vectors {
+                1 => isa.call(Chunks::<4, 1, 1>(self)),
+                2 => isa.call(Chunks::<2, 1, 2>(self)),
+                3 => isa.call(Chunks::<1, 1, 3>(self)),
+                4 => isa.call(Chunks::<1, 1, 4>(self)),
+                5 => isa.call(Chunks::<1, 1, 5>(self)),
+                6 => isa.call(Chunks::<1, 1, 6>(self)),
+                7 => isa.call(Chunks::<1, 1, 7>(self)),
+                8 => isa.call(Chunks::<1, 1, 8>(self)),
+                _ => unreachable!("strips hold at most 64 lanes"),
+            }
+        } else if const { I::REGISTERS >= 32 } {
             match (vectors, pair) {
                 (1, true) => isa.call(Chunks::<6, 2, 1>(self)),
                 (1, false) => isa.call(Chunks::<8, 1, 1>(self)),

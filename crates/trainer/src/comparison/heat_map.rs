@@ -1,8 +1,6 @@
 //! Where a network looks: the connections of each pixel, as pictures.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder};
 
 use super::statistics::evenly;
 use super::{ComparisonError, Group, Results};
@@ -157,13 +155,16 @@ fn colour(share: f64) -> [u8; 3] {
 }
 
 fn data_uri(rgb: &[u8], width: usize) -> Result<String, ComparisonError> {
-    let mut png = Vec::new();
+    let mut file = Vec::new();
     let height = rgb.len() / 3 / width.max(1);
     // Neighbouring pixels have little to do with each other: filters make the file larger.
-    let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::NoFilter);
-    let encoded = encoder.write_image(rgb, width as u32, height as u32, ExtendedColorType::Rgb8);
+    let mut encoder = png::Encoder::new(&mut file, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::High);
+    encoder.set_filter(png::Filter::NoFilter);
+    let encoded = encoder.write_header().and_then(|mut writer| writer.write_image_data(rgb));
     encoded.map_err(|error| DrawingError { what: "a map of connections".to_owned(), reason: error.to_string() })?;
-    Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png)))
+    Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(file)))
 }
 
 #[cfg(test)]

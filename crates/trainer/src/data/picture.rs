@@ -1,9 +1,8 @@
 //! Pictures in files of any size, decoded, cut and resized.
 //!
-//! Files are decoded by `image` (JPEG by zune-jpeg in it), which tells the format by the content and bounds what a file
-//! may unfold to; resized by `fast_image_resize`, bilinear with the support widened when shrinking (as Pillow's
-//! `BILINEAR`), from a part of the picture to the input's size in one step. Both are in wide use and kept up, and with the
-//! decoder's time the resizing does not count.
+//! Files are decoded by `zune-jpeg` and `png`, whichever their first bytes ask for, within a bound on memory; resized by
+//! `fast_image_resize`, bilinear with the support widened when shrinking (as Pillow's `BILINEAR`), from a part of the picture to
+//! the input's size in one step. All are widely used and maintained, and resizing takes little beside decoding.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,8 +12,12 @@ use std::{fs, io};
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-use image::{ImageReader, Limits};
 use sparse_kernels::random::Key;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// Why a picture cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +26,18 @@ pub enum PictureError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is no picture that can be decoded.
+    /// It is neither JPEG nor PNG.
+    #[error("neither a JPEG nor a PNG file")]
+    Format,
+    /// It is no JPEG that can be decoded.
     #[error(transparent)]
-    Format(#[from] image::ImageError),
+    Jpeg(#[from] DecodeErrors),
+    /// It is no PNG that can be decoded.
+    #[error(transparent)]
+    Png(#[from] png::DecodingError),
+    /// It claims more pixels than a picture may have.
+    #[error("the picture is larger than {} MiB", LARGEST_BYTES >> 20)]
+    TooLarge,
     /// It breaks off.
     #[error("the JPEG data is truncated")]
     Truncated,
@@ -124,12 +136,11 @@ impl PictureReader {
         cut: impl FnOnce([usize; 2]) -> Cut,
         to: &mut [u8],
     ) -> Result<(), PictureError> {
-        let picture = decode(fs::read(file)?)?;
-        let (width, height) = picture.dimensions();
+        let ([height, width], picture) = decode(&fs::read(file)?)?;
         let Cut { left, top, width: cut_width, height: cut_height, flip } = cut([height as usize, width as usize]);
         let sizes = "a decoded picture has as many bytes as its size says";
         // One type of pixels: code for all of them would be most of this program.
-        let from = TypedImageRef::<U8x3>::from_buffer(width, height, picture.as_raw()).expect(sizes);
+        let from = TypedImageRef::<U8x3>::from_buffer(width, height, &picture).expect(sizes);
         let side = self.size as u32;
         let mut resized = TypedImage::<U8x3>::from_buffer(side, side, &mut self.resized).expect(sizes);
         // A rounding error must not make the part larger than the whole.
@@ -154,19 +165,60 @@ impl PictureReader {
 /// Bytes that a picture may unfold to: 89 million pixels in colour.
 const LARGEST_BYTES: u64 = 256 << 20;
 
-fn decode(bytes: Vec<u8>) -> Result<image::RgbImage, PictureError> {
+/// Height and width, and the pixels in RGB.
+type Decoded = ([u32; 2], Vec<u8>);
+
+fn decode(bytes: &[u8]) -> Result<Decoded, PictureError> {
     // The decoder fills with grey what a JPEG file lacks. Neither marker can be part of compressed pixels.
     let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
-    if bytes.starts_with(&[0xff, 0xd8]) && last(0xd9) < last(0xda) {
+    let is_jpeg = bytes.starts_with(&[0xff, 0xd8]);
+    if is_jpeg && last(0xd9) < last(0xda) {
         return Err(PictureError::Truncated);
     }
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(LARGEST_BYTES);
-    reader.limits(limits);
+    let decode = match bytes {
+        [0xff, 0xd8, 0xff, ..] => decode_jpeg,
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => decode_png,
+        _ => return Err(PictureError::Format),
+    };
     // The decoders are not proof against every file; one that panics is as bad a file as another.
-    let decoded = catch_unwind(AssertUnwindSafe(|| reader.decode())).map_err(|_| PictureError::Decoder)?;
-    Ok(decoded?.into_rgb8())
+    catch_unwind(AssertUnwindSafe(|| decode(bytes))).map_err(|_| PictureError::Decoder)?
+}
+
+fn decode_jpeg(bytes: &[u8]) -> Result<Decoded, PictureError> {
+    let options = DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers()?;
+    let (width, height) = decoder.dimensions().expect("the headers were decoded");
+    let is_grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
+    if (width * height) as u64 * if is_grey { 1 } else { 3 } > LARGEST_BYTES {
+        return Err(PictureError::TooLarge);
+    }
+    let options = options.jpeg_set_out_colorspace(if is_grey { ColorSpace::Luma } else { ColorSpace::RGB });
+    let pixels = JpegDecoder::new_with_options(ZCursor::new(bytes), options).decode()?;
+    let pixels = if is_grey { pixels.into_iter().flat_map(|grey| [grey; 3]).collect() } else { pixels };
+    Ok(([height as u32, width as u32], pixels))
+}
+
+fn decode_png(bytes: &[u8]) -> Result<Decoded, PictureError> {
+    let limits = png::Limits { bytes: LARGEST_BYTES as usize };
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
+    decoder.set_transformations(png::Transformations::EXPAND);
+    let mut reader = decoder.read_info()?;
+    let size = reader.output_buffer_size().filter(|&size| size as u64 <= LARGEST_BYTES);
+    let mut pixels = vec![0; size.ok_or(PictureError::TooLarge)?];
+    reader.next_frame(&mut pixels)?;
+    let (color, depth) = reader.output_color_type();
+    if depth == png::BitDepth::Sixteen {
+        let whole = |c: &[u8]| ((u32::from(u16::from_be_bytes([c[0], c[1]])) + 128) / 257) as u8;
+        pixels = pixels.chunks_exact(2).map(whole).collect();
+    }
+    let (samples, used) = (color.samples(), if color.samples() < 3 { 1 } else { 3 });
+    if samples != 3 {
+        let rgb = |pixel: &[u8]| -> [u8; 3] { std::array::from_fn(|channel| pixel[channel % used]) };
+        pixels = pixels.chunks_exact(samples).flat_map(rgb).collect();
+    }
+    let png::Info { width, height, .. } = *reader.info();
+    Ok(([height, width], pixels))
 }
 
 #[cfg(test)]
@@ -253,8 +305,8 @@ mod tests {
         let mut huge = huge.into_inner();
         let frame = huge.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
         huge[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
-        assert!(matches!(read(&huge).unwrap_err(), PictureError::Format(image::ImageError::Limits(_))));
-        assert!(matches!(read(b"GIF89a and more").unwrap_err(), PictureError::Format(_)));
+        assert!(matches!(read(&huge).unwrap_err(), PictureError::TooLarge));
+        assert!(matches!(read(b"GIF89a and more").unwrap_err(), PictureError::Format));
         let missing = PictureReader::new(4).read(&folder.path().join("b"), |size| Cut::middle(size, 4), &mut [0; 48]);
         assert!(matches!(missing.unwrap_err(), PictureError::Io(_)));
     }

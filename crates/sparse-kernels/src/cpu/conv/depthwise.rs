@@ -270,6 +270,7 @@ impl Kernel for Filter<'_> {
                     // Numbers of taps, of a whole filter or of its rows in the image, whose weights fit into registers: filters
                     // of 3 × 3, and what is left of them with stride 2.
                     match which.len() {
+                        _ if const { !I::IS_VECTOR } => isa.call(Filtered::<0>(part, taps)),
                         1 => isa.call(Filtered::<1>(part, taps)),
                         2 => isa.call(Filtered::<2>(part, taps)),
                         3 => isa.call(Filtered::<3>(part, taps)),
@@ -357,13 +358,14 @@ impl<I: Isa> Taps<I> for Listed<'_> {
     #[inline(always)]
     unsafe fn sums<const P: usize, const V: usize>(self, isa: I, x: *const f32, pitch: usize) -> [[I::V; V]; P] {
         let mut acc = [[isa.splat(0.0); V]; P];
-        for (&tap, &offset) in self.which.iter().zip(self.offsets) {
+        for (k, (&tap, &offset)) in self.which.iter().zip(self.offsets).enumerate() {
             let weight = isa.splat(self.w[tap]);
             for (p, acc) in acc.iter_mut().enumerate() {
                 for (v, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: the caller's promise.
                     let x = unsafe { isa.load(x.add(offset + p * pitch + v * I::LANES)) };
-                    *acc = isa.mul_add(weight, x, *acc);
+                    let is_first = const { !I::IS_VECTOR } && k == 0;
+                    *acc = if is_first { isa.mul(weight, x) } else { isa.mul_add(weight, x, *acc) };
                 }
             }
         }
