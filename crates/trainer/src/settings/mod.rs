@@ -364,8 +364,6 @@ impl TrainConfig {
         require(power >= 0.0 && power.is_finite(), "erk-power", power, "a finite number of at least 0")?;
         let width = self.width;
         require(width > 0.0 && width <= MOST_WIDTH, "width", width, "above 0 and at most 16")?;
-        let blocks = self.format == Format::Csr || self.model.is_mlp();
-        require(blocks, "format", self.format, "csr for convolutional networks, which have no blocks")?;
         let lenet = self.layer_rule != LayerRule::Paper || self.model == ModelName::Lenet300x100;
         require(lenet, "layer-rule", self.layer_rule, "distribution: only lenet-300-100 has a rule in the paper")?;
         require(self.update_interval >= 1, "update-interval", self.update_interval, at_least_one)?;

@@ -9,7 +9,7 @@ use crate::{BackendError, BsrPattern, Candidate, ConvShape, Images};
 
 impl Gpu {
     fn no_block_convolutions(&self) -> BackendError {
-        let what = "convolutions in blocks, which run on the CPU only (on a GPU, store convolutional networks as CSR)";
+        let what = "convolutions in blocks, which run on the CPU only (use --format csr on a GPU)".to_owned();
         BackendError::Unsupported { device: self.report().to_string(), what }
     }
 }
