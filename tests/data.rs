@@ -148,8 +148,37 @@ fn convolutional_networks_say_which_pictures_they_read() {
     assert!(code == 2 && parts.iter().all(|part| message.contains(part)), "{message}");
     let (code, _, message) = outcome(path, &format!("{train} --model vgg-16"));
     assert!(code == 2 && message.contains("vgg-16 cannot take images of 3×16×16"), "{message}");
-    let (code, _, message) = outcome(path, &format!("{train} --model wrn-10-1 --format bsr4x4"));
-    assert!(code == 2 && message.contains("format: bsr4x4 is invalid; it must be csr"), "{message}");
+    // In blocks: trained, evaluated, and written in PyTorch's order, entry by entry.
+    let done = records(path, &format!("{train} --model wrn-10-1 --format bsr8x4 --update-interval 1 --out blocks"))
+        .pop()
+        .unwrap();
+    assert_eq!(records(path, "eval --json blocks --data-dir pictures")[0]["accuracy"], done["test_accuracy"]);
+    let read = |name: &str, tensor: &str| -> Vec<f32> {
+        let file = fs::read(path.join(name)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let bytes = tensors.tensor(&format!("layer2.0.conv2.weight{tensor}")).unwrap().data().to_vec();
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    records(path, "export --json blocks --out entries.safetensors");
+    records(path, "export --json blocks --out whole.safetensors --dense");
+    let [offsets, columns] = [".crow_indices", ".col_indices"]
+        .map(|part| read("entries.safetensors", part).iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+    let values = read("entries.safetensors", ".values");
+    let mut whole = vec![0.0; 32 * 288];
+    for row in 0..32 {
+        for e in offsets[row] as usize..offsets[row + 1] as usize {
+            whole[row * 288 + columns[e] as usize] = values[e];
+        }
+    }
+    assert_eq!(read("whole.safetensors", ""), whole);
+    // A block of 8 × 4 spans channels of one tap.
+    let taps_of =
+        |row: usize, channel: usize| (0..9).map(|tap| whole[row * 288 + channel * 9 + tap] != 0.0).collect::<Vec<_>>();
+    assert!((0..32).all(|row| (0..32).all(|c| taps_of(row, c) == taps_of(row / 8 * 8, c / 4 * 4))));
+    records(path, "import --json blocks/checkpoint.safetensors --density 0.2 --out pruned.safetensors");
+    let again =
+        records(path, &format!("{train} --model wrn-10-1 --init-from pruned.safetensors --out again")).pop().unwrap();
+    assert_eq!(again["event"], "done");
 
     let written = records(path, "export --json run --out model.safetensors").pop().unwrap();
     assert_eq!(written["layers"][1]["name"], "layer1.0.conv1");

@@ -91,6 +91,24 @@ pub(crate) fn sparse_conv(
     parameters.add_weight(name, Box::new(ConvWeight::new(&cpu(), pattern, &values, shape, options).unwrap()))
 }
 
+pub(crate) fn block_conv(
+    parameters: &mut Parameters<Cpu>,
+    name: &str,
+    shape: ConvShape,
+    [x, y]: [ImageLayout; 2],
+    block_size: [usize; 2],
+) -> ParameterId {
+    let cpu = cpu();
+    let blocks = random_pattern(name, shape.rows().div_ceil(block_size[0]), shape.columns() / block_size[1], 0.5);
+    let pattern = BsrPattern::from_blocks(shape.rows(), shape.columns(), block_size, blocks).unwrap();
+    let pattern = Arc::new(pattern.with_taps(shape.taps()).unwrap());
+    let bsr = Bsr::new(pattern.clone(), normals(name, pattern.nnz())).unwrap();
+    let mut values = cpu.zeros(pattern.nnz()).unwrap();
+    cpu.upload(bsr.values(), &mut values).unwrap();
+    let geometry = Geometry::Conv { shape, options: ConvOptions { x, y, input_grad: true } };
+    parameters.add_weight(name, geometry.blocks(&cpu, pattern, values).unwrap())
+}
+
 pub(crate) fn dense_conv(
     parameters: &mut Parameters<Cpu>,
     name: &str,

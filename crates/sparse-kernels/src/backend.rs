@@ -5,7 +5,7 @@
 //! [`Storage::download`]); nothing else moves data. Operations may be queued; [`Storage::download`] and
 //! [`Storage::synchronize`] wait for them.
 
-mod conv;
+pub(crate) mod conv;
 #[cfg(feature = "nn")]
 mod images;
 #[cfg(feature = "nn")]
@@ -633,7 +633,16 @@ pub trait Optimizer: Storage {
 /// Everything that training a network needs.
 #[cfg(feature = "nn")]
 pub trait Backend:
-    SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + DenseConv + Neural + ImageNeural + BatchNorm + Optimizer
+    SparseLinear
+    + BlockSparseLinear
+    + DenseLinear
+    + SparseConv
+    + BlockSparseConv
+    + DenseConv
+    + Neural
+    + ImageNeural
+    + BatchNorm
+    + Optimizer
 {
 }
 #[cfg(feature = "nn")]
@@ -642,6 +651,7 @@ impl<B> Backend for B where
         + BlockSparseLinear
         + DenseLinear
         + SparseConv
+        + BlockSparseConv
         + DenseConv
         + Neural
         + ImageNeural
@@ -652,6 +662,6 @@ impl<B> Backend for B where
 
 /// Everything that the products need.
 #[cfg(not(feature = "nn"))]
-pub trait Backend: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + DenseConv {}
+pub trait Backend: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSparseConv + DenseConv {}
 #[cfg(not(feature = "nn"))]
-impl<B: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + DenseConv> Backend for B {}
+impl<B: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSparseConv + DenseConv> Backend for B {}

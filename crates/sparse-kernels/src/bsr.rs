@@ -15,6 +15,10 @@ use crate::{Csr, CsrPattern, FormatError};
 /// entries there are *padding*: stored and counted by [`Self::nnz`], but no part of the matrix. Products never read
 /// them, and the sampled product writes 0 there.
 ///
+/// Of a convolution, whose column `channel · taps + tap` is a channel's weight at one tap, a block spans channels of one tap:
+/// the grid's columns are ordered by tap, then by channel ([`Self::with_taps`]). Entries and conversions speak of the
+/// matrix's own columns.
+///
 /// Invariants, checked by every constructor and never broken afterwards (the pattern is immutable):
 ///
 /// * `r` and `c` are 1, 2, 4, 8 or 16;
@@ -39,6 +43,7 @@ pub struct BsrPattern {
     nrows: usize,
     ncols: usize,
     block_size: [usize; 2],
+    taps: usize,
     blocks: Arc<CsrPattern>,
 }
 
@@ -97,7 +102,26 @@ impl BsrPattern {
         check_size("ncols", ncols as u64)?;
         // At most 2^32 · 256.
         check_size("nnz", blocks.nnz() as u64 * (block_size[0] * block_size[1]) as u64)?;
-        Ok(Self { nrows, ncols, block_size, blocks })
+        Ok(Self { nrows, ncols, block_size, taps: 1, blocks })
+    }
+
+    /// The pattern of a convolution with so many taps, whose grid has the same stored blocks.
+    ///
+    /// # Errors
+    /// [`FormatError::Taps`] unless `taps` divides the number of columns.
+    pub fn with_taps(self, taps: usize) -> Result<Self, FormatError> {
+        if taps == 0 || !self.ncols.is_multiple_of(taps) {
+            return Err(FormatError::Taps { ncols: self.ncols, taps });
+        }
+        Ok(Self { taps, ..self })
+    }
+
+    /// The pattern of a matrix of this size, in blocks of this size, whose stored blocks are the entries of `blocks`.
+    ///
+    /// # Errors
+    /// [`FormatError`] as [`Self::from_blocks`].
+    pub fn with_blocks(&self, blocks: Arc<CsrPattern>) -> Result<Self, FormatError> {
+        Ok(Self { taps: self.taps, ..Self::from_blocks(self.nrows, self.ncols, self.block_size, blocks)? })
     }
 
     /// The pattern with every block stored.
@@ -150,6 +174,11 @@ impl BsrPattern {
         self.block_size
     }
 
+    /// Taps of the convolution; 1 for any other matrix.
+    pub fn taps(&self) -> usize {
+        self.taps
+    }
+
     /// Which blocks of the grid are stored.
     pub fn blocks(&self) -> &Arc<CsrPattern> {
         &self.blocks
@@ -179,16 +208,22 @@ impl BsrPattern {
             let (rows, columns) = (r.min(self.nrows - top), c.min(self.ncols - left));
             (0..rows).flat_map(move |i| {
                 let at = (block * r + i) * c;
-                (0..columns).map(move |j| BlockEntry { row: top + i, column: left + j, position: at + j })
+                (0..columns).map(move |j| BlockEntry { row: top + i, column: self.column(left + j), position: at + j })
             })
         })
+    }
+
+    /// The matrix's column that stands at a place of the grid's order.
+    fn column(&self, place: usize) -> usize {
+        let channels = self.ncols / self.taps;
+        place % channels * self.taps + place / channels
     }
 
     /// The same matrix entry by entry: the pattern of all entries that are no padding and, for each, where its value
     /// stands in this pattern's order.
     ///
     /// # Cost
-    /// O(nrows + nnz).
+    /// O(nrows + nnz), of a convolution with sorting of each row.
     pub fn to_csr(&self) -> (CsrPattern, Vec<u32>) {
         let mut row_offsets = vec![0u32; self.nrows + 1];
         self.entries().for_each(|e| row_offsets[e.row + 1] += 1);
@@ -203,6 +238,16 @@ impl BsrPattern {
             col_indices[*slot as usize] = e.column as u32;
             positions[*slot as usize] = e.position as u32;
             *slot += 1;
+        }
+        if self.taps > 1 {
+            for row in row_offsets.windows(2) {
+                let range = row[0] as usize..row[1] as usize;
+                let mut sorted: Vec<_> = range.clone().map(|e| (col_indices[e], positions[e])).collect();
+                sorted.sort_unstable();
+                for (e, (column, position)) in range.zip(sorted) {
+                    (col_indices[e], positions[e]) = (column, position);
+                }
+            }
         }
         let pattern = CsrPattern::new(self.nrows, self.ncols, row_offsets, col_indices);
         (pattern.expect("blocks are sorted and disjoint, so the entries of a row are"), positions)
@@ -226,10 +271,11 @@ impl BsrPattern {
         let mut blocks = vec![0.0; self.nnz()];
         for ((row, column), &value) in pattern.positions().zip(values) {
             let (row, column) = (row as usize, column as usize);
+            let place = column % self.taps * (self.ncols / self.taps) + column / self.taps;
             let range = self.blocks.row_range(row / r);
-            let block = self.blocks.row(row / r).binary_search(&((column / c) as u32));
+            let block = self.blocks.row(row / r).binary_search(&((place / c) as u32));
             let block = range.start + block.map_err(|_| FormatError::NotStored { row, column })?;
-            blocks[(block * r + row % r) * c + column % c] = value;
+            blocks[(block * r + row % r) * c + place % c] = value;
         }
         Ok(blocks)
     }
@@ -396,6 +442,15 @@ mod tests {
             let values: Vec<f32> = positions.iter().map(|&p| blocks[p as usize]).collect();
             prop_assert_eq!(expanded.nnz(), bsr.entries().count());
             prop_assert_eq!(&crate::Csr::new(Arc::new(expanded), values).unwrap().to_dense(), &dense);
+            // By taps, other blocks hold the same entries.
+            for taps in (2..5).filter(|&taps| ncols % taps == 0) {
+                let by_tap = BsrPattern::full(nrows, ncols, [r, c]).unwrap().with_taps(taps).unwrap();
+                let blocks = by_tap.values_of_csr(&csr, &(1..=csr.nnz()).map(|i| i as f32).collect::<Vec<_>>()).unwrap();
+                prop_assert_eq!(&by_tap.to_dense(&blocks).unwrap(), &dense);
+                let (all, positions) = by_tap.to_csr();
+                prop_assert_eq!(&all, &CsrPattern::full(nrows, ncols).unwrap());
+                prop_assert_eq!(&positions.iter().map(|&p| blocks[p as usize]).collect::<Vec<_>>(), &dense);
+            }
             // Padding is made 0, whatever is given for it.
             let mut given = vec![f32::NAN; bsr.nnz()];
             bsr.entries().for_each(|e| given[e.position] = blocks[e.position]);

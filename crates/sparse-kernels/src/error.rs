@@ -84,6 +84,14 @@ pub enum FormatError {
         /// Values given.
         got: usize,
     },
+    /// Taps that a matrix of a convolution cannot have.
+    #[error("{taps} taps: they must divide the {ncols} columns")]
+    Taps {
+        /// Columns of the matrix.
+        ncols: usize,
+        /// Taps given.
+        taps: usize,
+    },
     /// A block size that there are no kernels for.
     #[error("blocks of {r}×{c}: rows and columns of a block must be 1, 2, 4, 8 or 16")]
     BlockSize {

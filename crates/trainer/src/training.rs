@@ -894,13 +894,19 @@ mod tests {
             ("vgg-16", 0.0625),
         ];
         let others = ["snip", "snfs", "deepr", "dsr", "dnw", "gmp"].map(|method| ("lenet-5", 1.0, method));
-        for (name, width, by) in networks.map(|(name, width)| (name, width, "rigl")).into_iter().chain(others) {
+        let csr = networks.map(|(name, width)| (name, width, "rigl")).into_iter().chain(others);
+        let blocks =
+            [("wrn-10-1", 0.5, "rigl", [8, 8]), ("wrn-10-1", 0.5, "set", [4, 4]), ("resnet-18", 0.125, "rigl", [4, 4])];
+        let csr = csr.map(|(name, width, by)| (name, width, by, Format::Csr));
+        let blocks = blocks.map(|(name, width, by, size)| (name, width, by, Format::Bsr(size)));
+        for (name, width, by, format) in csr.chain(blocks) {
             let model = name.parse().unwrap();
             let spec = crate::models::ModelSpec::of(&model).on(3, [32, 32], 10).with_width(width);
             let architecture = Architecture::new(&spec).unwrap();
             let config = TrainConfig {
                 model,
                 method: crate::method::Method::named(by),
+                format,
                 density: 0.3,
                 update_interval: 4,
                 // A network that loses weights while it learns by heart takes smaller steps.
@@ -908,7 +914,7 @@ mod tests {
                 dropout: 0.05,
                 ..TrainConfig::default()
             };
-            let name = format!("{name} by {by}");
+            let name = format!("{name} by {by} {format}");
             let build = || {
                 let first = FirstModel::of(&config, &architecture, None).unwrap();
                 let mut network = first.network(&cpu, &config, 20).unwrap();

@@ -1,13 +1,15 @@
-//! Blocks: a matrix in BSR. Values, gradient and slots are of the stored blocks, padding included; it is 0 in all of them,
+//! Blocks: a matrix, or a convolution, whose blocks span channels of one tap, in BSR. Values, gradient and slots are of the stored blocks, padding included; it is 0 in all of them,
 //! and optimizers keep it so.
 
 use std::sync::Arc;
 
-use sparse_kernels::{Activations, Backend, BlockMatrix, BsrPattern, Candidate, CsrPattern, GrowRequest, Op};
+use sparse_kernels::{
+    Activations, Backend, BlockConvWeight, BlockMatrix, BsrPattern, Candidate, CsrPattern, GrowRequest, Op, ShapeError,
+};
 
 use super::{Geometry, Pair, Weight, gathered};
 use crate::Error;
-use crate::storage::{strips, strips_mut};
+use crate::storage::{images, images_mut, strips, strips_mut};
 
 impl Geometry {
     /// A weight in blocks, of values that are on the device.
@@ -22,7 +24,13 @@ impl Geometry {
     ) -> Result<Box<dyn Weight<B>>, Error> {
         match self {
             Self::Linear { options, .. } => Ok(Box::new(BlockMatrix::from_buffer(backend, pattern, values, options)?)),
-            Self::Conv { .. } => Err(Error::Weight { kind: "convolution", what: "blocks" }),
+            Self::Conv { shape, options } => {
+                if pattern.taps() != shape.taps() {
+                    let (op, what, expected, got) = ("blocks", "taps of the pattern", shape.taps(), pattern.taps());
+                    return Err(ShapeError::Mismatch { op, what, expected, got }.into());
+                }
+                Ok(Box::new(BlockConvWeight::from_buffer(backend, pattern, values, shape, options)?))
+            }
         }
     }
 }
@@ -75,13 +83,70 @@ impl<B: Backend> Weight<B> for BlockMatrix<B> {
 
     fn rewire(&mut self, backend: &B, topology: Arc<CsrPattern>, values: &[u32]) -> Result<(), Error> {
         let values = gathered(backend, &self.values, values)?;
-        let (options, old) = (backend.block_plan_options(&self.plan), backend.block_pattern(&self.plan));
-        let pattern = BsrPattern::from_blocks(old.nrows(), old.ncols(), old.block_size(), topology)?;
-        *self = Self::from_buffer(backend, Arc::new(pattern), values, options)?;
+        let pattern = backend.block_pattern(&self.plan).with_blocks(topology)?;
+        *self = Self::from_buffer(backend, Arc::new(pattern), values, backend.block_plan_options(&self.plan))?;
         Ok(())
     }
 
     fn plan_bytes(&self, backend: &B) -> usize {
         backend.block_plan_bytes(&self.plan)
+    }
+}
+
+impl<B: Backend> Weight<B> for BlockConvWeight<B> {
+    fn kind(&self) -> &'static str {
+        "block-sparse convolution"
+    }
+
+    fn geometry(&self, backend: &B) -> Geometry {
+        Geometry::Conv { shape: backend.block_conv_shape(&self.plan), options: backend.block_conv_options(&self.plan) }
+    }
+
+    fn values(&self) -> &B::Buffer {
+        &self.values
+    }
+
+    fn values_mut(&mut self) -> &mut B::Buffer {
+        &mut self.values
+    }
+
+    fn block_pattern<'w>(&'w self, backend: &B) -> Option<&'w Arc<BsrPattern>> {
+        Some(backend.block_conv_pattern(&self.plan))
+    }
+
+    fn forward(&self, backend: &B, x: &Activations<B>, y: &mut Activations<B>) -> Result<(), Error> {
+        Ok(backend.conv_forward_bsr(self, images(x), images_mut(y))?)
+    }
+
+    fn input_grad(&self, backend: &B, dy: &Activations<B>, dx: &mut Activations<B>) -> Result<(), Error> {
+        Ok(backend.conv_input_grad_bsr(self, images(dy), images_mut(dx))?)
+    }
+
+    fn weight_grad(
+        &self,
+        backend: &B,
+        (dy, x): Pair<'_, B>,
+        gradient: &mut B::Buffer,
+        accumulate: bool,
+    ) -> Result<(), Error> {
+        Ok(backend.conv_weight_grad_bsr(&self.plan, images(dy), images(x), gradient, accumulate)?)
+    }
+
+    fn grow(&self, backend: &B, request: &GrowRequest, pairs: &[Pair<'_, B>]) -> Result<Vec<Candidate>, Error> {
+        let pairs: Vec<_> = pairs.iter().map(|(dy, x)| (images(dy), images(x))).collect();
+        let block_size = backend.block_conv_pattern(&self.plan).block_size();
+        Ok(backend.grow_conv_blocks(backend.block_conv_shape(&self.plan), block_size, request, &pairs)?)
+    }
+
+    fn rewire(&mut self, backend: &B, topology: Arc<CsrPattern>, values: &[u32]) -> Result<(), Error> {
+        let values = gathered(backend, &self.values, values)?;
+        let pattern = backend.block_conv_pattern(&self.plan).with_blocks(topology)?;
+        let (shape, options) = (backend.block_conv_shape(&self.plan), backend.block_conv_options(&self.plan));
+        *self = Self::from_buffer(backend, Arc::new(pattern), values, shape, options)?;
+        Ok(())
+    }
+
+    fn plan_bytes(&self, backend: &B) -> usize {
+        backend.block_conv_plan_bytes(&self.plan)
     }
 }

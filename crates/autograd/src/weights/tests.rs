@@ -8,8 +8,8 @@ use sparse_kernels::{Activations, ConvShape, CsrPattern, ImageLayout, Storage};
 
 use crate::optim::{Sgd, SgdOptions};
 use crate::tests::{
-    Recorder, block_sparse, cpu, dense, dense_conv, image_layouts, normals, random_pattern, sparse, sparse_conv,
-    two_uses,
+    Recorder, block_conv, block_sparse, cpu, dense, dense_conv, image_layouts, normals, random_pattern, sparse,
+    sparse_conv, two_uses,
 };
 use crate::{Arena, Error, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Tape, Weight};
 
@@ -204,4 +204,67 @@ fn dense_weights_become_sparse_with_their_slots() {
     assert_eq!(parameters.download_gradient(&cpu, linear).unwrap().unwrap(), at(&pattern, &gradient));
     let [_, _, of_conv] = convolve(&mut parameters, conv, layouts, &mut GrowthRequests::new());
     assert_eq!(of_conv.len(), pattern.nnz());
+}
+
+/// Blocks of a convolution grow by the norms of its dense gradient and move whole, with their slots.
+#[test]
+fn blocks_of_a_convolution_grow_and_move() {
+    let cpu = cpu();
+    let shape = ConvShape::new(5, 4, [3, 3]).unwrap().with_padding([1, 1]);
+    let layouts = image_layouts(shape, [4, 3], 9, 8);
+    let mut parameters = Parameters::new();
+    let w = block_conv(&mut parameters, "w", shape, layouts, [2, 4]);
+    let whole_conv = dense_conv(&mut parameters, "whole", shape, layouts);
+    let blocks = parameters.block_pattern(&cpu, w).unwrap().clone();
+    let dense = blocks.to_dense(&parameters.download_values(&cpu, w).unwrap()).unwrap();
+    parameters.upload_values(&cpu, whole_conv, &dense).unwrap();
+    let expected = convolve(&mut parameters, whole_conv, layouts, &mut GrowthRequests::new());
+    let got = convolve(&mut parameters, w, layouts, &mut GrowthRequests::new());
+    let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * b.abs().max(1.0));
+    assert!(near(&got[0], &expected[0]) && near(&got[1], &expected[1]));
+    let all = sparse_kernels::BsrPattern::full(5, 36, [2, 4]).unwrap().with_taps(9).unwrap();
+    let full = CsrPattern::full(5, 36).unwrap();
+    let gradient = all.values_of_csr(&full, &expected[2]).unwrap();
+    let here = |at: usize| blocks.blocks().row(at / 9).binary_search(&((at % 9) as u32)).is_ok();
+    let stored: Vec<f32> =
+        gradient.chunks(8).enumerate().filter(|(at, _)| here(*at)).flat_map(|(_, b)| b).copied().collect();
+    assert_eq!(got[2], stored);
+
+    let norms = all.block_norms(&gradient).unwrap();
+    let mut best: Vec<usize> = (0..27).filter(|&at| !here(at)).collect();
+    best.sort_by(|&a, &b| norms[b].total_cmp(&norms[a]));
+    let exclude = blocks.blocks().clone();
+    let request =
+        sparse_kernels::GrowRequest { exclude: exclude.clone(), count: 1, ties: sparse_kernels::random::Key::new(1) };
+    let mut growth = GrowthRequests::new();
+    growth.add(w, crate::GrowthPasses::One, request);
+    let mut arena = Arena::new();
+    let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
+    let images = |name: &str, layout: ImageLayout| {
+        let mut images = sparse_kernels::Images::zeros(&cpu, layout).unwrap();
+        layout.pack(&whole(name, 9 * layout.channels() * 12), &mut images.data).unwrap();
+        Activations::from(images)
+    };
+    let x = tape.input(images("x", layouts[0]), false);
+    let y = tape.apply(w, x).unwrap();
+    tape.backward_from(vec![(y, images("dy", layouts[1]))], &mut growth, &mut NoReduce).unwrap();
+    drop(tape);
+    let found = growth.take(w).unwrap();
+    assert_eq!((found[0].row as usize * 9 + found[0].column as usize, found[0].score), (best[0], norms[best[0]]));
+
+    // The last block stays and the best one comes.
+    let mut positions = vec![(found[0].row, found[0].column), exclude.positions().last().unwrap()];
+    positions.sort_unstable();
+    let last = exclude.nnz() as u32 - 1;
+    let map: Vec<u32> =
+        positions.iter().map(|p| if *p == (found[0].row, found[0].column) { u32::MAX } else { last }).collect();
+    let before = parameters.download_values(&cpu, w).unwrap();
+    parameters.upload_slot(&cpu, w, "momentum", &before).unwrap();
+    let pattern = Arc::new(CsrPattern::from_positions(3, 9, positions).unwrap());
+    parameters.replace_pattern(&cpu, w, pattern, &map).unwrap();
+    let kept = &before[before.len() - 8..];
+    let expected: Vec<f32> = map.iter().flat_map(|&m| if m == last { kept.to_vec() } else { vec![0.0; 8] }).collect();
+    assert_eq!(parameters.download_values(&cpu, w).unwrap(), expected);
+    assert_eq!(parameters.download_slot(&cpu, w, "momentum").unwrap(), expected);
+    assert_eq!(parameters.block_pattern(&cpu, w).unwrap().taps(), 9);
 }

@@ -315,7 +315,25 @@ impl<B: BlockSparseConv> BlockConvWeight<B> {
         }
         let mut buffer = backend.zeros(nnz)?;
         backend.upload(values, &mut buffer)?;
-        Ok(Self { plan: backend.plan_conv_blocks(pattern, shape, options)?, values: buffer })
+        Self::from_buffer(backend, pattern, buffer, shape, options)
+    }
+
+    /// Plans `pattern` for values that are on the device already.
+    ///
+    /// # Errors
+    /// As [`BlockConvWeight::new`].
+    pub fn from_buffer(
+        backend: &B,
+        pattern: Arc<BsrPattern>,
+        values: B::Buffer,
+        shape: ConvShape,
+        options: ConvOptions,
+    ) -> Result<Self, BackendError> {
+        let (nnz, got) = (pattern.nnz(), backend.len(&values));
+        if got != nnz {
+            return Err(crate::FormatError::ValuesLength { nnz, got }.into());
+        }
+        Ok(Self { plan: backend.plan_conv_blocks(pattern, shape, options)?, values })
     }
 }
 
@@ -343,6 +361,12 @@ pub trait BlockSparseConv: Storage {
 
     /// The pattern a plan was made of.
     fn block_conv_pattern<'a>(&self, plan: &'a Self::BlockConvPlan) -> &'a Arc<BsrPattern>;
+
+    /// The convolution that a plan was made for.
+    fn block_conv_shape(&self, plan: &Self::BlockConvPlan) -> ConvShape;
+
+    /// What a plan was made for.
+    fn block_conv_options(&self, plan: &Self::BlockConvPlan) -> ConvOptions;
 
     /// Bytes that a plan holds besides the pattern.
     fn block_conv_plan_bytes(&self, plan: &Self::BlockConvPlan) -> usize;
@@ -390,4 +414,35 @@ pub trait BlockSparseConv: Storage {
         values: &mut Self::Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError>;
+
+    /// The `count` blocks outside the excluded ones where the dense weight gradient, summed over `pairs` of `(dy, x)`, has the
+    /// largest Frobenius norm, as [`crate::BlockSparseLinear::grow_blocks`] finds them. The request's grid is that of a pattern
+    /// of this convolution: its columns are blocks of `(i, j, c)`.
+    ///
+    /// # Errors
+    /// If blocks of this size do not fit the convolution ([`BlockSparseConv::plan_conv_blocks`]), the layouts do not fit the
+    /// shape or each other, or the excluded pattern is not of the grid's size.
+    ///
+    /// # Cost
+    /// The dense weight gradient; memory O(count + band).
+    fn grow_conv_blocks(
+        &self,
+        shape: ConvShape,
+        block_size: [usize; 2],
+        request: &GrowRequest,
+        pairs: &[(&Images<Self>, &Images<Self>)],
+    ) -> Result<Vec<Candidate>, BackendError>;
+}
+
+/// Checks that a block of this size spans neither two taps nor two groups.
+pub(crate) fn check_conv_blocks(op: &'static str, shape: ConvShape, [r, c]: [usize; 2]) -> Result<(), ShapeError> {
+    if !(shape.in_channels() / shape.groups()).is_multiple_of(c) {
+        let rule = "a divisor of the input channels of a group: blocks span channels of one tap";
+        return Err(ShapeError::Rule { op, what: "columns of a block", got: c, rule });
+    }
+    if shape.groups() > 1 && !(shape.out_channels() / shape.groups()).is_multiple_of(r) {
+        let rule = "a divisor of the output channels of a group";
+        return Err(ShapeError::Rule { op, what: "rows of a block", got: r, rule });
+    }
+    Ok(())
 }

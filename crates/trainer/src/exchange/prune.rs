@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rigl::topology::{kept_pattern, prune_by_magnitude, select_kept};
 use rigl::{LayerDensity, TopologyError};
-use sparse_kernels::{Bsr, BsrPattern, CsrPattern};
+use sparse_kernels::{Bsr, CsrPattern};
 
 use super::ExchangeError;
 use crate::models::{StoredModel, StoredWeight};
@@ -59,12 +59,13 @@ fn prune_blocks(bsr: &Bsr, wanted: usize) -> Result<Bsr, TopologyError> {
     let blocks = Arc::new(kept_pattern(pattern.blocks(), &kept)?);
     let values = bsr.values().chunks_exact(size).enumerate().filter(|(block, _)| kept.is_kept(*block));
     let values = values.flat_map(|(_, block)| block).copied().collect();
-    let pattern = BsrPattern::from_blocks(pattern.nrows(), pattern.ncols(), pattern.block_size(), blocks)?;
-    Ok(Bsr::new(Arc::new(pattern), values)?)
+    Ok(Bsr::new(Arc::new(pattern.with_blocks(blocks)?), values)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use sparse_kernels::BsrPattern;
+
     use super::super::testing::*;
     use super::*;
     use crate::models::StoredLayer;

@@ -5,6 +5,7 @@
 //! | dense weight `[outputs, inputs]` | `<layer>.weight` | F32 |
 //! | sparse weight, as `torch.sparse_csr_tensor` takes it | `<layer>.weight.crow_indices`, `.col_indices`; `.values` | I32, or I64 if need be; F32 |
 //! | block-sparse weight, as `torch.sparse_bsr_tensor` takes it | the same; `.values` of `[blocks, r, c]` | as above |
+//! | of a convolution of more than one tap, the entries of its blocks as `torch.sparse_csr_tensor` takes them | as there | as there |
 //! | bias `[outputs]` | `<layer>.bias` | F32 |
 //! | dense weight of a convolution `[O, C/G, kh, kw]`; sparse, a matrix of `[O, C/G · kh · kw]` | as above | as above |
 //! | batch normalisation of C channels | `<norm>.weight`, `.bias`, `.running_mean`, `.running_var` | F32 |
@@ -106,8 +107,14 @@ impl Writer {
         let name = format!("{}.weight", layer.name);
         let shape = layer.weight.shape();
         let values = layer.weight.values();
+        let entries;
         let (pattern, values) = match &layer.weight {
             StoredWeight::Sparse(csr) if !dense => (&**csr.pattern(), Tensor::f32s(&[values.len()], values)),
+            // Blocks of channels are no blocks in PyTorch's order of columns: their entries, one by one.
+            StoredWeight::BlockSparse(bsr) if !dense && bsr.pattern().taps() > 1 => {
+                entries = bsr.to_csr();
+                (&**entries.pattern(), Tensor::f32s(&[entries.values().len()], entries.values()))
+            }
             StoredWeight::BlockSparse(bsr) if !dense => {
                 let [r, c] = bsr.pattern().block_size();
                 (&**bsr.pattern().blocks(), Tensor::f32s(&[bsr.pattern().nnz_blocks(), r, c], values))

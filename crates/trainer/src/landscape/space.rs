@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
+use sparse_kernels::{Bsr, Csr, CsrPattern, FormatError};
 
 use super::Point;
 use crate::models::{StoredLayer, StoredModel, StoredWeight};
@@ -84,9 +84,8 @@ fn union(a: &StoredWeight, b: &StoredWeight) -> Result<Option<[StoredWeight; 2]>
         && a.pattern().block_size() == b.pattern().block_size()
     {
         let Some(merged) = Merged::new(a.pattern().blocks(), b.pattern().blocks())? else { return Ok(None) };
-        let (pattern, block_size) = (a.pattern(), a.pattern().block_size());
-        let blocks = merged.pattern.clone();
-        let joined = Arc::new(BsrPattern::from_blocks(pattern.nrows(), pattern.ncols(), block_size, blocks)?);
+        let block_size = a.pattern().block_size();
+        let joined = Arc::new(a.pattern().with_blocks(merged.pattern.clone())?);
         let [a, b] = merged.values([a.values(), b.values()], block_size[0] * block_size[1]);
         let weight = |values| Bsr::new(joined.clone(), values).map(StoredWeight::BlockSparse);
         return Ok(Some([weight(a)?, weight(b)?]));

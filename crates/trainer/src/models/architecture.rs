@@ -83,6 +83,19 @@ impl WeightLayer {
         self.rows() * self.columns()
     }
 
+    /// Whether its weights can be stored in blocks of `[r, c]`: those of a convolution span channels of one tap and one group,
+    /// so c must divide a group's input channels and, with several groups, r its output channels.
+    pub fn fits_blocks(&self, [r, c]: [usize; 2]) -> bool {
+        match self.kind {
+            LayerKind::Linear { .. } => true,
+            LayerKind::Conv { shape, .. } => {
+                let groups = shape.groups();
+                (shape.in_channels() / groups).is_multiple_of(c)
+                    && (groups == 1 || (shape.out_channels() / groups).is_multiple_of(r))
+            }
+        }
+    }
+
     /// Dimensions of the weight in PyTorch's order: `[outputs, inputs]` or `[O, C/G, kh, kw]`.
     pub fn dimensions(&self) -> Vec<usize> {
         match self.kind {

@@ -214,8 +214,7 @@ impl<B: Backend> Network<B> {
     /// other batches too.
     ///
     /// # Errors
-    /// If its layers do not fit each other ([`StoredModel::check`]), some convolution is in blocks, or the backend has no
-    /// room.
+    /// If its layers do not fit each other ([`StoredModel::check`]), the backend has no convolutions in blocks, or no room.
     pub fn from_stored(backend: &B, model: StoredModel, batch_size: usize) -> Result<Self, TrainingError> {
         model.check()?;
         let architecture = model.architecture()?;

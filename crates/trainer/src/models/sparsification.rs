@@ -163,7 +163,8 @@ impl Sparsification {
     ///
     /// In blocks, a layer has the nearest number of blocks to the weights that its density gives it, at least one; its nnz
     /// is that of the blocks, padding included ([`sparse_kernels::BsrPattern::nnz`]). A layer whose blocks would hold no
-    /// fewer values than the whole matrix has all its weights.
+    /// fewer values than the whole matrix has all its weights. So has, uncounted and whatever an override says, a convolution
+    /// that blocks do not fit ([`WeightLayer::fits_blocks`]): the first one, of three channels, and depthwise ones.
     ///
     /// # Errors
     /// [`DistributionError`] if a density or an override is impossible, or a layer would be left empty.
@@ -194,6 +195,10 @@ impl Sparsification {
                 return Err(DistributionError::NoSuchLayer { pattern: pattern.clone(), layers: names.join(", ") });
             }
             matching.for_each(|(_, by_hand)| *by_hand = *density);
+        }
+        if let Format::Bsr(block_size) = self.format {
+            let layers = architecture.layers.iter().zip(&mut by_hand);
+            layers.filter(|(layer, _)| !layer.fits_blocks(block_size)).for_each(|(_, by_hand)| *by_hand = Some(1.0));
         }
         let by_hand = architecture.layers.iter().zip(by_hand);
         let fixed = |(layer, density): (&WeightLayer, Option<f64>)| {
@@ -273,6 +278,34 @@ mod tests {
         assert_eq!(nnz("bsr8x8", &["fc3=0.001"])[2], 64);
         assert_eq!(nnz("bsr8x8", &["fc3=0.999"])[2], 1000);
         assert_eq!(nnz("bsr8x8", &["fc3=0.95"])[2], 960);
+    }
+
+    /// Blocks span channels of one tap; where they cannot, a convolution is dense.
+    #[test]
+    fn convolutions_have_blocks_of_channels() {
+        let (_, mut sparsification) = lenet(0.1);
+        let mut nnz = |model: &str, format: &str, overrides: &[&str]| {
+            sparsification.format = format.parse().unwrap();
+            sparsification.overrides = overrides.iter().map(|o| o.parse().unwrap()).collect();
+            let architecture = Architecture::of(&model.parse().unwrap());
+            let solved = sparsification.solve(&architecture).unwrap();
+            architecture
+                .layers
+                .iter()
+                .map(|layer| layer.size())
+                .zip(solved)
+                .map(|(size, l)| (size, l.nnz))
+                .collect::<Vec<_>>()
+        };
+        let wrn = nnz("wrn-10-1", "bsr8x8", &[]);
+        // Three channels; and 10 classes, whose two rows of blocks hold more than the matrix where all of them are stored.
+        assert_eq!(wrn[0], (432, 432));
+        assert!(wrn[1..].iter().all(|&(size, nnz)| nnz == size || nnz % 64 == 0), "{wrn:?}");
+        assert!(wrn[1..].iter().any(|&(size, nnz)| nnz < size / 2));
+        assert_eq!(nnz("wrn-10-1", "bsr8x8", &["conv1=0.1"])[0], (432, 432));
+        assert_eq!(nnz("wrn-10-1", "bsr4x1", &["conv1=0.5"])[0], (432, 216));
+        let mobilenet = nnz("mobilenet-v1", "bsr4x4", &[]);
+        assert!(mobilenet.iter().any(|&(size, nnz)| size == 9 * 512 && nnz == size), "depthwise");
     }
 
     #[test]

@@ -211,7 +211,8 @@ impl StoredModel {
                 Format::Bsr([r, c]) => {
                     let (rows, columns) = (nrows.div_ceil(r), ncols.div_ceil(c));
                     let blocks = Arc::new(random_pattern(rows, columns, density.nnz / (r * c), key)?);
-                    Topology::Blocks(Arc::new(BsrPattern::from_blocks(nrows, ncols, [r, c], blocks)?))
+                    let pattern = BsrPattern::from_blocks(nrows, ncols, [r, c], blocks)?;
+                    Topology::Blocks(Arc::new(pattern.with_taps(layer.taps())?))
                 }
             })
         };
@@ -408,8 +409,11 @@ impl StoredModel {
                 return Err(CheckpointError::mismatch(format!("the name of layer {}", i + 1), &layer.name, expected));
             }
         }
-        let has_bias = |i: usize| architecture.as_ref().is_none_or(|architecture| architecture.layers[i].bias);
-        let described = layers.into_iter().enumerate().map(|(i, layer)| read_layer(checkpoint, layer, has_bias(i)));
+        let described = layers.into_iter().enumerate().map(|(i, layer)| {
+            let of_network = architecture.as_ref().map(|architecture| &architecture.layers[i]);
+            let (bias, taps) = of_network.map_or((true, 1), |layer| (layer.bias, layer.taps()));
+            read_layer(checkpoint, layer, bias, taps)
+        });
         let layers = described.collect::<Result<_, _>>()?;
         let convolutional = match (spec, &architecture) {
             (Some(spec), Some(architecture)) => {
@@ -455,12 +459,9 @@ impl StoredModel {
             expect(format!("the shape of layer {name}"), format!("{:?}", stored.weight.shape()), shape)?;
             let biases = if layer.bias { layer.rows() } else { 0 };
             expect(format!("layer {name}: the number of biases"), stored.bias.len().to_string(), biases.to_string())?;
-            if let (LayerKind::Conv { .. }, StoredWeight::BlockSparse(_)) = (layer.kind, &stored.weight) {
-                expect(
-                    format!("the storage of the convolution {name}"),
-                    stored.weight.storage(),
-                    "csr or dense".into(),
-                )?;
+            if let StoredWeight::BlockSparse(bsr) = &stored.weight {
+                let taps = bsr.pattern().taps();
+                expect(format!("layer {name}: the taps of its blocks"), taps.to_string(), layer.taps().to_string())?;
             }
         }
         for (stored, norm) in parts.norms.iter().zip(&architecture.norms) {
@@ -514,7 +515,12 @@ fn initializer(architecture: &Architecture, layer: &WeightLayer) -> Initializer 
     }
 }
 
-fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription, bias: bool) -> Result<StoredLayer, CheckpointError> {
+fn read_layer(
+    checkpoint: &Checkpoint,
+    layer: LayerDescription,
+    bias: bool,
+    taps: usize,
+) -> Result<StoredLayer, CheckpointError> {
     let LayerDescription { name, shape: [nrows, ncols] } = layer;
     let weight = format!("{name}.weight");
     let weight = if checkpoint.tensors.contains_key(&weight) {
@@ -534,7 +540,7 @@ fn read_layer(checkpoint: &Checkpoint, layer: LayerDescription, bias: bool) -> R
             Ok(match *checkpoint.tensors[&part("values")].shape() {
                 // Blocks have two dimensions more than entries.
                 [_, r, c] => {
-                    let pattern = BsrPattern::new(nrows, ncols, [r, c], row_offsets, col_indices)?;
+                    let pattern = BsrPattern::new(nrows, ncols, [r, c], row_offsets, col_indices)?.with_taps(taps)?;
                     StoredWeight::BlockSparse(Bsr::new(Arc::new(pattern), values)?)
                 }
                 _ => {
@@ -582,6 +588,33 @@ mod tests {
         let both = drawn(format).into_iter().zip(drawn(other)).filter(|&(a, b)| a != 0.0 && b != 0.0);
         let both: Vec<_> = both.collect();
         assert!(both.len() > 10 && both.iter().all(|(a, b)| a == b));
+    }
+
+    /// Blocks of channels: they survive a checkpoint, and a position has the value that it has in CSR.
+    #[test]
+    fn blocks_of_convolutions_survive_a_checkpoint() {
+        let architecture = Architecture::of(&"wrn-10-1".parse().unwrap());
+        let sizes = architecture.layers.iter().map(|layer| layer.size());
+        let densities: Vec<_> = sizes.map(|size| LayerDensity { density: 0.5, nnz: size / 64 * 32, size }).collect();
+        let drawn = |format| {
+            let densities = architecture.layers.iter().zip(&densities).map(|(layer, density)| match format {
+                Format::Bsr(size) if !layer.fits_blocks(size) => LayerDensity { nnz: density.size, ..density.clone() },
+                _ => density.clone(),
+            });
+            let initialization = Initialization { format, init: Init::DenseFanIn, seed: 3 };
+            StoredModel::random(&architecture, &densities.collect::<Vec<_>>(), initialization).unwrap()
+        };
+        let (blocks, csr) = (drawn(Format::Bsr([8, 4])), drawn(Format::Csr));
+        assert_eq!(StoredModel::from_checkpoint(&blocks.to_checkpoint()).unwrap(), blocks);
+        assert_eq!(
+            (blocks.layers[0].weight.storage(), blocks.layers[1].weight.storage()),
+            ("dense".into(), "bsr8x4".into())
+        );
+        for (a, b) in blocks.layers.iter().zip(&csr.layers) {
+            let both = a.weight.to_dense().into_iter().zip(b.weight.to_dense()).filter(|&(a, b)| a != 0.0 && b != 0.0);
+            let both: Vec<_> = both.collect();
+            assert!(both.len() > 10 && both.iter().all(|(a, b)| a == b), "{}", a.name);
+        }
     }
 
     #[test]

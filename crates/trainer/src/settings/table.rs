@@ -117,8 +117,9 @@ settings! {
         /// compute faster, and are dropped and grown whole; a layer has the number of blocks nearest to its density, at least
         /// one
         format: Format = Format::Csr, arg(value_name = "csr|bsrRxC"),
-            must |s| unless(s.format == Format::Csr || s.model.is_mlp(), "csr for convolutional networks, which have no blocks").or(
-                unless(s.format == Format::Csr || s.method.info().blocks, "csr for this method, which does not support blocks")
+            must |s| unless(
+                s.format == Format::Csr || s.method.info().blocks,
+                "csr for this method, which does not support blocks",
             ),
             needs sparse;
     }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::dense::{band_and_chunk, chunk_channels};
 use super::grid::{Grid, backward_grids};
+use super::grow::grow;
 use super::isa_for;
 use super::panels::{Panel, Panels, Product, most_rows};
 use super::tiles::{Gradient, Rectangle, Rectangles};
-use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions};
+use crate::backend::conv::check_conv_blocks;
+use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, GrowRequest};
 use crate::cpu::{Buffer, Cpu, expect_values};
 use crate::error::expect_equal;
-use crate::{BackendError, BsrPattern, ConvShape, Images, ShapeError};
+use crate::{BackendError, BsrPattern, Candidate, ConvShape, Images, ShapeError};
 
 /// A BSR pattern of a convolution prepared for the CPU's kernels, see [`BlockSparseConv::plan_conv_blocks`].
 #[derive(Debug)]
@@ -105,14 +107,7 @@ impl CpuBlockConvPlan {
         options.check(OP, shape)?;
         let [r, c] = pattern.block_size();
         let (rows, channels) = (shape.out_channels() / shape.groups(), shape.in_channels() / shape.groups());
-        if !channels.is_multiple_of(c) {
-            let rule = "a divisor of the input channels of a group: blocks span channels of one tap";
-            return Err(ShapeError::Rule { op: OP, what: "columns of a block", got: c, rule }.into());
-        }
-        if shape.groups() > 1 && !rows.is_multiple_of(r) {
-            let rule = "a divisor of the output channels of a group";
-            return Err(ShapeError::Rule { op: OP, what: "rows of a block", got: r, rule }.into());
-        }
+        check_conv_blocks(OP, shape, [r, c])?;
         let block = |(position, (i, j)): (usize, (u32, u32))| {
             let (row, column) = (i as usize * r, j as usize * c);
             let (tap, channel_in_group) = (column / channels, column % channels);
@@ -230,6 +225,14 @@ impl BlockSparseConv for Cpu {
         &plan.pattern
     }
 
+    fn block_conv_shape(&self, plan: &CpuBlockConvPlan) -> ConvShape {
+        plan.shape
+    }
+
+    fn block_conv_options(&self, plan: &CpuBlockConvPlan) -> ConvOptions {
+        plan.options
+    }
+
     fn block_conv_plan_bytes(&self, plan: &CpuBlockConvPlan) -> usize {
         plan.bytes()
     }
@@ -320,5 +323,17 @@ impl BlockSparseConv for Cpu {
             }
         }
         Ok(())
+    }
+
+    fn grow_conv_blocks(
+        &self,
+        shape: ConvShape,
+        block_size: [usize; 2],
+        request: &GrowRequest,
+        pairs: &[(&Images<Self>, &Images<Self>)],
+    ) -> Result<Vec<Candidate>, BackendError> {
+        let _timed = self.timed("grow_conv_blocks", 0, 0);
+        check_conv_blocks("grow_conv_blocks", shape, block_size)?;
+        grow(self, shape, Some(block_size), request, pairs)
     }
 }

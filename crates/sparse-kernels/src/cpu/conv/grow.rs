@@ -23,40 +23,71 @@ use crate::{BackendError, Candidate, ConvShape, Images};
 /// Floats of a band of the gradient, if one row has not more already.
 const BAND_FLOATS: usize = 1 << 18;
 
-/// See [`crate::SparseConv::grow_conv`].
+/// See [`crate::SparseConv::grow_conv`] and, of blocks, [`crate::BlockSparseConv::grow_conv_blocks`].
 pub(super) fn grow(
     cpu: &Cpu,
     shape: ConvShape,
+    block_size: Option<[usize; 2]>,
     request: &GrowRequest,
     pairs: &[(&Images<Cpu>, &Images<Cpu>)],
 ) -> Result<Vec<Candidate>, BackendError> {
     const OP: &str = "grow_conv";
+    let [r, c] = block_size.unwrap_or([1, 1]);
     let (exclude, rows, columns) = (&*request.exclude, shape.rows(), shape.columns());
-    expect_equal(OP, "number of rows", rows, exclude.nrows())?;
-    expect_equal(OP, "number of columns", columns, exclude.ncols())?;
+    let [grid_rows, grid_columns] = [rows.div_ceil(r), columns / c];
+    expect_equal(OP, "number of rows", grid_rows, exclude.nrows())?;
+    expect_equal(OP, "number of columns", grid_columns, exclude.ncols())?;
     for (dy, x) in pairs {
         check(OP, shape, rows * columns, x, dy, false)?;
     }
     // There are no more candidates than this.
-    let count = request.count.min(rows * columns - exclude.nnz());
+    let count = request.count.min(grid_rows * grid_columns - exclude.nnz());
     if count == 0 {
         return Ok(Vec::new());
     }
-    let ranking = Ranking { ties: request.ties, ncols: columns as u64 };
-    let mut best = Best::new(ranking, count, 0.0, columns.min(PLACE_ROW));
-    let bands = rows.div_ceil((BAND_FLOATS / columns).clamp(1, BAND_ROWS));
-    let mut dw = cpu.scratch(0);
+    let ranking = Ranking { ties: request.ties, ncols: grid_columns as u64 };
+    let mut best = Best::new(ranking, count, 0.0, grid_columns.min(PLACE_ROW));
+    let bands = grid_rows.div_ceil((BAND_FLOATS / (r * columns)).clamp(1, BAND_ROWS));
+    let (mut dw, mut norms) = (cpu.scratch(0), Vec::new());
     for band in 0..bands {
-        let band = band * rows / bands..(band + 1) * rows / bands;
-        dw.resize(band.len() * columns);
+        let band = band * grid_rows / bands..(band + 1) * grid_rows / bands;
+        let rows = band.start * r..(band.end * r).min(rows);
+        dw.resize(rows.len() * columns);
         if pairs.is_empty() {
             dw.fill(0.0);
         }
         for (i, (dy, x)) in pairs.iter().enumerate() {
-            cpu.dense_weight_grad(shape, band.clone(), dy, x, &mut dw, i > 0);
+            cpu.dense_weight_grad(shape, rows.clone(), dy, x, &mut dw, i > 0);
         }
-        best.push_rows(exclude, band, &dw);
+        match block_size {
+            None => best.push_rows(exclude, band, &dw),
+            Some(block_size) => {
+                block_norms(shape, block_size, &dw, &mut norms);
+                best.push_rows(exclude, band, &norms);
+            }
+        }
     }
     cpu.give_back(dw);
     Ok(in_order(&best.list, ranking, count))
+}
+
+/// The norms of the blocks of some rows of the gradient, `[row of blocks][tap][block of channels]`: squares summed down the
+/// rows, then across a block's channels, in f64.
+fn block_norms(shape: ConvShape, [r, c]: [usize; 2], dw: &[f32], norms: &mut Vec<f32>) {
+    let (columns, taps) = (shape.columns(), shape.taps());
+    let mut squares = vec![0.0f64; columns];
+    norms.clear();
+    for rows in dw.chunks(r * columns) {
+        squares.fill(0.0);
+        for row in rows.chunks_exact(columns) {
+            for (sum, &value) in squares.iter_mut().zip(row) {
+                *sum += f64::from(value) * f64::from(value);
+            }
+        }
+        for tap in 0..taps {
+            for channels in squares.chunks_exact(c * taps) {
+                norms.push(channels.iter().skip(tap).step_by(taps).sum::<f64>().sqrt() as f32);
+            }
+        }
+    }
 }

@@ -248,7 +248,7 @@ impl SparseConv for Cpu {
             pairs.iter().map(|(dy, x)| dy.data.len() + x.data.len()).sum(),
             pairs.iter().map(|(dy, _)| 2 * shape.rows() * shape.columns() * pixels_and_samples(dy.layout)).sum(),
         );
-        grow::grow(self, shape, request, pairs)
+        grow::grow(self, shape, None, request, pairs)
     }
 }
 

@@ -25,14 +25,40 @@ fn cpus() -> Vec<Cpu> {
 }
 
 /// The places of dense weights, `[O][C/G][kh][kw]`, in blocks; `None` for padding.
-fn places_of_blocks(shape: ConvShape, pattern: &BsrPattern) -> Vec<Option<usize>> {
-    let channels = shape.in_channels() / shape.groups();
+fn places_of_blocks(pattern: &BsrPattern) -> Vec<Option<usize>> {
     let mut places = vec![None; pattern.nnz()];
     for entry in pattern.entries() {
-        let (tap, channel) = (entry.column / channels, entry.column % channels);
-        places[entry.position] = Some(entry.row * shape.columns() + channel * shape.taps() + tap);
+        places[entry.position] = Some(entry.row * pattern.ncols() + entry.column);
     }
     places
+}
+
+/// Growth of half of the blocks that are not there, of whole numbers: norms are exact, and there are many ties.
+fn check_growth_of_blocks(cpu: &Cpu, case: &Case, pattern: &BsrPattern) {
+    let case = Case { is_exact: true, ..*case };
+    let Case { shape, size, samples, .. } = case;
+    let [x, dy] = case.operands();
+    let gradient = reference::conv::weight_grad(shape, size, samples, &dy, &x);
+    let [r, c] = pattern.block_size();
+    let (exclude, ties) = (pattern.blocks().clone(), Key::new(case.seed));
+    let all = BsrPattern::full(pattern.nrows(), pattern.ncols(), [r, c]).unwrap().with_taps(shape.taps()).unwrap();
+    let values: Vec<f32> =
+        places_of_blocks(&all).iter().map(|place| place.map_or(0.0, |at| gradient[at].value as f32)).collect();
+    let norms = all.block_norms(&values).unwrap();
+    let columns = exclude.ncols();
+    let is_free = |at: &usize| exclude.row(at / columns).binary_search(&((at % columns) as u32)).is_err();
+    let mut free: Vec<usize> = (0..norms.len()).filter(is_free).collect();
+    let hash = |at: usize| ties.bits(at as u64) as u32;
+    free.sort_by(|&a, &b| norms[b].total_cmp(&norms[a]).then(hash(a).cmp(&hash(b))).then(a.cmp(&b)));
+    let count = free.len().div_ceil(2);
+    free.truncate(count);
+    free.sort_unstable();
+    let expected: Vec<_> = free.iter().map(|&at| ((at / columns) as u32, (at % columns) as u32, norms[at])).collect();
+    let [x, dy] = case.images(cpu);
+    let request = GrowRequest { exclude, count, ties };
+    let found = cpu.grow_conv_blocks(shape, [r, c], &request, &[(&dy, &x)]).unwrap();
+    let found: Vec<_> = found.iter().map(|c| (c.row, c.column, c.score)).collect();
+    assert_eq!(found, expected, "{case:?}");
 }
 
 /// Weights in blocks, in all three passes.
@@ -52,9 +78,10 @@ fn check_blocks(cpu: &Cpu, case: &Case, block_size: [usize; 2]) {
     let kept = (0..rows as u32).flat_map(|r| (0..columns as u32).map(move |c| (r, c)));
     let kept = kept.filter(|&(r, c)| key.uniform(u64::from(r) << 32 | u64::from(c)) < case.density).collect();
     let blocks = CsrPattern::from_positions(rows, columns, kept).unwrap();
-    let pattern =
-        Arc::new(BsrPattern::from_blocks(shape.rows(), shape.columns(), block_size, Arc::new(blocks)).unwrap());
-    let places = places_of_blocks(shape, &pattern);
+    let blocks = BsrPattern::from_blocks(shape.rows(), shape.columns(), block_size, Arc::new(blocks)).unwrap();
+    let pattern = Arc::new(blocks.with_taps(shape.taps()).unwrap());
+    check_growth_of_blocks(cpu, case, &pattern);
+    let places = places_of_blocks(&pattern);
     let values: Vec<f32> = places.iter().map(|place| place.map_or(0.0, |at| dense[at])).collect();
     dense.fill(0.0);
     places.iter().zip(&values).for_each(|(place, &value)| place.iter().for_each(|&at| dense[at] = value));

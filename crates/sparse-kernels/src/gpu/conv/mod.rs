@@ -1,5 +1,6 @@
 //! Convolutions: checks shapes, plans, and launches the kernels.
 
+mod bsr;
 mod dense;
 mod depthwise;
 mod grid;
