@@ -318,6 +318,7 @@ impl<B: Backend> Parameters<B> {
     }
 
     /// A weight, and the sum of its dense gradients that growth over several passes has so far.
+    #[expect(clippy::type_complexity, reason = "the two borrows that growth needs at a time")]
     pub(crate) fn growth_gradient(
         &mut self,
         op: &'static str,

@@ -54,21 +54,23 @@ impl<B: Backend> Weight<B> for DenseWeight<B> {
     }
 
     fn forward(&self, backend: &B, x: &Activations<B>, y: &mut Activations<B>) -> Result<(), Error> {
-        Ok(match self.geometry {
+        match self.geometry {
             Geometry::Linear { .. } => backend.gemm(Op::NoTranspose, &self.values, strips(x), strips_mut(y))?,
             Geometry::Conv { shape, .. } => {
                 backend.conv_forward_dense(shape, &self.values, images(x), images_mut(y))?;
             }
-        })
+        }
+        Ok(())
     }
 
     fn input_grad(&self, backend: &B, dy: &Activations<B>, dx: &mut Activations<B>) -> Result<(), Error> {
-        Ok(match self.geometry {
+        match self.geometry {
             Geometry::Linear { .. } => backend.gemm(Op::Transpose, &self.values, strips(dy), strips_mut(dx))?,
             Geometry::Conv { shape, .. } => {
                 backend.conv_input_grad_dense(shape, &self.values, images(dy), images_mut(dx))?;
             }
-        })
+        }
+        Ok(())
     }
 
     fn weight_grad(

@@ -137,10 +137,11 @@ pub trait Weight<B: Backend>: Debug + Send + Sync {
         y: &mut Activations<B>,
     ) -> Result<(), Error> {
         self.forward(backend, x, y)?;
-        Ok(match y {
+        match y {
             Activations::Strips(y) => backend.bias_relu(bias, relu, y)?,
             Activations::Images(y) => backend.bias_relu_images(bias, relu, y)?,
-        })
+        }
+        Ok(())
     }
 
     /// `dx = Wᵀ · dy`.
@@ -172,12 +173,13 @@ pub trait Weight<B: Backend>: Debug + Send + Sync {
         gradient: &mut B::Buffer,
         accumulate: bool,
     ) -> Result<(), Error> {
-        Ok(match self.geometry(backend) {
+        match self.geometry(backend) {
             Geometry::Linear { .. } => backend.gemm_weight_grad(strips(dy), strips(x), gradient, accumulate)?,
             Geometry::Conv { shape, .. } => {
                 backend.conv_weight_grad_dense(shape, images(dy), images(x), gradient, accumulate)?
             }
-        })
+        }
+        Ok(())
     }
 
     /// The entries outside a topology that the dense gradient, summed over `pairs` of `(dy, x)`, is largest at.

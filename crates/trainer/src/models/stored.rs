@@ -598,8 +598,8 @@ mod tests {
         let densities: Vec<_> = sizes.map(|size| LayerDensity { density: 0.5, nnz: size / 64 * 32, size }).collect();
         let drawn = |format| {
             let densities = architecture.layers.iter().zip(&densities).map(|(layer, density)| match format {
-                Format::Bsr(size) if !layer.fits_blocks(size) => LayerDensity { nnz: density.size, ..density.clone() },
-                _ => density.clone(),
+                Format::Bsr(size) if !layer.fits_blocks(size) => LayerDensity { nnz: density.size, ..*density },
+                _ => *density,
             });
             let initialization = Initialization { format, init: Init::DenseFanIn, seed: 3 };
             StoredModel::random(&architecture, &densities.collect::<Vec<_>>(), initialization).unwrap()
