@@ -251,7 +251,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("eval none.safetensors", 2, &["none.safetensors"]),
         ("eval empty", 2, &["empty has no readable checkpoint"]),
         ("eval damaged.safetensors", 1, &["damaged.safetensors", "SHA-256"]),
-        ("eval model.safetensors", 2, &["20-5-10 reads 20 features", "784 features", "784-300-100-10 would fit"]),
+        ("eval model.safetensors", 2, &["20-5-10 takes 20 features", "784 features", "784-300-100-10 would fit"]),
         ("eval bad.toml", 1, &["bad.toml", "not a safetensors file"]),
         ("fly", 2, &["fly"]),
     ] {

@@ -215,7 +215,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
     fs::create_dir(folder.join("empty")).unwrap();
     for (args, code, parts) in [
         ("a other", 2, &["architecture", "a/checkpoint.safetensors", "lenet-300-100", "784-20-10"][..]),
-        ("a mnist.safetensors", 2, &["the data set", "fashion-mnist-mini", "mnist.safetensors mnist"]),
+        ("a mnist.safetensors", 2, &["the data set", "fashion-mnist-mini", "that of mnist.safetensors is mnist"]),
         ("imported.safetensors a", 2, &["imported.safetensors", "which data", "--init-from"]),
         ("mnist.safetensors mnist.safetensors", 2, &["mnist", "--data-dir"]),
         ("a empty", 2, &["empty", "no checkpoint"]),

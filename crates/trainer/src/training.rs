@@ -1069,7 +1069,7 @@ mod tests {
         ] {
             refused(&trainer(&cpu, &config, 20).checkpoint(None).unwrap(), message);
         }
-        refused(&Checkpoint::default(), "part \"training\"");
+        refused(&Checkpoint::default(), "section \"training\": it is not there");
         let changed = |change: &dyn Fn(&mut Checkpoint)| {
             let mut checkpoint = before.clone();
             change(&mut checkpoint);

@@ -209,10 +209,10 @@ mod tests {
             (path("a"), Some(Npz), Some("fc1"), false, "it must be .npz"),
             (path("a.npz"), None, Some("fc1"), true, ".npz files hold only stored entries"),
             (path("a"), Some(Smtx), None, true, ".smtx files hold only stored entries"),
-            (taken.clone(), None, Some("fc1"), false, "it is a folder"),
-            (folder.path().to_owned(), Some(Safetensors), None, false, "it is a folder"),
-            (folder.path().to_owned(), Some(Npz), None, false, "it is not an empty folder"),
-            (file.clone(), Some(Npz), None, false, "it is not an empty folder"),
+            (taken.clone(), None, Some("fc1"), false, "is a folder; give the name"),
+            (folder.path().to_owned(), Some(Safetensors), None, false, "is a folder; give the name"),
+            (folder.path().to_owned(), Some(Npz), None, false, "is not an empty folder"),
+            (file.clone(), Some(Npz), None, false, "is not an empty folder"),
         ] {
             let error = Target::new(&path, format, layer, dense).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains(part), "{}: {error}", path.display());
@@ -224,7 +224,7 @@ mod tests {
                 .contains("is the input and would be overwritten")
         );
         assert!(model_file(&taken).unwrap_err().contains("it must be .safetensors"));
-        assert!(model_file(folder.path()).unwrap_err().contains("it is a folder"));
+        assert!(model_file(folder.path()).unwrap_err().contains("is a folder; give the name"));
         assert_eq!(model_file(&folder.path().join("new")), Ok(()));
     }
 

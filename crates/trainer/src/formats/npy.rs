@@ -513,7 +513,9 @@ mod tests {
         assert!(message("<f4", "(18446744073709551616,)").contains("a length of 64 bits"));
         assert!(message("<f4", &format!("({})", "1,".repeat(65))).contains("at most 64 dimensions"));
         assert!(message("<f4", "(4000000000, 0)").starts_with("the file claims 4000000000 rows in 128 bytes"));
-        assert!(message("<f4", "(0, 18446744073709551615)").starts_with("it claims 18446744073709551615 columns"));
+        assert!(
+            message("<f4", "(0, 18446744073709551615)").starts_with("the file claims 18446744073709551615 columns")
+        );
         assert!(message("|S0", "(4000000000,)").starts_with("the file claims 4000000000 rows"));
         let mut bytes = b"\x93NUMPY\x02\x00".to_vec();
         bytes.extend([0xff; 4]);

@@ -60,8 +60,8 @@ fn widths_are_told_apart() {
         StoredModel { convolutional: Some(ConvolutionalParts { spec, norms: vec![] }), ..mlp([20, 10, 3]) }
     };
     let text = message(model(1.0), model(0.5));
-    assert!(text.contains("lenet-5 (pictures of 1×28×28, 10 classes, width 1,"), "{text}");
-    assert!(text.contains("lenet-5 (pictures of 1×28×28, 10 classes, width 0.5,"), "{text}");
+    assert!(text.contains("lenet-5 (images of 1×28×28, 10 classes, width 1,"), "{text}");
+    assert!(text.contains("lenet-5 (images of 1×28×28, 10 classes, width 0.5,"), "{text}");
 }
 
 #[test]
