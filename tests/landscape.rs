@@ -218,7 +218,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("a mnist.safetensors", 2, &["the data set", "fashion-mnist-mini", "that of mnist.safetensors is mnist"]),
         ("imported.safetensors a", 2, &["imported.safetensors", "which data", "--init-from"]),
         ("mnist.safetensors mnist.safetensors", 2, &["mnist", "--data-dir"]),
-        ("a empty", 2, &["empty", "no checkpoint"]),
+        ("a empty", 2, &["empty", "no readable checkpoint"]),
         ("a nothing", 2, &["nothing"]),
         ("a a --out taken", 2, &["taken/landscape.jsonl", "new folder"]),
         ("a a --out a/config.toml/x", 2, &["out", "a/config.toml/x"]),
