@@ -1083,7 +1083,7 @@ mod tests {
             changed(&|c| drop(c.tensors.insert("fc1.weight.col_indices".to_owned(), TensorData::u32s([9; 150]))));
         refused(&columns, "tensor fc1.weight: row 0: column 9 follows 9");
         let description = changed(&|c| c.metadata["model"]["layers"][0]["shape"] = serde_json::json!([30]));
-        refused(&description, "part \"model\"");
+        refused(&description, "section \"model\"");
     }
 
     /// After the first steps, buffers go round: the arena makes no more.
