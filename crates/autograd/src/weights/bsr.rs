@@ -1,5 +1,5 @@
-//! Blocks: a matrix, or a convolution, whose blocks span channels of one tap, in BSR. Values, gradient and slots are of the stored blocks, padding included; it is 0 in all of them,
-//! and optimizers keep it so.
+//! Blocks in BSR: a matrix, or a convolution, whose blocks span channels of one tap. Values, gradient and optimizer slots
+//! cover the stored blocks, padding included. Padding is 0 in all of them, and optimizers keep it 0.
 
 use std::sync::Arc;
 

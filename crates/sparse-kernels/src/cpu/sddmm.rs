@@ -259,7 +259,11 @@ impl<I: Isa, const P: usize, const V: usize, const T: usize> Row<I, P, V, T> {
                 }
                 done = done.min(end);
             }
-            (done..len).for_each(|k| self.one(isa, k));
+            // A loop, not a closure: an iterator's `fold` would be a function of its own, without the processor's features.
+            while done < len {
+                self.one(isa, done);
+                done += 1;
+            }
         }
     }
 

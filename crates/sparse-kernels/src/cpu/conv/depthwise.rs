@@ -321,7 +321,12 @@ impl<I: Isa, const N: usize> Held<I, N> {
     #[inline(always)]
     fn new(isa: I, Listed { w, which, offsets }: Listed<'_>) -> Self {
         let which: [usize; N] = which.try_into().expect("N taps");
-        Self { weights: which.map(|tap| isa.splat(w[tap])), offsets: offsets.try_into().expect("N taps") }
+        // A loop, not `map`, whose closure would be a function of its own, without the processor's features.
+        let mut weights = [isa.splat(0.0); N];
+        for (weight, tap) in weights.iter_mut().zip(which) {
+            *weight = isa.splat(w[tap]);
+        }
+        Self { weights, offsets: offsets.try_into().expect("N taps") }
     }
 }
 
