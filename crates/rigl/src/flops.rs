@@ -69,7 +69,7 @@ choices! {
     Micronet = "micronet",
     /// As the MicroNet challenge, without bias and ReLU: the figures of the reproducibility report (arXiv 2103.15767).
     Products = "products",
-    /// As the tables of the RigL paper.
+    /// As in the tables of the RigL paper.
     ///
     /// [`FlopsConvention::Micronet`] with two habits of the authors' notebooks, needed to get the published figures:
     ///

@@ -75,11 +75,11 @@ choices! {
     /// assert!("linear".parse::<DropSchedule>().is_err());
     /// ```
     DropSchedule, "drop schedule":
-    /// Not at all: f(t) = α.
+    /// Constant: f(t) = α.
     Constant = "constant",
-    /// Along half a cosine, to 0 at the end step: the paper's default.
+    /// Half a cosine, down to 0 at the end step (the default in the paper).
     Cosine = "cosine",
-    /// As α · (1 − progress)^exponent: linear for 1, also tried with 3. The authors' code calls it exponential_k.
+    /// α · (1 − progress)^exponent, linear for exponent 1; the code of the authors calls it exponential_k.
     InversePower = "inverse-power",
 }
 

@@ -23,7 +23,7 @@ use crate::method::{LayerUpdate, Layers, Method, MethodError, MethodInfo, Update
 use crate::topology::prune_by_magnitude;
 
 pub(super) static INFO: MethodInfo = MethodInfo {
-    summary: "all weights learn, the largest of each layer take part",
+    summary: "trains all weights, uses only the largest of each layer",
     storage: WeightStorage::Latent,
     updates: UpdateTimes::EveryStep,
     blocks: false,

@@ -25,7 +25,7 @@ use crate::schedule::{ScheduleState, UpdateSchedule};
 use crate::{FlopsError, nnz_for_density};
 
 pub(super) static INFO: MethodInfo = MethodInfo {
-    summary: "dense at first, then the smallest weights are pruned step by step",
+    summary: "starts dense, then prunes the smallest weights step by step",
     storage: WeightStorage::DenseFirst,
     updates: UpdateTimes::Scheduled,
     blocks: false,

@@ -10,9 +10,9 @@ choices! {
     Augment {
         /// No change.
         None,
-        /// Padded by 4 pixels through reflection, cropped to the old size, flipped left to right or not.
+        /// Pad by 4 reflected pixels, crop to the original size, flip horizontally at random.
         CropFlip,
-        /// A part of random size and aspect, resized, flipped left to right or not: for image folders.
+        /// Crop a part of random size and aspect ratio, resize it, flip horizontally at random: for image folders.
         RandomResizedCropFlip,
     }
 }

@@ -11,7 +11,7 @@ choices! {
         Pixels,
         /// Each channel of the training set separately.
         Channels,
-        /// Each picture separately.
+        /// Each image separately.
         PerImage,
         /// None: inputs are brightnesses from 0 to 1.
         None,
