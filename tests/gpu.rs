@@ -13,11 +13,11 @@ use trainer::checkpoint::Checkpoint;
 use trainer::data;
 use trainer::device::{ComputeDevice, backend_error};
 use trainer::interrupt::Interrupt;
-use trainer::models::{Architecture, Initialization, Network, Sparsification};
+use trainer::models::{Architecture, Network};
 use trainer::run::RunParts;
 use trainer::run_dir::{RunDir, RunInfo, newest_checkpoint};
 use trainer::settings::TrainConfig;
-use trainer::training::{self, OptimizerKind, StepOptions, Trainer};
+use trainer::training::{OptimizerKind, Trainer};
 
 /// The GPU; `None`, and a line that says so, where there is none. `RIGL_REQUIRE_GPU` makes that a failure.
 fn gpu() -> Option<Gpu> {
@@ -101,15 +101,14 @@ struct Run<'b, B: Backend> {
 impl<'b, B: Backend> Run<'b, B> {
     fn new(backend: &'b B, config: &TrainConfig) -> Self {
         let architecture = Architecture::of(&config.model);
-        let densities = Sparsification::of(config).solve(&architecture).unwrap();
-        let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
+        let densities = config.sparsification().solve(&architecture).unwrap();
         let batch = config.batch_size;
-        let mut network = Network::new(backend, &architecture, &densities, initialization, batch).unwrap();
-        let optimizer = training::optimizer(config, backend, &mut network).unwrap();
-        let (method, _) = training::method(config, TOTAL).unwrap();
+        let network = Network::new(backend, &architecture, &densities, config.initialization(), batch).unwrap();
+        let (method, _) = config.scheduled_method(TOTAL).unwrap();
         let found = Found::default();
         let watched = Box::new(Watched { method, found: found.clone() });
-        let trainer = Trainer::new(backend, network, optimizer, watched, StepOptions::of(config, TOTAL));
+        let trainer = Trainer::new(backend, network, config.optimizer_options(), watched, config.step_options(TOTAL));
+        let trainer = trainer.unwrap();
         Self { trainer, found, architecture, batch }
     }
 
@@ -294,12 +293,10 @@ fn a_run_survives_the_loss_of_its_device() {
     };
     let data = data::load_sized(&config.data, None, config.image_size).unwrap();
     let architecture = Architecture::of(&config.model);
-    let densities = Sparsification::of(&config).solve(&architecture).unwrap();
-    let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
-    let mut network = Network::new(&gpu, &architecture, &densities, initialization, config.batch_size).unwrap();
-    let optimizer = training::optimizer(&config, &gpu, &mut network).unwrap();
-    let (method, _) = training::method(&config, 1500).unwrap();
-    let trainer = Trainer::new(&gpu, network, optimizer, method, StepOptions::of(&config, 1500));
+    let densities = config.sparsification().solve(&architecture).unwrap();
+    let (drawn, batch) = (config.initialization(), config.batch_size);
+    let network = Network::new(&gpu, &architecture, &densities, drawn, batch).unwrap();
+    let trainer = config.trainer(&gpu, network, 1500).unwrap();
     let run_dir = RunDir::create(&config, &RunInfo::new(gpu.place())).unwrap();
     let interrupt = Interrupt::default();
     let parts = RunParts { device: &gpu, config: &config, data: &data, trainer, run_dir, total_steps: 1500, interrupt };

@@ -9,9 +9,8 @@ use counting_allocator::{allocated, live_bytes};
 use sparse_kernels::StripLayout;
 use sparse_kernels::cpu::Cpu;
 use trainer::method::Method;
-use trainer::models::{Architecture, Format, Initialization, Network, Sparsification};
+use trainer::models::{Architecture, Format, Network};
 use trainer::settings::TrainConfig;
-use trainer::training::{self, StepOptions, Trainer};
 
 /// Bytes per stored weight that training may hold, plans and momentum included.
 const BYTES_PER_NONZERO: f64 = 32.0;
@@ -35,14 +34,12 @@ fn memory_follows_density() {
             let method_name = method;
 
             let before = live_bytes();
-            let densities = Sparsification::of(&config).solve(&architecture).unwrap();
-            let initialization = Initialization { format, init: config.init, seed: 0 };
-            let mut network = Network::new(&cpu, &architecture, &densities, initialization, config.batch_size).unwrap();
-            let optimizer = training::optimizer(&config, &cpu, &mut network).unwrap();
-            let (method, _) = training::method(&config, 60).unwrap();
+            let densities = config.sparsification().solve(&architecture).unwrap();
+            let (drawn, batch) = (config.initialization(), config.batch_size);
+            let network = Network::new(&cpu, &architecture, &densities, drawn, batch).unwrap();
             let nnz = network.cost(&cpu).nnz;
             let nnz_of_largest_layer = network.layer_nnz(&cpu).into_iter().max().unwrap();
-            let mut trainer = Trainer::new(&cpu, network, optimizer, method, StepOptions::of(&config, 60));
+            let mut trainer = config.trainer(&cpu, network, 60).unwrap();
             let layout = StripLayout::sparse(32, 768);
             let images: Vec<f32> = (0..layout.len()).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
             let labels: Vec<u32> = (0..32).map(|n| n % 10).collect();

@@ -204,6 +204,16 @@ impl<B: Backend> Parameters<B> {
         Self { list: Vec::new() }
     }
 
+    /// Makes these slots of all parameters that are learned.
+    pub(crate) fn ensure_slots(&mut self, backend: &B, names: &[&str]) -> Result<(), Error> {
+        for parameter in self.iter_mut().filter(|parameter| parameter.value().is_learned()) {
+            for name in names {
+                parameter.ensure_slot(backend, name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a weight.
     pub fn add_weight(&mut self, name: impl Into<String>, weight: Box<dyn Weight<B>>) -> ParameterId {
         self.add(name.into(), ParameterValue::Weight(weight))

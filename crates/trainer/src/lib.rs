@@ -12,6 +12,7 @@ pub mod data;
 pub mod device;
 pub mod exchange;
 pub mod figure;
+pub mod first_model;
 mod fit;
 pub mod formats;
 pub mod interrupt;

@@ -124,13 +124,13 @@ impl TopologyHistory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::{Architecture, Format, Init, Initialization, Sparsification, StoredModel};
+    use crate::models::{Architecture, Format, Init, Initialization, StoredModel};
     use sparse_kernels::cpu::Cpu;
 
     fn network(cpu: &Cpu, model: &str, format: Format) -> Network<Cpu> {
         let architecture = Architecture::of(&model.parse().unwrap());
         let config = crate::settings::TrainConfig { density: 0.3, format, ..Default::default() };
-        let densities = Sparsification::of(&config).solve(&architecture).unwrap();
+        let densities = config.sparsification().solve(&architecture).unwrap();
         let initialization = Initialization { format, init: Init::DenseFanIn, seed: 3 };
         let stored = StoredModel::random(&architecture, &densities, initialization).unwrap();
         Network::from_stored(cpu, stored, 8).unwrap()

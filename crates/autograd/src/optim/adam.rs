@@ -2,7 +2,6 @@
 
 use sparse_kernels::{AdamStep, Backend};
 
-use super::ensure_slots;
 use crate::{Error, Parameters};
 
 /// Options of [`Adam`].
@@ -47,7 +46,7 @@ impl Adam {
     /// # Errors
     /// If the backend cannot allocate them.
     pub fn new<B: Backend>(options: AdamOptions, backend: &B, parameters: &mut Parameters<B>) -> Result<Self, Error> {
-        ensure_slots(backend, parameters, Self::SLOTS)?;
+        parameters.ensure_slots(backend, Self::SLOTS)?;
         Ok(Self { options, steps: 0 })
     }
 

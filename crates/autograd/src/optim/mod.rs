@@ -24,7 +24,43 @@ pub enum Optimizer {
     Adam(Adam),
 }
 
+/// What an optimizer is to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OptimizerOptions {
+    /// Stochastic gradient descent.
+    Sgd(SgdOptions),
+    /// Adam or AdamW.
+    Adam(AdamOptions),
+}
+
+impl From<SgdOptions> for OptimizerOptions {
+    fn from(options: SgdOptions) -> Self {
+        Self::Sgd(options)
+    }
+}
+
+impl From<AdamOptions> for OptimizerOptions {
+    fn from(options: AdamOptions) -> Self {
+        Self::Adam(options)
+    }
+}
+
 impl Optimizer {
+    /// Makes the slots of all parameters.
+    ///
+    /// # Errors
+    /// If the backend cannot allocate them.
+    pub fn new<B: Backend>(
+        options: OptimizerOptions,
+        backend: &B,
+        parameters: &mut Parameters<B>,
+    ) -> Result<Self, Error> {
+        Ok(match options {
+            OptimizerOptions::Sgd(options) => Self::Sgd(Sgd::new(options, backend, parameters)?),
+            OptimizerOptions::Adam(options) => Self::Adam(Adam::new(options, backend, parameters)?),
+        })
+    }
+
     /// Updates all parameters that have a gradient.
     ///
     /// # Errors
@@ -72,14 +108,4 @@ impl Optimizer {
             adam.set_steps(steps);
         }
     }
-}
-
-/// Makes the slots of all parameters.
-fn ensure_slots<B: Backend>(backend: &B, parameters: &mut Parameters<B>, names: &[&str]) -> Result<(), Error> {
-    for parameter in parameters.iter_mut().filter(|parameter| parameter.value().is_learned()) {
-        for name in names {
-            parameter.ensure_slot(backend, name)?;
-        }
-    }
-    Ok(())
 }

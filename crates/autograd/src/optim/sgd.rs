@@ -2,7 +2,6 @@
 
 use sparse_kernels::{Backend, SgdStep};
 
-use super::ensure_slots;
 use crate::{Error, Parameters};
 
 /// Options of [`Sgd`].
@@ -33,7 +32,7 @@ impl Sgd {
     /// If the backend cannot allocate them.
     pub fn new<B: Backend>(options: SgdOptions, backend: &B, parameters: &mut Parameters<B>) -> Result<Self, Error> {
         let sgd = Self { options };
-        ensure_slots(backend, parameters, sgd.slots())?;
+        parameters.ensure_slots(backend, sgd.slots())?;
         Ok(sgd)
     }
 

@@ -12,7 +12,7 @@ use crate::device::ComputeDevice;
 use crate::method::Method;
 use crate::models::{Architecture, Init, Initialization, Network};
 use crate::settings::TrainConfig;
-use crate::training::{self, StepOptions, Trainer};
+use crate::training::Trainer;
 
 /// Time that steps on a queue may take before they are waited for.
 const TURN: Duration = Duration::from_millis(200);
@@ -40,15 +40,14 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
         densities: &[LayerDensity],
     ) -> anyhow::Result<Self> {
         let config = TrainConfig { dropout: 0.0, begin_step: None, end_step: None, ..config.clone() };
-        let initialization = Initialization { format: config.format, init: Init::DenseFanIn, seed: config.seed };
+        let initialization = Initialization { init: Init::DenseFanIn, ..config.initialization() };
         let batch_size = config.batch_size;
-        let mut network = Network::new(backend, architecture, densities, initialization, batch_size)?;
-        let optimizer = training::optimizer(&config, backend, &mut network)?;
+        let network = Network::new(backend, architecture, densities, initialization, batch_size)?;
         // A fixed pattern takes the step that every method takes between updates. The learning rate is small, so that
         // the loss stays finite however often the step is repeated.
         let fixed = TrainConfig { method: Method::named("static"), method_option: vec![], ..config.clone() };
-        let (method, _) = training::method(&fixed, 1)?;
-        let mut options = StepOptions::of(&config, 1);
+        let (method, _) = fixed.scheduled_method(1)?;
+        let mut options = config.step_options(1);
         options.learning_rate = autograd::optim::Schedule::constant(1e-6);
         let layout = network.body.input_layout(batch_size);
         let key = Key::new(config.seed).with_name("bench");
@@ -64,13 +63,8 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
         }
         let classes = architecture.classes() as u64;
         let labels = (0..batch_size as u64).map(|n| key.with_name("labels").below(n, classes) as u32).collect();
-        Ok(Self {
-            backend,
-            trainer: Trainer::new(backend, network, optimizer, method, options),
-            layout,
-            images,
-            labels,
-        })
+        let trainer = Trainer::new(backend, network, config.optimizer_options(), method, options)?;
+        Ok(Self { backend, trainer, layout, images, labels })
     }
 
     /// Stored weights.

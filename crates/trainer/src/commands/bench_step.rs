@@ -194,7 +194,7 @@ fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
 fn sparsification(args: &BenchStepArgs, density: f64) -> Result<Sparsification, ConfigError> {
     let method = Method::named(if density == 1.0 { "dense" } else { "static" });
     let distribution = args.distribution;
-    Ok(Sparsification::of(&TrainConfig { method, density, distribution, ..config(args)? }))
+    Ok(TrainConfig { method, density, distribution, ..config(args)? }.sparsification())
 }
 
 fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) -> anyhow::Result<f64> {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::summary;
 use crate::exchange::{check_out, prune, read_model};
-use crate::models::{Architecture, Sparsification};
+use crate::models::Architecture;
 use crate::settings::error::ConfigError;
 use crate::settings::{DensityArgs, SpreadArgs, TrainConfig, TrainOptions};
 
@@ -61,7 +61,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     if prunes {
         let config = TrainConfig::of(&TrainOptions { model: Some(model.name()), ..given.or(spread) })?;
         config.check()?;
-        let densities = Sparsification::of(&config).solve(&Architecture::of(&config.model))?;
+        let densities = config.sparsification().solve(&Architecture::of(&config.model))?;
         prune(&mut model, &densities)?;
     }
     model.save(&args.out)?;

@@ -2,24 +2,25 @@
 
 use std::str::FromStr;
 
+use autograd::optim::Optimizer;
 use clap::Args;
-use rigl::{LayerDensity, nnz_for_density};
+use rigl::{FlopsConvention, LayerDensity, nnz_for_density};
 use serde::Serialize;
 use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
 
 use super::network::PictureArgs;
 use super::values::parse_positive;
+use crate::first_model::FirstModel;
+use crate::fit;
 use crate::method::Method;
-use crate::models::{Architecture, FirstModel, Format, MOST_WIDTH, Sparsification, activation_bytes, width};
+use crate::models::{Architecture, Format, MOST_WIDTH, activation_bytes, width};
 use crate::report::{Significant, Table, dimensions, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{
     BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, SpreadArgs, TrainConfig, TrainOptions,
     UpdateArgs,
 };
-use crate::{fit, training};
-use rigl::FlopsConvention;
 
 /// `rigl plan`.
 #[derive(Debug, Args)]
@@ -151,7 +152,7 @@ struct TotalRecord {
 /// If a density is impossible or the network does not fit into memory.
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let mut config = args.config()?;
-    let asked = Sparsification::of(&config);
+    let asked = config.sparsification();
     let spec = args.pictures.spec(&args.network)?;
     let by_size = !matches!(args.width, Width::Factor(_));
     if config.model.is_mlp() && args.width != Width::Factor(1.0) {
@@ -169,7 +170,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         }
         Width::BigSparse => width::big_sparse(&spec, &asked)?,
     };
-    let sparsification = Sparsification::of(&config);
+    let sparsification = config.sparsification();
     let architecture = fit::architecture(&spec.clone().with_width(width))?;
     config.check()?;
     // What all is compared with: the dense network of width 1.
@@ -184,7 +185,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let convention = config.flops_convention;
     let [sparse_flops, wide_flops] = architecture.forward_flops(&densities, convention);
     let dense_flops: f64 = flops_of_dense(&dense_architecture, convention);
-    let (built, _) = training::method(&config, args.steps)?;
+    let (built, _) = config.scheduled_method(args.steps)?;
     let step_flops = built.training_flops(built.mean_forward_flops(sparse_flops, wide_flops), wide_flops);
     let train_flops_ratio = rigl::flops::training_flops_ratio(step_flops, dense_flops, args.train_length);
 
@@ -317,7 +318,7 @@ fn bytes(
     let fixed = TrainConfig { method: Method::named("static"), ..config.clone() };
     let of_end = network(&fixed)?.parameters.total_bytes(&cpu);
     let mut network = network(config)?;
-    training::optimizer(config, &cpu, &mut network)?;
+    Optimizer::new(config.optimizer_options(), &cpu, &mut network.parameters)?;
     let held = network.parameters.total_bytes(&cpu);
     let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
     let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();

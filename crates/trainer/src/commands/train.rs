@@ -13,14 +13,15 @@ use sparse_kernels::BackendError;
 use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
 use crate::data::Dataset;
 use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
+use crate::first_model::FirstModel;
 use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
-use crate::models::{Architecture, FirstModel};
+use crate::models::Architecture;
 use crate::report::{Significant, Table, dimensions, print_record, print_text};
 use crate::run::{Run, RunError, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
 use crate::settings::{RUN, TrainConfig, TrainOptions};
-use crate::training::{self, StepOptions, Trainer};
+use crate::training::Trainer;
 use crate::{data, memory};
 
 const TRAIN_EXAMPLES: &str = "\
@@ -145,7 +146,7 @@ impl OnDevice for Train<'_> {
 
 fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
     let Train { args, config, data, architecture, total_steps, interrupt } = work;
-    let (method, window) = training::method(config, total_steps)?;
+    let (method, window) = config.scheduled_method(total_steps)?;
     memory::check(device, architecture, config.batch_size.min(data.train.len()))?;
     let place = device.place();
     let info = RunInfo::new(place.clone());
@@ -161,9 +162,9 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
     } else if window.is_none() && updates == rigl::UpdateTimes::Scheduled {
         tracing::warn!("{total_steps} steps are too few for a topology update: the pattern will not change");
     }
-    let mut network = first.network(device, config, config.batch_size.min(data.train.len()))?;
-    let optimizer = training::optimizer(config, device, &mut network)?;
-    let trainer = Trainer::new(device, network, optimizer, method, StepOptions::of(config, total_steps));
+    let network = first.network(device, config, config.batch_size.min(data.train.len()))?;
+    let (optimizer, steps) = (config.optimizer_options(), config.step_options(total_steps));
+    let trainer = Trainer::new(device, network, optimizer, method, steps)?;
     let run_dir = match opened {
         Some(run_dir) => run_dir,
         None => RunDir::create(config, &info)?,

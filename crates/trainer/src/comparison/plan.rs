@@ -9,11 +9,11 @@ use super::definition::{Arm, BIG_SPARSE, DENSE, RUNS, SMALL_DENSE, run_name};
 use super::run_folder::deciding_settings;
 use super::{ComparisonError, Definition, PlannedName, RunFolder};
 use crate::data::{self, Dataset};
-use crate::models::{Sparsification, width};
+use crate::models::width;
 use crate::run_dir::CONFIG;
 use crate::settings::error::ConfigError;
 use crate::settings::{TrainConfig, TrainOptions};
-use crate::{fit, memory, training};
+use crate::{fit, memory};
 
 /// A run with its settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,7 +173,7 @@ fn arm_config(
         let (place, rule) = ("methods".to_owned(), "a method for networks with hidden layers".to_owned());
         return Err(ComparisonError::Value { place, value: arm.method.clone(), rule }.into());
     }
-    let (spec, sparse) = (config.spec(data), Sparsification::of(&config));
+    let (spec, sparse) = (config.spec(data), config.sparsification());
     let width = match arm.method.as_str() {
         SMALL_DENSE => width::small_dense(&spec, &sparse)?,
         _ => width::big_sparse(&spec, &sparse)?,
@@ -201,10 +201,10 @@ fn check(config: &TrainConfig, data: &Dataset) -> anyhow::Result<u64> {
     let architecture = fit::architecture(&config.spec(data))?;
     fit::check_fit(&architecture, data)?;
     if config.init_from.is_none() {
-        Sparsification::of(config).solve(&architecture)?;
+        config.sparsification().solve(&architecture)?;
     }
     let total_steps = config.total_steps(samples(config, data).div_ceil(config.batch_size) as u64);
-    training::method(config, total_steps)?;
+    config.scheduled_method(total_steps)?;
     Ok(total_steps)
 }
 

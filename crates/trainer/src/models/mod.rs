@@ -3,7 +3,6 @@
 mod architecture;
 mod builder;
 mod compress;
-mod first;
 mod name;
 mod network;
 mod sparsification;
@@ -16,11 +15,10 @@ pub use architecture::{
     Architecture, Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer,
 };
 pub use compress::Compressed;
-pub use first::FirstModel;
 pub use name::{ModelName, Stem};
-pub use network::{Body, Initialization, Layer, Network, WeightCount, activation_bytes, strip_of};
+pub use network::{Body, Layer, Network, WeightCount, activation_bytes, strip_of};
 pub(crate) use sparsification::{DENSITY_RULE, complement, is_density, parse_density};
-pub use sparsification::{DensityOverride, Format, Init, LayerRule, Sparsification};
+pub use sparsification::{DensityOverride, Format, Init, Initialization, LayerRule, Sparsification};
 pub(crate) use spec::MOST_WIDTH;
 pub use spec::ModelSpec;
 pub use stored::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};

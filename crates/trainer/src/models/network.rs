@@ -11,8 +11,9 @@ use sparse_kernels::{
 };
 
 use super::architecture::{Architecture, LayerKind, Node, PoolKind, ValueShape};
-use super::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
-use crate::models::{Format, Init};
+use super::sparsification::{Format, Initialization};
+use super::stored::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
+
 use crate::training::TrainingError;
 
 /// One layer's parameters.
@@ -42,17 +43,6 @@ impl Layer {
     pub fn is_still_dense(&self) -> bool {
         self.full.is_some()
     }
-}
-
-/// How a new network is stored, and its first values drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Initialization {
-    /// How sparse layers are stored.
-    pub format: Format,
-    /// What the deviation follows.
-    pub init: Init,
-    /// The run's seed.
-    pub seed: u64,
 }
 
 /// A network on a backend.

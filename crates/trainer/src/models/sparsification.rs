@@ -10,7 +10,6 @@ use sparse_kernels::BsrPattern;
 use super::architecture::{Architecture, Masking, WeightLayer};
 use crate::choice::{choices, serde_through_text};
 use crate::method::Method;
-use crate::settings::TrainConfig;
 
 choices! {
     /// What sets the layers' densities.
@@ -120,6 +119,17 @@ pub(crate) fn is_density(density: f64) -> bool {
 }
 serde_through_text!(Format, DensityOverride);
 
+/// How a new network is stored, and its first values drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Initialization {
+    /// How sparse layers are stored.
+    pub format: Format,
+    /// What the deviation follows.
+    pub init: Init,
+    /// The run's seed.
+    pub seed: u64,
+}
+
 /// How dense a network is to be, and how that is spread over its layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sparsification {
@@ -140,19 +150,6 @@ pub struct Sparsification {
 }
 
 impl Sparsification {
-    /// That of a training run.
-    pub fn of(config: &TrainConfig) -> Self {
-        Self {
-            method: config.method,
-            density: config.density,
-            format: config.format,
-            distribution: config.distribution,
-            erk_power: config.erk_power,
-            layer_rule: config.layer_rule,
-            overrides: config.density_override.clone(),
-        }
-    }
-
     /// The density and number of weights of each layer.
     ///
     /// What the paper's networks leave dense stays so: the first convolution and the depthwise ones of MobileNets, whatever

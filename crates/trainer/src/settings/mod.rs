@@ -6,6 +6,7 @@
 
 pub mod error;
 mod macros;
+mod parts;
 mod resolve;
 mod table;
 

@@ -8,11 +8,11 @@ use serde::Deserialize;
 use super::error::ConfigError;
 use super::table::{DATA_IN_FOLDERS, RESUMABLE, TrainConfig, TrainOptions};
 use crate::checkpoint::CheckpointError;
-use crate::data::{self, Dataset};
+use crate::data;
 use crate::device::available_threads;
 use crate::method::MethodOption;
-use crate::models::{ModelSpec, StoredModel, complement};
-use crate::training::{OptimizerKind, UpdateWindow};
+use crate::models::{StoredModel, complement};
+use crate::training::OptimizerKind;
 
 /// The default learning rate of Adam and AdamW.
 const ADAM_LR: f64 = 1e-3;
@@ -177,13 +177,6 @@ impl TrainConfig {
         }
     }
 
-    /// The network, on the pictures of a data set.
-    pub fn spec(&self, data: &Dataset) -> ModelSpec {
-        let [channels, height, width] = data.shape;
-        let spec = ModelSpec::of(&self.model).on(channels, [height, width], data.classes);
-        spec.with_width(self.width).with_stem(self.stem)
-    }
-
     /// The method with these parameters, and a schedule that does not matter.
     fn build_method(&self, options: &[&MethodOption]) -> Result<Box<dyn rigl::Method>, ConfigError> {
         let schedule = rigl::UpdateSchedule::new(rigl::ScheduleOptions::for_steps(1000));
@@ -202,21 +195,6 @@ impl TrainConfig {
         match (self.steps, self.epochs) {
             (Some(steps), _) => steps,
             (None, epochs) => epochs.unwrap_or(0).saturating_mul(batches_per_epoch),
-        }
-    }
-
-    /// When the topology may change. Without `begin-step` it begins after one update interval, without `end-step` it
-    /// ends after three quarters of the steps (rounded down). `None`: neither is given, and the run is too short for an
-    /// update.
-    ///
-    /// # Errors
-    /// [`ConfigError::Window`] if one of them is given and there is no step from begin to end.
-    pub fn update_window(&self, total_steps: u64) -> Result<Option<UpdateWindow>, ConfigError> {
-        let begin = self.begin_step.unwrap_or(self.update_interval);
-        let end = self.end_step.unwrap_or((u128::from(total_steps) * 3 / 4) as u64);
-        match (self.begin_step, self.end_step) {
-            (None, None) if begin >= end => Ok(None),
-            _ => check_window(begin, end).map(|()| Some(UpdateWindow { begin, end })),
         }
     }
 
@@ -276,6 +254,6 @@ fn from_table<T: for<'de> Deserialize<'de>>(table: toml::Table) -> T {
     table.try_into().expect("options and configuration have the same keys and types")
 }
 
-fn check_window(begin: u64, end: u64) -> Result<(), ConfigError> {
+pub(super) fn check_window(begin: u64, end: u64) -> Result<(), ConfigError> {
     if begin >= end { Err(ConfigError::Window { begin, end }) } else { Ok(()) }
 }

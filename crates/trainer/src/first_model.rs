@@ -5,9 +5,8 @@ use rigl::{LayerDensity, WeightStorage};
 use serde_json::Value;
 use sparse_kernels::Backend;
 
-use super::{Architecture, Initialization, Network, Sparsification, StoredModel};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::models::Init;
+use crate::models::{Architecture, Init, Network, StoredModel};
 use crate::run_dir::{Found, load_model};
 use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
@@ -28,7 +27,7 @@ impl FirstModel {
     /// # Errors
     /// If a file cannot be read or is of another model, or the densities are impossible.
     pub fn of(config: &TrainConfig, architecture: &Architecture, found: Option<&Found>) -> anyhow::Result<Self> {
-        let solved = || Sparsification::of(config).solve(architecture);
+        let solved = || config.sparsification().solve(architecture);
         let of_file = config.init_from.is_some() || config.ticket.is_some();
         let (model, targets) = match (found, &config.init_from, &config.ticket) {
             (Some(Found { checkpoint, path, .. }), _, _) => {
@@ -79,12 +78,11 @@ impl FirstModel {
         architecture: &Architecture,
         targets: Vec<LayerDensity>,
     ) -> anyhow::Result<Self> {
-        let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
         let begins: Vec<_> = match config.method.info().storage {
             WeightStorage::DenseFirst => targets.iter().map(full).collect(),
             _ => targets.clone(),
         };
-        Ok(Self { model: StoredModel::random(architecture, &begins, initialization)?, targets })
+        Ok(Self { model: StoredModel::random(architecture, &begins, config.initialization())?, targets })
     }
 
     /// The network on a backend, stored as the method wants it.
@@ -100,10 +98,8 @@ impl FirstModel {
         let Self { model, targets } = self;
         let architecture = model.architecture()?;
         let storage = config.method.info().storage;
-        let dense = |_| {
-            let initialization = Initialization { format: config.format, init: config.init, seed: config.seed };
-            StoredModel::random(&architecture, &targets.iter().map(full).collect::<Vec<_>>(), initialization)
-        };
+        let all: Vec<_> = targets.iter().map(full).collect();
+        let dense = |_| StoredModel::random(&architecture, &all, config.initialization());
         let latent = (storage == WeightStorage::Latent).then_some(()).map(dense).transpose()?;
         let targets: Vec<_> = targets.iter().map(|target| target.nnz).collect();
         let mut network = Network::from_stored(backend, model, batch_size)?;

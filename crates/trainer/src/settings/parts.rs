@@ -1,0 +1,128 @@
+//! What the parts of a run are told of its settings: each gets options of its own, none the whole configuration.
+
+use autograd::optim::{AdamOptions, Decay, OptimizerOptions, Schedule, SgdOptions};
+use rigl::{LoopSemantics, MethodOptions, ScheduleOptions, UpdateSchedule};
+use sparse_kernels::Backend;
+
+use super::error::ConfigError;
+use super::resolve::check_window;
+use super::table::TrainConfig;
+use crate::data::Dataset;
+use crate::models::{Initialization, ModelSpec, Network, Sparsification};
+use crate::training::{LrSchedule, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow};
+
+impl TrainConfig {
+    /// The network, on the pictures of a data set.
+    pub fn spec(&self, data: &Dataset) -> ModelSpec {
+        let [channels, height, width] = data.shape;
+        let spec = ModelSpec::of(&self.model).on(channels, [height, width], data.classes);
+        spec.with_width(self.width).with_stem(self.stem)
+    }
+
+    /// Which weights exist.
+    pub fn sparsification(&self) -> Sparsification {
+        Sparsification {
+            method: self.method,
+            density: self.density,
+            format: self.format,
+            distribution: self.distribution,
+            erk_power: self.erk_power,
+            layer_rule: self.layer_rule,
+            overrides: self.density_override.clone(),
+        }
+    }
+
+    /// How a new network's weights are stored and drawn.
+    pub fn initialization(&self) -> Initialization {
+        Initialization { format: self.format, init: self.init, seed: self.seed }
+    }
+
+    /// What each step of a run of `total_steps` does.
+    pub fn step_options(&self, total_steps: u64) -> StepOptions {
+        let decay = match self.lr_schedule {
+            LrSchedule::Constant => Decay::Constant,
+            LrSchedule::Step => Decay::Step { milestones: self.lr_milestones.clone(), gamma: self.lr_gamma as f32 },
+            LrSchedule::Cosine => Decay::Cosine { total: total_steps },
+        };
+        StepOptions {
+            learning_rate: Schedule { base: self.lr as f32, warmup_steps: self.warmup_steps, decay },
+            label_smoothing: self.label_smoothing as f32,
+            dropout: self.dropout as f32,
+            seed: self.seed,
+            growth_batches: self.growth_batches,
+        }
+    }
+
+    /// The optimizer.
+    pub fn optimizer_options(&self) -> OptimizerOptions {
+        let weight_decay = self.weight_decay as f32;
+        if self.optimizer == OptimizerKind::Sgd {
+            let (momentum, nesterov) = (self.momentum as f32, self.nesterov && self.momentum > 0.0);
+            SgdOptions { momentum, nesterov, weight_decay, ..SgdOptions::default() }.into()
+        } else {
+            let decoupled = self.optimizer == OptimizerKind::Adamw;
+            AdamOptions { weight_decay, decoupled, ..AdamOptions::default() }.into()
+        }
+    }
+
+    /// The method of a run of `total_steps`, and when it may change the topology: see [`TrainConfig::update_window`].
+    ///
+    /// # Errors
+    /// [`ConfigError`] or [`rigl::ScheduleError`] if the schedule is impossible.
+    pub fn scheduled_method(&self, total_steps: u64) -> anyhow::Result<(Box<dyn rigl::Method>, Option<UpdateWindow>)> {
+        let window = self.update_window(total_steps)?;
+        let semantics = match self.update_semantics {
+            UpdateSemantics::Paper => LoopSemantics::PAPER,
+            UpdateSemantics::Reference => self.method.info().reference_semantics,
+        };
+        let schedule = UpdateSchedule::new(ScheduleOptions {
+            // A window behind the run's end never opens.
+            begin_step: window.map_or(total_steps, |w| w.begin),
+            end_step: Some(window.map_or(total_steps + 1, |w| w.end)),
+            update_interval: self.update_interval,
+            drop_fraction: self.drop_fraction,
+            drop_schedule: self.drop_schedule,
+            drop_exponent: self.drop_exponent,
+            end_inclusive: self.update_semantics == UpdateSemantics::Reference,
+            semantics,
+        })?;
+        let parameters = self.method_option.iter().map(|option| (option.name.clone(), option.value.clone()));
+        let options = MethodOptions {
+            schedule,
+            seed: self.seed,
+            growth_batches: self.growth_batches,
+            total_steps,
+            parameters: parameters.collect(),
+        };
+        Ok((rigl::build_method(self.method.info().name, &options)?, window))
+    }
+
+    /// A network in training, in a run of `total_steps`.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::scheduled_method`]; or if the backend is out of memory.
+    pub fn trainer<'b, B: Backend>(
+        &self,
+        backend: &'b B,
+        network: Network<B>,
+        total_steps: u64,
+    ) -> anyhow::Result<Trainer<'b, B>> {
+        let (method, _) = self.scheduled_method(total_steps)?;
+        Ok(Trainer::new(backend, network, self.optimizer_options(), method, self.step_options(total_steps))?)
+    }
+
+    /// When the topology may change. Without `begin-step` it begins after one update interval, without `end-step` it
+    /// ends after three quarters of the steps (rounded down). `None`: neither is given, and the run is too short for an
+    /// update.
+    ///
+    /// # Errors
+    /// [`ConfigError::Window`] if one of them is given and there is no step from begin to end.
+    pub fn update_window(&self, total_steps: u64) -> Result<Option<UpdateWindow>, ConfigError> {
+        let begin = self.begin_step.unwrap_or(self.update_interval);
+        let end = self.end_step.unwrap_or((u128::from(total_steps) * 3 / 4) as u64);
+        match (self.begin_step, self.end_step) {
+            (None, None) if begin >= end => Ok(None),
+            _ => check_window(begin, end).map(|()| Some(UpdateWindow { begin, end })),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Why training stops.
+
+use crate::checkpoint::CheckpointError;
+
+/// A run that cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainingError {
+    /// The loss is NaN or infinite.
+    #[error(
+        "the training loss is {loss} at step {step} (learning rate {learning_rate}); try a lower lr or more \
+         warmup-steps, or check the data"
+    )]
+    Diverged {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f32,
+        /// The learning rate then.
+        learning_rate: f32,
+    },
+    /// The tape, an optimizer or the backend failed.
+    #[error(transparent)]
+    Autograd(#[from] autograd::Error),
+    /// A checkpoint does not fit, or cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The method failed.
+    #[error(transparent)]
+    Method(#[from] rigl::MethodError),
+    /// The backend failed.
+    #[error(transparent)]
+    Backend(#[from] sparse_kernels::BackendError),
+}

@@ -1,0 +1,14 @@
+//! The training step: forward, backward, optimizer and topology, on any backend.
+
+mod checkpoint;
+mod error;
+mod evaluator;
+mod options;
+#[cfg(test)]
+mod tests;
+mod trainer;
+
+pub use error::TrainingError;
+pub use evaluator::Evaluator;
+pub use options::{LrSchedule, OptimizerKind, StepOptions, UpdateSemantics, UpdateWindow};
+pub use trainer::{StepReport, Trainer};

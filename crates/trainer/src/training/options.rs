@@ -1,0 +1,58 @@
+//! What a training step is to do.
+
+use autograd::optim::Schedule;
+
+use crate::choice::choices;
+
+choices! {
+    /// What an update of the topology does to its training step.
+    UpdateSemantics {
+        /// It replaces the optimizer step and counts as a step (the paper's Algorithm 1).
+        Paper,
+        /// It replaces the optimizer step but does not count, so the run takes one more batch (the authors' code).
+        Reference,
+    }
+    /// The optimizer.
+    OptimizerKind {
+        /// Stochastic gradient descent.
+        Sgd,
+        /// Adam with weight decay in the gradient.
+        Adam,
+        /// Adam with decoupled weight decay.
+        Adamw,
+    }
+    /// How the learning rate changes.
+    LrSchedule {
+        /// Constant.
+        Constant,
+        /// Multiplied by a factor at given steps.
+        Step,
+        /// Half a cosine, down to 0 at the end.
+        Cosine,
+    }
+}
+
+/// The steps at which the topology may change: `begin <= step < end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateWindow {
+    /// First step with an update.
+    pub begin: u64,
+    /// Step at which updates have ended.
+    pub end: u64,
+}
+
+/// What a step does beside the network and the method.
+#[derive(Debug, Clone)]
+pub struct StepOptions {
+    /// Learning rate as a function of the step.
+    pub learning_rate: Schedule,
+    /// Share of the target spread over all classes.
+    pub label_smoothing: f32,
+    /// Share of hidden activations dropped.
+    pub dropout: f32,
+    /// Seed of the dropout.
+    pub seed: u64,
+    /// Batches over which an update adds up the gradient that it grows by. With more than one, a dense gradient of the sparse
+    /// layers is held meanwhile.
+    pub growth_batches: u64,
+}

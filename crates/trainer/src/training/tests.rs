@@ -1,0 +1,384 @@
+use super::*;
+use sparse_kernels::random::Key;
+use sparse_kernels::{Layout, StripLayout};
+
+use crate::checkpoint::{Checkpoint, TensorData};
+use crate::first_model::FirstModel;
+use crate::models::{Architecture, Format, Network};
+use crate::settings::TrainConfig;
+use sparse_kernels::cpu::Cpu;
+
+fn strips(layout: Layout) -> StripLayout {
+    match layout {
+        Layout::Strips(layout) => layout,
+        Layout::Images(_) => unreachable!("the networks here are multi-layer perceptrons"),
+    }
+}
+
+fn trainer<'b>(cpu: &'b Cpu, config: &TrainConfig, total_steps: u64) -> Trainer<'b, Cpu> {
+    let first = FirstModel::of(config, &Architecture::of(&config.model), None).unwrap();
+    config.trainer(cpu, first.network(cpu, config, 50).unwrap(), total_steps).unwrap()
+}
+
+fn config(method: &str) -> TrainConfig {
+    let model = "20-30-10".parse().unwrap();
+    let method = crate::method::Method::named(method);
+    let density = if method.is_dense() { 1.0 } else { 0.3 };
+    TrainConfig { model, method, density, update_interval: 3, steps: Some(20), ..TrainConfig::default() }
+}
+
+/// Fixed pseudo-random pictures, whose class is their brightest quarter.
+fn batch(layout: StripLayout, index: u64) -> (Vec<f32>, Vec<u32>) {
+    let key = Key::new(9).with(index);
+    let mut images = vec![0.0; layout.len()];
+    let labels = (0..layout.lanes()).map(|n| (key.with_name("label").bits(n as u64) % 10) as u32);
+    let labels: Vec<_> = labels.collect();
+    for (n, &label) in labels.iter().enumerate() {
+        for f in 0..layout.features() {
+            let bright = if f / 2 == label as usize { 2.0 } else { 0.0 };
+            images[layout.index(f, n)] = key.normal((n * layout.features() + f) as u64) * 0.3 + bright;
+        }
+    }
+    (images, labels)
+}
+
+fn topology(trainer: &Trainer<'_, Cpu>, cpu: &Cpu) -> Vec<sparse_kernels::CsrPattern> {
+    let Network { parameters, body, .. } = &trainer.network;
+    body.layers.iter().filter_map(|l| parameters.topology(cpu, l.weight).map(|t| (**t).clone())).collect()
+}
+
+/// In weights and slots.
+fn assert_padding_is_zero(trainer: &Trainer<'_, Cpu>, cpu: &Cpu) {
+    let parameters = &trainer.network.parameters;
+    for layer in &trainer.network.body.layers {
+        let Some(pattern) = parameters.block_pattern(cpu, layer.weight) else { continue };
+        let slots = trainer.optimizer.slots().iter().map(|s| parameters.download_slot(cpu, layer.weight, s).unwrap());
+        for mut values in slots.chain([parameters.download_values(cpu, layer.weight).unwrap()]) {
+            assert!(values.iter().any(|&v| v != 0.0));
+            pattern.entries().for_each(|e| values[e.position] = 0.0);
+            assert!(values.iter().all(|&v| v == 0.0), "padding of {} holds numbers", layer.name);
+        }
+    }
+}
+
+/// An update moves blocks whole, by their norms, and new ones start at zero.
+#[test]
+fn new_blocks_start_at_zero() {
+    for method in ["set", "rigl"] {
+        let format = Format::Bsr([2, 4]);
+        let (cpu, config) = (Cpu::new(1, None).unwrap(), TrainConfig { format, ..config(method) });
+        let mut trainer = trainer(&cpu, &config, 40);
+        let layout = StripLayout::sparse(10, 20);
+        let (images, labels) = batch(layout, 0);
+        let read = |trainer: &Trainer<'_, Cpu>| {
+            let parameters = &trainer.network.parameters;
+            let read = |l: &crate::models::Layer| {
+                let pattern = parameters.block_pattern(&cpu, l.weight)?.clone();
+                let slot = parameters.download_slot(&cpu, l.weight, "momentum").unwrap();
+                Some((pattern, parameters.download_values(&cpu, l.weight).unwrap(), slot))
+            };
+            trainer.network.body.layers.iter().filter_map(read).collect::<Vec<_>>()
+        };
+        let (mut grown, mut moved) = (0, 0);
+        for _ in 0..12 {
+            let before = read(&trainer);
+            if trainer.train_batch(layout, &images, &labels).unwrap().optimizer_stepped {
+                continue;
+            }
+            for ((old, old_values, old_slot), (new, values, slot)) in before.iter().zip(read(&trainer)) {
+                let place = |position| old.blocks().positions().position(|p| p == position);
+                let norms = old.block_norms(old_values).unwrap();
+                let mut kept = vec![false; old.nnz_blocks()];
+                for (block, position) in new.blocks().positions().enumerate() {
+                    let (from, part) = (place(position), block * 8..block * 8 + 8);
+                    let expected = |all: &[f32]| from.map_or(vec![0.0; 8], |b| all[b * 8..b * 8 + 8].to_vec());
+                    assert_eq!(values[part.clone()], expected(old_values));
+                    assert_eq!(slot[part], expected(old_slot));
+                    from.map_or_else(|| grown += 1, |b| kept[b] = true);
+                    moved += usize::from(from.is_some_and(|b| b != block));
+                }
+                // Smaller than what is gone is only what was dropped, too, and grown again: of three tenths at most.
+                let of = |is_kept: bool| norms.iter().zip(&kept).filter(move |(_, k)| **k == is_kept);
+                let largest_gone = of(false).map(|(n, _)| *n).fold(0.0, f32::max);
+                let regrown = of(true).filter(|(n, _)| **n < largest_gone).count();
+                assert!(10 * regrown <= 3 * old.nnz_blocks(), "{regrown} of {}", old.nnz_blocks());
+            }
+        }
+        assert!(grown > 0 && moved > 0, "{method}: {grown} grown, {moved} moved");
+    }
+}
+
+/// Every method on every storage that it knows learns, ends with the weights that it is to have, and goes on from a
+/// checkpoint at any step as it went.
+#[test]
+fn every_method_learns_and_goes_on_from_checkpoints() {
+    // Neither side of these blocks divides all layers' sizes.
+    for (info, format) in rigl::methods().flat_map(|info| [(info, Format::Csr), (info, Format::Bsr([4, 8]))]) {
+        if info.needs_ticket || format != Format::Csr && (!info.blocks || info.storage != rigl::WeightStorage::Sparse) {
+            continue;
+        }
+        let (cpu, mut config) = (Cpu::new(1, None).unwrap(), TrainConfig { format, ..config(info.name) });
+        if format != Format::Csr {
+            // Few blocks leave some inputs out, and with them what tells a class.
+            config.density = 0.6;
+        }
+        let label = format!("{} {format}", info.name);
+        let mut trainer = trainer(&cpu, &config, 60);
+        let layout = strips(trainer.network.body.input_layout(50));
+        let first_topology = topology(&trainer, &cpu);
+        let targets: usize = trainer.network.body.layers.iter().map(|layer| layer.target_nnz).sum();
+        let mut checkpoints = vec![];
+        let mut losses = vec![];
+        for i in 0..60 {
+            checkpoints.push(trainer.checkpoint(None).unwrap());
+            let (images, labels) = batch(layout, i);
+            losses.push(trainer.train_batch(layout, &images, &labels).unwrap().loss.mean());
+        }
+        assert!(losses[59] < 0.5 * losses[0], "{label}: {losses:?}");
+        assert_eq!(trainer.network.cost(&cpu).nnz, targets, "{label}");
+        let changes = info.updates != rigl::UpdateTimes::Never || info.storage == rigl::WeightStorage::DenseFirst;
+        assert_eq!(topology(&trainer, &cpu) != first_topology, changes, "{label}");
+        assert_padding_is_zero(&trainer, &cpu);
+        let (images, labels) = batch(layout, 99);
+        assert!(trainer.evaluate_batch(layout, &images, &labels).unwrap().correct > 35, "{label}");
+
+        let end = trainer.checkpoint(None).unwrap().to_bytes().unwrap();
+        for at in [1, 20, 59] {
+            let checkpoint = Checkpoint::from_bytes(&checkpoints[at].to_bytes().unwrap()).unwrap();
+            let mut resumed = self::trainer(&cpu, &config, 60);
+            resumed.restore(&checkpoint).unwrap();
+            for i in at..60 {
+                let (images, labels) = batch(layout, i as u64);
+                resumed.train_batch(layout, &images, &labels).unwrap();
+            }
+            assert!(resumed.checkpoint(None).unwrap().to_bytes().unwrap() == end, "{label}, resumed at {at}");
+        }
+    }
+}
+
+#[test]
+fn updates_take_the_optimizers_place() {
+    let (cpu, config) = (Cpu::new(1, None).unwrap(), config("rigl"));
+    let mut trainer = trainer(&cpu, &config, 20);
+    let layout = StripLayout::sparse(10, 20);
+    let (images, labels) = batch(layout, 0);
+    let stepped: Vec<_> =
+        (0..20).map(|_| trainer.train_batch(layout, &images, &labels).unwrap().optimizer_stepped).collect();
+    let updates: Vec<_> = (0..20).filter(|&i| !stepped[i]).collect();
+    // Begin 3, every 3, before 15.
+    assert_eq!(updates, [3, 6, 9, 12]);
+    assert_eq!((trainer.step(), trainer.batches()), (20, 20));
+}
+
+/// Every kind of network: learns a batch by heart, and goes on from a checkpoint exactly as it went.
+#[test]
+fn convolutional_networks_learn_and_go_on_from_checkpoints() {
+    let cpu = Cpu::new(2, None).unwrap();
+    let networks = [
+        ("lenet-5", 1.0),
+        ("wrn-10-1", 0.5),
+        ("resnet-18", 0.125),
+        ("resnet-50", 0.0625),
+        ("mobilenet-v1", 0.25),
+        ("mobilenet-v2", 0.25),
+        ("vgg-16", 0.0625),
+    ];
+    let others = ["snip", "snfs", "deepr", "dsr", "dnw", "gmp"].map(|method| ("lenet-5", 1.0, method));
+    let csr = networks.map(|(name, width)| (name, width, "rigl")).into_iter().chain(others);
+    let blocks =
+        [("wrn-10-1", 0.5, "rigl", [8, 8]), ("wrn-10-1", 0.5, "set", [4, 4]), ("resnet-18", 0.125, "rigl", [4, 4])];
+    let csr = csr.map(|(name, width, by)| (name, width, by, Format::Csr));
+    let blocks = blocks.map(|(name, width, by, size)| (name, width, by, Format::Bsr(size)));
+    for (name, width, by, format) in csr.chain(blocks) {
+        let model = name.parse().unwrap();
+        let spec = crate::models::ModelSpec::of(&model).on(3, [32, 32], 10).with_width(width);
+        let architecture = Architecture::new(&spec).unwrap();
+        let config = TrainConfig {
+            model,
+            method: crate::method::Method::named(by),
+            format,
+            density: 0.3,
+            update_interval: 4,
+            // A network that loses weights while it learns by heart takes smaller steps.
+            lr: if by == "gmp" { 0.05 } else { 0.1 },
+            dropout: 0.05,
+            ..TrainConfig::default()
+        };
+        let name = format!("{name} by {by} {format}");
+        let build = || {
+            let first = FirstModel::of(&config, &architecture, None).unwrap();
+            config.trainer(&cpu, first.network(&cpu, &config, 20).unwrap(), 40).unwrap()
+        };
+        let mut saved = build();
+        let layout = saved.network.body.input_layout(20);
+        let Layout::Images(images_layout) = layout else { panic!("{name} reads images") };
+        let pictures: Vec<f32> = (0..20 * 3 * 1024).map(|i| Key::new(3).normal(i)).collect();
+        let mut images = vec![0.0; layout.len()];
+        images_layout.pack(&pictures, &mut images).unwrap();
+        let labels: Vec<u32> = (0..20).map(|n| n % 10).collect();
+        let train = |trainer: &mut Trainer<'_, Cpu>, steps: u64| {
+            let step = |_| trainer.train_batch(layout, &images, &labels).unwrap().loss.mean();
+            (0..steps).map(step).collect::<Vec<_>>()
+        };
+        let before = topology(&saved, &cpu);
+        let losses = train(&mut saved, 14);
+        assert_ne!(topology(&saved, &cpu), before, "{name}: nothing was grown");
+        let bytes = |trainer: &Trainer<'_, Cpu>| trainer.checkpoint(None).unwrap().to_bytes().unwrap();
+        let checkpoint = Checkpoint::from_bytes(&bytes(&saved)).unwrap();
+        let mut restored = build();
+        train(&mut restored, 5);
+        restored.restore(&checkpoint).unwrap();
+        assert_eq!(restored.checkpoint(None).unwrap(), checkpoint, "{name}");
+        let rest = train(&mut saved, 16);
+        assert_eq!(train(&mut restored, 16), rest, "{name}");
+        assert!(bytes(&saved) == bytes(&restored), "{name}");
+        assert!(rest[15] < 0.8 * losses[0], "{name}: {losses:?} {rest:?}");
+        let evaluated = saved.evaluate_batch(layout, &images, &labels).unwrap();
+        assert!(evaluated.sum.is_finite() && evaluated.lanes == 20, "{name}");
+    }
+}
+
+/// An estimate before anything is built, of what a step then takes.
+#[test]
+fn activations_take_what_was_estimated() {
+    let cpu = Cpu::new(1, None).unwrap();
+    for (name, samples) in [("wrn-16-2", 40), ("resnet-18", 16), ("mobilenet-v2", 16)] {
+        let model = name.parse().unwrap();
+        let spec = crate::models::ModelSpec::of(&model).on(3, [32, 32], 10);
+        let architecture = Architecture::new(&spec).unwrap();
+        let config = TrainConfig { model, method: crate::method::Method::named("static"), ..TrainConfig::default() };
+        let densities = config.sparsification().solve(&architecture).unwrap();
+        let network = Network::new(&cpu, &architecture, &densities, config.initialization(), samples).unwrap();
+        let mut trainer = config.trainer(&cpu, network, 40).unwrap();
+        let layout = trainer.network.body.input_layout(samples);
+        trainer.train_batch(layout, &vec![0.0; layout.len()], &vec![0; samples]).unwrap();
+        let taken = trainer.workspace.arena.stats().allocated_bytes as f64;
+        let estimated = crate::models::activation_bytes(&cpu, &architecture, true, samples).unwrap() as f64;
+        assert!((0.85..1.25).contains(&(estimated / taken)), "{name}: {estimated} estimated, {taken} taken");
+    }
+}
+
+/// An update waits for its batches, and looks at all of them: in whatever order they come.
+#[test]
+fn updates_may_add_up_several_batches() {
+    let config = TrainConfig { growth_batches: 3, ..config("rigl") };
+    let cpu = Cpu::new(1, None).unwrap();
+    let layout = StripLayout::sparse(10, 20);
+    let run = |order: [u64; 3]| {
+        let mut trainer = trainer(&cpu, &config, 20);
+        let mut train = |index| {
+            let (images, labels) = batch(layout, index);
+            let stepped = trainer.train_batch(layout, &images, &labels).unwrap().optimizer_stepped;
+            (stepped, trainer.is_within_update(), trainer.step(), trainer.batches())
+        };
+        for i in 0..3 {
+            assert_eq!(train(i), (true, false, i + 1, i + 1));
+        }
+        assert_eq!(order.map(|i| train(10 + i)), [(false, true, 3, 4), (false, true, 3, 5), (false, false, 4, 6)]);
+        topology(&trainer, &cpu)
+    };
+    let expected = run([0, 1, 2]);
+    assert_eq!(run([2, 0, 1]), expected);
+    assert_ne!(run([3, 4, 5]), expected);
+}
+
+#[test]
+fn nan_is_reported_with_its_step() {
+    let (cpu, config) = (Cpu::new(1, None).unwrap(), config("static"));
+    let mut trainer = trainer(&cpu, &config, 20);
+    let layout = StripLayout::sparse(10, 20);
+    let (mut images, labels) = batch(layout, 0);
+    trainer.train_batch(layout, &images, &labels).unwrap();
+    images[0] = f32::NAN;
+    let message = trainer.train_batch(layout, &images, &labels).unwrap_err().to_string();
+    assert!(message.contains("NaN at step 1") && message.contains("lr"), "{message}");
+}
+
+/// A trainer that has gone another way goes on from a checkpoint exactly as the one that made it.
+#[test]
+fn a_restored_trainer_goes_on_as_the_saved_one() {
+    let cpu = Cpu::new(1, None).unwrap();
+    for optimizer in [OptimizerKind::Sgd, OptimizerKind::Adamw] {
+        let (csr, bsr) = (Format::Csr, Format::Bsr([4, 8]));
+        let of_csr = ["dense", "static", "set", "rigl"].map(|method| (method, csr));
+        for (method, format) in of_csr.into_iter().chain([("set", bsr), ("rigl", bsr)]) {
+            let config = TrainConfig { format, optimizer, lr: 0.01, dropout: 0.2, ..config(method) };
+            let mut saved = trainer(&cpu, &config, 40);
+            let layout = strips(saved.network.body.input_layout(10));
+            let train = |trainer: &mut Trainer<'_, Cpu>, steps: std::ops::Range<u64>| {
+                for i in steps {
+                    let (images, labels) = batch(layout, i);
+                    trainer.train_batch(layout, &images, &labels).unwrap();
+                }
+            };
+            let bytes = |trainer: &Trainer<'_, Cpu>| trainer.checkpoint(None).unwrap().to_bytes().unwrap();
+            train(&mut saved, 0..14);
+            let checkpoint = Checkpoint::from_bytes(&bytes(&saved)).unwrap();
+            let mut restored = trainer(&cpu, &config, 40);
+            train(&mut restored, 7..16);
+            restored.restore(&checkpoint).unwrap();
+            assert_eq!(restored.checkpoint(None).unwrap(), checkpoint);
+            train(&mut saved, 14..25);
+            train(&mut restored, 14..25);
+            assert_eq!(bytes(&saved), bytes(&restored), "{method} {format}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_not_restored() {
+    let cpu = Cpu::new(1, None).unwrap();
+    let rigl = config("rigl");
+    let mut fitting = trainer(&cpu, &rigl, 20);
+    let before = fitting.checkpoint(None).unwrap();
+    let mut refused = |checkpoint: &Checkpoint, message: &str| {
+        let error = fitting.restore(checkpoint).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+        assert_eq!(fitting.checkpoint(None).unwrap(), before);
+    };
+    for (config, message) in [
+        (
+            TrainConfig { model: "20-31-10".parse().unwrap(), ..rigl.clone() },
+            "the model is 20-31-10, expected 20-30-10",
+        ),
+        (TrainConfig { seed: 1, ..rigl.clone() }, "the seed is 1, expected 0"),
+        (TrainConfig { optimizer: OptimizerKind::Adam, ..rigl.clone() }, "the optimizer is adam, expected sgd"),
+        (TrainConfig { method: crate::method::Method::named("set"), ..rigl.clone() }, "state of method set"),
+        (TrainConfig { density: 1.0, ..rigl.clone() }, "the storage of layer fc1 is dense, expected csr"),
+        (
+            TrainConfig { format: Format::Bsr([2, 4]), ..rigl.clone() },
+            "the storage of layer fc1 is bsr2x4, expected csr",
+        ),
+    ] {
+        refused(&trainer(&cpu, &config, 20).checkpoint(None).unwrap(), message);
+    }
+    refused(&Checkpoint::default(), "section \"training\": it is not there");
+    let changed = |change: &dyn Fn(&mut Checkpoint)| {
+        let mut checkpoint = before.clone();
+        change(&mut checkpoint);
+        checkpoint
+    };
+    let slot = changed(&|c| drop(c.tensors.insert("fc1.weight.momentum".to_owned(), TensorData::f32s([1.0]))));
+    refused(&slot, "the number of values of fc1.weight.momentum is 1");
+    let slot = changed(&|c| drop(c.tensors.remove("fc2.bias.momentum")));
+    refused(&slot, "there is no tensor fc2.bias.momentum");
+    let columns = changed(&|c| drop(c.tensors.insert("fc1.weight.col_indices".to_owned(), TensorData::u32s([9; 150]))));
+    refused(&columns, "tensor fc1.weight: row 0: column 9 follows 9");
+    let description = changed(&|c| c.metadata["model"]["layers"][0]["shape"] = serde_json::json!([30]));
+    refused(&description, "section \"model\"");
+}
+
+/// After the first steps, buffers go round: the arena makes no more.
+#[test]
+fn nothing_is_allocated_after_the_first_step() {
+    let (cpu, config) = (Cpu::new(1, None).unwrap(), config("rigl"));
+    let mut trainer = trainer(&cpu, &config, 20);
+    let layout = StripLayout::sparse(10, 20);
+    let (images, labels) = batch(layout, 0);
+    trainer.train_batch(layout, &images, &labels).unwrap();
+    let after_one = trainer.workspace.arena.stats();
+    for _ in 0..19 {
+        trainer.train_batch(layout, &images, &labels).unwrap();
+    }
+    assert_eq!(trainer.workspace.arena.stats(), after_one);
+}

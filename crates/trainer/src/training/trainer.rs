@@ -1,0 +1,244 @@
+//! The training step: forward, backward, optimizer and topology, on any backend.
+
+use autograd::optim::{Optimizer, OptimizerOptions};
+use autograd::{DetachedLoss, GrowthPasses, GrowthRequests, LossStats, Mode};
+use rigl::{GradientNeed, LayerUpdate, Method, StepIntent};
+use sparse_kernels::random::Key;
+use sparse_kernels::{Backend, GrowRequest, Layout};
+
+use super::error::TrainingError;
+use super::evaluator::{PassOptions, Workspace};
+use super::options::StepOptions;
+use crate::models::Network;
+
+/// What a training step tells.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// Loss and right answers of the batches whose losses were read: of this one, before the step's changes, where a device
+    /// is read from after each step; else of all since the last reading, or of none.
+    pub loss: LossStats,
+    /// Whether the optimizer stepped; if not, the topology was updated instead.
+    pub optimizer_stepped: bool,
+    /// Whether some layer's topology was changed.
+    pub topology_changed: bool,
+}
+
+/// Of no batch.
+const NO_LOSS: LossStats = LossStats { sum: 0.0, correct: 0, lanes: 0 };
+
+/// A network in training.
+///
+/// Its whole state goes to a file and back in three lines:
+///
+/// ```
+/// # use trainer::models::{Architecture, Network};
+/// # use trainer::settings::TrainConfig;
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("state.safetensors");
+/// # let config = TrainConfig { model: "20-30-10".parse()?, ..TrainConfig::default() };
+/// # let cpu = sparse_kernels::cpu::Cpu::new(1, None)?;
+/// # let architecture = Architecture::of(&config.model);
+/// # let densities = config.sparsification().solve(&architecture)?;
+/// # let network = Network::new(&cpu, &architecture, &densities, config.initialization(), 100)?;
+/// # let mut trainer = config.trainer(&cpu, network, 100)?;
+/// use trainer::checkpoint::Checkpoint;
+/// trainer.checkpoint(None)?.save_atomic(&path)?;
+/// // … later, on a trainer of the same model, optimizer and method:
+/// trainer.restore(&Checkpoint::load(&path)?)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Trainer<'b, B: Backend> {
+    pub(super) backend: &'b B,
+    /// The network.
+    pub network: Network<B>,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// The method.
+    pub method: Box<dyn Method>,
+    pub(super) options: StepOptions,
+    pub(super) workspace: Workspace<'b, B>,
+    pub(super) step: u64,
+    pub(super) batches: u64,
+    /// An update that has begun, and waits for more batches.
+    pub(super) update: Option<Update>,
+    /// Losses that are still on the device.
+    pub(super) unread: Vec<UnreadLoss<B>>,
+}
+
+/// A step's loss that is still on the device.
+#[derive(Debug)]
+pub(super) struct UnreadLoss<B: Backend> {
+    step: u64,
+    learning_rate: f32,
+    loss: DetachedLoss<B>,
+}
+
+/// A step that has begun.
+#[derive(Debug)]
+pub(super) struct Update {
+    /// What the method wants, but for `needs`.
+    intent: StepIntent,
+    requests: Vec<(autograd::ParameterId, GrowRequest)>,
+    /// Parameters whose gradient is asked for at all positions.
+    dense: Vec<autograd::ParameterId>,
+    /// Whether any gradient of a weight is asked for.
+    any: bool,
+    /// Passes to come, the next one included.
+    passes_left: u64,
+}
+
+impl<'b, B: Backend> Trainer<'b, B> {
+    /// Puts the parts together at step 0, with the optimizer's slots in the network's parameters.
+    ///
+    /// # Errors
+    /// If the backend is out of memory for the slots.
+    pub fn new(
+        backend: &'b B,
+        mut network: Network<B>,
+        optimizer: OptimizerOptions,
+        method: Box<dyn Method>,
+        options: StepOptions,
+    ) -> Result<Self, TrainingError> {
+        let optimizer = Optimizer::new(optimizer, backend, &mut network.parameters)?;
+        let workspace = Workspace::new(backend);
+        let (update, unread) = (None, vec![]);
+        Ok(Self { backend, network, optimizer, method, options, workspace, step: 0, batches: 0, update, unread })
+    }
+
+    /// The step counter: what schedules and methods go by.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Batches used so far. More than [`Trainer::step`] if topology updates do not count as steps.
+    pub fn batches(&self) -> u64 {
+        self.batches
+    }
+
+    /// Whether a topology update has begun and waits for more batches ([`StepOptions::growth_batches`]). There is no checkpoint
+    /// of such a state.
+    pub fn is_within_update(&self) -> bool {
+        self.update.is_some()
+    }
+
+    /// Asks the method what the step is to do.
+    fn begin_step(&mut self, sparse: &[autograd::ParameterId]) -> Result<Update, TrainingError> {
+        if self.batches == 0 {
+            let updates = self.method.start(&self.network.sparse_layers(self.backend))?;
+            self.apply(updates)?;
+        }
+        let mut intent = self.method.before_gradient(self.step, &self.network.sparse_layers(self.backend))?;
+        let request = |(&parameter, need)| match need {
+            GradientNeed::Growth(request) => Some((parameter, request)),
+            GradientNeed::None | GradientNeed::Sampled | GradientNeed::Dense => None,
+        };
+        let needs = std::mem::take(&mut intent.needs);
+        let wants_dense = |(_, need): &(_, &GradientNeed)| **need == GradientNeed::Dense;
+        let dense = sparse.iter().zip(&needs).filter(wants_dense).map(|(&parameter, _)| parameter).collect();
+        let any = needs.iter().any(|need| *need != GradientNeed::None);
+        let requests: Vec<_> = sparse.iter().zip(needs).filter_map(request).collect();
+        let passes_left = if requests.is_empty() { 1 } else { self.options.growth_batches.max(1) };
+        Ok(Update { intent, requests, dense, any, passes_left })
+    }
+
+    /// Loss and right answers of the batches whose losses are still on the device, which a checkpoint must not pass over.
+    ///
+    /// # Errors
+    /// [`TrainingError::Diverged`] of the first that did.
+    pub fn read_losses(&mut self) -> Result<LossStats, TrainingError> {
+        let (steps, losses): (Vec<_>, Vec<_>) =
+            self.unread.drain(..).map(|unread| ((unread.step, unread.learning_rate), unread.loss)).unzip();
+        let mut sum = NO_LOSS;
+        if losses.is_empty() {
+            return Ok(sum);
+        }
+        let stats = self.workspace.read(losses)?;
+        for ((step, learning_rate), loss) in steps.into_iter().zip(stats) {
+            if !loss.sum.is_finite() {
+                return Err(TrainingError::Diverged { step, loss: loss.mean(), learning_rate });
+            }
+            sum.sum += loss.sum;
+            sum.correct += loss.correct;
+            sum.lanes += loss.lanes;
+        }
+        Ok(sum)
+    }
+
+    /// Trains on one batch: `images` in `layout`, one label per lane.
+    ///
+    /// # Errors
+    /// [`TrainingError`]; after `Diverged` the parameters are as before the step, where losses are read after each.
+    pub fn train_batch(
+        &mut self,
+        layout: impl Into<Layout>,
+        images: &[f32],
+        labels: &[u32],
+    ) -> Result<StepReport, TrainingError> {
+        let layout = layout.into();
+        let sparse: Vec<_> = self.network.body.layers.iter().filter(|l| l.sparse).map(|l| l.weight).collect();
+        let Update { intent, requests, dense, any, passes_left } = match self.update.take() {
+            Some(update) => update,
+            None => self.begin_step(&sparse)?,
+        };
+        let passes = match (self.options.growth_batches, passes_left) {
+            (0 | 1, _) => GrowthPasses::One,
+            (_, 0 | 1) => GrowthPasses::Last,
+            _ => GrowthPasses::More,
+        };
+        let mut growth = GrowthRequests::new();
+        requests.iter().for_each(|(parameter, request)| growth.add(*parameter, passes, request.clone()));
+        dense.iter().for_each(|&parameter| growth.add_dense(parameter));
+        // At an update that takes the optimizer's place, gradients are of use only where the method asks for them.
+        let backward = intent.optimizer_step || any;
+        let key = Key::new(self.options.seed).with_name("dropout").with(self.batches);
+        let (dropout, label_smoothing) = (self.options.dropout, self.options.label_smoothing);
+        let options = PassOptions { mode: Mode::Training, dropout, key, label_smoothing };
+        let (batch, growing) = ((layout, images, labels), backward.then_some(&mut growth));
+        let loss = self.workspace.pass(&mut self.network, batch, options, growing)?;
+        let learning_rate = self.options.learning_rate.at(self.step);
+        self.unread.push(UnreadLoss { step: self.step, learning_rate, loss });
+        let is_due = self.unread.len() >= self.backend.results_per_reading();
+        let loss = if is_due { self.read_losses()? } else { NO_LOSS };
+        if passes == GrowthPasses::More && !requests.is_empty() {
+            self.batches += 1;
+            self.update = Some(Update { intent, requests, dense, any, passes_left: passes_left - 1 });
+            return Ok(StepReport { loss, optimizer_stepped: false, topology_changed: false });
+        }
+        let candidates = sparse.iter().map(|&p| growth.take(p).unwrap_or_default()).collect();
+        let layers = self.network.sparse_layers(self.backend);
+        let updates = self.method.after_gradient(self.step, &layers, candidates)?;
+        let mut topology_changed = !updates.is_empty();
+        self.apply(updates)?;
+        if intent.optimizer_step {
+            self.optimizer.step(self.backend, &mut self.network.parameters, learning_rate)?;
+        }
+        self.batches += 1;
+        self.step += u64::from(intent.advance_counter);
+        if intent.optimizer_step {
+            let layers = self.network.sparse_layers(self.backend);
+            let updates = self.method.after_optimizer(self.step, learning_rate, &layers)?;
+            topology_changed |= !updates.is_empty();
+            self.apply(updates)?;
+        }
+        self.backend.submit()?;
+        Ok(StepReport { loss, optimizer_stepped: intent.optimizer_step, topology_changed })
+    }
+
+    /// Loss and right answers on one batch, without training on it.
+    ///
+    /// # Errors
+    /// [`TrainingError`].
+    pub fn evaluate_batch(
+        &mut self,
+        layout: impl Into<Layout>,
+        images: &[f32],
+        labels: &[u32],
+    ) -> Result<LossStats, TrainingError> {
+        self.workspace.measure(&mut self.network, (layout.into(), images, labels), Mode::Evaluation, false)
+    }
+
+    fn apply(&mut self, updates: Vec<LayerUpdate>) -> Result<(), TrainingError> {
+        updates.into_iter().try_for_each(|update| self.network.apply(self.backend, update))
+    }
+}
