@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::report::write_and_print;
 use crate::atomic_file::write_atomic;
 use crate::comparison::{
-    COMPARISON, ComparisonError, ComparisonProgress, Definition, Outcome, Plan, PlannedRun, Results, RunFolder,
+    Asked, COMPARISON, ComparisonError, ComparisonProgress, Definition, Outcome, Plan, PlannedRun, Results, RunFolder,
     RunState, Said, Seeds, failure_file, run_child, settings_file, write_report,
 };
 use crate::interrupt::Interrupt;
@@ -103,6 +103,20 @@ pub struct CompareArgs {
     pub options: TrainOptions,
 }
 
+impl CompareArgs {
+    /// What is asked for.
+    pub(crate) fn asked(&self) -> Asked<'_> {
+        Asked {
+            methods: self.methods.as_deref(),
+            densities: self.densities.as_deref(),
+            seeds: self.seeds.as_ref(),
+            config: self.config.as_deref(),
+            resume: self.resume.as_deref(),
+            options: &self.options,
+        }
+    }
+}
+
 const LOCK: &str = ".lock";
 
 /// Runs the command.
@@ -111,7 +125,7 @@ const LOCK: &str = ".lock";
 /// If the comparison is impossible, some run failed, it was interrupted, or its folder cannot be written.
 pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
-    let (definition, out) = Definition::resolve(args)?;
+    let (definition, out) = Definition::resolve(&args.asked())?;
     let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
     let Plan { definition, runs } = Plan::new(definition, &settings_given(args), data_dir)?;
     let _lock = open(&out)?;

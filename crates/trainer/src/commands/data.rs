@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::data::fetch::{FetchError, Fetched, Origin, fetch, verify};
-use crate::data::image_folder::{self, DEFAULT_IMAGE_SIZE, IMAGE_FOLDER};
-use crate::data::{DataError, EMBEDDED, KNOWN, KnownSet};
+use crate::data::image_folder::{self, DEFAULT_IMAGE_SIZE};
+use crate::data::{DataError, EMBEDDED, IMAGE_FOLDER, KNOWN, KnownSet};
 use crate::interrupt::Interrupt;
 use crate::report::{Table, print_record, print_text};
 

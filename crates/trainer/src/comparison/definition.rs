@@ -11,7 +11,6 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::ComparisonError;
-use crate::commands::compare::CompareArgs;
 use crate::settings::error::ConfigError;
 use crate::settings::{RESUMABLE, TrainConfig, TrainOptions, merge_settings, remove_setting};
 
@@ -172,20 +171,37 @@ struct Grid {
     seeds: Option<Seeds>,
 }
 
+/// What a command line asks for; see `rigl compare --help`.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Methods, or names of the file's arms.
+    pub methods: Option<&'a [String]>,
+    /// Densities of all arms.
+    pub densities: Option<&'a [f64]>,
+    /// Seeds.
+    pub seeds: Option<&'a Seeds>,
+    /// The file.
+    pub config: Option<&'a Path>,
+    /// The folder of the comparison to resume.
+    pub resume: Option<&'a Path>,
+    /// Settings of all runs.
+    pub options: &'a TrainOptions,
+}
+
 impl Definition {
     /// What a command line asks for, and the folder it goes to.
     ///
     /// # Errors
     /// [`ComparisonError`] or [`ConfigError`]: the file, a key, a value, or an option that is not for a comparison.
-    pub fn resolve(args: &CompareArgs) -> anyhow::Result<(Self, PathBuf)> {
-        let mut given = table_of(&args.options)?;
+    pub fn resolve(asked: &Asked<'_>) -> anyhow::Result<(Self, PathBuf)> {
+        let mut given = table_of(asked.options)?;
         refuse("the command line", &given, &INSTEAD)?;
         ["out", "json"].iter().for_each(|&key| drop(given.remove(key)));
-        let out = args.options.out.clone();
-        if let Some(folder) = &args.resume {
+        let out = asked.options.out.clone();
+        if let Some(folder) = asked.resume {
             let file = folder.join(COMPARISON);
             if !file.is_file() {
-                return Err(ComparisonError::NoRun { path: folder.clone() }.into());
+                return Err(ComparisonError::NoRun { path: folder.to_owned() }.into());
             }
             let other = given.keys().find(|key| !RESUMABLE.contains(&key.as_str())).cloned();
             if let Some(option) = other.or(out.map(|_| "out".to_owned())) {
@@ -193,21 +209,21 @@ impl Definition {
             }
             let mut definition = Self::read(&file)?;
             definition.override_settings(given);
-            return Ok((definition, folder.clone()));
+            return Ok((definition, folder.to_owned()));
         }
-        let mut definition = match &args.config {
+        let mut definition = match asked.config {
             Some(path) => Self::read(path)?,
             None => Self::from_file(File::default())?,
         };
-        match &args.methods {
+        match asked.methods {
             Some(names) if !definition.arms.is_empty() => definition.select(names)?,
             Some(names) => definition.arms = arms_of(names)?,
             None if definition.arms.is_empty() => definition.arms = arms_of(&DEFAULT_METHODS.map(str::to_owned))?,
             None => {}
         }
-        let first = given.remove("seed").and(args.options.seed);
+        let first = given.remove("seed").and(asked.options.seed);
         let by_file = definition.seeds.first().copied();
-        match (&args.seeds, first) {
+        match (asked.seeds, first) {
             (Some(list @ Seeds::List(_)), first) => definition.seeds = seed_list("--seeds", list, first)?,
             (Some(count), first) => definition.seeds = seed_list("--seeds", count, first.or(by_file))?,
             (None, Some(_)) => {
@@ -216,13 +232,13 @@ impl Definition {
             }
             (None, None) => {}
         }
-        if let Some(densities) = &args.densities {
+        if let Some(densities) = asked.densities {
             check_densities("--densities", densities)?;
-            definition.densities.clone_from(densities);
+            definition.densities = densities.to_vec();
             definition.arms.iter_mut().filter(|arm| arm.method != DENSE).for_each(|arm| arm.densities = None);
         }
         definition.override_settings(given);
-        let out = out.unwrap_or_else(|| definition.default_out(args.config.as_deref()));
+        let out = out.unwrap_or_else(|| definition.default_out(asked.config));
         Ok((definition, out))
     }
 
@@ -547,6 +563,7 @@ impl Definition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::compare::CompareArgs;
     use crate::commands::{Cli, Command};
     use clap::Parser;
 
@@ -558,7 +575,7 @@ mod tests {
     }
 
     fn resolve(line: &str) -> anyhow::Result<(Definition, PathBuf)> {
-        Definition::resolve(&args(line))
+        Definition::resolve(&args(line).asked())
     }
 
     /// A file beside a command line.
@@ -566,7 +583,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("night.toml");
         fs::write(&path, file).unwrap();
-        Definition::resolve(&CompareArgs { config: Some(path), ..args(line) })
+        Definition::resolve(&CompareArgs { config: Some(path), ..args(line) }.asked())
     }
 
     fn names(definition: &Definition) -> Vec<String> {

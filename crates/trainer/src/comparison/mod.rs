@@ -24,7 +24,7 @@ mod summary;
 mod testing;
 
 pub use child::{Outcome, Said, run_child};
-pub use definition::{Arm, COMPARISON, Definition, PlannedName, Published, Seeds, failure_file, settings_file};
+pub use definition::{Arm, Asked, COMPARISON, Definition, PlannedName, Published, Seeds, failure_file, settings_file};
 pub use error::ComparisonError;
 pub use plan::{Plan, PlannedRun, RunState};
 pub use progress::ComparisonProgress;

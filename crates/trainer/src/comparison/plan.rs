@@ -297,7 +297,7 @@ mod tests {
     fn plan(line: &str) -> anyhow::Result<Plan> {
         let cli = Cli::try_parse_from(["rigl", "compare"].into_iter().chain(line.split_whitespace())).unwrap();
         let Command::Compare(args) = cli.command else { panic!("another command") };
-        let (definition, _) = Definition::resolve(&args)?;
+        let (definition, _) = Definition::resolve(&args.asked())?;
         Plan::new(definition, &args.options, None)
     }
 

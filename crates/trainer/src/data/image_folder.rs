@@ -8,122 +8,20 @@
 //! Classes are numbered by their names' order, and so are a class's pictures. Files with other endings, files outside of
 //! class folders and what begins with a dot are not looked at.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
+use super::dataset::{Dataset, Pictures, Split};
+use super::error::DataError;
+use super::known::IMAGE_FOLDER;
 use super::picture::{Cut, PictureError, PictureReader};
-use super::{DataError, Dataset, Pictures, Split};
+use super::picture_files::PictureFiles;
 
-/// The name of the data set.
-pub const IMAGE_FOLDER: &str = "image-folder";
 /// Pixels each way that pictures are resized to, if nothing is said.
 pub const DEFAULT_IMAGE_SIZE: usize = 224;
-/// Mean and deviation of the channels of ImageNet's training images, as they are published and commonly used.
-pub const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-/// See [`IMAGENET_MEAN`].
-pub const IMAGENET_DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
-
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
-
-/// The pictures of a split.
-#[derive(Debug, Clone)]
-pub struct PictureFiles {
-    /// Where the class folders are.
-    folder: PathBuf,
-    classes: Arc<[OsString]>,
-    /// Of each sample.
-    names: Vec<Box<OsStr>>,
-    sizes_bytes: Vec<u64>,
-    /// The samples that could not be read, and why.
-    corrupt: Arc<Mutex<BTreeMap<u32, PictureError>>>,
-}
-
-impl PartialEq for PictureFiles {
-    fn eq(&self, other: &Self) -> bool {
-        self.folder == other.folder && self.names == other.names && self.sizes_bytes == other.sizes_bytes
-    }
-}
-
-impl PictureFiles {
-    /// Number of pictures.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    /// Whether there is no picture.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// The file of a sample with this label.
-    pub fn path(&self, sample: u32, label: u32) -> PathBuf {
-        let mut path = self.folder.join(&self.classes[label as usize]);
-        path.push(&*self.names[sample as usize]);
-        path
-    }
-
-    pub(super) fn select(&self, samples: &[usize]) -> Self {
-        Self {
-            folder: self.folder.clone(),
-            classes: self.classes.clone(),
-            names: samples.iter().map(|&s| self.names[s].clone()).collect(),
-            sizes_bytes: samples.iter().map(|&s| self.sizes_bytes[s]).collect(),
-            corrupt: Arc::default(),
-        }
-    }
-
-    /// Adds class, name and size of each picture.
-    pub(super) fn digest(&self, labels: &[u32], sum: &mut Sha256) {
-        for ((name, size), &label) in self.names.iter().zip(&self.sizes_bytes).zip(labels) {
-            sum.update(self.classes[label as usize].as_encoded_bytes());
-            sum.update(b"/");
-            sum.update(name.as_encoded_bytes());
-            sum.update(b"\0");
-            sum.update(size.to_le_bytes());
-        }
-    }
-
-    /// Reads a picture; whether it could be read. Of one that could not, the reason is told once, and it is not tried
-    /// again.
-    pub(super) fn read(
-        &self,
-        reader: &mut PictureReader,
-        [sample, label]: [u32; 2],
-        cut: impl FnOnce([usize; 2]) -> Cut,
-        to: &mut [u8],
-    ) -> bool {
-        if self.corrupt().contains_key(&sample) {
-            return false;
-        }
-        let path = self.path(sample, label);
-        match reader.read(&path, cut, to) {
-            Ok(()) => true,
-            Err(error) => {
-                let told = format!("{}: {error}; the next picture takes its place", path.display());
-                if self.corrupt().insert(sample, error).is_none() {
-                    tracing::warn!("{told}");
-                }
-                false
-            }
-        }
-    }
-
-    /// The error of a split without a readable picture.
-    pub(super) fn none_readable(&self, labels: &[u32]) -> DataError {
-        let (sample, source) = self.corrupt().pop_first().unwrap_or((0, PictureError::Decoder));
-        let label = labels.get(sample as usize).copied().unwrap_or_default();
-        DataError::Pictures { pictures: self.len(), file: self.path(sample, label), source }
-    }
-
-    fn corrupt(&self) -> MutexGuard<'_, BTreeMap<u32, PictureError>> {
-        self.corrupt.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The pictures in `data_dir`, as inputs of `image_size` pixels each way.
 ///
@@ -352,7 +250,8 @@ mod tests {
     fn the_next_of_the_order_takes_the_place_of_a_broken_picture() {
         let folder = pictures(&["a", "b", "c"]);
         let whole = epoch(&load(folder.path(), 8).unwrap().train, options(2, 1, training(7, 0))).0;
-        let order = super::super::shuffled(9, sparse_kernels::random::Key::new(7).with_name("batches").with(0));
+        let order =
+            super::super::dataset::shuffled(9, sparse_kernels::random::Key::new(7).with_name("batches").with(0));
         let data = load(folder.path(), 8).unwrap();
         // One in the middle of the order, and its last two: there the order starts over.
         let broken = [order[3], order[7], order[8]];

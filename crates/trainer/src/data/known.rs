@@ -3,7 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use super::cifar::Records;
-use super::{DataError, EMBEDDED, compressed};
+use super::compressed;
+use super::error::DataError;
+
+/// The data set that needs no files.
+pub const EMBEDDED: &str = "fashion-mnist-mini";
+/// The data set that is a folder of pictures.
+pub const IMAGE_FOLDER: &str = "image-folder";
+/// Every name that [`load`](super::load) knows.
+pub const KNOWN: [&str; 6] = [EMBEDDED, "fashion-mnist", "mnist", "cifar10", "cifar100", IMAGE_FOLDER];
 
 /// A data set by its name.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +74,7 @@ const fn idx(name: &'static str, folders: &'static [&'static str]) -> KnownSet {
     }
 }
 
-/// Every data set but the image folders, in the order of [`KNOWN`](super::KNOWN).
+/// Every data set but the image folders, in the order of [`KNOWN`].
 ///
 /// MD5 sums are those that the publishers give or that torchvision checks. Sums of contents were taken of files whose MD5
 /// sums, or published means and deviations, were right.
@@ -146,7 +154,7 @@ impl KnownSet {
     /// # Errors
     /// [`DataError::Unknown`].
     pub fn named(name: &str) -> Result<&'static Self, DataError> {
-        let unknown = || DataError::Unknown { name: name.to_owned(), known: super::KNOWN.to_vec() };
+        let unknown = || DataError::Unknown { name: name.to_owned(), known: KNOWN.to_vec() };
         SETS.iter().find(|set| set.name == name).ok_or_else(unknown)
     }
 

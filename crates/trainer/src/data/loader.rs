@@ -22,9 +22,10 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, ShapeError};
 
 use super::augment::{CropFlip, PAD};
+use super::dataset::{Pictures, Split, shuffle};
 use super::fill::Filler;
 use super::picture::{Cut, PictureReader};
-use super::{DataError, InputForm, Normalization, Pictures, Split, shuffle};
+use super::{DataError, InputForm, Normalization};
 use crate::data::Augment;
 
 /// One batch: images in the layout asked for, and labels.
@@ -523,7 +524,7 @@ mod tests {
             let batches = two_epochs(&data, 0, options);
             let mut expected = batches.iter();
             for number in 0..2 {
-                let order = super::super::shuffled(samples, epoch_key(seed, number));
+                let order = super::super::dataset::shuffled(samples, epoch_key(seed, number));
                 for chunk in order.chunks(batch_size) {
                     let (layout, images, labels) = expected.next().unwrap();
                     prop_assert_eq!(*layout, form.layout(chunk.len(), [1, 1, features]).unwrap());

@@ -60,6 +60,11 @@ impl Normalization {
         Self::Channels { mean, deviation }
     }
 
+    /// By the mean and deviation of the channels of ImageNet's training images, as they are published and commonly used.
+    pub fn of_imagenet() -> Self {
+        Self::Channels { mean: vec![0.485, 0.456, 0.406], deviation: vec![0.229, 0.224, 0.225] }
+    }
+
     /// The number of channels that pictures must have, if it matters.
     pub fn channels(&self) -> Option<usize> {
         match self {

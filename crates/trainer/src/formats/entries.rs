@@ -4,15 +4,7 @@ use std::sync::Arc;
 
 use sparse_kernels::{Csr, CsrPattern, FormatError};
 
-use super::ContentError;
-
-/// Rows that a file may claim whatever its size. CSR stores four bytes for each, so that 4 MiB are the most that an
-/// empty file can ask for; beyond it a file must have a byte a row, as any file does that was made from such a matrix
-/// and has entries in its rows.
-pub const MAX_FREE_ROWS: usize = 1 << 20;
-
-/// The largest size or index of a [`CsrPattern`].
-pub(super) const MAX_INDEX: u64 = u32::MAX as u64 - 1;
+use super::error::{ContentError, MAX_FREE_ROWS, MAX_INDEX};
 
 /// One stored entry: row, column, value.
 pub(super) type Entry = (u32, u32, f32);

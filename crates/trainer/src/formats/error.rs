@@ -6,9 +6,16 @@ use std::path::PathBuf;
 use sparse_kernels::FormatError;
 use zip::result::ZipError;
 
-use super::MatrixFormat;
-use super::entries::{MAX_FREE_ROWS, MAX_INDEX};
+use super::format::MatrixFormat;
 use super::unfold::UnfoldsTooFar;
+
+/// Rows that a file may claim whatever its size. CSR stores four bytes for each, so that 4 MiB are the most that an
+/// empty file can ask for; beyond it a file must have a byte a row, as any file does that was made from such a matrix
+/// and has entries in its rows.
+pub const MAX_FREE_ROWS: usize = 1 << 20;
+
+/// The largest size or index of a [`sparse_kernels::CsrPattern`].
+pub(super) const MAX_INDEX: u64 = u32::MAX as u64 - 1;
 
 /// Why a matrix file cannot be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -23,155 +23,19 @@ pub mod unfold;
 
 mod entries;
 mod error;
+mod format;
+mod matrix;
 
-use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-
-use sparse_kernels::{Csr, CsrPattern, FormatError};
 
 use crate::atomic_file::write_atomic;
 
-pub use entries::MAX_FREE_ROWS;
-pub use error::{ContentError, LineError, MatrixFileError, NpyError};
-
-/// A matrix as a file holds it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Matrix {
-    /// Stored entries and their values.
-    Sparse(Csr<f32>),
-    /// Stored entries alone.
-    Pattern(CsrPattern),
-    /// All entries.
-    Dense(DenseMatrix),
-}
-
-impl Matrix {
-    /// Rows of the matrix.
-    pub fn nrows(&self) -> usize {
-        match self {
-            Self::Sparse(matrix) => matrix.pattern().nrows(),
-            Self::Pattern(pattern) => pattern.nrows(),
-            Self::Dense(matrix) => matrix.nrows,
-        }
-    }
-
-    /// Columns of the matrix.
-    pub fn ncols(&self) -> usize {
-        match self {
-            Self::Sparse(matrix) => matrix.pattern().ncols(),
-            Self::Pattern(pattern) => pattern.ncols(),
-            Self::Dense(matrix) => matrix.ncols,
-        }
-    }
-
-    /// The stored entries; of a dense matrix, those that are not zero.
-    ///
-    /// # Errors
-    /// [`FormatError`] if a dense matrix is larger than 32-bit indices allow.
-    pub fn into_pattern(self) -> Result<CsrPattern, FormatError> {
-        match self {
-            Self::Sparse(matrix) => Ok(Arc::unwrap_or_clone(Arc::clone(matrix.pattern()))),
-            Self::Pattern(pattern) => Ok(pattern),
-            Self::Dense(matrix) => matrix.pattern(),
-        }
-    }
-
-    /// For messages.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Sparse(_) => "sparse matrix",
-            Self::Pattern(_) => "pattern",
-            Self::Dense(_) => "dense matrix",
-        }
-    }
-}
-
-/// A matrix with every entry, row-major: `values[row · ncols + column]`, `values.len() == nrows · ncols`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DenseMatrix {
-    nrows: usize,
-    ncols: usize,
-    values: Vec<f32>,
-}
-
-impl DenseMatrix {
-    /// Joins a shape and its values.
-    ///
-    /// # Errors
-    /// [`ContentError::DenseLength`] unless there are `nrows · ncols` values.
-    pub fn new(nrows: usize, ncols: usize, values: Vec<f32>) -> Result<Self, ContentError> {
-        match nrows.checked_mul(ncols) {
-            Some(length) if length == values.len() => Ok(Self { nrows, ncols, values }),
-            _ => Err(ContentError::DenseLength { nrows, ncols, got: values.len() }),
-        }
-    }
-
-    /// As [`Self::new`], from values whose columns stand one after another.
-    fn from_columns(nrows: usize, ncols: usize, values: &[f32]) -> Result<Self, ContentError> {
-        let mut by_row = Vec::with_capacity(values.len());
-        // Without values there is nothing to do, whatever the number of rows.
-        for row in 0..if values.is_empty() { 0 } else { nrows } {
-            by_row.extend(values.iter().skip(row).step_by(nrows));
-        }
-        Self::new(nrows, ncols, by_row)
-    }
-
-    /// Rows of the matrix.
-    pub fn nrows(&self) -> usize {
-        self.nrows
-    }
-
-    /// Columns of the matrix.
-    pub fn ncols(&self) -> usize {
-        self.ncols
-    }
-
-    /// The values, row after row.
-    pub fn values(&self) -> &[f32] {
-        &self.values
-    }
-
-    /// The values, row after row.
-    pub fn into_values(self) -> Vec<f32> {
-        self.values
-    }
-
-    /// The values of each row; none for a matrix without columns.
-    fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.values.chunks_exact(self.ncols.max(1))
-    }
-
-    fn pattern(&self) -> Result<CsrPattern, FormatError> {
-        // Both sizes fit before they are used as indices.
-        let (nrows, ncols) = (entries::size("nrows", self.nrows as u64)?, entries::size("ncols", self.ncols as u64)?);
-        let stored = |row: usize, values: &[f32]| {
-            let columns = values.iter().enumerate().filter(|&(_, &value)| value != 0.0);
-            columns.map(|(column, _)| (row as u32, column as u32)).collect::<Vec<_>>()
-        };
-        let positions = self.rows().enumerate().flat_map(|(row, values)| stored(row, values)).collect();
-        CsrPattern::from_positions(nrows, ncols, positions)
-    }
-}
-
-/// The formats, each told by its extension.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MatrixFormat {
-    /// SciPy's sparse matrices: [`npz`].
-    Npz,
-    /// Matrix Market: [`matrix_market`].
-    MatrixMarket,
-    /// The Deep Learning Matrix Collection's patterns: [`smtx`].
-    Smtx,
-    /// NumPy's arrays: [`npy`].
-    Npy,
-}
+pub use error::{ContentError, LineError, MAX_FREE_ROWS, MatrixFileError, NpyError};
+pub use format::MatrixFormat;
+pub use matrix::{DenseMatrix, Matrix};
 
 impl MatrixFormat {
-    /// Every format.
-    pub const ALL: [Self; 4] = [Self::Npz, Self::MatrixMarket, Self::Smtx, Self::Npy];
-
     /// The format of a file of this name; upper and lower case are the same.
     ///
     /// # Errors
@@ -180,26 +44,6 @@ impl MatrixFormat {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         let format = Self::ALL.into_iter().find(|format| extension.eq_ignore_ascii_case(format.extension()));
         format.ok_or_else(|| MatrixFileError::Extension { path: path.to_owned() })
-    }
-
-    /// For messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Npz => "SciPy sparse",
-            Self::MatrixMarket => "Matrix Market",
-            Self::Smtx => "DLMC pattern",
-            Self::Npy => "NumPy array",
-        }
-    }
-
-    /// Without the dot.
-    pub fn extension(self) -> &'static str {
-        match self {
-            Self::Npz => "npz",
-            Self::MatrixMarket => "mtx",
-            Self::Smtx => "smtx",
-            Self::Npy => "npy",
-        }
     }
 
     /// The matrix in a file's bytes.
@@ -226,12 +70,6 @@ impl MatrixFormat {
             Self::Smtx => smtx::to_bytes(matrix),
             Self::Npy => npy::to_bytes(matrix),
         }
-    }
-}
-
-impl fmt::Display for MatrixFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, ".{} ({})", self.extension(), self.name())
     }
 }
 
@@ -309,6 +147,7 @@ mod tests {
     use super::testing::*;
     use super::*;
     use proptest::prelude::*;
+    use sparse_kernels::FormatError;
 
     #[test]
     fn extensions_tell_formats() {

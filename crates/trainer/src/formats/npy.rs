@@ -11,9 +11,10 @@
 //! The header is parsed here because crates for this format believe it: a header length of 4 GiB is allocated, a shape
 //! is multiplied until it overflows, and nested parentheses recurse until the stack ends.
 
-use super::entries::{MAX_INDEX, check_claim};
-use super::error::excerpt;
-use super::{ContentError, DenseMatrix, Matrix, MatrixFormat, NpyError};
+use super::entries::check_claim;
+use super::error::{ContentError, MAX_INDEX, NpyError, excerpt};
+use super::format::MatrixFormat;
+use super::matrix::{DenseMatrix, Matrix};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// NumPy's own limit.

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::error::ConfigError;
 use super::macros::{in_effect, or_default, settings};
-use crate::data::image_folder::{DEFAULT_IMAGE_SIZE, IMAGE_FOLDER};
-use crate::data::{self, Augment, Normalize};
+use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
+use crate::data::{self, Augment, IMAGE_FOLDER, Normalize};
 use crate::device::Device;
 use crate::method::{Method, MethodOption, method_parser};
 use crate::models::{DENSITY_RULE, DensityOverride, Format, Init, LayerRule, MOST_WIDTH, ModelName, Stem, is_density};
