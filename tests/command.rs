@@ -224,8 +224,8 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("bench kernel --op spmm --shape 8x8x3x6x6x2", 2, &["shape: 8x8x3x6x6x2", "MxKxN"]),
         ("bench kernel --op conv_forward --shape 8x8x3", 2, &["shape: 8x8x3", "OCxICxKxHxWxN"]),
         ("bench kernel --op conv_forward --shape 8x9x3x99999x99999x9", 2, &["shape: 8x9x3x99999x99999x9", "smaller"]),
-        ("bench kernel --op grow --shape 8x8x3x6x6x2 --format bsr4x4", 2, &["format: bsr4x4", "single weights"]),
-        ("bench kernel --op grow --shape 8x8x3x6x6x2 --format dense", 2, &["format: dense", "csr"]),
+        ("bench kernel --op grow --shape 8x8x3x6x6x2 --format dense", 2, &["format: dense", "csr", "bsr4x4"]),
+        ("bench kernel --op grow --shape 8x6x3x6x6x2 --format bsr4x4", 2, &["format: bsr4x4", "columns divide"]),
         ("bench kernel --op conv_forward --groups 5", 2, &["groups: 5", "divisor"]),
         (
             "bench kernel --op conv_forward --format bsr4x4 --shape 8x6x3x6x6x2",
@@ -325,13 +325,16 @@ fn convolutions_are_checked_before_they_are_timed() {
             assert!((efficiency / (speedup * density) - 1.0).abs() < 1e-9, "{record}");
         }
     }
-    let record = records(folder.path(), &format!("bench kernel --json --op grow {shape}")).remove(0);
-    assert!(record["max_error"].as_f64().unwrap() <= 1.0, "{record}");
-    assert_eq!(
-        [&record["op"], &record["stride"], &record["dense_source"]],
-        [&Value::from("grow"), &2.into(), &"conv".into()]
-    );
-    assert_eq!(record["efficiency"], record["speedup"]);
+    for format in ["csr", "bsr2x4"] {
+        let args = format!("bench kernel --json --op grow --format {format} {shape}");
+        let record = records(folder.path(), &args).remove(0);
+        assert!(record["max_error"].as_f64().unwrap() <= 1.0, "{record}");
+        assert_eq!(
+            [&record["op"], &record["format"], &record["stride"], &record["dense_source"]],
+            [&Value::from("grow"), &format.into(), &2.into(), &"conv".into()]
+        );
+        assert_eq!(record["efficiency"], record["speedup"]);
+    }
     // One image: vectors of neighbouring pixels.
     let output = rigl(folder.path(), "bench kernel --op conv_forward --shape 8x4x3x6x6x1 --density 0.4 --groups 2");
     let table = String::from_utf8(output.stdout).unwrap();

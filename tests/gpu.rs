@@ -398,4 +398,9 @@ fn kernels_in_halves_and_portable_ones_are_measured() {
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {message}");
         assert!(message.contains(part), "{wrong:?}: {message}");
     }
+    let output = rigl(&["bench", "kernel", "--device", "gpu", "--op", "conv_forward", "--format", "bsr4x4"]).output();
+    let output = output.unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("format: bsr4x4") && message.contains("no convolutions in blocks on a GPU"), "{message}");
 }

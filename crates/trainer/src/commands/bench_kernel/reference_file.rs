@@ -11,8 +11,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::DenseTime;
-
 /// Why a reference file gives no time.
 #[derive(Debug, Error)]
 pub enum ReferenceError {
@@ -60,6 +58,15 @@ struct Record {
     time_ns: u64,
     stride: Option<usize>,
     groups: Option<usize>,
+}
+
+/// Best seconds of the dense operation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DenseTime {
+    /// The seconds.
+    pub time: f64,
+    /// Whose code it is.
+    pub source: &'static str,
 }
 
 /// The times of a file.
