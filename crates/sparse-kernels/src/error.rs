@@ -238,3 +238,8 @@ pub(crate) fn expect_equal(
 ) -> Result<(), ShapeError> {
     if got == expected { Ok(()) } else { Err(ShapeError::Mismatch { op, what, expected, got }) }
 }
+
+/// Checks that a value array fits a pattern.
+pub(crate) fn expect_values(nnz: usize, got: usize) -> Result<(), FormatError> {
+    if nnz == got { Ok(()) } else { Err(FormatError::ValuesLength { nnz, got }) }
+}

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::backend::{Candidate, GrowRequest, Storage};
-use crate::error::expect_equal;
+use crate::error::{expect_equal, expect_values};
 use crate::{BackendError, BsrPattern, ConvShape, CsrPattern, FormatError, ImageLayout, Images, ShapeError};
 
 /// What [`SparseConv::plan_conv`] prepares for. The number of samples in the layouts does not matter.
@@ -87,11 +87,8 @@ impl<B: SparseConv> ConvWeight<B> {
         shape: ConvShape,
         options: ConvOptions,
     ) -> Result<Self, BackendError> {
-        let nnz = pattern.nnz();
-        if values.len() != nnz {
-            return Err(crate::FormatError::ValuesLength { nnz, got: values.len() }.into());
-        }
-        let mut buffer = backend.zeros(nnz)?;
+        expect_values(pattern.nnz(), values.len())?;
+        let mut buffer = backend.zeros(values.len())?;
         backend.upload(values, &mut buffer)?;
         Self::from_buffer(backend, pattern, buffer, shape, options)
     }
@@ -107,12 +104,9 @@ impl<B: SparseConv> ConvWeight<B> {
         shape: ConvShape,
         options: ConvOptions,
     ) -> Result<Self, BackendError> {
-        let (nnz, got) = (pattern.nnz(), backend.len(&values));
-        if got != nnz {
-            return Err(crate::FormatError::ValuesLength { nnz, got }.into());
-        }
+        expect_values(pattern.nnz(), backend.len(&values))?;
         let plan = backend.plan_conv(pattern, shape, options)?;
-        let transposed_values = backend.zeros(if options.input_grad { nnz } else { 0 })?;
+        let transposed_values = backend.zeros(if options.input_grad { backend.len(&values) } else { 0 })?;
         let mut weight = Self { plan, values, transposed_values };
         weight.refresh(backend)?;
         Ok(weight)
@@ -309,11 +303,8 @@ impl<B: BlockSparseConv> BlockConvWeight<B> {
         shape: ConvShape,
         options: ConvOptions,
     ) -> Result<Self, BackendError> {
-        let nnz = pattern.nnz();
-        if values.len() != nnz {
-            return Err(crate::FormatError::ValuesLength { nnz, got: values.len() }.into());
-        }
-        let mut buffer = backend.zeros(nnz)?;
+        expect_values(pattern.nnz(), values.len())?;
+        let mut buffer = backend.zeros(values.len())?;
         backend.upload(values, &mut buffer)?;
         Self::from_buffer(backend, pattern, buffer, shape, options)
     }
@@ -329,10 +320,7 @@ impl<B: BlockSparseConv> BlockConvWeight<B> {
         shape: ConvShape,
         options: ConvOptions,
     ) -> Result<Self, BackendError> {
-        let (nnz, got) = (pattern.nnz(), backend.len(&values));
-        if got != nnz {
-            return Err(crate::FormatError::ValuesLength { nnz, got }.into());
-        }
+        expect_values(pattern.nnz(), backend.len(&values))?;
         Ok(Self { plan: backend.plan_conv_blocks(pattern, shape, options)?, values })
     }
 }

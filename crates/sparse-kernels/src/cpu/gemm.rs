@@ -3,8 +3,9 @@
 //! `gemm` is called serially on a fixed grid of tiles, so that results do not depend on the number of threads.
 
 use super::{Buffer, Cpu, SharedMut};
+use crate::dense::check_lanes;
 use crate::error::expect_equal;
-use crate::{BackendError, DenseLinear, Op, StripLayout, Strips};
+use crate::{BackendError, DenseLinear, Op, Strips};
 
 /// Operands of one serial product `c = alpha · c + a · b`, with element strides.
 #[derive(Clone, Copy)]
@@ -179,10 +180,4 @@ pub(super) unsafe fn outer_product(
             );
         }
     }
-}
-
-/// Checks that two operands have the same lanes in the same strips.
-pub(super) fn check_lanes(op: &'static str, x: StripLayout, y: StripLayout) -> Result<(), BackendError> {
-    expect_equal(op, "number of lanes", x.lanes(), y.lanes())?;
-    Ok(expect_equal(op, "strip width", x.strip(), y.strip())?)
 }

@@ -36,7 +36,7 @@ pub use row_major::Workspace;
 
 use crate::error::expect_equal;
 use crate::profile::KernelTime;
-use crate::{BackendError, FormatError, Storage};
+use crate::{BackendError, Storage};
 
 /// A handle on the CPU: an instruction set and a number of threads.
 ///
@@ -368,11 +368,6 @@ impl Storage for Cpu {
 
 fn too_long(op: &'static str, room: usize, got: usize) -> BackendError {
     crate::ShapeError::Mismatch { op, what: "length", expected: room, got }.into()
-}
-
-/// Checks that a value array fits a pattern.
-pub(crate) fn expect_values(nnz: usize, got: usize) -> Result<(), FormatError> {
-    if nnz == got { Ok(()) } else { Err(FormatError::ValuesLength { nnz, got }) }
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::few_lanes::{Entries, FEW_LANES, FewLanes, padded};
 use super::gemv::{BLOCK, Gemv};
-use super::{Buffer, Cpu, CpuPlan, expect_values};
+use super::{Buffer, Cpu, CpuPlan};
 use crate::backend::SparseMatrix;
-use crate::error::expect_equal;
+use crate::error::{expect_equal, expect_values};
 use crate::{
     BackendError, DenseLinear, Element, MatrixMut, MatrixRef, Op, ShapeError, SparseLinear, StripLayout, Strips,
 };

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::gemm::check_lanes;
 use super::isa::{Isa, Kernel, dispatch};
 use super::sddmm::Sddmm;
 use super::spmm::{Epilogue, Spmm};
-use super::{Buffer, Cpu, CpuPlan, ELEMENTS_PER_TASK, expect_values, grow};
+use super::{Buffer, Cpu, CpuPlan, ELEMENTS_PER_TASK, grow};
 use crate::backend::{GrowRequest, PlanOptions, SparseMatrix};
-use crate::error::expect_equal;
+use crate::dense::check_lanes;
+use crate::error::{expect_equal, expect_values};
 use crate::{BackendError, Candidate, CsrPattern, Op, ShapeError, SparseLinear, StripLayout, Strips};
 
 impl SparseLinear for Cpu {

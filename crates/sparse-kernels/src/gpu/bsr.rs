@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::kernel::{Access, Kernel, Launch, Work};
 use super::plan::Rows;
 use super::shaders;
-use super::spmm::{check_lanes, expect_values};
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT, windows};
 use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
-use crate::error::expect_equal;
+use crate::dense::check_lanes;
+use crate::error::{expect_equal, expect_values};
 use crate::{BackendError, BlockSparseLinear, BsrPattern, Candidate, Op, ShapeError, StripLayout, Strips};
 
 use Access::{Read, Write};

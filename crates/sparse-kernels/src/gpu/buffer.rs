@@ -8,6 +8,9 @@ use super::device::Device;
 use super::kernel::Operand;
 use crate::BackendError;
 
+/// Elements that the start of a window of a buffer must be a multiple of: 256 bytes, which every implementation allows.
+pub(crate) const WINDOW_UNIT: usize = 64;
+
 /// A fixed number of 32-bit elements on the device; it is freed when dropped.
 pub struct DeviceBuffer<T> {
     raw: wgpu::Buffer,
@@ -62,9 +65,9 @@ impl<T> DeviceBuffer<T> {
         self.window(0, self.len.min(most))
     }
 
-    /// Elements `start` and the following `len` as an operand; `start` is a multiple of [`super::WINDOW_UNIT`].
+    /// Elements `start` and the following `len` as an operand; `start` is a multiple of [`WINDOW_UNIT`].
     pub(super) fn window(&self, start: usize, len: usize) -> Operand<'_> {
-        debug_assert!(start.is_multiple_of(super::WINDOW_UNIT), "a window begins at {start}");
+        debug_assert!(start.is_multiple_of(WINDOW_UNIT), "a window begins at {start}");
         let offset = 4 * start as u64;
         let bytes = (4 * len as u64).next_multiple_of(16).max(16).min(self.bytes.saturating_sub(offset).max(16));
         Operand { raw: &self.raw, id: self.id, offset, bytes }

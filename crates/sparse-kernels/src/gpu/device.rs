@@ -5,10 +5,23 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::GpuOptions;
 use super::adapter::{self, AdapterReport, BASELINE};
 use super::kernel::{Access, Kernel};
 use crate::BackendError;
+
+/// Which GPU, and how it is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GpuOptions {
+    /// Its number in [`adapters`](super::adapters); without one the best: a discrete one before an integrated one, and one that is played by
+    /// the processor last.
+    pub index: Option<usize>,
+    /// Whether all kernels keep to what every device can do. Otherwise those that have a variant for more, with operations
+    /// between the invocations of a subgroup, take that where the device can. Results are the same to the bit.
+    pub portable: bool,
+    /// Bytes that a kernel sees of a buffer at most, if fewer than the device allows: larger ones are computed in parts. So a
+    /// test can have parts without gigabytes.
+    pub max_binding_bytes: Option<u64>,
+}
 
 /// A kernel compiled for the device.
 #[derive(Debug)]

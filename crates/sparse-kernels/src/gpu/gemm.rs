@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::kernel::{Access, Kernel, Launch, Work};
 use super::shaders;
 use super::split::Split;
-use super::spmm::check_lanes;
 use super::windows::{lanes_within, of_strips};
 use super::{Buffer, Gpu, WINDOW_UNIT};
+use crate::dense::check_lanes;
 use crate::error::expect_equal;
 use crate::{BackendError, DenseLinear, Op, Strips};
 

@@ -53,7 +53,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 pub use adapter::{AdapterReport, adapters};
 pub use bsr::GpuBlockPlan;
 pub use buffer::DeviceBuffer;
+pub(crate) use buffer::WINDOW_UNIT;
 pub use conv::GpuConvPlan;
+pub use device::GpuOptions;
 pub use half::{HalfStrips, HalfType};
 pub use plan::GpuPlan;
 
@@ -67,23 +69,6 @@ use recorder::{Command, Recorder};
 pub type Buffer = DeviceBuffer<f32>;
 /// Whole numbers on the device.
 pub type Indices = DeviceBuffer<u32>;
-
-/// Elements that the start of a window of a buffer must be a multiple of: 256 bytes, which every implementation allows.
-pub(crate) const WINDOW_UNIT: usize = 64;
-
-/// Which GPU, and how it is used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct GpuOptions {
-    /// Its number in [`adapters`]; without one the best: a discrete one before an integrated one, and one that is played by
-    /// the processor last.
-    pub index: Option<usize>,
-    /// Whether all kernels keep to what every device can do. Otherwise those that have a variant for more, with operations
-    /// between the invocations of a subgroup, take that where the device can. Results are the same to the bit.
-    pub portable: bool,
-    /// Bytes that a kernel sees of a buffer at most, if fewer than the device allows: larger ones are computed in parts. So a
-    /// test can have parts without gigabytes.
-    pub max_binding_bytes: Option<u64>,
-}
 
 /// A handle on one GPU.
 ///

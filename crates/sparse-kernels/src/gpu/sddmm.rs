@@ -7,12 +7,12 @@ use super::kernel::{Access, Kernel, Launch, Work};
 use super::plan::{ENTRY_WORDS, Segment, WIDTH};
 use super::shaders;
 use super::split::Split;
-use super::spmm::{check_lanes, expect_values};
 use super::subgroups::with_function;
 use super::windows::lanes_within;
 use super::{Buffer, Gpu, GpuPlan};
 use crate::BackendError;
-use crate::error::expect_equal;
+use crate::dense::check_lanes;
+use crate::error::{expect_equal, expect_values};
 
 static SDDMM: Kernel = Kernel {
     name: "sddmm",

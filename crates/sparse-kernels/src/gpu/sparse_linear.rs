@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::half::Source;
-use super::spmm::expect_values;
 use super::{Buffer, Gpu, GpuPlan};
 use crate::backend::{GrowRequest, PlanOptions, SparseMatrix};
+use crate::error::expect_values;
 use crate::{BackendError, Candidate, CsrPattern, Op, SparseLinear, Strips};
 
 impl SparseLinear for Gpu {

@@ -7,8 +7,9 @@ use super::shaders;
 use super::windows::{lanes_within, of_strips};
 use super::{Buffer, Gpu};
 use crate::backend::SparseMatrix;
-use crate::error::expect_equal;
-use crate::{BackendError, FormatError, Op, ShapeError, StripLayout, Strips};
+use crate::dense::check_lanes;
+use crate::error::{expect_equal, expect_values};
+use crate::{BackendError, Op, ShapeError, Strips};
 
 static SPMM: Kernel = Kernel {
     name: "spmm",
@@ -136,14 +137,4 @@ impl Gpu {
         expect_equal(OP, "length of the bias", w.plan.pattern.nrows(), bias.len())?;
         self.product(OP, Op::NoTranspose, w, &Epilogue { bias: Some(bias), relu }, Source::Full(x), y)
     }
-}
-
-/// `Ok` if both have the same lanes and strips.
-pub(super) fn check_lanes(op: &'static str, x: StripLayout, y: StripLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "number of lanes", x.lanes(), y.lanes())?;
-    expect_equal(op, "strip width", x.strip(), y.strip())
-}
-
-pub(super) fn expect_values(nnz: usize, got: usize) -> Result<(), FormatError> {
-    if got == nnz { Ok(()) } else { Err(FormatError::ValuesLength { nnz, got }) }
 }

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use self::sddmm::Sddmm;
 pub(super) use self::sddmm::sums;
 use self::spmm::Spmm;
-use super::gemm::check_lanes;
 use super::plan::block_rows;
-use super::{Buffer, Cpu, CpuPlan, expect_values};
+use super::{Buffer, Cpu, CpuPlan};
 use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
-use crate::error::expect_equal;
+use crate::dense::check_lanes;
+use crate::error::{expect_equal, expect_values};
 use crate::{BackendError, BlockSparseLinear, BsrPattern, Candidate, CsrPattern, Op, ShapeError, Strips, Transposed};
 
 /// Values of a band of block rows: what one task of a product takes, or part of it if it divides the lanes too.

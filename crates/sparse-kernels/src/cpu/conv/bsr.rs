@@ -4,15 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::dense::{band_and_chunk, chunk_channels};
-use super::grid::{Grid, backward_grids};
+use super::grid::{Grid, backward_grids, isa_for};
 use super::grow::grow;
-use super::isa_for;
 use super::panels::{Panel, Panels, Product, most_rows};
 use super::tiles::{Gradient, Rectangle, Rectangles};
 use crate::backend::conv::check_conv_blocks;
 use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, GrowRequest};
-use crate::cpu::{Buffer, Cpu, expect_values};
-use crate::error::expect_equal;
+use crate::cpu::{Buffer, Cpu};
+use crate::error::{expect_equal, expect_values};
 use crate::{BackendError, BsrPattern, Candidate, ConvShape, Images, ShapeError};
 
 /// A BSR pattern of a convolution prepared for the CPU's kernels, see [`BlockSparseConv::plan_conv_blocks`].

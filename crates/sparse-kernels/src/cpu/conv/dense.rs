@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::grid::{Grid, backward_grids};
+use super::depthwise;
+use super::grid::{Grid, backward_grids, isa_for};
 use super::panels::{Panel, Panels, Product, most_rows};
 use super::tiles::{Gradient, Rectangle, Rectangles};
-use super::{depthwise, isa_for};
 use crate::backend::{ConvOptions, DenseConv};
 use crate::cpu::{Buffer, Cpu, IsaName};
 use crate::{BackendError, ConvShape, ImageLayout, Images};

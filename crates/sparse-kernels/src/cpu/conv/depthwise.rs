@@ -19,7 +19,7 @@
 
 use std::ops::Range;
 
-use super::grid::{Grid, backward_grids};
+use super::grid::{Grid, backward_grids, isa_for};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{ConvShape, ImageLayout, Images};
@@ -74,7 +74,7 @@ pub(super) fn weight_grad(
     let block = pass.channels_of_block(shape, channels);
     let blocks = channels.div_ceil(block);
     let parts = TASKS.div_ceil(blocks).min(rows);
-    let isa = super::isa_for(cpu.isa(), pass.grid, layout.strip());
+    let isa = isa_for(cpu.isa(), pass.grid, layout.strip());
     // Each task's sums by lanes; of the first part the sums go straight to `dw`, those of the others are added in order.
     let (lanes_len, len) = (block * taps * isa.lanes(), dw.len());
     let mut lanes = cpu.scratch(blocks * parts * lanes_len);
@@ -194,7 +194,7 @@ fn filter(cpu: &Cpu, passes: &[Pass], shape: ConvShape, w: &[f32], x: &[f32], la
     let operations = 2 * pixels[0] * pixels[1] * (channels * shape.taps() * strips * layout.strip()) as u64;
     let y = SharedMut::new(y);
     // All passes of an input gradient are contiguous or none is.
-    let isa = super::isa_for(cpu.isa(), pass.grid, layout.strip());
+    let isa = isa_for(cpu.isa(), pass.grid, layout.strip());
     cpu.for_each_task(strips * blocks * bands, operations, |task| {
         let (strip, block, band) = (task / bands / blocks, task / bands % blocks, task % bands);
         let part = Filter {

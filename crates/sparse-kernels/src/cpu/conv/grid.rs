@@ -1,5 +1,6 @@
 //! Which pixels a pass of a convolution goes over, in memory.
 
+use crate::cpu::IsaName;
 use crate::{ConvShape, ImageLayout};
 
 /// The pixels of the output of one pass, and where in the input the pixels stand that offsets are relative to.
@@ -29,6 +30,11 @@ pub(super) struct Side {
     pub overlaps: bool,
     /// From strip to strip.
     pub strip: usize,
+}
+
+/// The instruction set for a pass: a vector must not hold neighbouring pixels where those are apart in memory.
+pub(super) fn isa_for(isa: IsaName, grid: Grid, strip: usize) -> IsaName {
+    if strip > 1 && strip < isa.lanes() && !grid.is_contiguous(strip) { IsaName::Avx2 } else { isa }
 }
 
 impl Side {

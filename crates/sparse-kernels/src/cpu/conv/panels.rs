@@ -15,7 +15,7 @@
 //! A loaded vector of X serves R rows and a broadcast value V vectors: (R + V + 1) loads for R · V multiply-adds.
 
 use super::ahead::Ahead;
-use super::grid::Grid;
+use super::grid::{Grid, isa_for};
 use super::pixels::{Pixels, Runs, Tile};
 use crate::cpu::isa::{Isa, IsaName, Kernel, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
@@ -105,7 +105,7 @@ impl Product<'_> {
                 strip,
                 rows: band * height / bands..(band + 1) * height / bands,
             };
-            dispatch(super::isa_for(cpu.isa(), self.grid, self.strip), part);
+            dispatch(isa_for(cpu.isa(), self.grid, self.strip), part);
         });
     }
 }

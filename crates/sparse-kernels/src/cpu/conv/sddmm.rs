@@ -1,9 +1,9 @@
 //! Sparse convolution, weight gradient: SDDMM over tiles of pixels.
 
 use super::ahead::Ahead;
-use super::grid::Grid;
+use super::grid::{Grid, isa_for};
 use super::pixels::{Pixels, Runs, Tile};
-use super::sum_parts;
+use super::sums::sum_parts;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::plan::Walk;
 use crate::cpu::sddmm::Row;
@@ -48,7 +48,7 @@ impl Sddmm<'_> {
                 chunk: task % chunks,
                 rows,
             };
-            dispatch(super::isa_for(cpu.isa(), self.grid, self.strip), part);
+            dispatch(isa_for(cpu.isa(), self.grid, self.strip), part);
         });
     }
 }

@@ -12,7 +12,7 @@
 //! ```
 
 use super::ahead::Ahead;
-use super::grid::Grid;
+use super::grid::{Grid, isa_for};
 use super::pixels::{Pixels, Runs, Tile};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::lockstep::{Entries, Source, add_entries};
@@ -60,7 +60,7 @@ impl Spmm<'_> {
                 let rows = band * height / bands..(band + 1) * height / bands;
                 let part = Part { passes, samples: self.strip, x: self.x, y, block, strip, rows };
                 // Passes differ in pixels, not in their distance.
-                dispatch(super::isa_for(cpu.isa(), passes[0].grid, self.strip), part);
+                dispatch(isa_for(cpu.isa(), passes[0].grid, self.strip), part);
             });
         }
     }

@@ -10,8 +10,9 @@
 //!       dW[R][C] += sums of acc's lanes                     transposing trees of adds, once a band
 //! ```
 
-use super::grid::Grid;
+use super::grid::{Grid, isa_for};
 use super::pixels::Pixels;
+use super::sums::sum_parts;
 use crate::cpu::bsr::sums;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, SharedMut};
@@ -64,7 +65,7 @@ impl Gradient<'_> {
         let rows = if width == 0 { 0 } else { height * self.strips };
         let operations = 2 * (self.dw.len() * width * rows * self.strip) as u64;
         let chunks = self.rectangles.bounds.len() - 1;
-        super::sum_parts(cpu, self.dw, self.accumulate, chunks, rows, operations, |chunk, rows, dw, accumulate| {
+        sum_parts(cpu, self.dw, self.accumulate, chunks, rows, operations, |chunk, rows, dw, accumulate| {
             let part = Part {
                 grid: self.grid,
                 rectangles: self.rectangles,
@@ -76,7 +77,7 @@ impl Gradient<'_> {
                 chunk,
                 rows,
             };
-            dispatch(super::isa_for(cpu.isa(), self.grid, self.strip), part);
+            dispatch(isa_for(cpu.isa(), self.grid, self.strip), part);
         });
     }
 }

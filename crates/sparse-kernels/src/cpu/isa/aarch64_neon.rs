@@ -9,7 +9,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Isa, Kernel};
+use super::vector::{Isa, Kernel};
 
 /// Proof that the machine has NEON.
 #[derive(Debug, Clone, Copy)]

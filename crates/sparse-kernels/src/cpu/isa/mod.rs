@@ -7,6 +7,7 @@
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod aarch64_neon;
 mod scalar;
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -18,6 +19,7 @@ use std::str::FromStr;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 pub(crate) use aarch64_neon::Neon;
 pub(crate) use scalar::Scalar;
+pub(crate) use vector::{Isa, Kernel, two_columns};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -103,150 +105,6 @@ impl FromStr for IsaName {
             format!("unknown instruction set {text:?}, known are {}", Self::ALL.map(IsaName::name).join(", "))
         })
     }
-}
-
-/// Vector operations of one instruction set. A value is the proof that the machine has it: it is made by `detect`
-/// only.
-///
-/// # Safety
-/// Methods may use the instruction set's intrinsics, so they must be called from code compiled with its features:
-/// that is, inlined into [`Isa::call`].
-#[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "the products need fewer operations than the networks"))]
-pub(crate) trait Isa: Copy + Send + Sync + 'static {
-    /// A vector of [`Isa::LANES`] f32.
-    type V: Copy;
-    /// Lanes of a vector.
-    const LANES: usize;
-    /// Vectors that the registers hold.
-    const REGISTERS: usize;
-    /// Whether there are vectors at all. Without, kernels need no choice of tiles, and the compiler none of the time that
-    /// it takes to unroll them lane by lane.
-    const IS_VECTOR: bool = true;
-
-    /// Runs `kernel`, compiled with the instruction set's features, as a function of its own. A kernel with many tiles calls
-    /// each so: the compiler's time grows faster than a function's length.
-    fn call<K: Kernel>(self, kernel: K) -> K::Output;
-    /// All lanes equal.
-    fn splat(self, value: f32) -> Self::V;
-    /// Reads a vector.
-    ///
-    /// # Safety
-    /// `from` is valid for reading `LANES` floats; any alignment.
-    unsafe fn load(self, from: *const f32) -> Self::V;
-    /// Writes a vector.
-    ///
-    /// # Safety
-    /// `to` is valid for writing `LANES` floats; any alignment.
-    unsafe fn store(self, to: *mut f32, value: Self::V);
-    /// `a + b`.
-    fn add(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a - b`.
-    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a · b`.
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a / b`.
-    fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The larger of each pair; `b` where either is NaN.
-    fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// Square roots.
-    fn sqrt(self, a: Self::V) -> Self::V;
-    /// `a · b + c`, fused where the instruction set fuses.
-    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// `value` where `test > 0`, else 0.
-    fn where_positive(self, test: Self::V, value: Self::V) -> Self::V;
-    /// Adds the low bits of `shift` to the exponent of `a`: `a · 2^n` where `shift = 1.5 · 2^23 + n`, n whole, if
-    /// neither `a` nor the result is zero, subnormal or out of range.
-    fn add_exponent(self, a: Self::V, shift: Self::V) -> Self::V;
-    /// The sum of a vector's lanes, in a fixed order.
-    fn sum(self, a: Self::V) -> f32;
-    /// The sums of eight vectors' lanes, in a fixed order.
-    fn sum8(self, vectors: [Self::V; 8]) -> [f32; 8];
-    /// The sums of four vectors' lanes, in a fixed order.
-    fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
-    /// Reads four floats: one load where [`Isa::splat`] of each would be four, for [`Isa::splat_of_four`] to pick from.
-    ///
-    /// # Safety
-    /// `from` is valid for reading 4 floats; any alignment.
-    unsafe fn load_four(self, from: *const f32) -> Self::V;
-    /// All lanes equal to the `N`-th of four read by [`Isa::load_four`].
-    fn splat_of_four<const N: usize>(self, four: Self::V) -> Self::V;
-    /// Asks for the cache line at `at` to be brought near; any address is allowed.
-    fn prefetch(self, at: *const f32);
-    /// Asks for the cache line at `at` to be brought into L2, for later; any address is allowed.
-    fn prefetch_far(self, at: *const f32);
-    /// Zero in all lanes but the first `count`.
-    #[inline(always)]
-    fn keep_first(self, a: Self::V, count: usize) -> Self::V {
-        let mut lanes = [0.0; 16];
-        const { assert!(Self::LANES <= 16) };
-        // SAFETY: there is room for LANES floats.
-        unsafe { self.store(lanes.as_mut_ptr(), a) };
-        lanes[count.min(16)..].fill(0.0);
-        // SAFETY: as above.
-        unsafe { self.load(lanes.as_ptr()) }
-    }
-    /// `a`, computed here: the compiler moves neither its computation nor any load past this point. Keeps a schedule that
-    /// uses all registers from being rearranged into one that needs more.
-    fn pin(self, a: Self::V) -> Self::V;
-
-    /// Eight f32, whatever [`Isa::LANES`] is: `8 / P` entries of `P` lanes each, for products with `P` = 1, 2, 4 or 8.
-    type Eight: Copy;
-    /// Eight zeros.
-    fn zero_eight(self) -> Self::Eight;
-    /// `a + b`.
-    fn add_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
-    /// `a · b + c`, fused where the instruction set fuses.
-    fn mul_add_eight(self, a: Self::Eight, b: Self::Eight, c: Self::Eight) -> Self::Eight;
-    /// Reads `P` floats at `from + P · columns[e]` for each of `8 / P` entries `e`.
-    ///
-    /// # Safety
-    /// `columns` is valid for reading `8 / P` columns, and each of the places for reading `P` floats; any alignment.
-    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> Self::Eight;
-    /// Reads `8 / P` values and repeats each `P` times.
-    ///
-    /// # Safety
-    /// `values` is valid for reading `8 / P` floats; any alignment.
-    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> Self::Eight;
-    /// Zero in all but the last `count` of the eight; `count` is at most 8.
-    fn keep_last_eight(self, a: Self::Eight, count: usize) -> Self::Eight;
-    /// The sum over the `8 / P` entries in the first `P` of the eight; the others hold anything.
-    fn fold_eight<const P: usize>(self, a: Self::Eight) -> Self::Eight;
-    /// Reads the first `P` of the eight; the others hold zero.
-    ///
-    /// # Safety
-    /// `from` is valid for reading `P` floats; any alignment.
-    unsafe fn load_first<const P: usize>(self, from: *const f32) -> Self::Eight;
-    /// Writes the first `P` of the eight.
-    ///
-    /// # Safety
-    /// `to` is valid for writing `P` floats; any alignment.
-    unsafe fn store_first<const P: usize>(self, to: *mut f32, value: Self::Eight);
-    /// Bit `i` is set where `a[i] >= b[i]`; not where either is NaN.
-    fn not_below(self, a: Self::V, b: Self::V) -> u32;
-    /// Writes the lanes whose bits are set one after the other; what follows them, up to `LANES` in all, holds anything.
-    ///
-    /// # Safety
-    /// `to` is valid for writing `LANES` floats; any alignment.
-    unsafe fn store_where(self, to: *mut f32, value: Self::V, bits: u32);
-}
-
-/// Two columns in one load: loads are what limits the kernels.
-///
-/// # Safety
-/// `columns` is valid for reading two columns.
-#[inline(always)]
-pub(crate) unsafe fn two_columns(columns: *const u32) -> [u32; 2] {
-    // SAFETY: the caller's promise.
-    let both = unsafe { columns.cast::<u64>().read_unaligned() };
-    if cfg!(target_endian = "little") { [both as u32, (both >> 32) as u32] } else { [(both >> 32) as u32, both as u32] }
-}
-
-/// A computation that can be compiled for each instruction set.
-pub(crate) trait Kernel {
-    /// What it returns.
-    type Output;
-    /// The computation; mark the implementation `#[inline(always)]`.
-    fn eval<I: Isa>(self, isa: I) -> Self::Output;
 }
 
 /// Runs `kernel` compiled for `name`.

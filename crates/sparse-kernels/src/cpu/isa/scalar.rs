@@ -1,6 +1,6 @@
 //! Plain Rust: eight floats at a time, no fused multiply-add (without the instruction it is a slow library call).
 
-use super::{Isa, Kernel};
+use super::vector::{Isa, Kernel};
 
 /// The fallback that every machine has.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Isa, Kernel, two_columns};
+use super::vector::{Isa, Kernel, two_columns};
 
 /// Proof that the machine has AVX2, FMA, BMI1 and BMI2.
 #[derive(Debug, Clone, Copy)]
@@ -17,12 +17,6 @@ impl Avx2 {
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2");
         there.then_some(Self(()))
-    }
-
-    /// The proof that AVX-512's proof includes.
-    #[inline(always)]
-    pub(super) fn of_avx512(_: super::Avx512) -> Self {
-        Self(())
     }
 }
 

@@ -3,11 +3,12 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Avx2, Isa, Kernel};
+use super::vector::{Isa, Kernel};
+use super::x86_avx2::Avx2;
 
 /// Proof that the machine has AVX-512 F, DQ, VL and BW, and all of AVX2's set.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512(Avx2);
 
 impl Avx512 {
     /// The proof, if the machine has the features.
@@ -15,9 +16,8 @@ impl Avx512 {
         let there = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw")
-            && Avx2::detect().is_some();
-        there.then_some(Self(()))
+            && is_x86_feature_detected!("avx512bw");
+        Avx2::detect().filter(|_| there).map(Self)
     }
 }
 
@@ -229,42 +229,42 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     fn zero_eight(self) -> __m256 {
-        Avx2::of_avx512(self).zero_eight()
+        self.0.zero_eight()
     }
     #[inline(always)]
     fn add_eight(self, a: __m256, b: __m256) -> __m256 {
-        Avx2::of_avx512(self).add_eight(a, b)
+        self.0.add_eight(a, b)
     }
     #[inline(always)]
     fn mul_add_eight(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        Avx2::of_avx512(self).mul_add_eight(a, b, c)
+        self.0.mul_add_eight(a, b, c)
     }
     #[inline(always)]
     unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> __m256 {
         // SAFETY: the caller's promise.
-        unsafe { Avx2::of_avx512(self).gather_eight::<P>(from, columns) }
+        unsafe { self.0.gather_eight::<P>(from, columns) }
     }
     #[inline(always)]
     unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> __m256 {
         // SAFETY: the caller's promise.
-        unsafe { Avx2::of_avx512(self).spread_eight::<P>(values) }
+        unsafe { self.0.spread_eight::<P>(values) }
     }
     #[inline(always)]
     fn keep_last_eight(self, a: __m256, count: usize) -> __m256 {
-        Avx2::of_avx512(self).keep_last_eight(a, count)
+        self.0.keep_last_eight(a, count)
     }
     #[inline(always)]
     fn fold_eight<const P: usize>(self, a: __m256) -> __m256 {
-        Avx2::of_avx512(self).fold_eight::<P>(a)
+        self.0.fold_eight::<P>(a)
     }
     #[inline(always)]
     unsafe fn load_first<const P: usize>(self, from: *const f32) -> __m256 {
         // SAFETY: the caller's promise.
-        unsafe { Avx2::of_avx512(self).load_first::<P>(from) }
+        unsafe { self.0.load_first::<P>(from) }
     }
     #[inline(always)]
     unsafe fn store_first<const P: usize>(self, to: *mut f32, value: __m256) {
         // SAFETY: the caller's promise.
-        unsafe { Avx2::of_avx512(self).store_first::<P>(to, value) }
+        unsafe { self.0.store_first::<P>(to, value) }
     }
 }

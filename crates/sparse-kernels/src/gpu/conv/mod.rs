@@ -18,10 +18,9 @@ pub use plan::GpuConvPlan;
 
 use self::grid::Grid;
 use self::plan::{Backward, Way};
-use super::spmm::expect_values;
 use super::{Buffer, Gpu};
 use crate::backend::{ConvOptions, ConvWeight, DenseConv, GrowRequest, SparseConv};
-use crate::error::expect_equal;
+use crate::error::{expect_equal, expect_values};
 use crate::{BackendError, Candidate, ConvShape, CsrPattern, ImageLayout, Images, ShapeError, Storage};
 
 impl SparseConv for Gpu {

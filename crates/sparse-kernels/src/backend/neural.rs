@@ -1,0 +1,132 @@
+//! Element-wise operations of networks, and updates of parameters: what a device must be able to do.
+
+use crate::random::Key;
+use crate::{BackendError, Storage, Strips};
+
+/// Parameters of [`Neural::softmax_cross_entropy`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CrossEntropy {
+    /// Label smoothing ε: the target is `1 − ε + ε/C` for the label and `ε/C` elsewhere, C classes.
+    pub label_smoothing: f32,
+    /// Factor on the gradient; `1 / lanes` gives the gradient of the mean loss.
+    pub gradient_scale: f32,
+}
+
+/// Element-wise operations of neural networks, fused where that saves a pass over memory.
+pub trait Neural: Storage {
+    /// `x[f, n] = act(x[f, n] + bias[f])` in place, `act` being ReLU or nothing. Padding lanes stay zero.
+    ///
+    /// # Errors
+    /// Unless `bias` has one element per feature.
+    fn bias_relu(&self, bias: &Self::Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError>;
+
+    /// Backward of [`Neural::bias_relu`]: `grad[f, n] = 0` where `relu` and `y[f, n] <= 0` (in place), then
+    /// `dbias[f] = Σ_n grad[f, n]`, added to `dbias` with `accumulate`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn bias_relu_grad(
+        &self,
+        y: &Strips<Self>,
+        relu: bool,
+        grad: &mut Strips<Self>,
+        dbias: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError>;
+
+    /// `to[i] += from[i]` over activations of one layout.
+    ///
+    /// # Errors
+    /// If the layouts differ.
+    fn add_strips(&self, from: &Strips<Self>, to: &mut Strips<Self>) -> Result<(), BackendError> {
+        crate::error::expect_equal("add_strips", "length", to.layout.len(), from.layout.len())?;
+        self.add(&from.data, &mut to.data)
+    }
+
+    /// Softmax cross-entropy of `logits[class, n]` against `labels[n]`: writes `stats[0] = Σ_n loss` and
+    /// `stats[1] =` number of lanes whose largest logit is the label's (the lowest class wins a tie), and, if asked,
+    /// `grad = gradient_scale · (softmax − target)` with zeros in padding lanes.
+    ///
+    /// `labels` holds at least as many as there are lanes; the first ones count. A label that is no class makes the loss
+    /// NaN, as does a logit that is not finite.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    fn softmax_cross_entropy(
+        &self,
+        parameters: CrossEntropy,
+        logits: &Strips<Self>,
+        labels: &Self::Indices,
+        stats: &mut Self::Buffer,
+        grad: Option<&mut Strips<Self>>,
+    ) -> Result<(), BackendError>;
+
+    /// Inverted dropout in place: element (f, n) becomes 0 if `key.uniform(f · lanes + n) < rate`, else is divided
+    /// by `1 − rate`. The same call on the gradient is its backward: no mask is stored.
+    ///
+    /// # Errors
+    /// Unless `0 <= rate < 1`.
+    fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError>;
+}
+
+/// One step of stochastic gradient descent (Sutskever et al. 2013, in PyTorch's form):
+/// `g ← g + weight_decay · w`, `v ← momentum · v + g`, then `w ← w − learning_rate · v`, or with Nesterov's momentum
+/// `w ← w − learning_rate · (g + momentum · v)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SgdStep {
+    /// Learning rate.
+    pub learning_rate: f32,
+    /// Momentum; 0 for none.
+    pub momentum: f32,
+    /// Nesterov's form.
+    pub nesterov: bool,
+    /// L2 coefficient, on stored entries.
+    pub weight_decay: f32,
+}
+
+/// One step of Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Learning rate.
+    pub learning_rate: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Weight decay: into the gradient, or with `decoupled` straight onto the weight.
+    pub weight_decay: f32,
+    /// AdamW's form of weight decay.
+    pub decoupled: bool,
+    /// Which step this is, from 1, for the bias correction.
+    pub step: u64,
+}
+
+/// Updates of parameters; the same for nnz-length and dense ones.
+pub trait Optimizer: Storage {
+    /// One SGD step. `velocity` may be absent if `momentum` is 0.
+    ///
+    /// # Errors
+    /// If the lengths differ, or momentum has no velocity.
+    fn sgd(
+        &self,
+        step: SgdStep,
+        values: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        velocity: Option<&mut Self::Buffer>,
+    ) -> Result<(), BackendError>;
+
+    /// One Adam step.
+    ///
+    /// # Errors
+    /// If the lengths differ or `step` is 0.
+    fn adam(
+        &self,
+        step: AdamStep,
+        values: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
+    ) -> Result<(), BackendError>;
+}

@@ -1,0 +1,99 @@
+//! Memory of a device.
+
+use std::fmt::Debug;
+
+use crate::BackendError;
+
+/// Memory on a device and the elementary operations on it.
+pub trait Storage: Debug + Sized + 'static {
+    /// A fixed number of f32 on the device.
+    type Buffer: Debug + Send + Sync;
+    /// A fixed number of u32 on the device (labels).
+    type Indices: Debug + Send + Sync;
+
+    /// A buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// If the device cannot allocate it.
+    fn zeros(&self, len: usize) -> Result<Self::Buffer, BackendError>;
+
+    /// Elements of a buffer.
+    fn len(&self, buffer: &Self::Buffer) -> usize;
+
+    /// Copies `host` to the start of `to`.
+    ///
+    /// # Errors
+    /// If `host` is longer than `to`.
+    fn upload(&self, host: &[f32], to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// Copies the start of `from` to `host`, after all work that writes it.
+    ///
+    /// # Errors
+    /// If `host` is longer than `from`.
+    fn download(&self, from: &Self::Buffer, host: &mut [f32]) -> Result<(), BackendError>;
+
+    /// Copies the starts of several buffers, with one wait for all: `hosts[i]` from `from[i]`.
+    ///
+    /// # Errors
+    /// If one of `hosts` is longer than its buffer.
+    fn download_all(&self, from: &[&Self::Buffer], hosts: &mut [&mut [f32]]) -> Result<(), BackendError> {
+        from.iter().zip(hosts).try_for_each(|(from, host)| self.download(from, host))
+    }
+
+    /// How many small results, such as the losses of steps, had better be read together, since a reading makes the device
+    /// wait for its host; 1 where it costs nothing.
+    fn results_per_reading(&self) -> usize {
+        1
+    }
+
+    /// An index buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// If the device cannot allocate it.
+    fn index_zeros(&self, len: usize) -> Result<Self::Indices, BackendError>;
+
+    /// Copies `host` to the start of `to`.
+    ///
+    /// # Errors
+    /// If `host` is longer than `to`.
+    fn upload_indices(&self, host: &[u32], to: &mut Self::Indices) -> Result<(), BackendError>;
+
+    /// Sets every element.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn fill(&self, value: f32, to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// `to[i] = from[i]`.
+    ///
+    /// # Errors
+    /// If the lengths differ.
+    fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// `to[i] += from[i]`.
+    ///
+    /// # Errors
+    /// If the lengths differ.
+    fn add(&self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// `to[i] = from[map[i]]`, or 0 where `map[i]` is `u32::MAX`: moves value arrays to a new pattern.
+    ///
+    /// # Errors
+    /// If `map` and `to` differ in length, or an index lies outside `from`.
+    fn gather(&self, from: &Self::Buffer, map: &[u32], to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// Hands queued work to the device without waiting for it: once a training step. Where nothing is queued, nothing
+    /// happens.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn submit(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Waits until all queued work is done.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn synchronize(&self) -> Result<(), BackendError>;
+}
