@@ -4,11 +4,15 @@
 //! All operands of one call live on the same backend. Transfers are explicit calls ([`Storage::upload`],
 //! [`Storage::download`]); nothing else moves data. Operations may be queued; [`Storage::download`] and
 //! [`Storage::synchronize`] wait for them.
+//!
+//! Operands are checked here, once for all devices: a trait's method checks them and calls the device's hook of the same
+//! name with `run_` before it, which checks nothing. So no other crate can implement a trait of operations.
 
+pub(crate) mod check;
 pub(crate) mod conv;
 #[cfg(feature = "nn")]
 mod images;
-mod linear;
+pub(crate) mod linear;
 #[cfg(feature = "nn")]
 mod neural;
 #[cfg(feature = "nn")]
@@ -18,6 +22,8 @@ mod storage;
 pub use conv::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};
 #[cfg(feature = "nn")]
 pub use images::ImageNeural;
+#[cfg(feature = "nn")]
+pub(crate) use images::Pool;
 pub use linear::{
     BlockMatrix, BlockSparseLinear, Candidate, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear, SparseMatrix,
 };

@@ -383,11 +383,14 @@ impl Bsr {
 
 /// Rows and columns of the grid of blocks.
 fn grid(nrows: usize, ncols: usize, block_size: [usize; 2]) -> Result<[usize; 2], FormatError> {
-    let [r, c] = block_size;
-    if [r, c].iter().any(|size| !BsrPattern::BLOCK_SIZES.contains(size)) {
-        return Err(FormatError::BlockSize { r, c });
-    }
-    Ok([nrows.div_ceil(r), ncols.div_ceil(c)])
+    expect_block_size(block_size)?;
+    Ok([nrows.div_ceil(block_size[0]), ncols.div_ceil(block_size[1])])
+}
+
+/// Checks that there are blocks of this size.
+pub(crate) fn expect_block_size([r, c]: [usize; 2]) -> Result<(), FormatError> {
+    let known = [r, c].iter().all(|size| BsrPattern::BLOCK_SIZES.contains(size));
+    if known { Ok(()) } else { Err(FormatError::BlockSize { r, c }) }
 }
 
 #[cfg(test)]

@@ -149,12 +149,6 @@ impl StripLayout {
     }
 }
 
-/// Checks that two operands have the same lanes in the same strips.
-pub(crate) fn check_lanes(op: &'static str, x: StripLayout, y: StripLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "number of lanes", x.lanes, y.lanes)?;
-    expect_equal(op, "strip width", x.strip, y.strip)
-}
-
 /// Activations on a backend: a layout and a buffer of its length.
 #[derive(Debug)]
 pub struct Strips<B: Storage> {

@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::backend::{Candidate, GrowRequest, Storage};
+use super::check::{Checked, Done, WeightGrad};
+use super::linear::{Candidate, Found, GrowRequest, Pairs};
+use super::storage::Storage;
+use crate::bsr::expect_block_size;
 use crate::error::{expect_equal, expect_values};
 use crate::{BackendError, BsrPattern, ConvShape, CsrPattern, FormatError, ImageLayout, Images, ShapeError};
 
@@ -46,21 +49,67 @@ impl ConvOptions {
         }
         Ok(())
     }
+}
 
-    /// As [`ConvOptions::check`], with the operands of a dense convolution: numbers of weights and of elements of X and Y.
-    pub(crate) fn check_dense(
-        &self,
-        op: &'static str,
-        shape: ConvShape,
-        weights: usize,
-        [x, y]: [usize; 2],
-    ) -> Result<(), BackendError> {
-        self.check(op, shape)?;
-        expect_equal(op, "number of weights", shape.rows() * shape.columns(), weights)?;
-        expect_equal(op, "number of samples", self.x.samples(), self.y.samples())?;
-        expect_equal(op, "length of X", self.x.len(), x)?;
-        Ok(expect_equal(op, "length of Y", self.y.len(), y)?)
-    }
+/// What messages call X, Y, and the samples of the latter.
+type Names = [&'static str; 3];
+const FORWARD: Names = ["X", "Y", "number of samples of Y"];
+const INPUT_GRAD: Names = ["dX", "dY", "number of samples of dY"];
+const WEIGHT_GRAD: Names = ["X", "dY", "number of samples of dY"];
+const BLOCKS: Names = ["X", "Y", "number of samples"];
+
+/// Checks that images are those that a plan was made for, and are equally many.
+fn expect_planned<B: Storage>(
+    backend: &B,
+    op: &'static str,
+    options: ConvOptions,
+    [x_name, y_name, samples]: Names,
+    x: &Images<B>,
+    y: &Images<B>,
+) -> Result<(), ShapeError> {
+    options.x.expect(op, x_name, x.layout, backend.len(&x.data))?;
+    options.y.expect(op, y_name, y.layout, backend.len(&y.data))?;
+    expect_equal(op, samples, x.layout.samples(), y.layout.samples())
+}
+
+/// Checks that a plan was made for the input gradient.
+fn expect_input_grad(op: &'static str, options: ConvOptions) -> Result<(), ShapeError> {
+    let rule = "1: the plan was made without the input gradient";
+    let missing = ShapeError::Rule { op, what: "ConvOptions::input_grad", got: 0, rule };
+    if options.input_grad { Ok(()) } else { Err(missing) }
+}
+
+/// Checks operands of a dense convolution; the images are X and Y, or their gradients.
+fn expect_dense<B: Storage>(
+    backend: &B,
+    op: &'static str,
+    shape: ConvShape,
+    weights: usize,
+    [x, y]: [&Images<B>; 2],
+    input_grad: bool,
+) -> Result<Checked, BackendError> {
+    ConvOptions { x: x.layout, y: y.layout, input_grad }.check(op, shape)?;
+    expect_equal(op, "number of weights", shape.rows() * shape.columns(), weights)?;
+    expect_equal(op, "number of samples", x.layout.samples(), y.layout.samples())?;
+    expect_equal(op, "length of X", x.layout.len(), backend.len(&x.data))?;
+    expect_equal(op, "length of Y", y.layout.len(), backend.len(&y.data))?;
+    Ok(Checked(()))
+}
+
+/// Checks the operands of growth in a grid of blocks.
+fn expect_growth<B: Storage>(
+    backend: &B,
+    shape: ConvShape,
+    [r, c]: [usize; 2],
+    request: &GrowRequest,
+    pairs: &[(&Images<B>, &Images<B>)],
+) -> Result<Checked, BackendError> {
+    const NAME: &str = "grow_conv";
+    let (exclude, weights) = (&request.exclude, shape.rows() * shape.columns());
+    expect_equal(NAME, "number of rows", shape.rows().div_ceil(r), exclude.nrows())?;
+    expect_equal(NAME, "number of columns", shape.columns() / c, exclude.ncols())?;
+    pairs.iter().try_for_each(|(dy, x)| expect_dense(backend, NAME, shape, weights, [x, dy], false).map(drop))?;
+    Ok(Checked(()))
 }
 
 /// A sparse convolution's weight on a backend: plan, values, and the same values in the order of the input gradient.
@@ -171,7 +220,14 @@ pub trait SparseConv: Storage {
         plan: &Self::ConvPlan,
         values: &Self::Buffer,
         transposed: &mut Self::Buffer,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        if !self.conv_options(plan).input_grad {
+            return Ok(());
+        }
+        expect_values(self.conv_pattern(plan).nnz(), self.len(values))?;
+        expect_values(self.conv_pattern(plan).nnz(), self.len(transposed))?;
+        self.run_refresh_conv(Checked(()), plan, values, transposed)
+    }
 
     /// `y = conv(x, W)`. The interior of `y` is overwritten; its border is not touched.
     ///
@@ -180,7 +236,11 @@ pub trait SparseConv: Storage {
     ///
     /// # Cost
     /// `2 · nnz · pixels of Y · samples` operations.
-    fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError>;
+    fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
+        expect_planned(self, "conv_forward", self.conv_options(&w.plan), FORWARD, x, y)?;
+        expect_values(self.conv_pattern(&w.plan).nnz(), self.len(&w.values))?;
+        self.run_conv_forward(Checked(()), w, x, y)
+    }
 
     /// `dx =` the gradient of X for that of Y: the transposed convolution. The interior of `dx` is overwritten.
     ///
@@ -194,7 +254,14 @@ pub trait SparseConv: Storage {
         w: &ConvWeight<Self>,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let (options, nnz) = (self.conv_options(&w.plan), self.conv_pattern(&w.plan).nnz());
+        expect_input_grad("conv_input_grad", options)?;
+        expect_planned(self, "conv_input_grad", options, INPUT_GRAD, dx, dy)?;
+        expect_values(nnz, self.len(&w.values))?;
+        expect_values(nnz, self.len(&w.transposed_values))?;
+        self.run_conv_input_grad(Checked(()), w, dy, dx)
+    }
 
     /// `values[e] = Σ dy · x` over all pixels and samples that stored entry `e` joins. Overwrites, or adds with
     /// `accumulate`.
@@ -211,7 +278,11 @@ pub trait SparseConv: Storage {
         x: &Images<Self>,
         values: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        expect_planned(self, "conv_weight_grad", self.conv_options(plan), WEIGHT_GRAD, x, dy)?;
+        expect_values(self.conv_pattern(plan).nnz(), self.len(values))?;
+        self.run_conv_weight_grad(WeightGrad { checked: Checked(()), plan, dy, x, values, accumulate })
+    }
 
     /// The `count` positions outside `exclude` where the absolute dense weight gradient, summed over `pairs` of `(dy, x)`,
     /// is largest (all of them if there are fewer), in order of position. NaN counts as 0. The dense gradient is computed
@@ -227,7 +298,30 @@ pub trait SparseConv: Storage {
         shape: ConvShape,
         request: &GrowRequest,
         pairs: &[(&Images<Self>, &Images<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError>;
+    ) -> Result<Vec<Candidate>, BackendError> {
+        self.run_grow_conv(expect_growth(self, shape, [1, 1], request, pairs)?, shape, request, pairs)
+    }
+
+    #[doc(hidden)]
+    fn run_refresh_conv(&self, _: Checked, plan: &Self::ConvPlan, from: &Self::Buffer, to: &mut Self::Buffer) -> Done;
+
+    #[doc(hidden)]
+    fn run_conv_forward(&self, _: Checked, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_conv_input_grad(&self, _: Checked, w: &ConvWeight<Self>, dy: &Images<Self>, dx: &mut Images<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_conv_weight_grad(&self, call: WeightGrad<'_, &Self::ConvPlan, Images<Self>, Self::Buffer>) -> Done;
+
+    #[doc(hidden)]
+    fn run_grow_conv(
+        &self,
+        _: Checked,
+        shape: ConvShape,
+        request: &GrowRequest,
+        pairs: Pairs<'_, Images<Self>>,
+    ) -> Found;
 }
 
 /// Convolution with dense weights, `[O][C/G][kh][kw]` row-major in a buffer: for dense layers, and what sparse ones are
@@ -248,7 +342,10 @@ pub trait DenseConv: Storage {
         w: &Self::Buffer,
         x: &Images<Self>,
         y: &mut Images<Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let checked = expect_dense(self, "conv_forward_dense", shape, self.len(w), [x, y], false)?;
+        self.run_conv_forward_dense(checked, shape, w, x, y)
+    }
 
     /// `dx =` the gradient of X for that of Y. The interior of `dx` is overwritten.
     ///
@@ -263,7 +360,10 @@ pub trait DenseConv: Storage {
         w: &Self::Buffer,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let checked = expect_dense(self, "conv_input_grad_dense", shape, self.len(w), [dx, dy], true)?;
+        self.run_conv_input_grad_dense(checked, shape, w, dy, dx)
+    }
 
     /// `dw =` the gradient of W, or with `accumulate` adds it to `dw`.
     ///
@@ -279,7 +379,33 @@ pub trait DenseConv: Storage {
         x: &Images<Self>,
         dw: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let checked = expect_dense(self, "conv_weight_grad_dense", shape, self.len(dw), [x, dy], false)?;
+        self.run_conv_weight_grad_dense(WeightGrad { checked, plan: shape, dy, x, values: dw, accumulate })
+    }
+
+    #[doc(hidden)]
+    fn run_conv_forward_dense(
+        &self,
+        _: Checked,
+        shape: ConvShape,
+        w: &Self::Buffer,
+        x: &Images<Self>,
+        y: &mut Images<Self>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_conv_input_grad_dense(
+        &self,
+        _: Checked,
+        shape: ConvShape,
+        w: &Self::Buffer,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_conv_weight_grad_dense(&self, call: WeightGrad<'_, ConvShape, Images<Self>, Self::Buffer>) -> Done;
 }
 
 /// A block-sparse convolution's weight on a backend.
@@ -371,7 +497,11 @@ pub trait BlockSparseConv: Storage {
         w: &BlockConvWeight<Self>,
         x: &Images<Self>,
         y: &mut Images<Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        expect_planned(self, "conv_forward_bsr", self.block_conv_options(&w.plan), BLOCKS, x, y)?;
+        expect_values(self.block_conv_pattern(&w.plan).nnz(), self.len(&w.values))?;
+        self.run_conv_forward_bsr(Checked(()), w, x, y)
+    }
 
     /// `dx =` the gradient of X, as [`SparseConv::conv_input_grad`].
     ///
@@ -385,7 +515,13 @@ pub trait BlockSparseConv: Storage {
         w: &BlockConvWeight<Self>,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let options = self.block_conv_options(&w.plan);
+        expect_input_grad("conv_input_grad_bsr", options)?;
+        expect_planned(self, "conv_input_grad_bsr", options, BLOCKS, dx, dy)?;
+        expect_values(self.block_conv_pattern(&w.plan).nnz(), self.len(&w.values))?;
+        self.run_conv_input_grad_bsr(Checked(()), w, dy, dx)
+    }
 
     /// The gradient of the values, as [`SparseConv::conv_weight_grad`]. Padding of the blocks becomes 0 either way.
     ///
@@ -401,7 +537,11 @@ pub trait BlockSparseConv: Storage {
         x: &Images<Self>,
         values: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        expect_planned(self, "conv_weight_grad_bsr", self.block_conv_options(plan), BLOCKS, x, dy)?;
+        expect_values(self.block_conv_pattern(plan).nnz(), self.len(values))?;
+        self.run_conv_weight_grad_bsr(WeightGrad { checked: Checked(()), plan, dy, x, values, accumulate })
+    }
 
     /// The `count` blocks outside the excluded ones where the dense weight gradient, summed over `pairs` of `(dy, x)`, has the
     /// largest Frobenius norm, as [`crate::BlockSparseLinear::grow_blocks`] finds them. The request's grid is that of a pattern
@@ -419,7 +559,43 @@ pub trait BlockSparseConv: Storage {
         block_size: [usize; 2],
         request: &GrowRequest,
         pairs: &[(&Images<Self>, &Images<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError>;
+    ) -> Result<Vec<Candidate>, BackendError> {
+        expect_block_size(block_size)?;
+        check_conv_blocks("grow_conv_blocks", shape, block_size)?;
+        let checked = expect_growth(self, shape, block_size, request, pairs)?;
+        self.run_grow_conv_blocks(checked, shape, block_size, request, pairs)
+    }
+
+    #[doc(hidden)]
+    fn run_conv_forward_bsr(
+        &self,
+        _: Checked,
+        w: &BlockConvWeight<Self>,
+        x: &Images<Self>,
+        y: &mut Images<Self>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_conv_input_grad_bsr(
+        &self,
+        _: Checked,
+        w: &BlockConvWeight<Self>,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_conv_weight_grad_bsr(&self, call: WeightGrad<'_, &Self::BlockConvPlan, Images<Self>, Self::Buffer>) -> Done;
+
+    #[doc(hidden)]
+    fn run_grow_conv_blocks(
+        &self,
+        _: Checked,
+        shape: ConvShape,
+        block_size: [usize; 2],
+        request: &GrowRequest,
+        pairs: Pairs<'_, Images<Self>>,
+    ) -> Found;
 }
 
 /// Checks that a block of this size spans neither two taps nor two groups.

@@ -1,8 +1,19 @@
 //! Operations on images that are no convolutions: what a device must be able to do.
 
-use crate::backend::Storage;
+use super::check::{Checked, Done, images_fit, lanes_fit, rate_fits, same_images, same_samples};
+use super::storage::Storage;
+use crate::error::expect_equal;
 use crate::random::Key;
-use crate::{BackendError, Images, PoolShape, Strips};
+use crate::{BackendError, Images, PoolShape, ShapeError, Strips};
+
+/// What becomes of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// Its largest pixel.
+    Max,
+    /// The mean of its pixels.
+    Avg,
+}
 
 /// Pooling, element-wise operations on images, and the ways from images to strips.
 ///
@@ -19,7 +30,10 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// One pass over each of `x` and `y`.
-    fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError>;
+    fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
+        same_samples(self, "max_pool", x, window.output_size(x.layout.size())?, y)?;
+        self.run_pool(Checked(()), Pool::Max, window, x, y)
+    }
 
     /// Backward of [`ImageNeural::max_pool`]: each pixel of `dy` goes to the pixel of `dx` where its window is largest, in a
     /// tie to the first in order of (row, column); of a window that holds NaN, to the first of all. All else in `dx` becomes
@@ -40,7 +54,13 @@ pub trait ImageNeural: Storage {
         dy: &Images<Self>,
         dx: &mut Images<Self>,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "max_pool_grad";
+        same_images(self, NAME, dx, x)?;
+        same_images(self, NAME, dy, y)?;
+        same_samples(self, NAME, dx, window.output_size(dx.layout.size())?, dy)?;
+        self.run_max_pool_grad(Checked(()), window, [x, y, dy], dx, accumulate)
+    }
 
     /// `y = mean` over the pixels of the image in the windows of `x`.
     ///
@@ -49,7 +69,10 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// One pass over each of `x` and `y`.
-    fn avg_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError>;
+    fn avg_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
+        same_samples(self, "avg_pool", x, window.output_size(x.layout.size())?, y)?;
+        self.run_pool(Checked(()), Pool::Avg, window, x, y)
+    }
 
     /// Backward of [`ImageNeural::avg_pool`]: `dx = Σ dy / pixels in the window` over the windows that see the pixel, added
     /// to `dx` with `accumulate`.
@@ -65,7 +88,10 @@ pub trait ImageNeural: Storage {
         dy: &Images<Self>,
         dx: &mut Images<Self>,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        same_samples(self, "avg_pool_grad", dx, window.output_size(dx.layout.size())?, dy)?;
+        self.run_avg_pool_grad(Checked(()), window, dy, dx, accumulate)
+    }
 
     /// `y[c, n] = Σ x[n, c, ·, ·] / (H · W)`: channels become features, samples lanes. `y` may have any strip.
     ///
@@ -74,7 +100,14 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// One pass over `x`.
-    fn global_avg_pool(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
+    fn global_avg_pool(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        const NAME: &str = "global_avg_pool";
+        lanes_fit(self, NAME, x.layout.channels(), x, y)?;
+        if x.layout.size().contains(&0) {
+            return Err(ShapeError::Rule { op: NAME, what: "pixels of X", got: 0, rule: "positive" }.into());
+        }
+        self.run_global_avg_pool(Checked(()), x, y)
+    }
 
     /// Backward of [`ImageNeural::global_avg_pool`]: `dx[n, c, ·, ·] = dy[c, n] / (H · W)`.
     ///
@@ -83,7 +116,10 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// One pass over `dx`.
-    fn global_avg_pool_grad(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError>;
+    fn global_avg_pool_grad(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
+        lanes_fit(self, "global_avg_pool_grad", dx.layout.channels(), dx, dy)?;
+        self.run_global_avg_pool_grad(Checked(()), dy, dx)
+    }
 
     /// `y[(c · H + row) · W + column, n] = x[n, c, row, column]`: pixels become features, in PyTorch's order, samples lanes.
     /// `y` may have any strip.
@@ -93,7 +129,10 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// One pass over each of `x` and `y`.
-    fn flatten(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
+    fn flatten(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        lanes_fit(self, "flatten", x.layout.channels() * x.layout.size()[0] * x.layout.size()[1], x, y)?;
+        self.run_flatten(Checked(()), x, y)
+    }
 
     /// Inverse of [`ImageNeural::flatten`], and its backward.
     ///
@@ -102,7 +141,10 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// One pass over each of `dy` and `dx`.
-    fn unflatten(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError>;
+    fn unflatten(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
+        lanes_fit(self, "unflatten", dx.layout.channels() * dx.layout.size()[0] * dx.layout.size()[1], dx, dy)?;
+        self.run_unflatten(Checked(()), dy, dx)
+    }
 
     /// `x[n, c, ·, ·] = act(x[n, c, ·, ·] + bias[c])` in place, `act` being ReLU or nothing.
     ///
@@ -111,7 +153,11 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// Two passes: `x` is read and written.
-    fn bias_relu_images(&self, bias: &Self::Buffer, relu: bool, x: &mut Images<Self>) -> Result<(), BackendError>;
+    fn bias_relu_images(&self, bias: &Self::Buffer, relu: bool, x: &mut Images<Self>) -> Result<(), BackendError> {
+        expect_equal("bias_relu_images", "length of the bias", x.layout.channels(), self.len(bias))?;
+        images_fit(self, "bias_relu_images", x)?;
+        self.run_bias_relu_images(Checked(()), Some(bias), relu, x)
+    }
 
     /// Backward of [`ImageNeural::bias_relu_images`]: `grad = 0` where `relu` and `y <= 0` (in place), then
     /// `dbias[c] = Σ grad[·, c, ·, ·]`, added to `dbias` with `accumulate`.
@@ -128,7 +174,12 @@ pub trait ImageNeural: Storage {
         grad: &mut Images<Self>,
         dbias: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "bias_relu_images_grad";
+        same_images(self, NAME, grad, y)?;
+        expect_equal(NAME, "length of the bias gradient", grad.layout.channels(), self.len(dbias))?;
+        self.run_bias_relu_images_grad(Checked(()), y, relu, grad, dbias, accumulate)
+    }
 
     /// `x = max(0, x)` in place, for a ReLU behind a sum. NaN stays NaN.
     ///
@@ -137,7 +188,10 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// Two passes: `x` is read and written.
-    fn relu_images(&self, x: &mut Images<Self>) -> Result<(), BackendError>;
+    fn relu_images(&self, x: &mut Images<Self>) -> Result<(), BackendError> {
+        images_fit(self, "relu_images", x)?;
+        self.run_bias_relu_images(Checked(()), None, true, x)
+    }
 
     /// Backward of [`ImageNeural::relu_images`]: `grad = 0` where `y <= 0` (in place).
     ///
@@ -146,7 +200,10 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// Three passes: over `y`, and `grad` is read and written.
-    fn relu_images_grad(&self, y: &Images<Self>, grad: &mut Images<Self>) -> Result<(), BackendError>;
+    fn relu_images_grad(&self, y: &Images<Self>, grad: &mut Images<Self>) -> Result<(), BackendError> {
+        same_images(self, "relu_images_grad", grad, y)?;
+        self.run_relu_images_grad(Checked(()), y, grad)
+    }
 
     /// `to += from`.
     ///
@@ -155,7 +212,10 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// Three passes: over `from`, and `to` is read and written.
-    fn add_images(&self, from: &Images<Self>, to: &mut Images<Self>) -> Result<(), BackendError>;
+    fn add_images(&self, from: &Images<Self>, to: &mut Images<Self>) -> Result<(), BackendError> {
+        same_images(self, "add_images", to, from)?;
+        self.run_add_images(Checked(()), from, to)
+    }
 
     /// Inverted dropout in place: element `(n, c, row, column)` becomes 0 if `key.uniform(i) < rate`, with
     /// `i = ((n · C + c) · H + row) · W + column`, else is divided by `1 − rate`. The mask depends on neither strip nor
@@ -166,5 +226,69 @@ pub trait ImageNeural: Storage {
     ///
     /// # Cost
     /// Some 70 integer operations an element.
-    fn dropout_images(&self, key: Key, rate: f32, x: &mut Images<Self>) -> Result<(), BackendError>;
+    fn dropout_images(&self, key: Key, rate: f32, x: &mut Images<Self>) -> Result<(), BackendError> {
+        rate_fits("dropout_images", rate)?;
+        images_fit(self, "dropout_images", x)?;
+        if rate == 0.0 { Ok(()) } else { self.run_dropout_images(Checked(()), key, rate, x) }
+    }
+
+    #[doc(hidden)]
+    fn run_pool(&self, _: Checked, pool: Pool, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_max_pool_grad(
+        &self,
+        _: Checked,
+        window: PoolShape,
+        x_y_dy: [&Images<Self>; 3],
+        dx: &mut Images<Self>,
+        accumulate: bool,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_avg_pool_grad(
+        &self,
+        _: Checked,
+        window: PoolShape,
+        dy: &Images<Self>,
+        dx: &mut Images<Self>,
+        accumulate: bool,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_global_avg_pool(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_global_avg_pool_grad(&self, _: Checked, dy: &Strips<Self>, dx: &mut Images<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_flatten(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_unflatten(&self, _: Checked, dy: &Strips<Self>, dx: &mut Images<Self>) -> Done;
+
+    /// Without a bias it is ReLU alone.
+    #[doc(hidden)]
+    fn run_bias_relu_images(&self, _: Checked, bias: Option<&Self::Buffer>, relu: bool, x: &mut Images<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_bias_relu_images_grad(
+        &self,
+        _: Checked,
+        y: &Images<Self>,
+        relu: bool,
+        grad: &mut Images<Self>,
+        dbias: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_relu_images_grad(&self, _: Checked, y: &Images<Self>, grad: &mut Images<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_add_images(&self, _: Checked, from: &Images<Self>, to: &mut Images<Self>) -> Done;
+
+    /// `0 < rate < 1`.
+    #[doc(hidden)]
+    fn run_dropout_images(&self, _: Checked, key: Key, rate: f32, x: &mut Images<Self>) -> Done;
 }

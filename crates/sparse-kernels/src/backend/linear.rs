@@ -3,9 +3,12 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::error::expect_values;
+use super::check::{Checked, DY, Done, Extent, WeightGrad, Y, activations, check_pairs, extent};
+use super::storage::Storage;
+use crate::bsr::expect_block_size;
+use crate::error::{expect_equal, expect_values};
 use crate::random::Key;
-use crate::{BackendError, BsrPattern, CsrPattern, Storage, Strips};
+use crate::{BackendError, BsrPattern, CsrPattern, ShapeError, Strips};
 
 /// Which matrix a product uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,6 +119,11 @@ pub struct GrowRequest {
     pub ties: Key,
 }
 
+/// What growth returns.
+pub type Found = Result<Vec<Candidate>, BackendError>;
+/// Pairs of `(dy, x)` whose gradients growth adds up.
+pub type Pairs<'a, T> = &'a [(&'a T, &'a T)];
+
 /// Products with a sparse weight matrix `W[m, k]`, CSR.
 pub trait SparseLinear: Storage {
     /// A pattern prepared for this device (inspector–executor): rebuilt when the pattern changes, never when only
@@ -150,7 +158,15 @@ pub trait SparseLinear: Storage {
         plan: &Self::Plan,
         values: &Self::Buffer,
         transposed: &mut Self::Buffer,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        if !self.plan_options(plan).transpose {
+            return Ok(());
+        }
+        let nnz = self.pattern(plan).nnz();
+        expect_values(nnz, self.len(values))?;
+        expect_values(nnz, self.len(transposed))?;
+        self.run_refresh_transposed(Checked(()), plan, values, transposed)
+    }
 
     /// `y = W · x` ([`Op::NoTranspose`]: x is `[k, n]`, y is `[m, n]`) or `y = Wᵀ · x` ([`Op::Transpose`]: x is
     /// `[m, n]`, y is `[k, n]`). `y` is overwritten, its padding lanes with zeros.
@@ -160,7 +176,9 @@ pub trait SparseLinear: Storage {
     ///
     /// # Cost
     /// `2 · nnz · n` operations.
-    fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
+    fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        self.run_spmm(check_spmm(self, "spmm", op, w, extent(self, x), y)?, op, w, None, false, x, y)
+    }
 
     /// `y = act(W · x + bias)`, `act` being ReLU or, without `relu`, nothing: [`SparseLinear::spmm`] whose sums begin with
     /// the bias and are stored through ReLU, which saves a pass over `y`. Padding lanes of `y` become zero.
@@ -177,7 +195,12 @@ pub trait SparseLinear: Storage {
         relu: bool,
         x: &Strips<Self>,
         y: &mut Strips<Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "spmm_bias_relu";
+        expect_equal(NAME, "length of the bias", self.pattern(&w.plan).nrows(), self.len(bias))?;
+        let checked = check_spmm(self, NAME, Op::NoTranspose, w, extent(self, x), y)?;
+        self.run_spmm(checked, Op::NoTranspose, w, Some(bias), relu, x, y)
+    }
 
     /// `values[e] = Σ_n dy[i, n] · x[j, n]` for every stored entry `e = (i, j)`; dy is `[m, n]`, x is `[k, n]`.
     /// Overwrites, or adds with `accumulate`.
@@ -194,7 +217,10 @@ pub trait SparseLinear: Storage {
         x: &Strips<Self>,
         values: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let checked = check_sddmm(self, plan, extent(self, dy), extent(self, x), values)?;
+        self.run_sddmm(WeightGrad { checked, plan, dy, x, values, accumulate })
+    }
 
     /// The `count` positions outside `exclude` where `abs(Σ dy · xᵀ)`, summed over `pairs` of `(dy, x)`, is largest
     /// (all of them if there are fewer), in order of position. NaN counts as 0.
@@ -211,7 +237,10 @@ pub trait SparseLinear: Storage {
         &self,
         request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError>;
+    ) -> Result<Vec<Candidate>, BackendError> {
+        check_pairs(self, [request.exclude.nrows(), request.exclude.ncols()], pairs)?;
+        self.run_grow(Checked(()), request, pairs)
+    }
 
     /// [`SparseLinear::grow`] of a gradient that was added up before, row-major of the size of [`GrowRequest::exclude`]: a
     /// convolution's too.
@@ -221,7 +250,87 @@ pub trait SparseLinear: Storage {
     ///
     /// # Cost
     /// One pass over the gradient.
-    fn largest(&self, gradient: &Self::Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError>;
+    fn largest(&self, gradient: &Self::Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError> {
+        let positions = request.exclude.nrows() * request.exclude.ncols();
+        expect_equal("largest", "length of the gradient", positions, self.len(gradient))?;
+        self.run_largest(Checked(()), gradient, request)
+    }
+
+    #[doc(hidden)]
+    fn run_refresh_transposed(&self, _: Checked, plan: &Self::Plan, from: &Self::Buffer, to: &mut Self::Buffer)
+    -> Done;
+
+    #[doc(hidden)]
+    #[expect(clippy::too_many_arguments, reason = "what the product has")]
+    fn run_spmm(
+        &self,
+        _: Checked,
+        op: Op,
+        w: &SparseMatrix<Self>,
+        bias: Option<&Self::Buffer>,
+        relu: bool,
+        x: &Strips<Self>,
+        y: &mut Strips<Self>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_sddmm(&self, call: WeightGrad<'_, &Self::Plan, Strips<Self>, Self::Buffer>) -> Done;
+
+    #[doc(hidden)]
+    fn run_grow(&self, _: Checked, request: &GrowRequest, pairs: Pairs<'_, Strips<Self>>) -> Found;
+
+    #[doc(hidden)]
+    fn run_largest(&self, _: Checked, gradient: &Self::Buffer, request: &GrowRequest) -> Found;
+}
+
+/// Checks the operands of `Y = W · X`, W being `[m, k]`, or its transpose.
+fn check_product(
+    name: &'static str,
+    op: Op,
+    [m, k]: [usize; 2],
+    options: PlanOptions,
+    x: Extent,
+    y: Extent,
+) -> Result<(), ShapeError> {
+    let rows = match op {
+        Op::NoTranspose => [k, m],
+        Op::Transpose if options.transpose => [m, k],
+        Op::Transpose => {
+            let rule = "1: the plan was made without its transposed index";
+            return Err(ShapeError::Rule { op: name, what: "PlanOptions::transpose", got: 0, rule });
+        }
+    };
+    activations(name, options.strip, rows, x, y, Y)
+}
+
+/// Checks the operands of [`SparseLinear::spmm`].
+pub(crate) fn check_spmm<B: SparseLinear>(
+    backend: &B,
+    name: &'static str,
+    op: Op,
+    w: &SparseMatrix<B>,
+    x: Extent,
+    y: &Strips<B>,
+) -> Result<Checked, BackendError> {
+    let pattern = backend.pattern(&w.plan);
+    check_product(name, op, [pattern.nrows(), pattern.ncols()], backend.plan_options(&w.plan), x, extent(backend, y))?;
+    let values = if op == Op::NoTranspose { &w.values } else { &w.transposed_values };
+    expect_values(pattern.nnz(), backend.len(values))?;
+    Ok(Checked(()))
+}
+
+/// Checks the operands of [`SparseLinear::sddmm`].
+pub(crate) fn check_sddmm<B: SparseLinear>(
+    backend: &B,
+    plan: &B::Plan,
+    dy: Extent,
+    x: Extent,
+    values: &B::Buffer,
+) -> Result<Checked, BackendError> {
+    let pattern = backend.pattern(plan);
+    activations("sddmm", backend.plan_options(plan).strip, [pattern.ncols(), pattern.nrows()], x, dy, DY)?;
+    expect_values(pattern.nnz(), backend.len(values))?;
+    Ok(Checked(()))
 }
 
 /// A block-sparse weight matrix on a backend. There is no transposed copy: a block is read transposed in place.
@@ -305,7 +414,13 @@ pub trait BlockSparseLinear: Storage {
         w: &BlockMatrix<Self>,
         x: &Strips<Self>,
         y: &mut Strips<Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let (pattern, options) = (self.block_pattern(&w.plan), self.block_plan_options(&w.plan));
+        let size = [pattern.nrows(), pattern.ncols()];
+        check_product("spmm_bsr", op, size, options, extent(self, x), extent(self, y))?;
+        expect_values(pattern.nnz(), self.len(&w.values))?;
+        self.run_spmm_bsr(Checked(()), op, w, x, y)
+    }
 
     /// `values[e] = Σ_n dy[i, n] · x[j, n]` for every stored entry `e = (i, j)`; dy is `[m, n]`, x is `[k, n]`.
     /// Overwrites, or adds with `accumulate`. Padding of the blocks becomes 0 either way, so that an optimizer whose
@@ -323,7 +438,13 @@ pub trait BlockSparseLinear: Storage {
         x: &Strips<Self>,
         values: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let (pattern, strip) = (self.block_pattern(plan), self.block_plan_options(plan).strip);
+        let rows = [pattern.ncols(), pattern.nrows()];
+        activations("sddmm_bsr", strip, rows, extent(self, x), extent(self, dy), DY)?;
+        expect_values(pattern.nnz(), self.len(values))?;
+        self.run_sddmm_bsr(WeightGrad { checked: Checked(()), plan, dy, x, values, accumulate })
+    }
 
     /// The `count` blocks outside `exclude` where the dense gradient `Σ dy · xᵀ`, summed over `pairs` of `(dy, x)`, has the
     /// largest Frobenius norm (all of them if there are fewer), in order of position. A block whose norm is NaN scores 0;
@@ -345,7 +466,36 @@ pub trait BlockSparseLinear: Storage {
         block_size: [usize; 2],
         request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError>;
+    ) -> Result<Vec<Candidate>, BackendError> {
+        const NAME: &str = "grow_blocks";
+        let ([r, c], exclude) = (block_size, &request.exclude);
+        expect_block_size(block_size)?;
+        // Without a pair all blocks score 0, whatever part of the last ones lies inside.
+        let [nrows, ncols] = match pairs.first() {
+            Some((dy, x)) => [dy.layout.features(), x.layout.features()],
+            None => [exclude.nrows() * r, exclude.ncols() * c],
+        };
+        expect_equal(NAME, "number of block rows", nrows.div_ceil(r), exclude.nrows())?;
+        expect_equal(NAME, "number of block columns", ncols.div_ceil(c), exclude.ncols())?;
+        check_pairs(self, [nrows, ncols], pairs)?;
+        self.run_grow_blocks(Checked(()), [block_size, [nrows, ncols]], request, pairs)
+    }
+
+    #[doc(hidden)]
+    fn run_spmm_bsr(&self, _: Checked, op: Op, w: &BlockMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_sddmm_bsr(&self, call: WeightGrad<'_, &Self::BlockPlan, Strips<Self>, Self::Buffer>) -> Done;
+
+    /// The size of a block, and that of the matrix, in elements.
+    #[doc(hidden)]
+    fn run_grow_blocks(
+        &self,
+        _: Checked,
+        block_and_size: [[usize; 2]; 2],
+        request: &GrowRequest,
+        pairs: Pairs<'_, Strips<Self>>,
+    ) -> Found;
 }
 
 /// Products with a dense weight matrix `W[m, k]`, row-major in a buffer of `m · k`.
@@ -357,7 +507,12 @@ pub trait DenseLinear: Storage {
     ///
     /// # Cost
     /// `2 · m · k · n` operations.
-    fn gemm(&self, op: Op, w: &Self::Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError>;
+    fn gemm(&self, op: Op, w: &Self::Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        let (m, k) = (y.layout.features(), x.layout.features());
+        activations("gemm", x.layout.strip(), [k, m], extent(self, x), extent(self, y), Y)?;
+        expect_equal("gemm", "length of W", m * k, self.len(w))?;
+        self.run_gemm(Checked(()), op, w, x, y)
+    }
 
     /// `dw = dy · xᵀ`, or `dw += dy · xᵀ` with `accumulate`.
     ///
@@ -372,5 +527,17 @@ pub trait DenseLinear: Storage {
         x: &Strips<Self>,
         dw: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "gemm_weight_grad";
+        let (m, k) = (dy.layout.features(), x.layout.features());
+        activations(NAME, x.layout.strip(), [k, m], extent(self, x), extent(self, dy), DY)?;
+        expect_equal(NAME, "length of dW", m * k, self.len(dw))?;
+        self.run_gemm_weight_grad(WeightGrad { checked: Checked(()), plan: (), dy, x, values: dw, accumulate })
+    }
+
+    #[doc(hidden)]
+    fn run_gemm(&self, _: Checked, op: Op, w: &Self::Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_gemm_weight_grad(&self, call: WeightGrad<'_, (), Strips<Self>, Self::Buffer>) -> Done;
 }

@@ -1,7 +1,13 @@
 //! Element-wise operations of networks, and updates of parameters: what a device must be able to do.
 
+use super::check::{Checked, Done, rate_fits, same_strips, strips_fit};
+use super::storage::Storage;
+use crate::error::expect_equal;
 use crate::random::Key;
-use crate::{BackendError, Storage, Strips};
+use crate::{BackendError, ShapeError, Strips};
+
+/// Class numbers must be exact in f32.
+const MAX_CLASSES: usize = 1 << 24;
 
 /// Parameters of [`Neural::softmax_cross_entropy`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,7 +24,11 @@ pub trait Neural: Storage {
     ///
     /// # Errors
     /// Unless `bias` has one element per feature.
-    fn bias_relu(&self, bias: &Self::Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError>;
+    fn bias_relu(&self, bias: &Self::Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError> {
+        expect_equal("bias_relu", "length of the bias", x.layout.features(), self.len(bias))?;
+        strips_fit(self, "bias_relu", x)?;
+        self.run_bias_relu(Checked(()), bias, relu, x)
+    }
 
     /// Backward of [`Neural::bias_relu`]: `grad[f, n] = 0` where `relu` and `y[f, n] <= 0` (in place), then
     /// `dbias[f] = Σ_n grad[f, n]`, added to `dbias` with `accumulate`.
@@ -32,7 +42,12 @@ pub trait Neural: Storage {
         grad: &mut Strips<Self>,
         dbias: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "bias_relu_grad";
+        same_strips(self, NAME, y, grad)?;
+        expect_equal(NAME, "length of the bias gradient", y.layout.features(), self.len(dbias))?;
+        self.run_bias_relu_grad(Checked(()), y, relu, grad, dbias, accumulate)
+    }
 
     /// `to[i] += from[i]` over activations of one layout.
     ///
@@ -59,14 +74,62 @@ pub trait Neural: Storage {
         labels: &Self::Indices,
         stats: &mut Self::Buffer,
         grad: Option<&mut Strips<Self>>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "softmax_cross_entropy";
+        let (classes, lanes, given) = (logits.layout.features(), logits.layout.lanes(), self.index_len(labels));
+        strips_fit(self, NAME, logits)?;
+        // A buffer for full batches may hold a smaller one's labels at its start.
+        expect_equal(NAME, "number of labels", lanes, given.min(lanes))?;
+        expect_equal(NAME, "length of stats", 2, self.len(stats))?;
+        if classes == 0 || classes > MAX_CLASSES {
+            let (what, rule) = ("number of classes", "1 to 2^24");
+            return Err(ShapeError::Rule { op: NAME, what, got: classes, rule }.into());
+        }
+        if let Some(grad) = &grad {
+            same_strips(self, NAME, logits, grad)?;
+        }
+        self.run_softmax_cross_entropy(Checked(()), parameters, logits, labels, stats, grad)
+    }
 
     /// Inverted dropout in place: element (f, n) becomes 0 if `key.uniform(f · lanes + n) < rate`, else is divided
     /// by `1 − rate`. The same call on the gradient is its backward: no mask is stored.
     ///
     /// # Errors
     /// Unless `0 <= rate < 1`.
-    fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError>;
+    fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError> {
+        rate_fits("dropout", rate)?;
+        strips_fit(self, "dropout", x)?;
+        if rate == 0.0 { Ok(()) } else { self.run_dropout(Checked(()), key, rate, x) }
+    }
+
+    #[doc(hidden)]
+    fn run_bias_relu(&self, _: Checked, bias: &Self::Buffer, relu: bool, x: &mut Strips<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_bias_relu_grad(
+        &self,
+        _: Checked,
+        y: &Strips<Self>,
+        relu: bool,
+        grad: &mut Strips<Self>,
+        dbias: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_softmax_cross_entropy(
+        &self,
+        _: Checked,
+        parameters: CrossEntropy,
+        logits: &Strips<Self>,
+        labels: &Self::Indices,
+        stats: &mut Self::Buffer,
+        grad: Option<&mut Strips<Self>>,
+    ) -> Done;
+
+    /// `0 < rate < 1`.
+    #[doc(hidden)]
+    fn run_dropout(&self, _: Checked, key: Key, rate: f32, x: &mut Strips<Self>) -> Done;
 }
 
 /// One step of stochastic gradient descent (Sutskever et al. 2013, in PyTorch's form):
@@ -115,7 +178,16 @@ pub trait Optimizer: Storage {
         values: &mut Self::Buffer,
         grad: &Self::Buffer,
         velocity: Option<&mut Self::Buffer>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let given = match &velocity {
+            Some(velocity) => self.len(velocity),
+            None if step.momentum == 0.0 => self.len(values),
+            None => 0,
+        };
+        expect_equal("sgd", "length of the gradient", self.len(values), self.len(grad))?;
+        expect_equal("sgd", "length of the velocity", self.len(values), given)?;
+        self.run_sgd(Checked(()), step, values, grad, velocity)
+    }
 
     /// One Adam step.
     ///
@@ -128,5 +200,39 @@ pub trait Optimizer: Storage {
         grad: &Self::Buffer,
         first: &mut Self::Buffer,
         second: &mut Self::Buffer,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        let given = [
+            ("length of the gradient", grad),
+            ("length of the first moment", &*first),
+            ("length of the second moment", &*second),
+        ];
+        for (what, buffer) in given {
+            expect_equal("adam", what, self.len(values), self.len(buffer))?;
+        }
+        if step.step == 0 {
+            return Err(ShapeError::Rule { op: "adam", what: "step", got: 0, rule: "at least 1" }.into());
+        }
+        self.run_adam(Checked(()), step, values, grad, first, second)
+    }
+
+    #[doc(hidden)]
+    fn run_sgd(
+        &self,
+        _: Checked,
+        step: SgdStep,
+        values: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        velocity: Option<&mut Self::Buffer>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_adam(
+        &self,
+        _: Checked,
+        step: AdamStep,
+        values: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
+    ) -> Done;
 }

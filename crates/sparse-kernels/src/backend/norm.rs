@@ -1,6 +1,9 @@
 //! Batch normalisation of images: what a device must be able to do.
 
-use crate::{BackendError, Images, Storage};
+use super::check::{Checked, Done, same_images};
+use super::storage::Storage;
+use crate::error::expect_equal;
+use crate::{BackendError, Images, ShapeError};
 
 /// Numbers of batch normalisation that are not learned.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,7 +66,13 @@ pub trait BatchNorm: Storage {
         x: &mut Images<Self>,
         running: &mut Self::Buffer,
         moments: &mut Self::Buffer,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "batch_moments";
+        same_images(self, NAME, x, addend.unwrap_or(&*x))?;
+        expect_pairs(self, NAME, x, &[("length of the running moments", running), ("length of the moments", moments)])?;
+        expect_pixels(NAME, x)?;
+        self.run_batch_moments(Checked(()), options, addend, x, running, moments)
+    }
 
     /// `y = act(γ · (x − μ) · (1 / √(v + ε)) + β + residual)` with the `moments` of [`BatchNorm::batch_moments`], `act`
     /// being ReLU or nothing.
@@ -81,7 +90,13 @@ pub trait BatchNorm: Storage {
         relu: bool,
         x: &Images<Self>,
         y: &mut Images<Self>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "batch_normalize";
+        same_images(self, NAME, x, y)?;
+        same_images(self, NAME, x, residual.unwrap_or(x))?;
+        expect_pairs(self, NAME, x, &[("length of γ and β", affine), ("length of the moments", moments)])?;
+        self.run_batch_normalize(Checked(()), [affine, moments], residual, relu, x, y)
+    }
 
     /// `moments = [mean; C] ‖ [1 / √(variance + ε); C]` of running moments, for [`BatchNorm::batch_normalize`] in evaluation.
     ///
@@ -92,7 +107,10 @@ pub trait BatchNorm: Storage {
         options: BatchNormOptions,
         running: &Self::Buffer,
         moments: &mut Self::Buffer,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        expect_equal("running_moments", "length of the moments", self.len(running), self.len(moments))?;
+        self.run_running_moments(Checked(()), options, running, moments)
+    }
 
     /// The first half of the backward pass: `g = dy` where the mask lets it through, else 0, and
     /// `dscale[c] = Σ g · x̂`, `dshift[c] = Σ g`; these are written to `sums = dscale ‖ dshift`.
@@ -112,7 +130,14 @@ pub trait BatchNorm: Storage {
         x: &Images<Self>,
         dy: &mut Images<Self>,
         sums: &mut Self::Buffer,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "batch_norm_grad_sums";
+        expect_gradient(self, NAME, [affine, moments, sums], x, dy)?;
+        if let ReluMask::Output(y) = &mask {
+            same_images(self, NAME, x, y)?;
+        }
+        self.run_batch_norm_grad_sums(Checked(()), [affine, moments], mask, x, dy, sums)
+    }
 
     /// The second half: `dx = γ / √(v + ε) · (g − (dshift + x̂ · dscale) / n)`, n being pixels times samples. `relu` says
     /// that g is dy masked by the sign of `γ · x̂ + β`; else it is dy as it stands.
@@ -134,5 +159,97 @@ pub trait BatchNorm: Storage {
         x: &Images<Self>,
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,
-    ) -> Result<(), BackendError>;
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "batch_norm_grad";
+        expect_gradient(self, NAME, [affine, moments, sums], x, dy)?;
+        expect_pixels(NAME, x)?;
+        if let Some((output, _)) = &output {
+            same_images(self, NAME, x, output)?;
+        }
+        self.run_batch_norm_grad(Checked(()), [affine, moments, sums], relu, x, dy, output)
+    }
+    #[doc(hidden)]
+    fn run_batch_moments(
+        &self,
+        _: Checked,
+        options: BatchNormOptions,
+        addend: Option<&Images<Self>>,
+        x: &mut Images<Self>,
+        running: &mut Self::Buffer,
+        moments: &mut Self::Buffer,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_batch_normalize(
+        &self,
+        _: Checked,
+        affine_moments: [&Self::Buffer; 2],
+        residual: Option<&Images<Self>>,
+        relu: bool,
+        x: &Images<Self>,
+        y: &mut Images<Self>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_running_moments(
+        &self,
+        _: Checked,
+        options: BatchNormOptions,
+        running: &Self::Buffer,
+        moments: &mut Self::Buffer,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_batch_norm_grad_sums(
+        &self,
+        _: Checked,
+        affine_moments: [&Self::Buffer; 2],
+        mask: ReluMask<'_, Self>,
+        x: &Images<Self>,
+        dy: &mut Images<Self>,
+        sums: &mut Self::Buffer,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_batch_norm_grad(
+        &self,
+        _: Checked,
+        affine_moments_sums: [&Self::Buffer; 3],
+        relu: bool,
+        x: &Images<Self>,
+        dy: &mut Images<Self>,
+        output: Option<(&mut Images<Self>, Accumulate)>,
+    ) -> Done;
+}
+
+/// Checks that buffers hold two values a channel.
+fn expect_pairs<B: Storage>(
+    backend: &B,
+    op: &'static str,
+    x: &Images<B>,
+    buffers: &[(&'static str, &B::Buffer)],
+) -> Result<(), ShapeError> {
+    let expected = 2 * x.layout.channels();
+    buffers.iter().try_for_each(|(what, buffer)| expect_equal(op, what, expected, backend.len(buffer)))
+}
+
+/// Checks what both passes of the gradient take.
+fn expect_gradient<B: Storage>(
+    backend: &B,
+    op: &'static str,
+    [affine, moments, sums]: [&B::Buffer; 3],
+    x: &Images<B>,
+    dy: &Images<B>,
+) -> Result<(), ShapeError> {
+    same_images(backend, op, x, dy)?;
+    let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
+    expect_pairs(backend, op, x, &given)
+}
+
+/// Checks that there is something to take a mean of.
+fn expect_pixels<B: Storage>(op: &'static str, x: &Images<B>) -> Result<(), ShapeError> {
+    match x.layout.samples() * x.layout.size()[0] * x.layout.size()[1] {
+        0 => Err(ShapeError::Rule { op, what: "pixels times samples", got: 0, rule: "at least 1" }),
+        _ => Ok(()),
+    }
 }

@@ -52,6 +52,9 @@ pub trait Storage: Debug + Sized + 'static {
     /// If the device cannot allocate it.
     fn index_zeros(&self, len: usize) -> Result<Self::Indices, BackendError>;
 
+    /// Elements of an index buffer.
+    fn index_len(&self, indices: &Self::Indices) -> usize;
+
     /// Copies `host` to the start of `to`.
     ///
     /// # Errors

@@ -3,9 +3,8 @@
 //! `gemm` is called serially on a fixed grid of tiles, so that results do not depend on the number of threads.
 
 use super::{Buffer, Cpu, SharedMut};
-use crate::dense::check_lanes;
-use crate::error::expect_equal;
-use crate::{BackendError, DenseLinear, Op, Strips};
+use crate::backend::check::{Checked, Done, WeightGrad};
+use crate::{DenseLinear, Op, Strips};
 
 /// Operands of one serial product `c = alpha · c + a · b`, with element strides.
 #[derive(Clone, Copy)]
@@ -70,13 +69,9 @@ pub(super) fn grid(size: usize, tile: usize) -> (usize, impl Fn(usize) -> std::o
 }
 
 impl DenseLinear for Cpu {
-    fn gemm(&self, op: Op, w: &Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+    fn run_gemm(&self, _: Checked, op: Op, w: &Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Done {
         let _timed = self.timed("gemm", w.len() + x.data.len() + y.data.len(), 2 * w.len() * x.layout.lanes());
-        check_lanes("gemm", x.layout, y.layout)?;
-        expect_equal("gemm", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("gemm", "length of Y", y.layout.len(), y.data.len())?;
         let (out, inner) = (y.layout.features(), x.layout.features());
-        expect_equal("gemm", "length of W", out * inner, w.len())?;
         // W is [m, k]; its transpose swaps the strides.
         let a_strides = match op {
             Op::NoTranspose => (inner, 1),
@@ -96,7 +91,7 @@ impl DenseLinear for Cpu {
             let (m, n) = (rows.len(), lanes.len());
             let (b_strides, c_strides) = ((strip, 1), (strip, 1));
             let product = Gemm { m, k: inner, n, a_strides, b_strides, c_strides, accumulate: false };
-            // SAFETY: rows are below `out`, lanes below the strip's width, and `expect_equal` checked W's length, so all
+            // SAFETY: rows are below `out`, lanes below the strip's width, and W's length was checked, so all
             // elements are in bounds; tasks write disjoint tiles.
             unsafe {
                 product.run(
@@ -109,20 +104,11 @@ impl DenseLinear for Cpu {
         Ok(())
     }
 
-    fn gemm_weight_grad(
-        &self,
-        dy: &Strips<Self>,
-        x: &Strips<Self>,
-        dw: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
+    fn run_gemm_weight_grad(&self, call: WeightGrad<'_, (), Strips<Self>, Buffer>) -> Done {
+        let WeightGrad { dy, x, values: dw, accumulate, .. } = call;
         let _timed =
             self.timed("gemm_weight_grad", dw.len() + x.data.len() + dy.data.len(), 2 * dw.len() * x.layout.lanes());
-        check_lanes("gemm_weight_grad", x.layout, dy.layout)?;
-        expect_equal("gemm_weight_grad", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("gemm_weight_grad", "length of dY", dy.layout.len(), dy.data.len())?;
         let (m, k) = (dy.layout.features(), x.layout.features());
-        expect_equal("gemm_weight_grad", "length of dW", m * k, dw.len())?;
         if x.layout.lanes() == 0 && !accumulate {
             dw.fill(0.0);
         }

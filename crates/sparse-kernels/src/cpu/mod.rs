@@ -306,6 +306,10 @@ impl Storage for Cpu {
         Ok(vec![0; len])
     }
 
+    fn index_len(&self, indices: &Vec<u32>) -> usize {
+        indices.len()
+    }
+
     fn upload_indices(&self, host: &[u32], to: &mut Vec<u32>) -> Result<(), BackendError> {
         let room = to.len();
         let part = to.get_mut(..host.len()).ok_or_else(|| too_long("upload_indices", room, host.len()))?;

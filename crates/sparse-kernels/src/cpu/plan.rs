@@ -226,8 +226,6 @@ pub(super) fn block_rows(pattern: &CsrPattern, block: usize, least: usize) -> Ve
 /// the value permutation stay within one band at a time, and neither ends up waiting for far memory.
 #[derive(Debug)]
 pub(super) struct TransposedPlan {
-    pub nrows: usize,
-    pub ncols: usize,
     /// Column (row of the pattern) of each entry, in this plan's order.
     pub columns: Vec<u32>,
     /// Where each entry stands in the pattern, in this plan's order.
@@ -240,7 +238,7 @@ impl TransposedPlan {
         let Transposed { pattern: transposed, permutation } = pattern.transpose();
         let mut walk = Walk::new(&transposed, strip, cut);
         let [columns, permutation] = walk.reorder([transposed.col_indices(), &permutation]);
-        Self { nrows: transposed.nrows(), ncols: transposed.ncols(), columns, permutation, walk }
+        Self { columns, permutation, walk }
     }
 }
 

@@ -33,9 +33,13 @@ pub(super) struct Sddmm<'a> {
 }
 
 impl Sddmm<'_> {
-    /// Runs the product; the caller has checked all shapes.
-    pub fn run(self, cpu: &Cpu) {
-        debug_assert_eq!(self.values.len(), self.pattern.nnz());
+    /// Runs the product.
+    ///
+    /// # Safety
+    /// - `x` and `dy` are as long as their layouts say, which agree in lanes and strip, the strip being the plan's.
+    /// - They have as many features as the pattern has columns and rows; `values` has one value for each of its entries.
+    /// - `walk` is that of the pattern's entries.
+    pub unsafe fn run(self, cpu: &Cpu) {
         if self.x_layout.lanes() == 0 && !self.accumulate {
             self.values.fill(0.0);
         }

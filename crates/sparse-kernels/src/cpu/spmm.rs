@@ -44,10 +44,14 @@ pub(super) struct Epilogue<'a> {
 }
 
 impl Spmm<'_> {
-    /// Runs the product; the caller has checked all shapes.
-    pub fn run(self, cpu: &Cpu) {
-        debug_assert_eq!(self.values.len(), self.columns.len());
-        debug_assert_eq!((self.x.len(), self.y.len()), (self.x_layout.len(), self.y_layout.len()));
+    /// Runs the product.
+    ///
+    /// # Safety
+    /// - `x` and `y` are as long as their layouts say, which agree in lanes and strip, the strip being the plan's.
+    /// - All of `columns` are below x's number of features; `values` has one value for each.
+    /// - Segments of `walk` hold entries of `columns`, no row in two of its blocks; its rows are below y's number of
+    ///   features, which is the bias's length.
+    pub unsafe fn run(self, cpu: &Cpu) {
         let strips = self.x_layout.strips();
         let (walk, blocks) = (self.walk, self.walk.blocks());
         let operations = 2 * self.columns.len() as u64 * self.x_layout.lanes() as u64;
@@ -219,8 +223,8 @@ impl StripTile<'_> {
         let columns = part.columns.as_ptr();
         let values = part.values.as_ptr();
         let x = part.x.as_ptr().wrapping_add(self.strip * x_pitch);
-        // Why the accesses below are in bounds: `Walk` makes segments of the pattern's entries only, and `SparseLinear::spmm`
-        // checked that there are as many values as columns, and that x and y have the pattern's columns and rows as
+        // Why the accesses below are in bounds: `Walk` makes segments of the pattern's entries only, and `run`'s caller
+        // promises that there are as many values as columns, and that x and y have the pattern's columns and rows as
         // features and the length of their layouts. Columns are below ncols by `CsrPattern`'s invariants (rows below nrows,
         // for a transposed plan). The caller found the strips `self.strip..self.strip + P` to exist, of V vectors each.
         // SAFETY: in bounds as said above; tasks differ in strip or row block, so no other task writes these rows.

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::{Cpu, IsaName};
 use crate::random::Key;
-use crate::testing::growth;
 use crate::testing::linear::{Case, case};
+use crate::testing::{growth, refusals};
 use crate::{Op, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout, Strips};
 
 /// On all instruction sets; with more threads the bits are the same.
@@ -118,4 +118,14 @@ fn wrong_shapes_are_refused_by_name() {
     assert!(strips.contains("strip width"), "{strips}");
     y.data = cpu.zeros(3).unwrap();
     assert!(message(cpu.spmm(Op::NoTranspose, &w, &x, &mut y)).contains("length of Y"));
+}
+
+#[test]
+fn every_wrong_operand_is_refused() {
+    let cpu = Cpu::new(2, None).unwrap();
+    refusals::products(&cpu);
+    refusals::convolutions(&cpu);
+    refusals::block_convolutions(&cpu);
+    #[cfg(feature = "nn")]
+    refusals::batch_norm(&cpu);
 }

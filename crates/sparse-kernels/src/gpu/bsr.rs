@@ -7,10 +7,10 @@ use super::kernel::{Access, Kernel, Launch, Work};
 use super::plan::Rows;
 use super::shaders;
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT, windows};
+use crate::backend::check::{Checked, Done, WeightGrad};
+use crate::backend::linear::{Found, Pairs};
 use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
-use crate::dense::check_lanes;
-use crate::error::{expect_equal, expect_values};
-use crate::{BackendError, BlockSparseLinear, BsrPattern, Candidate, Op, ShapeError, StripLayout, Strips};
+use crate::{BackendError, BlockSparseLinear, BsrPattern, Op, StripLayout, Strips};
 
 use Access::{Read, Write};
 
@@ -105,33 +105,12 @@ impl BlockSparseLinear for Gpu {
         plan.bytes()
     }
 
-    fn spmm_bsr(
-        &self,
-        op: Op,
-        w: &BlockMatrix<Self>,
-        x: &Strips<Self>,
-        y: &mut Strips<Self>,
-    ) -> Result<(), BackendError> {
-        let (plan, pattern) = (&w.plan, &*w.plan.pattern);
-        let (nrows, ncols) = (pattern.nrows(), pattern.ncols());
-        let (nrows, ncols, rows, places) = match op {
-            Op::NoTranspose => (nrows, ncols, &plan.rows, None),
-            Op::Transpose => {
-                let Some((rows, places)) = &plan.transposed else {
-                    let rule = "1: the plan was made without its transposed index";
-                    let what = "PlanOptions::transpose";
-                    return Err(ShapeError::Rule { op: "spmm_bsr", what, got: 0, rule }.into());
-                };
-                (ncols, nrows, rows, Some(places))
-            }
+    fn run_spmm_bsr(&self, _: Checked, op: Op, w: &BlockMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Done {
+        let plan = &w.plan;
+        let (rows, places) = match (op, &plan.transposed) {
+            (Op::Transpose, Some((rows, places))) => (rows, Some(places)),
+            _ => (&plan.rows, None),
         };
-        expect_equal("spmm_bsr", "strip width", plan.options.strip, x.layout.strip())?;
-        check_lanes("spmm_bsr", x.layout, y.layout)?;
-        expect_equal("spmm_bsr", "rows of X", ncols, x.layout.features())?;
-        expect_equal("spmm_bsr", "rows of Y", nrows, y.layout.features())?;
-        expect_equal("spmm_bsr", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("spmm_bsr", "length of Y", y.layout.len(), y.data.len())?;
-        expect_values(pattern.nnz(), w.values.len())?;
         let mut windows = plan.value_windows(self);
         if windows.is_empty() {
             // Zeros are to be written all the same.
@@ -143,24 +122,10 @@ impl BlockSparseLinear for Gpu {
         Ok(())
     }
 
-    fn sddmm_bsr(
-        &self,
-        plan: &GpuBlockPlan,
-        dy: &Strips<Self>,
-        x: &Strips<Self>,
-        values: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
+    fn run_sddmm_bsr(&self, call: WeightGrad<'_, &GpuBlockPlan, Strips<Self>, Buffer>) -> Done {
+        let WeightGrad { plan, dy, x, values, accumulate, .. } = call;
         let pattern = &*plan.pattern;
-        let [nrows, ncols] = [pattern.nrows(), pattern.ncols()];
-        expect_equal("sddmm_bsr", "strip width", plan.options.strip, x.layout.strip())?;
-        check_lanes("sddmm_bsr", x.layout, dy.layout)?;
-        expect_equal("sddmm_bsr", "rows of X", ncols, x.layout.features())?;
-        expect_equal("sddmm_bsr", "rows of dY", nrows, dy.layout.features())?;
-        expect_equal("sddmm_bsr", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("sddmm_bsr", "length of dY", dy.layout.len(), dy.data.len())?;
-        expect_values(pattern.nnz(), values.len())?;
-        let [r, c] = pattern.block_size();
+        let ([nrows, ncols], [r, c]) = ([pattern.nrows(), pattern.ncols()], pattern.block_size());
         let [dy_pitch, x_pitch] = [dy.layout.strip_pitch(), x.layout.strip_pitch()];
         let mut strip_parts = self.strip_windows("activations", x.layout.strips(), &[dy_pitch, x_pitch])?;
         if strip_parts.is_empty() {
@@ -203,13 +168,14 @@ impl BlockSparseLinear for Gpu {
         Ok(())
     }
 
-    fn grow_blocks(
+    fn run_grow_blocks(
         &self,
-        block_size: [usize; 2],
+        _: Checked,
+        [block_size, size]: [[usize; 2]; 2],
         request: &GrowRequest,
-        pairs: &[(&Strips<Self>, &Strips<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError> {
-        self.grow_bsr(block_size, request, pairs)
+        pairs: Pairs<'_, Strips<Self>>,
+    ) -> Found {
+        self.grow_bsr(block_size, size, request, pairs)
     }
 }
 

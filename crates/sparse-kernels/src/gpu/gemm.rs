@@ -7,8 +7,7 @@ use super::shaders;
 use super::split::Split;
 use super::windows::{lanes_within, of_strips};
 use super::{Buffer, Gpu, WINDOW_UNIT};
-use crate::dense::check_lanes;
-use crate::error::expect_equal;
+use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::{BackendError, DenseLinear, Op, Strips};
 
 static GEMM: Kernel = Kernel {
@@ -78,23 +77,13 @@ impl Tiling {
 }
 
 impl DenseLinear for Gpu {
-    fn gemm(&self, op: Op, w: &Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+    fn run_gemm(&self, _: Checked, op: Op, w: &Buffer, x: &Strips<Self>, y: &mut Strips<Self>) -> Done {
         self.dense_product(Tiling::choose, op, w, x, y)
     }
 
-    fn gemm_weight_grad(
-        &self,
-        dy: &Strips<Self>,
-        x: &Strips<Self>,
-        dw: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
-        check_lanes("gemm_weight_grad", x.layout, dy.layout)?;
-        expect_equal("gemm_weight_grad", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("gemm_weight_grad", "length of dY", dy.layout.len(), dy.data.len())?;
-        let (m, k) = (dy.layout.features(), x.layout.features());
-        expect_equal("gemm_weight_grad", "length of dW", m * k, dw.len())?;
-        self.dense_gradient_rows(0..m, dy, x, dw, accumulate)
+    fn run_gemm_weight_grad(&self, call: WeightGrad<'_, (), Strips<Self>, Buffer>) -> Done {
+        let WeightGrad { dy, x, values: dw, accumulate, .. } = call;
+        self.dense_gradient_rows(0..dy.layout.features(), dy, x, dw, accumulate)
     }
 }
 
@@ -107,11 +96,7 @@ impl Gpu {
         x: &Strips<Self>,
         y: &Strips<Self>,
     ) -> Result<(), BackendError> {
-        check_lanes("gemm", x.layout, y.layout)?;
-        expect_equal("gemm", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("gemm", "length of Y", y.layout.len(), y.data.len())?;
         let (out, inner) = (y.layout.features(), x.layout.features());
-        expect_equal("gemm", "length of W", out * inner, w.len())?;
         let [w_rows, w_columns] = match op {
             Op::NoTranspose => [out, inner],
             Op::Transpose => [inner, out],

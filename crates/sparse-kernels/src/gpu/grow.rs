@@ -36,10 +36,8 @@ use super::recorder::Command;
 use super::shaders;
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT, windows};
 use crate::backend::GrowRequest;
-use crate::dense::check_lanes;
-use crate::error::expect_equal;
 use crate::random::Key;
-use crate::{BackendError, BsrPattern, Candidate, CsrPattern, FormatError, Strips};
+use crate::{BackendError, Candidate, CsrPattern, Strips};
 
 /// Elements of a band of the gradient, unless one row (of blocks) has more.
 const BAND: usize = 4 << 20;
@@ -481,18 +479,8 @@ impl Gpu {
         })
     }
 
-    /// See [`crate::SparseLinear::grow`].
-    pub(super) fn grow_linear(
-        &self,
-        request: &GrowRequest,
-        pairs: &[(&Strips<Self>, &Strips<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError> {
-        check_pairs([request.exclude.nrows(), request.exclude.ncols()], pairs)?;
-        self.grow_from_bands(request, |rows, out| self.gradient_of_pairs(rows, pairs, out))
-    }
-
     /// `out = Σ dY[rows] · Xᵀ`.
-    fn gradient_of_pairs(
+    pub(super) fn gradient_of_pairs(
         &self,
         rows: Range<usize>,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
@@ -509,8 +497,6 @@ impl Gpu {
 
     /// See [`crate::SparseLinear::largest`].
     pub(super) fn largest_of(&self, gradient: &Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError> {
-        let (nrows, ncols) = (request.exclude.nrows(), request.exclude.ncols());
-        expect_equal("largest", "length of the gradient", nrows * ncols, gradient.len())?;
         let step = (self.band_elements() / WINDOW_UNIT).max(1) * WINDOW_UNIT;
         self.select(request, step, 0, |positions, _, keys| {
             self.keys_of(gradient, positions.start as usize, (positions.end - positions.start) as usize, keys)
@@ -520,28 +506,16 @@ impl Gpu {
     /// See [`crate::BlockSparseLinear::grow_blocks`].
     pub(super) fn grow_bsr(
         &self,
-        block_size: [usize; 2],
+        [r, c]: [usize; 2],
+        [nrows, ncols]: [usize; 2],
         request: &GrowRequest,
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
-        const OP: &str = "grow_blocks";
-        let [r, c] = block_size;
-        if [r, c].iter().any(|size| !BsrPattern::BLOCK_SIZES.contains(size)) {
-            return Err(FormatError::BlockSize { r, c }.into());
-        }
-        let exclude = &*request.exclude;
-        // Without a pair all blocks score 0, whatever part of the last ones lies inside.
-        let [nrows, ncols] = match pairs.first() {
-            Some((dy, x)) => [dy.layout.features(), x.layout.features()],
-            None => [exclude.nrows() * r, exclude.ncols() * c],
-        };
-        expect_equal(OP, "number of block rows", nrows.div_ceil(r), exclude.nrows())?;
-        expect_equal(OP, "number of block columns", ncols.div_ceil(c), exclude.ncols())?;
-        check_pairs([nrows, ncols], pairs)?;
         if r * ncols > self.window_elements() {
             let what = format!("a row of blocks with {} bytes of gradient, more than a kernel may see", 4 * r * ncols);
             return Err(BackendError::Unsupported { device: self.report().to_string(), what });
         }
+        let exclude = &*request.exclude;
         let across = exclude.ncols();
         let block_rows = (self.band_elements() / (r * ncols).max(1)).clamp(1, exclude.nrows().max(1));
         let step = (block_rows * across).max(1);
@@ -560,18 +534,6 @@ impl Gpu {
             })
         })
     }
-}
-
-/// The checks of the CPU's growth, with its words.
-fn check_pairs([nrows, ncols]: [usize; 2], pairs: &[(&Strips<Gpu>, &Strips<Gpu>)]) -> Result<(), BackendError> {
-    for (dy, x) in pairs {
-        check_lanes("grow", x.layout, dy.layout)?;
-        expect_equal("grow", "rows of dY", nrows, dy.layout.features())?;
-        expect_equal("grow", "rows of X", ncols, x.layout.features())?;
-        expect_equal("grow", "length of dY", dy.layout.len(), dy.data.len())?;
-        expect_equal("grow", "length of X", x.layout.len(), x.data.len())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use super::kernel::{Access, Kernel, Launch, Operand, Work};
 use super::shaders;
 use super::{Buffer, Gpu, GpuPlan, Indices, windows};
 use crate::backend::SparseMatrix;
+use crate::backend::linear::{check_sddmm, check_spmm};
 use crate::error::expect_equal;
-use crate::{BackendError, Op, ShapeError, Storage, StripLayout, Strips};
+use crate::{BackendError, Op, Storage, StripLayout, Strips};
 
 static CONVERT: Kernel =
     Kernel { name: "convert", source: shaders::CONVERT, entry: "convert", operands: &[Access::Read, Access::Write] };
@@ -111,15 +112,6 @@ impl<'a> Source<'a> {
             Self::Half(x) => x.words.first(most),
         }
     }
-
-    /// Checks that the buffer holds what the layout says.
-    pub fn check(&self, op: &'static str, what: &'static str) -> Result<(), ShapeError> {
-        match self {
-            Self::Full(x) => expect_equal(op, what, x.layout.len(), x.data.len()),
-            // No one else makes them.
-            Self::Half(_) => Ok(()),
-        }
-    }
 }
 
 impl Gpu {
@@ -166,7 +158,8 @@ impl Gpu {
         x: &HalfStrips,
         y: &mut Strips<Self>,
     ) -> Result<(), BackendError> {
-        self.spmm_csr(op, w, Source::Half(x), y)
+        check_spmm(self, "spmm", op, w, (x.layout, x.layout.len()), y)?;
+        self.product(op, w, None, false, Source::Half(x), y)
     }
 
     /// [`SparseLinear::sddmm`](crate::SparseLinear::sddmm) with dY and X in 16 bits: sums are f32.
@@ -181,6 +174,7 @@ impl Gpu {
         values: &mut Buffer,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        check_sddmm(self, plan, (dy.layout, dy.layout.len()), (x.layout, x.layout.len()), values)?;
         self.sampled_product(plan, [Source::Half(dy), Source::Half(x)], values, accumulate)
     }
 }

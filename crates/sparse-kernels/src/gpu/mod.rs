@@ -264,6 +264,10 @@ impl Storage for Gpu {
         Indices::zeros(&self.device, len)
     }
 
+    fn index_len(&self, indices: &Indices) -> usize {
+        indices.len()
+    }
+
     fn upload_indices(&self, host: &[u32], to: &mut Indices) -> Result<(), BackendError> {
         at_most("upload_indices", host.len(), to.len())?;
         self.write(host, to)

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::half::Source;
 use super::{Buffer, Gpu, GpuPlan};
+use crate::backend::check::{Checked, Done, WeightGrad};
+use crate::backend::linear::{Found, Pairs};
 use crate::backend::{GrowRequest, PlanOptions, SparseMatrix};
-use crate::error::expect_values;
-use crate::{BackendError, Candidate, CsrPattern, Op, SparseLinear, Strips};
+use crate::{BackendError, CsrPattern, Op, SparseLinear, Strips};
 
 impl SparseLinear for Gpu {
     type Plan = GpuPlan;
@@ -27,48 +28,34 @@ impl SparseLinear for Gpu {
         plan.bytes()
     }
 
-    fn refresh_transposed(&self, plan: &GpuPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
+    fn run_refresh_transposed(&self, _: Checked, plan: &GpuPlan, values: &Buffer, transposed: &mut Buffer) -> Done {
         let Some((_, permutation)) = &plan.transposed else { return Ok(()) };
-        expect_values(plan.pattern.nnz(), values.len())?;
-        expect_values(plan.pattern.nnz(), transposed.len())?;
         self.gather_buffer(values, permutation, transposed)
     }
 
-    fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
-        self.spmm_csr(op, w, Source::Full(x), y)
-    }
-
-    fn spmm_bias_relu(
+    fn run_spmm(
         &self,
+        _: Checked,
+        op: Op,
         w: &SparseMatrix<Self>,
-        bias: &Buffer,
+        bias: Option<&Buffer>,
         relu: bool,
         x: &Strips<Self>,
         y: &mut Strips<Self>,
-    ) -> Result<(), BackendError> {
-        self.spmm_csr_bias_relu(w, bias, relu, x, y)
+    ) -> Done {
+        self.product(op, w, bias, relu, Source::Full(x), y)
     }
 
-    fn sddmm(
-        &self,
-        plan: &GpuPlan,
-        dy: &Strips<Self>,
-        x: &Strips<Self>,
-        values: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
+    fn run_sddmm(&self, call: WeightGrad<'_, &GpuPlan, Strips<Self>, Buffer>) -> Done {
+        let WeightGrad { plan, dy, x, values, accumulate, .. } = call;
         self.sampled_product(plan, [Source::Full(dy), Source::Full(x)], values, accumulate)
     }
 
-    fn grow(
-        &self,
-        request: &GrowRequest,
-        pairs: &[(&Strips<Self>, &Strips<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError> {
-        self.grow_linear(request, pairs)
+    fn run_grow(&self, _: Checked, request: &GrowRequest, pairs: Pairs<'_, Strips<Self>>) -> Found {
+        self.grow_from_bands(request, |rows, out| self.gradient_of_pairs(rows, pairs, out))
     }
 
-    fn largest(&self, gradient: &Buffer, request: &GrowRequest) -> Result<Vec<Candidate>, BackendError> {
+    fn run_largest(&self, _: Checked, gradient: &Buffer, request: &GrowRequest) -> Found {
         self.largest_of(gradient, request)
     }
 }

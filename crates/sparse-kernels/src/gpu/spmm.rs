@@ -7,9 +7,7 @@ use super::shaders;
 use super::windows::{lanes_within, of_strips};
 use super::{Buffer, Gpu};
 use crate::backend::SparseMatrix;
-use crate::dense::check_lanes;
-use crate::error::{expect_equal, expect_values};
-use crate::{BackendError, Op, ShapeError, Strips};
+use crate::{BackendError, Op, Strips};
 
 static SPMM: Kernel = Kernel {
     name: "spmm",
@@ -23,48 +21,29 @@ const TILE: [usize; 2] = [32, 8];
 /// Workgroups that give a large device enough to do: with as many, invocations have two quads of lanes.
 const ENOUGH: usize = 4 * 132;
 
-/// What a product does to its sums.
-#[derive(Debug, Default)]
-struct Epilogue<'a> {
-    bias: Option<&'a Buffer>,
-    relu: bool,
-}
-
 impl Gpu {
-    fn product(
+    /// `y = W · x`, with a bias in the sums and ReLU behind them if wanted.
+    pub(super) fn product(
         &self,
-        op_name: &'static str,
         op: Op,
         w: &SparseMatrix<Self>,
-        epilogue: &Epilogue<'_>,
+        bias: Option<&Buffer>,
+        relu: bool,
         x: Source<'_>,
         y: &Strips<Self>,
     ) -> Result<(), BackendError> {
-        let (rows, values) = match op {
-            Op::NoTranspose => (&w.plan.rows, &w.values),
-            Op::Transpose => match &w.plan.transposed {
-                Some((rows, _)) => (rows, &w.transposed_values),
-                None => {
-                    let rule = "1: the plan was made without its transposed index";
-                    return Err(ShapeError::Rule { op: op_name, what: "PlanOptions::transpose", got: 0, rule }.into());
-                }
-            },
+        let (rows, values) = match (op, &w.plan.transposed) {
+            (Op::Transpose, Some((rows, _))) => (rows, &w.transposed_values),
+            _ => (&w.plan.rows, &w.values),
         };
         let [nrows, ncols] = rows.size;
         let layout = x.layout();
-        expect_equal(op_name, "strip width", w.plan.options.strip, layout.strip())?;
-        check_lanes(op_name, layout, y.layout)?;
-        expect_equal(op_name, "rows of X", ncols, layout.features())?;
-        expect_equal(op_name, "rows of Y", nrows, y.layout.features())?;
-        x.check(op_name, "length of X")?;
-        expect_equal(op_name, "length of Y", y.layout.len(), y.data.len())?;
-        expect_values(rows.columns.len(), values.len())?;
         let strip_quads = layout.strip() / 4;
         let [tile_rows, tile_width] = TILE;
-        let flags = u32::from(epilogue.bias.is_some()) | u32::from(epilogue.relu) << 1;
+        let flags = u32::from(bias.is_some()) | u32::from(relu) << 1;
         // Without a bias any buffer stands in its place, and is not read.
         let most = self.window_elements();
-        let bias = epilogue.bias.map_or_else(|| x.any(most), |bias| bias.first(most));
+        let bias = bias.map_or_else(|| x.any(most), |bias| bias.first(most));
         let windows = self.strip_windows("activations", layout.strips(), &[x.pitch(), y.layout.strip_pitch()])?;
         for strips in windows {
             let quads = strips.len() * strip_quads;
@@ -113,28 +92,5 @@ impl Gpu {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn spmm_csr(
-        &self,
-        op: Op,
-        w: &SparseMatrix<Self>,
-        x: Source<'_>,
-        y: &Strips<Self>,
-    ) -> Result<(), BackendError> {
-        self.product("spmm", op, w, &Epilogue::default(), x, y)
-    }
-
-    pub(super) fn spmm_csr_bias_relu(
-        &self,
-        w: &SparseMatrix<Self>,
-        bias: &Buffer,
-        relu: bool,
-        x: &Strips<Self>,
-        y: &Strips<Self>,
-    ) -> Result<(), BackendError> {
-        const OP: &str = "spmm_bias_relu";
-        expect_equal(OP, "length of the bias", w.plan.pattern.nrows(), bias.len())?;
-        self.product(OP, Op::NoTranspose, w, &Epilogue { bias: Some(bias), relu }, Source::Full(x), y)
     }
 }

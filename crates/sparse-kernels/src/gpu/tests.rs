@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::testing::{gpu, gpu_with_limit, open};
 use super::{Gpu, GpuOptions};
 use crate::testing::linear::{Case, case};
-use crate::testing::{buffer, host, poison};
+use crate::testing::{buffer, host, poison, refusals};
 use crate::{BackendError, Storage};
 
 fn verify(gpu: &Gpu, case: &Case) {
@@ -165,4 +165,13 @@ fn a_lost_device_is_an_error() {
     assert!(is_lost(gpu.download(&b, &mut [0.0; 100])));
     assert!(is_lost(gpu.upload(&[0.0; 100], &mut b)));
     assert!(is_lost(gpu.zeros(10).map(drop)));
+}
+
+#[test]
+fn every_wrong_operand_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    refusals::products(gpu);
+    refusals::convolutions(gpu);
+    #[cfg(feature = "nn")]
+    refusals::batch_norm(gpu);
 }

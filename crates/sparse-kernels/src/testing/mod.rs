@@ -9,6 +9,7 @@ pub mod images;
 pub mod linear;
 #[cfg(feature = "nn")]
 pub mod neural;
+pub mod refusals;
 
 use crate::reference::Exact;
 use crate::{MatrixMut, MatrixRef, Storage, StripLayout, Strips};

@@ -19,8 +19,7 @@ use super::super::grow::{Best, Gradient, MOST_LANES, Ranking, VECTORS, best_of_t
 use super::super::isa::{Isa, Kernel, dispatch};
 use super::super::{Buffer, Cpu};
 use crate::backend::GrowRequest;
-use crate::error::expect_equal;
-use crate::{BackendError, BsrPattern, Candidate, FormatError, Strips};
+use crate::{Candidate, Strips};
 
 /// Rows of a chunk: whole groups of 6 or 12 rows and whole blocks, and with a panel of 32 columns 6 KiB.
 const CHUNK_ROWS: usize = 48;
@@ -29,34 +28,23 @@ const CHUNK_ROWS: usize = 48;
 pub(super) fn grow_blocks(
     cpu: &Cpu,
     block_size: [usize; 2],
+    [nrows, ncols]: [usize; 2],
     request: &GrowRequest,
     pairs: &[(&Strips<Cpu>, &Strips<Cpu>)],
-) -> Result<Vec<Candidate>, BackendError> {
-    const OP: &str = "grow_blocks";
-    let [r, c] = block_size;
-    if [r, c].iter().any(|size| !BsrPattern::BLOCK_SIZES.contains(size)) {
-        return Err(FormatError::BlockSize { r, c }.into());
-    }
+) -> Vec<Candidate> {
     let exclude = &*request.exclude;
-    // Without a pair all blocks score 0, whatever part of the last ones lies inside.
-    let [nrows, ncols] = match pairs.first() {
-        Some((dy, x)) => [dy.layout.features(), x.layout.features()],
-        None => [exclude.nrows() * r, exclude.ncols() * c],
-    };
-    expect_equal(OP, "number of block rows", nrows.div_ceil(r), exclude.nrows())?;
-    expect_equal(OP, "number of block columns", ncols.div_ceil(c), exclude.ncols())?;
-    let gradient = Gradient::new(nrows, ncols, pairs)?;
+    let gradient = Gradient::new(nrows, ncols, pairs);
     // There are no more candidates than this.
     let count = request.count.min(exclude.nrows() * exclude.ncols() - exclude.nnz());
     if count == 0 {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let ranking = Ranking { ties: request.ties, ncols: exclude.ncols() as u64 };
     let fresh = |tile_columns| (Best::new(ranking, count, 0.0, tile_columns), Scratch::default());
-    let list = best_of_tiles(cpu, &gradient, r, fresh, |rows, columns, (best, scratch)| {
+    let list = best_of_tiles(cpu, &gradient, block_size[0], fresh, |rows, columns, (best, scratch)| {
         dispatch(cpu.isa, Scan { gradient: &gradient, block_size, request, rows, columns, scratch, best });
     });
-    Ok(in_order(&list, ranking, count))
+    in_order(&list, ranking, count)
 }
 
 /// A thread's memory for a tile.

@@ -1,4 +1,4 @@
-//! Block-sparse products: checks shapes, plans, and hands over to the kernels.
+//! Block-sparse products: plans, and hands over to the kernels.
 
 mod grow;
 mod sddmm;
@@ -13,10 +13,10 @@ pub(super) use self::sddmm::sums;
 use self::spmm::Spmm;
 use super::plan::block_rows;
 use super::{Buffer, Cpu, CpuPlan};
+use crate::backend::check::{Checked, Done, WeightGrad};
+use crate::backend::linear::{Found, Pairs};
 use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
-use crate::dense::check_lanes;
-use crate::error::{expect_equal, expect_values};
-use crate::{BackendError, BlockSparseLinear, BsrPattern, Candidate, CsrPattern, Op, ShapeError, Strips, Transposed};
+use crate::{BackendError, BlockSparseLinear, BsrPattern, CsrPattern, Op, Strips, Transposed};
 
 /// Values of a band of block rows: what one task of a product takes, or part of it if it divides the lanes too.
 const BAND_VALUES: usize = 1 << 16;
@@ -84,75 +84,45 @@ impl BlockSparseLinear for Cpu {
         plan.bytes()
     }
 
-    fn spmm_bsr(
-        &self,
-        op: Op,
-        w: &BlockMatrix<Self>,
-        x: &Strips<Self>,
-        y: &mut Strips<Self>,
-    ) -> Result<(), BackendError> {
+    fn run_spmm_bsr(&self, _: Checked, op: Op, w: &BlockMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Done {
         let _timed =
             self.timed("spmm_bsr", w.values.len() + x.data.len() + y.data.len(), 2 * w.values.len() * x.layout.lanes());
         let (plan, pattern) = (&w.plan, &*w.plan.pattern);
-        let (nrows, ncols) = (pattern.nrows(), pattern.ncols());
-        let (nrows, ncols, blocks, places, bands) = match op {
-            Op::NoTranspose => (nrows, ncols, &**pattern.blocks(), None, &plan.bands),
-            Op::Transpose => {
-                let Some(t) = &plan.transposed else {
-                    let rule = "1: the plan was made without its transposed index";
-                    let what = "PlanOptions::transpose";
-                    return Err(ShapeError::Rule { op: "spmm_bsr", what, got: 0, rule }.into());
-                };
-                (ncols, nrows, &t.blocks.pattern, Some(&t.blocks.permutation[..]), &t.bands)
-            }
+        let (blocks, places, bands) = match (op, &plan.transposed) {
+            (Op::Transpose, Some(t)) => (&t.blocks.pattern, Some(&t.blocks.permutation[..]), &t.bands),
+            _ => (&**pattern.blocks(), None, &plan.bands),
         };
-        expect_equal("spmm_bsr", "strip width", plan.options.strip, x.layout.strip())?;
-        check_lanes("spmm_bsr", x.layout, y.layout)?;
-        expect_equal("spmm_bsr", "rows of X", ncols, x.layout.features())?;
-        expect_equal("spmm_bsr", "rows of Y", nrows, y.layout.features())?;
-        expect_equal("spmm_bsr", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("spmm_bsr", "length of Y", y.layout.len(), y.data.len())?;
-        expect_values(pattern.nnz(), w.values.len())?;
         let (x_layout, y_layout, block_size) = (x.layout, y.layout, pattern.block_size());
         let (values, x, y) = (&w.values[..], &x.data[..], &mut y.data);
-        Spmm { blocks, places, bands, block_size, values, x_layout, x, y_layout, y }.run(self);
+        let product = Spmm { blocks, places, bands, block_size, values, x_layout, x, y_layout, y };
+        // SAFETY: blocks, places and bands are the plan's, and `Checked` says that all lengths, and its direction, fit it.
+        unsafe { product.run(self) };
         Ok(())
     }
 
-    fn sddmm_bsr(
-        &self,
-        plan: &CpuBlockPlan,
-        dy: &Strips<Self>,
-        x: &Strips<Self>,
-        values: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
+    fn run_sddmm_bsr(&self, call: WeightGrad<'_, &CpuBlockPlan, Strips<Self>, Buffer>) -> Done {
+        let WeightGrad { plan, dy, x, values, accumulate, .. } = call;
         let _timed =
             self.timed("sddmm_bsr", values.len() + x.data.len() + dy.data.len(), 2 * values.len() * x.layout.lanes());
-        let pattern = &*plan.pattern;
-        expect_equal("sddmm_bsr", "strip width", plan.options.strip, x.layout.strip())?;
-        check_lanes("sddmm_bsr", x.layout, dy.layout)?;
-        expect_equal("sddmm_bsr", "rows of X", pattern.ncols(), x.layout.features())?;
-        expect_equal("sddmm_bsr", "rows of dY", pattern.nrows(), dy.layout.features())?;
-        expect_equal("sddmm_bsr", "length of X", x.layout.len(), x.data.len())?;
-        expect_equal("sddmm_bsr", "length of dY", dy.layout.len(), dy.data.len())?;
-        expect_values(pattern.nnz(), values.len())?;
-        let (bands, dy_layout, x_layout) = (&plan.sampled_bands[..], dy.layout, x.layout);
-        Sddmm { pattern, bands, dy_layout, dy: &dy.data, x_layout, x: &x.data, values, accumulate }.run(self);
+        let (pattern, bands, dy_layout, x_layout) = (&*plan.pattern, &plan.sampled_bands[..], dy.layout, x.layout);
+        let product = Sddmm { pattern, bands, dy_layout, dy: &dy.data, x_layout, x: &x.data, values, accumulate };
+        // SAFETY: the bands are the pattern's, and `Checked` says that all lengths fit it.
+        unsafe { product.run(self) };
         Ok(())
     }
 
-    fn grow_blocks(
+    fn run_grow_blocks(
         &self,
-        block_size: [usize; 2],
+        _: Checked,
+        [block_size, size]: [[usize; 2]; 2],
         request: &GrowRequest,
-        pairs: &[(&Strips<Self>, &Strips<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError> {
+        pairs: Pairs<'_, Strips<Self>>,
+    ) -> Found {
         let _timed = self.timed(
             "grow_blocks",
             pairs.iter().map(|(dy, x)| dy.data.len() + x.data.len()).sum(),
             pairs.iter().map(|(dy, x)| 2 * dy.layout.features() * x.layout.features() * x.layout.lanes()).sum(),
         );
-        grow::grow_blocks(self, block_size, request, pairs)
+        Ok(grow::grow_blocks(self, block_size, size, request, pairs))
     }
 }

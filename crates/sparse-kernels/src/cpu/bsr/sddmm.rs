@@ -31,8 +31,13 @@ pub(super) struct Sddmm<'a> {
 }
 
 impl Sddmm<'_> {
-    /// Runs the product; the caller has checked all shapes.
-    pub fn run(self, cpu: &Cpu) {
+    /// Runs the product.
+    ///
+    /// # Safety
+    /// - `x` and `dy` are as long as their layouts say, which agree in lanes and strip.
+    /// - They have as many features as the pattern has columns and rows; `values` has one value for each stored entry.
+    /// - `bands` are bounds of the pattern's block rows.
+    pub unsafe fn run(self, cpu: &Cpu) {
         let [h, w] = self.pattern.block_size();
         // R rows, B blocks, C columns of each: R · B · C = N accumulators, R + B · C vectors loaded. N1 = R · C are those of
         // a block left over.
@@ -54,7 +59,6 @@ impl Sddmm<'_> {
     }
 
     fn run_tiled<const R: usize, const B: usize, const C: usize, const N: usize, const N1: usize>(self, cpu: &Cpu) {
-        debug_assert_eq!(self.values.len(), self.pattern.nnz());
         let operations = 2 * self.pattern.nnz() as u64 * self.x_layout.lanes() as u64;
         let values = SharedMut::new(self.values);
         cpu.for_each_task(self.bands.len() - 1, operations, |band| {
@@ -192,7 +196,7 @@ impl Part<'_> {
             // A tail strip has only the vectors that hold lanes which count.
             for v in 0..self.x_layout.lanes_of(s).div_ceil(I::LANES) {
                 let (dy_offset, x_offset) = (s * dy_pitch + v * I::LANES, s * x_pitch + v * I::LANES);
-                // SAFETY: `sddmm_bsr` checked the lengths of dY and X; the rows are below their features, the strip
+                // SAFETY: `run`'s caller promises the lengths of dY and X; the rows are below their features, the strip
                 // exists and holds this vector of each row.
                 unsafe {
                     let dy: [I::V; R] = std::array::from_fn(|r| isa.load(dy[r].add(dy_offset)));
@@ -212,7 +216,7 @@ impl Part<'_> {
         let sums = sums(isa, acc);
         for r in 0..R {
             for b in 0..B {
-                // SAFETY: the pattern has this block, whose h · w values hold the row's C from here on; `sddmm_bsr` checked
+                // SAFETY: the pattern has this block, whose h · w values hold the row's C from here on; `run`'s caller promises
                 // the values' length, and a block belongs to one task. An array has no stricter alignment than its elements.
                 let to =
                     unsafe { &mut *self.values.get().add(((block + b) * h + row + r) * w + column).cast::<[f32; C]>() };

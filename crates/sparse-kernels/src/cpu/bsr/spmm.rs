@@ -43,8 +43,13 @@ const AHEAD: usize = 512;
 const LINE: usize = 64 / size_of::<f32>();
 
 impl Spmm<'_> {
-    /// Runs the product; the caller has checked all shapes.
-    pub fn run(self, cpu: &Cpu) {
+    /// Runs the product.
+    ///
+    /// # Safety
+    /// - `x` and `y` are as long as their layouts say, which agree in lanes and strip.
+    /// - They have as many features as the blocks' columns and rows reach, the last ones in part.
+    /// - There are values for all blocks, and `places`, if any, and `bands` are those of the blocks.
+    pub unsafe fn run(self, cpu: &Cpu) {
         let [r, c] = self.block_size;
         // Of the transposed product, a block's columns are rows of Y.
         let height = if self.places.is_none() { r } else { c };
@@ -58,8 +63,6 @@ impl Spmm<'_> {
 
     /// In tiles of `R` rows of a block.
     fn run_tall<const R: usize>(self, cpu: &Cpu) {
-        debug_assert_eq!(self.values.len(), self.blocks.nnz() * self.block_size[0] * self.block_size[1]);
-        debug_assert_eq!((self.x.len(), self.y.len()), (self.x_layout.len(), self.y_layout.len()));
         let [r, c] = self.block_size;
         let (height, width, down, across) = if self.places.is_none() { (r, c, c, 1) } else { (c, r, 1, c) };
         let strips = self.x_layout.strips();
@@ -211,7 +214,7 @@ impl<const R: usize> Part<'_, R> {
         let columns = &self.blocks.col_indices()[range.clone()];
         let mut acc = [[isa.splat(0.0); V]; T];
         // Why the accesses below are in bounds: the caller found the vectors to exist in X and Y, whose lengths and features
-        // `spmm_bsr` checked, and `row + T` rows of the block row to be below Y's features. A block has `width` rows of X,
+        // `run`'s caller promises, and `row + T` rows of the block row to be below Y's features. A block has `width` rows of X,
         // less those beyond X's features. There are height · width values for each block, and `places` is a permutation of the
         // blocks.
         // SAFETY: in bounds as said above; tasks differ in block row or strip, so no other task writes these rows of Y.

@@ -8,11 +8,13 @@ use super::grid::{Grid, backward_grids, isa_for};
 use super::grow::grow;
 use super::panels::{Panel, Panels, Product, most_rows};
 use super::tiles::{Gradient, Rectangle, Rectangles};
+use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::backend::conv::check_conv_blocks;
+use crate::backend::linear::{Found, Pairs};
 use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, GrowRequest};
 use crate::cpu::{Buffer, Cpu};
-use crate::error::{expect_equal, expect_values};
-use crate::{BackendError, BsrPattern, Candidate, ConvShape, Images, ShapeError};
+use crate::error::expect_equal;
+use crate::{BackendError, BsrPattern, ConvShape, Images};
 
 /// A BSR pattern of a convolution prepared for the CPU's kernels, see [`BlockSparseConv::plan_conv_blocks`].
 #[derive(Debug)]
@@ -199,13 +201,6 @@ impl CpuBlockConvPlan {
             + (offsets.len() + bounds.len()) * size_of::<u32>()
             + rectangles.len() * size_of::<Rectangle>()
     }
-
-    /// Checks that images are those of the plan, and are equally many.
-    fn check(&self, op: &'static str, x: &Images<Cpu>, y: &Images<Cpu>) -> Result<(), ShapeError> {
-        self.options.x.expect(op, "X", x.layout, x.data.len())?;
-        self.options.y.expect(op, "Y", y.layout, y.data.len())?;
-        expect_equal(op, "number of samples", x.layout.samples(), y.layout.samples())
-    }
 }
 
 impl BlockSparseConv for Cpu {
@@ -236,20 +231,19 @@ impl BlockSparseConv for Cpu {
         plan.bytes()
     }
 
-    fn conv_forward_bsr(
+    fn run_conv_forward_bsr(
         &self,
+        _: Checked,
         w: &BlockConvWeight<Self>,
         x: &Images<Self>,
         y: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed(
             "conv_forward_bsr",
             w.values.len() + x.data.len() + y.data.len(),
             2 * w.values.len() * super::pixels_and_samples(y.layout),
         );
         let plan = &w.plan;
-        plan.check("conv_forward_bsr", x, y)?;
-        expect_values(plan.pattern.nnz(), w.values.len())?;
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
         let Pass { grid, panels, .. } = &plan.forward;
         let mut values = self.scratch(0);
@@ -261,25 +255,19 @@ impl BlockSparseConv for Cpu {
         Ok(())
     }
 
-    fn conv_input_grad_bsr(
+    fn run_conv_input_grad_bsr(
         &self,
+        _: Checked,
         w: &BlockConvWeight<Self>,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed(
             "conv_input_grad_bsr",
             w.values.len() + dy.data.len() + dx.data.len(),
             2 * w.values.len() * super::pixels_and_samples(dy.layout),
         );
-        const OP: &str = "conv_input_grad_bsr";
         let plan = &w.plan;
-        if !plan.options.input_grad {
-            let rule = "1: the plan was made without the input gradient";
-            return Err(ShapeError::Rule { op: OP, what: "ConvOptions::input_grad", got: 0, rule }.into());
-        }
-        plan.check(OP, dx, dy)?;
-        expect_values(plan.pattern.nnz(), w.values.len())?;
         let (strip, strips) = (dy.layout.strip(), dy.layout.strips());
         let mut values = self.scratch(0);
         for pass in &plan.backward {
@@ -291,21 +279,13 @@ impl BlockSparseConv for Cpu {
         Ok(())
     }
 
-    fn conv_weight_grad_bsr(
-        &self,
-        plan: &CpuBlockConvPlan,
-        dy: &Images<Self>,
-        x: &Images<Self>,
-        values: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
+    fn run_conv_weight_grad_bsr(&self, call: WeightGrad<'_, &CpuBlockConvPlan, Images<Self>, Buffer>) -> Done {
+        let WeightGrad { plan, dy, x, values, accumulate, .. } = call;
         let _timed = self.timed(
             "conv_weight_grad_bsr",
             values.len() + dy.data.len() + x.data.len(),
             2 * values.len() * super::pixels_and_samples(dy.layout),
         );
-        plan.check("conv_weight_grad_bsr", x, dy)?;
-        expect_values(plan.pattern.nnz(), values.len())?;
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
         let (grid, rectangles) = (plan.forward.grid, &plan.rectangles);
         self.with_phases(plan.shape, x, |x| {
@@ -324,15 +304,15 @@ impl BlockSparseConv for Cpu {
         Ok(())
     }
 
-    fn grow_conv_blocks(
+    fn run_grow_conv_blocks(
         &self,
+        _: Checked,
         shape: ConvShape,
         block_size: [usize; 2],
         request: &GrowRequest,
-        pairs: &[(&Images<Self>, &Images<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError> {
+        pairs: Pairs<'_, Images<Self>>,
+    ) -> Found {
         let _timed = self.timed("grow_conv_blocks", 0, 0);
-        check_conv_blocks("grow_conv_blocks", shape, block_size)?;
-        grow(self, shape, Some(block_size), request, pairs)
+        Ok(grow(self, shape, Some(block_size), request, pairs))
     }
 }

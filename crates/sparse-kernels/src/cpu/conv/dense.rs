@@ -6,9 +6,10 @@ use super::depthwise;
 use super::grid::{Grid, backward_grids, isa_for};
 use super::panels::{Panel, Panels, Product, most_rows};
 use super::tiles::{Gradient, Rectangle, Rectangles};
-use crate::backend::{ConvOptions, DenseConv};
+use crate::backend::DenseConv;
+use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::cpu::{Buffer, Cpu, IsaName};
-use crate::{BackendError, ConvShape, ImageLayout, Images};
+use crate::{ConvShape, ImageLayout, Images};
 
 /// Which part of L1 a chunk of X should take: the rest is for weights that pass by.
 pub(super) fn chunk_bytes(cpu: &Cpu) -> usize {
@@ -83,33 +84,20 @@ impl Direction<'_> {
     }
 }
 
-/// Checks operands; the layouts are X's and Y's.
-pub(super) fn check(
-    op: &'static str,
-    shape: ConvShape,
-    weights: usize,
-    x: &Images<Cpu>,
-    y: &Images<Cpu>,
-    input_grad: bool,
-) -> Result<(), BackendError> {
-    let options = ConvOptions { x: x.layout, y: y.layout, input_grad };
-    options.check_dense(op, shape, weights, [x.data.len(), y.data.len()])
-}
-
 impl DenseConv for Cpu {
-    fn conv_forward_dense(
+    fn run_conv_forward_dense(
         &self,
+        _: Checked,
         shape: ConvShape,
         w: &Buffer,
         x: &Images<Self>,
         y: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed(
             "conv_forward_dense",
             w.len() + x.data.len() + y.data.len(),
             2 * w.len() * super::pixels_and_samples(y.layout),
         );
-        check("conv_forward_dense", shape, w.len(), x, y, false)?;
         if shape.has_single_channels() {
             depthwise::forward(self, shape, w, x, y);
             return Ok(());
@@ -118,19 +106,19 @@ impl DenseConv for Cpu {
         Ok(())
     }
 
-    fn conv_input_grad_dense(
+    fn run_conv_input_grad_dense(
         &self,
+        _: Checked,
         shape: ConvShape,
         w: &Buffer,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed(
             "conv_input_grad_dense",
             w.len() + dy.data.len() + dx.data.len(),
             2 * w.len() * super::pixels_and_samples(dy.layout),
         );
-        check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
         if shape.has_single_channels() {
             depthwise::input_grad(self, shape, w, dy, dx);
             return Ok(());
@@ -139,20 +127,13 @@ impl DenseConv for Cpu {
         Ok(())
     }
 
-    fn conv_weight_grad_dense(
-        &self,
-        shape: ConvShape,
-        dy: &Images<Self>,
-        x: &Images<Self>,
-        dw: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
+    fn run_conv_weight_grad_dense(&self, call: WeightGrad<'_, ConvShape, Images<Self>, Buffer>) -> Done {
+        let WeightGrad { plan: shape, dy, x, values: dw, accumulate, .. } = call;
         let _timed = self.timed(
             "conv_weight_grad_dense",
             dw.len() + dy.data.len() + x.data.len(),
             2 * dw.len() * super::pixels_and_samples(dy.layout),
         );
-        check("conv_weight_grad_dense", shape, dw.len(), x, dy, false)?;
         if shape.has_single_channels() {
             depthwise::weight_grad(self, shape, dy, x, dw, accumulate);
             return Ok(());

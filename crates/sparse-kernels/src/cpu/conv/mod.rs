@@ -1,4 +1,4 @@
-//! Convolutions: checks shapes, plans, and hands over to the kernels.
+//! Convolutions: plans, and hands over to the kernels.
 
 mod ahead;
 mod bsr;
@@ -27,9 +27,10 @@ use self::grid::Phases;
 use self::sddmm::Sddmm;
 use self::spmm::{Pass, Spmm};
 use super::{Buffer, Cpu, ELEMENTS_PER_TASK};
+use crate::backend::check::{Checked, Done, WeightGrad};
+use crate::backend::linear::{Found, Pairs};
 use crate::backend::{ConvOptions, ConvWeight, GrowRequest, SparseConv};
-use crate::error::{expect_equal, expect_values};
-use crate::{BackendError, Candidate, ConvShape, CsrPattern, ImageLayout, Images, ShapeError};
+use crate::{BackendError, ConvShape, CsrPattern, ImageLayout, Images};
 
 /// What each weight meets: pixels of all samples.
 fn pixels_and_samples(layout: ImageLayout) -> usize {
@@ -76,11 +77,9 @@ impl SparseConv for Cpu {
         plan.bytes()
     }
 
-    fn refresh_conv(&self, plan: &CpuConvPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
+    fn run_refresh_conv(&self, _: Checked, plan: &CpuConvPlan, values: &Buffer, transposed: &mut Buffer) -> Done {
         let _timed = self.timed("refresh_conv", 3 * transposed.len(), 0);
         let Some(backward) = plan.sparse.as_ref().and_then(|sparse| sparse.backward.as_ref()) else { return Ok(()) };
-        expect_values(plan.pattern.nnz(), values.len())?;
-        expect_values(plan.pattern.nnz(), transposed.len())?;
         let operations = 8 * values.len() as u64;
         self.for_each_chunk(transposed, ELEMENTS_PER_TASK, operations, |start, part| {
             for (to, &from) in part.iter_mut().zip(&backward.permutation[start..]) {
@@ -90,18 +89,13 @@ impl SparseConv for Cpu {
         Ok(())
     }
 
-    fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_conv_forward(&self, _: Checked, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Done {
         let _timed = self.timed(
             "conv_forward",
             2 * w.values.len() + x.data.len() + y.data.len(),
             2 * w.values.len() * pixels_and_samples(y.layout),
         );
-        const OP: &str = "conv_forward";
         let plan = &w.plan;
-        plan.options.x.expect(OP, "X", x.layout, x.data.len())?;
-        plan.options.y.expect(OP, "Y", y.layout, y.data.len())?;
-        expect_equal(OP, "number of samples of Y", x.layout.samples(), y.layout.samples())?;
-        expect_values(plan.pattern.nnz(), w.values.len())?;
         let Some(sparse) = &plan.sparse else {
             let mut dense = self.scratch(0);
             plan.scatter(&w.values, &mut dense);
@@ -112,33 +106,19 @@ impl SparseConv for Cpu {
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
         let passes = [Pass { grid: sparse.grid, walk: &sparse.walk, offsets: &sparse.offsets, values: &w.values }];
         self.with_phases(plan.shape, x, |x| {
-            Spmm { passes: &passes, strip, strips, x, y: &mut y.data }.run(self);
+            // SAFETY: the pass is the plan's, whose layouts and number of values the operands were checked to have.
+            unsafe { Spmm { passes: &passes, strip, strips, x, y: &mut y.data }.run(self) };
         });
         Ok(())
     }
 
-    fn conv_input_grad(
-        &self,
-        w: &ConvWeight<Self>,
-        dy: &Images<Self>,
-        dx: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
+    fn run_conv_input_grad(&self, _: Checked, w: &ConvWeight<Self>, dy: &Images<Self>, dx: &mut Images<Self>) -> Done {
         let _timed = self.timed(
             "conv_input_grad",
             2 * w.values.len() + dy.data.len() + dx.data.len(),
             2 * w.values.len() * pixels_and_samples(dy.layout),
         );
-        const OP: &str = "conv_input_grad";
         let plan = &w.plan;
-        if !plan.options.input_grad {
-            let rule = "1: the plan was made without the input gradient";
-            return Err(ShapeError::Rule { op: OP, what: "ConvOptions::input_grad", got: 0, rule }.into());
-        }
-        plan.options.x.expect(OP, "dX", dx.layout, dx.data.len())?;
-        plan.options.y.expect(OP, "dY", dy.layout, dy.data.len())?;
-        expect_equal(OP, "number of samples of dY", dx.layout.samples(), dy.layout.samples())?;
-        expect_values(plan.pattern.nnz(), w.values.len())?;
-        expect_values(plan.pattern.nnz(), w.transposed_values.len())?;
         let Some(backward) = plan.sparse.as_ref().and_then(|sparse| sparse.backward.as_ref()) else {
             let mut dense = self.scratch(0);
             plan.scatter(&w.values, &mut dense);
@@ -154,28 +134,18 @@ impl SparseConv for Cpu {
             values: &w.transposed_values[pass.entries.clone()],
         });
         let passes: Vec<Pass<'_>> = passes.collect();
-        Spmm { passes: &passes, strip, strips, x: &dy.data, y: &mut dx.data }.run(self);
+        // SAFETY: as in the forward pass, with the values in the order of the transposed ones.
+        unsafe { Spmm { passes: &passes, strip, strips, x: &dy.data, y: &mut dx.data }.run(self) };
         Ok(())
     }
 
-    fn conv_weight_grad(
-        &self,
-        plan: &CpuConvPlan,
-        dy: &Images<Self>,
-        x: &Images<Self>,
-        values: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
+    fn run_conv_weight_grad(&self, call: WeightGrad<'_, &CpuConvPlan, Images<Self>, Buffer>) -> Done {
+        let WeightGrad { plan, dy, x, values, accumulate, .. } = call;
         let _timed = self.timed(
             "conv_weight_grad",
             2 * values.len() + dy.data.len() + x.data.len(),
             2 * values.len() * pixels_and_samples(dy.layout),
         );
-        const OP: &str = "conv_weight_grad";
-        plan.options.x.expect(OP, "X", x.layout, x.data.len())?;
-        plan.options.y.expect(OP, "dY", dy.layout, dy.data.len())?;
-        expect_equal(OP, "number of samples of dY", x.layout.samples(), dy.layout.samples())?;
-        expect_values(plan.pattern.nnz(), values.len())?;
         let Some(sparse) = &plan.sparse else {
             let mut dense = self.scratch(plan.shape.rows() * plan.shape.columns());
             self.dense_weight_grad(plan.shape, 0..plan.shape.rows(), dy, x, &mut dense, false);
@@ -187,23 +157,26 @@ impl SparseConv for Cpu {
         let (grid, walk, offsets) = (sparse.grid, &sparse.sampled_walk, &sparse.offsets[..]);
         let channels = plan.shape.in_channels();
         self.with_phases(plan.shape, x, |x| {
-            Sddmm { grid, walk, offsets, channels, strip, strips, dy: &dy.data, x, values, accumulate }.run(self);
+            let product = Sddmm { grid, walk, offsets, channels, strip, strips, dy: &dy.data, x, values, accumulate };
+            // SAFETY: grid, walk and offsets are the plan's, whose layouts and number of values the operands have.
+            unsafe { product.run(self) };
         });
         Ok(())
     }
 
-    fn grow_conv(
+    fn run_grow_conv(
         &self,
+        _: Checked,
         shape: ConvShape,
         request: &GrowRequest,
-        pairs: &[(&Images<Self>, &Images<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError> {
+        pairs: Pairs<'_, Images<Self>>,
+    ) -> Found {
         let _timed = self.timed(
             "grow_conv",
             pairs.iter().map(|(dy, x)| dy.data.len() + x.data.len()).sum(),
             pairs.iter().map(|(dy, _)| 2 * shape.rows() * shape.columns() * pixels_and_samples(dy.layout)).sum(),
         );
-        grow::grow(self, shape, None, request, pairs)
+        Ok(grow::grow(self, shape, None, request, pairs))
     }
 }
 

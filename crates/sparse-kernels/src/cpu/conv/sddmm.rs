@@ -26,8 +26,13 @@ pub(super) struct Sddmm<'a> {
 }
 
 impl Sddmm<'_> {
-    /// Runs the product; the caller has checked all shapes.
-    pub fn run(self, cpu: &Cpu) {
+    /// Runs the product.
+    ///
+    /// # Safety
+    /// - Grid, walk, offsets and channels are those of one plan; `values` has a value for each offset.
+    /// - `dy` and `x` are images of so many strips, in the layouts that the grid was made for, X in phases if the
+    ///   convolution wants those.
+    pub unsafe fn run(self, cpu: &Cpu) {
         let [height, width] = self.grid.size;
         let rows = if width == 0 { 0 } else { height * self.strips };
         let chunks = self.walk.chunks();

@@ -41,8 +41,13 @@ pub(super) struct Pass<'a> {
 const TASK: usize = 1 << 19;
 
 impl Spmm<'_> {
-    /// Runs the passes; the caller has checked all shapes.
-    pub fn run(self, cpu: &Cpu) {
+    /// Runs the passes.
+    ///
+    /// # Safety
+    /// - Grid, walk and offsets of a pass are those of one plan; it has a value for each offset.
+    /// - `x` and `y` are images of so many strips, in the layouts that the grids were made for, X in phases if the
+    ///   convolution wants those.
+    pub unsafe fn run(self, cpu: &Cpu) {
         let y = SharedMut::new(self.y);
         // Row by row together, where nothing of one pass must stay in L2 for all of its rows: each row of X is read once for
         // all of them, and each line of Y, which several write to, written once.
@@ -205,10 +210,10 @@ impl Part<'_> {
     ) {
         let (x, y) = (self.x.as_ptr().wrapping_add(tile.from), self.y.get().wrapping_add(tile.to));
         let runs = Runs { pitch: pass.grid.to.pixel, pieces: tile.pieces };
-        // Why the accesses below are in bounds: the plan's layouts, which the caller found X and Y to have, hold every pixel
-        // of the grid, and every pixel of X at an entry's offset from one of them (borders included: `check_layouts`). A
-        // last vector may reach beyond its row, which at most ends two cache lines before the buffer does
-        // (`ImageLayout::len`); of Y, such vectors touch only floats that count.
+        // Why the accesses below are in bounds: the plan's layouts, which `run`'s caller promises X and Y to have, hold every
+        // pixel of the grid, and every pixel of X at an entry's offset from one of them (borders included, as
+        // `ConvOptions::check` sees to). A last vector may reach beyond its row, which at most ends two cache lines before the
+        // buffer does (`ImageLayout::len`); of Y, such vectors touch only floats that count.
         // SAFETY: in bounds as said above; tasks differ in strip, image row or row block, so no other task writes these.
         unsafe {
             let y: [*mut f32; R] = std::array::from_fn(|r| y.add(group[r].row as usize * pass.grid.to.channel));

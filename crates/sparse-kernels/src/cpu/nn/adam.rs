@@ -5,8 +5,7 @@
 
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
-use crate::error::expect_equal;
-use crate::{AdamStep, BackendError, ShapeError};
+use crate::{AdamStep, BackendError};
 
 pub(super) fn run(
     cpu: &Cpu,
@@ -16,17 +15,11 @@ pub(super) fn run(
     first: &mut [f32],
     second: &mut [f32],
 ) -> Result<(), BackendError> {
-    expect_equal("adam", "length of the gradient", values.len(), grad.len())?;
-    expect_equal("adam", "length of the first moment", values.len(), first.len())?;
-    expect_equal("adam", "length of the second moment", values.len(), second.len())?;
-    if step.step == 0 {
-        return Err(ShapeError::Rule { op: "adam", what: "step", got: 0, rule: "at least 1" }.into());
-    }
     let factors = Factors::new(step);
     let (first, second) = (SharedMut::new(first), SharedMut::new(second));
     cpu.for_each_chunk(values, ELEMENTS_PER_TASK, 8 * grad.len() as u64, |start, values| {
         let len = values.len();
-        // SAFETY: as long as `values`, checked above; chunks are disjoint.
+        // SAFETY: as long as `values`, which was checked; chunks are disjoint.
         let first = unsafe { std::slice::from_raw_parts_mut(first.get().add(start), len) };
         // SAFETY: as above.
         let second = unsafe { std::slice::from_raw_parts_mut(second.get().add(start), len) };

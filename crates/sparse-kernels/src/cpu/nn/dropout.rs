@@ -4,35 +4,21 @@
 //! The generator runs on 16 counters side by side as plain loops over arrays, which the compiler turns into vectors of
 //! the instruction set that [`dispatch`] enables.
 
-use super::{expect_strips, rows_per_task};
+use super::rows_per_task;
 use crate::cpu::Cpu;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::random::Key;
-use crate::{BackendError, ShapeError, StripLayout, Strips};
+use crate::{BackendError, StripLayout, Strips};
 
 /// Counters side by side: one AVX-512 vector, two AVX2 vectors.
 pub(super) const WIDTH: usize = StripLayout::STRIP_UNIT;
 /// Threefry's key-schedule constant.
 const PARITY: u32 = 0x1BD1_1BDA;
 
-/// Checks that a rate is possible.
-pub(super) fn expect_rate(op: &'static str, rate: f32) -> Result<(), ShapeError> {
-    if (0.0..1.0).contains(&rate) {
-        return Ok(());
-    }
-    let (what, got, rule) = ("rate (in percent)", (rate * 100.0) as usize, "at least 0 and below 100");
-    Err(ShapeError::Rule { op, what, got, rule })
-}
-
 /// Integer operations an element, roughly.
 pub(super) const OPERATIONS: u64 = 70;
 
 pub(super) fn run(cpu: &Cpu, key: Key, rate: f32, x: &mut Strips<Cpu>) -> Result<(), BackendError> {
-    expect_rate("dropout", rate)?;
-    expect_strips("dropout", x)?;
-    if rate == 0.0 {
-        return Ok(());
-    }
     let layout = x.layout;
     let operations = OPERATIONS * layout.len() as u64;
     cpu.for_each_chunk(&mut x.data, rows_per_task(&layout) * layout.strip(), operations, |start, rows| {

@@ -12,66 +12,70 @@ mod sgd;
 mod softmax_cross_entropy;
 
 use super::{Buffer, Cpu, ELEMENTS_PER_TASK};
-use crate::error::expect_equal;
+use crate::backend::check::{Checked, Done};
 use crate::random::Key;
-use crate::{AdamStep, BackendError, CrossEntropy, Neural, Optimizer, SgdStep, ShapeError, StripLayout, Strips};
+use crate::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep, StripLayout, Strips};
 
 impl Neural for Cpu {
-    fn bias_relu(&self, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError> {
+    fn run_bias_relu(&self, _: Checked, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Done {
         let _timed = self.timed("bias_relu", 2 * x.data.len(), 0);
         bias_relu::forward(self, bias, relu, x)
     }
 
-    fn bias_relu_grad(
+    fn run_bias_relu_grad(
         &self,
+        _: Checked,
         y: &Strips<Self>,
         relu: bool,
         grad: &mut Strips<Self>,
         dbias: &mut Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("bias_relu_grad", 3 * grad.data.len(), 0);
         bias_relu::backward(self, y, relu, grad, dbias, accumulate)
     }
 
-    fn softmax_cross_entropy(
+    fn run_softmax_cross_entropy(
         &self,
+        _: Checked,
         parameters: CrossEntropy,
         logits: &Strips<Self>,
         labels: &Vec<u32>,
         stats: &mut Buffer,
         grad: Option<&mut Strips<Self>>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("softmax_cross_entropy", 2 * logits.data.len(), 0);
         softmax_cross_entropy::run(self, parameters, logits, labels, stats, grad)
     }
 
-    fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError> {
+    fn run_dropout(&self, _: Checked, key: Key, rate: f32, x: &mut Strips<Self>) -> Done {
         let _timed = self.timed("dropout", 2 * x.data.len(), 0);
         dropout::run(self, key, rate, x)
     }
 }
 
 impl Optimizer for Cpu {
-    fn sgd(
+    fn run_sgd(
         &self,
+        _: Checked,
         step: SgdStep,
         values: &mut Buffer,
         grad: &Buffer,
         velocity: Option<&mut Buffer>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("sgd", 5 * values.len(), 0);
         sgd::run(self, step, values, grad, velocity.map(|v| &mut **v))
     }
 
-    fn adam(
+    fn run_adam(
         &self,
+        _: Checked,
         step: AdamStep,
         values: &mut Buffer,
         grad: &Buffer,
         first: &mut Buffer,
         second: &mut Buffer,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("adam", 7 * values.len(), 0);
         adam::run(self, step, values, grad, first, second)
     }
@@ -80,18 +84,6 @@ impl Optimizer for Cpu {
 /// Rows (of one feature and one strip) that a task of an element-wise pass takes.
 fn rows_per_task(layout: &StripLayout) -> usize {
     (ELEMENTS_PER_TASK / layout.strip()).max(1)
-}
-
-/// Checks that a buffer holds what its layout says.
-fn expect_strips(op: &'static str, x: &Strips<Cpu>) -> Result<(), ShapeError> {
-    expect_equal(op, "length of the strips", x.layout.len(), x.data.len())
-}
-
-/// Checks that two operands are of one shape and order.
-fn expect_same_layout(op: &'static str, expected: &StripLayout, got: &StripLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "number of features", expected.features(), got.features())?;
-    expect_equal(op, "number of lanes", expected.lanes(), got.lanes())?;
-    expect_equal(op, "lanes per strip", expected.strip(), got.strip())
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
-use crate::error::expect_equal;
 use crate::{BackendError, SgdStep};
 
 pub(super) fn run(
@@ -12,17 +11,10 @@ pub(super) fn run(
     grad: &[f32],
     velocity: Option<&mut [f32]>,
 ) -> Result<(), BackendError> {
-    expect_equal("sgd", "length of the gradient", values.len(), grad.len())?;
-    let given = match &velocity {
-        Some(velocity) => velocity.len(),
-        None if step.momentum == 0.0 => values.len(),
-        None => 0,
-    };
-    expect_equal("sgd", "length of the velocity", values.len(), given)?;
     let velocity = velocity.map(SharedMut::new);
     cpu.for_each_chunk(values, ELEMENTS_PER_TASK, 8 * grad.len() as u64, |start, values| {
         let grad = &grad[start..][..values.len()];
-        // SAFETY: as long as `values`, checked above; chunks are disjoint.
+        // SAFETY: as long as `values`, which was checked; chunks are disjoint.
         let velocity = velocity.map(|v| unsafe { std::slice::from_raw_parts_mut(v.get().add(start), values.len()) });
         dispatch(cpu.isa, Sgd { step, values, grad, velocity });
     });

@@ -3,9 +3,11 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use crate::backend::check::{Checked, Done, WeightGrad};
+use crate::backend::linear::{Found, Pairs};
 use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, GrowRequest};
 use crate::gpu::{Buffer, Gpu};
-use crate::{BackendError, BsrPattern, Candidate, ConvShape, Images};
+use crate::{BackendError, BsrPattern, ConvShape, Images};
 
 impl Gpu {
     fn no_block_convolutions(&self) -> BackendError {
@@ -37,42 +39,38 @@ impl BlockSparseConv for Gpu {
         match *plan {}
     }
 
-    fn conv_forward_bsr(
+    fn run_conv_forward_bsr(
         &self,
+        _: Checked,
         w: &BlockConvWeight<Self>,
         _: &Images<Self>,
         _: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         match w.plan {}
     }
 
-    fn conv_input_grad_bsr(
+    fn run_conv_input_grad_bsr(
         &self,
+        _: Checked,
         w: &BlockConvWeight<Self>,
         _: &Images<Self>,
         _: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         match w.plan {}
     }
 
-    fn conv_weight_grad_bsr(
-        &self,
-        plan: &Infallible,
-        _: &Images<Self>,
-        _: &Images<Self>,
-        _: &mut Buffer,
-        _: bool,
-    ) -> Result<(), BackendError> {
-        match *plan {}
+    fn run_conv_weight_grad_bsr(&self, call: WeightGrad<'_, &Infallible, Images<Self>, Buffer>) -> Done {
+        match *call.plan {}
     }
 
-    fn grow_conv_blocks(
+    fn run_grow_conv_blocks(
         &self,
+        _: Checked,
         _: ConvShape,
         _: [usize; 2],
         _: &GrowRequest,
-        _: &[(&Images<Self>, &Images<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError> {
+        _: Pairs<'_, Images<Self>>,
+    ) -> Found {
         Err(self.no_block_convolutions())
     }
 }

@@ -1,10 +1,9 @@
-//! Convolutions: checks shapes, plans, and launches the kernels.
+//! Convolutions: plans, and launches the kernels.
 
 mod bsr;
 mod dense;
 mod depthwise;
 mod grid;
-mod grow;
 mod plan;
 mod sparse;
 mod sums;
@@ -19,9 +18,10 @@ pub use plan::GpuConvPlan;
 use self::grid::Grid;
 use self::plan::{Backward, Way};
 use super::{Buffer, Gpu};
+use crate::backend::check::{Checked, Done, WeightGrad};
+use crate::backend::linear::{Found, Pairs};
 use crate::backend::{ConvOptions, ConvWeight, DenseConv, GrowRequest, SparseConv};
-use crate::error::{expect_equal, expect_values};
-use crate::{BackendError, Candidate, ConvShape, CsrPattern, ImageLayout, Images, ShapeError, Storage};
+use crate::{BackendError, ConvShape, CsrPattern, ImageLayout, Images, Storage};
 
 impl SparseConv for Gpu {
     type ConvPlan = GpuConvPlan;
@@ -60,12 +60,7 @@ impl SparseConv for Gpu {
         plan.bytes()
     }
 
-    fn refresh_conv(&self, plan: &GpuConvPlan, values: &Buffer, transposed: &mut Buffer) -> Result<(), BackendError> {
-        if !plan.options.input_grad {
-            return Ok(());
-        }
-        expect_values(plan.pattern.nnz(), values.len())?;
-        expect_values(plan.pattern.nnz(), transposed.len())?;
+    fn run_refresh_conv(&self, _: Checked, plan: &GpuConvPlan, values: &Buffer, transposed: &mut Buffer) -> Done {
         match &plan.way {
             Way::Sparse(sparse) => sparse
                 .backward
@@ -76,102 +71,84 @@ impl SparseConv for Gpu {
         }
     }
 
-    fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
-        const OP: &str = "conv_forward";
+    fn run_conv_forward(&self, checked: Checked, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Done {
         let plan = &w.plan;
-        plan.options.x.expect(OP, "X", x.layout, x.data.len())?;
-        plan.options.y.expect(OP, "Y", y.layout, y.data.len())?;
-        expect_equal(OP, "number of samples of Y", x.layout.samples(), y.layout.samples())?;
-        expect_values(plan.pattern.nnz(), w.values.len())?;
         match &plan.way {
             Way::Sparse(sparse) => self.conv_pass(&sparse.forward, &sparse.offsets, &w.values, x, y),
-            Way::Dense(dense) => {
-                dense.with_weight(self, &w.values, |weight| self.conv_forward_dense(plan.shape, weight, x, y))
-            }
+            Way::Dense(dense) => dense
+                .with_weight(self, &w.values, |weight| self.run_conv_forward_dense(checked, plan.shape, weight, x, y)),
         }
     }
 
-    fn conv_input_grad(
+    fn run_conv_input_grad(
         &self,
+        checked: Checked,
         w: &ConvWeight<Self>,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
-        const OP: &str = "conv_input_grad";
+    ) -> Done {
         let plan = &w.plan;
-        if !plan.options.input_grad {
-            let rule = "1: the plan was made without the input gradient";
-            return Err(ShapeError::Rule { op: OP, what: "ConvOptions::input_grad", got: 0, rule }.into());
-        }
-        plan.options.x.expect(OP, "dX", dx.layout, dx.data.len())?;
-        plan.options.y.expect(OP, "dY", dy.layout, dy.data.len())?;
-        expect_equal(OP, "number of samples of dY", dx.layout.samples(), dy.layout.samples())?;
-        expect_values(plan.pattern.nnz(), w.values.len())?;
-        expect_values(plan.pattern.nnz(), w.transposed_values.len())?;
         match &plan.way {
             Way::Sparse(sparse) => sparse.backward.iter().try_for_each(|Backward { passes, offsets, .. }| {
                 passes.iter().try_for_each(|pass| self.conv_pass(pass, offsets, &w.transposed_values, dy, dx))
             }),
             Way::Dense(dense) => dense.with_weight(self, &w.transposed_values, |weight| {
-                self.conv_input_grad_dense(plan.shape, weight, dy, dx)
+                self.run_conv_input_grad_dense(checked, plan.shape, weight, dy, dx)
             }),
         }
     }
 
-    fn conv_weight_grad(
-        &self,
-        plan: &GpuConvPlan,
-        dy: &Images<Self>,
-        x: &Images<Self>,
-        values: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
-        const OP: &str = "conv_weight_grad";
-        plan.options.x.expect(OP, "X", x.layout, x.data.len())?;
-        plan.options.y.expect(OP, "dY", dy.layout, dy.data.len())?;
-        expect_equal(OP, "number of samples of dY", x.layout.samples(), dy.layout.samples())?;
-        expect_values(plan.pattern.nnz(), values.len())?;
+    fn run_conv_weight_grad(&self, call: WeightGrad<'_, &GpuConvPlan, Images<Self>, Buffer>) -> Done {
+        let WeightGrad { plan, checked, dy, x, values, accumulate } = call;
         match &plan.way {
             Way::Sparse(sparse) => self.conv_sparse_grad(sparse, dy, x, values, accumulate),
             Way::Dense(dense) => dense.sample(self, values, accumulate, |gradient| {
-                self.conv_weight_grad_dense(plan.shape, dy, x, gradient, accumulate)
+                self.run_conv_weight_grad_dense(WeightGrad {
+                    checked,
+                    plan: plan.shape,
+                    dy,
+                    x,
+                    values: gradient,
+                    accumulate,
+                })
             }),
         }
     }
 
-    fn grow_conv(
+    fn run_grow_conv(
         &self,
+        _: Checked,
         shape: ConvShape,
         request: &GrowRequest,
-        pairs: &[(&Images<Self>, &Images<Self>)],
-    ) -> Result<Vec<Candidate>, BackendError> {
-        grow::grow(self, shape, request, pairs)
+        pairs: Pairs<'_, Images<Self>>,
+    ) -> Found {
+        self.grow_from_bands(request, |rows, out| self.conv_band(shape, rows, pairs, out))
     }
 }
 
 impl DenseConv for Gpu {
-    fn conv_forward_dense(
+    fn run_conv_forward_dense(
         &self,
+        _: Checked,
         shape: ConvShape,
         w: &Buffer,
         x: &Images<Self>,
         y: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
-        dense_check("conv_forward_dense", shape, w.len(), x, y, false)?;
+    ) -> Done {
         if shape.has_single_channels() {
             return self.depthwise_pass(shape, &Grid::forward(shape, x.layout, y.layout), w, x, y);
         }
         self.dense_forward(shape, w, x, y)
     }
 
-    fn conv_input_grad_dense(
+    fn run_conv_input_grad_dense(
         &self,
+        _: Checked,
         shape: ConvShape,
         w: &Buffer,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
-        dense_check("conv_input_grad_dense", shape, w.len(), dx, dy, true)?;
+    ) -> Done {
         if shape.has_single_channels() {
             let grids = Grid::backward(shape, dx.layout, dy.layout);
             return grids.iter().try_for_each(|grid| self.depthwise_pass(shape, grid, w, dy, dx));
@@ -179,15 +156,8 @@ impl DenseConv for Gpu {
         self.dense_input_grad(shape, w, dy, dx)
     }
 
-    fn conv_weight_grad_dense(
-        &self,
-        shape: ConvShape,
-        dy: &Images<Self>,
-        x: &Images<Self>,
-        dw: &mut Buffer,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
-        dense_check("conv_weight_grad_dense", shape, dw.len(), x, dy, false)?;
+    fn run_conv_weight_grad_dense(&self, call: WeightGrad<'_, ConvShape, Images<Self>, Buffer>) -> Done {
+        let WeightGrad { plan: shape, dy, x, values: dw, accumulate, .. } = call;
         self.conv_weight_rows(shape, 0..shape.rows(), dy, x, dw, accumulate)
     }
 }
@@ -210,6 +180,23 @@ impl Gpu {
         }
     }
 
+    /// Rows of the dense gradient of W, summed over pairs of `(dy, x)`, at the start of `out`.
+    fn conv_band(
+        &self,
+        shape: ConvShape,
+        rows: Range<usize>,
+        pairs: &[(&Images<Self>, &Images<Self>)],
+        out: &Buffer,
+    ) -> Result<(), BackendError> {
+        if pairs.is_empty() {
+            return self.fill_buffer(0.0, out);
+        }
+        for (index, (dy, x)) in pairs.iter().enumerate() {
+            self.conv_weight_rows(shape, rows.clone(), dy, x, out, index > 0)?;
+        }
+        Ok(())
+    }
+
     /// `Ok` if so many elements can be seen at once.
     fn check_window(&self, what: &'static str, len: usize) -> Result<(), BackendError> {
         let most = self.window_elements();
@@ -229,17 +216,4 @@ fn samples(layout: ImageLayout, strips: &Range<usize>) -> usize {
 /// Pixels of an image, at least one.
 fn pixels(layout: ImageLayout) -> usize {
     (layout.size()[0] * layout.size()[1]).max(1)
-}
-
-/// Checks operands of a dense convolution; the layouts are X's and Y's.
-fn dense_check(
-    op: &'static str,
-    shape: ConvShape,
-    weights: usize,
-    x: &Images<Gpu>,
-    y: &Images<Gpu>,
-    input_grad: bool,
-) -> Result<(), BackendError> {
-    let options = ConvOptions { x: x.layout, y: y.layout, input_grad };
-    options.check_dense(op, shape, weights, [x.data.len(), y.data.len()])
 }

@@ -5,8 +5,7 @@ use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::shaders;
 use super::super::{Buffer, Gpu};
 use super::sums::slices;
-use super::{QUAD, expect_same_layout, expect_strips, lanes_of, part_of};
-use crate::error::expect_equal;
+use super::{QUAD, lanes_of, part_of};
 use crate::{BackendError, Strips};
 
 static FORWARD: Kernel = Kernel {
@@ -28,8 +27,6 @@ const QUADS: usize = 8;
 
 pub(super) fn forward(gpu: &Gpu, bias: &Buffer, relu: bool, x: &Strips<Gpu>) -> Result<(), BackendError> {
     let layout = x.layout;
-    expect_equal("bias_relu", "length of the bias", layout.features(), bias.len())?;
-    expect_strips("bias_relu", x)?;
     let bias = gpu.visible("bias", bias)?;
     for strips in gpu.strip_windows("activations", layout.strips(), &[layout.strip_pitch()])? {
         let quads = strips.len() * layout.strip_pitch() / QUAD;
@@ -59,12 +56,7 @@ pub(super) fn backward(
     dbias: &Buffer,
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    const OP: &str = "bias_relu_grad";
     let layout = y.layout;
-    expect_same_layout(OP, &layout, &grad.layout)?;
-    expect_equal(OP, "length of the bias gradient", layout.features(), dbias.len())?;
-    expect_strips(OP, y)?;
-    expect_strips(OP, grad)?;
     let windows = gpu.strip_windows("activations", layout.strips(), &[layout.strip_pitch()])?;
     let (strip_quads, groups) = (layout.strip() / QUAD, layout.features().div_ceil(FEATURES));
     let slices = slices(windows, strip_quads, QUADS, groups);

@@ -5,10 +5,10 @@ use super::super::Gpu;
 use super::super::elementwise::GROUP;
 use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::shaders;
-use super::images::walk::{Walk, expect_images};
-use super::{QUAD, expect_strips, lanes_of, part_of};
+use super::images::walk::Walk;
+use super::{QUAD, lanes_of, part_of};
 use crate::random::Key;
-use crate::{BackendError, Images, ShapeError, Strips};
+use crate::{BackendError, Images, Strips};
 
 static DROPOUT: Kernel =
     Kernel { name: "dropout", source: shaders::DROPOUT, entry: "dropout", operands: &[Access::Write] };
@@ -18,15 +18,6 @@ static DROPOUT_IMAGES: Kernel =
 /// Integer operations an element, roughly.
 const OPERATIONS: u64 = 70;
 
-/// Checks that a rate is possible.
-fn expect_rate(op: &'static str, rate: f32) -> Result<(), ShapeError> {
-    if (0.0..1.0).contains(&rate) {
-        return Ok(());
-    }
-    let (what, got, rule) = ("rate (in percent)", (rate * 100.0) as usize, "at least 0 and below 100");
-    Err(ShapeError::Rule { op, what, got, rule })
-}
-
 /// Key, threshold and what is kept. `bits / 2^24 < rate` for whole bits is `bits < ⌈rate · 2^24⌉`, in which nothing rounds.
 fn mask(key: Key, rate: f32) -> [u32; 4] {
     let [low, high] = key.words();
@@ -34,11 +25,6 @@ fn mask(key: Key, rate: f32) -> [u32; 4] {
 }
 
 pub(super) fn strips(gpu: &Gpu, key: Key, rate: f32, x: &Strips<Gpu>) -> Result<(), BackendError> {
-    expect_rate("dropout", rate)?;
-    expect_strips("dropout", x)?;
-    if rate == 0.0 {
-        return Ok(());
-    }
     let layout = x.layout;
     for strips in gpu.strip_windows("activations", layout.strips(), &[layout.strip_pitch()])? {
         let elements = strips.len() * layout.strip_pitch();
@@ -59,11 +45,6 @@ pub(super) fn strips(gpu: &Gpu, key: Key, rate: f32, x: &Strips<Gpu>) -> Result<
 }
 
 pub(super) fn images(gpu: &Gpu, key: Key, rate: f32, x: &Images<Gpu>) -> Result<(), BackendError> {
-    expect_rate("dropout_images", rate)?;
-    expect_images("dropout_images", x)?;
-    if rate == 0.0 {
-        return Ok(());
-    }
     let layout = x.layout;
     let [height, width] = layout.size();
     for strips in gpu.image_windows(&[layout])? {

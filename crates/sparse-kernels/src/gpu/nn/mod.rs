@@ -16,79 +16,71 @@ use std::ops::Range;
 
 use super::kernel::Operand;
 use super::{Buffer, Gpu, Indices};
+use crate::backend::check::{Checked, Done};
 use crate::backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
-use crate::error::expect_equal;
 use crate::random::Key;
-use crate::{BackendError, ShapeError, StripLayout, Strips};
+use crate::{BackendError, StripLayout, Strips};
 
 /// Lanes or samples that an invocation has at once.
 const QUAD: usize = 4;
 
 impl Neural for Gpu {
-    fn bias_relu(&self, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError> {
+    fn run_bias_relu(&self, _: Checked, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Done {
         bias_relu::forward(self, bias, relu, x)
     }
 
-    fn bias_relu_grad(
+    fn run_bias_relu_grad(
         &self,
+        _: Checked,
         y: &Strips<Self>,
         relu: bool,
         grad: &mut Strips<Self>,
         dbias: &mut Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         bias_relu::backward(self, y, relu, grad, dbias, accumulate)
     }
 
-    fn softmax_cross_entropy(
+    fn run_softmax_cross_entropy(
         &self,
+        _: Checked,
         parameters: CrossEntropy,
         logits: &Strips<Self>,
         labels: &Indices,
         stats: &mut Buffer,
         grad: Option<&mut Strips<Self>>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         softmax_cross_entropy::run(self, parameters, logits, labels, stats, grad.as_deref())
     }
 
-    fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError> {
+    fn run_dropout(&self, _: Checked, key: Key, rate: f32, x: &mut Strips<Self>) -> Done {
         dropout::strips(self, key, rate, x)
     }
 }
 
 impl Optimizer for Gpu {
-    fn sgd(
+    fn run_sgd(
         &self,
+        _: Checked,
         step: SgdStep,
         values: &mut Buffer,
         grad: &Buffer,
         velocity: Option<&mut Buffer>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         optimizer::sgd(self, step, values, grad, velocity.as_deref())
     }
 
-    fn adam(
+    fn run_adam(
         &self,
+        _: Checked,
         step: AdamStep,
         values: &mut Buffer,
         grad: &Buffer,
         first: &mut Buffer,
         second: &mut Buffer,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         optimizer::adam(self, step, [values, grad, first, second])
     }
-}
-
-/// Checks that a buffer holds what its layout says.
-fn expect_strips(op: &'static str, x: &Strips<Gpu>) -> Result<(), ShapeError> {
-    expect_equal(op, "length of the strips", x.layout.len(), x.data.len())
-}
-
-/// Checks that two operands are of one shape and order.
-fn expect_same_layout(op: &'static str, expected: &StripLayout, got: &StripLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "number of features", expected.features(), got.features())?;
-    expect_equal(op, "number of lanes", expected.lanes(), got.lanes())?;
-    expect_equal(op, "lanes per strip", expected.strip(), got.strip())
 }
 
 /// Some strips of activations as an operand.

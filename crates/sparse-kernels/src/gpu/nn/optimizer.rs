@@ -5,9 +5,8 @@ use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::shaders;
 use super::super::{Buffer, Gpu, windows};
 use super::QUAD;
+use crate::BackendError;
 use crate::backend::{AdamStep, SgdStep};
-use crate::error::expect_equal;
-use crate::{BackendError, ShapeError};
 
 static SGD: Kernel =
     Kernel { name: "sgd", source: shaders::SGD, entry: "sgd", operands: &[Access::Read, Access::Write, Access::Write] };
@@ -50,13 +49,6 @@ pub(super) fn sgd(
     grad: &Buffer,
     velocity: Option<&Buffer>,
 ) -> Result<(), BackendError> {
-    expect_equal("sgd", "length of the gradient", values.len(), grad.len())?;
-    let given = match velocity {
-        Some(velocity) => velocity.len(),
-        None if step.momentum == 0.0 => values.len(),
-        None => 0,
-    };
-    expect_equal("sgd", "length of the velocity", values.len(), given)?;
     let factors = [
         u32::from(step.nesterov),
         (-step.learning_rate).to_bits(),
@@ -70,12 +62,6 @@ pub(super) fn sgd(
 }
 
 pub(super) fn adam(gpu: &Gpu, step: AdamStep, [values, grad, first, second]: [&Buffer; 4]) -> Result<(), BackendError> {
-    expect_equal("adam", "length of the gradient", values.len(), grad.len())?;
-    expect_equal("adam", "length of the first moment", values.len(), first.len())?;
-    expect_equal("adam", "length of the second moment", values.len(), second.len())?;
-    if step.step == 0 {
-        return Err(ShapeError::Rule { op: "adam", what: "step", got: 0, rule: "at least 1" }.into());
-    }
     let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
     let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
     let learning_rate = f64::from(step.learning_rate);

@@ -13,12 +13,11 @@
 
 use std::ops::Range;
 
-use super::{expect_images, expect_same_shape};
+use crate::backend::check::{Checked, Done};
 use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
-use crate::error::expect_equal;
-use crate::{BackendError, ImageLayout, Images, ShapeError};
+use crate::{ImageLayout, Images};
 
 /// Elements that one task passes over.
 const ELEMENTS_PER_TASK: usize = 1 << 16;
@@ -26,24 +25,19 @@ const ELEMENTS_PER_TASK: usize = 1 << 16;
 const MOST_LANES: usize = 16;
 
 impl BatchNorm for Cpu {
-    fn batch_moments(
+    fn run_batch_moments(
         &self,
+        _: Checked,
         options: BatchNormOptions,
         addend: Option<&Images<Self>>,
         x: &mut Images<Self>,
         running: &mut Buffer,
         moments: &mut Buffer,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("batch_moments", x.data.len(), 0);
-        const OP: &str = "batch_moments";
         let layout = x.layout;
         let channels = layout.channels();
-        expect_shape(OP, &layout, x)?;
-        expect_pairs(OP, channels, [("length of the running moments", running), ("length of the moments", moments)])?;
-        let n = count(OP, &layout)?;
-        if let Some(addend) = addend {
-            expect_shape(OP, &layout, addend)?;
-        }
+        let n = count(&layout);
         // Sums of differences to a pixel of the channel: those of the numbers themselves cancel if the mean is large.
         let mut pivots = self.scratch(channels);
         let first = |images: &Images<Self>, channel| images.data[images.layout.index(0, channel, [0, 0])];
@@ -71,28 +65,18 @@ impl BatchNorm for Cpu {
         Ok(())
     }
 
-    fn batch_normalize(
+    fn run_batch_normalize(
         &self,
-        affine: &Buffer,
-        moments: &Buffer,
+        _: Checked,
+        [affine, moments]: [&Buffer; 2],
         residual: Option<&Images<Self>>,
         relu: bool,
         x: &Images<Self>,
         y: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("batch_normalize", 2 * x.data.len(), 0);
-        const OP: &str = "batch_normalize";
-        let (layout, channels) = (x.layout, x.layout.channels());
-        expect_shape(OP, &layout, x)?;
-        expect_shape(OP, &layout, y)?;
-        expect_pairs(OP, channels, [("length of γ and β", affine), ("length of the moments", moments)])?;
-        let residual = match residual {
-            Some(residual) => {
-                expect_shape(OP, &layout, residual)?;
-                Some(Operand::read(residual))
-            }
-            None => None,
-        };
+        let layout = x.layout;
+        let residual = residual.map(Operand::read);
         let lines = self.lines(affine, moments);
         let (x, y) = (Operand::read(x), Operand::write(y));
         self.each_band(&layout, |_, rows| dispatch(self.isa, Normalize { rows, lines: &lines, residual, relu, x, y }));
@@ -100,13 +84,13 @@ impl BatchNorm for Cpu {
         Ok(())
     }
 
-    fn running_moments(
+    fn run_running_moments(
         &self,
+        _: Checked,
         options: BatchNormOptions,
         running: &Buffer,
         moments: &mut Buffer,
-    ) -> Result<(), BackendError> {
-        expect_equal("running_moments", "length of the moments", running.len(), moments.len())?;
+    ) -> Done {
         let channels = running.len() / 2;
         moments.copy_from_slice(running);
         for moment in &mut moments[channels..] {
@@ -115,26 +99,21 @@ impl BatchNorm for Cpu {
         Ok(())
     }
 
-    fn batch_norm_grad_sums(
+    fn run_batch_norm_grad_sums(
         &self,
-        affine: &Buffer,
-        moments: &Buffer,
+        _: Checked,
+        [affine, moments]: [&Buffer; 2],
         mask: ReluMask<'_, Self>,
         x: &Images<Self>,
         dy: &mut Images<Self>,
         sums: &mut Buffer,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("batch_norm_grad_sums", 2 * x.data.len(), 0);
-        const OP: &str = "batch_norm_grad_sums";
         let layout = x.layout;
-        expect_gradient(OP, affine, moments, x, dy, sums)?;
         let mask = match mask {
             ReluMask::None => Mask::None,
             ReluMask::Recomputed => Mask::Recomputed,
-            ReluMask::Output(y) => {
-                expect_shape(OP, &layout, y)?;
-                Mask::Output(Operand::read(y))
-            }
+            ReluMask::Output(y) => Mask::Output(Operand::read(y)),
         };
         let lines = self.lines(affine, moments);
         let (x, dy) = (Operand::read(x), Operand::write(dy));
@@ -149,28 +128,19 @@ impl BatchNorm for Cpu {
         Ok(())
     }
 
-    fn batch_norm_grad(
+    fn run_batch_norm_grad(
         &self,
-        affine: &Buffer,
-        moments: &Buffer,
-        sums: &Buffer,
+        _: Checked,
+        [affine, moments, sums]: [&Buffer; 3],
         relu: bool,
         x: &Images<Self>,
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("batch_norm_grad", 3 * x.data.len(), 0);
-        const OP: &str = "batch_norm_grad";
         let (layout, channels) = (x.layout, x.layout.channels());
-        expect_gradient(OP, affine, moments, x, dy, sums)?;
-        let n = count(OP, &layout)?;
-        let output = match output {
-            Some((images, accumulate)) => {
-                expect_shape(OP, &layout, images)?;
-                Some((Operand::write(images), accumulate == Accumulate::Yes))
-            }
-            None => None,
-        };
+        let n = count(&layout);
+        let output = output.map(|(images, accumulate)| (Operand::write(images), accumulate == Accumulate::Yes));
         let lines = self.lines(affine, moments);
         // dx = a · (g − Σg / n − (x − μ) · r · Σ(g · x̂) / n), a being γ · r: a · g + (p · x + q).
         let mut slopes = self.scratch(2 * channels);
@@ -191,42 +161,9 @@ impl BatchNorm for Cpu {
     }
 }
 
-/// Checks that images have the shape of others, whatever their border, and a buffer of their length.
-fn expect_shape(op: &'static str, expected: &ImageLayout, got: &Images<Cpu>) -> Result<(), ShapeError> {
-    expect_same_shape(op, expected, &got.layout)?;
-    expect_images(op, got)
-}
-
-/// Checks that buffers hold two values a channel.
-fn expect_pairs<const N: usize>(
-    op: &'static str,
-    channels: usize,
-    buffers: [(&'static str, &Buffer); N],
-) -> Result<(), ShapeError> {
-    buffers.into_iter().try_for_each(|(what, buffer)| expect_equal(op, what, 2 * channels, buffer.len()))
-}
-
-/// Checks what both passes of the gradient take.
-fn expect_gradient(
-    op: &'static str,
-    affine: &Buffer,
-    moments: &Buffer,
-    x: &Images<Cpu>,
-    dy: &Images<Cpu>,
-    sums: &Buffer,
-) -> Result<(), ShapeError> {
-    expect_shape(op, &x.layout, x)?;
-    expect_shape(op, &x.layout, dy)?;
-    let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
-    expect_pairs(op, x.layout.channels(), given)
-}
-
 /// Pixels of a channel, over all samples.
-fn count(op: &'static str, layout: &ImageLayout) -> Result<f64, ShapeError> {
-    match layout.samples() * layout.size()[0] * layout.size()[1] {
-        0 => Err(ShapeError::Rule { op, what: "pixels times samples", got: 0, rule: "at least 1" }),
-        count => Ok(count as f64),
-    }
+fn count(layout: &ImageLayout) -> f64 {
+    (layout.samples() * layout.size()[0] * layout.size()[1]) as f64
 }
 
 /// Image rows of a strip, of which a task passes over some.

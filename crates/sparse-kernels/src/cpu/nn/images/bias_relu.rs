@@ -10,28 +10,17 @@
 //! Backward, too, bands of image rows are tasks: they read memory in one stream, where tasks of channels would jump from
 //! row to row. Each has its own sums, which are added in order.
 
-use super::{Rows, bands, expect_images, expect_same_shape, for_each_band, pixels, row_of};
+use super::{Rows, bands, for_each_band, pixels, row_of};
+use crate::backend::check::Done;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
-use crate::error::expect_equal;
 use crate::{BackendError, ImageLayout, Images};
 
-pub(super) fn forward(cpu: &Cpu, bias: &[f32], relu: bool, x: &mut Images<Cpu>) -> Result<(), BackendError> {
-    const OP: &str = "bias_relu_images";
+/// Without a bias it is ReLU alone.
+pub(super) fn forward(cpu: &Cpu, bias: Option<&[f32]>, relu: bool, x: &mut Images<Cpu>) -> Done {
     let layout = x.layout;
-    expect_equal(OP, "length of the bias", layout.channels(), bias.len())?;
-    expect_images(OP, x)?;
     for_each_band(cpu, &layout, &mut x.data, 8 * layout.len() as u64, |_, rows| {
-        dispatch(cpu.isa, Forward { layout, bias: Some(bias), relu, rows });
-    });
-    Ok(())
-}
-
-pub(super) fn relu(cpu: &Cpu, x: &mut Images<Cpu>) -> Result<(), BackendError> {
-    let layout = x.layout;
-    expect_images("relu_images", x)?;
-    for_each_band(cpu, &layout, &mut x.data, 8 * layout.len() as u64, |_, rows| {
-        dispatch(cpu.isa, Forward { layout, bias: None, relu: true, rows });
+        dispatch(cpu.isa, Forward { layout, bias, relu, rows });
     });
     Ok(())
 }
@@ -69,11 +58,7 @@ impl Kernel for Forward<'_> {
 }
 
 pub(super) fn relu_grad(cpu: &Cpu, y: &Images<Cpu>, grad: &mut Images<Cpu>) -> Result<(), BackendError> {
-    const OP: &str = "relu_images_grad";
     let layout = grad.layout;
-    expect_same_shape(OP, &layout, &y.layout)?;
-    expect_images(OP, y)?;
-    expect_images(OP, grad)?;
     for_each_band(cpu, &layout, &mut grad.data, 8 * layout.len() as u64, |_, rows| {
         dispatch(cpu.isa, Mask { y_layout: y.layout, y: &y.data, layout, rows });
     });
@@ -112,12 +97,7 @@ pub(super) fn backward(
     dbias: &mut [f32],
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    const OP: &str = "bias_relu_images_grad";
     let (layout, channels) = (grad.layout, grad.layout.channels());
-    expect_same_shape(OP, &layout, &y.layout)?;
-    expect_equal(OP, "length of the bias gradient", channels, dbias.len())?;
-    expect_images(OP, y)?;
-    expect_images(OP, grad)?;
     let mut sums = cpu.scratch(bands(&layout) * channels);
     let shared = SharedMut::new(&mut sums);
     let y = relu.then_some((y.layout, &y.data[..]));

@@ -10,25 +10,13 @@
 //! Y need not keep together. Forward, all pieces of a strip of Y are written one after the other, while its rows are in
 //! the cache.
 
-use super::{Rows, expect_images, for_each_band, pixels, row_of};
+use super::{Rows, for_each_band, pixels, row_of};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
-use crate::cpu::nn::expect_strips;
 use crate::cpu::{Cpu, SharedMut};
-use crate::error::expect_equal;
-use crate::{BackendError, ImageLayout, Images, ShapeError, StripLayout, Strips};
-
-/// Checks that strips have a lane for each sample and a feature for each pixel of each channel.
-fn expect_pixels(op: &'static str, images: &ImageLayout, strips: &StripLayout) -> Result<(), ShapeError> {
-    let [height, width] = images.size();
-    expect_equal(op, "number of lanes", images.samples(), strips.lanes())?;
-    expect_equal(op, "number of features", images.channels() * height * width, strips.features())
-}
+use crate::{BackendError, ImageLayout, Images, StripLayout, Strips};
 
 pub(super) fn forward(cpu: &Cpu, x: &Images<Cpu>, y: &mut Strips<Cpu>) -> Result<(), BackendError> {
     let (layout, y_layout) = (x.layout, y.layout);
-    expect_pixels("flatten", &layout, &y_layout)?;
-    expect_images("flatten", x)?;
-    expect_strips("flatten", y)?;
     let rows = layout.size()[0];
     let shared = SharedMut::new(&mut y.data);
     cpu.for_each_task(y_layout.strips() * rows, 16 * y_layout.len() as u64, |task| {
@@ -70,7 +58,7 @@ impl Flatten<'_> {
         for c in 0..self.layout.channels() {
             let first = self.strip * self.y_layout.strip_pitch() + (c * height + self.row) * width * lanes;
             // SAFETY: one feature for each column, side by side in this task's strip and row, in a buffer whose length
-            // `forward` checked.
+            // was checked.
             let y = unsafe { std::slice::from_raw_parts_mut(self.y.offset(first).get(), width * lanes) };
             for piece in (0..lanes).step_by(P) {
                 let sample = self.strip * lanes + piece;
@@ -90,9 +78,6 @@ impl Flatten<'_> {
 
 pub(super) fn backward(cpu: &Cpu, dy: &Strips<Cpu>, dx: &mut Images<Cpu>) -> Result<(), BackendError> {
     let layout = dx.layout;
-    expect_pixels("unflatten", &layout, &dy.layout)?;
-    expect_strips("unflatten", dy)?;
-    expect_images("unflatten", dx)?;
     for_each_band(cpu, &layout, &mut dx.data, 16 * layout.len() as u64, |_, rows| {
         dispatch(cpu.isa, Unflatten { dy_layout: dy.layout, dy: &dy.data, layout, rows });
     });

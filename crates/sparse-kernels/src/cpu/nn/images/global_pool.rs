@@ -7,28 +7,13 @@
 
 use std::ops::Range;
 
-use super::{Rows, expect_images, for_each_band, for_each_block, isa_for, load, pixels, row_of, store};
+use super::{Rows, for_each_band, for_each_block, isa_for, load, pixels, row_of, store};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
-use crate::cpu::nn::expect_strips;
 use crate::cpu::{Cpu, SharedMut};
-use crate::error::expect_equal;
-use crate::{BackendError, ImageLayout, Images, ShapeError, StripLayout, Strips};
-
-/// Checks that strips have a lane for each sample and a feature for each channel.
-fn expect_means(op: &'static str, images: &ImageLayout, strips: &StripLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "number of lanes", images.samples(), strips.lanes())?;
-    expect_equal(op, "number of features", images.channels(), strips.features())
-}
+use crate::{BackendError, ImageLayout, Images, StripLayout, Strips};
 
 pub(super) fn forward(cpu: &Cpu, x: &Images<Cpu>, y: &mut Strips<Cpu>) -> Result<(), BackendError> {
-    const OP: &str = "global_avg_pool";
     let (layout, y_layout) = (x.layout, y.layout);
-    expect_means(OP, &layout, &y_layout)?;
-    expect_images(OP, x)?;
-    expect_strips(OP, y)?;
-    if layout.size().contains(&0) {
-        return Err(ShapeError::Rule { op: OP, what: "pixels of X", got: 0, rule: "positive" }.into());
-    }
     y.data.fill(0.0);
     let shared = SharedMut::new(&mut y.data);
     for_each_block(cpu, &layout, 8 * layout.len() as u64, |strip, channels| {
@@ -71,7 +56,7 @@ impl Forward<'_> {
                     let sum = if ONE { row_sum(isa, row) } else { sum_of_lanes(isa, &row[lane - first..], strip) };
                     let at = self.y.offset(self.y_layout.index(c, lane)).get();
                     // SAFETY: `step` lanes of one strip of Y, since strips are multiples of 16 lanes; they are this task's, and
-                    // `forward` checked the length.
+                    // Y's length was checked.
                     let to = unsafe { std::slice::from_raw_parts_mut(at, step) };
                     let sum = isa.add(load::<I, ONE>(isa, to), sum);
                     let is_last = y + 1 == height;
@@ -101,11 +86,7 @@ fn sum_of_lanes<I: Isa>(isa: I, row: &[f32], step: usize) -> I::V {
 }
 
 pub(super) fn backward(cpu: &Cpu, dy: &Strips<Cpu>, dx: &mut Images<Cpu>) -> Result<(), BackendError> {
-    const OP: &str = "global_avg_pool_grad";
     let layout = dx.layout;
-    expect_means(OP, &layout, &dy.layout)?;
-    expect_strips(OP, dy)?;
-    expect_images(OP, dx)?;
     for_each_band(cpu, &layout, &mut dx.data, 8 * layout.len() as u64, |_, rows| {
         dispatch(cpu.isa, Backward { dy_layout: dy.layout, dy: &dy.data, layout, rows });
     });

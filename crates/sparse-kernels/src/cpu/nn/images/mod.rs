@@ -21,126 +21,97 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::backend::ImageNeural;
+use crate::backend::Pool;
+use crate::backend::check::{Checked, Done};
 use crate::cpu::isa::Isa;
 use crate::cpu::{Buffer, Cpu, ELEMENTS_PER_TASK, IsaName, SharedMut};
-use crate::error::expect_equal;
 use crate::random::Key;
-use crate::{BackendError, ImageLayout, Images, PoolShape, ShapeError, Strips};
+use crate::{ImageLayout, Images, PoolShape, Strips};
 
 impl ImageNeural for Cpu {
-    fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
-        let _timed = self.timed("max_pool", x.data.len() + y.data.len(), 0);
-        pool::max(self, window, x, y)
+    fn run_pool(&self, _: Checked, pool: Pool, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Done {
+        let name = if pool == Pool::Max { "max_pool" } else { "avg_pool" };
+        let _timed = self.timed(name, x.data.len() + y.data.len(), 0);
+        pool::forward(self, pool, window, x, y)
     }
 
-    fn max_pool_grad(
+    fn run_max_pool_grad(
         &self,
+        _: Checked,
         window: PoolShape,
-        x: &Images<Self>,
-        y: &Images<Self>,
-        dy: &Images<Self>,
+        [x, y, dy]: [&Images<Self>; 3],
         dx: &mut Images<Self>,
         accumulate: bool,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("max_pool_grad", x.data.len() + y.data.len() + dy.data.len() + 2 * dx.data.len(), 0);
         pool::max_grad(self, window, [x, y, dy], dx, accumulate)
     }
 
-    fn avg_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
-        let _timed = self.timed("avg_pool", x.data.len() + y.data.len(), 0);
-        pool::avg(self, window, x, y)
-    }
-
-    fn avg_pool_grad(
+    fn run_avg_pool_grad(
         &self,
+        _: Checked,
         window: PoolShape,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
         accumulate: bool,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("avg_pool_grad", dy.data.len() + 2 * dx.data.len(), 0);
         pool::avg_grad(self, window, dy, dx, accumulate)
     }
 
-    fn global_avg_pool(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+    fn run_global_avg_pool(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done {
         let _timed = self.timed("global_avg_pool", x.data.len(), 0);
         global_pool::forward(self, x, y)
     }
 
-    fn global_avg_pool_grad(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_global_avg_pool_grad(&self, _: Checked, dy: &Strips<Self>, dx: &mut Images<Self>) -> Done {
         let _timed = self.timed("global_avg_pool_grad", dx.data.len(), 0);
         global_pool::backward(self, dy, dx)
     }
 
-    fn flatten(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+    fn run_flatten(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done {
         let _timed = self.timed("flatten", x.data.len() + y.data.len(), 0);
         flatten::forward(self, x, y)
     }
 
-    fn unflatten(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_unflatten(&self, _: Checked, dy: &Strips<Self>, dx: &mut Images<Self>) -> Done {
         let _timed = self.timed("unflatten", dy.data.len() + dx.data.len(), 0);
         flatten::backward(self, dy, dx)
     }
 
-    fn bias_relu_images(&self, bias: &Buffer, relu: bool, x: &mut Images<Self>) -> Result<(), BackendError> {
-        let _timed = self.timed("bias_relu_images", 2 * x.data.len(), 0);
-        bias_relu::forward(self, bias, relu, x)
+    fn run_bias_relu_images(&self, _: Checked, bias: Option<&Buffer>, relu: bool, x: &mut Images<Self>) -> Done {
+        let name = if bias.is_some() { "bias_relu_images" } else { "relu_images" };
+        let _timed = self.timed(name, 2 * x.data.len(), 0);
+        bias_relu::forward(self, bias.map(|bias| &bias[..]), relu, x)
     }
 
-    fn bias_relu_images_grad(
+    fn run_bias_relu_images_grad(
         &self,
+        _: Checked,
         y: &Images<Self>,
         relu: bool,
         grad: &mut Images<Self>,
         dbias: &mut Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         let _timed = self.timed("bias_relu_images_grad", 3 * grad.data.len(), 0);
         bias_relu::backward(self, y, relu, grad, dbias, accumulate)
     }
 
-    fn relu_images(&self, x: &mut Images<Self>) -> Result<(), BackendError> {
-        let _timed = self.timed("relu_images", 2 * x.data.len(), 0);
-        bias_relu::relu(self, x)
-    }
-
-    fn relu_images_grad(&self, y: &Images<Self>, grad: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_relu_images_grad(&self, _: Checked, y: &Images<Self>, grad: &mut Images<Self>) -> Done {
         let _timed = self.timed("relu_images_grad", 3 * grad.data.len(), 0);
         bias_relu::relu_grad(self, y, grad)
     }
 
-    fn add_images(&self, from: &Images<Self>, to: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_add_images(&self, _: Checked, from: &Images<Self>, to: &mut Images<Self>) -> Done {
         let _timed = self.timed("add_images", 3 * to.data.len(), 0);
         add::run(self, from, to)
     }
 
-    fn dropout_images(&self, key: Key, rate: f32, x: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_dropout_images(&self, _: Checked, key: Key, rate: f32, x: &mut Images<Self>) -> Done {
         let _timed = self.timed("dropout_images", 2 * x.data.len(), 0);
         dropout::run(self, key, rate, x)
     }
-}
-
-/// Checks that a buffer holds what its layout says.
-fn expect_images(op: &'static str, x: &Images<Cpu>) -> Result<(), ShapeError> {
-    expect_equal(op, "length of the images", x.layout.len(), x.data.len())
-}
-
-/// Checks samples, channels and strip of images whose sizes may differ.
-fn expect_same_samples(op: &'static str, expected: &ImageLayout, got: &ImageLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "number of samples", expected.samples(), got.samples())?;
-    expect_equal(op, "samples per strip", expected.strip(), got.strip())?;
-    expect_equal(op, "number of channels", expected.channels(), got.channels())
-}
-
-/// Checks that two operands are alike but for their borders.
-fn expect_same_shape(op: &'static str, expected: &ImageLayout, got: &ImageLayout) -> Result<(), ShapeError> {
-    expect_same_samples(op, expected, got)?;
-    expect_size(op, expected.size(), got)
-}
-
-fn expect_size(op: &'static str, expected: [usize; 2], got: &ImageLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "height", expected[0], got.size()[0])?;
-    expect_equal(op, "width", expected[1], got.size()[1])
 }
 
 /// Where image row `y` of a strip starts, its border included: [`ImageLayout::row_pitch`] elements.

@@ -18,17 +18,18 @@
 use std::ops::Range;
 
 use super::{Rows, isa_for, load, pixels, row_of, store};
-use super::{expect_images, expect_same_samples, expect_size, for_each_band, for_each_block, image_row};
+use super::{for_each_band, for_each_block, image_row};
+use crate::backend::Pool;
+use crate::backend::check::Done;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{BackendError, ImageLayout, Images, PoolShape};
 
-pub(super) fn max(cpu: &Cpu, window: PoolShape, x: &Images<Cpu>, y: &mut Images<Cpu>) -> Result<(), BackendError> {
-    forward("max_pool", cpu, window, x, y, Largest)
-}
-
-pub(super) fn avg(cpu: &Cpu, window: PoolShape, x: &Images<Cpu>, y: &mut Images<Cpu>) -> Result<(), BackendError> {
-    forward("avg_pool", cpu, window, x, y, Mean)
+pub(super) fn forward(cpu: &Cpu, pool: Pool, window: PoolShape, x: &Images<Cpu>, y: &mut Images<Cpu>) -> Done {
+    match pool {
+        Pool::Max => reduce(cpu, window, x, y, Largest),
+        Pool::Avg => reduce(cpu, window, x, y, Mean),
+    }
 }
 
 /// What is made of a window.
@@ -89,19 +90,8 @@ impl Reduce for Mean {
     }
 }
 
-fn forward(
-    op: &'static str,
-    cpu: &Cpu,
-    window: PoolShape,
-    x: &Images<Cpu>,
-    y: &mut Images<Cpu>,
-    reduce: impl Reduce,
-) -> Result<(), BackendError> {
+fn reduce(cpu: &Cpu, window: PoolShape, x: &Images<Cpu>, y: &mut Images<Cpu>, reduce: impl Reduce) -> Done {
     let layout = y.layout;
-    expect_same_samples(op, &x.layout, &layout)?;
-    expect_size(op, window.output_size(x.layout.size())?, &layout)?;
-    expect_images(op, x)?;
-    expect_images(op, y)?;
     let operations = 8 * (x.layout.len() + layout.len()) as u64;
     for_each_band(cpu, &layout, &mut y.data, operations, |_, rows| {
         dispatch(isa_for(cpu, &layout), Forward { window, x_layout: x.layout, x: &x.data, layout, rows, reduce });
@@ -248,15 +238,8 @@ pub(super) fn max_grad(
     dx: &mut Images<Cpu>,
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    const OP: &str = "max_pool_grad";
-    expect_same_samples(OP, &dx.layout, &x.layout)?;
-    expect_size(OP, dx.layout.size(), &x.layout)?;
-    expect_same_samples(OP, &dy.layout, &y.layout)?;
-    expect_size(OP, dy.layout.size(), &y.layout)?;
-    expect_images(OP, x)?;
-    expect_images(OP, y)?;
     let share = ToLargest { x_layout: x.layout, x: &x.data, y_layout: y.layout, y: &y.data };
-    backward(OP, cpu, window, dy, dx, accumulate, share)
+    backward(cpu, window, dy, dx, accumulate, share)
 }
 
 pub(super) fn avg_grad(
@@ -266,7 +249,7 @@ pub(super) fn avg_grad(
     dx: &mut Images<Cpu>,
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    backward("avg_pool_grad", cpu, window, dy, dx, accumulate, Evenly)
+    backward(cpu, window, dy, dx, accumulate, Evenly)
 }
 
 /// How the gradient of a window is shared among its pixels.
@@ -354,7 +337,6 @@ impl Share for Evenly {
 }
 
 fn backward(
-    op: &'static str,
     cpu: &Cpu,
     window: PoolShape,
     dy: &Images<Cpu>,
@@ -363,10 +345,6 @@ fn backward(
     share: impl Share,
 ) -> Result<(), BackendError> {
     let layout = dx.layout;
-    expect_same_samples(op, &layout, &dy.layout)?;
-    expect_size(op, window.output_size(layout.size())?, &dy.layout)?;
-    expect_images(op, dy)?;
-    expect_images(op, dx)?;
     let operations = 8 * (dy.layout.len() + 2 * layout.len()) as u64;
     let dx = SharedMut::new(&mut dx.data);
     for_each_block(cpu, &layout, operations, |strip, channels| {
@@ -420,7 +398,7 @@ impl<S: Share> Backward<'_, S> {
         for (y, c) in rows.flat_map(|y| self.channels.clone().map(move |c| (y, c))) {
             let pixels = pixels(&self.layout, c);
             let at = image_row(&self.layout, self.strip, y) + pixels.start;
-            // SAFETY: pixels of a channel of this task, in a buffer whose length `backward` checked.
+            // SAFETY: pixels of a channel of this task, in a buffer whose length was checked.
             unsafe { std::slice::from_raw_parts_mut(self.dx.offset(at).get(), pixels.len()) }.fill(0.0);
         }
     }
@@ -445,7 +423,7 @@ impl<S: Share> Backward<'_, S> {
             let is_group = whole.contains(&u) && u + GROUP <= whole.end;
             for lane in (0..strip).step_by(if ONE { 1 } else { I::LANES }) {
                 // SAFETY: these are the pixels that the windows of `rows` and `columns`, and of the next ones of the same
-                // width, see in a channel of this task; `backward` checked the length of dX.
+                // width, see in a channel of this task; dX's length was checked.
                 unsafe {
                     if is_group {
                         shared.add::<I, ONE, GROUP>(isa, columns.clone(), u, lane);

@@ -5,10 +5,10 @@ use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
 use super::super::super::shaders;
 use super::super::super::{Buffer, Gpu};
 use super::super::sums::slices;
-use super::walk::{Walk, expect_images, expect_same_shape};
+use super::walk::Walk;
+use crate::backend::check::{Checked, Done};
 use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
-use crate::error::expect_equal;
-use crate::{BackendError, ImageLayout, Images, ShapeError};
+use crate::{BackendError, ImageLayout, Images};
 
 const fn kernel(name: &'static str, entry: &'static str, operands: &'static [Access]) -> Kernel {
     Kernel { name, source: shaders::BATCH_NORM, entry, operands }
@@ -108,22 +108,16 @@ fn pixels(layout: &ImageLayout) -> usize {
 }
 
 impl BatchNorm for Gpu {
-    fn batch_moments(
+    fn run_batch_moments(
         &self,
+        _: Checked,
         options: BatchNormOptions,
         addend: Option<&Images<Self>>,
         x: &mut Images<Self>,
         running: &mut Buffer,
         moments: &mut Buffer,
-    ) -> Result<(), BackendError> {
-        const OP: &str = "batch_moments";
+    ) -> Done {
         let (layout, channels) = (x.layout, x.layout.channels());
-        expect_shape(OP, &layout, x)?;
-        expect_pairs(OP, channels, [("length of the running moments", running), ("length of the moments", moments)])?;
-        expect_pixels(OP, &layout)?;
-        if let Some(addend) = addend {
-            expect_shape(OP, &layout, addend)?;
-        }
         let other = addend.map_or(layout, |addend| addend.layout);
         let flags = if addend.is_some() { WITH_OTHER } else { 0 };
         let parameters = Parameters { other, flags, options, ..Parameters::new(layout, layout) };
@@ -161,23 +155,16 @@ impl BatchNorm for Gpu {
         })
     }
 
-    fn batch_normalize(
+    fn run_batch_normalize(
         &self,
-        affine: &Buffer,
-        moments: &Buffer,
+        _: Checked,
+        [affine, moments]: [&Buffer; 2],
         residual: Option<&Images<Self>>,
         relu: bool,
         x: &Images<Self>,
         y: &mut Images<Self>,
-    ) -> Result<(), BackendError> {
-        const OP: &str = "batch_normalize";
-        let (layout, channels) = (x.layout, x.layout.channels());
-        expect_shape(OP, &layout, x)?;
-        expect_shape(OP, &layout, y)?;
-        expect_pairs(OP, channels, [("length of γ and β", affine), ("length of the moments", moments)])?;
-        if let Some(residual) = residual {
-            expect_shape(OP, &layout, residual)?;
-        }
+    ) -> Done {
+        let layout = x.layout;
         let other = residual.map_or(layout, |residual| residual.layout);
         let flags = if residual.is_some() { WITH_OTHER } else { 0 } | if relu { RELU } else { 0 };
         let parameters = Parameters { other, flags, ..Parameters::new(layout, y.layout) };
@@ -187,13 +174,13 @@ impl BatchNorm for Gpu {
         })
     }
 
-    fn running_moments(
+    fn run_running_moments(
         &self,
+        _: Checked,
         options: BatchNormOptions,
         running: &Buffer,
         moments: &mut Buffer,
-    ) -> Result<(), BackendError> {
-        expect_equal("running_moments", "length of the moments", running.len(), moments.len())?;
+    ) -> Done {
         let len = running.len();
         // As many samples as there are moments, of as many channels as there are means.
         let layout = ImageLayout::new(len, len / 2, [1, 1], 0, 1)?;
@@ -208,25 +195,20 @@ impl BatchNorm for Gpu {
         })
     }
 
-    fn batch_norm_grad_sums(
+    fn run_batch_norm_grad_sums(
         &self,
-        affine: &Buffer,
-        moments: &Buffer,
+        _: Checked,
+        [affine, moments]: [&Buffer; 2],
         mask: ReluMask<'_, Self>,
         x: &Images<Self>,
         dy: &mut Images<Self>,
         sums: &mut Buffer,
-    ) -> Result<(), BackendError> {
-        const OP: &str = "batch_norm_grad_sums";
+    ) -> Done {
         let layout = x.layout;
-        expect_gradient(OP, affine, moments, x, dy, sums)?;
         let (flags, output) = match mask {
             ReluMask::None => (0, None),
             ReluMask::Recomputed => (RELU, None),
-            ReluMask::Output(y) => {
-                expect_shape(OP, &layout, y)?;
-                (WITH_OTHER, Some(y))
-            }
+            ReluMask::Output(y) => (WITH_OTHER, Some(y)),
         };
         let other = output.map_or(layout, |y| y.layout);
         let parameters = Parameters { other, flags, ..Parameters::new(layout, dy.layout) };
@@ -258,20 +240,16 @@ impl BatchNorm for Gpu {
         })
     }
 
-    fn batch_norm_grad(
+    fn run_batch_norm_grad(
         &self,
-        affine: &Buffer,
-        moments: &Buffer,
-        sums: &Buffer,
+        _: Checked,
+        [affine, moments, sums]: [&Buffer; 3],
         relu: bool,
         x: &Images<Self>,
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,
-    ) -> Result<(), BackendError> {
-        const OP: &str = "batch_norm_grad";
+    ) -> Done {
         let layout = x.layout;
-        expect_gradient(OP, affine, moments, x, dy, sums)?;
-        expect_pixels(OP, &layout)?;
         let flags = if relu { RELU } else { 0 };
         let (affine, moments) = (self.visible("γ and β", affine)?, self.visible("moments", moments)?);
         let sums = self.visible("sums", sums)?;
@@ -280,50 +258,11 @@ impl BatchNorm for Gpu {
             return parameters
                 .each_pixel(self, &GRAD, 3, |walk| [affine, moments, walk.part_of(x), sums, walk.part_of(dy)]);
         };
-        expect_shape(OP, &layout, output)?;
         let adds = accumulate == Accumulate::Yes;
         let flags = flags | if adds { ACCUMULATE } else { 0 };
         let parameters = Parameters { dy: dy.layout, flags, ..Parameters::new(layout, output.layout) };
         parameters.each_pixel(self, &GRAD_TO, if adds { 4 } else { 3 }, |walk| {
             [affine, moments, walk.part_of(x), sums, walk.part_of(dy), walk.part_of(output)]
         })
-    }
-}
-
-/// Checks that images have the shape of others, whatever their border, and a buffer of their length.
-fn expect_shape(op: &'static str, expected: &ImageLayout, got: &Images<Gpu>) -> Result<(), ShapeError> {
-    expect_same_shape(op, expected, &got.layout)?;
-    expect_images(op, got)
-}
-
-/// Checks that buffers hold two values a channel.
-fn expect_pairs<const N: usize>(
-    op: &'static str,
-    channels: usize,
-    buffers: [(&'static str, &Buffer); N],
-) -> Result<(), ShapeError> {
-    buffers.into_iter().try_for_each(|(what, buffer)| expect_equal(op, what, 2 * channels, buffer.len()))
-}
-
-/// Checks what both passes of the gradient take.
-fn expect_gradient(
-    op: &'static str,
-    affine: &Buffer,
-    moments: &Buffer,
-    x: &Images<Gpu>,
-    dy: &Images<Gpu>,
-    sums: &Buffer,
-) -> Result<(), ShapeError> {
-    expect_shape(op, &x.layout, x)?;
-    expect_shape(op, &x.layout, dy)?;
-    let given = [("length of γ and β", affine), ("length of the moments", moments), ("length of the sums", sums)];
-    expect_pairs(op, x.layout.channels(), given)
-}
-
-/// Checks that there is something to take a mean of.
-fn expect_pixels(op: &'static str, layout: &ImageLayout) -> Result<(), ShapeError> {
-    match pixels(layout) {
-        0 => Err(ShapeError::Rule { op, what: "pixels times samples", got: 0, rule: "at least 1" }),
-        _ => Ok(()),
     }
 }

@@ -5,8 +5,8 @@ use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
 use super::super::super::shaders;
 use super::super::super::{Buffer, Gpu};
 use super::super::sums::slices;
-use super::walk::{Walk, expect_images, expect_same_shape};
-use crate::error::expect_equal;
+use super::walk::Walk;
+use crate::backend::check::Done;
 use crate::{BackendError, ImageLayout, Images};
 
 static BIAS_RELU: Kernel = Kernel {
@@ -79,33 +79,19 @@ fn each_pixel<'a, const N: usize>(
     Ok(())
 }
 
-pub(super) fn bias_relu(gpu: &Gpu, bias: &Buffer, relu: bool, x: &Images<Gpu>) -> Result<(), BackendError> {
-    const OP: &str = "bias_relu_images";
-    expect_equal(OP, "length of the bias", x.layout.channels(), bias.len())?;
-    expect_images(OP, x)?;
+/// Without a bias it is ReLU alone.
+pub(super) fn bias_relu(gpu: &Gpu, bias: Option<&Buffer>, relu: bool, x: &Images<Gpu>) -> Done {
+    let Some(bias) = bias else { return each_pixel(gpu, &RELU, 0, [x.layout; 2], |walk| [walk.part_of(x)], 2) };
     let bias = gpu.visible("bias", bias)?;
     each_pixel(gpu, &BIAS_RELU, u32::from(relu), [x.layout; 2], |walk| [bias, walk.part_of(x)], 2)
 }
 
-pub(super) fn relu(gpu: &Gpu, x: &Images<Gpu>) -> Result<(), BackendError> {
-    expect_images("relu_images", x)?;
-    each_pixel(gpu, &RELU, 0, [x.layout; 2], |walk| [walk.part_of(x)], 2)
-}
-
 pub(super) fn relu_grad(gpu: &Gpu, y: &Images<Gpu>, grad: &Images<Gpu>) -> Result<(), BackendError> {
-    const OP: &str = "relu_images_grad";
-    expect_same_shape(OP, &grad.layout, &y.layout)?;
-    expect_images(OP, y)?;
-    expect_images(OP, grad)?;
     let layouts = [grad.layout, y.layout];
     each_pixel(gpu, &RELU_GRAD, 0, layouts, |walk| [walk.part_of(y), walk.part_of(grad)], 3)
 }
 
 pub(super) fn add(gpu: &Gpu, from: &Images<Gpu>, to: &Images<Gpu>) -> Result<(), BackendError> {
-    const OP: &str = "add_images";
-    expect_same_shape(OP, &to.layout, &from.layout)?;
-    expect_images(OP, from)?;
-    expect_images(OP, to)?;
     if from.layout == to.layout {
         // Borders too: zeros.
         return gpu.add_buffers(&from.data, &to.data);
@@ -122,12 +108,7 @@ pub(super) fn bias_relu_grad(
     dbias: &Buffer,
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    const OP: &str = "bias_relu_images_grad";
     let layout = grad.layout;
-    expect_same_shape(OP, &layout, &y.layout)?;
-    expect_equal(OP, "length of the bias gradient", layout.channels(), dbias.len())?;
-    expect_images(OP, y)?;
-    expect_images(OP, grad)?;
     let windows = gpu.image_windows(&[layout, y.layout])?;
     let slices = slices(windows, Walk::new(layout, 0..1).channel_quads(), GROUP, layout.channels());
     gpu.sum_in_slices(dbias, &slices, accumulate, |sums, accumulate, all| {

@@ -11,84 +11,79 @@ pub(super) mod walk;
 use super::super::{Buffer, Gpu};
 use super::dropout;
 use crate::backend::ImageNeural;
+use crate::backend::Pool;
+use crate::backend::check::{Checked, Done};
 use crate::random::Key;
-use crate::{BackendError, Images, PoolShape, Strips};
+use crate::{Images, PoolShape, Strips};
 
 impl ImageNeural for Gpu {
-    fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
-        pool::max(self, window, x, y)
+    fn run_pool(&self, _: Checked, pool: Pool, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Done {
+        pool::forward(self, pool, window, x, y)
     }
 
-    fn max_pool_grad(
+    fn run_max_pool_grad(
         &self,
+        _: Checked,
         window: PoolShape,
-        x: &Images<Self>,
-        y: &Images<Self>,
-        dy: &Images<Self>,
+        [x, y, dy]: [&Images<Self>; 3],
         dx: &mut Images<Self>,
         accumulate: bool,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         pool::max_grad(self, window, [x, y, dy], dx, accumulate)
     }
 
-    fn avg_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
-        pool::avg(self, window, x, y)
-    }
-
-    fn avg_pool_grad(
+    fn run_avg_pool_grad(
         &self,
+        _: Checked,
         window: PoolShape,
         dy: &Images<Self>,
         dx: &mut Images<Self>,
         accumulate: bool,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         pool::avg_grad(self, window, dy, dx, accumulate)
     }
 
-    fn global_avg_pool(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
-        strips::global_avg_pool(self, x, y)
+    fn run_global_avg_pool(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done {
+        strips::to_strips(self, &strips::GLOBAL_AVG_POOL, x, y)
     }
 
-    fn global_avg_pool_grad(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
-        strips::global_avg_pool_grad(self, dy, dx)
+    fn run_global_avg_pool_grad(&self, _: Checked, dy: &Strips<Self>, dx: &mut Images<Self>) -> Done {
+        strips::to_images(self, &strips::GLOBAL_AVG_POOL_GRAD, dy, dx)
     }
 
-    fn flatten(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
-        strips::flatten(self, x, y)
+    fn run_flatten(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done {
+        strips::to_strips(self, &strips::FLATTEN, x, y)
     }
 
-    fn unflatten(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
-        strips::unflatten(self, dy, dx)
+    fn run_unflatten(&self, _: Checked, dy: &Strips<Self>, dx: &mut Images<Self>) -> Done {
+        strips::to_images(self, &strips::UNFLATTEN, dy, dx)
     }
 
-    fn bias_relu_images(&self, bias: &Buffer, relu: bool, x: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_bias_relu_images(&self, _: Checked, bias: Option<&Buffer>, relu: bool, x: &mut Images<Self>) -> Done {
         elementwise::bias_relu(self, bias, relu, x)
     }
 
-    fn bias_relu_images_grad(
+    fn run_bias_relu_images_grad(
         &self,
+        _: Checked,
         y: &Images<Self>,
         relu: bool,
         grad: &mut Images<Self>,
         dbias: &mut Buffer,
         accumulate: bool,
-    ) -> Result<(), BackendError> {
+    ) -> Done {
         elementwise::bias_relu_grad(self, y, relu, grad, dbias, accumulate)
     }
 
-    fn relu_images(&self, x: &mut Images<Self>) -> Result<(), BackendError> {
-        elementwise::relu(self, x)
-    }
-
-    fn relu_images_grad(&self, y: &Images<Self>, grad: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_relu_images_grad(&self, _: Checked, y: &Images<Self>, grad: &mut Images<Self>) -> Done {
         elementwise::relu_grad(self, y, grad)
     }
 
-    fn add_images(&self, from: &Images<Self>, to: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_add_images(&self, _: Checked, from: &Images<Self>, to: &mut Images<Self>) -> Done {
         elementwise::add(self, from, to)
     }
 
-    fn dropout_images(&self, key: Key, rate: f32, x: &mut Images<Self>) -> Result<(), BackendError> {
+    fn run_dropout_images(&self, _: Checked, key: Key, rate: f32, x: &mut Images<Self>) -> Done {
         dropout::images(self, key, rate, x)
     }
 }

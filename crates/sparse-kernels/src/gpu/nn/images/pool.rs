@@ -4,7 +4,9 @@ use super::super::super::Gpu;
 use super::super::super::elementwise::GROUP;
 use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
 use super::super::super::shaders;
-use super::walk::{Walk, expect_images, expect_same_samples, expect_size};
+use super::walk::Walk;
+use crate::backend::Pool;
+use crate::backend::check::Done;
 use crate::{BackendError, ImageLayout, Images, PoolShape};
 
 static MAX: Kernel =
@@ -80,41 +82,11 @@ fn pixels(layout: &ImageLayout) -> usize {
     layout.size()[0] * layout.size()[1]
 }
 
-pub(super) fn max(gpu: &Gpu, window: PoolShape, x: &Images<Gpu>, y: &Images<Gpu>) -> Result<(), BackendError> {
-    forward("max_pool", &MAX, gpu, window, x, y)
-}
-
-pub(super) fn avg(gpu: &Gpu, window: PoolShape, x: &Images<Gpu>, y: &Images<Gpu>) -> Result<(), BackendError> {
-    forward("avg_pool", &AVG, gpu, window, x, y)
-}
-
-fn forward(
-    op: &'static str,
-    kernel: &'static Kernel,
-    gpu: &Gpu,
-    window: PoolShape,
-    x: &Images<Gpu>,
-    y: &Images<Gpu>,
-) -> Result<(), BackendError> {
-    expect_same_samples(op, &x.layout, &y.layout)?;
-    expect_size(op, window.output_size(x.layout.size())?, &y.layout)?;
-    expect_images(op, x)?;
-    expect_images(op, y)?;
+pub(super) fn forward(gpu: &Gpu, pool: Pool, window: PoolShape, x: &Images<Gpu>, y: &Images<Gpu>) -> Done {
+    let kernel = if pool == Pool::Max { &MAX } else { &AVG };
     let tensors = Tensors { x: x.layout, y: y.layout, dy: y.layout, dx: x.layout };
     let pass = Pass { kernel, window, tensors, to: y, accumulate: false, read: pixels(&x.layout) };
     pass.queue(gpu, |walk| [walk.part_of(x), walk.part_of(y)])
-}
-
-fn expect_gradient(
-    op: &'static str,
-    window: PoolShape,
-    dy: &Images<Gpu>,
-    dx: &Images<Gpu>,
-) -> Result<(), BackendError> {
-    expect_same_samples(op, &dx.layout, &dy.layout)?;
-    expect_size(op, window.output_size(dx.layout.size())?, &dy.layout)?;
-    expect_images(op, dy)?;
-    Ok(expect_images(op, dx)?)
 }
 
 pub(super) fn max_grad(
@@ -124,14 +96,6 @@ pub(super) fn max_grad(
     dx: &Images<Gpu>,
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    const OP: &str = "max_pool_grad";
-    expect_same_samples(OP, &dx.layout, &x.layout)?;
-    expect_size(OP, dx.layout.size(), &x.layout)?;
-    expect_same_samples(OP, &dy.layout, &y.layout)?;
-    expect_size(OP, dy.layout.size(), &y.layout)?;
-    expect_images(OP, x)?;
-    expect_images(OP, y)?;
-    expect_gradient(OP, window, dy, dx)?;
     let tensors = Tensors { x: x.layout, y: y.layout, dy: dy.layout, dx: dx.layout };
     let read = pixels(&x.layout) + 2 * pixels(&y.layout);
     let pass = Pass { kernel: &MAX_GRAD, window, tensors, to: dx, accumulate, read };
@@ -145,7 +109,6 @@ pub(super) fn avg_grad(
     dx: &Images<Gpu>,
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    expect_gradient("avg_pool_grad", window, dy, dx)?;
     let tensors = Tensors { x: dx.layout, y: dy.layout, dy: dy.layout, dx: dx.layout };
     let pass = Pass { kernel: &AVG_GRAD, window, tensors, to: dx, accumulate, read: pixels(&dy.layout) };
     pass.queue(gpu, |walk| [walk.part_of(dy), walk.part_of(dx)])

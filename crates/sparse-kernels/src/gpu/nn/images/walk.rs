@@ -1,39 +1,11 @@
-//! The quads of images that kernels go through, and what they must have in common.
+//! The quads of images that kernels go through.
 
 use std::ops::Range;
 
 use super::super::super::Gpu;
 use super::super::super::kernel::Operand;
 use super::super::QUAD;
-use crate::error::expect_equal;
-use crate::{ImageLayout, Images, ShapeError};
-
-/// Checks that a buffer holds what its layout says.
-pub(in crate::gpu::nn) fn expect_images(op: &'static str, x: &Images<Gpu>) -> Result<(), ShapeError> {
-    expect_equal(op, "length of the images", x.layout.len(), x.data.len())
-}
-
-/// Checks samples, channels and strip of images whose sizes may differ.
-pub(super) fn expect_same_samples(
-    op: &'static str,
-    expected: &ImageLayout,
-    got: &ImageLayout,
-) -> Result<(), ShapeError> {
-    expect_equal(op, "number of samples", expected.samples(), got.samples())?;
-    expect_equal(op, "samples per strip", expected.strip(), got.strip())?;
-    expect_equal(op, "number of channels", expected.channels(), got.channels())
-}
-
-/// Checks that two operands are alike but for their borders.
-pub(super) fn expect_same_shape(op: &'static str, expected: &ImageLayout, got: &ImageLayout) -> Result<(), ShapeError> {
-    expect_same_samples(op, expected, got)?;
-    expect_size(op, expected.size(), got)
-}
-
-pub(super) fn expect_size(op: &'static str, expected: [usize; 2], got: &ImageLayout) -> Result<(), ShapeError> {
-    expect_equal(op, "height", expected[0], got.size()[0])?;
-    expect_equal(op, "width", expected[1], got.size()[1])
-}
+use crate::{ImageLayout, Images};
 
 /// The quads of images that kernels go through: those that hold a pixel, of some strips.
 #[derive(Debug, Clone)]
