@@ -33,6 +33,7 @@ use super::buffer::DeviceBuffer;
 use super::device::Device;
 use super::kernel::{Access, Kernel, Launch, Operand, Work};
 use super::recorder::Command;
+use super::scratch::Scratch;
 use super::shaders;
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT, windows};
 use crate::backend::GrowRequest;
@@ -68,18 +69,6 @@ static OFFSETS: Kernel = kernel("grow_offsets", "offsets", &[Write]);
 static COLLECT: Kernel = kernel("grow_collect", "collect", &[Read, Read, Read, Read, Read, Write, Write, Write]);
 static BLOCK_NORMS: Kernel =
     Kernel { name: "grow_block_norms", source: shaders::BLOCK_NORMS, entry: "block_norms", operands: &[Read, Write] };
-
-/// Memory on the device that growth needs, kept from one layer to the next.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    gradient: Option<Buffer>,
-    keys: Option<Indices>,
-    excluded: Option<Indices>,
-    lists: [Option<Indices>; 2],
-    counts: Option<Indices>,
-    state: Option<Indices>,
-    bins: Option<Indices>,
-}
 
 /// A buffer of at least `len` elements in a place for one.
 fn at_least<'a, T>(

@@ -36,6 +36,7 @@ mod nn;
 mod plan;
 mod profile;
 mod recorder;
+mod scratch;
 mod sddmm;
 mod shaders;
 mod sparse_linear;
@@ -84,7 +85,7 @@ pub struct Gpu {
     /// as was ever asked for.
     partials: Mutex<Option<Buffer>>,
     /// Memory of growth.
-    growth: Mutex<grow::Scratch>,
+    growth: Mutex<scratch::Scratch>,
     /// Whether neighbours can exchange numbers, once that is known.
     subgroup_exchange: OnceLock<bool>,
 }

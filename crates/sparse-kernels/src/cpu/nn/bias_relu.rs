@@ -8,7 +8,7 @@
 //! Forward splits rows (strip, feature) between tasks; backward splits features, so that one task owns each bias
 //! gradient and adds its strips in order.
 
-use super::rows_per_task;
+use super::rows::rows_per_task;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
 use crate::{BackendError, StripLayout, Strips};

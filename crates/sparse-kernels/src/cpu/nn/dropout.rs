@@ -4,7 +4,7 @@
 //! The generator runs on 16 counters side by side as plain loops over arrays, which the compiler turns into vectors of
 //! the instruction set that [`dispatch`] enables.
 
-use super::rows_per_task;
+use super::rows::rows_per_task;
 use crate::cpu::Cpu;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::random::Key;

@@ -8,13 +8,14 @@ mod bias_relu;
 mod dropout;
 mod exp;
 mod images;
+mod rows;
 mod sgd;
 mod softmax_cross_entropy;
 
-use super::{Buffer, Cpu, ELEMENTS_PER_TASK};
+use super::{Buffer, Cpu};
 use crate::backend::check::{Checked, Done};
 use crate::random::Key;
-use crate::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep, StripLayout, Strips};
+use crate::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep, Strips};
 
 impl Neural for Cpu {
     fn run_bias_relu(&self, _: Checked, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Done {
@@ -81,16 +82,12 @@ impl Optimizer for Cpu {
     }
 }
 
-/// Rows (of one feature and one strip) that a task of an element-wise pass takes.
-fn rows_per_task(layout: &StripLayout) -> usize {
-    (ELEMENTS_PER_TASK / layout.strip()).max(1)
-}
-
 #[cfg(test)]
 mod testing {
     use std::sync::LazyLock;
 
     use super::*;
+    use crate::StripLayout;
     use crate::cpu::IsaName;
     pub(super) use crate::testing::neural::normals;
     use crate::testing::{self, neural};

@@ -4,8 +4,8 @@ use super::super::elementwise::GROUP;
 use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::shaders;
 use super::super::{Buffer, Gpu};
+use super::quads::{QUAD, lanes_of, part_of};
 use super::sums::slices;
-use super::{QUAD, lanes_of, part_of};
 use crate::{BackendError, Strips};
 
 static FORWARD: Kernel = Kernel {

@@ -6,7 +6,7 @@ use super::super::elementwise::GROUP;
 use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::shaders;
 use super::images::walk::Walk;
-use super::{QUAD, lanes_of, part_of};
+use super::quads::{QUAD, lanes_of, part_of};
 use crate::random::Key;
 use crate::{BackendError, Images, Strips};
 

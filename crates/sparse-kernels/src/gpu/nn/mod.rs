@@ -7,22 +7,18 @@ mod bias_relu;
 mod dropout;
 mod images;
 mod optimizer;
+mod quads;
 mod softmax_cross_entropy;
 mod sums;
 #[cfg(test)]
 mod tests;
-
-use std::ops::Range;
 
 use super::kernel::Operand;
 use super::{Buffer, Gpu, Indices};
 use crate::backend::check::{Checked, Done};
 use crate::backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
 use crate::random::Key;
-use crate::{BackendError, StripLayout, Strips};
-
-/// Lanes or samples that an invocation has at once.
-const QUAD: usize = 4;
+use crate::{BackendError, Strips};
 
 impl Neural for Gpu {
     fn run_bias_relu(&self, _: Checked, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Done {
@@ -81,17 +77,6 @@ impl Optimizer for Gpu {
     ) -> Done {
         optimizer::adam(self, step, [values, grad, first, second])
     }
-}
-
-/// Some strips of activations as an operand.
-fn part_of<'a>(x: &'a Strips<Gpu>, strips: &Range<usize>) -> Operand<'a> {
-    let pitch = x.layout.strip_pitch();
-    x.data.window(strips.start * pitch, strips.len() * pitch)
-}
-
-/// Lanes that count from the first of these strips to the last.
-fn lanes_of(layout: &StripLayout, strips: &Range<usize>) -> usize {
-    (strips.end * layout.strip()).min(layout.lanes()) - strips.start * layout.strip()
 }
 
 impl Gpu {

@@ -4,7 +4,7 @@ use super::super::elementwise::GROUP;
 use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::shaders;
 use super::super::{Buffer, Gpu, windows};
-use super::QUAD;
+use super::quads::QUAD;
 use crate::BackendError;
 use crate::backend::{AdamStep, SgdStep};
 

@@ -3,7 +3,7 @@
 use super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::shaders;
 use super::super::{Buffer, Gpu, Indices};
-use super::{QUAD, lanes_of, part_of};
+use super::quads::{QUAD, lanes_of, part_of};
 use crate::backend::CrossEntropy;
 use crate::{BackendError, Strips};
 

@@ -1,6 +1,6 @@
 //! One tensor added to another, as where the branches of a residual block meet.
 
-use super::{Rows, for_each_band, pixels, row_of};
+use super::rows::{Rows, for_each_band, pixels, row_of};
 use crate::cpu::Cpu;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::{BackendError, ImageLayout, Images, Storage};

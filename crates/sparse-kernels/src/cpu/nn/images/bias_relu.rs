@@ -10,7 +10,7 @@
 //! Backward, too, bands of image rows are tasks: they read memory in one stream, where tasks of channels would jump from
 //! row to row. Each has its own sums, which are added in order.
 
-use super::{Rows, bands, for_each_band, pixels, row_of};
+use super::rows::{Rows, bands, for_each_band, pixels, row_of};
 use crate::backend::check::Done;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};

@@ -2,7 +2,7 @@
 //! apart, neighbouring pixels one.
 
 use super::super::dropout::{Dropper, OPERATIONS, WIDTH};
-use super::{Rows, for_each_band, pixels};
+use super::rows::{Rows, for_each_band, pixels};
 use crate::cpu::Cpu;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::random::Key;

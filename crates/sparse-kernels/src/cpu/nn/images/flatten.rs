@@ -10,7 +10,7 @@
 //! Y need not keep together. Forward, all pieces of a strip of Y are written one after the other, while its rows are in
 //! the cache.
 
-use super::{Rows, for_each_band, pixels, row_of};
+use super::rows::{Rows, for_each_band, pixels, row_of};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{BackendError, ImageLayout, Images, StripLayout, Strips};

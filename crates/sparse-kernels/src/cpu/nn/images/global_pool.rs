@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{Rows, for_each_band, for_each_block, isa_for, load, pixels, row_of, store};
+use super::rows::{Rows, for_each_band, for_each_block, isa_for, load, pixels, row_of, store};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{BackendError, ImageLayout, Images, StripLayout, Strips};

@@ -17,8 +17,7 @@
 
 use std::ops::Range;
 
-use super::{Rows, isa_for, load, pixels, row_of, store};
-use super::{for_each_band, for_each_block, image_row};
+use super::rows::{Rows, for_each_band, for_each_block, image_row, isa_for, load, pixels, row_of, store};
 use crate::backend::Pool;
 use crate::backend::check::Done;
 use crate::cpu::isa::{Isa, Kernel, dispatch};

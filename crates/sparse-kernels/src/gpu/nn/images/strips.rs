@@ -6,7 +6,7 @@ use super::super::super::Gpu;
 use super::super::super::elementwise::GROUP;
 use super::super::super::kernel::{Access, Kernel, Launch, Work};
 use super::super::super::shaders;
-use super::super::{QUAD, part_of};
+use super::super::quads::{QUAD, part_of};
 use super::elementwise::{Extra, parameters};
 use super::walk::Walk;
 use crate::{BackendError, ImageLayout, Images, StripLayout, Strips};

@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use super::super::super::Gpu;
 use super::super::super::kernel::Operand;
-use super::super::QUAD;
+use super::super::quads::QUAD;
 use crate::{ImageLayout, Images};
 
 /// The quads of images that kernels go through: those that hold a pixel, of some strips.
 #[derive(Debug, Clone)]
-pub(in crate::gpu::nn) struct Walk {
+pub(crate) struct Walk {
     layout: ImageLayout,
     pub strips: Range<usize>,
 }
