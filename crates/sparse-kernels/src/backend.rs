@@ -9,6 +9,7 @@
 //! name with `run_` before it, which checks nothing. So no other crate can implement a trait of operations.
 
 pub(crate) mod check;
+#[cfg(feature = "conv")]
 pub(crate) mod conv;
 #[cfg(feature = "nn")]
 mod images;
@@ -19,6 +20,7 @@ mod neural;
 mod norm;
 mod storage;
 
+#[cfg(feature = "conv")]
 pub use conv::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};
 #[cfg(feature = "nn")]
 pub use images::ImageNeural;
@@ -62,9 +64,3 @@ impl<B> Backend for B where
         + Optimizer
 {
 }
-
-/// Everything that the products need.
-#[cfg(not(feature = "nn"))]
-pub trait Backend: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSparseConv + DenseConv {}
-#[cfg(not(feature = "nn"))]
-impl<B: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSparseConv + DenseConv> Backend for B {}

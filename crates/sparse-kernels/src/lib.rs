@@ -19,9 +19,11 @@
 //! | pooling | largest or mean of a window ([`PoolShape`]), or mean of a channel | `ImageNeural` (feature `nn`) |
 //! | images to strips | pixels of a channel become features | `ImageNeural::flatten` (feature `nn`) |
 //!
-//! Images ([`Images`]) lie in strips too ([`ImageLayout`]), with a border of zeros; a [`ConvShape`] says what the convolution is:
+//! Images ([`Images`]) lie in strips too ([`ImageLayout`]), with a border of zeros; a [`ConvShape`] says what the convolution is.
+//! All of it, and activations of either kind ([`Activations`]), is there with the feature `conv`, which is on by default:
 //!
-//! ```
+#![cfg_attr(feature = "conv", doc = "```")]
+#![cfg_attr(not(feature = "conv"), doc = "```ignore")]
 //! use std::sync::Arc;
 //! use sparse_kernels::cpu::Cpu;
 //! use sparse_kernels::{ConvOptions, ConvShape, ConvWeight, CsrPattern, ImageLayout, Images, SparseConv};
@@ -95,9 +97,11 @@
 //! Results are bit-identical for any number of threads: no plan parameter depends on the thread count, every
 //! output is computed by one task in one order, and random numbers are counter-based ([`random`]).
 
+#[cfg(feature = "conv")]
 mod activations;
 pub mod backend;
 mod bsr;
+#[cfg(feature = "conv")]
 mod conv;
 pub mod cpu;
 mod csr;
@@ -106,8 +110,10 @@ mod element;
 mod error;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(feature = "conv")]
 mod images;
 mod pattern;
+#[cfg(feature = "conv")]
 mod pool;
 pub mod profile;
 pub mod random;
@@ -115,21 +121,28 @@ pub mod reference;
 #[cfg(test)]
 mod testing;
 
+#[cfg(feature = "conv")]
 pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
 pub use backend::{
-    Accumulate, AdamStep, BatchNorm, BatchNormOptions, CrossEntropy, ImageNeural, Neural, Optimizer, ReluMask, SgdStep,
+    Accumulate, AdamStep, Backend, BatchNorm, BatchNormOptions, CrossEntropy, ImageNeural, Neural, Optimizer, ReluMask,
+    SgdStep,
 };
+#[cfg(feature = "conv")]
+pub use backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};
 pub use backend::{
-    Backend, BlockConvWeight, BlockMatrix, BlockSparseConv, BlockSparseLinear, Candidate, ConvOptions, ConvWeight,
-    DenseConv, DenseLinear, GrowRequest, Op, PlanOptions, SparseConv, SparseLinear, SparseMatrix, Storage,
+    BlockMatrix, BlockSparseLinear, Candidate, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear, SparseMatrix,
+    Storage,
 };
 pub use bsr::{BlockEntry, Bsr, BsrPattern};
+#[cfg(feature = "conv")]
 pub use conv::ConvShape;
 pub use csr::Csr;
 pub use dense::{MatrixMut, MatrixRef, StripLayout, Strips};
 pub use element::Element;
 pub use error::{BackendError, FormatError, ShapeError};
+#[cfg(feature = "conv")]
 pub use images::{ImageLayout, Images};
 pub use pattern::{CsrPattern, Transposed};
+#[cfg(feature = "conv")]
 pub use pool::PoolShape;

@@ -5,16 +5,19 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use trainer::commands::Cli;
 use trainer::{commands, interrupt};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Standard output is for results.
-    let filter =
-        EnvFilter::builder().with_env_var("RIGL_LOG").try_from_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().with_target(false).init();
+    let given = std::env::var("RIGL_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = given.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).without_time().with_target(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     match interrupt::make_size_limits_errors().map_err(Into::into).and_then(|()| commands::run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

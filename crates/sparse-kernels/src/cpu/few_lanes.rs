@@ -96,43 +96,51 @@ impl Kernel for Part<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         match self.padded {
-            1 => self.block::<I, 1, 2>(isa),
-            2 => self.block::<I, 2, 2>(isa),
-            4 => self.block::<I, 4, 4>(isa),
-            8 => self.block::<I, 8, 4>(isa),
+            1 => isa.call(Padded::<1, 2>(self)),
+            2 => isa.call(Padded::<2, 2>(self)),
+            4 => isa.call(Padded::<4, 4>(self)),
+            8 => isa.call(Padded::<8, 4>(self)),
             _ => unreachable!("the lanes are padded to 1, 2, 4 or 8"),
         }
     }
 }
 
-impl Part<'_> {
+/// The rows of a block over P lanes.
+struct Padded<'a, const P: usize, const U: usize>(Part<'a>);
+
+impl<const P: usize, const U: usize> Kernel for Padded<'_, P, U> {
+    type Output = ();
+
     #[inline(always)]
-    fn block<I: Isa, const P: usize, const U: usize>(&self, isa: I) {
-        match self.entries {
+    fn eval<I: Isa>(self, isa: I) {
+        let part = self.0;
+        match part.entries {
             Entries::Rows(pattern) => {
-                for row in self.walk.rows(self.block) {
+                for row in part.walk.rows(part.block) {
                     let entries = pattern.row_range(row);
                     let columns = pattern.col_indices().as_ptr();
-                    self.row::<I, P, U>(isa, columns, row, entries.start, entries.len(), false);
+                    part.row::<I, P, U>(isa, columns, row, entries.start, entries.len(), false);
                 }
             }
             Entries::Segments(columns) => {
-                for chunk in 0..self.walk.chunks() {
-                    let segments = self.walk.segments(self.block, chunk);
+                for chunk in 0..part.walk.chunks() {
+                    let segments = part.walk.segments(part.block, chunk);
                     for s in segments {
                         // Segments are contiguous in memory, but their rows of Y are not: the prefetchers lose the thread.
                         for at in (s.start..s.start + s.len).step_by(LINE).map(|at| at as usize + AHEAD) {
                             isa.prefetch(columns.as_ptr().wrapping_add(at).cast());
-                            isa.prefetch(self.values.as_ptr().wrapping_add(at));
+                            isa.prefetch(part.values.as_ptr().wrapping_add(at));
                         }
                         let (row, start, len) = (s.row as usize, s.start as usize, s.len as usize);
-                        self.row::<I, P, U>(isa, columns.as_ptr(), row, start, len, chunk > 0);
+                        part.row::<I, P, U>(isa, columns.as_ptr(), row, start, len, chunk > 0);
                     }
                 }
             }
         }
     }
+}
 
+impl Part<'_> {
     /// Entries `start..start + len`, all of `row`: their product overwrites the row of Y, or is added to it.
     #[inline(always)]
     fn row<I: Isa, const P: usize, const U: usize>(

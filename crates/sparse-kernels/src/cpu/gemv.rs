@@ -70,39 +70,55 @@ impl Kernel for Part<'_> {
         }
         // R · N · U accumulators hide the latency of the multiply-add and leave registers for the operands. X with 3 lanes or
         // more is read from L2, once for R rows of W.
-        let wide = I::REGISTERS >= 32;
         match self.lanes {
-            1 => self.rows::<I, 1, 1, 8>(isa),
-            2 => self.rows::<I, 1, 2, 4>(isa),
-            3 => self.rows::<I, 4, 3, 1>(isa),
-            4 if wide => self.rows::<I, 4, 4, 1>(isa),
-            4 => self.rows::<I, 3, 4, 1>(isa),
-            5 if wide => self.rows::<I, 4, 5, 1>(isa),
-            5 => self.rows::<I, 2, 5, 1>(isa),
-            6 if wide => self.rows::<I, 4, 6, 1>(isa),
-            6 => self.rows::<I, 2, 6, 1>(isa),
-            7 if wide => self.rows::<I, 3, 7, 1>(isa),
-            7 => self.rows::<I, 1, 7, 1>(isa),
-            8 if wide => self.rows::<I, 3, 8, 1>(isa),
-            8 => self.rows::<I, 1, 8, 1>(isa),
-            _ => unreachable!("at most 8 lanes"),
+            1 => isa.call(Rows::<1, 1, 8>(self)),
+            2 => isa.call(Rows::<1, 2, 4>(self)),
+            lanes if const { !I::IS_VECTOR } => match lanes {
+                3 => isa.call(Rows::<1, 3, 1>(self)),
+                4 => isa.call(Rows::<1, 4, 1>(self)),
+                5 => isa.call(Rows::<1, 5, 1>(self)),
+                6 => isa.call(Rows::<1, 6, 1>(self)),
+                7 => isa.call(Rows::<1, 7, 1>(self)),
+                _ => isa.call(Rows::<1, 8, 1>(self)),
+            },
+            3 => isa.call(Rows::<4, 3, 1>(self)),
+            lanes if const { I::REGISTERS >= 32 } => match lanes {
+                4 => isa.call(Rows::<4, 4, 1>(self)),
+                5 => isa.call(Rows::<4, 5, 1>(self)),
+                6 => isa.call(Rows::<4, 6, 1>(self)),
+                7 => isa.call(Rows::<3, 7, 1>(self)),
+                _ => isa.call(Rows::<3, 8, 1>(self)),
+            },
+            4 => isa.call(Rows::<3, 4, 1>(self)),
+            5 => isa.call(Rows::<2, 5, 1>(self)),
+            6 => isa.call(Rows::<2, 6, 1>(self)),
+            7 => isa.call(Rows::<1, 7, 1>(self)),
+            _ => isa.call(Rows::<1, 8, 1>(self)),
+        }
+    }
+}
+
+/// All rows against N lanes, R rows and U vectors of each lane at a time.
+struct Rows<'a, const R: usize, const N: usize, const U: usize>(Part<'a>);
+
+impl<const R: usize, const N: usize, const U: usize> Kernel for Rows<'_, R, N, U> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let outputs = self.0.outputs.clone();
+        let mut i = outputs.start;
+        while i + R <= outputs.end {
+            self.0.dots::<I, R, N, U>(isa, i);
+            i += R;
+        }
+        for i in i..outputs.end {
+            self.0.dots::<I, 1, N, U>(isa, i);
         }
     }
 }
 
 impl Part<'_> {
-    #[inline(always)]
-    fn rows<I: Isa, const R: usize, const N: usize, const U: usize>(&self, isa: I) {
-        let mut i = self.outputs.start;
-        while i + R <= self.outputs.end {
-            self.dots::<I, R, N, U>(isa, i);
-            i += R;
-        }
-        for i in i..self.outputs.end {
-            self.dots::<I, 1, N, U>(isa, i);
-        }
-    }
-
     /// R rows of W from `i` on against N lanes of X, U vectors of each at a time.
     #[inline(always)]
     fn dots<I: Isa, const R: usize, const N: usize, const U: usize>(&self, isa: I, i: usize) {

@@ -194,7 +194,7 @@ fn add_strip<I: Isa, const ROWS: usize>(
 macro_rules! with_rows {
     ($isa:ty, $nrows:expr, $call:ident($($argument:expr),*)) => {
         match <$isa>::REGISTERS {
-            _ if $nrows < 6 => $call::<$isa, 1>($($argument),*),
+            _ if $nrows < 6 || const { !<$isa>::IS_VECTOR } => $call::<$isa, 1>($($argument),*),
             32 if $nrows >= 12 => $call::<$isa, 12>($($argument),*),
             _ => $call::<$isa, 6>($($argument),*),
         }

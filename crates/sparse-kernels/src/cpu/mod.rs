@@ -2,6 +2,7 @@
 
 mod bsr;
 mod buffer;
+#[cfg(feature = "conv")]
 mod conv;
 mod few_lanes;
 mod gemm;
@@ -28,6 +29,7 @@ use rayon::prelude::*;
 
 pub use bsr::CpuBlockPlan;
 pub use buffer::Buffer;
+#[cfg(feature = "conv")]
 pub use conv::{CpuBlockConvPlan, CpuConvPlan};
 pub use isa::IsaName;
 pub use limits::Limits;
@@ -57,6 +59,7 @@ pub struct Cpu {
     /// `None` for one thread: everything then runs on the caller's.
     pool: Option<rayon::ThreadPool>,
     /// Memory that operations borrow for a call.
+    #[cfg(feature = "conv")]
     scratch: Mutex<Vec<Buffer>>,
     /// Times of operations, while they are measured.
     profile: Mutex<Option<Vec<KernelTime>>>,
@@ -96,6 +99,7 @@ impl Cpu {
             threads,
             l1_bytes: l1_data_cache().unwrap_or(32 << 10),
             pool,
+            #[cfg(feature = "conv")]
             scratch: Mutex::default(),
             profile: Mutex::default(),
             is_profiled: AtomicBool::new(false),
@@ -137,6 +141,7 @@ impl Cpu {
 
     /// A buffer of `len` elements that hold anything, to be given back: no call of a training step allocates what an earlier
     /// one had.
+    #[cfg(feature = "conv")]
     pub(crate) fn scratch(&self, len: usize) -> Buffer {
         let mut buffer = self.scratch.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
         buffer.resize(len);
@@ -144,6 +149,7 @@ impl Cpu {
     }
 
     /// Returns what [`Cpu::scratch`] gave.
+    #[cfg(feature = "conv")]
     pub(crate) fn give_back(&self, buffer: Buffer) {
         if let Ok(mut free) = self.scratch.lock() {
             free.push(buffer);
@@ -268,6 +274,7 @@ impl SharedMut {
         Self(data.as_ptr().cast_mut())
     }
     /// The same from element `by` on.
+    #[cfg(feature = "conv")]
     pub(crate) fn offset(self, by: usize) -> Self {
         Self(self.0.wrapping_add(by))
     }

@@ -1,6 +1,7 @@
 //! Every operation as plain loops with f64 sums: what the kernels are tested against. No cleverness, row-major
 //! operands, no errors beyond panics on wrong sizes.
 
+#[cfg(feature = "conv")]
 pub mod conv;
 #[cfg(feature = "nn")]
 pub mod images;

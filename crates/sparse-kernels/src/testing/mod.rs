@@ -2,6 +2,7 @@
 //! reference.
 
 pub mod bsr;
+#[cfg(feature = "conv")]
 pub mod conv;
 pub mod growth;
 #[cfg(feature = "nn")]

@@ -3,10 +3,10 @@
 use rigl::Padding;
 use sparse_kernels::{ConvShape, PoolShape, ShapeError};
 
+use super::ModelSpec;
 use super::architecture::{
     Architecture, Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer,
 };
-use super::{ModelName, ModelSpec};
 
 /// Puts an architecture together, one operation after the other.
 #[derive(Debug)]
@@ -61,9 +61,9 @@ impl Conv {
 impl Builder {
     pub fn new(spec: &ModelSpec) -> Self {
         let ModelSpec { channels, size, .. } = *spec;
-        let input = match &spec.name {
-            ModelName::Lenet300x100 | ModelName::Mlp(_) => ValueShape::Features(spec.name.sizes()[0]),
-            _ => ValueShape::Image { channels, size },
+        let input = match spec.name.sizes() {
+            [inputs, ..] => ValueShape::Features(*inputs),
+            [] => ValueShape::Image { channels, size },
         };
         Self {
             spec: spec.clone(),

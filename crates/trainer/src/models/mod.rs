@@ -3,6 +3,7 @@
 mod architecture;
 mod builder;
 mod compress;
+mod family;
 mod name;
 mod network;
 mod sparsification;
@@ -15,6 +16,7 @@ pub use architecture::{
     Architecture, Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer,
 };
 pub use compress::Compressed;
+pub use family::{Family, FirstWeights};
 pub use name::{ModelName, Stem};
 pub use network::{Body, Layer, Network, WeightCount, activation_bytes, strip_of};
 pub(crate) use sparsification::{DENSITY_RULE, complement, is_density, parse_density};

@@ -24,11 +24,9 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// The network of the paper's tables: LeNet-5 on MNIST, wide residual networks on CIFAR-10, all others on ImageNet.
     pub fn of(name: &ModelName) -> Self {
-        let (channels, side, classes) = match name {
-            ModelName::Lenet300x100 | ModelName::Mlp(_) => (0, 0, *name.sizes().last().expect("there are layers")),
-            ModelName::Lenet5 => (1, 28, 10),
-            ModelName::Wrn { .. } => (3, 32, 10),
-            ModelName::ResNet(_) | ModelName::MobileNetV1 | ModelName::MobileNetV2 | ModelName::Vgg16 => (3, 224, 1000),
+        let [channels, side, classes] = match name.family() {
+            Some(family) => family.pictures,
+            None => [0, 0, *name.sizes().last().expect("there are layers")],
         };
         Self { name: name.clone(), channels, size: [side; 2], classes, width: 1.0, stem: Stem::Auto }.resolved()
     }

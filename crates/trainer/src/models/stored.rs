@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
+use super::family::FirstWeights;
 use super::{Architecture, Initialization, LayerKind, ModelSpec, WeightLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::data::Normalization;
@@ -503,15 +504,14 @@ impl StoredModel {
     }
 }
 
-/// As the paper's code draws a layer's first weights: Glorot's way in multi-layer perceptrons, LeNet-5 and wide residual
-/// networks, by variance scaling in networks for ImageNet (VGG by He's factor), whose last layer begins small.
+/// As the paper's code draws a layer's first weights: Glorot's way in multi-layer perceptrons, in others as their family says.
 fn initializer(architecture: &Architecture, layer: &WeightLayer) -> Initializer {
-    match (&architecture.spec.name, layer.kind) {
-        (ModelName::Lenet300x100 | ModelName::Mlp(_), _) => Initializer::XavierUniform,
-        (ModelName::Lenet5 | ModelName::Wrn { .. }, _) => Initializer::XavierUniformConv { taps: layer.taps() },
+    let Some(family) = architecture.spec.name.family() else { return Initializer::XavierUniform };
+    match (family.first_weights, layer.kind) {
+        (FirstWeights::Glorot, _) => Initializer::XavierUniformConv { taps: layer.taps() },
         (_, LayerKind::Linear { outputs, .. }) if outputs == architecture.classes() => Initializer::SmallNormal,
-        (ModelName::Vgg16, _) => Initializer::KaimingNormal,
-        _ => Initializer::LecunNormal,
+        (FirstWeights::He, _) => Initializer::KaimingNormal,
+        (FirstWeights::Lecun, _) => Initializer::LecunNormal,
     }
 }
 

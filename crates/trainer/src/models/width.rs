@@ -9,23 +9,23 @@ use crate::models::ModelName;
 
 /// Published widths: model, density, width of the dense network of the same size (google-research/rigl, the notebooks
 /// `Resnet_50_Param_Flops_Counting` and `MobileNet_Counting`).
-const SMALL_DENSE: [(ModelName, f64, f64); 8] = [
-    (ModelName::ResNet(50), 0.2, 0.465),
-    (ModelName::ResNet(50), 0.1, 0.34),
-    (ModelName::ResNet(50), 0.05, 0.26),
-    (ModelName::ResNet(50), 0.035, 0.231),
-    (ModelName::MobileNetV1, 0.25, 0.47),
-    (ModelName::MobileNetV1, 0.15, 0.353),
-    (ModelName::MobileNetV1, 0.1, 0.285),
-    (ModelName::MobileNetV1, 0.05, 0.204),
+const SMALL_DENSE: [(&str, f64, f64); 8] = [
+    ("resnet-50", 0.2, 0.465),
+    ("resnet-50", 0.1, 0.34),
+    ("resnet-50", 0.05, 0.26),
+    ("resnet-50", 0.035, 0.231),
+    ("mobilenet-v1", 0.25, 0.47),
+    ("mobilenet-v1", 0.15, 0.353),
+    ("mobilenet-v1", 0.1, 0.285),
+    ("mobilenet-v1", 0.05, 0.204),
 ];
 
 /// The same of the sparse network of the size of the dense one of width 1.
-const BIG_SPARSE: [(ModelName, f64, f64); 4] = [
-    (ModelName::MobileNetV1, 0.25, 1.98),
-    (ModelName::MobileNetV1, 0.15, 2.52),
-    (ModelName::MobileNetV1, 0.1, 3.0),
-    (ModelName::MobileNetV1, 0.05, 3.98),
+const BIG_SPARSE: [(&str, f64, f64); 4] = [
+    ("mobilenet-v1", 0.25, 1.98),
+    ("mobilenet-v1", 0.15, 2.52),
+    ("mobilenet-v1", 0.1, 3.0),
+    ("mobilenet-v1", 0.05, 3.98),
 ];
 
 /// Widths that are tried have three decimals, up to this many thousandths.
@@ -68,9 +68,9 @@ pub fn big_sparse(spec: &ModelSpec, sparse: &Sparsification) -> Result<f64, Dist
     largest(target, |width| size(&scaled(spec, width), sparse))
 }
 
-fn published(table: &[(ModelName, f64, f64)], spec: &ModelSpec, density: f64) -> Option<f64> {
-    let of_the_paper = ModelSpec::of(&spec.name) == *spec;
-    let entry = table.iter().find(|(name, d, _)| of_the_paper && *name == spec.name && (d - density).abs() < 1e-9);
+fn published(table: &[(&str, f64, f64)], spec: &ModelSpec, density: f64) -> Option<f64> {
+    let (of_the_paper, model) = (ModelSpec::of(&spec.name) == *spec, spec.name.to_string());
+    let entry = table.iter().find(|(name, d, _)| of_the_paper && *name == model && (d - density).abs() < 1e-9);
     entry.map(|&(_, _, width)| width)
 }
 
@@ -116,7 +116,7 @@ mod tests {
         for (table, of_small) in [(&SMALL_DENSE[..], true), (&BIG_SPARSE[..], false)] {
             for (name, density, width) in table {
                 // Another number of classes by nothing but name: the published width does not apply.
-                let spec = ModelSpec::of(name).on(3, [224, 224], 1001);
+                let spec = ModelSpec::of(&name.parse().unwrap()).on(3, [224, 224], 1001);
                 let found =
                     if of_small { small_dense(&spec, &sparse(*density)) } else { big_sparse(&spec, &sparse(*density)) };
                 let found = found.unwrap();
@@ -143,14 +143,14 @@ mod tests {
             assert!(got <= whole && got > 0.99 * whole, "{density}: width {wide}: {got} of {whole}");
         }
         // A network that is wide already is what counts.
-        let wrn = ModelSpec::of(&ModelName::Wrn { depth: 22, width: 2 });
+        let wrn = ModelSpec::of(&"wrn-22-2".parse().unwrap());
         let [narrow, wide] = [1.0, 2.0].map(|width| small_dense(&wrn.clone().with_width(width), &sparse(0.1)).unwrap());
         assert!(wide > 1.8 * narrow && wide < 2.2 * narrow, "{narrow} {wide}");
     }
 
     #[test]
     fn sizes_match() {
-        let spec = ModelSpec::of(&ModelName::Wrn { depth: 22, width: 2 });
+        let spec = ModelSpec::of(&"wrn-22-2".parse().unwrap());
         let dense = Sparsification { method: Method::named("dense"), density: 1.0, ..sparse(0.1) };
         let width = small_dense(&spec, &sparse(0.1)).unwrap();
         let target = size(&spec, &sparse(0.1)).unwrap();

@@ -27,11 +27,11 @@ pub(crate) const RUN: &str = "Run and output";
 settings! {
     /// The network.
     ModelArgs in NETWORK => {
-        /// The network: lenet-300-100, lenet-5, wrn-D-K (such as wrn-22-2), resnet-18, resnet-34, resnet-50, mobilenet-v1,
-        /// mobilenet-v2, vgg-16, or a multi-layer perceptron given by its layer sizes, such as 784-300-100-10
+        /// The network, such as lenet-300-100, wrn-22-2, resnet-50 or mobilenet-v1 (docs/networks.md lists them all), or a
+        /// multi-layer perceptron given by its layer sizes, such as 784-300-100-10
         model: ModelName = ModelName::Lenet300x100, arg(value_name = "NAME");
         /// First layers of a residual network: those for ImageNet or for CIFAR; auto chooses by image size
-        stem: Stem = Stem::Auto, needs |s| unless(matches!(s.model, ModelName::ResNet(_)), "a model resnet-18, -34 or -50");
+        stem: Stem = Stem::Auto, needs |s| unless(s.model.family().is_some_and(|f| f.has_stem), "a model resnet-18, -34 or -50");
     }
     /// The network's width.
     WidthArgs in NETWORK => {

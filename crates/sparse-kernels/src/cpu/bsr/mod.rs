@@ -9,6 +9,7 @@ mod tests;
 use std::sync::Arc;
 
 use self::sddmm::Sddmm;
+#[cfg(feature = "conv")]
 pub(super) use self::sddmm::sums;
 use self::spmm::Spmm;
 use super::plan::block_rows;

@@ -4,6 +4,7 @@ use sparse_kernels::{PoolShape, ShapeError};
 
 use super::super::architecture::{Masking, PoolKind};
 use super::super::builder::{Builder, Conv};
+use super::super::family::{Family, FirstWeights};
 
 /// Linear layers `fc1`, `fc2`, … of these sizes, with ReLU and dropout between them.
 pub(super) fn mlp(builder: &mut Builder, sizes: &[usize]) -> Result<(), ShapeError> {
@@ -18,10 +19,21 @@ pub(super) fn mlp(builder: &mut Builder, sizes: &[usize]) -> Result<(), ShapeErr
     Ok(())
 }
 
+/// LeNet-5.
+pub(super) static LENET_5: Family = Family {
+    prefix: "lenet-",
+    names: "lenet-5",
+    rule: None,
+    has: |numbers| numbers == [5],
+    pictures: [1, 28, 10],
+    has_stem: false,
+    first_weights: FirstWeights::Glorot,
+};
+
 /// Two convolutions of 5 × 5 with 6 and 16 channels, each followed by ReLU and a pooling of 2 × 2, and linear layers of 120,
 /// 84 and one output a class. The first convolution of pictures below 32 × 32 is padded, so that what the second one sees is
 /// the original's.
-pub(super) fn lenet_5(builder: &mut Builder) -> Result<(), ShapeError> {
+pub(super) fn lenet_5(builder: &mut Builder, _: &[usize]) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let pool = PoolShape::new([2, 2])?.with_stride([2, 2])?;
     let mut x = builder.input();

@@ -5,9 +5,26 @@ use sparse_kernels::ShapeError;
 
 use super::super::architecture::{Masking, ValueId};
 use super::super::builder::{Builder, Conv};
+use super::super::family::{Family, FirstWeights};
+
+/// Versions 1 and 2.
+pub(super) static MOBILENET: Family = Family {
+    prefix: "mobilenet-v",
+    names: "mobilenet-v1, mobilenet-v2",
+    rule: None,
+    has: |numbers| matches!(numbers, [1 | 2]),
+    pictures: [3, 224, 1000],
+    has_stem: false,
+    first_weights: FirstWeights::Lecun,
+};
+
+/// The version of this number.
+pub(super) fn mobilenet(builder: &mut Builder, numbers: &[usize]) -> Result<(), ShapeError> {
+    if numbers == [1] { mobilenet_v1(builder) } else { mobilenet_v2(builder) }
+}
 
 /// Thirteen pairs of a depthwise convolution of 3 × 3 and one of 1 × 1.
-pub(super) fn mobilenet_v1(builder: &mut Builder) -> Result<(), ShapeError> {
+fn mobilenet_v1(builder: &mut Builder) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let mut x = stem(builder)?;
     let blocks = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)];
@@ -25,7 +42,7 @@ pub(super) fn mobilenet_v1(builder: &mut Builder) -> Result<(), ShapeError> {
 
 /// Seventeen blocks that expand their channels six times, convolve each by itself, and project back, around a shortcut where
 /// the shape stays. (The original's ReLU6 is a ReLU here.)
-pub(super) fn mobilenet_v2(builder: &mut Builder) -> Result<(), ShapeError> {
+fn mobilenet_v2(builder: &mut Builder) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let mut x = stem(builder)?;
     let stages =

@@ -6,11 +6,57 @@ mod resnet;
 mod vgg;
 mod wide_resnet;
 
+use std::str::FromStr;
+
 use sparse_kernels::ShapeError;
 
 use super::architecture::Architecture;
 use super::builder::Builder;
-use super::{ModelName, ModelSpec};
+use super::family::Family;
+use super::name::ModelName;
+use super::spec::ModelSpec;
+
+/// Builds the network of a family with the numbers of its name.
+type Build = fn(&mut Builder, &[usize]) -> Result<(), ShapeError>;
+
+/// Every family of convolutional networks.
+static FAMILIES: [(&Family, Build); 5] = [
+    (&lenet::LENET_5, lenet::lenet_5),
+    (&wide_resnet::WIDE_RESNET, wide_resnet::wide_resnet),
+    (&resnet::RESNET, resnet::resnet),
+    (&mobilenet::MOBILENET, mobilenet::mobilenet),
+    (&vgg::VGG, vgg::vgg_16),
+];
+
+impl FromStr for ModelName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        if name == "lenet-300-100" {
+            return Ok(Self::Lenet300x100);
+        }
+        // As they are printed, so that wrn-022-2 is no second name.
+        let number = |text: &str| text.parse::<u16>().ok().filter(|n| n.to_string() == text).map(usize::from);
+        for (family, _) in FAMILIES {
+            let Some(numbers) = name.strip_prefix(family.prefix) else { continue };
+            let numbers = numbers.split('-').map(number).collect::<Option<Vec<_>>>().filter(|n| (family.has)(n));
+            match (numbers, family.rule) {
+                (Some(numbers), _) => return Ok(Self::Convolutional(family, numbers)),
+                (None, Some(rule)) => return Err(rule.to_owned()),
+                (None, None) => {}
+            }
+        }
+        // Column indices are u32.
+        let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size > 0).map(|size| size as usize);
+        match name.split('-').map(size).collect::<Option<Vec<_>>>() {
+            Some(sizes) if sizes.len() >= 2 => Ok(Self::Mlp(sizes)),
+            _ => Err(format!(
+                "the models are lenet-300-100, {}, or the layer sizes of a multi-layer perceptron, such as 784-300-100-10",
+                FAMILIES.map(|(family, _)| family.names).join(", ")
+            )),
+        }
+    }
+}
 
 impl Architecture {
     /// The architecture of a named model, of the paper's sizes ([`ModelSpec::of`]).
@@ -25,14 +71,12 @@ impl Architecture {
     pub fn new(spec: &ModelSpec) -> Result<Self, ShapeError> {
         let mut builder = Builder::new(spec);
         match &spec.name {
-            ModelName::Lenet300x100 | ModelName::Mlp(_) => lenet::mlp(&mut builder, spec.name.sizes()),
-            ModelName::Lenet5 => lenet::lenet_5(&mut builder),
-            ModelName::Wrn { depth, width } => wide_resnet::wide_resnet(&mut builder, *depth, *width),
-            ModelName::ResNet(depth) => resnet::resnet(&mut builder, *depth),
-            ModelName::MobileNetV1 => mobilenet::mobilenet_v1(&mut builder),
-            ModelName::MobileNetV2 => mobilenet::mobilenet_v2(&mut builder),
-            ModelName::Vgg16 => vgg::vgg_16(&mut builder),
-        }?;
+            ModelName::Convolutional(of, numbers) => {
+                let (_, build) = FAMILIES.iter().find(|(family, _)| family == of).expect("names are of families here");
+                build(&mut builder, numbers)?;
+            }
+            name => lenet::mlp(&mut builder, name.sizes())?,
+        }
         Ok(builder.finish())
     }
 }

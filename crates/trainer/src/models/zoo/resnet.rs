@@ -5,14 +5,26 @@ use sparse_kernels::{PoolShape, ShapeError};
 use super::super::Stem;
 use super::super::architecture::{Masking, PoolKind, ValueId};
 use super::super::builder::{Builder, Conv};
+use super::super::family::{Family, FirstWeights};
+
+/// Residual networks.
+pub(super) static RESNET: Family = Family {
+    prefix: "resnet-",
+    names: "resnet-18, resnet-34, resnet-50",
+    rule: None,
+    has: |numbers| matches!(numbers, [18 | 34 | 50]),
+    pictures: [3, 224, 1000],
+    has_stem: true,
+    first_weights: FirstWeights::Lecun,
+};
 
 /// `resnet-18`, `-34` (basic blocks) or `-50` (bottlenecks), with the layers' names of torchvision. ImageNet's stem is a
 /// convolution of 7 × 7 and a pooling, both of stride 2; CIFAR's is a convolution of 3 × 3.
-pub(super) fn resnet(builder: &mut Builder, depth: usize) -> Result<(), ShapeError> {
+pub(super) fn resnet(builder: &mut Builder, numbers: &[usize]) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
-    let (blocks, bottleneck) = match depth {
-        18 => ([2, 2, 2, 2], false),
-        34 => ([3, 4, 6, 3], false),
+    let (blocks, bottleneck) = match numbers {
+        [18] => ([2, 2, 2, 2], false),
+        [34] => ([3, 4, 6, 3], false),
         _ => ([3, 4, 6, 3], true),
     };
     builder.masking = Masking::NotUniform;

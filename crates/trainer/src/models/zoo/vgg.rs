@@ -4,10 +4,22 @@ use sparse_kernels::{PoolShape, ShapeError};
 
 use super::super::architecture::{Masking, PoolKind};
 use super::super::builder::{Builder, Conv};
+use super::super::family::{Family, FirstWeights};
+
+/// VGG-16.
+pub(super) static VGG: Family = Family {
+    prefix: "vgg-",
+    names: "vgg-16",
+    rule: None,
+    has: |numbers| numbers == [16],
+    pictures: [3, 224, 1000],
+    has_stem: false,
+    first_weights: FirstWeights::He,
+};
 
 /// Thirteen convolutions of 3 × 3 in five groups, each group followed by a pooling of 2 × 2. On pictures of at least 224 × 224,
 /// the classifier has two hidden layers of 4096 features; on smaller ones it is one linear layer over the channels' means.
-pub(super) fn vgg_16(builder: &mut Builder) -> Result<(), ShapeError> {
+pub(super) fn vgg_16(builder: &mut Builder, _: &[usize]) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
     let pool = PoolShape::new([2, 2])?.with_stride([2, 2])?;
     let mut x = builder.input();

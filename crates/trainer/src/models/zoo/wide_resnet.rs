@@ -4,12 +4,25 @@ use sparse_kernels::ShapeError;
 
 use super::super::architecture::Masking;
 use super::super::builder::{Builder, Conv};
+use super::super::family::{Family, FirstWeights};
+
+/// Wide residual networks.
+pub(super) static WIDE_RESNET: Family = Family {
+    prefix: "wrn-",
+    names: "wrn-D-K such as wrn-22-2",
+    rule: Some("a wide residual network is wrn-D-K with D = 6 n + 4 (10, 16, 22, ...)"),
+    has: |numbers| matches!(numbers, [depth, width] if *depth >= 10 && depth % 6 == 4 && *width > 0),
+    pictures: [3, 32, 10],
+    has_stem: false,
+    first_weights: FirstWeights::Glorot,
+};
 
 /// `wrn-D-K`: a convolution of 16 channels, three groups of `(D − 4) / 6` blocks with `16 K`, `32 K` and `64 K` channels,
 /// normalisation, mean, a linear layer. A block is normalisation, ReLU, convolution, twice, dropout before the second
 /// convolution; where the shape changes, the shortcut is a convolution of 1 × 1 behind the first ReLU.
-pub(super) fn wide_resnet(builder: &mut Builder, depth: usize, width: usize) -> Result<(), ShapeError> {
+pub(super) fn wide_resnet(builder: &mut Builder, numbers: &[usize]) -> Result<(), ShapeError> {
     let spec = builder.spec.clone();
+    let (depth, width) = (numbers[0], numbers[1]);
     let blocks = (depth - 4) / 6;
     builder.masking = Masking::NotUniform;
     let mut x = builder.conv("conv1", Conv::new(spec.scaled(16), 3), builder.input())?;
