@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernel::{Access, Kernel, Launch, Work};
+use super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::plan::Rows;
 use super::shaders;
 use super::{Buffer, Gpu, Indices, WINDOW_UNIT, windows};
@@ -11,8 +11,6 @@ use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::backend::linear::{Found, Pairs};
 use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
 use crate::{BackendError, BlockSparseLinear, BsrPattern, Op, StripLayout, Strips};
-
-use Access::{Read, Write};
 
 const fn spmm(name: &'static str, entry: &'static str) -> Kernel {
     let source = shaders::SPMM_BSR;
@@ -23,12 +21,7 @@ static FORWARD: Kernel = spmm("spmm_bsr", "forward");
 static TRANSPOSED: Kernel = spmm("spmm_bsr_t", "transposed");
 static NARROW: Kernel = spmm("spmm_bsr", "narrow");
 static NARROW_TRANSPOSED: Kernel = spmm("spmm_bsr_t", "narrow");
-static SDDMM: Kernel = Kernel {
-    name: "sddmm_bsr",
-    source: shaders::SDDMM_BSR,
-    entry: "sddmm_bsr",
-    operands: &[Read, Read, Read, Read, Write],
-};
+static SDDMM: Kernel = Kernel::new("sddmm_bsr", shaders::SDDMM_BSR, &[Read, Read, Read, Read, Write]);
 
 /// Invocations of a workgroup of the product.
 const GROUP: usize = 128;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adapter::{self, AdapterReport, BASELINE};
-use super::kernel::{Access, Kernel};
+use super::kernel::{Kernel, Read};
 use crate::BackendError;
 
 /// Which GPU, and how it is used.
@@ -185,7 +185,7 @@ impl Device {
             modules.entry(kernel.source).or_insert_with(make).clone()
         };
         let entries = kernel.operands.iter().enumerate().map(|(i, access)| {
-            let ty = wgpu::BufferBindingType::Storage { read_only: *access == Access::Read };
+            let ty = wgpu::BufferBindingType::Storage { read_only: *access == Read };
             layout_entry(i as u32, ty, false)
         });
         let entries = entries.collect::<Vec<_>>();

@@ -1,6 +1,6 @@
 //! Filling, adding, gathering.
 
-use super::kernel::{Access, Kernel, Launch, Work};
+use super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::shaders;
 use super::{Buffer, Gpu, Indices, windows};
 use crate::BackendError;
@@ -8,15 +8,9 @@ use crate::BackendError;
 /// Invocations of a workgroup of the kernels that have an element, or four, each.
 pub(super) const GROUP: usize = 256;
 
-static FILL: Kernel = Kernel { name: "fill", source: shaders::FILL, entry: "fill", operands: &[Access::Write] };
-static ADD: Kernel =
-    Kernel { name: "add", source: shaders::ADD, entry: "add", operands: &[Access::Read, Access::Write] };
-static GATHER: Kernel = Kernel {
-    name: "gather",
-    source: shaders::GATHER,
-    entry: "gather",
-    operands: &[Access::Read, Access::Read, Access::Write],
-};
+static FILL: Kernel = Kernel::new("fill", shaders::FILL, &[Write]);
+static ADD: Kernel = Kernel::new("add", shaders::ADD, &[Read, Write]);
+static GATHER: Kernel = Kernel::new("gather", shaders::GATHER, &[Read, Read, Write]);
 
 impl Gpu {
     pub(super) fn fill_buffer(&self, value: f32, to: &Buffer) -> Result<(), BackendError> {

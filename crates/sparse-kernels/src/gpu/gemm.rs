@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{Access, Kernel, Launch, Work};
+use super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::shaders;
 use super::split::Split;
 use super::windows::{lanes_within, of_strips};
@@ -10,18 +10,8 @@ use super::{Buffer, Gpu, WINDOW_UNIT};
 use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::{BackendError, DenseLinear, Op, Strips};
 
-static GEMM: Kernel = Kernel {
-    name: "gemm",
-    source: shaders::GEMM,
-    entry: "gemm",
-    operands: &[Access::Read, Access::Read, Access::Write],
-};
-static GEMM_WEIGHT_GRAD: Kernel = Kernel {
-    name: "gemm_weight_grad",
-    source: shaders::GEMM,
-    entry: "gemm_weight_grad",
-    operands: &[Access::Read, Access::Read, Access::Write],
-};
+static GEMM: Kernel = Kernel::new("gemm", shaders::GEMM, &[Read, Read, Write]);
+static GEMM_WEIGHT_GRAD: Kernel = Kernel::new("gemm_weight_grad", shaders::GEMM, &[Read, Read, Write]);
 
 /// Sums of an invocation along each side.
 const REGISTERS: usize = 8;

@@ -31,7 +31,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::buffer::DeviceBuffer;
 use super::device::Device;
-use super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::kernel::{Access, Kernel, Launch, Operand, Read, Work, Write};
 use super::recorder::Command;
 use super::scratch::Scratch;
 use super::shaders;
@@ -59,7 +59,6 @@ const fn kernel(name: &'static str, entry: &'static str, operands: &'static [Acc
     Kernel { name, source: shaders::SELECT, entry, operands }
 }
 
-use Access::{Read, Write};
 static KEYS: Kernel = kernel("grow_keys", "keys_of", &[Read, Write]);
 static EXCLUDE: Kernel = kernel("grow_exclude", "exclude", &[Read, Write]);
 static HISTOGRAM: Kernel = kernel("grow_histogram", "histogram", &[Read, Read, Read, Read, Write]);
@@ -68,7 +67,7 @@ static COUNT: Kernel = kernel("grow_count", "count", &[Read, Read, Read, Read, W
 static OFFSETS: Kernel = kernel("grow_offsets", "offsets", &[Write]);
 static COLLECT: Kernel = kernel("grow_collect", "collect", &[Read, Read, Read, Read, Read, Write, Write, Write]);
 static BLOCK_NORMS: Kernel =
-    Kernel { name: "grow_block_norms", source: shaders::BLOCK_NORMS, entry: "block_norms", operands: &[Read, Write] };
+    Kernel::new("block_norms", shaders::BLOCK_NORMS, &[Read, Write]).called("grow_block_norms");
 
 /// A buffer of at least `len` elements in a place for one.
 fn at_least<'a, T>(

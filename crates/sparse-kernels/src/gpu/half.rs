@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::elementwise::GROUP;
-use super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::kernel::{Kernel, Launch, Operand, Read, Work, Write};
 use super::shaders;
 use super::{Buffer, Gpu, GpuPlan, Indices, windows};
 use crate::backend::SparseMatrix;
@@ -12,8 +12,7 @@ use crate::backend::linear::{check_sddmm, check_spmm};
 use crate::error::expect_equal;
 use crate::{BackendError, Op, Storage, StripLayout, Strips};
 
-static CONVERT: Kernel =
-    Kernel { name: "convert", source: shaders::CONVERT, entry: "convert", operands: &[Access::Read, Access::Write] };
+static CONVERT: Kernel = Kernel::new("convert", shaders::CONVERT, &[Read, Write]);
 
 /// A storage type of 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

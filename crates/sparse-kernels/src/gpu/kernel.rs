@@ -9,6 +9,8 @@ pub(super) enum Access {
     Write,
 }
 
+pub(super) use Access::{Read, Write};
+
 /// An entry point of a shader file. Its operands are `@group(0) @binding(0)` and so on, in order; its parameters, words of
 /// 32 bits, are `@group(1) @binding(0) var<uniform>`.
 #[derive(Debug)]
@@ -21,6 +23,18 @@ pub(super) struct Kernel {
     pub entry: &'static str,
     /// How each operand is used.
     pub operands: &'static [Access],
+}
+
+impl Kernel {
+    /// The function `entry` of a file; profiles call it so too.
+    pub const fn new(entry: &'static str, source: &'static str, operands: &'static [Access]) -> Self {
+        Self { name: entry, source, entry, operands }
+    }
+
+    /// The same under a name of its own in profiles.
+    pub const fn called(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
 }
 
 /// Part of a buffer that a kernel sees.

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::half::Source;
-use super::kernel::{Access, Kernel, Launch, Work};
+use super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::plan::{ENTRY_WORDS, Segment, WIDTH};
 use super::shaders;
 use super::split::Split;
@@ -12,12 +12,7 @@ use super::windows::lanes_within;
 use super::{Buffer, Gpu, GpuPlan};
 use crate::BackendError;
 
-static SDDMM: Kernel = Kernel {
-    name: "sddmm",
-    source: shaders::SDDMM,
-    entry: "sddmm",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-};
+static SDDMM: Kernel = Kernel::new("sddmm", shaders::SDDMM, &[Read, Read, Read, Read, Read, Read, Write]);
 static SDDMM_SUBGROUPS: LazyLock<Kernel> = LazyLock::new(|| Kernel {
     name: "sddmm_subgroups",
     // Made once in a process, and kept.

@@ -1,17 +1,12 @@
 //! Sums whose terms are split over workgroups, each with its own copy of the output, and the pass that adds these.
 
 use super::elementwise::GROUP;
-use super::kernel::{Access, Kernel, Launch, Work};
+use super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::shaders;
 use super::{Buffer, Gpu};
 use crate::{BackendError, Storage};
 
-static SUM_PARTS: Kernel = Kernel {
-    name: "sum_parts",
-    source: shaders::SUM_PARTS,
-    entry: "sum_parts",
-    operands: &[Access::Read, Access::Write],
-};
+static SUM_PARTS: Kernel = Kernel::new("sum_parts", shaders::SUM_PARTS, &[Read, Write]);
 
 /// Parts at most: the second pass reads them one after the other.
 const MOST_PARTS: usize = 32;

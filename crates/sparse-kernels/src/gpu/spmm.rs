@@ -1,7 +1,7 @@
 //! Plans, SpMM and its transpose.
 
 use super::half::Source;
-use super::kernel::{Access, Kernel, Launch, Work};
+use super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::plan::ENTRY_WORDS;
 use super::shaders;
 use super::windows::{lanes_within, of_strips};
@@ -9,12 +9,7 @@ use super::{Buffer, Gpu};
 use crate::backend::SparseMatrix;
 use crate::{BackendError, Op, Strips};
 
-static SPMM: Kernel = Kernel {
-    name: "spmm",
-    source: shaders::SPMM,
-    entry: "spmm",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-};
+static SPMM: Kernel = Kernel::new("spmm", shaders::SPMM, &[Read, Read, Read, Read, Read, Read, Write]);
 
 /// Rows of a workgroup, and invocations of each.
 const TILE: [usize; 2] = [32, 8];

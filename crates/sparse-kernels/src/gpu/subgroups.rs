@@ -3,12 +3,12 @@
 //! A variant is a kernel's own text with one function in place of another, so that there is one loop to read and to trust. It
 //! gives the same bits.
 
-use super::kernel::{Access, Kernel, Launch, Work};
+use super::kernel::{Kernel, Launch, Work, Write};
 use super::shaders;
 use super::{Gpu, Indices};
 use crate::{BackendError, Storage};
 
-static PROBE: Kernel = Kernel { name: "probe", source: shaders::PROBE, entry: "probe", operands: &[Access::Write] };
+static PROBE: Kernel = Kernel::new("probe", shaders::PROBE, &[Write]);
 /// Invocations of the probe.
 const PROBED: usize = 128;
 /// Neighbours that exchange numbers.

@@ -4,24 +4,15 @@ use std::ops::Range;
 
 use super::grid::{Grid, part};
 use super::sums::{Part, Sums};
-use crate::gpu::kernel::{Access, Kernel, Launch, Work};
+use crate::gpu::kernel::{Kernel, Launch, Read, Work, Write};
 use crate::gpu::shaders;
 use crate::gpu::{Buffer, Gpu};
 use crate::{BackendError, ConvShape, Images};
 
-static CONV_DENSE: Kernel = Kernel {
-    name: "conv_dense",
-    source: shaders::CONV_DENSE,
-    entry: "conv_dense",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Write],
-};
+static CONV_DENSE: Kernel = Kernel::new("conv_dense", shaders::CONV_DENSE, &[Read, Read, Read, Write]);
 static CONV_DENSE_SINGLE: Kernel = Kernel { entry: "conv_dense_single", ..CONV_DENSE };
-static CONV_DENSE_GRAD: Kernel = Kernel {
-    name: "conv_dense_grad",
-    source: shaders::CONV_DENSE_GRAD,
-    entry: "conv_dense_grad",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-};
+static CONV_DENSE_GRAD: Kernel =
+    Kernel::new("conv_dense_grad", shaders::CONV_DENSE_GRAD, &[Read, Read, Read, Read, Write]);
 
 /// Rows of an invocation, invocations of a workgroup along rows at most, and columns of a workgroup, as the shader has them.
 const ROWS: usize = 8;

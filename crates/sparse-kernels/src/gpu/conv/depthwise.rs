@@ -6,24 +6,15 @@ use super::dense::weight_taps;
 use super::grid::{Grid, part};
 use super::sums::{Part, Sums};
 use crate::gpu::elementwise::GROUP;
-use crate::gpu::kernel::{Access, Kernel, Launch, Work};
+use crate::gpu::kernel::{Kernel, Launch, Read, Work, Write};
 use crate::gpu::shaders;
 use crate::gpu::{Buffer, Gpu};
 use crate::{BackendError, ConvShape, Images};
 
-static CONV_DEPTHWISE: Kernel = Kernel {
-    name: "conv_depthwise",
-    source: shaders::CONV_DEPTHWISE,
-    entry: "conv_depthwise",
-    operands: &[Access::Read, Access::Read, Access::Write],
-};
+static CONV_DEPTHWISE: Kernel = Kernel::new("conv_depthwise", shaders::CONV_DEPTHWISE, &[Read, Read, Write]);
 static CONV_DEPTHWISE_SINGLE: Kernel = Kernel { entry: "conv_depthwise_single", ..CONV_DEPTHWISE };
-static CONV_DEPTHWISE_GRAD: Kernel = Kernel {
-    name: "conv_depthwise_grad",
-    source: shaders::CONV_DEPTHWISE_GRAD,
-    entry: "conv_depthwise_grad",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-};
+static CONV_DEPTHWISE_GRAD: Kernel =
+    Kernel::new("conv_depthwise_grad", shaders::CONV_DEPTHWISE_GRAD, &[Read, Read, Read, Read, Write]);
 
 /// Taps of a workgroup of the gradient, as the shader has it.
 const GRAD_TAPS: usize = 9;

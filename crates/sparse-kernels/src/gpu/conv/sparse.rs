@@ -3,22 +3,15 @@
 use super::grid::part;
 use super::plan::{Pass, SparsePlan};
 use super::sums::{Part, Sums};
-use crate::gpu::kernel::{Access, Kernel, Launch, Work};
+use crate::gpu::kernel::{Kernel, Launch, Read, Work, Write};
 use crate::gpu::shaders;
 use crate::gpu::{Buffer, Gpu, Indices};
 use crate::{BackendError, Images};
 
-const PRODUCT: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
-
-static CONV_SPARSE: Kernel =
-    Kernel { name: "conv_sparse", source: shaders::CONV_SPARSE, entry: "conv_sparse", operands: PRODUCT };
+static CONV_SPARSE: Kernel = Kernel::new("conv_sparse", shaders::CONV_SPARSE, &[Read, Read, Read, Read, Read, Write]);
 static CONV_SPARSE_SINGLE: Kernel = Kernel { entry: "conv_sparse_single", ..CONV_SPARSE };
-static CONV_SPARSE_GRAD: Kernel = Kernel {
-    name: "conv_sparse_grad",
-    source: shaders::CONV_SPARSE_GRAD,
-    entry: "conv_sparse_grad",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-};
+static CONV_SPARSE_GRAD: Kernel =
+    Kernel::new("conv_sparse_grad", shaders::CONV_SPARSE_GRAD, &[Read, Read, Read, Read, Read, Read, Write]);
 
 /// Invocations of a workgroup.
 const GROUP: usize = 256;

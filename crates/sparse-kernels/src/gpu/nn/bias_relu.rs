@@ -1,25 +1,15 @@
 //! Bias and ReLU in one pass, in place; backward masks the gradient and sums it per feature in one pass.
 
 use super::super::elementwise::GROUP;
-use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::super::shaders;
 use super::super::{Buffer, Gpu};
 use super::quads::{QUAD, lanes_of, part_of};
 use super::sums::slices;
 use crate::{BackendError, Strips};
 
-static FORWARD: Kernel = Kernel {
-    name: "bias_relu",
-    source: shaders::BIAS_RELU,
-    entry: "bias_relu",
-    operands: &[Access::Read, Access::Write],
-};
-static BACKWARD: Kernel = Kernel {
-    name: "bias_relu_grad",
-    source: shaders::BIAS_RELU,
-    entry: "bias_relu_grad",
-    operands: &[Access::Read, Access::Write, Access::Write],
-};
+static FORWARD: Kernel = Kernel::new("bias_relu", shaders::BIAS_RELU, &[Read, Write]);
+static BACKWARD: Kernel = Kernel::new("bias_relu_grad", shaders::BIAS_RELU, &[Read, Write, Write]);
 
 /// Features of a workgroup, and quads that it passes over at once of each.
 const FEATURES: usize = 8;

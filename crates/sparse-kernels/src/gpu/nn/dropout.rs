@@ -3,17 +3,15 @@
 
 use super::super::Gpu;
 use super::super::elementwise::GROUP;
-use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::kernel::{Kernel, Launch, Work, Write};
 use super::super::shaders;
 use super::images::walk::Walk;
 use super::quads::{QUAD, lanes_of, part_of};
 use crate::random::Key;
 use crate::{BackendError, Images, Strips};
 
-static DROPOUT: Kernel =
-    Kernel { name: "dropout", source: shaders::DROPOUT, entry: "dropout", operands: &[Access::Write] };
-static DROPOUT_IMAGES: Kernel =
-    Kernel { name: "dropout_images", source: shaders::DROPOUT, entry: "dropout_images", operands: &[Access::Write] };
+static DROPOUT: Kernel = Kernel::new("dropout", shaders::DROPOUT, &[Write]);
+static DROPOUT_IMAGES: Kernel = Kernel::new("dropout_images", shaders::DROPOUT, &[Write]);
 
 /// Integer operations an element, roughly.
 const OPERATIONS: u64 = 70;

@@ -1,23 +1,16 @@
 //! Updates of parameters: one pass over values, gradient and moments.
 
 use super::super::elementwise::GROUP;
-use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::super::shaders;
 use super::super::{Buffer, Gpu, windows};
 use super::quads::QUAD;
 use crate::BackendError;
 use crate::backend::{AdamStep, SgdStep};
 
-static SGD: Kernel =
-    Kernel { name: "sgd", source: shaders::SGD, entry: "sgd", operands: &[Access::Read, Access::Write, Access::Write] };
-static SGD_PLAIN: Kernel =
-    Kernel { name: "sgd", source: shaders::SGD, entry: "sgd_plain", operands: &[Access::Read, Access::Write] };
-static ADAM: Kernel = Kernel {
-    name: "adam",
-    source: shaders::ADAM,
-    entry: "adam",
-    operands: &[Access::Read, Access::Write, Access::Write, Access::Write],
-};
+static SGD: Kernel = Kernel::new("sgd", shaders::SGD, &[Read, Write, Write]);
+static SGD_PLAIN: Kernel = Kernel::new("sgd_plain", shaders::SGD, &[Read, Write]).called("sgd");
+static ADAM: Kernel = Kernel::new("adam", shaders::ADAM, &[Read, Write, Write, Write]);
 
 impl Gpu {
     /// Launches an update of all elements; the gradient is read, the others are read and written.

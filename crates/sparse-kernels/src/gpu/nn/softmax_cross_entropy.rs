@@ -1,24 +1,16 @@
 //! Softmax cross-entropy with its gradient, fused.
 
-use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::super::shaders;
 use super::super::{Buffer, Gpu, Indices};
 use super::quads::{QUAD, lanes_of, part_of};
 use crate::backend::CrossEntropy;
 use crate::{BackendError, Strips};
 
-static SOFTMAX: Kernel = Kernel {
-    name: "softmax_cross_entropy",
-    source: shaders::SOFTMAX_CROSS_ENTROPY,
-    entry: "softmax_cross_entropy",
-    operands: &[Access::Read, Access::Read, Access::Write, Access::Write],
-};
-static FINISH: Kernel = Kernel {
-    name: "softmax_cross_entropy_sums",
-    source: shaders::SOFTMAX_CROSS_ENTROPY,
-    entry: "finish",
-    operands: &[Access::Read, Access::Write],
-};
+static SOFTMAX: Kernel =
+    Kernel::new("softmax_cross_entropy", shaders::SOFTMAX_CROSS_ENTROPY, &[Read, Read, Write, Write]);
+static FINISH: Kernel =
+    Kernel::new("finish", shaders::SOFTMAX_CROSS_ENTROPY, &[Read, Write]).called("softmax_cross_entropy_sums");
 
 /// Quads of lanes of a workgroup: a line of memory.
 const QUADS: usize = 8;

@@ -2,17 +2,12 @@
 
 use std::ops::Range;
 
-use super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::super::shaders;
 use super::super::{Buffer, Gpu};
 use crate::BackendError;
 
-static SUM_PARTIALS: Kernel = Kernel {
-    name: "sum_partials",
-    source: shaders::SUM_PARTIALS,
-    entry: "sum_partials",
-    operands: &[Access::Read, Access::Write],
-};
+static SUM_PARTIALS: Kernel = Kernel::new("sum_partials", shaders::SUM_PARTIALS, &[Read, Write]);
 
 /// Workgroups that keep a large device busy.
 const BUSY: usize = 2048;

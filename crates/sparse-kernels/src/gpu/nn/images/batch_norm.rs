@@ -1,7 +1,7 @@
 //! Batch normalisation of images: four kinds of passes over memory, two forward and two backward.
 
 use super::super::super::elementwise::GROUP;
-use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::super::super::kernel::{Access, Kernel, Launch, Operand, Read, Work, Write};
 use super::super::super::shaders;
 use super::super::super::{Buffer, Gpu};
 use super::super::sums::slices;
@@ -13,23 +13,13 @@ use crate::{BackendError, ImageLayout, Images};
 const fn kernel(name: &'static str, entry: &'static str, operands: &'static [Access]) -> Kernel {
     Kernel { name, source: shaders::BATCH_NORM, entry, operands }
 }
-static MOMENTS: Kernel = kernel("batch_moments", "moments", &[Access::Read, Access::Write, Access::Write]);
-static FINISH: Kernel = kernel("batch_moments_sums", "finish_moments", &[Access::Read, Access::Write, Access::Write]);
-static RUNNING: Kernel = kernel("running_moments", "running_moments", &[Access::Read, Access::Write]);
-static NORMALIZE: Kernel =
-    kernel("batch_normalize", "normalize", &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write]);
-static GRAD_SUMS: Kernel = kernel(
-    "batch_norm_grad_sums",
-    "grad_sums",
-    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
-);
-static GRAD: Kernel =
-    kernel("batch_norm_grad", "grad", &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write]);
-static GRAD_TO: Kernel = kernel(
-    "batch_norm_grad",
-    "grad_to",
-    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-);
+static MOMENTS: Kernel = kernel("batch_moments", "moments", &[Read, Write, Write]);
+static FINISH: Kernel = kernel("batch_moments_sums", "finish_moments", &[Read, Write, Write]);
+static RUNNING: Kernel = kernel("running_moments", "running_moments", &[Read, Write]);
+static NORMALIZE: Kernel = kernel("batch_normalize", "normalize", &[Read, Read, Read, Read, Write]);
+static GRAD_SUMS: Kernel = kernel("batch_norm_grad_sums", "grad_sums", &[Read, Read, Read, Read, Write, Write]);
+static GRAD: Kernel = kernel("batch_norm_grad", "grad", &[Read, Read, Read, Read, Write]);
+static GRAD_TO: Kernel = kernel("batch_norm_grad", "grad_to", &[Read, Read, Read, Read, Read, Write]);
 
 /// Words of a slice's result: count, mean, sum of squares, nothing.
 const PARTIAL_WORDS: usize = 4;

@@ -1,7 +1,7 @@
 //! Bias and ReLU, their gradients, and sums of tensors.
 
 use super::super::super::elementwise::GROUP;
-use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::super::super::kernel::{Kernel, Launch, Operand, Read, Work, Write};
 use super::super::super::shaders;
 use super::super::super::{Buffer, Gpu};
 use super::super::sums::slices;
@@ -9,32 +9,11 @@ use super::walk::Walk;
 use crate::backend::check::Done;
 use crate::{BackendError, ImageLayout, Images};
 
-static BIAS_RELU: Kernel = Kernel {
-    name: "bias_relu_images",
-    source: shaders::IMAGES,
-    entry: "bias_relu_images",
-    operands: &[Access::Read, Access::Write],
-};
-static BIAS_RELU_GRAD: Kernel = Kernel {
-    name: "bias_relu_images_grad",
-    source: shaders::IMAGES,
-    entry: "bias_relu_images_grad",
-    operands: &[Access::Read, Access::Write, Access::Write],
-};
-static RELU: Kernel =
-    Kernel { name: "relu_images", source: shaders::IMAGES, entry: "relu_images", operands: &[Access::Write] };
-static RELU_GRAD: Kernel = Kernel {
-    name: "relu_images_grad",
-    source: shaders::IMAGES,
-    entry: "relu_images_grad",
-    operands: &[Access::Read, Access::Write],
-};
-static ADD: Kernel = Kernel {
-    name: "add_images",
-    source: shaders::IMAGES,
-    entry: "add_images",
-    operands: &[Access::Read, Access::Write],
-};
+static BIAS_RELU: Kernel = Kernel::new("bias_relu_images", shaders::IMAGES, &[Read, Write]);
+static BIAS_RELU_GRAD: Kernel = Kernel::new("bias_relu_images_grad", shaders::IMAGES, &[Read, Write, Write]);
+static RELU: Kernel = Kernel::new("relu_images", shaders::IMAGES, &[Write]);
+static RELU_GRAD: Kernel = Kernel::new("relu_images_grad", shaders::IMAGES, &[Read, Write]);
+static ADD: Kernel = Kernel::new("add_images", shaders::IMAGES, &[Read, Write]);
 
 /// What the kernels of `images.wgsl` take beside the tensors.
 #[derive(Debug, Default)]

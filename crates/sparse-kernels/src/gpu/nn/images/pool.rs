@@ -2,29 +2,17 @@
 
 use super::super::super::Gpu;
 use super::super::super::elementwise::GROUP;
-use super::super::super::kernel::{Access, Kernel, Launch, Operand, Work};
+use super::super::super::kernel::{Kernel, Launch, Operand, Read, Work, Write};
 use super::super::super::shaders;
 use super::walk::Walk;
 use crate::backend::Pool;
 use crate::backend::check::Done;
 use crate::{BackendError, ImageLayout, Images, PoolShape};
 
-static MAX: Kernel =
-    Kernel { name: "max_pool", source: shaders::POOL, entry: "max_pool", operands: &[Access::Read, Access::Write] };
-static AVG: Kernel =
-    Kernel { name: "avg_pool", source: shaders::POOL, entry: "avg_pool", operands: &[Access::Read, Access::Write] };
-static MAX_GRAD: Kernel = Kernel {
-    name: "max_pool_grad",
-    source: shaders::POOL,
-    entry: "max_pool_grad",
-    operands: &[Access::Read, Access::Read, Access::Read, Access::Write],
-};
-static AVG_GRAD: Kernel = Kernel {
-    name: "avg_pool_grad",
-    source: shaders::POOL,
-    entry: "avg_pool_grad",
-    operands: &[Access::Read, Access::Write],
-};
+static MAX: Kernel = Kernel::new("max_pool", shaders::POOL, &[Read, Write]);
+static AVG: Kernel = Kernel::new("avg_pool", shaders::POOL, &[Read, Write]);
+static MAX_GRAD: Kernel = Kernel::new("max_pool_grad", shaders::POOL, &[Read, Read, Read, Write]);
+static AVG_GRAD: Kernel = Kernel::new("avg_pool_grad", shaders::POOL, &[Read, Write]);
 
 /// The layouts of one operation; a tensor that it has not may be any.
 struct Tensors {

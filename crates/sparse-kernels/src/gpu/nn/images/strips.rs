@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::super::Gpu;
 use super::super::super::elementwise::GROUP;
-use super::super::super::kernel::{Access, Kernel, Launch, Work};
+use super::super::super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::super::super::shaders;
 use super::super::quads::{QUAD, part_of};
 use super::elementwise::{Extra, parameters};
@@ -12,7 +12,7 @@ use super::walk::Walk;
 use crate::{BackendError, ImageLayout, Images, StripLayout, Strips};
 
 const fn kernel(name: &'static str) -> Kernel {
-    Kernel { name, source: shaders::IMAGES, entry: name, operands: &[Access::Read, Access::Write] }
+    Kernel::new(name, shaders::IMAGES, &[Read, Write])
 }
 pub(super) static FLATTEN: Kernel = kernel("flatten");
 pub(super) static UNFLATTEN: Kernel = kernel("unflatten");
