@@ -7,40 +7,46 @@ use crate::BackendError;
 
 /// Invocations of a workgroup of the kernels that have an element, or four, each.
 pub(super) const GROUP: usize = 256;
+/// Lanes or samples that an invocation has at once.
+pub(super) const QUAD: usize = 4;
 
 static FILL: Kernel = Kernel::new("fill", shaders::FILL, &[Write]);
 static ADD: Kernel = Kernel::new("add", shaders::ADD, &[Read, Write]);
 static GATHER: Kernel = Kernel::new("gather", shaders::GATHER, &[Read, Read, Write]);
 
 impl Gpu {
-    pub(super) fn fill_buffer(&self, value: f32, to: &Buffer) -> Result<(), BackendError> {
-        for part in windows::flat(to.len(), self.window_elements()) {
-            let quads = part.len().div_ceil(4);
+    /// Launches a kernel on all elements of some buffers of one length, which takes the number of quads before `params`.
+    /// `words_and_operations` are moved and computed for each element.
+    pub(super) fn each_quad(
+        &self,
+        kernel: &'static Kernel,
+        params: &[u32],
+        buffers: &[&Buffer],
+        words_and_operations: [usize; 2],
+    ) -> Result<(), BackendError> {
+        let len = buffers.first().map_or(0, |buffer| buffer.len());
+        for part in windows::flat(len, self.window_elements()) {
+            let quads = part.len().div_ceil(QUAD);
+            let operands: Vec<_> = buffers.iter().map(|buffer| buffer.window(part.start, part.len())).collect();
+            let [words, operations] = words_and_operations.map(|each| (each * part.len()) as u64);
             self.launch(&Launch {
-                kernel: &FILL,
+                kernel,
                 constants: &[],
-                params: &[quads as u32, value.to_bits()],
-                operands: &[to.window(part.start, part.len())],
+                params: &[&[quads as u32], params].concat(),
+                operands: &operands,
                 workgroups: quads.div_ceil(GROUP),
-                work: Work::words(part.len()),
+                work: Work { bytes: 4 * words, operations },
             })?;
         }
         Ok(())
     }
 
+    pub(super) fn fill_buffer(&self, value: f32, to: &Buffer) -> Result<(), BackendError> {
+        self.each_quad(&FILL, &[value.to_bits()], &[to], [1, 0])
+    }
+
     pub(super) fn add_buffers(&self, from: &Buffer, to: &Buffer) -> Result<(), BackendError> {
-        for part in windows::flat(to.len(), self.window_elements()) {
-            let quads = part.len().div_ceil(4);
-            self.launch(&Launch {
-                kernel: &ADD,
-                constants: &[],
-                params: &[quads as u32],
-                operands: &[from.window(part.start, part.len()), to.window(part.start, part.len())],
-                workgroups: quads.div_ceil(GROUP),
-                work: Work::words(3 * part.len()),
-            })?;
-        }
-        Ok(())
+        self.each_quad(&ADD, &[], &[from, to], [3, 0])
     }
 
     /// `to[i] = from[map[i]]`, or 0 where `map[i]` is `u32::MAX`.

@@ -60,10 +60,6 @@ impl Tiling {
     fn workgroups(&self) -> usize {
         self.tiles[0] * self.tiles[1] * self.split.parts
     }
-
-    fn is_split(&self) -> bool {
-        self.split.parts > 1
-    }
 }
 
 impl DenseLinear for Gpu {
@@ -113,7 +109,7 @@ impl Gpu {
                     // Parts are whole copies of Y.
                     tiling.split = Split::whole(terms.len());
                 }
-                let launch = |to: &Buffer, start: usize, len: usize, accumulate: bool| {
+                let launch = |to: &Buffer, (start, len): (usize, usize), accumulate: bool| {
                     self.launch(&Launch {
                         kernel: &GEMM,
                         constants: &[("SIDE", tiling.side as f64)],
@@ -145,15 +141,7 @@ impl Gpu {
                         },
                     })
                 };
-                if tiling.is_split() {
-                    let parts = tiling.split.parts;
-                    self.with_partials(parts * y_len, |scratch| {
-                        launch(scratch, 0, parts * y_len, false)?;
-                        self.sum_parts(scratch, parts, &y.data, (y_start, y_len), accumulate)
-                    })?;
-                } else {
-                    launch(&y.data, y_start, y_len, accumulate)?;
-                }
+                self.sum_in_parts(tiling.split.parts, &y.data, (y_start, y_len), accumulate, launch)?;
             }
         }
         Ok(())
@@ -200,7 +188,7 @@ impl Gpu {
                 if bands.len() > 1 {
                     tiling.split = Split::whole(lanes.next_multiple_of(4));
                 }
-                let launch = |to: &Buffer, start: usize, to_len: usize, accumulate: bool| {
+                let launch = |to: &Buffer, (start, to_len): (usize, usize), accumulate: bool| {
                     self.launch(&Launch {
                         kernel: &GEMM_WEIGHT_GRAD,
                         constants: &[("SIDE", tiling.side as f64)],
@@ -235,15 +223,7 @@ impl Gpu {
                         },
                     })
                 };
-                if tiling.is_split() {
-                    let parts = tiling.split.parts;
-                    self.with_partials(parts * len, |scratch| {
-                        launch(scratch, 0, parts * len, false)?;
-                        self.sum_parts(scratch, parts, out, (0, len), accumulate)
-                    })?;
-                } else {
-                    launch(out, band.start, band.len, accumulate)?;
-                }
+                self.sum_in_parts(tiling.split.parts, out, (band.start, band.len), accumulate, launch)?;
             }
         }
         Ok(())
@@ -259,7 +239,7 @@ impl Gpu {
         if step == 0 {
             let what =
                 format!("{what} with {} bytes in a row, more than the {} that a kernel may see", 4 * ncols, 4 * most);
-            return Err(BackendError::Unsupported { device: self.report().to_string(), what });
+            return Err(self.unsupported(what));
         }
         Ok((0..nrows).step_by(step).map(|row| RowWindow::new(row..nrows.min(row + step), ncols)).collect())
     }

@@ -338,8 +338,7 @@ impl Scratch {
         let device = &gpu.device;
         let pitch = count.next_multiple_of(WINDOW_UNIT);
         if u32::try_from(pitch).is_err() {
-            let what = format!("{count} positions to grow at once");
-            return Err(BackendError::Unsupported { device: gpu.report().to_string(), what });
+            return Err(gpu.unsupported(format!("{count} positions to grow at once")));
         }
         let places = at_least(&mut self.excluded, device, excluded.len())?;
         gpu.write(excluded, places)?;
@@ -501,7 +500,7 @@ impl Gpu {
     ) -> Result<Vec<Candidate>, BackendError> {
         if r * ncols > self.window_elements() {
             let what = format!("a row of blocks with {} bytes of gradient, more than a kernel may see", 4 * r * ncols);
-            return Err(BackendError::Unsupported { device: self.report().to_string(), what });
+            return Err(self.unsupported(what));
         }
         let exclude = &*request.exclude;
         let across = exclude.ncols();

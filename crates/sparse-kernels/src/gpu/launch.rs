@@ -21,8 +21,7 @@ impl Gpu {
         }
         let [x, y] = grid(launch.workgroups, self.device.limits.max_compute_workgroups_per_dimension);
         if y > self.device.limits.max_compute_workgroups_per_dimension {
-            let what = format!("{} workgroups of {}", launch.workgroups, launch.kernel.name);
-            return Err(BackendError::Unsupported { device: self.device.report.to_string(), what });
+            return Err(self.unsupported(format!("{} workgroups of {}", launch.workgroups, launch.kernel.name)));
         }
         let pipeline = self.device.pipeline(launch.kernel, launch.constants)?;
         debug_assert_eq!(launch.operands.len(), launch.kernel.operands.len(), "{}", launch.kernel.name);

@@ -120,6 +120,11 @@ impl Gpu {
         &self.device.report
     }
 
+    /// The error of what this device cannot do.
+    fn unsupported(&self, what: impl Into<String>) -> BackendError {
+        BackendError::Unsupported { device: self.report().to_string(), what: what.into() }
+    }
+
     /// Gives the device back at once, with all memory on it: what is queued is not computed, and every later call fails with
     /// [`BackendError::DeviceLost`], as when a driver takes the device away.
     pub fn close(&self) {
@@ -144,8 +149,7 @@ impl Gpu {
     /// If the device has no clock.
     pub fn start_profile(&self) -> Result<(), BackendError> {
         if !self.device.report.has_timestamps {
-            let (device, what) = (self.device.report.to_string(), "no clock for kernels (TIMESTAMP_QUERY)".into());
-            return Err(BackendError::Unsupported { device, what });
+            return Err(self.unsupported("no clock for kernels (TIMESTAMP_QUERY)"));
         }
         let mut recorder = self.recorder();
         recorder.flush(&self.device)?;

@@ -48,7 +48,7 @@ impl Rows {
             if end == row {
                 let what =
                     format!("row {row} with {} entries, more than a kernel may see", pattern.row_range(row).len());
-                return Err(BackendError::Unsupported { device: gpu.report().to_string(), what });
+                return Err(gpu.unsupported(what));
             }
             let mut order: Vec<usize> = (row..end).collect();
             // Stable: rows of one length stay in order.
@@ -100,8 +100,7 @@ impl Groups {
                 segment.push(group);
             }
             let Some(end) = segment.last().map(|(_, entries)| entries.end) else {
-                let what = format!("sampled products with {} bytes that a kernel may see", 4 * most);
-                return Err(BackendError::Unsupported { device: gpu.report().to_string(), what });
+                return Err(gpu.unsupported(format!("sampled products with {} bytes that a kernel may see", 4 * most)));
             };
             // Stable: groups of one length stay in order.
             segment.sort_by_key(|(_, entries)| Reverse(entries.len()));

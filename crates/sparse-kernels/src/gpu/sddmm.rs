@@ -64,7 +64,7 @@ impl Gpu {
                     Split::new(wanted, units, [WIDTH, LEAST_UNITS], values.len(), self.window_elements())
                 };
                 let tiles = list.len().div_ceil(TILE_GROUPS);
-                let launch = |to: &Buffer, len: usize, accumulate: bool| {
+                let launch = |to: &Buffer, (start, len): (usize, usize), accumulate: bool| {
                     self.launch(&Launch {
                         kernel,
                         constants: &[("DY_TYPE", f64::from(dy.code())), ("X_TYPE", f64::from(x.code()))],
@@ -90,7 +90,7 @@ impl Gpu {
                             dy.strips(&strips),
                             x.strips(&strips),
                             x.strips(&strips),
-                            to.window(entries.start, len),
+                            to.window(start, len),
                         ],
                         workgroups: tiles * split.parts,
                         work: Work {
@@ -100,15 +100,7 @@ impl Gpu {
                         },
                     })
                 };
-                if split.parts > 1 {
-                    let len = values.len();
-                    self.with_partials(split.parts * len, |scratch| {
-                        launch(scratch, split.parts * len, false)?;
-                        self.sum_parts(scratch, split.parts, values, (0, len), accumulate)
-                    })?;
-                } else {
-                    launch(values, entries.len(), accumulate)?;
-                }
+                self.sum_in_parts(split.parts, values, (entries.start, entries.len()), accumulate, launch)?;
             }
         }
         Ok(())

@@ -57,22 +57,30 @@ impl Gpu {
         queue(partials.insert(held))
     }
 
-    /// `to[i] (+)= Σ parts[j · len + i]` for the `len` elements from `start` on.
-    pub(super) fn sum_parts(
+    /// Queues a sum of so many parts for the `len` elements of `to` from `start` on. `launch(to, (start, len), accumulate)`
+    /// writes, or adds, all parts one after the other.
+    pub(super) fn sum_in_parts(
         &self,
-        parts: &Buffer,
-        count: usize,
+        parts: usize,
         to: &Buffer,
         (start, len): (usize, usize),
         accumulate: bool,
+        launch: impl Fn(&Buffer, (usize, usize), bool) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        self.launch(&Launch {
-            kernel: &SUM_PARTS,
-            constants: &[],
-            params: &[len as u32, count as u32, len as u32, accumulate.into()],
-            operands: &[parts.window(0, count * len), to.window(start, len)],
-            workgroups: len.div_ceil(GROUP),
-            work: Work { bytes: 4 * ((count + 1) * len) as u64, operations: (count * len) as u64 },
+        if parts == 1 {
+            return launch(to, (start, len), accumulate);
+        }
+        self.with_partials(parts * len, |scratch| {
+            launch(scratch, (0, parts * len), false)?;
+            // `to[i] (+)= Σ scratch[j · len + i]`
+            self.launch(&Launch {
+                kernel: &SUM_PARTS,
+                constants: &[],
+                params: &[len as u32, parts as u32, len as u32, accumulate.into()],
+                operands: &[scratch.window(0, parts * len), to.window(start, len)],
+                workgroups: len.div_ceil(GROUP),
+                work: Work { bytes: 4 * ((parts + 1) * len) as u64, operations: (parts * len) as u64 },
+            })
         })
     }
 }

@@ -59,7 +59,7 @@ impl Gpu {
                 4 * step * pitch,
                 4 * most
             );
-            return Err(BackendError::Unsupported { device: self.device.report.to_string(), what });
+            return Err(self.unsupported(what));
         }
         Ok((0..strips).step_by(count).map(|start| start..strips.min(start + count)).collect())
     }

@@ -11,8 +11,7 @@ use crate::{BackendError, BsrPattern, ConvShape, Images};
 
 impl Gpu {
     fn no_block_convolutions(&self) -> BackendError {
-        let what = "convolutions in blocks, which run on the CPU only (use --format csr on a GPU)".to_owned();
-        BackendError::Unsupported { device: self.report().to_string(), what }
+        self.unsupported("convolutions in blocks, which run on the CPU only (use --format csr on a GPU)")
     }
 }
 

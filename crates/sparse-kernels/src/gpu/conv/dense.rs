@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::grid::{Grid, part};
-use super::sums::{Part, Sums};
+use super::sums::Sums;
 use crate::gpu::kernel::{Kernel, Launch, Read, Work, Write};
 use crate::gpu::shaders;
 use crate::gpu::{Buffer, Gpu};
@@ -98,20 +98,16 @@ impl Gpu {
                 continue;
             }
             let ((from_start, from_len), (to_start, to_len)) = (part(from.layout, &strips), part(to.layout, &strips));
-            let mut params = grid.words(strips.len()).to_vec();
-            params.push(grid.from.channel as u32);
-            params.extend(grid.tap_words());
-            let group = w.len() / shape.groups();
-            let weights = [tap_row, tap_column, first, row, channel, group];
+            let weights = [tap_row, tap_column, first, row, channel, w.len() / shape.groups()];
             let tiles = [rows, channels, row_tiles, shape.groups(), columns, samples];
-            params.extend(weights.into_iter().chain(tiles).map(|word| word as u32));
+            let words = grid.dense_words(weights.into_iter().chain(tiles));
             let [quads, single] = grid.constants();
             let read = from.data.window(from_start, from_len);
             let pixels = grid.size[0] * grid.size[1];
             self.launch(&Launch {
                 kernel,
                 constants: &[("ROW_THREADS", row_threads as f64), quads, single],
-                params: &params,
+                params: &[&grid.words(strips.len())[..], &words].concat(),
                 operands: &[w.whole(), read, read, to.data.window(to_start, to_len)],
                 workgroups: row_tiles * shape.groups() * columns.div_ceil(COLUMNS),
                 work: Work {
@@ -139,25 +135,10 @@ impl Gpu {
         let first_group = rows.start / group_rows;
         let groups = rows.end.div_ceil(group_rows) - first_group;
         let (len, workgroups) = (rows.len() * shape.columns(), row_tiles * column_tiles * groups);
-        self.conv_sums(&grid, dy, x, &Sums { to: dw, len, accumulate, workgroups }, |part: &Part<'_>| {
-            let mut params = grid.words(part.strips).to_vec();
-            params.push(grid.from.channel as u32);
-            params.extend(grid.tap_words());
-            let [slices, slice_points] = part.slices;
+        let sums = Sums { kernel: &CONV_DENSE_GRAD, lists: &[], list_words: 0, to: dw, len, accumulate, workgroups };
+        self.conv_sums(&grid, dy, x, &sums, |slices| {
             let tiles = [group_rows, channels, row_tiles, column_tiles, first_group, groups, rows.start, rows.end];
-            let rest = [slices, slice_points, usize::from(part.accumulate)];
-            params.extend(tiles.into_iter().chain(rest).map(|word| word as u32));
-            self.launch(&Launch {
-                kernel: &CONV_DENSE_GRAD,
-                constants: &grid.constants(),
-                params: &params,
-                operands: &[part.dy, part.dy, part.x, part.x, part.to],
-                workgroups: workgroups * slices,
-                work: Work {
-                    bytes: part.bytes + 4 * (len * slices) as u64,
-                    operations: 2 * len as u64 * part.pixels as u64,
-                },
-            })
+            grid.dense_words(tiles.into_iter().chain(slices))
         })
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::dense::weight_taps;
 use super::grid::{Grid, part};
-use super::sums::{Part, Sums};
+use super::sums::Sums;
 use crate::gpu::elementwise::GROUP;
 use crate::gpu::kernel::{Kernel, Launch, Read, Work, Write};
 use crate::gpu::shaders;
@@ -38,17 +38,13 @@ impl Gpu {
             let columns = strips.len() * height * channels * row_columns;
             let samples = super::samples(to.layout, &strips);
             let ((from_start, from_len), (to_start, to_len)) = (part(from.layout, &strips), part(to.layout, &strips));
-            let mut params = grid.words(strips.len()).to_vec();
-            params.push(grid.from.channel as u32);
-            params.extend(grid.tap_words());
-            let weights = weight_taps(shape, grid);
             let rest = [shape.taps(), channels, row_columns, columns, samples];
-            params.extend(weights.into_iter().chain(rest).map(|word| word as u32));
+            let words = grid.dense_words(weight_taps(shape, grid).into_iter().chain(rest));
             let pixels = height * width;
             self.launch(&Launch {
                 kernel,
                 constants: &grid.constants(),
-                params: &params,
+                params: &[&grid.words(strips.len())[..], &words].concat(),
                 operands: &[w.whole(), from.data.window(from_start, from_len), to.data.window(to_start, to_len)],
                 workgroups: columns.div_ceil(GROUP),
                 work: Work {
@@ -73,24 +69,10 @@ impl Gpu {
         let grid = Grid::forward(shape, x.layout, dy.layout);
         let tap_groups = shape.taps().div_ceil(GRAD_TAPS);
         let (len, workgroups) = (rows.len() * shape.taps(), rows.len() * tap_groups);
-        self.conv_sums(&grid, dy, x, &Sums { to: dw, len, accumulate, workgroups }, |part: &Part<'_>| {
-            let mut params = grid.words(part.strips).to_vec();
-            params.push(grid.from.channel as u32);
-            params.extend(grid.tap_words());
-            let [slices, slice_points] = part.slices;
-            let rest = [tap_groups, rows.start, rows.len(), slices, slice_points, usize::from(part.accumulate)];
-            params.extend(rest.map(|word| word as u32));
-            self.launch(&Launch {
-                kernel: &CONV_DEPTHWISE_GRAD,
-                constants: &grid.constants(),
-                params: &params,
-                operands: &[part.dy, part.dy, part.x, part.x, part.to],
-                workgroups: workgroups * slices,
-                work: Work {
-                    bytes: part.bytes + 4 * (len * slices) as u64,
-                    operations: 2 * len as u64 * part.pixels as u64,
-                },
-            })
+        let sums =
+            Sums { kernel: &CONV_DEPTHWISE_GRAD, lists: &[], list_words: 0, to: dw, len, accumulate, workgroups };
+        self.conv_sums(&grid, dy, x, &sums, |slices| {
+            grid.dense_words([tap_groups, rows.start, rows.len()].into_iter().chain(slices))
         })
     }
 }

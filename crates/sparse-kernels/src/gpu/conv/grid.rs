@@ -177,10 +177,12 @@ impl Grid {
         .map(|word| word as u32)
     }
 
-    /// Rows and columns of taps, and the distances from one to the next in the input.
-    pub fn tap_words(&self) -> [u32; 4] {
+    /// What kernels of dense weights take behind [`Self::words`]: the distance of channels, rows and columns of taps, the
+    /// distances from one to the next in the input; and the rest.
+    pub fn dense_words(&self, rest: impl Iterator<Item = usize>) -> Vec<u32> {
         let [rows, columns] = self.taps;
-        [rows.count as u32, columns.count as u32, rows.pitch as u32, columns.pitch as u32]
+        let taps = [rows.count as u32, columns.count as u32, rows.pitch as u32, columns.pitch as u32];
+        [self.from.channel as u32].into_iter().chain(taps).chain(rest.map(|word| word as u32)).collect()
     }
 }
 

@@ -204,7 +204,7 @@ impl Gpu {
             return Ok(());
         }
         let what = format!("{what} with {} bytes, more than the {} that a kernel may see", 4 * len, 4 * most);
-        Err(BackendError::Unsupported { device: self.report().to_string(), what })
+        Err(self.unsupported(what))
     }
 }
 

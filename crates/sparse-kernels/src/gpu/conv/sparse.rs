@@ -2,7 +2,7 @@
 
 use super::grid::part;
 use super::plan::{Pass, SparsePlan};
-use super::sums::{Part, Sums};
+use super::sums::Sums;
 use crate::gpu::kernel::{Kernel, Launch, Read, Work, Write};
 use crate::gpu::shaders;
 use crate::gpu::{Buffer, Gpu, Indices};
@@ -88,25 +88,17 @@ impl Gpu {
     ) -> Result<(), BackendError> {
         let (grid, nnz) = (&plan.forward.grid, plan.forward.nnz);
         let task_groups = plan.task_count().div_ceil(TEAMS);
-        let sums = Sums { to: values, len: nnz, accumulate, workgroups: task_groups };
-        self.conv_sums(grid, dy, x, &sums, |part: &Part<'_>| {
-            let mut params = grid.words(part.strips).to_vec();
-            let [slices, slice_points] = part.slices;
-            let accumulate = usize::from(part.accumulate);
-            params.extend(
-                [plan.task_count(), task_groups, slices, slice_points, nnz, accumulate].map(|word| word as u32),
-            );
-            self.launch(&Launch {
-                kernel: &CONV_SPARSE_GRAD,
-                constants: &grid.constants(),
-                params: &params,
-                operands: &[plan.tasks.whole(), plan.offsets.whole(), part.dy, part.dy, part.x, part.x, part.to],
-                workgroups: task_groups * slices,
-                work: Work {
-                    bytes: part.bytes + 4 * (nnz * (1 + slices)) as u64,
-                    operations: 2 * (nnz * part.pixels) as u64,
-                },
-            })
+        let sums = Sums {
+            kernel: &CONV_SPARSE_GRAD,
+            lists: &[plan.tasks.whole(), plan.offsets.whole()],
+            list_words: nnz,
+            to: values,
+            len: nnz,
+            accumulate,
+            workgroups: task_groups,
+        };
+        self.conv_sums(grid, dy, x, &sums, |[slices, points, accumulate]| {
+            [plan.task_count(), task_groups, slices, points, nnz, accumulate].map(|word| word as u32).to_vec()
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Gradients of weights: sums over all pixels and samples, in slices where there are few weights.
 
 use super::grid::{Grid, part};
-use crate::gpu::kernel::Operand;
+use crate::gpu::kernel::{Kernel, Launch, Operand, Work};
 use crate::gpu::{Buffer, Gpu};
 use crate::{BackendError, Images};
 
@@ -11,31 +11,19 @@ const WORKGROUPS: usize = 1024;
 /// Points that a slice has at least, lest adding up its sums cost more than making them.
 const SLICE_POINTS: usize = 128;
 
-/// Where sums go.
+/// How sums are made, and where they go.
 pub(super) struct Sums<'a> {
+    pub kernel: &'static Kernel,
+    /// What the kernel sees before dY and X.
+    pub lists: &'a [Operand<'a>],
+    /// Words of the lists that it reads.
+    pub list_words: usize,
     pub to: &'a Buffer,
     /// How many there are, from the start of `to`.
     pub len: usize,
     pub accumulate: bool,
     /// Workgroups that one slice of the points makes.
     pub workgroups: usize,
-}
-
-/// Some strips, and how they are cut.
-#[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
-    pub strips: usize,
-    /// Number of slices, and points of each.
-    pub slices: [usize; 2],
-    pub dy: Operand<'a>,
-    pub x: Operand<'a>,
-    pub to: Operand<'a>,
-    /// Whether sums are added to what is there.
-    pub accumulate: bool,
-    /// Bytes of the strips.
-    pub bytes: u64,
-    /// Pixels of Y of all samples.
-    pub pixels: usize,
 }
 
 /// Number of slices, and points of each.
@@ -46,46 +34,42 @@ fn slices(workgroups: usize, points: usize, most: usize) -> [usize; 2] {
 }
 
 impl Gpu {
-    /// Launches a weight gradient's kernel for all points, and adds up its slices.
+    /// Launches a weight gradient's kernel for all points, and adds up its slices. Its parameters are those that all begin with,
+    /// then `params(number of slices, points of each, whether sums are added to what is there)`.
     pub(super) fn conv_sums(
         &self,
         grid: &Grid,
         dy: &Images<Self>,
         x: &Images<Self>,
         sums: &Sums<'_>,
-        launch: impl Fn(&Part<'_>) -> Result<(), BackendError>,
+        params: impl Fn([usize; 3]) -> Vec<u32>,
     ) -> Result<(), BackendError> {
-        let len = sums.len;
+        let Sums { kernel, lists, list_words, to, len, accumulate, workgroups } = *sums;
         self.check_window("a convolution's weights", len)?;
         if len == 0 {
             return Ok(());
         }
         let windows = self.image_windows(&[x.layout, dy.layout])?;
         if grid.points(windows.len()) == 0 {
-            return if sums.accumulate { Ok(()) } else { self.fill_buffer(0.0, sums.to) };
+            return if accumulate { Ok(()) } else { self.fill_buffer(0.0, to) };
         }
         for (index, strips) in windows.into_iter().enumerate() {
             let ((x_start, x_len), (dy_start, dy_len)) = (part(x.layout, &strips), part(dy.layout, &strips));
-            let points = grid.points(strips.len());
-            let cut = slices(sums.workgroups, points, self.window_elements() / len);
-            let accumulate = sums.accumulate || index > 0;
-            let whole = Part {
-                strips: strips.len(),
-                slices: cut,
-                dy: dy.data.window(dy_start, dy_len),
-                x: x.data.window(x_start, x_len),
-                to: sums.to.window(0, len),
-                accumulate,
-                bytes: 4 * (x_len + dy_len) as u64,
-                pixels: grid.points(super::samples(x.layout, &strips)),
-            };
-            if cut[0] == 1 {
-                launch(&whole)?;
-                continue;
-            }
-            self.with_partials(cut[0] * len, |partials| {
-                launch(&Part { to: partials.window(0, cut[0] * len), accumulate: false, ..whole })?;
-                self.sum_parts(partials, cut[0], sums.to, (0, len), accumulate)
+            let [slices, points] = slices(workgroups, grid.points(strips.len()), self.window_elements() / len);
+            let (dy, x_part) = (dy.data.window(dy_start, dy_len), x.data.window(x_start, x_len));
+            let pixels = grid.points(super::samples(x.layout, &strips));
+            self.sum_in_parts(slices, to, (0, len), accumulate || index > 0, |to, (start, written), accumulate| {
+                self.launch(&Launch {
+                    kernel,
+                    constants: &grid.constants(),
+                    params: &[&grid.words(strips.len())[..], &params([slices, points, accumulate.into()])].concat(),
+                    operands: &[lists, &[dy, dy, x_part, x_part, to.window(start, written)]].concat(),
+                    workgroups: workgroups * slices,
+                    work: Work {
+                        bytes: 4 * (x_len + dy_len + list_words + len * slices) as u64,
+                        operations: 2 * len as u64 * pixels as u64,
+                    },
+                })
             })?;
         }
         Ok(())

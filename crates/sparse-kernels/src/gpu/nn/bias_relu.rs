@@ -1,10 +1,10 @@
 //! Bias and ReLU in one pass, in place; backward masks the gradient and sums it per feature in one pass.
 
-use super::super::elementwise::GROUP;
+use super::super::elementwise::{GROUP, QUAD};
 use super::super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::super::shaders;
+use super::super::windows::{lanes_within, of_strips};
 use super::super::{Buffer, Gpu};
-use super::quads::{QUAD, lanes_of, part_of};
 use super::sums::slices;
 use crate::{BackendError, Strips};
 
@@ -27,10 +27,10 @@ pub(super) fn forward(gpu: &Gpu, bias: &Buffer, relu: bool, x: &Strips<Gpu>) -> 
                 layout.features() as u32,
                 (layout.strip() / QUAD) as u32,
                 quads as u32,
-                lanes_of(&layout, &strips) as u32,
+                lanes_within(layout, &strips) as u32,
                 u32::from(relu),
             ],
-            operands: &[bias, part_of(x, &strips)],
+            operands: &[bias, of_strips(x, &strips)],
             workgroups: quads.div_ceil(GROUP),
             work: Work::words(2 * QUAD * quads),
         })?;
@@ -68,7 +68,7 @@ pub(super) fn backward(
                     slice.quads as u32,
                     u32::from(accumulate),
                 ],
-                operands: &[part_of(y, &slice.strips), part_of(grad, &slice.strips), gpu.visible("sums", sums)?],
+                operands: &[of_strips(y, &slice.strips), of_strips(grad, &slice.strips), gpu.visible("sums", sums)?],
                 workgroups: groups * slice.count,
                 work: Work::words(if relu { 3 } else { 1 } * elements),
             })?;

@@ -2,11 +2,11 @@
 //! gradient.
 
 use super::super::Gpu;
-use super::super::elementwise::GROUP;
+use super::super::elementwise::{GROUP, QUAD};
 use super::super::kernel::{Kernel, Launch, Work, Write};
 use super::super::shaders;
+use super::super::windows::{lanes_within, of_strips};
 use super::images::walk::Walk;
-use super::quads::{QUAD, lanes_of, part_of};
 use crate::random::Key;
 use crate::{BackendError, Images, Strips};
 
@@ -28,13 +28,13 @@ pub(super) fn strips(gpu: &Gpu, key: Key, rate: f32, x: &Strips<Gpu>) -> Result<
         let elements = strips.len() * layout.strip_pitch();
         let row = [(layout.strip() / QUAD) as u32, layout.features() as u32, 1, strips.len() as u32];
         let first = (strips.start * layout.strip()) as u32;
-        let lanes = lanes_of(&layout, &strips) as u32;
+        let lanes = lanes_within(layout, &strips) as u32;
         let rest = [0, 0, 0, lanes, layout.lanes() as u32, 0];
         gpu.launch(&Launch {
             kernel: &DROPOUT,
             constants: &[],
             params: &[&[0; 4][..], &mask(key, rate), &[first], &row, &rest].concat(),
-            operands: &[part_of(x, &strips)],
+            operands: &[of_strips(x, &strips)],
             workgroups: (elements / QUAD).div_ceil(GROUP),
             work: Work { bytes: 8 * elements as u64, operations: OPERATIONS * elements as u64 },
         })?;
@@ -49,14 +49,9 @@ pub(super) fn images(gpu: &Gpu, key: Key, rate: f32, x: &Images<Gpu>) -> Result<
         let walk = Walk::new(layout, strips);
         let first = (walk.strips.start * layout.strip()) as u32;
         let rest = [(layout.channels() * height * width) as u32, width as u32];
-        gpu.launch(&Launch {
-            kernel: &DROPOUT_IMAGES,
-            constants: &[walk.single()],
-            params: &[&Walk::tensor(&layout)[..], &mask(key, rate), &[first], &walk.words(), &rest].concat(),
-            operands: &[walk.part_of(x)],
-            workgroups: walk.quads().div_ceil(GROUP),
-            work: Work { bytes: 8 * walk.elements() as u64, operations: OPERATIONS * walk.elements() as u64 },
-        })?;
+        let params = [&Walk::tensor(&layout)[..], &mask(key, rate), &[first], &walk.words(), &rest].concat();
+        let work = Work { bytes: 8 * walk.elements() as u64, operations: OPERATIONS * walk.elements() as u64 };
+        walk.launch(gpu, &DROPOUT_IMAGES, &params, &[walk.part_of(x)], work)?;
     }
     Ok(())
 }

@@ -7,7 +7,6 @@ mod bias_relu;
 mod dropout;
 mod images;
 mod optimizer;
-mod quads;
 mod softmax_cross_entropy;
 mod sums;
 #[cfg(test)]
@@ -85,7 +84,6 @@ impl Gpu {
         if buffer.len() <= self.window_elements() {
             return Ok(buffer.first(buffer.len()));
         }
-        let what = format!("{what} of {} elements, more than a kernel may see", buffer.len());
-        Err(BackendError::Unsupported { device: self.report().to_string(), what })
+        Err(self.unsupported(format!("{what} of {} elements, more than a kernel may see", buffer.len())))
     }
 }

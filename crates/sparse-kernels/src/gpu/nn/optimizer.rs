@@ -1,10 +1,8 @@
 //! Updates of parameters: one pass over values, gradient and moments.
 
-use super::super::elementwise::GROUP;
-use super::super::kernel::{Kernel, Launch, Read, Work, Write};
+use super::super::kernel::{Kernel, Read, Write};
 use super::super::shaders;
-use super::super::{Buffer, Gpu, windows};
-use super::quads::QUAD;
+use super::super::{Buffer, Gpu};
 use crate::BackendError;
 use crate::backend::{AdamStep, SgdStep};
 
@@ -12,27 +10,9 @@ static SGD: Kernel = Kernel::new("sgd", shaders::SGD, &[Read, Write, Write]);
 static SGD_PLAIN: Kernel = Kernel::new("sgd_plain", shaders::SGD, &[Read, Write]).called("sgd");
 static ADAM: Kernel = Kernel::new("adam", shaders::ADAM, &[Read, Write, Write, Write]);
 
-impl Gpu {
-    /// Launches an update of all elements; the gradient is read, the others are read and written.
-    fn update(&self, kernel: &'static Kernel, factors: &[u32], buffers: &[&Buffer]) -> Result<(), BackendError> {
-        let len = buffers.first().map_or(0, |buffer| buffer.len());
-        for part in windows::flat(len, self.window_elements()) {
-            let quads = part.len().div_ceil(QUAD);
-            let operands: Vec<_> = buffers.iter().map(|buffer| buffer.window(part.start, part.len())).collect();
-            self.launch(&Launch {
-                kernel,
-                constants: &[],
-                params: &[&[quads as u32], factors].concat(),
-                operands: &operands,
-                workgroups: quads.div_ceil(GROUP),
-                work: Work {
-                    bytes: 4 * ((2 * buffers.len() - 1) * part.len()) as u64,
-                    operations: 4 * (buffers.len() * part.len()) as u64,
-                },
-            })?;
-        }
-        Ok(())
-    }
+/// Updates all elements; the gradient is read, the others are read and written.
+fn update(gpu: &Gpu, kernel: &'static Kernel, factors: &[u32], buffers: &[&Buffer]) -> Result<(), BackendError> {
+    gpu.each_quad(kernel, factors, buffers, [2 * buffers.len() - 1, 4 * buffers.len()])
 }
 
 pub(super) fn sgd(
@@ -49,8 +29,8 @@ pub(super) fn sgd(
         step.weight_decay.to_bits(),
     ];
     match velocity {
-        Some(velocity) => gpu.update(&SGD, &factors, &[grad, values, velocity]),
-        None => gpu.update(&SGD_PLAIN, &factors, &[grad, values]),
+        Some(velocity) => update(gpu, &SGD, &factors, &[grad, values, velocity]),
+        None => update(gpu, &SGD_PLAIN, &factors, &[grad, values]),
     }
 }
 
@@ -70,5 +50,5 @@ pub(super) fn adam(gpu: &Gpu, step: AdamStep, [values, grad, first, second]: [&B
         (1.0 / correction(beta2).sqrt()) as f32,
         step.epsilon,
     ];
-    gpu.update(&ADAM, &factors.map(f32::to_bits), &[grad, values, first, second])
+    update(gpu, &ADAM, &factors.map(f32::to_bits), &[grad, values, first, second])
 }

@@ -1,9 +1,10 @@
 //! Softmax cross-entropy with its gradient, fused.
 
+use super::super::elementwise::QUAD;
 use super::super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::super::shaders;
+use super::super::windows::{lanes_within, of_strips};
 use super::super::{Buffer, Gpu, Indices};
-use super::quads::{QUAD, lanes_of, part_of};
 use crate::backend::CrossEntropy;
 use crate::{BackendError, Strips};
 
@@ -37,7 +38,7 @@ pub(super) fn run(
         for strips in &windows {
             let elements = strips.len() * layout.strip_pitch();
             // Without a gradient something must stand in its place: any buffer that is written here.
-            let gradient = grad.map_or(gpu.visible("stats", stats)?, |grad| part_of(grad, strips));
+            let gradient = grad.map_or(gpu.visible("stats", stats)?, |grad| of_strips(grad, strips));
             gpu.launch(&Launch {
                 kernel: &SOFTMAX,
                 constants: &[("QUADS", QUADS as f64), ("SLOTS", slots as f64)],
@@ -45,15 +46,15 @@ pub(super) fn run(
                     (strips.len() * layout.strip() / QUAD) as u32,
                     (layout.strip() / QUAD) as u32,
                     classes as u32,
-                    lanes_of(&layout, strips) as u32,
+                    lanes_within(layout, strips) as u32,
                     first as u32,
                     u32::from(grad.is_some()),
                     parameters.label_smoothing.to_bits(),
                     parameters.gradient_scale.to_bits(),
                 ],
                 operands: &[
-                    part_of(logits, strips),
-                    labels.window(strips.start * layout.strip(), lanes_of(&layout, strips)),
+                    of_strips(logits, strips),
+                    labels.window(strips.start * layout.strip(), lanes_within(layout, strips)),
                     gpu.visible("losses", sums)?,
                     gradient,
                 ],

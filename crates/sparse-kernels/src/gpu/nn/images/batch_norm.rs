@@ -79,14 +79,9 @@ impl Parameters {
     ) -> Result<(), BackendError> {
         for strips in self.windows(gpu)? {
             let walk = self.walk(strips);
-            gpu.launch(&Launch {
-                kernel,
-                constants: &[walk.single()],
-                params: &self.words(&walk),
-                operands: &operands(&walk),
-                workgroups: walk.quads().div_ceil(GROUP),
-                work: Work { bytes: 4 * (passes * walk.elements()) as u64, operations: 4 * walk.elements() as u64 },
-            })?;
+            let elements = walk.elements() as u64;
+            let work = Work { bytes: 4 * passes as u64 * elements, operations: 4 * elements };
+            walk.launch(gpu, kernel, &self.words(&walk), &operands(&walk), work)?;
         }
         Ok(())
     }

@@ -46,14 +46,8 @@ fn each_pixel<'a, const N: usize>(
 ) -> Result<(), BackendError> {
     for strips in gpu.image_windows(&[to, source])? {
         let walk = Walk::new(to, strips);
-        gpu.launch(&Launch {
-            kernel,
-            constants: &[walk.single()],
-            params: &parameters(&walk, &to, &source, &Extra { flags, ..Extra::default() }),
-            operands: &operands(&walk),
-            workgroups: walk.quads().div_ceil(GROUP),
-            work: Work::words(passes * walk.elements()),
-        })?;
+        let params = parameters(&walk, &to, &source, &Extra { flags, ..Extra::default() });
+        walk.launch(gpu, kernel, &params, &operands(&walk), Work::words(passes * walk.elements()))?;
     }
     Ok(())
 }

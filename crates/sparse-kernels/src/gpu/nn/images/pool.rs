@@ -1,10 +1,9 @@
 //! Windows over images: largest and mean, and their gradients, gathered.
 
 use super::super::super::Gpu;
-use super::super::super::elementwise::GROUP;
-use super::super::super::kernel::{Kernel, Launch, Operand, Read, Work, Write};
+use super::super::super::kernel::{Kernel, Operand, Read, Work, Write};
 use super::super::super::shaders;
-use super::walk::Walk;
+use super::walk::{Walk, pixels};
 use crate::backend::Pool;
 use crate::backend::check::Done;
 use crate::{BackendError, ImageLayout, Images, PoolShape};
@@ -49,25 +48,13 @@ impl Pass<'_> {
             params.extend(walk.words());
             params.push(u32::from(self.accumulate));
             let read = self.read * walk.samples().next_multiple_of(x.strip()) * x.channels();
+            let written = walk.elements() * (1 + usize::from(self.accumulate));
             let operations = walk.elements() * self.window.kernel().iter().product::<usize>();
-            gpu.launch(&Launch {
-                kernel: self.kernel,
-                constants: &[walk.single()],
-                params: &params,
-                operands: &operands(&walk),
-                workgroups: walk.quads().div_ceil(GROUP),
-                work: Work {
-                    bytes: 4 * (read + walk.elements() * (1 + usize::from(self.accumulate))) as u64,
-                    operations: operations as u64,
-                },
-            })?;
+            let work = Work { bytes: 4 * (read + written) as u64, operations: operations as u64 };
+            walk.launch(gpu, self.kernel, &params, &operands(&walk), work)?;
         }
         Ok(())
     }
-}
-
-fn pixels(layout: &ImageLayout) -> usize {
-    layout.size()[0] * layout.size()[1]
 }
 
 pub(super) fn forward(gpu: &Gpu, pool: Pool, window: PoolShape, x: &Images<Gpu>, y: &Images<Gpu>) -> Done {

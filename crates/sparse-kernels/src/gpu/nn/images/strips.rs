@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::super::super::Gpu;
-use super::super::super::elementwise::GROUP;
+use super::super::super::elementwise::{GROUP, QUAD};
 use super::super::super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::super::super::shaders;
-use super::super::quads::{QUAD, part_of};
+use super::super::super::windows::of_strips;
 use super::elementwise::{Extra, parameters};
-use super::walk::Walk;
+use super::walk::{Walk, pixels};
 use crate::{BackendError, ImageLayout, Images, StripLayout, Strips};
 
 const fn kernel(name: &'static str) -> Kernel {
@@ -18,10 +18,6 @@ pub(super) static FLATTEN: Kernel = kernel("flatten");
 pub(super) static UNFLATTEN: Kernel = kernel("unflatten");
 pub(super) static GLOBAL_AVG_POOL: Kernel = kernel("global_avg_pool");
 pub(super) static GLOBAL_AVG_POOL_GRAD: Kernel = kernel("global_avg_pool_grad");
-
-fn pixels(layout: &ImageLayout) -> usize {
-    layout.size()[0] * layout.size()[1]
-}
 
 /// The same samples as strips of images and as strips.
 struct Part {
@@ -65,7 +61,7 @@ pub(super) fn to_strips(
             kernel,
             constants: &[walk.single()],
             params: &parameters(&walk, &x.layout, &x.layout, &extra(&y.layout, &part, pixels(&x.layout))),
-            operands: &[walk.part_of(x), part_of(y, &part.strips)],
+            operands: &[walk.part_of(x), of_strips(y, &part.strips)],
             workgroups: (elements / QUAD).div_ceil(GROUP),
             work: Work::words(walk.elements() + elements),
         })?;
@@ -81,14 +77,9 @@ pub(super) fn to_images(
 ) -> Result<(), BackendError> {
     for part in parts(gpu, &dx.layout, &dy.layout)? {
         let walk = Walk::new(dx.layout, part.images.clone());
-        gpu.launch(&Launch {
-            kernel,
-            constants: &[walk.single()],
-            params: &parameters(&walk, &dx.layout, &dx.layout, &extra(&dy.layout, &part, pixels(&dx.layout))),
-            operands: &[part_of(dy, &part.strips), walk.part_of(dx)],
-            workgroups: walk.quads().div_ceil(GROUP),
-            work: Work::words(walk.elements() + part.strips.len() * dy.layout.strip_pitch()),
-        })?;
+        let params = parameters(&walk, &dx.layout, &dx.layout, &extra(&dy.layout, &part, pixels(&dx.layout)));
+        let work = Work::words(walk.elements() + part.strips.len() * dy.layout.strip_pitch());
+        walk.launch(gpu, kernel, &params, &[of_strips(dy, &part.strips), walk.part_of(dx)], work)?;
     }
     Ok(())
 }

@@ -3,9 +3,15 @@
 use std::ops::Range;
 
 use super::super::super::Gpu;
-use super::super::super::kernel::Operand;
-use super::super::quads::QUAD;
+use super::super::super::elementwise::{GROUP, QUAD};
+use super::super::super::kernel::{Kernel, Launch, Operand, Work};
+use crate::backend::check::Done;
 use crate::{ImageLayout, Images};
+
+/// Pixels of an image.
+pub(super) fn pixels(layout: &ImageLayout) -> usize {
+    layout.size()[0] * layout.size()[1]
+}
 
 /// The quads of images that kernels go through: those that hold a pixel, of some strips.
 #[derive(Debug, Clone)]
@@ -80,5 +86,18 @@ impl Walk {
     pub fn part_of<'a>(&self, images: &'a Images<Gpu>) -> Operand<'a> {
         let pitch = images.layout.strip_pitch();
         images.data.window(self.strips.start * pitch, self.strips.len() * pitch)
+    }
+
+    /// Launches a kernel whose invocations have a quad each.
+    pub fn launch(
+        &self,
+        gpu: &Gpu,
+        kernel: &'static Kernel,
+        params: &[u32],
+        operands: &[Operand<'_>],
+        work: Work,
+    ) -> Done {
+        let workgroups = self.quads().div_ceil(GROUP);
+        gpu.launch(&Launch { kernel, constants: &[self.single()], params, operands, workgroups, work })
     }
 }
