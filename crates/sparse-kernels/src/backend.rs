@@ -35,32 +35,14 @@ pub use neural::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
 pub use norm::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 pub use storage::Storage;
 
+/// Everything that the products need.
+#[cfg(feature = "nn")]
+pub trait Products: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSparseConv + DenseConv {}
+#[cfg(feature = "nn")]
+impl<B: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSparseConv + DenseConv> Products for B {}
+
 /// Everything that training a network needs.
 #[cfg(feature = "nn")]
-pub trait Backend:
-    SparseLinear
-    + BlockSparseLinear
-    + DenseLinear
-    + SparseConv
-    + BlockSparseConv
-    + DenseConv
-    + Neural
-    + ImageNeural
-    + BatchNorm
-    + Optimizer
-{
-}
+pub trait Backend: Products + Neural + ImageNeural + BatchNorm + Optimizer {}
 #[cfg(feature = "nn")]
-impl<B> Backend for B where
-    B: SparseLinear
-        + BlockSparseLinear
-        + DenseLinear
-        + SparseConv
-        + BlockSparseConv
-        + DenseConv
-        + Neural
-        + ImageNeural
-        + BatchNorm
-        + Optimizer
-{
-}
+impl<B: Products + Neural + ImageNeural + BatchNorm + Optimizer> Backend for B {}

@@ -168,23 +168,20 @@ impl<B: Storage> Strips<B> {
     }
 }
 
-/// A row-major `nrows × ncols` view with a distance of `leading` elements between rows.
+/// A row-major `nrows × ncols` view with a distance of `leading` elements between rows: [`MatrixRef`] or [`MatrixMut`].
 #[derive(Debug, Clone, Copy)]
-pub struct MatrixRef<'a, T: Element = f32> {
-    data: &'a [T],
+pub struct MatrixView<D> {
+    data: D,
     nrows: usize,
     ncols: usize,
     leading: usize,
 }
 
-/// A mutable row-major view, see [`MatrixRef`].
-#[derive(Debug)]
-pub struct MatrixMut<'a, T: Element = f32> {
-    data: &'a mut [T],
-    nrows: usize,
-    ncols: usize,
-    leading: usize,
-}
+/// A row-major view.
+pub type MatrixRef<'a, T = f32> = MatrixView<&'a [T]>;
+
+/// A mutable row-major view.
+pub type MatrixMut<'a, T = f32> = MatrixView<&'a mut [T]>;
 
 fn check_view(nrows: usize, ncols: usize, leading: usize, len: usize) -> Result<(), ShapeError> {
     let needed = if nrows == 0 { Some(0) } else { (nrows - 1).checked_mul(leading).and_then(|n| n.checked_add(ncols)) };
@@ -194,16 +191,7 @@ fn check_view(nrows: usize, ncols: usize, leading: usize, len: usize) -> Result<
     }
 }
 
-impl<'a, T: Element> MatrixRef<'a, T> {
-    /// A view of `data`; row `r` is `data[r · leading..][..ncols]`.
-    ///
-    /// # Errors
-    /// [`ShapeError::View`] if `leading < ncols` or `data` is too short.
-    pub fn new(data: &'a [T], nrows: usize, ncols: usize, leading: usize) -> Result<Self, ShapeError> {
-        check_view(nrows, ncols, leading, data.len())?;
-        Ok(Self { data, nrows, ncols, leading })
-    }
-
+impl<D> MatrixView<D> {
     /// Rows of the view.
     pub fn nrows(&self) -> usize {
         self.nrows
@@ -217,6 +205,17 @@ impl<'a, T: Element> MatrixRef<'a, T> {
     /// Elements from one row to the next.
     pub fn leading(&self) -> usize {
         self.leading
+    }
+}
+
+impl<'a, T: Element> MatrixView<&'a [T]> {
+    /// A view of `data`; row `r` is `data[r · leading..][..ncols]`.
+    ///
+    /// # Errors
+    /// [`ShapeError::View`] if `leading < ncols` or `data` is too short.
+    pub fn new(data: &'a [T], nrows: usize, ncols: usize, leading: usize) -> Result<Self, ShapeError> {
+        check_view(nrows, ncols, leading, data.len())?;
+        Ok(Self { data, nrows, ncols, leading })
     }
 
     /// All elements, those between the rows included.
@@ -234,7 +233,7 @@ impl<'a, T: Element> MatrixRef<'a, T> {
     }
 }
 
-impl<'a, T: Element> MatrixMut<'a, T> {
+impl<'a, T: Element> MatrixView<&'a mut [T]> {
     /// A view of `data`; row `r` is `data[r · leading..][..ncols]`.
     ///
     /// # Errors
@@ -242,21 +241,6 @@ impl<'a, T: Element> MatrixMut<'a, T> {
     pub fn new(data: &'a mut [T], nrows: usize, ncols: usize, leading: usize) -> Result<Self, ShapeError> {
         check_view(nrows, ncols, leading, data.len())?;
         Ok(Self { data, nrows, ncols, leading })
-    }
-
-    /// Rows of the view.
-    pub fn nrows(&self) -> usize {
-        self.nrows
-    }
-
-    /// Columns of the view.
-    pub fn ncols(&self) -> usize {
-        self.ncols
-    }
-
-    /// Elements from one row to the next.
-    pub fn leading(&self) -> usize {
-        self.leading
     }
 
     /// All elements, those between the rows included.

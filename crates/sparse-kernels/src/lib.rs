@@ -138,7 +138,7 @@ pub use bsr::{BlockEntry, Bsr, BsrPattern};
 #[cfg(feature = "conv")]
 pub use conv::ConvShape;
 pub use csr::Csr;
-pub use dense::{MatrixMut, MatrixRef, StripLayout, Strips};
+pub use dense::{MatrixMut, MatrixRef, MatrixView, StripLayout, Strips};
 pub use element::Element;
 pub use error::{BackendError, FormatError, ShapeError};
 #[cfg(feature = "conv")]
