@@ -110,3 +110,8 @@ impl From<FormatError> for Error {
         Error::Backend(error.into())
     }
 }
+
+/// `Ok` if `got == expected`.
+pub(crate) fn expect_equal(op: &'static str, what: &'static str, expected: usize, got: usize) -> Result<(), Error> {
+    if got == expected { Ok(()) } else { Err(ShapeError::Mismatch { op, what, expected, got }.into()) }
+}

@@ -1,11 +1,11 @@
 //! Pooling, and the ways from images to features.
 
-use sparse_kernels::{Backend, ImageLayout, PoolShape, StripLayout};
+use sparse_kernels::{Activations, Backend, BackendError, ImageLayout, Images, Layout, PoolShape, StripLayout};
 
-use crate::storage::{Need, images, strips};
+use crate::storage::{Need, images, images_mut, strips, strips_mut};
 use crate::{Error, Tape, Var};
 
-impl<B: Backend> Tape<'_, B> {
+impl<'a, B: Backend> Tape<'a, B> {
     /// The largest pixel of each window; `y` lies as `layout`, samples aside. The gradient goes to the first of equal ones.
     ///
     /// # Errors
@@ -45,21 +45,12 @@ impl<B: Backend> Tape<'_, B> {
     /// One pass forward, one backward.
     pub fn avg_pool(&mut self, window: PoolShape, x: Var, layout: ImageLayout) -> Result<Var, Error> {
         const OP: &str = "avg_pool";
-        let storage = self.values.read(OP, x)?;
-        let x_layout = self.values.image_layout(OP, x)?;
-        let mut y = self.arena.take_images(self.backend, layout.with_samples(x_layout.samples()))?;
-        self.backend.avg_pool(window, self.values.images(storage), &mut y)?;
-        let requires_grad = self.values.requires_grad(x);
-        self.used(OP, x);
-        let output = self.values.push(y.into(), requires_grad);
-        self.record(x, output, None, move |pass, dy| {
-            let backend = pass.tape.backend;
-            let mut dx = pass.tape.arena.take_images(backend, x_layout)?;
-            backend.avg_pool_grad(window, images(&dy), &mut dx, false)?;
-            pass.release(dy);
-            pass.accumulate(x, dx)
-        });
-        Ok(output)
+        self.values.read(OP, x)?;
+        let layout = layout.with_samples(self.values.image_layout(OP, x)?.samples());
+        let forward = move |backend: &B, x: &_, y: &mut _| backend.avg_pool(window, x, images_mut(y));
+        self.of_images(OP, x, layout, forward, move |backend, dy, dx| {
+            backend.avg_pool_grad(window, images(dy), dx, false)
+        })
     }
 
     /// The mean of each channel's pixels, as one feature a channel in strips of `strip` lanes.
@@ -73,7 +64,8 @@ impl<B: Backend> Tape<'_, B> {
         const OP: &str = "global_avg_pool";
         let layout = self.values.image_layout(OP, x)?;
         let features = StripLayout::new(layout.samples(), layout.channels(), strip)?;
-        self.image_to_features(OP, x, features, B::global_avg_pool, B::global_avg_pool_grad)
+        let forward = |backend: &B, x: &_, y: &mut _| backend.global_avg_pool(x, strips_mut(y));
+        self.of_images(OP, x, features, forward, |backend, dy, dx| backend.global_avg_pool_grad(strips(dy), dx))
     }
 
     /// Each pixel of each channel as a feature, `(channel · height + y) · width + x`, in strips of `strip` lanes.
@@ -88,37 +80,30 @@ impl<B: Backend> Tape<'_, B> {
         let layout = self.values.image_layout(OP, x)?;
         let [height, width] = layout.size();
         let features = StripLayout::new(layout.samples(), layout.channels() * height * width, strip)?;
-        self.image_to_features(OP, x, features, B::flatten, B::unflatten)
+        let forward = |backend: &B, x: &_, y: &mut _| backend.flatten(x, strips_mut(y));
+        self.of_images(OP, x, features, forward, |backend, dy, dx| backend.unflatten(strips(dy), dx))
     }
 
-    #[expect(clippy::type_complexity, reason = "the signatures of two operations and their gradients")]
-    fn image_to_features(
+    /// Activations like `layout` from images, by an operation whose backward pass needs neither.
+    fn of_images(
         &mut self,
         op: &'static str,
         x: Var,
-        layout: StripLayout,
-        forward: impl Fn(
-            &B,
-            &sparse_kernels::Images<B>,
-            &mut sparse_kernels::Strips<B>,
-        ) -> Result<(), sparse_kernels::BackendError>,
-        backward: fn(
-            &B,
-            &sparse_kernels::Strips<B>,
-            &mut sparse_kernels::Images<B>,
-        ) -> Result<(), sparse_kernels::BackendError>,
+        layout: impl Into<Layout>,
+        forward: impl FnOnce(&B, &Images<B>, &mut Activations<B>) -> Result<(), BackendError>,
+        backward: impl FnOnce(&B, &Activations<B>, &mut Images<B>) -> Result<(), BackendError> + 'a,
     ) -> Result<Var, Error> {
         let storage = self.values.read(op, x)?;
         let x_layout = self.values.image_layout(op, x)?;
-        let mut y = self.arena.take(self.backend, layout)?;
+        let mut y = self.arena.take_activations(self.backend, layout.into())?;
         forward(self.backend, self.values.images(storage), &mut y)?;
         let requires_grad = self.values.requires_grad(x);
         self.used(op, x);
-        let output = self.values.push(y.into(), requires_grad);
+        let output = self.values.push(y, requires_grad);
         self.record(x, output, None, move |pass, dy| {
             let backend = pass.tape.backend;
             let mut dx = pass.tape.arena.take_images(backend, x_layout)?;
-            backward(backend, strips(&dy), &mut dx)?;
+            backward(backend, &dy, &mut dx)?;
             pass.release(dy);
             pass.accumulate(x, dx)
         });

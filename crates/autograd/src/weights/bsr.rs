@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use sparse_kernels::{
-    Activations, Backend, BlockConvWeight, BlockMatrix, BsrPattern, Candidate, CsrPattern, GrowRequest, Op, ShapeError,
+    Activations, Backend, BlockConvWeight, BlockMatrix, BsrPattern, Candidate, CsrPattern, GrowRequest, Op,
 };
 
 use super::{Geometry, Pair, Weight, gathered};
 use crate::Error;
+use crate::error::expect_equal;
 use crate::storage::{images, images_mut, strips, strips_mut};
 
 impl Geometry {
@@ -25,10 +26,7 @@ impl Geometry {
         match self {
             Self::Linear { options, .. } => Ok(Box::new(BlockMatrix::from_buffer(backend, pattern, values, options)?)),
             Self::Conv { shape, options } => {
-                if pattern.taps() != shape.taps() {
-                    let (op, what, expected, got) = ("blocks", "taps of the pattern", shape.taps(), pattern.taps());
-                    return Err(ShapeError::Mismatch { op, what, expected, got }.into());
-                }
+                expect_equal("blocks", "taps of the pattern", shape.taps(), pattern.taps())?;
                 Ok(Box::new(BlockConvWeight::from_buffer(backend, pattern, values, shape, options)?))
             }
         }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use sparse_kernels::{Activations, Backend, CsrPattern, Op, ShapeError};
+use sparse_kernels::{Activations, Backend, CsrPattern, Op};
 
 use super::{Geometry, Pair, Weight, gathered};
 use crate::Error;
+use crate::error::expect_equal;
 use crate::storage::{images, images_mut, strips, strips_mut};
 
 /// A dense weight, row-major; of a convolution `[O][C/G][kh][kw]`.
@@ -21,10 +22,7 @@ impl<B: Backend> DenseWeight<B> {
     /// # Errors
     /// Unless there is one value per position.
     pub fn new(backend: &B, values: B::Buffer, geometry: Geometry) -> Result<Self, Error> {
-        let (op, what, expected, got) = ("DenseWeight", "number of values", geometry.positions(), backend.len(&values));
-        if got != expected {
-            return Err(ShapeError::Mismatch { op, what, expected, got }.into());
-        }
+        expect_equal("DenseWeight", "number of values", geometry.positions(), backend.len(&values))?;
         Ok(Self { values, geometry })
     }
 }

@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use sparse_kernels::{
     Activations, Backend, BsrPattern, Candidate, ConvOptions, ConvShape, CsrPattern, GrowRequest, Layout, PlanOptions,
-    ShapeError,
 };
 
 use crate::Error;
+use crate::error::expect_equal;
 use crate::storage::{images, strips};
 
 /// What a weight joins.
@@ -60,10 +60,7 @@ impl Geometry {
     pub(crate) fn output(&self, op: &'static str, x: Layout) -> Result<Layout, Error> {
         match (self, x) {
             (Self::Linear { nrows, ncols, .. }, Layout::Strips(layout)) => {
-                let (what, expected, got) = ("rows of X", *ncols, layout.features());
-                if got != expected {
-                    return Err(ShapeError::Mismatch { op, what, expected, got }.into());
-                }
+                expect_equal(op, "rows of X", *ncols, layout.features())?;
                 Ok(layout.with_features(*nrows).into())
             }
             (Self::Conv { options, .. }, Layout::Images(layout)) => Ok(options.y.with_samples(layout.samples()).into()),
