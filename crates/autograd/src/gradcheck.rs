@@ -79,36 +79,40 @@ pub fn gradcheck<B: Backend>(
         let len = backend.len(parameters.get(id).value().values());
         gradients.push(parameters.download_gradient(backend, id)?.unwrap_or_else(|| vec![0.0; len]));
     }
-    let mut moved = input.to_vec();
-    for index in 0..input.len() {
-        let [mut low, mut high] = [0.0; 2];
-        for (to, delta) in [(&mut low, -step), (&mut high, step)] {
-            moved[index] = input[index] + delta;
-            *to = check.run(parameters, &moved, false)?.0;
-        }
-        let width = f64::from(input[index] + step) - f64::from(input[index] - step);
-        moved[index] = input[index];
-        let (analytic, numeric) = (f64::from(input_gradient[index]), (high - low) / width);
-        entries.push(Entry { name: "input".into(), index, analytic, numeric });
-    }
+    differences(&mut entries, "input", input, &input_gradient, step, |x| Ok(check.run(parameters, x, false)?.0))?;
     for (&id, gradient) in ids.iter().zip(&gradients) {
-        let original = parameters.download_values(backend, id)?;
-        let mut moved = original.clone();
-        for index in 0..original.len() {
-            let [mut low, mut high] = [0.0; 2];
-            for (to, delta) in [(&mut low, -step), (&mut high, step)] {
-                moved[index] = original[index] + delta;
-                parameters.upload_values(backend, id, &moved)?;
-                *to = check.run(parameters, input, false)?.0;
-            }
-            let width = f64::from(original[index] + step) - f64::from(original[index] - step);
-            moved[index] = original[index];
-            let (analytic, numeric) = (f64::from(gradient[index]), (high - low) / width);
-            entries.push(Entry { name: parameters.get(id).name().into(), index, analytic, numeric });
-        }
+        let (name, original) = (parameters.get(id).name().to_owned(), parameters.download_values(backend, id)?);
+        differences(&mut entries, &name, &original, gradient, step, |moved| {
+            parameters.upload_values(backend, id, moved)?;
+            Ok(check.run(parameters, input, false)?.0)
+        })?;
         parameters.upload_values(backend, id, &original)?;
     }
     Ok(Report { entries })
+}
+
+/// The central differences of an objective in each of some numbers, beside their gradient.
+fn differences(
+    entries: &mut Vec<Entry>,
+    name: &str,
+    numbers: &[f32],
+    gradient: &[f32],
+    step: f32,
+    mut objective: impl FnMut(&[f32]) -> Result<f64, Error>,
+) -> Result<(), Error> {
+    let mut moved = numbers.to_vec();
+    for (index, &number) in numbers.iter().enumerate() {
+        let [mut low, mut high] = [0.0; 2];
+        for (to, delta) in [(&mut low, -step), (&mut high, step)] {
+            moved[index] = number + delta;
+            *to = objective(&moved)?;
+        }
+        let width = f64::from(number + step) - f64::from(number - step);
+        moved[index] = number;
+        let (analytic, numeric) = (f64::from(gradient[index]), (high - low) / width);
+        entries.push(Entry { name: name.to_owned(), index, analytic, numeric });
+    }
+    Ok(())
 }
 
 struct Check<'c, B: Backend, F> {
@@ -161,7 +165,6 @@ impl<B: Backend, F: FnMut(&mut Tape<'_, B>, Var) -> Result<Objective, Error>> Ch
 }
 
 fn upload<B: Backend>(backend: &B, layout: Layout, from: &[f32]) -> Result<Activations<B>, Error> {
-    let mut activations = Activations::zeros(backend, layout)?;
     let mut packed = vec![0.0; layout.len()];
     match layout {
         Layout::Strips(layout) => {
@@ -169,13 +172,11 @@ fn upload<B: Backend>(backend: &B, layout: Layout, from: &[f32]) -> Result<Activ
         }
         Layout::Images(layout) => layout.pack(from, &mut packed)?,
     }
-    backend.upload(&packed, activations.data_mut())?;
-    Ok(activations)
+    Ok(Activations::new(layout, backend.uploaded(&packed)?))
 }
 
 fn download<B: Backend>(backend: &B, from: &Activations<B>) -> Result<Vec<f32>, Error> {
-    let mut packed = vec![0.0; from.layout().len()];
-    backend.download(from.data(), &mut packed)?;
+    let packed = backend.downloaded(from.data())?;
     let mut to;
     match from.layout() {
         Layout::Strips(layout) => {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use sparse_kernels::{Backend, BsrPattern, CsrPattern, ShapeError};
+use sparse_kernels::{Backend, BsrPattern, CsrPattern};
 
 use crate::Error;
+use crate::error::expect_equal;
 use crate::weights::latent::LatentWeight;
 use crate::weights::{Weight, gathered, positions};
 
@@ -299,19 +300,13 @@ impl<B: Backend> Parameters<B> {
     /// A weight that has a topology.
     pub(crate) fn with_topology(&self, op: &'static str, backend: &B, id: ParameterId) -> Result<(), Error> {
         let parameter = self.checked(op, id)?;
-        match self.topology(backend, id) {
-            Some(_) => Ok(()),
-            None => Err(wrong_kind(op, parameter, "sparse matrix")),
-        }
+        self.topology(backend, id).map(drop).ok_or_else(|| wrong_kind(op, parameter, "sparse matrix"))
     }
 
     /// A weight whose topology is of single entries.
     pub(crate) fn with_pattern(&self, op: &'static str, backend: &B, id: ParameterId) -> Result<(), Error> {
         let parameter = self.checked(op, id)?;
-        match self.pattern(backend, id) {
-            Some(_) => Ok(()),
-            None => Err(wrong_kind(op, parameter, "sparse matrix or convolution")),
-        }
+        self.pattern(backend, id).map(drop).ok_or_else(|| wrong_kind(op, parameter, "sparse matrix or convolution"))
     }
 
     fn entry(&mut self, op: &'static str, id: ParameterId) -> Result<&mut Parameter<B>, Error> {
@@ -525,7 +520,7 @@ impl<B: Backend> Parameters<B> {
     pub fn download_dense_gradient(&self, backend: &B, id: ParameterId) -> Result<Option<Vec<f32>>, Error> {
         let parameter = self.checked("download_dense_gradient", id)?;
         let written = parameter.dense_gradient.as_ref().filter(|_| parameter.dense_gradient_written);
-        written.map(|gradient| download(backend, gradient)).transpose()
+        Ok(written.map(|gradient| backend.downloaded(gradient)).transpose()?)
     }
 
     /// Copies the values at the stored entries to the host: of a latent weight those of the part that takes part.
@@ -534,7 +529,7 @@ impl<B: Backend> Parameters<B> {
     /// If there is no such parameter or the backend fails.
     pub fn download_stored(&self, backend: &B, id: ParameterId) -> Result<Vec<f32>, Error> {
         let value = &self.checked("download_stored", id)?.value;
-        download(backend, value.weight().map_or(value.values(), Weight::stored))
+        Ok(backend.downloaded(value.weight().map_or(value.values(), Weight::stored))?)
     }
 
     /// Copies a parameter's values to the host.
@@ -542,7 +537,7 @@ impl<B: Backend> Parameters<B> {
     /// # Errors
     /// If there is no such parameter or the backend fails.
     pub fn download_values(&self, backend: &B, id: ParameterId) -> Result<Vec<f32>, Error> {
-        download(backend, self.checked("download_values", id)?.value.values())
+        Ok(backend.downloaded(self.checked("download_values", id)?.value.values())?)
     }
 
     /// Copies a parameter's gradient of the last backward pass to the host; none if there is none.
@@ -550,7 +545,8 @@ impl<B: Backend> Parameters<B> {
     /// # Errors
     /// If there is no such parameter or the backend fails.
     pub fn download_gradient(&self, backend: &B, id: ParameterId) -> Result<Option<Vec<f32>>, Error> {
-        self.checked("download_gradient", id)?.gradient().map(|g| download(backend, g)).transpose()
+        let gradient = self.checked("download_gradient", id)?.gradient();
+        Ok(gradient.map(|gradient| backend.downloaded(gradient)).transpose()?)
     }
 
     /// Sets a parameter's values, their transposed order included.
@@ -569,7 +565,7 @@ impl<B: Backend> Parameters<B> {
     /// If there is no such parameter or slot.
     pub fn download_slot(&self, backend: &B, id: ParameterId, name: &str) -> Result<Vec<f32>, Error> {
         let slot = self.checked("download_slot", id)?.slot(name);
-        download(backend, slot.ok_or_else(|| missing("download_slot", "slot", name))?)
+        Ok(backend.downloaded(slot.ok_or_else(|| missing("download_slot", "slot", name))?)?)
     }
 
     /// Sets an optimizer slot, which is made if it is not there.
@@ -634,26 +630,13 @@ fn moved<B: Backend>(
     slots.iter().map(|(name, slot)| Ok((name.clone(), gathered(backend, slot, map)?))).collect()
 }
 
-fn expect_equal(op: &'static str, what: &'static str, expected: usize, got: usize) -> Result<(), Error> {
-    if got == expected { Ok(()) } else { Err(ShapeError::Mismatch { op, what, expected, got }.into()) }
-}
-
 fn expect_shape(op: &'static str, [nrows, ncols]: [usize; 2], pattern: &CsrPattern) -> Result<(), Error> {
     expect_equal(op, "number of rows", nrows, pattern.nrows())?;
     expect_equal(op, "number of columns", ncols, pattern.ncols())
 }
 
-fn download<B: Backend>(backend: &B, from: &B::Buffer) -> Result<Vec<f32>, Error> {
-    let mut to = vec![0.0; backend.len(from)];
-    backend.download(from, &mut to)?;
-    Ok(to)
-}
-
 fn upload<B: Backend>(op: &'static str, backend: &B, from: &[f32], to: &mut B::Buffer) -> Result<(), Error> {
-    let expected = backend.len(to);
-    if from.len() != expected {
-        return Err(ShapeError::Mismatch { op, what: "number of values", expected, got: from.len() }.into());
-    }
+    expect_equal(op, "number of values", backend.len(to), from.len())?;
     Ok(backend.upload(from, to)?)
 }
 

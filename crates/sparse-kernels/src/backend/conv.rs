@@ -137,9 +137,7 @@ impl<B: SparseConv> ConvWeight<B> {
         options: ConvOptions,
     ) -> Result<Self, BackendError> {
         expect_values(pattern.nnz(), values.len())?;
-        let mut buffer = backend.zeros(values.len())?;
-        backend.upload(values, &mut buffer)?;
-        Self::from_buffer(backend, pattern, buffer, shape, options)
+        Self::from_buffer(backend, pattern, backend.uploaded(values)?, shape, options)
     }
 
     /// Plans `pattern` for values that are on the device already.
@@ -430,9 +428,7 @@ impl<B: BlockSparseConv> BlockConvWeight<B> {
         options: ConvOptions,
     ) -> Result<Self, BackendError> {
         expect_values(pattern.nnz(), values.len())?;
-        let mut buffer = backend.zeros(values.len())?;
-        backend.upload(values, &mut buffer)?;
-        Self::from_buffer(backend, pattern, buffer, shape, options)
+        Self::from_buffer(backend, pattern, backend.uploaded(values)?, shape, options)
     }
 
     /// Plans `pattern` for values that are on the device already.

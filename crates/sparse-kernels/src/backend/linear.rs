@@ -60,9 +60,7 @@ impl<B: SparseLinear> SparseMatrix<B> {
         options: PlanOptions,
     ) -> Result<Self, BackendError> {
         expect_values(pattern.nnz(), values.len())?;
-        let mut buffer = backend.zeros(values.len())?;
-        backend.upload(values, &mut buffer)?;
-        Self::from_buffer(backend, pattern, buffer, options)
+        Self::from_buffer(backend, pattern, backend.uploaded(values)?, options)
     }
 
     /// Plans `pattern` for values that are on the device already.
@@ -354,9 +352,7 @@ impl<B: BlockSparseLinear> BlockMatrix<B> {
         options: PlanOptions,
     ) -> Result<Self, BackendError> {
         expect_values(pattern.nnz(), values.len())?;
-        let mut buffer = backend.zeros(values.len())?;
-        backend.upload(values, &mut buffer)?;
-        Self::from_buffer(backend, pattern, buffer, options)
+        Self::from_buffer(backend, pattern, backend.uploaded(values)?, options)
     }
 
     /// Plans `pattern` for values that are on the device already.

@@ -26,11 +26,31 @@ pub trait Storage: Debug + Sized + 'static {
     /// If `host` is longer than `to`.
     fn upload(&self, host: &[f32], to: &mut Self::Buffer) -> Result<(), BackendError>;
 
+    /// A buffer of these numbers.
+    ///
+    /// # Errors
+    /// If the device cannot allocate it.
+    fn uploaded(&self, host: &[f32]) -> Result<Self::Buffer, BackendError> {
+        let mut buffer = self.zeros(host.len())?;
+        self.upload(host, &mut buffer)?;
+        Ok(buffer)
+    }
+
     /// Copies the start of `from` to `host`, after all work that writes it.
     ///
     /// # Errors
     /// If `host` is longer than `from`.
     fn download(&self, from: &Self::Buffer, host: &mut [f32]) -> Result<(), BackendError>;
+
+    /// All numbers of a buffer, after all work that writes it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn downloaded(&self, from: &Self::Buffer) -> Result<Vec<f32>, BackendError> {
+        let mut host = vec![0.0; self.len(from)];
+        self.download(from, &mut host)?;
+        Ok(host)
+    }
 
     /// Copies the starts of several buffers, with one wait for all: `hosts[i]` from `from[i]`.
     ///

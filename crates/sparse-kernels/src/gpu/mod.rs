@@ -308,9 +308,7 @@ impl Storage for Gpu {
         if let Some(&outside) = map.iter().find(|&&i| i != u32::MAX && i as usize >= from.len()) {
             expect_equal("gather", "largest index", from.len().saturating_sub(1), outside as usize)?;
         }
-        let mut indices = self.index_zeros(map.len())?;
-        self.upload_indices(map, &mut indices)?;
-        self.gather_buffer(from, &indices, to)
+        self.gather_buffer(from, &self.indices(map)?, to)
     }
 
     fn submit(&self) -> Result<(), BackendError> {

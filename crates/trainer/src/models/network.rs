@@ -234,7 +234,7 @@ impl<B: Backend> Network<B> {
             };
             let weight = parameters.add_weight(parameter, weight_of(backend, geometry, &weight)?);
             let bias = match layer.bias {
-                true => Some(parameters.add_vector(format!("{name}.bias"), uploaded(backend, &bias)?)),
+                true => Some(parameters.add_vector(format!("{name}.bias"), backend.uploaded(&bias)?)),
                 false => None,
             };
             layers.push(Layer { name, weight, bias, relu: layer.relu, conv, sparse, target_nnz, full: None });
@@ -242,8 +242,8 @@ impl<B: Backend> Network<B> {
         let mut norms = Vec::new();
         let stored = model.convolutional.map_or(vec![], |parts| parts.norms);
         for (StoredNorm { name, affine, running }, layer) in stored.into_iter().zip(&architecture.norms) {
-            let affine = parameters.add_vector(format!("{name}.affine"), uploaded(backend, &affine)?);
-            let running = parameters.add_statistics(format!("{name}.running"), uploaded(backend, &running)?);
+            let affine = parameters.add_vector(format!("{name}.affine"), backend.uploaded(&affine)?);
+            let running = parameters.add_statistics(format!("{name}.running"), backend.uploaded(&running)?);
             norms.push(BatchNormLayer { affine, running, options: BatchNormOptions::default(), relu: layer.relu });
         }
         let mut reads = vec![0; architecture.graph.values.len()];
@@ -287,7 +287,7 @@ impl<B: Backend> Network<B> {
                 layer.full = (!is_sparse).then(full).transpose().map_err(BackendError::from)?;
             }
             if let (true, Some(latent)) = (is_sparse, latent) {
-                let values = uploaded(backend, &latent.layers[i].weight.to_dense())?;
+                let values = backend.uploaded(&latent.layers[i].weight.to_dense())?;
                 self.parameters.make_latent(backend, layer.weight, values)?;
             }
         }
@@ -418,18 +418,12 @@ fn weight_of<B: Backend>(
     geometry: Geometry,
     weight: &StoredWeight,
 ) -> Result<Box<dyn Weight<B>>, TrainingError> {
-    let values = uploaded(backend, weight.values())?;
+    let values = backend.uploaded(weight.values())?;
     Ok(match weight {
         StoredWeight::Sparse(csr) => geometry.csr(backend, csr.pattern().clone(), values)?,
         StoredWeight::BlockSparse(bsr) => geometry.blocks(backend, bsr.pattern().clone(), values)?,
         StoredWeight::Dense { .. } => Box::new(DenseWeight::new(backend, values, geometry)?),
     })
-}
-
-fn uploaded<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Buffer, BackendError> {
-    let mut buffer = backend.zeros(values.len())?;
-    backend.upload(values, &mut buffer)?;
-    Ok(buffer)
 }
 
 /// Values that a node reads.
@@ -566,8 +560,7 @@ impl<B: Backend> Layers for SparseLayers<'_, B> {
 
     fn values(&self, layer: usize) -> Result<Vec<f32>, BackendError> {
         let weight = self.network.weight(self.network.body.layers[layer].weight);
-        let mut values = vec![0.0; self.backend.len(weight.stored())];
-        self.backend.download(weight.stored(), &mut values)?;
+        let values = self.backend.downloaded(weight.stored())?;
         match weight.block_pattern(self.backend) {
             Some(pattern) => Ok(pattern.block_norms(&values)?),
             None => Ok(values),

@@ -9,7 +9,7 @@ use sparse_kernels::{Activations, Candidate, GrowRequest, Layout, StripLayout};
 
 use super::arguments::KernelFormat;
 use super::check;
-use super::operands::{Numbers, Operands, download, elements, numbers, pack, unpack, upload};
+use super::operands::{Numbers, Operands, elements, numbers, pack, unpack};
 use super::reference_file::DenseTime;
 use super::subject::{Layer, Pass, Subject};
 use crate::bench::{Best, alternate, repeat};
@@ -115,7 +115,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
         let backend = self.backend;
         let (geometry, layouts) = self.subject.layer.geometry(backend, StripLayout::single, false)?;
         let size = geometry.positions();
-        let values = upload(backend, &numbers(self.numbers.seed, "dense", size))?;
+        let values = backend.uploaded(&numbers(self.numbers.seed, "dense", size))?;
         let weight = Box::new(DenseWeight::new(backend, values, geometry)?);
         let shared = layouts == self.layouts;
         let operands = if shared { self.operands.clone() } else { operands(backend, layouts, &self.numbers)? };
@@ -135,7 +135,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
         Ok(match pass {
             Pass::Forward => Output::Y(activations(y)?),
             Pass::InputGrad => Output::Dx(activations(x)?),
-            Pass::WeightGrad => Output::Dw(upload(self.backend, &vec![f32::NAN; weights])?),
+            Pass::WeightGrad => Output::Dw(self.backend.uploaded(&vec![f32::NAN; weights])?),
             Pass::Grow => Output::Grown(self.subject.stored.grow_request(self.numbers.seed), Vec::new()),
         })
     }
@@ -144,7 +144,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
     pub fn error(&self, out: &Output<B>) -> anyhow::Result<f64> {
         let got = match out {
             Output::Y(activations) | Output::Dx(activations) => unpack(self.backend, activations)?,
-            Output::Dw(values) => Some(download(self.backend, values)?),
+            Output::Dw(values) => Some(self.backend.downloaded(values)?),
             Output::Grown(request, found) => return check::growth_error(self.subject, &self.numbers, request, found),
         };
         got.map_or(Ok(f64::INFINITY), |got| check::error(self.subject, &self.numbers, &got))
@@ -197,7 +197,7 @@ fn batch<B: ComputeDevice, E: Debug>(backend: &B, mut call: impl FnMut() -> Resu
 /// Checks one result, and if it is right, times both sides.
 pub(super) fn measure<B: ComputeDevice>(backend: &B, subject: &Subject, seed: u64) -> anyhow::Result<Measurement> {
     let case = Case::new(backend, subject, seed)?;
-    let weight = subject.stored.weight(backend, upload(backend, &case.numbers.values)?, case.geometry)?;
+    let weight = subject.stored.weight(backend, backend.uploaded(&case.numbers.values)?, case.geometry)?;
     let mut measured = Side { weight, operands: case.operands.clone(), out: case.output()? };
     measured.run(backend)?;
     case.outcome(case.error(&measured.out)?, || case.time(|| measured.run(backend)))

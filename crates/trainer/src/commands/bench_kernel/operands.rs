@@ -61,28 +61,14 @@ pub(super) fn elements(layout: Layout) -> usize {
     }
 }
 
-/// Numbers on a device.
-pub(super) fn upload<B: Storage>(backend: &B, data: &[f32]) -> anyhow::Result<B::Buffer> {
-    let mut buffer = backend.zeros(data.len())?;
-    backend.upload(data, &mut buffer)?;
-    Ok(buffer)
-}
-
-/// Numbers of a device.
-pub(super) fn download<B: Storage>(backend: &B, buffer: &B::Buffer) -> anyhow::Result<Vec<f32>> {
-    let mut data = vec![0.0; backend.len(buffer)];
-    backend.download(buffer, &mut data)?;
-    Ok(data)
-}
-
 /// Activations of these elements; padding lanes and the borders of images are zero.
 pub(super) fn pack<B: Storage>(backend: &B, layout: Layout, data: &[f32]) -> anyhow::Result<Activations<B>> {
-    Ok(Activations::new(layout, upload(backend, &packed(layout, data)?)?))
+    Ok(Activations::new(layout, backend.uploaded(&packed(layout, data)?)?))
 }
 
 /// The elements of activations; none if a number is NaN, or not zero where padding lanes and borders must be.
 pub(super) fn unpack<B: Storage>(backend: &B, activations: &Activations<B>) -> anyhow::Result<Option<Vec<f32>>> {
-    let (layout, held) = (activations.layout(), download(backend, activations.data())?);
+    let (layout, held) = (activations.layout(), backend.downloaded(activations.data())?);
     let mut data = vec![0.0; elements(layout)];
     match layout {
         Layout::Strips(layout) => {
