@@ -32,6 +32,7 @@ use sha2::{Digest, Sha256};
 use sparse_kernels::FormatError;
 
 use crate::atomic_file::write_atomic;
+use crate::error::{Kind, Kinded};
 
 /// The one key of the file's metadata.
 pub(crate) const METADATA_KEY: &str = "rigl";
@@ -130,20 +131,22 @@ pub enum CheckpointError {
     },
 }
 
+impl Kinded for CheckpointError {
+    /// Of usage if the command line can mend it: there is no such file, or it belongs to something else.
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::Usage,
+            Self::Content { source, .. } => source.kind(),
+            Self::Mismatch { .. } => Kind::Usage,
+            _ => Kind::Failure,
+        }
+    }
+}
+
 impl CheckpointError {
     /// A state that does not belong where it is to go.
     pub fn mismatch(what: impl Into<String>, got: impl ToString, expected: impl ToString) -> Self {
         Self::Mismatch { what: what.into(), got: got.to_string(), expected: expected.to_string() }
-    }
-
-    /// Whether the command line can mend it: there is no such file, or it belongs to something else.
-    pub fn is_usage(&self) -> bool {
-        match self {
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Self::Content { source, .. } => source.is_usage(),
-            Self::Mismatch { .. } => true,
-            _ => false,
-        }
     }
 
     /// Whether the file is whole, and of another version of this crate.

@@ -170,27 +170,13 @@ impl ComputeDevice for Gpu {
 
 /// What the backend said, if an error comes from there: from a call of its own, or through the tape, a method or a training
 /// step, whose errors pass it on as theirs.
-pub fn backend_error(error: &anyhow::Error) -> Option<&BackendError> {
-    fn of_tape(error: &autograd::Error) -> Option<&BackendError> {
-        if let autograd::Error::Backend(error) = error { Some(error) } else { None }
-    }
-    fn of_method(error: &MethodError) -> Option<&BackendError> {
-        if let MethodError::Backend(error) = error { Some(error) } else { None }
-    }
-    fn of_training(error: &TrainingError) -> Option<&BackendError> {
-        match error {
-            TrainingError::Backend(error) => Some(error),
-            TrainingError::Autograd(error) => of_tape(error),
-            TrainingError::Method(error) => of_method(error),
-            _ => None,
-        }
-    }
-    error.chain().find_map(|cause| {
-        let direct = cause.downcast_ref();
-        direct
-            .or_else(|| cause.downcast_ref().and_then(of_tape))
-            .or_else(|| cause.downcast_ref().and_then(of_method))
-            .or_else(|| cause.downcast_ref().and_then(of_training))
+pub fn backend_error(error: &crate::Error) -> Option<&BackendError> {
+    use {MethodError as Method, TrainingError as Training, autograd::Error as Tape};
+    error.cause.chain().find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref()) {
+        (_, Some(Tape::Backend(error)), _) | (_, _, Some(Method::Backend(error))) => Some(error),
+        (Some(Training::Backend(error) | Training::Autograd(Tape::Backend(error))), ..) => Some(error),
+        (Some(Training::Method(Method::Backend(error))), ..) => Some(error),
+        _ => cause.downcast_ref(),
     })
 }
 
@@ -203,14 +189,14 @@ pub trait OnDevice {
     ///
     /// # Errors
     /// Its own.
-    fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<Self::Output>;
+    fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Self::Output>;
 }
 
 /// Opens the device and does the work there; on the processor with so many threads.
 ///
 /// # Errors
 /// If the device is unavailable: another never takes its place. Then those of the work.
-pub fn on_device<W: OnDevice>(device: Device, threads: usize, work: W) -> anyhow::Result<W::Output> {
+pub fn on_device<W: OnDevice>(device: Device, threads: usize, work: W) -> crate::Result<W::Output> {
     match device {
         Device::Cpu => work.run(&Cpu::new(threads, None)?),
         #[cfg(feature = "gpu")]
@@ -221,20 +207,22 @@ pub fn on_device<W: OnDevice>(device: Device, threads: usize, work: W) -> anyhow
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Context, Error};
 
     #[test]
     fn errors_of_the_backend_are_found_wherever_they_pass() {
         let lost = || BackendError::DeviceLost { reason: "gone".into() };
+        let outside = |error: Error| Err::<(), _>(error).context(|| "outside").unwrap_err();
         for error in [
-            anyhow::Error::from(lost()).context("outside"),
+            outside(lost().into()),
             autograd::Error::from(lost()).into(),
             MethodError::from(lost()).into(),
             TrainingError::from(lost()).into(),
-            anyhow::Error::from(TrainingError::from(autograd::Error::from(lost()))).context("outside"),
+            outside(TrainingError::from(autograd::Error::from(lost())).into()),
             TrainingError::from(MethodError::from(lost())).into(),
         ] {
             assert!(matches!(backend_error(&error), Some(BackendError::DeviceLost { .. })), "{error:?}");
         }
-        assert!(backend_error(&anyhow::anyhow!("something else")).is_none());
+        assert!(backend_error(&"something else".to_owned().into()).is_none());
     }
 }

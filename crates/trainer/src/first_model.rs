@@ -1,11 +1,11 @@
 //! What a run's network begins with.
 
-use anyhow::Context;
 use rigl::{LayerDensity, WeightStorage};
 use serde_json::Value;
 use sparse_kernels::Backend;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::error::Context;
 use crate::models::{Architecture, Init, Network, StoredModel};
 use crate::run_dir::{Found, load_model};
 use crate::settings::TrainConfig;
@@ -26,7 +26,7 @@ impl FirstModel {
     ///
     /// # Errors
     /// If a file cannot be read or is of another model, or the densities are impossible.
-    pub fn of(config: &TrainConfig, architecture: &Architecture, found: Option<&Found>) -> anyhow::Result<Self> {
+    pub fn of(config: &TrainConfig, architecture: &Architecture, found: Option<&Found>) -> crate::Result<Self> {
         let solved = || config.sparsification().solve(architecture);
         let of_file = config.init_from.is_some() || config.ticket.is_some();
         let (model, targets) = match (found, &config.init_from, &config.ticket) {
@@ -49,7 +49,7 @@ impl FirstModel {
                 let (last, file) = load_model(path)?;
                 check_model(&last, architecture, &file.display().to_string())?;
                 let checkpoint = Checkpoint::load(&file)?;
-                let (seed, init) = drawn_by(&checkpoint).with_context(|| {
+                let (seed, init) = drawn_by(&checkpoint).context(|| {
                     format!(
                         "ticket: {} does not say how its first weights were drawn; it must be of a run",
                         file.display()
@@ -77,7 +77,7 @@ impl FirstModel {
         config: &TrainConfig,
         architecture: &Architecture,
         targets: Vec<LayerDensity>,
-    ) -> anyhow::Result<Self> {
+    ) -> crate::Result<Self> {
         let begins: Vec<_> = match config.method.info().storage {
             WeightStorage::DenseFirst => targets.iter().map(full).collect(),
             _ => targets.clone(),
@@ -94,7 +94,7 @@ impl FirstModel {
         backend: &B,
         config: &TrainConfig,
         batch_size: usize,
-    ) -> anyhow::Result<Network<B>> {
+    ) -> crate::Result<Network<B>> {
         let Self { model, targets } = self;
         let architecture = model.architecture()?;
         let storage = config.method.info().storage;
@@ -113,7 +113,7 @@ fn full(target: &LayerDensity) -> LayerDensity {
     LayerDensity { density: 1.0, nnz: target.size, size: target.size }
 }
 
-fn check_model(model: &StoredModel, architecture: &Architecture, file: &str) -> anyhow::Result<()> {
+fn check_model(model: &StoredModel, architecture: &Architecture, file: &str) -> crate::Result<()> {
     let described = model.architecture()?;
     if described == *architecture {
         return Ok(());

@@ -8,6 +8,8 @@ use std::{io, process, thread};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::error::Context;
+
 /// Exit code of a command that was interrupted.
 pub const EXIT_CODE: u8 = 130;
 
@@ -24,11 +26,10 @@ impl Interrupt {
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn install() -> io::Result<Self> {
+    pub fn install() -> crate::Result<Self> {
         let interrupt = Self::default();
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let flag = interrupt.clone();
-        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let wait = move |mut signals: Signals| {
             let mut first: Option<Instant> = None;
             for _ in signals.forever() {
                 flag.request();
@@ -36,7 +37,9 @@ impl Interrupt {
                     process::exit(EXIT_CODE.into());
                 }
             }
-        })?;
+        };
+        let thread = |signals| thread::Builder::new().name("signals".to_owned()).spawn(move || wait(signals));
+        Signals::new([SIGINT, SIGTERM]).and_then(thread).context(|| "cannot handle Ctrl-C")?;
         Ok(interrupt)
     }
 

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod comparison;
 pub mod data;
 pub mod device;
+pub mod error;
 pub mod exchange;
 pub mod figure;
 pub mod first_model;
@@ -26,3 +27,5 @@ pub mod run_dir;
 pub mod settings;
 pub mod topology_record;
 pub mod training;
+
+pub use self::error::{Error, Result};

@@ -25,7 +25,7 @@ pub fn available() -> Option<usize> {
 ///
 /// # Errors
 /// [`ConfigError::Memory`] if they have none.
-pub fn check<B: ComputeDevice>(device: &B, architecture: &Architecture, batch_size: usize) -> anyhow::Result<()> {
+pub fn check<B: ComputeDevice>(device: &B, architecture: &Architecture, batch_size: usize) -> crate::Result<()> {
     if !device.uses_host_memory() {
         return Ok(());
     }
@@ -54,7 +54,7 @@ fn check_against<B: Backend>(
     device: &B,
     architecture: &Architecture,
     batch_size: usize,
-) -> anyhow::Result<()> {
+) -> crate::Result<()> {
     let bytes = |samples| -> Result<usize, TrainingError> { activation_bytes(device, architecture, true, samples) };
     let needed = bytes(batch_size)?;
     if needed <= available {

@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sparse_kernels::BackendError;
@@ -29,6 +28,7 @@ use sparse_kernels::BackendError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Split};
 use crate::device::{ComputeDevice, backend_error};
+use crate::error::{Context, Error, Kind, Kinded, Result};
 use crate::interrupt::Interrupt;
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
@@ -82,6 +82,12 @@ pub enum RunError {
         /// The run's folder.
         run: PathBuf,
     },
+}
+
+impl Kinded for RunError {
+    fn kind(&self) -> Kind {
+        if matches!(self, Self::Interrupted { .. } | Self::Evaluation) { Kind::Interrupted } else { Kind::Failure }
+    }
 }
 
 fn last_good_state(newest: Option<&Path>) -> String {
@@ -172,9 +178,9 @@ pub fn evaluate<E>(
     threads: usize,
     interrupt: &Interrupt,
     mut batch: impl FnMut(&crate::data::Batch) -> Result<autograd::LossStats, E>,
-) -> anyhow::Result<Mean>
+) -> Result<Mean>
 where
-    anyhow::Error: From<E>,
+    Error: From<E>,
 {
     let batch_size = body.evaluation_batch().min(split.len());
     let form = body.input_layout(batch_size).into();
@@ -270,7 +276,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     ///
     /// # Errors
     /// If the checkpoint is of other settings, model or data, or the records cannot be cut.
-    pub fn resume(&mut self, checkpoint: Option<&Checkpoint>) -> anyhow::Result<()> {
+    pub fn resume(&mut self, checkpoint: Option<&Checkpoint>) -> Result<()> {
         if let Some(checkpoint) = checkpoint {
             let state: RunState = checkpoint.section("run")?;
             let config = self.parts.config.fingerprint();
@@ -359,19 +365,18 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     ///
     /// # Errors
     /// [`RunError`]; if the training diverges; if something cannot be evaluated.
-    pub fn train(&mut self) -> anyhow::Result<()> {
-        self.train_to_end().map_err(|error| {
-            let Some(BackendError::DeviceLost { .. } | BackendError::DeviceMemory { .. }) = backend_error(&error)
-            else {
-                return error;
-            };
-            let RunParts { run_dir, trainer, .. } = &self.parts;
-            let (newest, run) = (run_dir.newest_path(), run_dir.path().to_owned());
-            error.context(RunError::Device { step: trainer.step(), newest, run })
+    pub fn train(&mut self) -> Result<()> {
+        self.train_to_end().map_err(|error| match backend_error(&error) {
+            Some(BackendError::DeviceLost { .. } | BackendError::DeviceMemory { .. }) => {
+                let RunParts { run_dir, trainer, .. } = &self.parts;
+                let (newest, run) = (run_dir.newest_path(), run_dir.path().to_owned());
+                Error { cause: error.cause.context(RunError::Device { step: trainer.step(), newest, run }), ..error }
+            }
+            _ => error,
         })
     }
 
-    fn train_to_end(&mut self) -> anyhow::Result<()> {
+    fn train_to_end(&mut self) -> Result<()> {
         self.start = Instant::now();
         self.samples_before = self.samples();
         let RunParts { config, data, trainer, total_steps, .. } = &self.parts;
@@ -398,7 +403,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 match self.finish_epoch(&progress) {
                     Ok(printed) => told = printed,
                     // Resumed, the run begins with what was left out.
-                    Err(error) if matches!(error.downcast_ref(), Some(RunError::Evaluation)) => {}
+                    Err(error) if error.kind == Kind::Interrupted => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -425,7 +430,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 self.save()?;
             }
             owed &= !between;
-            told.with_context(|| format!("saved after step {}", self.parts.trainer.step()))?;
+            told.context(|| format!("saved after step {}", self.parts.trainer.step()))?;
             // The loader says the end of an epoch with an extra call.
             let Some(batch) = loader.next_batch()? else { continue };
             if std::mem::take(&mut self.epoch_is_recorded) {
@@ -450,7 +455,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     }
 
     /// Adds the losses that are still on the device: no checkpoint and no record is without them.
-    fn read_losses(&mut self) -> anyhow::Result<()> {
+    fn read_losses(&mut self) -> Result<()> {
         let loss = self.parts.trainer.read_losses()?;
         self.epoch.add(&loss);
         Ok(())
@@ -469,7 +474,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
 
     /// Evaluates and records the epoch that is over. In the second place: whether it could be told to who reads standard
     /// output, which is no reason to leave the state unsaved.
-    fn finish_epoch(&mut self, progress: &Progress) -> anyhow::Result<io::Result<()>> {
+    fn finish_epoch(&mut self, progress: &Progress) -> Result<io::Result<()>> {
         let data = self.parts.data;
         let validation = data.validation.as_ref().map(|split| self.evaluate(split)).transpose()?;
         let test = if self.parts.config.eval_test { Some(self.evaluate(&data.test)?) } else { None };
@@ -505,7 +510,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     }
 
     /// Records where the connections are, after this many epochs.
-    fn record_topology(&mut self, epoch: u64) -> anyhow::Result<()> {
+    fn record_topology(&mut self, epoch: u64) -> Result<()> {
         let RunParts { device, data, trainer, run_dir, .. } = &mut self.parts;
         let mut record = TopologyRecord::of(*device, &trainer.network, epoch, trainer.step());
         if run_dir.topology_is_empty()? {
@@ -519,7 +524,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     ///
     /// # Errors
     /// [`RunError::Evaluation`] if interrupted, or if the device fails.
-    pub fn evaluate(&mut self, split: &Arc<Split>) -> anyhow::Result<Mean> {
+    pub fn evaluate(&mut self, split: &Arc<Split>) -> Result<Mean> {
         let RunParts { trainer, config, interrupt, .. } = &mut self.parts;
         let body = trainer.network.body.clone();
         evaluate(split, &self.input.normalization, &body, config.loader_thread_count(), interrupt, |batch| {
@@ -531,12 +536,12 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     ///
     /// # Errors
     /// [`RunError::Unsaved`].
-    pub fn append(&mut self, record: &impl Serialize) -> anyhow::Result<()> {
+    pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
         self.parts.run_dir.append(record).map_err(|error| self.unsaved(error.into()))
     }
 
     /// The state of the run between two steps: equal states make equal bytes, on any machine and at any time.
-    fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
+    fn checkpoint(&self) -> Result<Checkpoint> {
         let mut checkpoint = self.parts.trainer.checkpoint(Some(self.input.clone()))?;
         let (config, data_sha256) = (self.parts.config.fingerprint(), self.data_sha256.clone());
         let (corrupt_images, [forward_flops, _]) = (self.corrupt_images.clone(), self.forward_flops);
@@ -546,20 +551,17 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         Ok(checkpoint)
     }
 
-    fn save(&mut self) -> anyhow::Result<()> {
+    fn save(&mut self) -> Result<()> {
         self.read_losses()?;
         let checkpoint = self.checkpoint()?;
         let RunParts { run_dir, config, trainer, .. } = &mut self.parts;
-        match run_dir.save(&checkpoint, trainer.step(), config.keep_checkpoints) {
-            Ok(_) => {
-                self.saved = Some(self.parts.trainer.batches());
-                Ok(())
-            }
-            Err(error) => Err(self.unsaved(error.into())),
-        }
+        let saved = run_dir.save(&checkpoint, trainer.step(), config.keep_checkpoints);
+        saved.map_err(|error| self.unsaved(error.into()))?;
+        self.saved = Some(self.parts.trainer.batches());
+        Ok(())
     }
 
-    fn stop(&mut self) -> anyhow::Result<RunError> {
+    fn stop(&mut self) -> Result<RunError> {
         if self.saved != Some(self.parts.trainer.batches()) {
             self.save()?;
         }
@@ -573,9 +575,9 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         RunError::Interrupted { step: trainer.step(), saved: run_dir.newest_path().unwrap_or_default(), run }
     }
 
-    fn unsaved(&self, error: anyhow::Error) -> anyhow::Error {
+    fn unsaved(&self, error: Error) -> Error {
         let RunParts { run_dir, trainer, .. } = &self.parts;
         let (newest, run) = (run_dir.newest_path(), run_dir.path().to_owned());
-        error.context(RunError::Unsaved { step: trainer.step(), newest, run })
+        Error { cause: error.cause.context(RunError::Unsaved { step: trainer.step(), newest, run }), ..error }
     }
 }

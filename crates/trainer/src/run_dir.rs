@@ -24,6 +24,7 @@ use serde_json::Value;
 use crate::atomic_file::{remove_temporaries, sync_folder, write_atomic};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::device::{Place, available_threads};
+use crate::error::{Kind, Kinded};
 use crate::models::StoredModel;
 use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
@@ -103,18 +104,13 @@ pub enum RunDirError {
     Config(#[from] ConfigError),
 }
 
-impl RunDirError {
-    /// Whether the command line must change, as opposed to a failure of the file system.
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Occupied { .. }
-                | Self::Create { .. }
-                | Self::NoRun { .. }
-                | Self::NoCheckpoint { .. }
-                | Self::InUse { .. }
-                | Self::Config(_)
-        )
+impl Kinded for RunDirError {
+    /// Of usage if the command line must change, as opposed to a failure of the file system.
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io { .. } | Self::Record { .. } | Self::Checkpoint(_) => Kind::Failure,
+            _ => Kind::Usage,
+        }
     }
 }
 
@@ -230,7 +226,7 @@ fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, RunDirError> {
 ///
 /// # Errors
 /// [`RunDirError`] or [`CheckpointError`] saying what is not there or wrong.
-pub fn load_model(path: &Path) -> anyhow::Result<(StoredModel, PathBuf)> {
+pub fn load_model(path: &Path) -> crate::Result<(StoredModel, PathBuf)> {
     if !path.is_dir() {
         return Ok((StoredModel::load(path)?, path.to_owned()));
     }

@@ -34,6 +34,8 @@ pub enum PatternError {
     Size(#[from] FormatError),
 }
 
+crate::error::kinded!(Usage: PatternError);
+
 /// `nnz_for_density` positions, each equally likely.
 ///
 /// # Errors

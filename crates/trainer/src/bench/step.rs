@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use rigl::LayerDensity;
 use sparse_kernels::profile::KernelTime;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, MatrixRef};
 
 use crate::device::ComputeDevice;
+use crate::error::Context;
 use crate::method::Method;
 use crate::models::{Architecture, Init, Initialization, Network};
 use crate::settings::TrainConfig;
@@ -38,7 +38,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
         architecture: &Architecture,
         config: &TrainConfig,
         densities: &[LayerDensity],
-    ) -> anyhow::Result<Self> {
+    ) -> crate::Result<Self> {
         let config = TrainConfig { dropout: 0.0, begin_step: None, end_step: None, ..config.clone() };
         let initialization = Initialization { init: Init::DenseFanIn, ..config.initialization() };
         let batch_size = config.batch_size;
@@ -76,8 +76,8 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
     ///
     /// # Errors
     /// If it fails.
-    pub fn step(&mut self) -> anyhow::Result<()> {
-        self.trainer.train_batch(self.layout, &self.images, &self.labels).context("a step of the benchmark")?;
+    pub fn step(&mut self) -> crate::Result<()> {
+        self.trainer.train_batch(self.layout, &self.images, &self.labels).context(|| "a step of the benchmark")?;
         Ok(())
     }
 
@@ -85,7 +85,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
     ///
     /// # Errors
     /// If one fails.
-    pub fn steps(&mut self, count: u32) -> anyhow::Result<()> {
+    pub fn steps(&mut self, count: u32) -> crate::Result<()> {
         (0..count).try_for_each(|_| self.step())?;
         Ok(self.backend.synchronize()?)
     }
@@ -95,7 +95,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
     ///
     /// # Errors
     /// If a step fails.
-    pub fn steps_per_turn(&mut self) -> anyhow::Result<u32> {
+    pub fn steps_per_turn(&mut self) -> crate::Result<u32> {
         let most = self.backend.results_per_reading() as u32;
         // The first step compiles and allocates.
         self.steps(1)?;
@@ -109,7 +109,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
     ///
     /// # Errors
     /// If the step fails or the device has no clock.
-    pub fn profile(&mut self) -> anyhow::Result<Vec<KernelTime>> {
+    pub fn profile(&mut self) -> crate::Result<Vec<KernelTime>> {
         self.backend.start_profile()?;
         self.step()?;
         Ok(self.backend.take_profile()?)

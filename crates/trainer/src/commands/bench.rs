@@ -18,7 +18,7 @@ pub enum BenchCommand {
 ///
 /// # Errors
 /// Those of the measurement.
-pub fn run(command: &BenchCommand) -> anyhow::Result<()> {
+pub fn run(command: &BenchCommand) -> crate::Result<()> {
     match command {
         BenchCommand::Kernel(args) => bench_kernel::run(args),
         BenchCommand::Step(args) => bench_step::run(args),

@@ -6,7 +6,6 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +13,7 @@ use super::machine::MachineArgs;
 use super::network::PictureArgs;
 use crate::bench::{StepBench, peak_rss_bytes};
 use crate::device::{ComputeDevice, Device, OnDevice, Place};
+use crate::error::Context;
 use crate::method::Method;
 use crate::models::{Architecture, Format, Sparsification, parse_density};
 use crate::report::{Significant, Table, print_record, print_text};
@@ -91,7 +91,7 @@ const LEAST_STEPS: usize = 5;
 ///
 /// # Errors
 /// If a density is impossible or a worker fails.
-pub fn run(args: &BenchStepArgs) -> anyhow::Result<()> {
+pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     if args.worker {
         return args.machine.on_device(Worker(args));
     }
@@ -172,7 +172,7 @@ struct Check<'a> {
 impl OnDevice for Check<'_> {
     type Output = Place;
 
-    fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<Place> {
+    fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Place> {
         memory::check(backend, self.architecture, self.batch_size)?;
         Ok(backend.place())
     }
@@ -197,16 +197,16 @@ fn sparsification(args: &BenchStepArgs, density: f64) -> Result<Sparsification, 
     Ok(TrainConfig { method, density, distribution, ..config(args)? }.sparsification())
 }
 
-fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) -> anyhow::Result<f64> {
+fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) -> crate::Result<f64> {
     let densities = sparsification(args, density)?.solve(architecture)?;
     let [sparse, dense] = architecture.forward_flops(&densities, rigl::FlopsConvention::Mac2);
     Ok(sparse / dense)
 }
 
 /// Runs one turn of one density in a process of its own.
-fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result<Measurement> {
+fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> crate::Result<Measurement> {
     let config = config(args)?;
-    let program = std::env::current_exe().context("cannot find this program to run it again")?;
+    let program = std::env::current_exe().context(|| "cannot find this program to run it again")?;
     let output = Command::new(program)
         .args(["bench", "step", "--worker", "--model", &config.model.to_string()])
         .args(["--batch-size", &config.batch_size.to_string(), "--density", &density.to_string()])
@@ -222,11 +222,11 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> anyhow::Result
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
-        .context("cannot run a worker process")?;
+        .context(|| "cannot run a worker process")?;
     if !output.status.success() {
-        bail!("the worker process for density {density} failed: {}", output.status);
+        return Err(format!("the worker process for density {density} failed: {}", output.status).into());
     }
-    serde_json::from_slice(&output.stdout).context("a worker process printed no measurement")
+    serde_json::from_slice(&output.stdout).context(|| "a worker process printed no measurement")
 }
 
 /// The worker's side: measures one density and prints a [`Measurement`].
@@ -235,14 +235,14 @@ struct Worker<'a>(&'a BenchStepArgs);
 impl OnDevice for Worker<'_> {
     type Output = ();
 
-    fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<()> {
+    fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<()> {
         let Self(args) = self;
-        let &[density] = &args.density[..] else { bail!("a worker measures one density") };
+        let &[density] = &args.density[..] else { return Err("a worker measures one density".to_owned().into()) };
         let config = config(args)?;
         let architecture = fit::architecture(&args.pictures.spec(&args.network)?)?;
         let densities = sparsification(args, density)?.solve(&architecture)?;
         let mut bench = StepBench::new(backend, &architecture, &config, &densities)?;
-        let best = backend.install(|| -> anyhow::Result<Duration> {
+        let best = backend.install(|| -> crate::Result<Duration> {
             let steps = bench.steps_per_turn()?;
             let (start, mut best, mut turns) = (Instant::now(), Duration::MAX, 0);
             while turns < LEAST_STEPS || start.elapsed() < BUDGET {

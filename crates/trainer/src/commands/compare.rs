@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
@@ -123,10 +122,10 @@ const LOCK: &str = ".lock";
 ///
 /// # Errors
 /// If the comparison is impossible, some run failed, it was interrupted, or its folder cannot be written.
-pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
+pub fn run(args: &CompareArgs) -> crate::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let (definition, out) = Definition::resolve(&args.asked())?;
-    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
+    let interrupt = Interrupt::install()?;
     let Plan { definition, runs } = Plan::new(definition, &settings_given(args), data_dir)?;
     let _lock = open(&out)?;
     // What does not fit is refused before anything is run.
@@ -156,13 +155,13 @@ struct Parts<'p> {
 }
 
 /// Makes the runs that are not finished, one after the other; returns how many failed.
-fn make_runs(parts: &Parts<'_>, states: &[RunState], progress: &mut ComparisonProgress) -> anyhow::Result<usize> {
+fn make_runs(parts: &Parts<'_>, states: &[RunState], progress: &mut ComparisonProgress) -> crate::Result<usize> {
     let &Parts { definition, runs, out, interrupt, json } = parts;
     let mut failed = 0;
     for (number, (run, &state)) in runs.iter().zip(states).enumerate() {
         progress.begin(number, run);
         if interrupt.requested() {
-            return Err(interrupted(definition, out)?);
+            return Err(interrupted(definition, out)?.into());
         }
         if state != RunState::Finished {
             let [settings, failure] = [settings_file, failure_file].map(|file| file(out, &run.place.name));
@@ -176,7 +175,7 @@ fn make_runs(parts: &Parts<'_>, states: &[RunState], progress: &mut ComparisonPr
             })?;
             match outcome {
                 Outcome::Finished => {}
-                Outcome::Interrupted => return Err(interrupted(definition, out)?),
+                Outcome::Interrupted => return Err(interrupted(definition, out)?.into()),
                 Outcome::Failed(message) => {
                     failed += 1;
                     progress.fail_run(run, &message);
@@ -248,10 +247,10 @@ fn arguments(run: &PlannedRun, state: RunState, settings: &Path, out: &Path) -> 
 }
 
 /// The record of a finished run, with its place in the comparison.
-fn done_record(run: &PlannedRun, definition: &Definition, out: &Path) -> anyhow::Result<Value> {
+fn done_record(run: &PlannedRun, definition: &Definition, out: &Path) -> crate::Result<Value> {
     let folder = RunFolder::read(&run.folder(out))?;
     let mut record = folder.done_record;
-    let values = record.as_object_mut().with_context(|| format!("{} has no last record", folder.path.display()))?;
+    let values = record.as_object_mut().ok_or_else(|| format!("{} has no last record", folder.path.display()))?;
     let arm = &definition.arms[run.place.arm];
     values.insert("arm".to_owned(), arm.name.clone().into());
     values.insert("method".to_owned(), arm.method.clone().into());
@@ -260,11 +259,11 @@ fn done_record(run: &PlannedRun, definition: &Definition, out: &Path) -> anyhow:
 }
 
 /// What there is by now is reported, and the error says how to go on.
-fn interrupted(definition: &Definition, out: &Path) -> anyhow::Result<anyhow::Error> {
+fn interrupted(definition: &Definition, out: &Path) -> crate::Result<ComparisonError> {
     let results = Results::of_comparison(definition, out)?;
     let [finished, total] = results.progress();
     if finished > 0 {
         write_report(&results, out)?;
     }
-    Ok(ComparisonError::Interrupted { finished, total, out: out.to_owned() }.into())
+    Ok(ComparisonError::Interrupted { finished, total, out: out.to_owned() })
 }

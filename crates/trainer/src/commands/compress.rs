@@ -47,7 +47,7 @@ struct CompressRecord {
 ///
 /// # Errors
 /// If the model cannot be read, is no perceptron, or cannot be written.
-pub fn run(args: &CompressArgs) -> anyhow::Result<()> {
+pub fn run(args: &CompressArgs) -> crate::Result<()> {
     let (model, checkpoint) = load_model(&args.model)?;
     let compressed = Compressed::of(&model)?;
     if let Some(out) = &args.out {

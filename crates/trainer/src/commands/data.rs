@@ -3,7 +3,6 @@
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -138,11 +137,13 @@ pub enum VerifyError {
     },
 }
 
+crate::error::kinded!(Failure: VerifyError);
+
 /// Runs the command.
 ///
 /// # Errors
 /// If a data set is unknown, unavailable or incomplete.
-pub fn run(command: &DataCommand) -> anyhow::Result<()> {
+pub fn run(command: &DataCommand) -> crate::Result<()> {
     match command {
         DataCommand::List(args) => run_list(args),
         DataCommand::Fetch(args) => run_fetch(args),
@@ -155,7 +156,7 @@ fn data_dir(given: Option<&Path>) -> Option<PathBuf> {
     given.map(Path::to_owned).or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into))
 }
 
-fn run_list(args: &DataListArgs) -> anyhow::Result<()> {
+fn run_list(args: &DataListArgs) -> crate::Result<()> {
     let data_dir = data_dir(args.data_dir.as_deref());
     let mut table = Table::new(["name", "classes", "train", "test", "pictures", "found"]);
     for name in KNOWN {
@@ -197,7 +198,7 @@ fn run_list(args: &DataListArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run_fetch(args: &DataFetchArgs) -> anyhow::Result<()> {
+fn run_fetch(args: &DataFetchArgs) -> crate::Result<()> {
     let set = match KnownSet::named(&args.name) {
         Err(_) if args.name == IMAGE_FOLDER => return Err(FetchError::NoHome { name: IMAGE_FOLDER }.into()),
         set => set?,
@@ -209,7 +210,7 @@ fn run_fetch(args: &DataFetchArgs) -> anyhow::Result<()> {
         (Some(folder), _) => Origin::Folder(folder.clone()),
         (None, url) => Origin::Url(url.clone().unwrap_or_else(|| home.url.to_owned())),
     };
-    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
+    let interrupt = Interrupt::install()?;
     let bar = (!args.json && io::stderr().is_terminal()).then(|| {
         let style = ProgressStyle::with_template("{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
         ProgressBar::no_length().with_style(style.expect("the template is fixed"))
@@ -233,7 +234,7 @@ fn run_fetch(args: &DataFetchArgs) -> anyhow::Result<()> {
     print(&record("fetch", set, to, &fetched), verb, args.json)
 }
 
-fn run_verify(args: &DataVerifyArgs) -> anyhow::Result<()> {
+fn run_verify(args: &DataVerifyArgs) -> crate::Result<()> {
     let data_dir = data_dir(args.data_dir.as_deref());
     if args.name == IMAGE_FOLDER {
         return verify_folder(data_dir, args.json);
@@ -254,11 +255,11 @@ fn run_verify(args: &DataVerifyArgs) -> anyhow::Result<()> {
 }
 
 /// Reads every picture.
-fn verify_folder(data_dir: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+fn verify_folder(data_dir: Option<PathBuf>, json: bool) -> crate::Result<()> {
     let missing = || DataError::NoFolder { name: IMAGE_FOLDER.to_owned(), files: Vec::new() };
     let path = data_dir.ok_or_else(missing)?;
     let data = image_folder::load(&path, DEFAULT_IMAGE_SIZE)?;
-    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
+    let interrupt = Interrupt::install()?;
     let mut corrupt = Vec::new();
     for split in [&data.train, &data.test] {
         for file in split.files() {
@@ -307,7 +308,7 @@ fn record(action: &'static str, set: &KnownSet, path: PathBuf, fetched: &Fetched
     }
 }
 
-fn print(record: &SetRecord, verb: &str, json: bool) -> anyhow::Result<()> {
+fn print(record: &SetRecord, verb: &str, json: bool) -> crate::Result<()> {
     if json {
         print_record(record)?;
         return Ok(());

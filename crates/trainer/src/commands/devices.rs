@@ -56,7 +56,7 @@ struct GpuRecord {
 ///
 /// # Errors
 /// If the processor cannot be asked, or the answer not be written.
-pub fn run(args: &DevicesArgs) -> anyhow::Result<()> {
+pub fn run(args: &DevicesArgs) -> crate::Result<()> {
     let records = devices()?;
     if args.json {
         return Ok(records.iter().try_for_each(print_record)?);
@@ -89,7 +89,7 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn devices() -> anyhow::Result<Vec<DeviceRecord>> {
+fn devices() -> crate::Result<Vec<DeviceRecord>> {
     let cpu = Cpu::new(1, None)?;
     let isas = IsaName::ALL.into_iter().filter(|isa| isa.is_available()).map(IsaName::name).collect();
     let name = crate::run_dir::cpu_name().unwrap_or_else(|| cpu.isa().name().to_owned());

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -84,8 +83,8 @@ pub(super) const EVALUATION_BATCH: usize = 32;
 ///
 /// # Errors
 /// If the model or the data is unavailable, do not fit each other, or the evaluation is interrupted.
-pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
+pub fn run(args: &EvalArgs) -> crate::Result<()> {
+    let interrupt = Interrupt::install()?;
     let (model, checkpoint) = load_model(&args.model)?;
     let trained_on = model.input.clone();
     let name = args.data.as_deref().or(trained_on.as_ref().map(|input| &*input.data)).unwrap_or(data::EMBEDDED);
@@ -136,7 +135,7 @@ struct Evaluation<'a> {
 impl OnDevice for Evaluation<'_> {
     type Output = Mean;
 
-    fn run<B: ComputeDevice>(self, backend: &B) -> anyhow::Result<Mean> {
+    fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Mean> {
         let Self { model, split, normalization, loader_threads, interrupt } = self;
         let network = Network::from_stored(backend, model, EVALUATION_BATCH)?;
         let body = network.body.clone();

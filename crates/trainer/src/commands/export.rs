@@ -46,7 +46,7 @@ pub struct ExportArgs {
 ///
 /// # Errors
 /// If the model cannot be read, or what is asked for cannot be written.
-pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
+pub fn run(args: &ExportArgs) -> crate::Result<()> {
     let target = Target::new(&args.out, args.format, args.layer.as_deref(), args.dense)?;
     let (model, loaded) = load_model(&args.model)?;
     check_not_read(&args.out, &[loaded])?;

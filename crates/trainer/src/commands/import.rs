@@ -50,7 +50,7 @@ pub struct ImportArgs {
 ///
 /// # Errors
 /// If the sources cannot be read or make no model, a density is impossible, or the model cannot be written.
-pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
+pub fn run(args: &ImportArgs) -> crate::Result<()> {
     check_out(&args.out, &args.sources)?;
     let (given, spread) = (TrainOptions::from(&args.density), TrainOptions::from(&args.spread));
     let prunes = !given.given().is_empty();

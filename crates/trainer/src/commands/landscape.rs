@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sparse_kernels::cpu::Cpu;
@@ -15,6 +14,7 @@ use super::values::{parse_count, parse_not_negative, parse_places, parse_positiv
 use crate::atomic_file::write_atomic;
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
 use crate::device::available_threads;
+use crate::error::{Context, Kind};
 use crate::fit::check_fit;
 use crate::interrupt::Interrupt;
 use crate::landscape::{
@@ -23,7 +23,7 @@ use crate::landscape::{
 };
 use crate::models::{StoredModel, WeightCount, activation_bytes};
 use crate::report::{Progress, Significant, Status, Table, print_record, print_text};
-use crate::run::{Mean, RunError};
+use crate::run::Mean;
 use crate::run_dir::load_model;
 use crate::settings::DATA_IN_FOLDERS;
 use crate::settings::error::ConfigError;
@@ -175,8 +175,8 @@ struct PathRecord {
 /// # Errors
 /// If a model or the data is unavailable, they do not fit each other, a path's training fails, the results cannot be written, or it
 /// is interrupted.
-pub fn run(args: &LandscapeArgs) -> anyhow::Result<()> {
-    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
+pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
+    let interrupt = Interrupt::install()?;
     let [a, b] = [&args.a, &args.b].map(|path| load_model(path).map(|(model, path)| End { path, model }));
     let ends = [a?, b?];
     let input = common_input(&ends)?;
@@ -211,8 +211,8 @@ pub fn run(args: &LandscapeArgs) -> anyhow::Result<()> {
     };
     let mut output = Output::new(args)?;
     let result = cpu.install(|| Job { args, cpu: &cpu, ends: &ends, view: &view, training }.run(&mut output));
-    let (of_ends, paths) = result.map_err(|error| match error.downcast_ref() {
-        Some(RunError::Evaluation) => LandscapeError::Interrupted { written: output.written() }.into(),
+    let (of_ends, paths) = result.map_err(|error| match error.kind {
+        Kind::Interrupted => LandscapeError::Interrupted { written: output.written() }.into(),
         _ => error,
     })?;
     let end = |i: usize| EndRecord {
@@ -265,7 +265,7 @@ fn check_effects(args: &LandscapeArgs, trained: bool, norms: bool, in_folder: bo
 }
 
 /// Checks that the largest path that is asked for has room beside a step's activations.
-fn check_room(cpu: &Cpu, args: &LandscapeArgs, ends: &[End; 2], batch_size: usize) -> anyhow::Result<()> {
+fn check_room(cpu: &Cpu, args: &LandscapeArgs, ends: &[End; 2], batch_size: usize) -> crate::Result<()> {
     let Some(available) = memory::available() else { return Ok(()) };
     let [a, b] = [&ends[0].model, &ends[1].model];
     let largest = args.curves.iter().copied().max_by_key(|curve| curve.degree()).unwrap_or(Curve::Linear);
@@ -297,7 +297,7 @@ struct Job<'j> {
 
 impl<'j> Job<'j> {
     /// Loss and accuracy of both ends, and the paths.
-    fn run(&self, output: &mut Output) -> anyhow::Result<([Mean; 2], Vec<PathRecord>)> {
+    fn run(&self, output: &mut Output) -> crate::Result<([Mean; 2], Vec<PathRecord>)> {
         let models = [&self.ends[0].model, &self.ends[1].model];
         // As they are stored, and laid out as for `rigl eval`.
         let of_end = |model: &StoredModel| {
@@ -323,7 +323,7 @@ impl<'j> Job<'j> {
             if curves.is_empty() {
                 continue;
             }
-            let [a, b] = space.embed(models).context("the union of the patterns")?;
+            let [a, b] = space.embed(models).context(|| "the union of the patterns")?;
             let points = [Point::of(&a), Point::of(&b)];
             // Its weights, as many as a point's, are not needed any more.
             drop(b);
@@ -344,7 +344,7 @@ impl<'j> Job<'j> {
         mut path: Path,
         ends: &[Mean; 2],
         output: &mut Output,
-    ) -> anyhow::Result<PathRecord> {
+    ) -> crate::Result<PathRecord> {
         let (curve, start) = (path.curve(), Instant::now());
         let cost = survey.network().cost(self.cpu);
         output.tell(|| {
@@ -352,7 +352,7 @@ impl<'j> Job<'j> {
             format!("\n{curve} path, {} space: {nnz} of {size} weights, density {density}", space.name())
         })?;
         let train_seconds = if curve.is_trained() {
-            self.train(survey, &mut path, cost.density()).with_context(|| format!("{} space", space.name()))?;
+            self.train(survey, &mut path, cost.density()).context(|| format!("{} space", space.name()))?;
             Some(start.elapsed().as_secs_f64())
         } else {
             None
@@ -394,7 +394,7 @@ impl<'j> Job<'j> {
         Ok(record)
     }
 
-    fn train(&self, survey: &mut Survey<'j, Cpu>, path: &mut Path, density: f64) -> anyhow::Result<()> {
+    fn train(&self, survey: &mut Survey<'j, Cpu>, path: &mut Path, density: f64) -> crate::Result<()> {
         let start = Instant::now();
         let progress = Progress::new(self.training.steps, self.args.json);
         // Of the last hundred steps or so: one step's loss is that of one place.
@@ -437,7 +437,7 @@ impl Output {
     }
 
     /// A record of `--json`, and of the file.
-    fn record(&mut self, record: &impl Serialize) -> anyhow::Result<()> {
+    fn record(&mut self, record: &impl Serialize) -> crate::Result<()> {
         if self.json {
             print_record(record)?;
         }
@@ -467,7 +467,7 @@ impl Output {
     }
 
     /// The last record, the picture, the table of all paths.
-    fn finish(mut self, record: &LandscapeRecord) -> anyhow::Result<()> {
+    fn finish(mut self, record: &LandscapeRecord) -> crate::Result<()> {
         self.record(record)?;
         if let Some((folder, _)) = &self.files {
             let path = folder.join(PICTURE);

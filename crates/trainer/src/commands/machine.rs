@@ -41,7 +41,7 @@ impl MachineArgs {
     ///
     /// # Errors
     /// If this machine lacks the instruction set, or refuses the threads.
-    pub fn cpu(&self) -> anyhow::Result<Cpu> {
+    pub fn cpu(&self) -> crate::Result<Cpu> {
         let isa = match self.isa {
             IsaChoice::Auto => None,
             IsaChoice::Portable => return Err(self.refuse_isa("auto, scalar, neon, avx2 or avx512 on the processor")),
@@ -58,7 +58,7 @@ impl MachineArgs {
     /// # Errors
     /// If it is unavailable, or an option is for the processor.
     #[cfg(feature = "gpu")]
-    pub fn gpu(&self, index: Option<usize>) -> anyhow::Result<Gpu> {
+    pub fn gpu(&self, index: Option<usize>) -> crate::Result<Gpu> {
         let portable = match self.isa {
             IsaChoice::Auto => false,
             IsaChoice::Portable => true,
@@ -77,7 +77,7 @@ impl MachineArgs {
         if device == Device::Cpu { device.to_string() } else { format!("{device} {}", place.device) }
     }
 
-    fn refuse_isa(&self, rule: &'static str) -> anyhow::Error {
+    fn refuse_isa(&self, rule: &'static str) -> crate::Error {
         ConfigError::Value { option: "isa", value: self.isa.to_string(), rule }.into()
     }
 
@@ -85,7 +85,7 @@ impl MachineArgs {
     ///
     /// # Errors
     /// If the device is unavailable, and those of the work.
-    pub fn on_device<W: OnDevice>(&self, work: W) -> anyhow::Result<W::Output> {
+    pub fn on_device<W: OnDevice>(&self, work: W) -> crate::Result<W::Output> {
         match self.device {
             Device::Cpu => work.run(&self.cpu()?),
             #[cfg(feature = "gpu")]

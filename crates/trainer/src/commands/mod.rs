@@ -49,7 +49,7 @@ macro_rules! commands {
         ///
         /// # Errors
         /// Whatever stops it; [`exit_code`] gives the kind.
-        pub fn run(command: Command) -> anyhow::Result<()> {
+        pub fn run(command: Command) -> crate::Result<()> {
             match command {
                 $(Command::$name(arguments) => $file::run(&arguments),)+
             }

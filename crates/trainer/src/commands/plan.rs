@@ -150,7 +150,7 @@ struct TotalRecord {
 ///
 /// # Errors
 /// If a density is impossible or the network does not fit into memory.
-pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
+pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let mut config = args.config()?;
     let asked = config.sparsification();
     let spec = args.pictures.spec(&args.network)?;
@@ -310,7 +310,7 @@ fn bytes(
     architecture: &Architecture,
     densities: &[rigl::LayerDensity],
     method: &dyn rigl::Method,
-) -> anyhow::Result<Bytes> {
+) -> crate::Result<Bytes> {
     let cpu = Cpu::new(1, None)?;
     let network = |config: &TrainConfig| {
         FirstModel::random(config, architecture, densities.to_vec())?.network(&cpu, config, config.batch_size)
@@ -333,7 +333,7 @@ fn bytes(
 }
 
 /// Weight, gradient and momentum of a dense network, and its activations.
-fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> anyhow::Result<usize> {
+fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> crate::Result<usize> {
     let cpu = Cpu::new(1, None)?;
     Ok(12 * architecture.parameters() + activation_bytes(&cpu, architecture, false, batch_size)?)
 }

@@ -38,7 +38,7 @@ pub struct ReportArgs {
 ///
 /// # Errors
 /// If a folder holds no run, none has finished, or the report cannot be written.
-pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
+pub fn run(args: &ReportArgs) -> crate::Result<()> {
     let (mut results, own) = match &args.runs[..] {
         [folder] if folder.join(COMPARISON).is_file() => {
             let definition = Definition::read(&folder.join(COMPARISON))?;
@@ -58,7 +58,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
 }
 
 /// Writes the report into `out`, prints the summary, and says where the report is.
-pub(super) fn write_and_print(results: &Results, out: &Path, json: bool) -> anyhow::Result<()> {
+pub(super) fn write_and_print(results: &Results, out: &Path, json: bool) -> crate::Result<()> {
     write_report(results, out)?;
     let summary = Summary::of(results);
     if json {

@@ -34,7 +34,7 @@ pub fn print(
     format: &'static str,
     layers: &[StoredLayer],
     json: bool,
-) -> anyhow::Result<()> {
+) -> crate::Result<()> {
     let density = |nnz: usize, size: usize| nnz as f64 / size as f64;
     let mut records = Vec::new();
     let mut table = Table::new(["layer", "shape", "density", "nnz"]);

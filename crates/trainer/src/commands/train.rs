@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Args;
 use rigl::LayerDensity;
 use serde::Serialize;
@@ -13,12 +12,13 @@ use sparse_kernels::BackendError;
 use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
 use crate::data::Dataset;
 use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
+use crate::error::{Context, Kind};
 use crate::first_model::FirstModel;
 use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
 use crate::models::Architecture;
 use crate::report::{Significant, Table, dimensions, print_record, print_text};
-use crate::run::{Run, RunError, RunParts};
+use crate::run::{Run, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
 use crate::settings::{RUN, TrainConfig, TrainOptions};
 use crate::training::Trainer;
@@ -107,13 +107,13 @@ const LARGEST_DENSE: usize = 1 << 26;
 /// # Errors
 /// If the settings are impossible, the data is unavailable, the run diverges or is interrupted, or its folder cannot be
 /// written.
-pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
+pub fn run(args: &TrainArgs) -> crate::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let config = match &args.resume {
         Some(run) => TrainConfig::resume(&args.options, &RunDir::config_path(run)?, data_dir)?,
         None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
-    let interrupt = Interrupt::install().context("cannot handle Ctrl-C")?;
+    let interrupt = Interrupt::install()?;
     let mut data = data::load_sized(&config.data, config.data_dir.as_deref(), config.image_size)?;
     let architecture = fit::architecture(&config.spec(&data))?;
     check_fit(&architecture, &data)?;
@@ -139,12 +139,12 @@ struct Train<'a> {
 impl OnDevice for Train<'_> {
     type Output = ();
 
-    fn run<B: ComputeDevice>(self, device: &B) -> anyhow::Result<()> {
+    fn run<B: ComputeDevice>(self, device: &B) -> crate::Result<()> {
         train(self, device)
     }
 }
 
-fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
+fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     let Train { args, config, data, architecture, total_steps, interrupt } = work;
     let (method, window) = config.scheduled_method(total_steps)?;
     memory::check(device, architecture, config.batch_size.min(data.train.len()))?;
@@ -172,7 +172,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
     let mut run = Run::new(RunParts { device, config, data, trainer, run_dir, total_steps, interrupt });
     if args.resume.is_some() {
         let resumed = run.resume(found.as_ref().map(|found| &found.checkpoint));
-        resumed.with_context(|| found.as_ref().map_or(String::new(), |found| found.path.display().to_string()))?;
+        resumed.context(|| found.as_ref().map_or(String::new(), |found| found.path.display().to_string()))?;
         let step = run.trainer().step();
         tracing::info!("resuming after step {step}");
     }
@@ -186,8 +186,8 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
         eprint!("{}", profile_table(&device.take_profile()?, steps));
     }
     let (train_seconds, samples_per_second, train_loss) = (run.seconds(), run.samples_per_second(), run.epoch().loss());
-    let test = device.install(|| run.evaluate(&data.test)).map_err(|error| match error.downcast_ref() {
-        Some(RunError::Evaluation) => run.interrupted().into(),
+    let test = device.install(|| run.evaluate(&data.test)).map_err(|error| match error.kind {
+        Kind::Interrupted => run.interrupted().into(),
         _ => error,
     })?;
 
@@ -236,7 +236,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> anyhow::Result<()> {
 }
 
 /// The run in `folder` and its newest whole checkpoint. Those that are incomplete are set aside.
-fn open(folder: &Path, info: &RunInfo) -> anyhow::Result<(RunDir, Option<Found>)> {
+fn open(folder: &Path, info: &RunInfo) -> crate::Result<(RunDir, Option<Found>)> {
     let run_dir = RunDir::open(folder, info)?;
     let (found, unusable) = newest_checkpoint(folder)?;
     for unusable in unusable {
@@ -257,7 +257,7 @@ fn step_times<B: ComputeDevice>(
     config: &TrainConfig,
     architecture: &Architecture,
     densities: &[LayerDensity],
-) -> anyhow::Result<Option<[u64; 2]>> {
+) -> crate::Result<Option<[u64; 2]>> {
     if architecture.size() > LARGEST_DENSE || !memory::has_room_for_two(device, architecture, config.batch_size)? {
         return Ok(None);
     }

@@ -7,10 +7,10 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
 use serde_json::Value;
 use sysinfo::{Pid, ProcessesToUpdate, Signal, System};
 
+use crate::error::Context;
 use crate::interrupt::{EXIT_CODE, Interrupt};
 
 /// How a run ended.
@@ -40,14 +40,14 @@ const TURN: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// If the process cannot be started or waited for.
-pub fn run_child(arguments: &[OsString], interrupt: &Interrupt, mut hear: impl FnMut(Said)) -> anyhow::Result<Outcome> {
-    let program = std::env::current_exe().context("cannot find this program to run it again")?;
+pub fn run_child(arguments: &[OsString], interrupt: &Interrupt, mut hear: impl FnMut(Said)) -> crate::Result<Outcome> {
+    let program = std::env::current_exe().context(|| "cannot find this program to run it again")?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Ctrl-C on a terminal reaches a whole group. The child gets it from here, or a press would count twice.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command.spawn().context("cannot start a run")?;
+    let mut child = command.spawn().context(|| "cannot start a run")?;
     let (sender, receiver) = mpsc::channel();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let record = |line: String| serde_json::from_str(&line).map_or(Said::Log(line), Said::Record);
@@ -71,7 +71,7 @@ pub fn run_child(arguments: &[OsString], interrupt: &Interrupt, mut hear: impl F
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    let status = child.wait().context("cannot wait for a run")?;
+    let status = child.wait().context(|| "cannot wait for a run")?;
     readers.into_iter().flatten().for_each(|reader| drop(reader.join()));
     Ok(match status.code() {
         Some(0) => Outcome::Finished,

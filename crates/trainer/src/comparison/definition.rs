@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::ComparisonError;
+use crate::error::Context;
 use crate::settings::error::ConfigError;
 use crate::settings::{RESUMABLE, TrainConfig, TrainOptions, merge_settings, remove_setting};
 
@@ -193,7 +193,7 @@ impl Definition {
     ///
     /// # Errors
     /// [`ComparisonError`] or [`ConfigError`]: the file, a key, a value, or an option that is not for a comparison.
-    pub fn resolve(asked: &Asked<'_>) -> anyhow::Result<(Self, PathBuf)> {
+    pub fn resolve(asked: &Asked<'_>) -> crate::Result<(Self, PathBuf)> {
         let mut given = table_of(asked.options)?;
         refuse("the command line", &given, &INSTEAD)?;
         ["out", "json"].iter().for_each(|&key| drop(given.remove(key)));
@@ -246,15 +246,15 @@ impl Definition {
     ///
     /// # Errors
     /// [`ComparisonError`].
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
+    pub fn read(path: &Path) -> crate::Result<Self> {
         let read = |source| ComparisonError::Read { path: path.to_owned(), source };
         let text = fs::read_to_string(path).map_err(read)?;
         let parse = |source| ComparisonError::Parse { path: path.to_owned(), source: Box::new(source) };
         let file = toml::from_str::<File>(&text).map_err(parse)?;
-        Self::from_file(file).with_context(|| format!("config: {}", path.display()))
+        Self::from_file(file).context(|| format!("config: {}", path.display()))
     }
 
-    fn from_file(file: File) -> anyhow::Result<Self> {
+    fn from_file(file: File) -> crate::Result<Self> {
         let mut settings = table_of(&file.settings)?;
         refuse("[settings]", &settings, &INSTEAD)?;
         refuse("[settings]", &settings, &OF_COMMAND)?;
@@ -363,7 +363,7 @@ impl Definition {
 
 impl Arm {
     /// Name, method, densities, and settings for the rest.
-    fn from_table(mut table: toml::Table) -> anyhow::Result<Self> {
+    fn from_table(mut table: toml::Table) -> crate::Result<Self> {
         let mut text = |key: &str| match table.remove(key) {
             Some(toml::Value::String(text)) => Ok(text),
             Some(other) => Err(value(&format!("[[arm]], {key}"), other, "text")),
@@ -574,12 +574,12 @@ mod tests {
         }
     }
 
-    fn resolve(line: &str) -> anyhow::Result<(Definition, PathBuf)> {
+    fn resolve(line: &str) -> crate::Result<(Definition, PathBuf)> {
         Definition::resolve(&args(line).asked())
     }
 
     /// A file beside a command line.
-    fn resolve_file(file: &str, line: &str) -> anyhow::Result<(Definition, PathBuf)> {
+    fn resolve_file(file: &str, line: &str) -> crate::Result<(Definition, PathBuf)> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("night.toml");
         fs::write(&path, file).unwrap();

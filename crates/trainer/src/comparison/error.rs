@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::error::{Kind, Kinded};
 use crate::figure::DrawingError;
 use crate::settings::error::ConfigError;
 
@@ -122,12 +123,12 @@ pub enum ComparisonError {
     },
 }
 
-impl ComparisonError {
-    /// Whether the command line or the files that it names must change.
-    pub fn is_usage(&self) -> bool {
-        !matches!(
-            self,
-            Self::Drawing(_) | Self::Failed { .. } | Self::Interrupted { .. } | Self::NothingFinished { .. }
-        )
+impl Kinded for ComparisonError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Interrupted { .. } => Kind::Interrupted,
+            Self::Drawing(_) | Self::Failed { .. } | Self::NothingFinished { .. } => Kind::Failure,
+            _ => Kind::Usage,
+        }
     }
 }

@@ -52,7 +52,7 @@ impl Plan {
     ///
     /// # Errors
     /// Whatever would stop `rigl train` before its first step; two arms that are the same.
-    pub fn new(definition: Definition, given: &TrainOptions, env_data_dir: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn new(definition: Definition, given: &TrainOptions, env_data_dir: Option<PathBuf>) -> crate::Result<Self> {
         let base = TrainConfig::from_settings(definition.settings.clone(), env_data_dir.clone())?;
         let data = data::load_sized(&base.data, base.data_dir.as_deref(), base.image_size)?;
         let plan = Self::on(&data, definition, given, env_data_dir)?;
@@ -71,7 +71,7 @@ impl Plan {
         mut definition: Definition,
         given: &TrainOptions,
         env_data_dir: Option<PathBuf>,
-    ) -> anyhow::Result<Self> {
+    ) -> crate::Result<Self> {
         let base = TrainConfig::from_settings(definition.settings.clone(), env_data_dir.clone())?;
         let mut configs = Vec::new();
         for arm in &definition.arms {
@@ -144,7 +144,7 @@ fn arm_config(
     density: f64,
     data: &Dataset,
     env_data_dir: Option<PathBuf>,
-) -> anyhow::Result<TrainConfig> {
+) -> crate::Result<TrainConfig> {
     let resolve = |table: &toml::Table| TrainConfig::from_settings(table.clone(), env_data_dir.clone());
     let mut table = definition.settings_of(arm);
     let by_size = [SMALL_DENSE, BIG_SPARSE].contains(&arm.method.as_str());
@@ -197,7 +197,7 @@ fn samples(config: &TrainConfig, data: &Dataset) -> usize {
 }
 
 /// What `rigl train` checks before its first step, but for the memory; returns the run's steps.
-fn check(config: &TrainConfig, data: &Dataset) -> anyhow::Result<u64> {
+fn check(config: &TrainConfig, data: &Dataset) -> crate::Result<u64> {
     let architecture = fit::architecture(&config.spec(data))?;
     fit::check_fit(&architecture, data)?;
     if config.init_from.is_none() {
@@ -287,6 +287,7 @@ impl PlannedRun {
 
 #[cfg(test)]
 mod tests {
+    use crate::error::{Kind, Kinded};
     use std::sync::Arc;
 
     use super::*;
@@ -294,7 +295,7 @@ mod tests {
     use crate::run_dir::{RunDir, RunInfo};
     use clap::Parser;
 
-    fn plan(line: &str) -> anyhow::Result<Plan> {
+    fn plan(line: &str) -> crate::Result<Plan> {
         let cli = Cli::try_parse_from(["rigl", "compare"].into_iter().chain(line.split_whitespace())).unwrap();
         let Command::Compare(args) = cli.command else { panic!("another command") };
         let (definition, _) = Definition::resolve(&args.asked())?;
@@ -439,7 +440,7 @@ mod tests {
         let mut other = run.clone();
         (other.config.lr, other.config.steps) = (0.7, Some(6));
         let error = other.state(out.path()).unwrap_err();
-        assert!(matches!(error, ComparisonError::OtherSettings { .. }) && error.is_usage());
+        assert!(matches!(error, ComparisonError::OtherSettings { .. }) && error.kind() == Kind::Usage);
         let error = error.to_string();
         assert!(error.contains("lr 0.1 there, 0.7 here") && error.contains("steps 5 there, 6 here"), "{error}");
         folder.append(&serde_json::json!({ "event": "epoch", "epoch": 1, "step": 5, "train_loss": 1.5 })).unwrap();

@@ -128,7 +128,7 @@ impl Results {
     ///
     /// # Errors
     /// [`ComparisonError`] if a folder is neither or its files cannot be read.
-    pub fn of_folders(folders: &[PathBuf]) -> anyhow::Result<Self> {
+    pub fn of_folders(folders: &[PathBuf]) -> crate::Result<Self> {
         let mut named = Vec::new();
         for folder in folders {
             if folder.join(COMPARISON).is_file() {
@@ -221,7 +221,7 @@ struct Label {
 }
 
 /// The runs of the comparison in `folder`.
-fn runs_of(folder: &Path) -> anyhow::Result<Vec<(PathBuf, Label)>> {
+fn runs_of(folder: &Path) -> crate::Result<Vec<(PathBuf, Label)>> {
     let definition = Definition::read(&folder.join(COMPARISON))?;
     let label = |place: super::PlannedName| {
         let arm = &definition.arms[place.arm];
@@ -232,7 +232,7 @@ fn runs_of(folder: &Path) -> anyhow::Result<Vec<(PathBuf, Label)>> {
 }
 
 /// What a run is called in the comparison that it is of, if it is.
-fn label_of(run: &Path) -> anyhow::Result<Option<Label>> {
+fn label_of(run: &Path) -> crate::Result<Option<Label>> {
     // `runs/NAME` in the comparison's folder, however the path is written.
     let Ok(run) = run.canonicalize() else { return Ok(None) };
     let Some(folder) = run.parent().and_then(Path::parent).filter(|folder| folder.join(COMPARISON).is_file()) else {

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::picture::PictureError;
+use crate::error::{Kind, Kinded};
 
 /// Why a data set could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -193,20 +194,20 @@ pub enum DataError {
     },
 }
 
-impl DataError {
-    /// Whether the command line can fix it (a wrong name, folder or share), as opposed to a broken file.
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
+impl Kinded for DataError {
+    /// Of usage if the command line can fix it (a wrong name, folder or share), as opposed to a broken file.
+    fn kind(&self) -> Kind {
+        match self {
             Self::Unknown { .. }
-                | Self::NoFolder { .. }
-                | Self::Missing { .. }
-                | Self::Fraction { .. }
-                | Self::Folder { .. }
-                | Self::NoClasses { .. }
-                | Self::EmptyClass { .. }
-                | Self::Classes { .. }
-        )
+            | Self::NoFolder { .. }
+            | Self::Missing { .. }
+            | Self::Fraction { .. }
+            | Self::Folder { .. }
+            | Self::NoClasses { .. }
+            | Self::EmptyClass { .. }
+            | Self::Classes { .. } => Kind::Usage,
+            _ => Kind::Failure,
+        }
     }
 }
 

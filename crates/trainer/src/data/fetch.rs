@@ -18,6 +18,7 @@ use md5::{Digest, Md5};
 use super::known::Home;
 use super::{DataError, KnownSet, content_sums, read};
 use crate::atomic_file::sync_folder;
+use crate::error::{Kind, Kinded};
 use crate::formats::unfold::Allowance;
 use crate::interrupt::Interrupt;
 
@@ -121,13 +122,13 @@ pub enum FetchError {
     Interrupted,
 }
 
-impl FetchError {
-    /// Whether the command line can mend it.
-    pub fn is_usage(&self) -> bool {
+impl Kinded for FetchError {
+    fn kind(&self) -> Kind {
         match self {
-            Self::NoHome { .. } | Self::NoGoal { .. } | Self::Occupied { .. } | Self::NoCopy { .. } => true,
-            Self::Data(error) => error.is_usage(),
-            _ => false,
+            Self::NoHome { .. } | Self::NoGoal { .. } | Self::Occupied { .. } | Self::NoCopy { .. } => Kind::Usage,
+            Self::Data(error) => error.kind(),
+            Self::Interrupted => Kind::Interrupted,
+            _ => Kind::Failure,
         }
     }
 }
@@ -592,7 +593,7 @@ mod tests {
         let content = get(&set, &nobody, &to).unwrap().content;
         let other = KnownSet { content: Some([content[0], !content[1]]), ..set };
         let error = get(&other, &nobody, &to).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains("data_batch_1.bin: exists, but"), "{error}");
+        assert!(error.kind() == Kind::Usage && error.to_string().contains("data_batch_1.bin: exists, but"), "{error}");
         fs::remove_file(to.join("test_batch.bin")).unwrap();
         assert!(matches!(get(&set, &nobody, &to).unwrap_err(), FetchError::Occupied { .. }));
         let error = get(KnownSet::named(EMBEDDED).unwrap(), &nobody, &to).unwrap_err();

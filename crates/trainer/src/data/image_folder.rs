@@ -118,6 +118,7 @@ mod tests {
     use super::super::{BatchLoader, InputForm, LoaderOptions, Normalization, Order, load_sized};
     use super::*;
     use crate::data::{Augment, Normalize};
+    use crate::error::{Kind, Kinded};
     use image::{Rgb, RgbImage};
     use std::collections::BTreeSet;
 
@@ -148,7 +149,7 @@ mod tests {
 
     fn message(folder: &Path) -> String {
         let error = load(folder, 8).unwrap_err();
-        assert!(error.is_usage());
+        assert!(error.kind() == Kind::Usage);
         error.to_string()
     }
 

@@ -129,6 +129,8 @@ pub enum LoaderError {
     Thread(String),
 }
 
+crate::error::kinded!(Failure: LoaderError);
+
 /// Buffers of one worker: one at the caller, one being filled, two ready to absorb jitter. Of several workers, each has
 /// [`BUFFERS_OF_MANY`].
 const BUFFERS: usize = 4;

@@ -188,6 +188,7 @@ fn read_records(records: cifar::Records, files: &[PathBuf]) -> Result<Split, Dat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Kind, Kinded};
     use std::fs;
 
     const CLASSES: usize = 10;
@@ -358,7 +359,10 @@ mod tests {
         write_cifar(KnownSet::named("cifar10").unwrap(), folder.path(), &[""]);
         fs::remove_file(folder.path().join("data_batch_3.bin")).unwrap();
         let error = load("cifar10", Some(folder.path())).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains("no data_batch_3.bin (or .gz, .xz) in"), "{error}");
+        assert!(
+            error.kind() == Kind::Usage && error.to_string().contains("no data_batch_3.bin (or .gz, .xz) in"),
+            "{error}"
+        );
         fs::write(folder.path().join("data_batch_3.bin"), [1; 4000]).unwrap();
         let error = load("cifar10", Some(folder.path())).unwrap_err();
         assert!(error.to_string().ends_with("data_batch_3.bin: record 1 ends after 927 of 3073 bytes (decompressed)"));

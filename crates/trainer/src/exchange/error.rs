@@ -10,6 +10,7 @@ use safetensors::SafeTensorError;
 use sparse_kernels::FormatError;
 
 use crate::checkpoint::CheckpointError;
+use crate::error::{Kind, Kinded};
 use crate::formats::MatrixFileError;
 
 /// Why a model cannot be exported or imported.
@@ -186,33 +187,22 @@ pub enum ExchangeError {
     },
 }
 
-impl ExchangeError {
-    /// Whether the command line or another choice of files can fix it, as opposed to a broken file.
-    pub fn is_usage(&self) -> bool {
-        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+impl Kinded for ExchangeError {
+    /// Of usage if the command line or another choice of files can fix it, as opposed to a broken file.
+    fn kind(&self) -> Kind {
         match self {
-            Self::Io { reason, .. } | Self::Matrix(MatrixFileError::Io { source: reason, .. }) => missing(reason),
-            Self::Matrix(error) => matches!(error, MatrixFileError::Extension { .. }),
-            Self::Tensors { .. }
+            Self::Io { reason, .. } | Self::Matrix(MatrixFileError::Io { source: reason, .. }) => match reason.kind() {
+                io::ErrorKind::NotFound => Kind::Usage,
+                _ => Kind::Failure,
+            },
+            Self::Matrix(MatrixFileError::Content { .. })
+            | Self::Tensors { .. }
             | Self::Folder { .. }
             | Self::LayerName { .. }
             | Self::Memory { .. }
             | Self::Format { .. }
-            | Self::Prune { .. } => false,
-            Self::Extension { .. }
-            | Self::Sources { .. }
-            | Self::Order(_)
-            | Self::Empty { .. }
-            | Self::Stray { .. }
-            | Self::Twice { .. }
-            | Self::BiasAlone { .. }
-            | Self::Layer { .. }
-            | Self::OneMatrix { .. }
-            | Self::OtherExtension { .. }
-            | Self::NoDense { .. }
-            | Self::NotFile { .. }
-            | Self::NotEmpty { .. }
-            | Self::OverSource { .. } => true,
+            | Self::Prune { .. } => Kind::Failure,
+            _ => Kind::Usage,
         }
     }
 }

@@ -137,6 +137,7 @@ fn parse_name(name: &str) -> Option<(&str, bool)> {
 mod tests {
     use super::super::testing::*;
     use super::*;
+    use crate::error::{Kind, Kinded};
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -216,14 +217,14 @@ mod tests {
                 fs::write(folder.path().join(file), "").unwrap();
             }
             let error = read(folder.path(), 0).unwrap_err();
-            assert!(error.is_usage() && error.to_string().contains(part), "{error}");
+            assert!(error.kind() == Kind::Usage && error.to_string().contains(part), "{error}");
         }
         let folder = tempfile::tempdir().unwrap();
         let error = read(folder.path(), 0).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains("no model files in it"), "{error}");
+        assert!(error.kind() == Kind::Usage && error.to_string().contains("no model files in it"), "{error}");
         fs::write(folder.path().join("fc1.weight.npz"), "text").unwrap();
         let error = read(folder.path(), 0).unwrap_err();
-        assert!(!error.is_usage() && error.to_string().contains("fc1.weight.npz: "), "{error}");
+        assert!(error.kind() != Kind::Usage && error.to_string().contains("fc1.weight.npz: "), "{error}");
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn read_matrices(paths: &[PathBuf], seed: u64) -> Result<StoredModel, ExchangeEr
 mod tests {
     use super::super::testing::*;
     use super::*;
+    use crate::error::{Kind, Kinded};
     use crate::formats::Matrix;
     use crate::models::StoredWeight;
 
@@ -72,7 +73,10 @@ mod tests {
 
         let error = read_model(&[path("a.npy"), path("b.npz")], 0).unwrap_err();
         let message = error.to_string();
-        assert!(error.is_usage() && message.contains("b.npz: the number of inputs is 5, expected 2"), "{message}");
+        assert!(
+            error.kind() == Kind::Usage && message.contains("b.npz: the number of inputs is 5, expected 2"),
+            "{message}"
+        );
         assert!(message.ends_with("in order from input to output, each a matrix [outputs, inputs]"), "{message}");
     }
 
@@ -88,7 +92,7 @@ mod tests {
         let error = |names: &[&str]| {
             let sources: Vec<_> = names.iter().map(|name| path(name)).collect();
             let error = read_model(&sources, 0).unwrap_err();
-            (error.is_usage(), error.to_string())
+            (error.kind() == Kind::Usage, error.to_string())
         };
         for names in
             [&["a.npz", "a.safetensors"][..], &["a.safetensors", "b.safetensors"], &["sub", "a.npz"], &["sub", "sub"]]

@@ -170,6 +170,7 @@ fn check_empty(path: &Path) -> Result<(), ExchangeError> {
 mod tests {
     use super::super::testing::*;
     use super::*;
+    use crate::error::{Kind, Kinded};
     use crate::formats::Matrix;
     use ExchangeFormat::*;
 
@@ -215,7 +216,7 @@ mod tests {
             (file.clone(), Some(Npz), None, false, "is not an empty folder"),
         ] {
             let error = Target::new(&path, format, layer, dense).unwrap_err();
-            assert!(error.is_usage() && error.to_string().contains(part), "{}: {error}", path.display());
+            assert!(error.kind() == Kind::Usage && error.to_string().contains(part), "{}: {error}", path.display());
         }
         let model_file = |path: &Path| check_out(path, std::slice::from_ref(&file)).map_err(|error| error.to_string());
         assert!(
@@ -233,7 +234,7 @@ mod tests {
         let model = example();
         let target = Target::new("a.npz".as_ref(), None, Some("fc3"), false).unwrap();
         assert_eq!(target.layers(&model).unwrap_err().to_string(), "unknown layer \"fc3\"; choose one of fc1, fc2");
-        assert!(target.write(&model).unwrap_err().is_usage());
+        assert!(target.write(&model).unwrap_err().kind() == Kind::Usage);
         let target = Target::new("a.npz".as_ref(), None, Some("fc2"), false).unwrap();
         assert_eq!(target.layers(&model).unwrap(), &model.layers[1..]);
     }
@@ -272,6 +273,6 @@ mod tests {
         assert_same(&folder::read(&path, 0).unwrap(), &example());
         let target = Target::new(&folder.path().join("none/model.safetensors"), None, None, false).unwrap();
         let error = target.write(&example()).unwrap_err();
-        assert!(error.is_usage(), "{error}");
+        assert!(error.kind() == Kind::Usage, "{error}");
     }
 }

@@ -13,3 +13,5 @@ pub struct DrawingError {
     /// What the drawing library says.
     pub reason: String,
 }
+
+crate::error::kinded!(Failure: DrawingError);

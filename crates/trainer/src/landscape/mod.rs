@@ -34,6 +34,7 @@ pub use plot::{Line, svg};
 pub use space::Space;
 pub use survey::{PathTraining, Survey, View};
 
+use crate::error::{Kind, Kinded};
 use crate::models::{ModelInput, StoredModel};
 use crate::report::gibibytes;
 use crate::run::Mean;
@@ -141,18 +142,13 @@ pub enum LandscapeError {
     },
 }
 
-impl LandscapeError {
-    /// Whether the command line must change.
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Architecture { .. }
-                | Self::Input { .. }
-                | Self::NoInput { .. }
-                | Self::Memory { .. }
-                | Self::Occupied { .. }
-                | Self::Create { .. }
-        )
+impl Kinded for LandscapeError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Interrupted { .. } => Kind::Interrupted,
+            Self::Diverged { .. } | Self::Write { .. } => Kind::Failure,
+            _ => Kind::Usage,
+        }
     }
 }
 
@@ -169,7 +165,7 @@ pub struct End {
 ///
 /// # Errors
 /// [`LandscapeError`] naming what differs, or the file that does not say what it reads.
-pub fn common_input(ends: &[End; 2]) -> anyhow::Result<ModelInput> {
+pub fn common_input(ends: &[End; 2]) -> crate::Result<ModelInput> {
     let [a, b] = ends;
     let paths = || [a.path.clone(), b.path.clone()];
     if a.model.architecture()? != b.model.architecture()? {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use autograd::ParameterId;
 use autograd::optim::{Decay, Schedule};
 use sparse_kernels::Backend;
@@ -102,7 +101,7 @@ impl<'v, B: Backend> Survey<'v, B> {
     ///
     /// # Errors
     /// [`RunError::Evaluation`] if interrupted; if the data is unavailable or the backend fails.
-    pub fn evaluate(&mut self, point: &Point) -> anyhow::Result<Mean> {
+    pub fn evaluate(&mut self, point: &Point) -> crate::Result<Mean> {
         self.go_to(point)?;
         self.estimate_moments()?;
         let View { split, normalization, loader_threads, interrupt, .. } = &self.view;
@@ -128,7 +127,7 @@ impl<'v, B: Backend> Survey<'v, B> {
         path: &mut Path,
         PathTraining { steps, learning_rate, weight_decay }: PathTraining,
         mut observe: impl FnMut(u64, &autograd::LossStats),
-    ) -> anyhow::Result<()> {
+    ) -> crate::Result<()> {
         let schedule = Schedule { base: learning_rate as f32, warmup_steps: 0, decay: Decay::Cosine { total: steps } };
         let places = Key::new(self.view.seed).with_name("landscape");
         let mut loader = self.loader(self.view.augment)?;
@@ -160,10 +159,10 @@ impl<'v, B: Backend> Survey<'v, B> {
     }
 
     /// Copies the gradient of the last backward pass.
-    fn read_gradient(&self, into: &mut Point) -> anyhow::Result<()> {
+    fn read_gradient(&self, into: &mut Point) -> crate::Result<()> {
         for (&id, to) in self.parameters.iter().zip(&mut into.arrays) {
             let parameter = self.evaluator.network.parameters.get(id);
-            let gradient = parameter.gradient().with_context(|| format!("{} has no gradient", parameter.name()))?;
+            let gradient = parameter.gradient().ok_or_else(|| format!("{} has no gradient", parameter.name()))?;
             self.backend.download(gradient, to)?;
         }
         Ok(())
@@ -178,7 +177,7 @@ impl<'v, B: Backend> Survey<'v, B> {
     }
 
     /// Sets the running moments of all normalisations to the means of the batches' moments over the training set.
-    fn estimate_moments(&mut self) -> anyhow::Result<()> {
+    fn estimate_moments(&mut self) -> crate::Result<()> {
         let norms = self.network().body.norms.clone();
         if norms.is_empty() {
             return Ok(());
@@ -205,7 +204,7 @@ impl<'v, B: Backend> Survey<'v, B> {
     }
 
     /// Batches of the training set in random order.
-    fn loader(&self, augment: Augment) -> anyhow::Result<BatchLoader> {
+    fn loader(&self, augment: Augment) -> crate::Result<BatchLoader> {
         let View { train, normalization, loader_threads: threads, batch_size, seed, .. } = &self.view;
         let order = Order::Shuffled { seed: *seed, first_epoch: 0, first_batch: 0, augment };
         let form = self.network().body.input_layout(*batch_size).into();
@@ -392,7 +391,7 @@ mod tests {
         assert!(error.contains("cubic path") && error.contains("lower --lr"), "{error}");
         interrupt.request();
         let error = survey.train(&mut untrained.clone(), training, |_, _| ()).unwrap_err();
-        assert!(matches!(error.downcast_ref(), Some(RunError::Evaluation)), "{error}");
+        assert!(error.kind == crate::error::Kind::Interrupted, "{error}");
     }
 
     /// Running moments are those of the point, whatever the checkpoint or an earlier point has left.

@@ -25,7 +25,7 @@ fn mlp(sizes: [usize; 3]) -> StoredModel {
 fn message(a: StoredModel, b: StoredModel) -> String {
     let end = |path: &str, model| End { path: path.into(), model };
     let error = common_input(&[end("runs/a", a), end("runs/b", b)]).unwrap_err();
-    assert!(error.downcast_ref::<LandscapeError>().unwrap().is_usage());
+    assert!(error.kind == Kind::Usage);
     error.to_string()
 }
 
@@ -88,7 +88,7 @@ fn what_a_path_holds_is_known() {
     assert_eq!(Curve::Cubic.bytes(1000), 4 * 1000 * 12);
     let (space, curve, model) = (Space::Full, Curve::Cubic, "vgg-16".to_owned());
     let error = LandscapeError::Memory { space, curve, model, needed: 6 << 30, available: 1 << 30 };
-    assert!(error.is_usage());
+    assert!(error.kind() == Kind::Usage);
     let text = error.to_string();
     assert!(
         text.starts_with("a cubic path of vgg-16 in the full space needs about 6.0 GiB, but only 1.0 GiB"),

@@ -196,7 +196,7 @@ impl<B: Backend> Network<B> {
         densities: &[LayerDensity],
         initialization: Initialization,
         batch_size: usize,
-    ) -> anyhow::Result<Self> {
+    ) -> crate::Result<Self> {
         Ok(Self::from_stored(backend, StoredModel::random(architecture, densities, initialization)?, batch_size)?)
     }
 

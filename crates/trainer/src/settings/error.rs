@@ -157,3 +157,5 @@ pub enum ConfigError {
     #[error("the configuration cannot be written as TOML: {0}")]
     Encoding(#[from] toml::ser::Error),
 }
+
+crate::error::kinded!(Usage: ConfigError);

@@ -69,7 +69,7 @@ impl TrainConfig {
     ///
     /// # Errors
     /// [`ConfigError`] or [`rigl::ScheduleError`] if the schedule is impossible.
-    pub fn scheduled_method(&self, total_steps: u64) -> anyhow::Result<(Box<dyn rigl::Method>, Option<UpdateWindow>)> {
+    pub fn scheduled_method(&self, total_steps: u64) -> crate::Result<(Box<dyn rigl::Method>, Option<UpdateWindow>)> {
         let window = self.update_window(total_steps)?;
         let semantics = match self.update_semantics {
             UpdateSemantics::Paper => LoopSemantics::PAPER,
@@ -106,7 +106,7 @@ impl TrainConfig {
         backend: &'b B,
         network: Network<B>,
         total_steps: u64,
-    ) -> anyhow::Result<Trainer<'b, B>> {
+    ) -> crate::Result<Trainer<'b, B>> {
         let (method, _) = self.scheduled_method(total_steps)?;
         Ok(Trainer::new(backend, network, self.optimizer_options(), method, self.step_options(total_steps))?)
     }

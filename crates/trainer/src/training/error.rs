@@ -32,3 +32,5 @@ pub enum TrainingError {
     #[error(transparent)]
     Backend(#[from] sparse_kernels::BackendError),
 }
+
+crate::error::kinded!(Failure: TrainingError);

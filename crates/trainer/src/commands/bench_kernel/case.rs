@@ -99,7 +99,7 @@ pub(super) struct Case<'a, B: ComputeDevice> {
 
 impl<'a, B: ComputeDevice> Case<'a, B> {
     /// Plans the pattern and draws the numbers.
-    pub fn new(backend: &'a B, subject: &'a Subject, seed: u64) -> anyhow::Result<Self> {
+    pub fn new(backend: &'a B, subject: &'a Subject, seed: u64) -> crate::Result<Self> {
         let input_grad = subject.pass == Pass::InputGrad;
         let (geometry, layouts) = subject.layer.geometry(backend, StripLayout::sparse, input_grad)?;
         let draw = |name, len| numbers(seed, name, len);
@@ -111,7 +111,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
     }
 
     /// The dense side. It reads the same operands, unless it wants them in another layout.
-    pub fn dense(&self) -> anyhow::Result<Side<B>> {
+    pub fn dense(&self) -> crate::Result<Side<B>> {
         let backend = self.backend;
         let (geometry, layouts) = self.subject.layer.geometry(backend, StripLayout::single, false)?;
         let size = geometry.positions();
@@ -125,12 +125,12 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
     }
 
     /// Where the measured side writes to.
-    pub fn output(&self) -> anyhow::Result<Output<B>> {
+    pub fn output(&self) -> crate::Result<Output<B>> {
         self.poisoned(self.subject.pass, self.layouts, self.numbers.values.len())
     }
 
     /// An output full of NaN, but for the zeros around images.
-    fn poisoned(&self, pass: Pass, [x, y]: [Layout; 2], weights: usize) -> anyhow::Result<Output<B>> {
+    fn poisoned(&self, pass: Pass, [x, y]: [Layout; 2], weights: usize) -> crate::Result<Output<B>> {
         let activations = |layout| pack(self.backend, layout, &vec![f32::NAN; elements(layout)]);
         Ok(match pass {
             Pass::Forward => Output::Y(activations(y)?),
@@ -141,7 +141,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
     }
 
     /// The largest error of a result, 1 being what rounding may cause.
-    pub fn error(&self, out: &Output<B>) -> anyhow::Result<f64> {
+    pub fn error(&self, out: &Output<B>) -> crate::Result<f64> {
         let got = match out {
             Output::Y(activations) | Output::Dx(activations) => unpack(self.backend, activations)?,
             Output::Dw(values) => Some(self.backend.downloaded(values)?),
@@ -151,7 +151,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
     }
 
     /// Times both sides in turn, given a call of the measured one; only that one if it is dense.
-    pub fn time<E: Debug>(&self, measured: impl FnMut() -> Result<(), E>) -> anyhow::Result<Times> {
+    pub fn time<E: Debug>(&self, measured: impl FnMut() -> Result<(), E>) -> crate::Result<Times> {
         let (backend, calls) = (self.backend, self.backend.results_per_reading());
         let measured = batch(backend, measured);
         if self.subject.stored.format == KernelFormat::Dense {
@@ -163,7 +163,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
     }
 
     /// What was found out, given the error of the check and what takes the times if it is right.
-    pub fn outcome(&self, max_error: f64, time: impl FnOnce() -> anyhow::Result<Times>) -> anyhow::Result<Measurement> {
+    pub fn outcome(&self, max_error: f64, time: impl FnOnce() -> crate::Result<Times>) -> crate::Result<Measurement> {
         // A stored entry is used with each lane, or pixel of Y.
         let uses = elements(self.layouts[1]) / self.geometry.size()[0];
         let operations = |weights: usize| 2.0 * weights as f64 * uses as f64;
@@ -182,7 +182,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
 /// The operands of one side, or of both.
 type Shared<B> = Rc<Operands<Activations<B>>>;
 
-fn operands<B: ComputeDevice>(backend: &B, layouts: [Layout; 2], numbers: &Numbers) -> anyhow::Result<Shared<B>> {
+fn operands<B: ComputeDevice>(backend: &B, layouts: [Layout; 2], numbers: &Numbers) -> crate::Result<Shared<B>> {
     Ok(Rc::new(Operands::new(numbers, layouts.map(|layout| move |data: &[f32]| pack(backend, layout, data)))?))
 }
 
@@ -195,7 +195,7 @@ fn batch<B: ComputeDevice, E: Debug>(backend: &B, mut call: impl FnMut() -> Resu
 }
 
 /// Checks one result, and if it is right, times both sides.
-pub(super) fn measure<B: ComputeDevice>(backend: &B, subject: &Subject, seed: u64) -> anyhow::Result<Measurement> {
+pub(super) fn measure<B: ComputeDevice>(backend: &B, subject: &Subject, seed: u64) -> crate::Result<Measurement> {
     let case = Case::new(backend, subject, seed)?;
     let weight = subject.stored.weight(backend, backend.uploaded(&case.numbers.values)?, case.geometry)?;
     let mut measured = Side { weight, operands: case.operands.clone(), out: case.output()? };

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use rigl::topology::random_pattern;
 use sparse_kernels::random::Key;
 use sparse_kernels::reference::{self, Exact};
@@ -11,6 +10,7 @@ use sparse_kernels::{Candidate, CsrPattern, GrowRequest};
 use super::arguments::Shape;
 use super::operands::Numbers;
 use super::subject::{Layer, Pass, Subject};
+use crate::error::Context;
 
 /// Results of a forward pass or an input gradient of a convolution that are checked, at most: a full reference takes
 /// minutes.
@@ -23,7 +23,7 @@ const CHECKED_BLOCKS: usize = 16;
 const CHECKED_ENTRIES: usize = 200_000;
 
 /// The largest error of a result, 1 being what rounding may cause.
-pub(super) fn error(subject: &Subject, numbers: &Numbers, got: &[f32]) -> anyhow::Result<f64> {
+pub(super) fn error(subject: &Subject, numbers: &Numbers, got: &[f32]) -> crate::Result<f64> {
     if got.iter().any(|number| number.is_nan()) {
         return Ok(f64::INFINITY);
     }
@@ -31,7 +31,7 @@ pub(super) fn error(subject: &Subject, numbers: &Numbers, got: &[f32]) -> anyhow
 }
 
 /// The results of a pass other than growth with their positions; of a convolution some, drawn by chance.
-fn exact(subject: &Subject, numbers: &Numbers) -> anyhow::Result<Vec<(usize, Exact)>> {
+fn exact(subject: &Subject, numbers: &Numbers) -> crate::Result<Vec<(usize, Exact)>> {
     let Numbers { seed, values, x, dy } = numbers;
     let (pass, pattern) = (subject.pass, &*subject.stored.blocks);
     let (shape, size) = match subject.layer {
@@ -87,7 +87,7 @@ pub(super) fn growth_error(
     numbers: &Numbers,
     request: &GrowRequest,
     found: &[Candidate],
-) -> anyhow::Result<f64> {
+) -> crate::Result<f64> {
     let exclude = &request.exclude;
     let (rows, columns) = (exclude.nrows(), exclude.ncols());
     let positions: Vec<_> = found.iter().map(|candidate| (candidate.row, candidate.column)).collect();
@@ -98,7 +98,7 @@ pub(super) fn growth_error(
         return Ok(f64::INFINITY);
     }
     let sample = CsrPattern::from_positions(rows, columns, growth_sample(subject, numbers.seed, request, &positions)?);
-    let sample = Arc::new(sample.context("growth gave positions outside the matrix")?);
+    let sample = Arc::new(sample.context(|| "growth gave positions outside the matrix")?);
     let smallest = found.iter().map(|candidate| f64::from(candidate.score)).fold(f64::INFINITY, f64::min);
     let error = |(at, exact): ((u32, u32), Exact)| {
         let is_stored = exclude.row(at.0 as usize).binary_search(&at.1).is_ok();
@@ -119,7 +119,7 @@ fn growth_sample(
     seed: u64,
     request: &GrowRequest,
     found: &[(u32, u32)],
-) -> anyhow::Result<Vec<(u32, u32)>> {
+) -> crate::Result<Vec<(u32, u32)>> {
     let (rows, columns) = (request.exclude.nrows(), request.exclude.ncols());
     let block: usize = subject.stored.blocks.block_size().iter().product();
     if let Layer::Linear(_) = subject.layer {
@@ -138,7 +138,7 @@ fn growth_sample(
 
 /// The Frobenius norm of the dense gradient in each of these blocks. The magnitude is the norm of the entries' magnitudes:
 /// rounding moves a norm by no more than the norm of what it moves the entries by.
-fn gradient_norms(subject: &Subject, numbers: &Numbers, blocks: &Arc<CsrPattern>) -> anyhow::Result<Vec<Exact>> {
+fn gradient_norms(subject: &Subject, numbers: &Numbers, blocks: &Arc<CsrPattern>) -> crate::Result<Vec<Exact>> {
     let pattern = subject.stored.blocks.with_blocks(blocks.clone())?;
     let [r, c] = pattern.block_size();
     let mut norms = vec![Exact::ZERO; pattern.nnz_blocks()];

@@ -14,7 +14,7 @@ use crate::bench::alternate;
 
 /// As [`super::case::measure`]; the dense side is the faster of the kernel for few lanes and crate `gemm`. Weights do not
 /// change between the calls of an inference, so the transpose's copy of them is not refreshed.
-pub(super) fn measure(cpu: &Cpu, subject: &Subject, lanes: usize, seed: u64) -> anyhow::Result<Measurement> {
+pub(super) fn measure(cpu: &Cpu, subject: &Subject, lanes: usize, seed: u64) -> crate::Result<Measurement> {
     let case = Case::new(cpu, subject, seed)?;
     let Geometry::Linear { options, .. } = case.geometry else { unreachable!("a convolution has no lanes") };
     let (numbers, pattern) = (&case.numbers, subject.stored.blocks.blocks().clone());

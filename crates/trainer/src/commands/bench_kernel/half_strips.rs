@@ -13,7 +13,7 @@ pub(super) fn measure<T: Element>(
     subject: &Subject,
     seed: u64,
     stored_as: HalfType,
-) -> anyhow::Result<Measurement> {
+) -> crate::Result<Measurement> {
     let mut case = Case::new(gpu, subject, seed)?;
     let Geometry::Linear { options, .. } = case.geometry else { unreachable!("convolutions are refused") };
     let operands = case.operands.map(|activations| {

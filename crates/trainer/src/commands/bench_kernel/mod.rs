@@ -12,7 +12,6 @@ mod reference_file;
 mod stored;
 mod subject;
 
-use anyhow::bail;
 use sparse_kernels::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use sparse_kernels::gpu::{Gpu, HalfType};
@@ -22,7 +21,6 @@ pub use self::arguments::BenchKernelArgs;
 use self::arguments::Dtype;
 use self::case::Measurement;
 use self::record::{KernelRecord, Yardstick, limit_fractions};
-pub use self::reference_file::ReferenceError;
 use self::reference_file::{ReferenceFile, Wanted};
 use self::subject::{Subject, subjects};
 use super::machine::MachineArgs;
@@ -34,7 +32,7 @@ use crate::report::{Table, print_record, print_text};
 /// # Errors
 /// If an option is impossible, the pattern or the reference is unavailable, the instruction set is missing, or a result is
 /// wrong.
-pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
+pub fn run(args: &BenchKernelArgs) -> crate::Result<()> {
     let subjects = subjects(args)?;
     let machine = Machine::open(&args.machine)?;
     let place = machine.place();
@@ -68,7 +66,7 @@ pub fn run(args: &BenchKernelArgs) -> anyhow::Result<()> {
         print_text(format_args!("efficiency: dense time · density / time; of limit: against {limit}"))?;
     }
     if !failed.is_empty() {
-        bail!("{} gave wrong results at density {failed:?}", args.op);
+        return Err(format!("{} gave wrong results at density {failed:?}", args.op).into());
     }
     Ok(())
 }
@@ -81,7 +79,7 @@ enum Machine {
 }
 
 impl Machine {
-    fn open(args: &MachineArgs) -> anyhow::Result<Self> {
+    fn open(args: &MachineArgs) -> crate::Result<Self> {
         Ok(match args.device {
             Device::Cpu => Self::Cpu(args.cpu()?),
             #[cfg(feature = "gpu")]
@@ -98,7 +96,7 @@ impl Machine {
     }
 
     /// A measurement, and what fractions of the processor's limits its rate is.
-    fn measure(&self, args: &BenchKernelArgs, subject: &Subject) -> anyhow::Result<(Measurement, [Option<f64>; 2])> {
+    fn measure(&self, args: &BenchKernelArgs, subject: &Subject) -> crate::Result<(Measurement, [Option<f64>; 2])> {
         let seed = args.machine.seed;
         match self {
             Self::Cpu(cpu) => {

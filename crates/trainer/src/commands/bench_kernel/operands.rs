@@ -29,10 +29,7 @@ pub(super) struct Operands<T> {
 
 impl<T> Operands<T> {
     /// X and dY, and half of them, each as its function lays it out.
-    pub fn new(
-        numbers: &Numbers,
-        [pack_x, pack_dy]: [impl Fn(&[f32]) -> anyhow::Result<T>; 2],
-    ) -> anyhow::Result<Self> {
+    pub fn new(numbers: &Numbers, [pack_x, pack_dy]: [impl Fn(&[f32]) -> crate::Result<T>; 2]) -> crate::Result<Self> {
         let half = |data: &[f32]| data.iter().map(|v| 0.5 * v).collect::<Vec<_>>();
         let Numbers { x, dy, .. } = numbers;
         Ok(Self { x: [pack_x(x)?, pack_x(&half(x))?], dy: [pack_dy(dy)?, pack_dy(&half(dy))?], turn: Cell::new(0) })
@@ -40,8 +37,8 @@ impl<T> Operands<T> {
 
     /// The same operands in another form.
     #[cfg(feature = "gpu")]
-    pub fn map<U>(&self, make: impl Fn(&T) -> anyhow::Result<U>) -> anyhow::Result<Operands<U>> {
-        let both = |[a, b]: &[T; 2]| anyhow::Ok([make(a)?, make(b)?]);
+    pub fn map<U>(&self, make: impl Fn(&T) -> crate::Result<U>) -> crate::Result<Operands<U>> {
+        let both = |[a, b]: &[T; 2]| -> crate::Result<[U; 2]> { Ok([make(a)?, make(b)?]) };
         Ok(Operands { x: both(&self.x)?, dy: both(&self.dy)?, turn: Cell::new(0) })
     }
 
@@ -62,12 +59,12 @@ pub(super) fn elements(layout: Layout) -> usize {
 }
 
 /// Activations of these elements; padding lanes and the borders of images are zero.
-pub(super) fn pack<B: Storage>(backend: &B, layout: Layout, data: &[f32]) -> anyhow::Result<Activations<B>> {
+pub(super) fn pack<B: Storage>(backend: &B, layout: Layout, data: &[f32]) -> crate::Result<Activations<B>> {
     Ok(Activations::new(layout, backend.uploaded(&packed(layout, data)?)?))
 }
 
 /// The elements of activations; none if a number is NaN, or not zero where padding lanes and borders must be.
-pub(super) fn unpack<B: Storage>(backend: &B, activations: &Activations<B>) -> anyhow::Result<Option<Vec<f32>>> {
+pub(super) fn unpack<B: Storage>(backend: &B, activations: &Activations<B>) -> crate::Result<Option<Vec<f32>>> {
     let (layout, held) = (activations.layout(), backend.downloaded(activations.data())?);
     let mut data = vec![0.0; elements(layout)];
     match layout {

@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::error::{Kind, Kinded};
+
 /// Why a reference file gives no time.
 #[derive(Debug, Error)]
 pub enum ReferenceError {
@@ -42,10 +44,9 @@ pub enum ReferenceError {
     },
 }
 
-impl ReferenceError {
-    /// Whether another option would do.
-    pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Read { .. })
+impl Kinded for ReferenceError {
+    fn kind(&self) -> Kind {
+        if matches!(self, Self::Read { .. }) { Kind::Usage } else { Kind::Failure }
     }
 }
 
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!(time(wanted("dense_forward", &[8, 4, 6], 1)).unwrap(), 70.0);
         let error = time(wanted("dense_conv_input_grad", sizes, 2)).unwrap_err();
         let message = error.to_string();
-        assert!(!error.is_usage());
+        assert!(error.kind() != Kind::Usage);
         for part in ["a.jsonl", "dense_conv_input_grad", "[8, 4, 3, 6, 6, 2]", "stride 2", "threads 1"] {
             assert!(message.contains(part), "{message}");
         }

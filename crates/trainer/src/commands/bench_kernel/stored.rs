@@ -22,7 +22,7 @@ pub(super) struct Stored {
 
 impl Stored {
     /// The patterns that the options ask for, of this number of rows and columns unless they are read from a file.
-    pub fn all(args: &BenchKernelArgs, format: Format, [nrows, ncols]: [usize; 2]) -> anyhow::Result<Vec<Self>> {
+    pub fn all(args: &BenchKernelArgs, format: Format, [nrows, ncols]: [usize; 2]) -> crate::Result<Vec<Self>> {
         let key = Key::new(args.machine.seed).with_name("pattern");
         let block_size = if let Bsr(block_size) = format { block_size } else { [1, 1] };
         let stored = |blocks| Self { format: Sparse(format), blocks: Arc::new(blocks) };

@@ -72,7 +72,7 @@ impl Layer {
         backend: &B,
         strips: fn(usize, usize) -> StripLayout,
         input_grad: bool,
-    ) -> anyhow::Result<(Geometry, [Layout; 2])> {
+    ) -> crate::Result<(Geometry, [Layout; 2])> {
         Ok(match *self {
             Self::Linear(Shape { m, k, n }) => {
                 let [x, y] = [strips(n, k), strips(n, m)];
@@ -113,12 +113,12 @@ impl Subject {
     }
 }
 
-fn refuse<T>(option: &'static str, value: impl ToString, rule: &'static str) -> anyhow::Result<T> {
+fn refuse<T>(option: &'static str, value: impl ToString, rule: &'static str) -> crate::Result<T> {
     Err(ConfigError::Value { option, value: value.to_string(), rule }.into())
 }
 
 /// What the options ask for, each pattern one subject. An option that does not suit the operation is an error.
-pub(super) fn subjects(args: &BenchKernelArgs) -> anyhow::Result<Vec<Subject>> {
+pub(super) fn subjects(args: &BenchKernelArgs) -> crate::Result<Vec<Subject>> {
     let has_half = matches!(args.op, KernelOp::Spmm | KernelOp::SpmmT | KernelOp::Sddmm)
         && args.format == KernelFormat::Sparse(Format::Csr)
         && args.machine.device != Device::Cpu;
@@ -138,7 +138,7 @@ pub(super) fn subjects(args: &BenchKernelArgs) -> anyhow::Result<Vec<Subject>> {
     }
 }
 
-fn products(args: &BenchKernelArgs, pass: Pass) -> anyhow::Result<Vec<Subject>> {
+fn products(args: &BenchKernelArgs, pass: Pass) -> crate::Result<Vec<Subject>> {
     for (option, value) in [("stride", args.stride), ("groups", args.groups)] {
         if let Some(value) = value {
             let rule = "left out unless --op is a convolution: conv_forward, conv_input_grad or conv_weight_grad, or grow with a convolution's --shape";
@@ -158,7 +158,7 @@ fn products(args: &BenchKernelArgs, pass: Pass) -> anyhow::Result<Vec<Subject>> 
     Ok(Stored::all(args, format, [m, k])?.into_iter().map(subject).collect())
 }
 
-fn convolutions(args: &BenchKernelArgs, pass: Pass) -> anyhow::Result<Vec<Subject>> {
+fn convolutions(args: &BenchKernelArgs, pass: Pass) -> crate::Result<Vec<Subject>> {
     let KernelShape::Conv(ConvSizes { out_channels, in_channels, kernel, size, samples }) = args.shape else {
         return refuse("shape", args.shape, "OCxICxKxHxWxN, such as 64x64x3x32x32x32, if --op is a convolution");
     };
