@@ -117,6 +117,7 @@ mod pattern;
 mod pool;
 pub mod profile;
 pub mod random;
+#[cfg(any(test, feature = "reference"))]
 pub mod reference;
 #[cfg(test)]
 mod testing;
