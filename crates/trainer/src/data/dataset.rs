@@ -75,7 +75,7 @@ impl Split {
 /// A data set.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// Its name, one of [`KNOWN`].
+    /// Its name, one of [`KNOWN`](super::KNOWN).
     pub name: String,
     /// Number of classes; every label is below it.
     pub classes: usize,

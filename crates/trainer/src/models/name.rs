@@ -19,7 +19,7 @@ choices! {
     }
 }
 
-/// A network by its name; the networks are in [`zoo`](super::zoo).
+/// A network by its name.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum ModelName {
