@@ -67,6 +67,8 @@ impl Display for Error {
     }
 }
 
+impl std::error::Error for Error {}
+
 impl<E: Kinded> From<E> for Error {
     fn from(error: E) -> Self {
         Self { kind: error.kind(), cause: error.into() }

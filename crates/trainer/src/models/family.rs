@@ -1,8 +1,7 @@
 //! What a family of convolutional networks says of itself, beside how they are built.
 
-use std::fmt;
-
 /// A family of convolutional networks, such as the wide residual ones. Their names are a prefix and numbers: `wrn-22-2`.
+#[derive(Debug)]
 pub struct Family {
     /// What all names begin with.
     pub prefix: &'static str,
@@ -29,12 +28,6 @@ pub enum FirstWeights {
     Lecun,
     /// By He's factor; the last layer begins small.
     He,
-}
-
-impl fmt::Debug for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.names)
-    }
 }
 
 impl PartialEq for Family {
