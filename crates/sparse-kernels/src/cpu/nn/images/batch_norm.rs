@@ -471,25 +471,31 @@ impl Kernel for GradSums<'_> {
             // read, see `ImageLayout`. Padding samples of dy are zero, and add nothing.
             unsafe {
                 let (mut s, mut t) = (isa.load(scale.as_ptr()), isa.load(shift.as_ptr()));
-                let mut add = |lanes: usize, x: I::V, g: I::V| {
-                    let g = if lanes == I::LANES { g } else { isa.keep_first(g, lanes) };
-                    s = isa.mul_add(g, isa.mul(isa.sub(x, mean), inverse), s);
-                    t = isa.add(t, g);
-                };
+                // A closure that is called at three places is compiled without the features of the instruction set.
+                macro_rules! add {
+                    ($lanes:expr, $x:expr, $g:expr) => {
+                        let (x, g) = ($x, if $lanes == I::LANES { $g } else { isa.keep_first($g, $lanes) });
+                        s = isa.mul_add(g, isa.mul(isa.sub(x, mean), inverse), s);
+                        t = isa.add(t, g);
+                    };
+                }
                 match mask {
                     Mask::None => vectors::<I>(rows.len, |i, lanes| {
-                        add(lanes, isa.load(x.add(i)), isa.load(dy.add(i)));
+                        let (x, g) = (isa.load(x.add(i)), isa.load(dy.add(i)));
+                        add!(lanes, x, g);
                     }),
                     Mask::Recomputed => vectors::<I>(rows.len, |i, lanes| {
                         let x = isa.load(x.add(i));
-                        add(lanes, x, isa.where_positive(isa.mul_add(x, a, b), isa.load(dy.add(i))));
+                        let g = isa.where_positive(isa.mul_add(x, a, b), isa.load(dy.add(i)));
+                        add!(lanes, x, g);
                     }),
                     Mask::Output(output) => {
                         let output = output.at(&rows, y, channel).cast_const();
                         vectors::<I>(rows.len, |i, lanes| {
                             let g = isa.where_positive(isa.load(output.add(i)), isa.load(dy.add(i)));
                             store(isa, dy.add(i), g, lanes);
-                            add(lanes, isa.load(x.add(i)), g);
+                            let x = isa.load(x.add(i));
+                            add!(lanes, x, g);
                         });
                     }
                 }
