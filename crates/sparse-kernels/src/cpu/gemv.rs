@@ -11,7 +11,7 @@
 //! column chunks or with 2 or 4 rows of W at once, took up to three times as long at 4096 columns: several streams at
 //! distances of a power of two.)
 
-use super::isa::{Isa, Kernel, dispatch};
+use super::isa::{Isa, Kernel, array_of, dispatch};
 use super::{Cpu, SharedMut};
 use crate::Op;
 
@@ -134,7 +134,7 @@ impl Part<'_> {
             while j + U * I::LANES <= k {
                 for u in 0..U {
                     let j = j + u * I::LANES;
-                    let w: [I::V; R] = std::array::from_fn(|r| isa.load(w.add(r * k + j)));
+                    let w: [I::V; R] = array_of(|r| isa.load(w.add(r * k + j)));
                     for n in 0..N {
                         let x = isa.load(x.add(at(j, n)));
                         for (acc, &w) in acc.iter_mut().zip(&w) {
@@ -183,7 +183,7 @@ impl Part<'_> {
     fn add_rows<I: Isa, const R: usize>(&self, isa: I, i: usize, n: usize, y: &mut [f32]) {
         let x: [f32; R] = std::array::from_fn(|r| self.x[n * self.m + i + r]);
         let w: [&[f32]; R] = std::array::from_fn(|r| &self.w[(i + r) * self.k..][self.outputs.clone()]);
-        let factors = x.map(|x| isa.splat(x));
+        let factors: [I::V; R] = array_of(|r| isa.splat(x[r]));
         let whole = y.len() / I::LANES * I::LANES;
         for j in (0..whole).step_by(I::LANES) {
             // SAFETY: `whole` is at most the length of y and, by the slicing above, of each row of w.

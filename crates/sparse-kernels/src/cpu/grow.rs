@@ -51,7 +51,7 @@ pub(super) use best::{BAND_ROWS, Best, PLACE_ROW, Ranking, in_order};
 use best::{List, MOST_ROWS};
 
 use super::gemm::grid;
-use super::isa::{Isa, Kernel, dispatch};
+use super::isa::{Isa, Kernel, array_of, dispatch};
 use super::{Buffer, Cpu};
 use crate::backend::GrowRequest;
 use crate::pattern::count_below;
@@ -175,7 +175,7 @@ fn add_strip<I: Isa, const ROWS: usize>(
     let lanes = panel.len() / (VECTORS * I::LANES);
     assert!(lanes <= strip && ROWS * strip <= dy.len());
     for lane in 0..lanes {
-        let x: [I::V; VECTORS] = std::array::from_fn(|v| {
+        let x: [I::V; VECTORS] = array_of(|v| {
             // SAFETY: the panel has VECTORS · LANES floats for each lane.
             unsafe { isa.load(panel.as_ptr().add((lane * VECTORS + v) * I::LANES)) }
         });
@@ -275,7 +275,7 @@ fn scan<I: Isa, const ROWS: usize>(isa: I, task: Scan<'_>) {
             let x = &packed[panel * width * lanes..][..width * lanes];
             let sums = gradient.product::<I, ROWS>(isa, first, x);
             let column = |v: usize| isa.add(isa.splat((panel * width + v * I::LANES) as f32), counting);
-            let columns: [I::V; VECTORS] = std::array::from_fn(column);
+            let columns: [I::V; VECTORS] = array_of(column);
             for (r, sums) in sums.into_iter().enumerate() {
                 let free = !excluded[r * panels + panel];
                 for (v, sum) in sums.into_iter().enumerate() {

@@ -14,7 +14,7 @@
 //! one vector of eight sums, about three operations per entry. With four at once there are four chains only, but one
 //! group does not wait for another: the processor runs the next group's multiply-adds meanwhile.
 
-use super::isa::{Isa, Kernel, dispatch, two_columns};
+use super::isa::{Isa, Kernel, array_of, dispatch, two_columns};
 use super::plan::{Segment, Walk};
 use super::{Cpu, SharedMut};
 use crate::{CsrPattern, StripLayout};
@@ -205,7 +205,7 @@ impl Part<'_> {
                     *dy = isa.load(row.add(p * dy_pitch + v * I::LANES));
                 }
             }
-            let tail = std::array::from_fn(|t| isa.load(row.add(P * dy_pitch + t * I::LANES)));
+            let tail = array_of(|t| isa.load(row.add(P * dy_pitch + t * I::LANES)));
             let row: Row<I, P, V, T> = Row { columns, out, x, shift, pitch: x_pitch, dy, tail, add };
             row.all::<DOTS>(isa, segment.len as usize);
         }

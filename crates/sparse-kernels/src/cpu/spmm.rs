@@ -252,10 +252,9 @@ impl StripTile<'_> {
             add_entries(isa, entries, Source { x, shift, pitch: x_pitch }, &mut acc);
             if last && part.epilogue.relu {
                 // The second operand is the one that comes through if either is NaN: NaN is not hidden.
-                acc.as_flattened_mut()
-                    .as_flattened_mut()
-                    .iter_mut()
-                    .for_each(|acc| *acc = isa.max(isa.splat(0.0), *acc));
+                for acc in acc.as_flattened_mut().as_flattened_mut() {
+                    *acc = isa.max(isa.splat(0.0), *acc);
+                }
             }
             for (acc, y) in acc.iter().zip(y) {
                 for (p, acc) in acc.iter().enumerate() {

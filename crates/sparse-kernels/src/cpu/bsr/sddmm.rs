@@ -12,7 +12,7 @@
 //!
 //! Blocks too small for a tile of eight accumulators are taken B at a time.
 
-use crate::cpu::isa::{Isa, IsaName, Kernel, dispatch};
+use crate::cpu::isa::{Isa, IsaName, Kernel, array_of, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{BsrPattern, StripLayout};
 
@@ -199,7 +199,7 @@ impl Part<'_> {
                 // SAFETY: `run`'s caller promises the lengths of dY and X; the rows are below their features, the strip
                 // exists and holds this vector of each row.
                 unsafe {
-                    let dy: [I::V; R] = std::array::from_fn(|r| isa.load(dy[r].add(dy_offset)));
+                    let dy: [I::V; R] = array_of(|r| isa.load(dy[r].add(dy_offset)));
                     for b in 0..B {
                         for c in 0..C {
                             let x = isa.load(x[b][c].add(x_offset));

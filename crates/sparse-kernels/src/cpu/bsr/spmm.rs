@@ -14,7 +14,7 @@
 //! A loaded vector of X serves R rows and a broadcast value V vectors: (R + V) loads for R · V multiply-adds. Y is
 //! written once and never read. For the transpose, the roles of a block's rows and columns are swapped.
 
-use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
 use crate::{CsrPattern, StripLayout};
 
@@ -274,7 +274,7 @@ unsafe fn column_step<I: Isa, const T: usize, const V: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let x: [I::V; V] = std::array::from_fn(|v| isa.load(x[v].add(offset)));
+        let x: [I::V; V] = array_of(|v| isa.load(x[v].add(offset)));
         for (r, acc) in acc.iter_mut().enumerate() {
             let w = isa.splat(*values.add(r * down));
             for (acc, &x) in acc.iter_mut().zip(&x) {
@@ -282,7 +282,9 @@ unsafe fn column_step<I: Isa, const T: usize, const V: usize>(
             }
             // 4 · 3 accumulators, 3 vectors of X and the broadcast take all 16 registers of AVX2: the compiler must not begin
             // the next row or column before this one is done.
-            acc.iter_mut().for_each(|acc| *acc = isa.pin(*acc));
+            for acc in acc.iter_mut() {
+                *acc = isa.pin(*acc);
+            }
         }
     }
 }

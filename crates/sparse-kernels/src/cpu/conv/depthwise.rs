@@ -20,7 +20,7 @@
 use std::ops::Range;
 
 use super::grid::{Grid, backward_grids, isa_for};
-use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{ConvShape, ImageLayout, Images};
 
@@ -584,7 +584,7 @@ impl Pixels {
         // SAFETY: all pixels of the row are in dY and, at every tap's offset, in X, see `Row::vectors`; of a last vector
         // that reaches beyond the row, dY counts as zero. `to` has N vectors, of this task.
         unsafe {
-            let mut acc: [I::V; N] = std::array::from_fn(|n| isa.load(to.add(n * I::LANES)));
+            let mut acc: [I::V; N] = array_of(|n| isa.load(to.add(n * I::LANES)));
             match self.run {
                 0 => {
                     let floats = self.width * self.lanes;

@@ -17,7 +17,7 @@
 use super::ahead::Ahead;
 use super::grid::{Grid, isa_for};
 use super::pixels::{Pixels, Runs, Tile};
-use crate::cpu::isa::{Isa, IsaName, Kernel, dispatch};
+use crate::cpu::isa::{Isa, IsaName, Kernel, array_of, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
 
 /// Some rows of the output and the columns that they all have, within one chunk.
@@ -235,8 +235,7 @@ impl Part<'_> {
             let mut values = self.values.as_ptr().add(panel.values as usize);
             for k in 0..panel.len as usize {
                 let x = x.add(*columns.add(k) as usize);
-                let x: [[I::V; V]; P] =
-                    std::array::from_fn(|p| std::array::from_fn(|v| isa.load(x.add(p * pitch + v * I::LANES))));
+                let x: [[I::V; V]; P] = array_of(|p| array_of(|v| isa.load(x.add(p * pitch + v * I::LANES))));
                 // Written out, lest the compiler leave a loop whose accumulators are in memory.
                 macro_rules! rows {
                     ($($r:literal)*) => { $(if $r < R {
@@ -245,7 +244,9 @@ impl Part<'_> {
                             *acc = isa.mul_add(w, *x, *acc);
                         }
                         // All registers are taken: the next row must not begin before this one is done.
-                        acc[$r].as_flattened_mut().iter_mut().for_each(|acc| *acc = isa.pin(*acc));
+                        for acc in acc[$r].as_flattened_mut() {
+                            *acc = isa.pin(*acc);
+                        }
                     })* };
                 }
                 const { assert!(R <= 8) };

@@ -14,7 +14,7 @@ use super::grid::{Grid, isa_for};
 use super::pixels::Pixels;
 use super::sums::sum_parts;
 use crate::cpu::bsr::sums;
-use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 
 /// Rows and columns of dW that make a dense rectangle.
@@ -196,7 +196,7 @@ impl Part<'_> {
                 let (mut from, mut to) = (whole.from, whole.to);
                 for _ in 0..whole.runs {
                     for at in (0..whole.floats).step_by(I::LANES) {
-                        let dy: [I::V; R] = std::array::from_fn(|r| isa.load(dy[r].add(to + at)));
+                        let dy: [I::V; R] = array_of(|r| isa.load(dy[r].add(to + at)));
                         step(isa, dy, x, from + at, &mut acc);
                     }
                     from += self.grid.from.pixel;
@@ -205,7 +205,7 @@ impl Part<'_> {
                 if let Some(pieces) = whole.rest {
                     // Of the last vector only some floats are pixels: dY counts as zero elsewhere.
                     let (from, to) = (whole.from + whole.floats, whole.to + whole.floats);
-                    let dy: [I::V; R] = std::array::from_fn(|r| isa.keep_first(isa.load(dy[r].add(to)), pieces.count));
+                    let dy: [I::V; R] = array_of(|r| isa.keep_first(isa.load(dy[r].add(to)), pieces.count));
                     step(isa, dy, x, from, &mut acc);
                 }
             }

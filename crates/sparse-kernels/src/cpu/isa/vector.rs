@@ -1,5 +1,7 @@
 //! Vectors of an instruction set, and computations on them that can be compiled for each.
 
+use std::mem::MaybeUninit;
+
 /// Vector operations of one instruction set. A value is the proof that the machine has it: it is made by `detect`
 /// only.
 ///
@@ -142,4 +144,15 @@ pub(crate) trait Kernel {
     type Output;
     /// The computation; mark the implementation `#[inline(always)]`.
     fn eval<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// As [`std::array::from_fn`], but inlined in any case: otherwise each vector instruction of `f` is a call of its own.
+#[inline(always)]
+pub(crate) fn array_of<T, const N: usize>(mut f: impl FnMut(usize) -> T) -> [T; N] {
+    let mut all = [const { MaybeUninit::uninit() }; N];
+    for (i, one) in all.iter_mut().enumerate() {
+        one.write(f(i));
+    }
+    // SAFETY: all are written.
+    unsafe { std::mem::transmute_copy(&all) }
 }

@@ -295,14 +295,9 @@ impl Cpu {
 /// Calls `f(element, lanes)` for the vectors of a row: whole ones, then what is left.
 #[inline(always)]
 fn vectors<I: Isa>(len: usize, mut f: impl FnMut(usize, usize)) {
-    let whole = len - len % I::LANES;
-    let mut i = 0;
-    while i < whole {
-        f(i, I::LANES);
-        i += I::LANES;
-    }
-    if whole < len {
-        f(whole, len - whole);
+    // One call: with two, `f` is a function without the instruction set's features.
+    for i in (0..len).step_by(I::LANES) {
+        f(i, I::LANES.min(len - i));
     }
 }
 
