@@ -234,7 +234,9 @@ impl StripTile<'_> {
             let mut acc = [[[isa.splat(0.0); V]; P]; R];
             if first {
                 if let Some(bias) = part.epilogue.bias {
-                    acc = std::array::from_fn(|r| [[isa.splat(bias[group[r].row as usize]); V]; P]);
+                    for (acc, segment) in acc.iter_mut().zip(&group) {
+                        *acc = [[isa.splat(bias[segment.row as usize]); V]; P];
+                    }
                 }
             } else {
                 for (acc, y) in acc.iter_mut().zip(y) {

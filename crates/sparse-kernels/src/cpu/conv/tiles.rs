@@ -205,8 +205,11 @@ impl Part<'_> {
                 if let Some(pieces) = whole.rest {
                     // Of the last vector only some floats are pixels: dY counts as zero elsewhere.
                     let (from, to) = (whole.from + whole.floats, whole.to + whole.floats);
-                    let dy: [I::V; R] = array_of(|r| isa.keep_first(isa.load(dy[r].add(to)), pieces.count));
-                    step(isa, dy, x, from, &mut acc);
+                    let mut last = [isa.splat(0.0); R];
+                    for (last, dy) in last.iter_mut().zip(dy) {
+                        *last = isa.keep_first(isa.load(dy.add(to)), pieces.count);
+                    }
+                    step(isa, last, x, from, &mut acc);
                 }
             }
         }
