@@ -50,11 +50,6 @@ impl Adam {
         Ok(Self { options, steps: 0 })
     }
 
-    /// The options.
-    pub fn options(&self) -> AdamOptions {
-        self.options
-    }
-
     /// Updates made so far.
     pub fn steps(&self) -> u64 {
         self.steps

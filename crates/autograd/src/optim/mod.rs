@@ -33,18 +33,6 @@ pub enum OptimizerOptions {
     Adam(AdamOptions),
 }
 
-impl From<SgdOptions> for OptimizerOptions {
-    fn from(options: SgdOptions) -> Self {
-        Self::Sgd(options)
-    }
-}
-
-impl From<AdamOptions> for OptimizerOptions {
-    fn from(options: AdamOptions) -> Self {
-        Self::Adam(options)
-    }
-}
-
 impl Optimizer {
     /// Makes the slots of all parameters.
     ///

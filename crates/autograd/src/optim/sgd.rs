@@ -36,11 +36,6 @@ impl Sgd {
         Ok(sgd)
     }
 
-    /// The options.
-    pub fn options(&self) -> SgdOptions {
-        self.options
-    }
-
     /// Names of its slots.
     pub fn slots(&self) -> &'static [&'static str] {
         if self.options.momentum == 0.0 { &[] } else { &[Self::SLOT] }

@@ -234,7 +234,7 @@ impl StripTile<'_> {
             let mut acc = [[[isa.splat(0.0); V]; P]; R];
             if first {
                 if let Some(bias) = part.epilogue.bias {
-                    for (acc, segment) in acc.iter_mut().zip(&group) {
+                    for (acc, segment) in acc.iter_mut().zip(group) {
                         *acc = [[isa.splat(bias[segment.row as usize]); V]; P];
                     }
                 }

@@ -58,10 +58,10 @@ impl TrainConfig {
         let weight_decay = self.weight_decay as f32;
         if self.optimizer == OptimizerKind::Sgd {
             let (momentum, nesterov) = (self.momentum as f32, self.nesterov && self.momentum > 0.0);
-            SgdOptions { momentum, nesterov, weight_decay, ..SgdOptions::default() }.into()
+            OptimizerOptions::Sgd(SgdOptions { momentum, nesterov, weight_decay, ..SgdOptions::default() })
         } else {
             let decoupled = self.optimizer == OptimizerKind::Adamw;
-            AdamOptions { weight_decay, decoupled, ..AdamOptions::default() }.into()
+            OptimizerOptions::Adam(AdamOptions { weight_decay, decoupled, ..AdamOptions::default() })
         }
     }
 

@@ -47,7 +47,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
         Ok(input)
     }
 
-    /// One forward pass, and the backward pass if there are requests to answer, or none but gradients wanted.
+    /// One forward pass; with `growth`, the backward pass too, which answers its requests.
     pub(super) fn pass(
         &mut self,
         network: &mut Network<B>,
