@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::picture::PictureError;
 use crate::error::{Kind, Kinded};
@@ -180,7 +181,7 @@ pub enum DataError {
         /// One of them.
         file: PathBuf,
         /// What is wrong with it.
-        source: PictureError,
+        source: Arc<PictureError>,
     },
     /// A validation share that leaves one side empty.
     #[error("val-fraction: {fraction} of {samples} training samples leaves the {empty} set empty")]

@@ -20,7 +20,7 @@ pub struct PictureFiles {
     pub(super) names: Vec<Box<OsStr>>,
     pub(super) sizes_bytes: Vec<u64>,
     /// The samples that could not be read, and why.
-    pub(super) corrupt: Arc<Mutex<BTreeMap<u32, PictureError>>>,
+    pub(super) corrupt: Arc<Mutex<BTreeMap<u32, Arc<PictureError>>>>,
 }
 
 impl PartialEq for PictureFiles {
@@ -85,7 +85,7 @@ impl PictureFiles {
             Ok(()) => true,
             Err(error) => {
                 let told = format!("{}: {error}; the next picture takes its place", path.display());
-                if self.corrupt().insert(sample, error).is_none() {
+                if self.corrupt().insert(sample, Arc::new(error)).is_none() {
                     tracing::warn!("{told}");
                 }
                 false
@@ -93,14 +93,15 @@ impl PictureFiles {
         }
     }
 
-    /// The error of a split without a readable picture.
+    /// The error of a split without a readable picture, which names the first; each thread of a loader may ask for it.
     pub(super) fn none_readable(&self, labels: &[u32]) -> DataError {
-        let (sample, source) = self.corrupt().pop_first().unwrap_or((0, PictureError::Decoder));
+        let first = self.corrupt().first_key_value().map(|(&sample, error)| (sample, error.clone()));
+        let (sample, source) = first.unwrap_or((0, Arc::new(PictureError::Decoder)));
         let label = labels.get(sample as usize).copied().unwrap_or_default();
         DataError::Pictures { pictures: self.len(), file: self.path(sample, label), source }
     }
 
-    fn corrupt(&self) -> MutexGuard<'_, BTreeMap<u32, PictureError>> {
+    fn corrupt(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<PictureError>>> {
         self.corrupt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
