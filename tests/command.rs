@@ -238,6 +238,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("bench kernel --dense-reference bad.toml", 1, &["dense-reference", "bad.toml, line 1"]),
         ("bench kernel --dense-reference empty.jsonl", 1, &["dense_forward", "[512, 512, 128]", "empty.jsonl"]),
         ("bench step --density 1e-18", 2, &["density"]),
+        ("bench step --budget 0", 2, &["--budget", "above 0"]),
         ("plan --density 2", 2, &["density", "2"]),
         ("train --out bad.toml/run", 2, &["out: bad.toml/run", "choose a writable folder"]),
         ("train --checkpoint-every 0", 2, &["checkpoint-every", "at least 1"]),
@@ -279,8 +280,9 @@ fn kernels_are_checked_before_they_are_timed() {
         // Three lanes take the kernels for few lanes.
         for (pattern, lanes) in [("uniform", 40), ("power-law", 40), ("uniform", 3)] {
             let shape = format!("96x80x{lanes}");
-            let args =
-                format!("bench kernel --json --op {op} --shape {shape} --density 0.2 --pattern {pattern} --threads 2");
+            let args = format!(
+                "bench kernel --budget 0.1 --json --op {op} --shape {shape} --density 0.2 --pattern {pattern} --threads 2"
+            );
             let records = records(folder.path(), &args);
             assert_eq!(records.len(), 1);
             let record = &records[0];
@@ -290,7 +292,7 @@ fn kernels_are_checked_before_they_are_timed() {
             }
         }
         let blocks = "--format bsr8x4 --shape 97x83x40 --density 0.2 --threads 2";
-        let record = records(folder.path(), &format!("bench kernel --json --op {op} {blocks}")).remove(0);
+        let record = records(folder.path(), &format!("bench kernel --budget 0.1 --json --op {op} {blocks}")).remove(0);
         assert!(record["max_error"].as_f64().unwrap() <= 1.0 && record["time_ns"].is_u64(), "{record}");
     }
 }
@@ -303,7 +305,7 @@ fn convolutions_are_checked_before_they_are_timed() {
         .into_iter()
         .flat_map(|op| ["csr", "bsr2x4", "dense"].map(|format| (op, format)))
     {
-        let args = format!("bench kernel --json --op {op} --format {format} {shape}");
+        let args = format!("bench kernel --budget 0.1 --json --op {op} --format {format} {shape}");
         let records = records(folder.path(), &args);
         assert_eq!(records.len(), 1);
         let record = &records[0];
@@ -326,7 +328,7 @@ fn convolutions_are_checked_before_they_are_timed() {
         }
     }
     for format in ["csr", "bsr2x4"] {
-        let args = format!("bench kernel --json --op grow --format {format} {shape}");
+        let args = format!("bench kernel --budget 0.1 --json --op grow --format {format} {shape}");
         let record = records(folder.path(), &args).remove(0);
         assert!(record["max_error"].as_f64().unwrap() <= 1.0, "{record}");
         assert_eq!(
@@ -336,7 +338,8 @@ fn convolutions_are_checked_before_they_are_timed() {
         assert_eq!(record["efficiency"], record["speedup"]);
     }
     // One image: vectors of neighbouring pixels.
-    let output = rigl(folder.path(), "bench kernel --op conv_forward --shape 8x4x3x6x6x1 --density 0.4 --groups 2");
+    let output =
+        rigl(folder.path(), "bench kernel --budget 0.1 --op conv_forward --shape 8x4x3x6x6x1 --density 0.4 --groups 2");
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
     for part in ["conv_forward 8x4x3x6x6x1, groups 2 on ", "of limit", "one load per multiply-add"] {
@@ -358,14 +361,15 @@ fn the_faster_dense_code_counts() {
         ("--op spmm_t --shape 96x80x40", "torch"),
         ("--op spmm --shape 96x80x40", "gemm"),
     ] {
-        let args = format!("bench kernel --json --density 0.4 --threads 1 --dense-reference times.jsonl {case}");
+        let args =
+            format!("bench kernel --budget 0.1 --json --density 0.4 --threads 1 --dense-reference times.jsonl {case}");
         let record = records(folder.path(), &args).remove(0);
         assert_eq!(record["dense_source"], source, "{record}");
         assert_eq!(record["dense_time_ns"] == 1, source == "torch", "{record}");
         assert!(record["speedup"].is_f64() && record["efficiency"].is_f64(), "{record}");
     }
     file("other.jsonl", &[conv, fast, slow, r#"{"op":"dense_forward"}"#]);
-    let args = "bench kernel --threads 1 --dense-reference";
+    let args = "bench kernel --budget 0.1 --threads 1 --dense-reference";
     for (rest, parts) in [
         ("times.jsonl --op sddmm --shape 96x80x40", ["dense_weight_grad", "[96, 80, 40]"]),
         ("times.jsonl --op conv_forward --shape 8x4x3x6x6x8", ["dense_conv_forward", "[8, 4, 3, 6, 6, 8]"]),
@@ -380,13 +384,14 @@ fn the_faster_dense_code_counts() {
 #[test]
 fn a_step_is_measured_against_the_dense_step() {
     let folder = tempfile::tempdir().unwrap();
-    let args = "bench step --json --model 64-96-10 --batch-size 32 --density 1,0.2 --threads 1";
+    let args = "bench step --budget 0.1 --json --model 64-96-10 --batch-size 32 --density 1,0.2 --threads 1";
     let records = records(folder.path(), args);
     assert_eq!(records.len(), 2);
     let densities: Vec<_> = records.iter().map(|r| r["density"].as_f64().unwrap()).collect();
     assert!(densities[0] == 1.0 && (densities[1] - 0.2).abs() < 1e-3, "{densities:?}");
     assert!(records.iter().all(|r| r["time_ratio"].as_f64().unwrap() > 0.0));
-    let args = "bench step --json --model 64-96-10 --batch-size 32 --density 0.2 --format bsr4x4 --threads 1";
+    let args =
+        "bench step --budget 0.1 --json --model 64-96-10 --batch-size 32 --density 0.2 --format bsr4x4 --threads 1";
     let blocks = self::records(folder.path(), args).remove(0);
     assert_eq!((&blocks["format"], blocks["nnz"].as_u64().unwrap() % 4), (&"bsr4x4".into(), 0));
 }

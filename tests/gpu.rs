@@ -185,8 +185,8 @@ fn losses_of_a_perceptron_follow_the_cpu() {
 #[test]
 fn losses_of_convolutional_networks_follow_the_cpu() {
     let Some(gpu) = gpu() else { return };
-    losses_agree(&gpu, &TrainConfig { lr: 0.1, density: 0.3, ..config("lenet-5", "static", 20) }, 50);
-    losses_agree(&gpu, &TrainConfig { lr: 0.02, density: 0.2, ..config("wrn-10-1", "static", 8) }, 12);
+    losses_agree(&gpu, &TrainConfig { lr: 0.1, density: 0.3, ..config("lenet-5", "static", 16) }, 30);
+    losses_agree(&gpu, &TrainConfig { lr: 0.02, density: 0.2, ..config("wrn-10-1", "static", 8) }, 8);
 }
 
 /// At an update from one state both devices find the same positions, but for those whose scores are as good as equal to the
@@ -366,7 +366,8 @@ fn a_step_is_measured() {
     if gpu().is_none() {
         return;
     }
-    let args = ["bench", "step", "--json", "--device", "gpu", "--model", "20-30-10", "--density", "0.5"];
+    let args =
+        ["bench", "step", "--json", "--budget", "0.1", "--device", "gpu", "--model", "20-30-10", "--density", "0.5"];
     let record = records(&rigl(&args).output().unwrap()).pop().unwrap();
     assert!(record["time_ns"].as_u64() > Some(0) && record["dense_time_ns"].as_u64() > Some(0), "{record}");
 }
@@ -377,7 +378,7 @@ fn kernels_in_halves_and_portable_ones_are_measured() {
     if gpu().is_none() {
         return;
     }
-    let shape = ["bench", "kernel", "--json", "--shape", "40x50x20", "--density", "0.3"];
+    let shape = ["bench", "kernel", "--json", "--budget", "0.1", "--shape", "40x50x20", "--density", "0.3"];
     for (op, dtype, isa) in [("spmm", "f16", "auto"), ("spmm_t", "bf16", "portable"), ("sddmm", "bf16", "auto")] {
         let args = [&shape[..], &["--device", "gpu", "--op", op, "--dtype", dtype, "--isa", isa]].concat();
         let record = records(&rigl(&args).output().unwrap()).pop().unwrap();

@@ -14,8 +14,17 @@ use crate::{
 type Outcome = Result<(), BackendError>;
 /// Makes an operand that fits, and all that do not.
 type Operands<'a, T> = &'a dyn Fn() -> Vec<T>;
+/// Runs an operation on two operands. Not a type of its own for each: they would take half a minute to compile.
+type Run<'a, T> = &'a mut dyn FnMut(&T, &mut T) -> Outcome;
+
+/// Zeros of a device.
+#[inline(never)]
+fn zeros<B: Storage>(backend: &B, len: usize) -> B::Buffer {
+    backend.zeros(len).unwrap()
+}
 
 /// Expects an error that names the operation.
+#[inline(never)]
 #[track_caller]
 fn refused(name: &str, outcome: Outcome) {
     let message = outcome.expect_err(name).to_string();
@@ -23,6 +32,7 @@ fn refused(name: &str, outcome: Outcome) {
 }
 
 /// Strips of 6 lanes that do not fit so many features: one more, a lane more, another strip, a buffer too short.
+#[inline(never)]
 fn wrong_strips<B: Storage>(backend: &B, features: usize) -> Vec<Strips<B>> {
     let layouts = [
         StripLayout::sparse(6, features + 1),
@@ -35,6 +45,7 @@ fn wrong_strips<B: Storage>(backend: &B, features: usize) -> Vec<Strips<B>> {
 }
 
 /// Images that are not of this layout, but for its border.
+#[inline(never)]
 fn wrong_images<B: Storage>(backend: &B, layout: ImageLayout) -> Vec<Images<B>> {
     let (samples, channels, [height, width]) = (layout.samples(), layout.channels(), layout.size());
     let layouts = [
@@ -53,7 +64,7 @@ fn wrong_images<B: Storage>(backend: &B, layout: ImageLayout) -> Vec<Images<B>> 
 
 /// Runs an operation on two operands that fit, and expects errors for each that does not.
 #[track_caller]
-fn each_wrong<T>(name: &str, [from, to]: [Operands<'_, T>; 2], mut run: impl FnMut(&T, &mut T) -> Outcome) {
+fn each_wrong<T>(name: &str, [from, to]: [Operands<'_, T>; 2], run: Run<'_, T>) {
     run(&from()[0], &mut to()[0]).unwrap();
     from().iter().skip(1).for_each(|from| refused(name, run(from, &mut to()[0])));
     to().iter_mut().skip(1).for_each(|to| refused(name, run(&from()[0], to)));
@@ -62,7 +73,7 @@ fn each_wrong<T>(name: &str, [from, to]: [Operands<'_, T>; 2], mut run: impl FnM
 /// All products.
 pub fn products<B: SparseLinear + BlockSparseLinear + DenseLinear>(backend: &B) {
     let [m, k] = [4, 6];
-    let zeros = |len| backend.zeros(len).unwrap();
+    let zeros = |len| zeros(backend, len);
     let good = |features| Strips::zeros(backend, StripLayout::sparse(6, features)).unwrap();
     let all = |features| [good(features)].into_iter().chain(wrong_strips(backend, features)).collect();
     let (x, y): (Operands<'_, Strips<B>>, Operands<'_, Strips<B>>) = (&|| all(k), &|| all(m));
@@ -71,22 +82,22 @@ pub fn products<B: SparseLinear + BlockSparseLinear + DenseLinear>(backend: &B) 
     let blocks = Arc::new(BsrPattern::full(m, k, [2, 2]).unwrap());
     let mut w = SparseMatrix::new(backend, pattern.clone(), &[1.0; 5], options).unwrap();
     let mut b = BlockMatrix::new(backend, blocks.clone(), &[1.0; 24], options).unwrap();
-    each_wrong("spmm", [x, y], |x, y| backend.spmm(Op::NoTranspose, &w, x, y));
-    each_wrong("spmm", [y, x], |dy, dx| backend.spmm(Op::Transpose, &w, dy, dx));
-    each_wrong("spmm_bias_relu", [x, y], |x, y| backend.spmm_bias_relu(&w, &zeros(m), true, x, y));
-    each_wrong("sddmm", [x, y], |x, dy| backend.sddmm(&w.plan, dy, x, &mut zeros(5), false));
-    each_wrong("spmm_bsr", [x, y], |x, y| backend.spmm_bsr(Op::NoTranspose, &b, x, y));
-    each_wrong("spmm_bsr", [y, x], |dy, dx| backend.spmm_bsr(Op::Transpose, &b, dy, dx));
-    each_wrong("sddmm_bsr", [x, y], |x, dy| backend.sddmm_bsr(&b.plan, dy, x, &mut zeros(24), false));
-    each_wrong("gemm", [x, y], |x, y| backend.gemm(Op::NoTranspose, &zeros(m * k), x, y));
-    each_wrong("gemm", [y, x], |dy, dx| backend.gemm(Op::Transpose, &zeros(m * k), dy, dx));
-    each_wrong("gemm_weight_grad", [x, y], |x, dy| backend.gemm_weight_grad(dy, x, &mut zeros(m * k), false));
+    each_wrong("spmm", [x, y], &mut |x, y| backend.spmm(Op::NoTranspose, &w, x, y));
+    each_wrong("spmm", [y, x], &mut |dy, dx| backend.spmm(Op::Transpose, &w, dy, dx));
+    each_wrong("spmm_bias_relu", [x, y], &mut |x, y| backend.spmm_bias_relu(&w, &zeros(m), true, x, y));
+    each_wrong("sddmm", [x, y], &mut |x, dy| backend.sddmm(&w.plan, dy, x, &mut zeros(5), false));
+    each_wrong("spmm_bsr", [x, y], &mut |x, y| backend.spmm_bsr(Op::NoTranspose, &b, x, y));
+    each_wrong("spmm_bsr", [y, x], &mut |dy, dx| backend.spmm_bsr(Op::Transpose, &b, dy, dx));
+    each_wrong("sddmm_bsr", [x, y], &mut |x, dy| backend.sddmm_bsr(&b.plan, dy, x, &mut zeros(24), false));
+    each_wrong("gemm", [x, y], &mut |x, y| backend.gemm(Op::NoTranspose, &zeros(m * k), x, y));
+    each_wrong("gemm", [y, x], &mut |dy, dx| backend.gemm(Op::Transpose, &zeros(m * k), dy, dx));
+    each_wrong("gemm_weight_grad", [x, y], &mut |x, dy| backend.gemm_weight_grad(dy, x, &mut zeros(m * k), false));
     let request = |exclude: &Arc<CsrPattern>| GrowRequest { exclude: exclude.clone(), count: 3, ties: Key::new(1) };
     let [cells, grid] = [request(&pattern), request(blocks.blocks())];
-    each_wrong("grow", [x, y], |x, dy| backend.grow(&cells, &[(dy, x)]).map(drop));
+    each_wrong("grow", [x, y], &mut |x, dy| backend.grow(&cells, &[(dy, x)]).map(drop));
     // As many lanes in both, but one feature more in the second pair than in the first.
     let pairs = |x: &Strips<B>, dy: &Strips<B>| backend.grow_blocks([2, 2], &grid, &[(&good(m), &good(k)), (dy, x)]);
-    each_wrong("grow", [x, y], |x, dy| pairs(x, dy).map(drop));
+    each_wrong("grow", [x, y], &mut |x, dy| pairs(x, dy).map(drop));
     assert!(backend.grow_blocks([3, 2], &grid, &[]).is_err());
     refused("largest", backend.largest(&zeros(m * k - 1), &cells).map(drop));
 
@@ -122,6 +133,7 @@ fn convolution() -> (ConvShape, ConvOptions) {
 }
 
 /// Images of this layout, and all that are not.
+#[inline(never)]
 fn all_images<B: Storage>(backend: &B, layout: ImageLayout) -> Vec<Images<B>> {
     [Images::zeros(backend, layout).unwrap()].into_iter().chain(wrong_images(backend, layout)).collect()
 }
@@ -134,7 +146,7 @@ fn planned_images<B: Storage>(backend: &B, layout: ImageLayout) -> Vec<Images<B>
 
 /// All convolutions but those in blocks.
 pub fn convolutions<B: SparseConv + DenseConv>(backend: &B) {
-    let ((shape, options), zeros) = (convolution(), |len| backend.zeros(len).unwrap());
+    let ((shape, options), zeros) = (convolution(), |len| zeros(backend, len));
     let images = |layout| Images::zeros(backend, layout).unwrap();
     let weights = shape.rows() * shape.columns();
     let (x, y): (Operands<'_, Images<B>>, Operands<'_, Images<B>>) =
@@ -144,9 +156,9 @@ pub fn convolutions<B: SparseConv + DenseConv>(backend: &B) {
         let pattern = Arc::new(pattern.unwrap());
         let nnz = pattern.nnz();
         let mut w = ConvWeight::new(backend, pattern.clone(), &vec![1.0; nnz], shape, options).unwrap();
-        each_wrong("conv_forward", [x, y], |x, y| backend.conv_forward(&w, x, y));
-        each_wrong("conv_input_grad", [y, x], |dy, dx| backend.conv_input_grad(&w, dy, dx));
-        each_wrong("conv_weight_grad", [x, y], |x, dy| {
+        each_wrong("conv_forward", [x, y], &mut |x, y| backend.conv_forward(&w, x, y));
+        each_wrong("conv_input_grad", [y, x], &mut |dy, dx| backend.conv_input_grad(&w, dy, dx));
+        each_wrong("conv_weight_grad", [x, y], &mut |x, dy| {
             backend.conv_weight_grad(&w.plan, dy, x, &mut zeros(nnz), false)
         });
         let (from, mut to) = (images(options.x), images(options.y));
@@ -164,15 +176,15 @@ pub fn convolutions<B: SparseConv + DenseConv>(backend: &B) {
     let (x, y): (Operands<'_, Images<B>>, Operands<'_, Images<B>>) =
         (&|| all_images(backend, options.x), &|| all_images(backend, options.y));
     let w = zeros(weights);
-    each_wrong("conv_forward_dense", [x, y], |x, y| backend.conv_forward_dense(shape, &w, x, y));
-    each_wrong("conv_input_grad_dense", [y, x], |dy, dx| backend.conv_input_grad_dense(shape, &w, dy, dx));
-    each_wrong("conv_weight_grad_dense", [x, y], |x, dy| {
+    each_wrong("conv_forward_dense", [x, y], &mut |x, y| backend.conv_forward_dense(shape, &w, x, y));
+    each_wrong("conv_input_grad_dense", [y, x], &mut |dy, dx| backend.conv_input_grad_dense(shape, &w, dy, dx));
+    each_wrong("conv_weight_grad_dense", [x, y], &mut |x, dy| {
         backend.conv_weight_grad_dense(shape, dy, x, &mut zeros(weights), false)
     });
     let exclude = Arc::new(CsrPattern::from_positions(4, 27, vec![(0, 3)]).unwrap());
     let request = |exclude| GrowRequest { exclude, count: 3, ties: Key::new(1) };
     let grown = request(exclude);
-    each_wrong("grow_conv", [x, y], |x, dy| backend.grow_conv(shape, &grown, &[(dy, x)]).map(drop));
+    each_wrong("grow_conv", [x, y], &mut |x, dy| backend.grow_conv(shape, &grown, &[(dy, x)]).map(drop));
     for size in [[5, 27], [4, 26]] {
         let other = request(Arc::new(CsrPattern::full(size[0], size[1]).unwrap()));
         refused("grow_conv", backend.grow_conv(shape, &other, &[]).map(drop));
@@ -190,16 +202,16 @@ pub fn convolutions<B: SparseConv + DenseConv>(backend: &B) {
 
 /// Convolutions in blocks, on a device that has them.
 pub fn block_convolutions<B: BlockSparseConv>(backend: &B) {
-    let ((shape, options), zeros) = (convolution(), |len| backend.zeros(len).unwrap());
+    let ((shape, options), zeros) = (convolution(), |len| zeros(backend, len));
     let images = |layout| Images::zeros(backend, layout).unwrap();
     let (x, y): (Operands<'_, Images<B>>, Operands<'_, Images<B>>) =
         (&|| planned_images(backend, options.x), &|| planned_images(backend, options.y));
     let pattern = Arc::new(BsrPattern::full(4, 27, [2, 1]).unwrap().with_taps(9).unwrap());
     let nnz = pattern.nnz();
     let mut w = BlockConvWeight::new(backend, pattern.clone(), &vec![1.0; nnz], shape, options).unwrap();
-    each_wrong("conv_forward_bsr", [x, y], |x, y| backend.conv_forward_bsr(&w, x, y));
-    each_wrong("conv_input_grad_bsr", [y, x], |dy, dx| backend.conv_input_grad_bsr(&w, dy, dx));
-    each_wrong("conv_weight_grad_bsr", [x, y], |x, dy| {
+    each_wrong("conv_forward_bsr", [x, y], &mut |x, y| backend.conv_forward_bsr(&w, x, y));
+    each_wrong("conv_input_grad_bsr", [y, x], &mut |dy, dx| backend.conv_input_grad_bsr(&w, dy, dx));
+    each_wrong("conv_weight_grad_bsr", [x, y], &mut |x, dy| {
         backend.conv_weight_grad_bsr(&w.plan, dy, x, &mut zeros(nnz), false)
     });
     let (from, mut to) = (images(options.x), images(options.y));
@@ -213,7 +225,9 @@ pub fn block_convolutions<B: BlockSparseConv>(backend: &B) {
     let (x, y): (Operands<'_, Images<B>>, Operands<'_, Images<B>>) =
         (&|| all_images(backend, options.x), &|| all_images(backend, options.y));
     let request = GrowRequest { exclude: pattern.blocks().clone(), count: 3, ties: Key::new(1) };
-    each_wrong("grow_conv", [x, y], |x, dy| backend.grow_conv_blocks(shape, [2, 1], &request, &[(dy, x)]).map(drop));
+    each_wrong("grow_conv", [x, y], &mut |x, dy| {
+        backend.grow_conv_blocks(shape, [2, 1], &request, &[(dy, x)]).map(drop)
+    });
     // Grids of other blocks, blocks over two taps, and sizes that no block has.
     for size in [[4, 1], [2, 2], [0, 1], [2, 0], [3, 1]] {
         assert!(backend.grow_conv_blocks(shape, size, &request, &[]).is_err(), "{size:?}");
@@ -224,26 +238,26 @@ pub fn block_convolutions<B: BlockSparseConv>(backend: &B) {
 #[cfg(feature = "nn")]
 pub fn batch_norm<B: BatchNorm>(backend: &B) {
     let (layout, options) = (convolution().1.x, BatchNormOptions::default());
-    let zeros = |len| backend.zeros(len).unwrap();
+    let zeros = |len| zeros(backend, len);
     let good = || Images::zeros(backend, layout).unwrap();
     let all: Operands<'_, Images<B>> = &|| all_images(backend, layout);
     let c2 = zeros(2 * layout.channels());
     let pair = || zeros(2 * layout.channels());
-    each_wrong("batch_moments", [all, all], |addend, x| {
+    each_wrong("batch_moments", [all, all], &mut |addend, x| {
         backend.batch_moments(options, Some(addend), x, &mut pair(), &mut pair())
     });
-    each_wrong("batch_normalize", [all, all], |x, y| backend.batch_normalize(&c2, &c2, None, true, x, y));
-    each_wrong("batch_normalize", [all, all], |residual, y| {
+    each_wrong("batch_normalize", [all, all], &mut |x, y| backend.batch_normalize(&c2, &c2, None, true, x, y));
+    each_wrong("batch_normalize", [all, all], &mut |residual, y| {
         backend.batch_normalize(&c2, &c2, Some(residual), true, &good(), y)
     });
-    each_wrong("batch_norm_grad_sums", [all, all], |x, dy| {
+    each_wrong("batch_norm_grad_sums", [all, all], &mut |x, dy| {
         backend.batch_norm_grad_sums(&c2, &c2, ReluMask::None, x, dy, &mut pair())
     });
-    each_wrong("batch_norm_grad_sums", [all, all], |y, dy| {
+    each_wrong("batch_norm_grad_sums", [all, all], &mut |y, dy| {
         backend.batch_norm_grad_sums(&c2, &c2, ReluMask::Output(y), &good(), dy, &mut pair())
     });
-    each_wrong("batch_norm_grad", [all, all], |x, dy| backend.batch_norm_grad(&c2, &c2, &c2, true, x, dy, None));
-    each_wrong("batch_norm_grad", [all, all], |x, to| {
+    each_wrong("batch_norm_grad", [all, all], &mut |x, dy| backend.batch_norm_grad(&c2, &c2, &c2, true, x, dy, None));
+    each_wrong("batch_norm_grad", [all, all], &mut |x, to| {
         backend.batch_norm_grad(&c2, &c2, &c2, true, x, &mut good(), Some((to, Accumulate::Yes)))
     });
     for other in [zeros(5), zeros(7)] {

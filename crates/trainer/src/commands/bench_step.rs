@@ -83,8 +83,7 @@ struct Measurement {
 
 /// Turns that each density and the dense network take.
 const ROUNDS: usize = 3;
-/// Time and steps of one turn.
-const BUDGET: Duration = Duration::from_millis(1500);
+/// Of one turn, however short its budget is.
 const LEAST_STEPS: usize = 5;
 
 /// Runs the command.
@@ -216,6 +215,7 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> crate::Result<
         .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
         .args(args.network.stem.iter().flat_map(|stem| ["--stem".to_owned(), stem.to_string()]))
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
+        .args(["--budget", &args.machine.budget.as_secs_f64().to_string()])
         .args(["--device", &args.machine.device.to_string()])
         // A GPU takes no threads.
         .args((args.machine.device == Device::Cpu).then(|| format!("--threads={threads}")))
@@ -245,7 +245,7 @@ impl OnDevice for Worker<'_> {
         let best = backend.install(|| -> crate::Result<Duration> {
             let steps = bench.steps_per_turn()?;
             let (start, mut best, mut turns) = (Instant::now(), Duration::MAX, 0);
-            while turns < LEAST_STEPS || start.elapsed() < BUDGET {
+            while turns < LEAST_STEPS || start.elapsed() < args.machine.budget {
                 let turn = Instant::now();
                 bench.steps(steps)?;
                 best = best.min(turn.elapsed() / steps);

@@ -1,13 +1,14 @@
 //! Where a measurement runs: the options of all that measure.
 
 use std::fmt;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use sparse_kernels::cpu::{Cpu, IsaName};
 #[cfg(feature = "gpu")]
 use sparse_kernels::gpu::{Gpu, GpuOptions};
 
-use super::values::{display_as_value, parse_count};
+use super::values::{display_as_value, parse_count, parse_seconds};
 use crate::device::{Device, OnDevice, Place, available_threads};
 use crate::settings::error::ConfigError;
 
@@ -28,6 +29,9 @@ pub struct MachineArgs {
     /// Print each kernel's time, bytes and launches, measured one by one, on standard error
     #[arg(long)]
     pub profile: bool,
+    /// How long each case is measured, in seconds; the fastest call or step counts
+    #[arg(long, value_name = "SECONDS", default_value = "1.5", value_parser = parse_seconds)]
+    pub budget: Duration,
     /// Random seed for patterns and values
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,

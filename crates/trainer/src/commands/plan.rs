@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use autograd::optim::Optimizer;
 use clap::Args;
-use rigl::{FlopsConvention, LayerDensity, nnz_for_density};
+use rigl::{FlopsConvention, LayerDensity, WeightStorage, nnz_for_density};
 use serde::Serialize;
 use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
@@ -308,18 +308,24 @@ struct Bytes {
 fn bytes(
     config: &TrainConfig,
     architecture: &Architecture,
-    densities: &[rigl::LayerDensity],
+    densities: &[LayerDensity],
     method: &dyn rigl::Method,
 ) -> crate::Result<Bytes> {
     let cpu = Cpu::new(1, None)?;
     let network = |config: &TrainConfig| {
         FirstModel::random(config, architecture, densities.to_vec())?.network(&cpu, config, config.batch_size)
     };
-    let fixed = TrainConfig { method: Method::named("static"), ..config.clone() };
-    let of_end = network(&fixed)?.parameters.total_bytes(&cpu);
+    // Beside the other, of those that are not stored at this density from the beginning to the end.
+    let other = match config.method.info().storage {
+        WeightStorage::Sparse => None,
+        WeightStorage::Dense if densities.iter().all(|solved| solved.nnz == solved.size) => None,
+        _ => Some(network(&TrainConfig { method: Method::named("static"), ..config.clone() })?),
+    };
+    let of_end = other.map(|network| network.parameters.total_bytes(&cpu));
     let mut network = network(config)?;
     Optimizer::new(config.optimizer_options(), &cpu, &mut network.parameters)?;
     let held = network.parameters.total_bytes(&cpu);
+    let of_end = of_end.unwrap_or(held);
     let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
     let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
     let any_sparse_linear = network.body.layers.iter().any(|layer| layer.sparse && !layer.conv);

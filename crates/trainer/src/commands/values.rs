@@ -1,5 +1,7 @@
 //! Values on the command line that more than one command takes.
 
+use std::time::Duration;
+
 /// Names of choices as they stand in records, from those of the command line.
 macro_rules! display_as_value {
     ($($name:ident),+) => {$(
@@ -16,6 +18,10 @@ pub(super) use display_as_value;
 pub(super) fn parse_positive(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|&number| number > 0.0 && number.is_finite());
     number.ok_or_else(|| "it must be a finite number above 0".to_owned())
+}
+
+pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(parse_positive(text)?).map_err(|error| error.to_string())
 }
 
 pub(super) fn parse_not_negative(text: &str) -> Result<f64, String> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use autograd::{DenseWeight, Geometry, Weight};
 use sparse_kernels::{Activations, Candidate, GrowRequest, Layout, StripLayout};
 
+use super::super::machine::MachineArgs;
 use super::arguments::KernelFormat;
 use super::check;
 use super::operands::{Numbers, Operands, elements, numbers, pack, unpack};
@@ -18,8 +19,7 @@ use crate::device::ComputeDevice;
 /// Why timed calls do not fail: they succeeded in the check, and shapes do not change.
 pub(super) const CHECKED: &str = "the same call succeeded before";
 
-/// Time spent on one density, both sides together.
-pub(super) const BUDGET: Duration = Duration::from_millis(1500);
+/// Of each side, however short the budget is.
 pub(super) const LEAST_CALLS: usize = 7;
 
 /// What the measurement of a subject found out.
@@ -95,11 +95,14 @@ pub(super) struct Case<'a, B: ComputeDevice> {
     /// Those of the measured side.
     pub operands: Shared<B>,
     plan_time: Duration,
+    /// Time for one density, both sides together.
+    pub budget: Duration,
 }
 
 impl<'a, B: ComputeDevice> Case<'a, B> {
     /// Plans the pattern and draws the numbers.
-    pub fn new(backend: &'a B, subject: &'a Subject, seed: u64) -> crate::Result<Self> {
+    pub fn new(backend: &'a B, subject: &'a Subject, machine: &MachineArgs) -> crate::Result<Self> {
+        let &MachineArgs { seed, budget, .. } = machine;
         let input_grad = subject.pass == Pass::InputGrad;
         let (geometry, layouts) = subject.layer.geometry(backend, StripLayout::sparse, input_grad)?;
         let draw = |name, len| numbers(seed, name, len);
@@ -107,7 +110,7 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
         let numbers = Numbers { seed, values: draw("values", subject.stored.blocks.nnz()), x, dy };
         let plan_time = subject.stored.plan_time(backend, geometry)?;
         let operands = operands(backend, layouts, &numbers)?;
-        Ok(Self { backend, subject, geometry, layouts, numbers, operands, plan_time })
+        Ok(Self { backend, subject, geometry, layouts, numbers, operands, plan_time, budget })
     }
 
     /// The dense side. It reads the same operands, unless it wants them in another layout.
@@ -155,10 +158,13 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
         let (backend, calls) = (self.backend, self.backend.results_per_reading());
         let measured = batch(backend, measured);
         if self.subject.stored.format == KernelFormat::Dense {
-            return Ok(Times { time: repeat(BUDGET, LEAST_CALLS, measured).seconds() / calls as f64, dense: None });
+            return Ok(Times {
+                time: repeat(self.budget, LEAST_CALLS, measured).seconds() / calls as f64,
+                dense: None,
+            });
         }
         let mut dense = self.dense()?;
-        let best = alternate(BUDGET, LEAST_CALLS, measured, batch(backend, || dense.run(backend)));
+        let best = alternate(self.budget, LEAST_CALLS, measured, batch(backend, || dense.run(backend)));
         Ok(Times::new(best, calls, if let Layer::Linear(_) = self.subject.layer { "gemm" } else { "conv" }))
     }
 
@@ -195,8 +201,12 @@ fn batch<B: ComputeDevice, E: Debug>(backend: &B, mut call: impl FnMut() -> Resu
 }
 
 /// Checks one result, and if it is right, times both sides.
-pub(super) fn measure<B: ComputeDevice>(backend: &B, subject: &Subject, seed: u64) -> crate::Result<Measurement> {
-    let case = Case::new(backend, subject, seed)?;
+pub(super) fn measure<B: ComputeDevice>(
+    backend: &B,
+    subject: &Subject,
+    machine: &MachineArgs,
+) -> crate::Result<Measurement> {
+    let case = Case::new(backend, subject, machine)?;
     let weight = subject.stored.weight(backend, backend.uploaded(&case.numbers.values)?, case.geometry)?;
     let mut measured = Side { weight, operands: case.operands.clone(), out: case.output()? };
     measured.run(backend)?;

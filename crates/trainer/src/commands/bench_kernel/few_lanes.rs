@@ -6,7 +6,8 @@ use autograd::Geometry;
 use sparse_kernels::cpu::{Cpu, Workspace};
 use sparse_kernels::{MatrixMut, MatrixRef, Op, SparseMatrix};
 
-use super::case::{BUDGET, CHECKED, Case, LEAST_CALLS, Measurement, Times};
+use super::super::machine::MachineArgs;
+use super::case::{CHECKED, Case, LEAST_CALLS, Measurement, Times};
 use super::check;
 use super::operands::Operands;
 use super::subject::{Pass, Subject};
@@ -14,8 +15,8 @@ use crate::bench::alternate;
 
 /// As [`super::case::measure`]; the dense side is the faster of the kernel for few lanes and crate `gemm`. Weights do not
 /// change between the calls of an inference, so the transpose's copy of them is not refreshed.
-pub(super) fn measure(cpu: &Cpu, subject: &Subject, lanes: usize, seed: u64) -> crate::Result<Measurement> {
-    let case = Case::new(cpu, subject, seed)?;
+pub(super) fn measure(cpu: &Cpu, subject: &Subject, lanes: usize, machine: &MachineArgs) -> crate::Result<Measurement> {
+    let case = Case::new(cpu, subject, machine)?;
     let Geometry::Linear { options, .. } = case.geometry else { unreachable!("a convolution has no lanes") };
     let (numbers, pattern) = (&case.numbers, subject.stored.blocks.blocks().clone());
     let weight = SparseMatrix::new(cpu, pattern, &numbers.values, options)?;
@@ -43,9 +44,9 @@ pub(super) fn measure(cpu: &Cpu, subject: &Subject, lanes: usize, seed: u64) -> 
             cpu.gemm_row_major(op, dense.weight.values(), next(), y, &mut workspace).expect(CHECKED);
         };
         let mut gemm = || dense.borrow_mut().run(cpu).expect(CHECKED);
-        let [few, many] = alternate(BUDGET / 10, 3, &mut gemv, &mut gemm);
+        let [few, many] = alternate(case.budget / 10, 3, &mut gemv, &mut gemm);
         let (source, dense): (_, &mut dyn FnMut()) =
             if few.time <= many.time { ("gemv", &mut gemv) } else { ("gemm", &mut gemm) };
-        Ok(Times::new(alternate(BUDGET, LEAST_CALLS, || product(&mut y).expect(CHECKED), dense), 1, source))
+        Ok(Times::new(alternate(case.budget, LEAST_CALLS, || product(&mut y).expect(CHECKED), dense), 1, source))
     })
 }

@@ -4,6 +4,7 @@ use autograd::Geometry;
 use sparse_kernels::gpu::{Gpu, HalfStrips, HalfType};
 use sparse_kernels::{Activations, BackendError, Element, Op, SparseMatrix};
 
+use super::super::machine::MachineArgs;
 use super::case::{Case, Measurement, Output};
 use super::subject::Subject;
 
@@ -11,10 +12,10 @@ use super::subject::Subject;
 pub(super) fn measure<T: Element>(
     gpu: &Gpu,
     subject: &Subject,
-    seed: u64,
+    machine: &MachineArgs,
     stored_as: HalfType,
 ) -> crate::Result<Measurement> {
-    let mut case = Case::new(gpu, subject, seed)?;
+    let mut case = Case::new(gpu, subject, machine)?;
     let Geometry::Linear { options, .. } = case.geometry else { unreachable!("convolutions are refused") };
     let operands = case.operands.map(|activations| {
         let Activations::Strips(strips) = activations else { unreachable!("convolutions are refused") };

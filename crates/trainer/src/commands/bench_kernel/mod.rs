@@ -97,13 +97,12 @@ impl Machine {
 
     /// A measurement, and what fractions of the processor's limits its rate is.
     fn measure(&self, args: &BenchKernelArgs, subject: &Subject) -> crate::Result<(Measurement, [Option<f64>; 2])> {
-        let seed = args.machine.seed;
         match self {
             Self::Cpu(cpu) => {
                 let limits = cpu.limits();
                 let measurement = match subject.few_lanes() {
-                    Some(lanes) => few_lanes::measure(cpu, subject, lanes, seed)?,
-                    None => case::measure(cpu, subject, seed)?,
+                    Some(lanes) => few_lanes::measure(cpu, subject, lanes, &args.machine)?,
+                    None => case::measure(cpu, subject, &args.machine)?,
                 };
                 // Measured again: clocks vary, and a limit must not be lower than what runs under it.
                 let fractions = limit_fractions(cpu, limits.max(cpu.limits()), subject, &measurement);
@@ -112,9 +111,9 @@ impl Machine {
             #[cfg(feature = "gpu")]
             Self::Gpu(gpu) => {
                 let measurement = match args.dtype {
-                    Dtype::F32 => case::measure(&**gpu, subject, seed),
-                    Dtype::F16 => half_strips::measure::<half::f16>(gpu, subject, seed, HalfType::F16),
-                    Dtype::Bf16 => half_strips::measure::<half::bf16>(gpu, subject, seed, HalfType::Bf16),
+                    Dtype::F32 => case::measure(&**gpu, subject, &args.machine),
+                    Dtype::F16 => half_strips::measure::<half::f16>(gpu, subject, &args.machine, HalfType::F16),
+                    Dtype::Bf16 => half_strips::measure::<half::bf16>(gpu, subject, &args.machine, HalfType::Bf16),
                 };
                 Ok((measurement?, [None; 2]))
             }

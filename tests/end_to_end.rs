@@ -1,0 +1,12 @@
+//! The command as a user runs it, and the crates together.
+
+mod command;
+mod comparison;
+mod data;
+mod determinism;
+mod exchange;
+mod gpu;
+mod landscape;
+mod methods;
+mod published_numbers;
+mod resume;
