@@ -109,35 +109,25 @@ impl Pixels {
 const MOST_FLOATS: usize = 8 * 16;
 
 impl Pieces {
-    /// Reads the floats that count; the others become zero. Not inlined: every tile of every kernel would have its copy.
+    /// Reads the floats that count. Not inlined: every tile of every kernel would have its copy.
     ///
     /// # Safety
     /// `from` can be read at `count` places `step` apart.
     #[inline(never)]
-    pub unsafe fn load<I: Isa>(self, isa: I, from: *const f32, to: &mut [I::V]) {
-        let mut floats = [0.0; MOST_FLOATS];
-        for (i, float) in floats.iter_mut().enumerate().take(self.count) {
+    unsafe fn read(self, from: *const f32, to: &mut [f32; MOST_FLOATS]) {
+        for (i, float) in to.iter_mut().enumerate().take(self.count) {
             // SAFETY: the caller's promise.
             *float = unsafe { *from.add(i * self.step) };
         }
-        for (to, from) in to.iter_mut().zip(floats.chunks_exact(I::LANES)) {
-            // SAFETY: a chunk has LANES floats.
-            *to = unsafe { isa.load(from.as_ptr()) };
-        }
     }
 
-    /// Writes the floats that count. Not inlined, as [`Pieces::load`].
+    /// Writes the floats that count. Not inlined, as [`Pieces::read`].
     ///
     /// # Safety
     /// `to` can be written at `count` places `step` apart.
     #[inline(never)]
-    pub unsafe fn store<I: Isa>(self, isa: I, to: *mut f32, from: &[I::V]) {
-        let mut floats = [0.0; MOST_FLOATS];
-        for (&from, to) in from.iter().zip(floats.chunks_exact_mut(I::LANES)) {
-            // SAFETY: a chunk has LANES floats.
-            unsafe { isa.store(to.as_mut_ptr(), from) };
-        }
-        for (i, &float) in floats.iter().enumerate().take(self.count) {
+    unsafe fn write(self, to: *mut f32, from: &[f32; MOST_FLOATS]) {
+        for (i, &float) in from.iter().enumerate().take(self.count) {
             // SAFETY: the caller's promise.
             unsafe { *to.add(i * self.step) = float };
         }
@@ -170,10 +160,12 @@ impl Runs {
             if P == 1
                 && let Some(pieces) = self.pieces
             {
-                // Through a copy: a vector whose address is known to another function stays in memory.
-                let mut vectors = [isa.splat(0.0); V];
-                pieces.load(isa, from, &mut vectors);
-                to[0] = vectors;
+                const { assert!(V * I::LANES <= MOST_FLOATS) };
+                let mut floats = [0.0; MOST_FLOATS];
+                pieces.read(from, &mut floats);
+                for (to, from) in to[0].iter_mut().zip(floats.chunks_exact(I::LANES)) {
+                    *to = isa.load(from.as_ptr());
+                }
                 return;
             }
             for (p, to) in to.iter_mut().enumerate() {
@@ -195,8 +187,11 @@ impl Runs {
             if P == 1
                 && let Some(pieces) = self.pieces
             {
-                let vectors = from[0];
-                return pieces.store(isa, to, &vectors);
+                let mut floats = [0.0; MOST_FLOATS];
+                for (&from, to) in from[0].iter().zip(floats.chunks_exact_mut(I::LANES)) {
+                    isa.store(to.as_mut_ptr(), from);
+                }
+                return pieces.write(to, &floats);
             }
             for (p, from) in from.iter().enumerate() {
                 for (v, &from) in from.iter().enumerate() {
