@@ -21,6 +21,7 @@ mod spmm;
 #[cfg(test)]
 mod tests;
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -56,6 +57,7 @@ pub struct Cpu {
     isa: IsaName,
     threads: usize,
     l1_bytes: usize,
+    l2_bytes: usize,
     /// `None` for one thread: everything then runs on the caller's.
     pool: Option<rayon::ThreadPool>,
     /// Memory that operations borrow for a call.
@@ -97,7 +99,8 @@ impl Cpu {
         Ok(Self {
             isa,
             threads,
-            l1_bytes: l1_data_cache().unwrap_or(32 << 10),
+            l1_bytes: data_cache(1, 16 << 10..=256 << 10).unwrap_or(32 << 10),
+            l2_bytes: data_cache(2, 128 << 10..=16 << 20).unwrap_or(512 << 10),
             pool,
             #[cfg(feature = "conv")]
             scratch: Mutex::default(),
@@ -119,6 +122,11 @@ impl Cpu {
     /// Bytes of the L1 data cache, which plans go by; 32 KiB where the processor does not tell.
     pub fn l1_bytes(&self) -> usize {
         self.l1_bytes
+    }
+
+    /// Bytes of the L2 cache; 512 KiB where the processor does not tell.
+    pub fn l2_bytes(&self) -> usize {
+        self.l2_bytes
     }
 
     /// Measures each operation from here on, see [`Cpu::take_profile`].
@@ -241,18 +249,22 @@ impl Drop for Timed<'_> {
     }
 }
 
-/// What the processor says of its L1 data cache, within reason: virtual ones say anything.
-fn l1_data_cache() -> Option<usize> {
+/// What the processor says of its data cache of a level, within reason: virtual ones say anything.
+fn data_cache(level: u8, reason: RangeInclusive<usize>) -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
     {
         use raw_cpuid::{CacheType, CpuId};
         let mut caches = CpuId::new().get_cache_parameters()?;
-        let l1 = caches.find(|c| c.level() == 1 && matches!(c.cache_type(), CacheType::Data | CacheType::Unified))?;
-        let bytes = l1.associativity() * l1.physical_line_partitions() * l1.coherency_line_size() * l1.sets();
-        (16 << 10..=256 << 10).contains(&bytes).then_some(bytes)
+        let holds_data = |kind| matches!(kind, CacheType::Data | CacheType::Unified);
+        let cache = caches.find(|c| c.level() == level && holds_data(c.cache_type()))?;
+        let lines = cache.associativity() * cache.physical_line_partitions() * cache.sets();
+        Some(lines * cache.coherency_line_size()).filter(|bytes| reason.contains(bytes))
     }
     #[cfg(not(target_arch = "x86_64"))]
-    None
+    {
+        let _ = (level, reason);
+        None
+    }
 }
 
 /// A pointer that tasks share to write disjoint parts of one output.

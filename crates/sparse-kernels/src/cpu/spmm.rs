@@ -55,6 +55,12 @@ impl Spmm<'_> {
         let strips = self.x_layout.strips();
         let (walk, blocks) = (self.walk, self.walk.blocks());
         let operations = 2 * self.columns.len() as u64 * self.x_layout.lanes() as u64;
+        // Far beyond L2, rows of Y are waited for: segments name them in no order. So are rows of X where rows of the pattern are
+        // short and few of a block's entries use the same; otherwise fetching them costs more loads than it saves.
+        let is_far = (self.x.len() + self.y.len()) * size_of::<f32>() >= 8 * cpu.l2_bytes();
+        let per_row = self.columns.len() / self.y_layout.features().max(1);
+        let uses = self.columns.len() / (self.x_layout.features() * blocks).max(1);
+        let fetch = Fetch { y: is_far, x: is_far && per_row <= 32 && uses <= 16 };
         let y = SharedMut::new(self.y);
         // Blocks outermost: a block's entries then stay in L2 for all strips. Each output is computed by one task. A group is
         // as many strips as one tile spans.
@@ -71,12 +77,23 @@ impl Spmm<'_> {
                 x: self.x,
                 y_layout: self.y_layout,
                 y,
+                fetch,
                 strips: group * per_group..((group + 1) * per_group).min(strips),
                 block,
             };
             dispatch(cpu.isa, part);
         });
     }
+}
+
+/// How many groups of rows ahead their rows of X and Y are fetched.
+const AHEAD: usize = 3;
+
+/// Whose rows are fetched ahead.
+#[derive(Clone, Copy)]
+struct Fetch {
+    y: bool,
+    x: bool,
 }
 
 /// Entries in a cache line.
@@ -92,6 +109,7 @@ struct Part<'a> {
     x: &'a [f32],
     y_layout: StripLayout,
     y: SharedMut,
+    fetch: Fetch,
     strips: std::ops::Range<usize>,
     block: usize,
 }
@@ -186,12 +204,17 @@ impl<const R: usize, const P: usize, const V: usize> Kernel for Chunks<'_, R, P,
         let strips = part.x_layout.strips();
         for chunk in 0..part.walk.chunks() {
             let (first, last) = (chunk == 0, chunk + 1 == part.walk.chunks());
-            let groups = part.walk.segments(part.block, chunk).chunks_exact(R);
+            let segments = part.walk.segments(part.block, chunk);
+            let groups = segments.chunks_exact(R);
             let rest = groups.remainder();
             // Each group of rows fetches a share of what comes next.
             let next = part.walk.upcoming(part.block, chunk, tile.strip..tile.strip + P, strips);
             let share = next.len().div_ceil(groups.len().max(1)).next_multiple_of(LINE);
             for (g, group) in groups.enumerate() {
+                // Later chunks find their rows of Y near.
+                for segment in segments.iter().skip((g + AHEAD) * R).take(if first && part.fetch.y { R } else { 0 }) {
+                    tile.fetch::<I, P, V>(isa, segment);
+                }
                 for at in (next.start + g * share..next.end.min(next.start + (g + 1) * share)).step_by(LINE) {
                     isa.prefetch(part.columns.as_ptr().wrapping_add(at).cast());
                     isa.prefetch(part.values.as_ptr().wrapping_add(at));
@@ -208,6 +231,34 @@ impl<const R: usize, const P: usize, const V: usize> Kernel for Chunks<'_, R, P,
 }
 
 impl StripTile<'_> {
+    /// Fetches what a segment's row will want: its row of Y, and perhaps the rows of X.
+    #[inline(always)]
+    fn fetch<I: Isa, const P: usize, const V: usize>(&self, isa: I, segment: &Segment) {
+        let part = self.part;
+        self.fetch_row::<I, P, V>(isa, part.y.get(), part.y_layout, segment.row);
+        if part.fetch.x {
+            for entry in segment.start..segment.start + segment.len {
+                self.fetch_row::<I, P, V>(isa, part.x.as_ptr(), part.x_layout, part.columns[entry as usize]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fetch_row<I: Isa, const P: usize, const V: usize>(
+        &self,
+        isa: I,
+        data: *const f32,
+        layout: StripLayout,
+        feature: u32,
+    ) {
+        for p in 0..P {
+            let at = (self.strip + p) * layout.strip_pitch() + feature as usize * layout.strip();
+            for line in (0..V * I::LANES).step_by(LINE) {
+                isa.prefetch(data.wrapping_add(at + line));
+            }
+        }
+    }
+
     /// R rows in lock-step over P strips of V vectors.
     #[inline(always)]
     fn rows<I: Isa, const R: usize, const P: usize, const V: usize>(
