@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fails if a vector instruction of the kernels was compiled as a function of its own, outside the functions that have the
-# processor's features: each use is then a call, up to ten times as slow, and results are right all the same. An iterator's
-# `fold` or `array::from_fn` over vectors does that where the compiler leaves it out of line.
+# processor's features: each use is then a call, up to ten times as slow, while results stay right. It happens where the compiler does not
+# inline an iterator's `fold` or `array::from_fn` over vectors.
 #
 #     tests/inlined.sh target/release/deps/libsparse_kernels-*.rlib
 set -euo pipefail

@@ -315,7 +315,7 @@ fn bytes(
     let network = |config: &TrainConfig| {
         FirstModel::random(config, architecture, densities.to_vec())?.network(&cpu, config, config.batch_size)
     };
-    // Beside the other, of those that are not stored at this density from the beginning to the end.
+    // Stored at its final density, if the method does not store it so from the first step on.
     let other = match config.method.info().storage {
         WeightStorage::Sparse => None,
         WeightStorage::Dense if densities.iter().all(|solved| solved.nnz == solved.size) => None,

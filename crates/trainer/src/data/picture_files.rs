@@ -93,7 +93,7 @@ impl PictureFiles {
         }
     }
 
-    /// The error of a split without a readable picture, which names the first; each thread of a loader may ask for it.
+    /// The error of a split without a readable picture, which names the first one. Every thread of a loader may ask for it.
     pub(super) fn none_readable(&self, labels: &[u32]) -> DataError {
         let first = self.corrupt().first_key_value().map(|(&sample, error)| (sample, error.clone()));
         let (sample, source) = first.unwrap_or((0, Arc::new(PictureError::Decoder)));
