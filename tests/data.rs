@@ -6,7 +6,6 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use image::{Rgb, RgbImage};
 use serde_json::Value;
 
 fn rigl(folder: &Path, args: &str) -> Output {
@@ -39,9 +38,13 @@ fn write_pictures(folder: &Path) {
             let class = folder.join(part).join(class);
             fs::create_dir_all(&class).unwrap();
             for number in 0..most {
-                let colour = std::array::from_fn(|channel| if channel == label { 200 } else { 10 * number });
-                let picture = RgbImage::from_pixel(9 + u32::from(number), 12, Rgb(colour));
-                picture.save(class.join(format!("{number}.png"))).unwrap();
+                let colour: [u8; 3] = std::array::from_fn(|channel| if channel == label { 200 } else { 10 * number });
+                let (width, height) = (9 + u32::from(number), 12);
+                let file = fs::File::create(class.join(format!("{number}.png"))).unwrap();
+                let mut encoder = png::Encoder::new(file, width, height);
+                encoder.set_color(png::ColorType::Rgb);
+                let pixels = colour.repeat((width * height) as usize);
+                encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
             }
         }
     }

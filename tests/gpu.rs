@@ -186,7 +186,7 @@ fn losses_of_a_perceptron_follow_the_cpu() {
 fn losses_of_convolutional_networks_follow_the_cpu() {
     let Some(gpu) = gpu() else { return };
     losses_agree(&gpu, &TrainConfig { lr: 0.1, density: 0.3, ..config("lenet-5", "static", 20) }, 50);
-    losses_agree(&gpu, &TrainConfig { lr: 0.02, density: 0.2, ..config("wrn-10-1", "static", 8) }, 12);
+    losses_agree(&gpu, &TrainConfig { lr: 0.02, density: 0.2, ..config("wrn-10-1", "static", 8) }, 7);
 }
 
 /// At an update from one state both devices find the same positions, but for those whose scores are as good as equal to the

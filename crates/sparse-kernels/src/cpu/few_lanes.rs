@@ -17,7 +17,7 @@
 //! column chunks that keep a wider X in L1 (`docs/kernels.md`, "Few lanes"). The last entries of a row go through a vector
 //! that ends with the row; the part that was summed before is cleared.
 
-use super::isa::{Isa, Kernel, dispatch};
+use super::isa::{EightLanes, Isa, Kernel, dispatch};
 use super::plan::Walk;
 use super::{Cpu, SharedMut};
 use crate::CsrPattern;
@@ -152,6 +152,7 @@ impl Part<'_> {
         len: usize,
         add: bool,
     ) {
+        let isa = isa.few();
         // Entries of a vector.
         let each = 8 / P;
         // SAFETY: segments and row ranges hold entries of the pattern (of its transpose), whose columns (rows) are below
@@ -161,39 +162,39 @@ impl Part<'_> {
             let (columns, values) = (columns.add(start), self.values.as_ptr().add(start));
             let x = self.x.as_ptr();
             let y = self.y.get().add(row * self.y_leading);
-            let mut acc = [isa.zero_eight(); U];
+            let mut acc = [isa.splat(0.0); U];
             let mut k = 0;
             while k + U * each <= len {
                 for (u, acc) in acc.iter_mut().enumerate() {
                     let at = k + u * each;
-                    let w = isa.spread_eight::<P>(values.add(at));
-                    *acc = isa.mul_add_eight(w, isa.gather_eight::<P>(x, columns.add(at)), *acc);
+                    let w = isa.spread::<P>(values.add(at));
+                    *acc = isa.mul_add(w, isa.gather::<P>(x, columns.add(at)), *acc);
                 }
                 k += U * each;
             }
             while k + each <= len {
-                let w = isa.spread_eight::<P>(values.add(k));
-                acc[0] = isa.mul_add_eight(w, isa.gather_eight::<P>(x, columns.add(k)), acc[0]);
+                let w = isa.spread::<P>(values.add(k));
+                acc[0] = isa.mul_add(w, isa.gather::<P>(x, columns.add(k)), acc[0]);
                 k += each;
             }
             if k < len && len >= each {
                 // Both factors are cleared: zero times infinity is no zero.
                 let (at, keep) = (len - each, (len - k) * P);
-                let w = isa.keep_last_eight(isa.spread_eight::<P>(values.add(at)), keep);
-                let x = isa.keep_last_eight(isa.gather_eight::<P>(x, columns.add(at)), keep);
-                acc[0] = isa.mul_add_eight(w, x, acc[0]);
+                let w = isa.keep_last(isa.spread::<P>(values.add(at)), keep);
+                let x = isa.keep_last(isa.gather::<P>(x, columns.add(at)), keep);
+                acc[0] = isa.mul_add(w, x, acc[0]);
                 k = len;
             }
-            let sum = acc[1..].iter().fold(acc[0], |sum, &acc| isa.add_eight(sum, acc));
-            let mut sum = isa.fold_eight::<P>(sum);
+            let sum = acc[1..].iter().fold(acc[0], |sum, &acc| isa.add(sum, acc));
+            let mut sum = isa.fold::<P>(sum);
             while k < len {
                 // Rows shorter than a vector.
-                let w = isa.spread_eight::<8>(values.add(k));
-                sum = isa.mul_add_eight(w, isa.load_first::<P>(x.add(*columns.add(k) as usize * P)), sum);
+                let w = isa.spread::<8>(values.add(k));
+                sum = isa.mul_add(w, isa.load_first::<P>(x.add(*columns.add(k) as usize * P)), sum);
                 k += 1;
             }
             if add {
-                sum = isa.add_eight(isa.load_first::<P>(y), sum);
+                sum = isa.add(isa.load_first::<P>(y), sum);
             }
             isa.store_first::<P>(y, sum);
         }

@@ -97,7 +97,7 @@ struct DoneRecord {
     corrupt_images: Option<usize>,
 }
 
-/// Time spent on measuring a step beside the dense step.
+/// The most time spent on measuring a step beside the dense step.
 const STEP_BUDGET: Duration = Duration::from_millis(800);
 /// Above this many weights, the dense network is not built for comparison.
 const LARGEST_DENSE: usize = 1 << 26;
@@ -198,7 +198,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     let peak_rss_bytes = peak_rss_bytes();
     let batch_size = config.batch_size.min(data.train.len());
     let measured = TrainConfig { batch_size, ..config.clone() };
-    let step_times = match step_times(device, &measured, architecture, &densities) {
+    let step_times = match step_times(device, &measured, architecture, &densities, train_seconds) {
         // A card that has room for the run may have none for the dense network beside it.
         Err(error) if matches!(backend_error(&error), Some(BackendError::DeviceMemory { .. })) => None,
         result => result?,
@@ -250,14 +250,17 @@ fn open(folder: &Path, info: &RunInfo) -> crate::Result<(RunDir, Option<Found>)>
     Ok((run_dir, found))
 }
 
-/// Best nanoseconds of `[a step of this network, a step of the same network dense]`, taken in turn; `None` if the dense
-/// network is too large to build beside it, or the activations of both are.
+/// Best nanoseconds of `[a step of this network, a step of the same network dense]`, taken in turn for a quarter of the time
+/// that the training took, within bounds; `None` if the dense network is too large to build beside it, or the activations of
+/// both are.
 fn step_times<B: ComputeDevice>(
     device: &B,
     config: &TrainConfig,
     architecture: &Architecture,
     densities: &[LayerDensity],
+    train_seconds: f64,
 ) -> crate::Result<Option<[u64; 2]>> {
+    let budget = Duration::from_secs_f64(train_seconds / 4.0).clamp(STEP_BUDGET / 8, STEP_BUDGET);
     if architecture.size() > LARGEST_DENSE || !memory::has_room_for_two(device, architecture, config.batch_size)? {
         return Ok(None);
     }
@@ -268,11 +271,11 @@ fn step_times<B: ComputeDevice>(
     let start = Instant::now();
     let steps = device.install(|| sparse_bench.steps_per_turn().and_then(|_| dense_bench.steps_per_turn()))?;
     // Long steps vary little, and who has trained does not want to wait.
-    let least_calls = if start.elapsed() < STEP_BUDGET { 5 } else { 1 };
+    let least_calls = if start.elapsed() < budget { 5 } else { 1 };
     let succeeded = "the same step succeeded before";
     let best = device.install(|| {
         alternate(
-            STEP_BUDGET,
+            budget,
             least_calls,
             || sparse_bench.steps(steps).expect(succeeded),
             || dense_bench.steps(steps).expect(succeeded),

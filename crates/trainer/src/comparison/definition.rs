@@ -3,7 +3,6 @@
 //! The file's tables are `[settings]` (as of `rigl train --config`), `[compare]`, `[[arm]]` and `[[published]]`; the help of
 //! `rigl compare` shows one. The command line wins over the file, over the settings of single arms too.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::ComparisonError;
 use crate::error::Context;
 use crate::settings::error::ConfigError;
-use crate::settings::{RESUMABLE, TrainConfig, TrainOptions, merge_settings, remove_setting};
+use crate::settings::{RESUMABLE, TrainConfig, TrainOptions, merge_settings, read_toml, remove_setting};
 
 /// Seeds of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,11 +246,7 @@ impl Definition {
     /// # Errors
     /// [`ComparisonError`].
     pub fn read(path: &Path) -> crate::Result<Self> {
-        let read = |source| ComparisonError::Read { path: path.to_owned(), source };
-        let text = fs::read_to_string(path).map_err(read)?;
-        let parse = |source| ComparisonError::Parse { path: path.to_owned(), source: Box::new(source) };
-        let file = toml::from_str::<File>(&text).map_err(parse)?;
-        Self::from_file(file).context(|| format!("config: {}", path.display()))
+        Self::from_file(read_toml(path)?).context(|| format!("config: {}", path.display()))
     }
 
     fn from_file(file: File) -> crate::Result<Self> {
@@ -566,6 +561,7 @@ mod tests {
     use crate::commands::compare::CompareArgs;
     use crate::commands::{Cli, Command};
     use clap::Parser;
+    use std::fs;
 
     fn args(line: &str) -> CompareArgs {
         match Cli::try_parse_from(["rigl", "compare"].into_iter().chain(line.split_whitespace())).unwrap().command {

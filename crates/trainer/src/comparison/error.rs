@@ -19,15 +19,7 @@ pub enum ComparisonError {
         /// The reason.
         source: io::Error,
     },
-    /// A file is not TOML, or has an unknown key or a value of a wrong type.
-    #[error("config: {}: {source}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Place and reason.
-        source: Box<toml::de::Error>,
-    },
-    /// The settings of a run cannot be read.
+    /// A description or the settings of a run cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A part of a description is impossible.

@@ -117,9 +117,9 @@ fn list(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<OsString>, 
 mod tests {
     use super::super::{BatchLoader, InputForm, LoaderOptions, Normalization, Order, load_sized};
     use super::*;
+    use crate::data::picture::testing::{jpeg, png};
     use crate::data::{Augment, Normalize};
     use crate::error::{Kind, Kinded};
-    use image::{Rgb, RgbImage};
     use std::collections::BTreeSet;
 
     /// Pictures of several sizes whose colour tells class and number, three a class.
@@ -130,10 +130,11 @@ mod tests {
                 let class = folder.path().join(part).join(class);
                 fs::create_dir_all(&class).unwrap();
                 for number in 0..most {
-                    let (width, height) = (9 + 5 * number, 20 - 4 * number);
-                    let colour = Rgb([50 * label as u8 + 10 * number as u8, 200, x_of(part)]);
-                    let ending = ["png", "JPG", "jpeg"][number as usize];
-                    RgbImage::from_pixel(width, height, colour).save(class.join(format!("{number}.{ending}"))).unwrap();
+                    let size = [9 + 5 * number, 20 - 4 * number];
+                    let colour = |_, _| [50 * label as u8 + 10 * number as u8, 200, x_of(part)];
+                    let ending = ["png", "JPG", "jpeg"][usize::from(number)];
+                    let bytes = if number == 0 { png(size, colour) } else { jpeg(size, colour) };
+                    fs::write(class.join(format!("{number}.{ending}")), bytes).unwrap();
                 }
                 fs::write(class.join("notes.txt"), "no picture").unwrap();
                 fs::write(class.join(".hidden.png"), "no picture").unwrap();
@@ -306,12 +307,12 @@ mod tests {
         for part in ["train", "val"] {
             fs::create_dir_all(folder.path().join(part).join("a")).unwrap();
         }
-        let noise = |x: u32, y: u32, n: u32| ((x / 3 * 37 + y / 2 * 91 + n * 7) % 61) as u8;
+        let noise =
+            |x: u16, y: u16, n: u16| ((u32::from(x) / 3 * 37 + u32::from(y) / 2 * 91 + u32::from(n) * 7) % 61) as u8;
         for n in 0..128 {
-            let picture = RgbImage::from_fn(500, 375, |x, y| {
-                Rgb([(x / 2) as u8, (y / 2) as u8, 0].map(|v: u8| v / 2 + noise(x, y, n)))
-            });
-            picture.save(folder.path().join(format!("train/a/{n}.jpg"))).unwrap();
+            let picture =
+                jpeg([500, 375], |x, y| [(x / 2) as u8, (y / 2) as u8, 0].map(|v: u8| v / 2 + noise(x, y, n)));
+            fs::write(folder.path().join(format!("train/a/{n}.jpg")), picture).unwrap();
         }
         fs::copy(folder.path().join("train/a/0.jpg"), folder.path().join("val/a/0.jpg")).unwrap();
         let data = load(folder.path(), 224).unwrap();

@@ -221,23 +221,62 @@ fn decode_png(bytes: &[u8]) -> Result<Decoded, PictureError> {
     Ok(([height, width], pixels))
 }
 
+/// Files of pictures.
+#[cfg(test)]
+pub(super) mod testing {
+    use jpeg_encoder::Encoder;
+
+    /// A PNG file: `C` bytes a pixel, of its column and row.
+    pub fn png<const C: usize>([width, height]: [u16; 2], pixel: impl Fn(u16, u16) -> [u8; C]) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, width.into(), height.into());
+        encoder.set_color(match C {
+            1 => png::ColorType::Grayscale,
+            3 => png::ColorType::Rgb,
+            _ => png::ColorType::Rgba,
+        });
+        encoder.write_header().unwrap().write_image_data(&bytes([width, height], pixel)).unwrap();
+        file
+    }
+
+    /// The same as a JPEG file, of one or three bytes a pixel.
+    pub fn jpeg<const C: usize>([width, height]: [u16; 2], pixel: impl Fn(u16, u16) -> [u8; C]) -> Vec<u8> {
+        let mut file = Vec::new();
+        let colour = if C == 1 { jpeg_encoder::ColorType::Luma } else { jpeg_encoder::ColorType::Rgb };
+        Encoder::new(&mut file, 80).encode(&bytes([width, height], pixel), width, height, colour).unwrap();
+        file
+    }
+
+    fn bytes<const C: usize>([width, height]: [u16; 2], pixel: impl Fn(u16, u16) -> [u8; C]) -> Vec<u8> {
+        (0..height)
+            .flat_map(|y| {
+                (0..width).flat_map({
+                    let pixel = &pixel;
+                    move |x| pixel(x, y)
+                })
+            })
+            .collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::testing::{jpeg, png};
     use super::*;
-    use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
     use proptest::prelude::*;
 
     /// A picture whose brightness rises to the right in red and downwards in green.
-    fn slope(width: u32, height: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, y| Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, 40]))
+    fn slope([width, height]: [u16; 2]) -> impl Fn(u16, u16) -> [u8; 3] {
+        move |x, y| [(u32::from(x) * 255 / u32::from(width)) as u8, (u32::from(y) * 255 / u32::from(height)) as u8, 40]
     }
 
     #[test]
     fn a_part_is_resized_and_flipped() {
         let folder = tempfile::tempdir().unwrap();
-        for (name, tolerance) in [("a.png", 2), ("a.jpg", 8)] {
+        let size = [80, 60];
+        for (name, bytes, tolerance) in [("a.png", png(size, slope(size)), 2), ("a.jpg", jpeg(size, slope(size)), 8)] {
             let file = folder.path().join(name);
-            slope(80, 60).save(&file).unwrap();
+            fs::write(&file, bytes).unwrap();
             let mut reader = PictureReader::new(8);
             let mut read = |cut: fn([usize; 2]) -> Cut| {
                 let mut to = [0; 192];
@@ -265,21 +304,20 @@ mod tests {
     #[test]
     fn grey_and_transparent_pictures_are_colour_without_transparency() {
         let folder = tempfile::tempdir().unwrap();
-        let save = |name: &str, picture: image::DynamicImage, format| {
+        let save = |name: &str, bytes: Vec<u8>| {
             let file = folder.path().join(name);
-            picture.save_with_format(&file, format).unwrap();
+            fs::write(&file, bytes).unwrap();
             let mut to = [0; 12];
             PictureReader::new(2).read(&file, |size| Cut::middle(size, 2), &mut to).unwrap();
             to
         };
-        let grey = GrayImage::from_pixel(9, 9, Luma([77]));
         let same = [77; 12];
-        assert_eq!(save("g.png", grey.clone().into(), ImageFormat::Png), same);
-        assert_eq!(save("g.jpg", grey.into(), ImageFormat::Jpeg), same);
-        let clear = RgbaImage::from_pixel(9, 9, Rgba([1, 2, 3, 0]));
-        assert_eq!(save("c.png", clear.into(), ImageFormat::Png), [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
+        assert_eq!(save("g.png", png([9, 9], |_, _| [77])), same);
+        assert_eq!(save("g.jpg", jpeg([9, 9], |_, _| [77])), same);
+        let clear = png([9, 9], |_, _| [1, 2, 3, 0]);
+        assert_eq!(save("c.png", clear), [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
         // The content tells the format, not the name.
-        assert_eq!(save("p.jpeg", slope(1, 1).into(), ImageFormat::Png)[8..], [40; 4]);
+        assert_eq!(save("p.jpeg", png([1, 1], slope([1, 1])))[8..], [40; 4]);
     }
 
     #[test]
@@ -290,19 +328,15 @@ mod tests {
             fs::write(&file, bytes).unwrap();
             PictureReader::new(4).read(&file, |size| Cut::middle(size, 4), &mut [0; 48])
         };
-        for format in [ImageFormat::Png, ImageFormat::Jpeg] {
-            let mut whole = Cursor::new(Vec::new());
-            slope(64, 48).write_to(&mut whole, format).unwrap();
-            let whole = whole.into_inner();
+        let size = [64, 48];
+        for (format, whole) in [("png", png(size, slope(size))), ("jpeg", jpeg(size, slope(size)))] {
             read(&whole).unwrap();
             for cut in [0, 1, 2, 10, whole.len() / 2, whole.len() - 13] {
-                assert!(read(&whole[..cut]).is_err(), "{format:?} {cut}");
+                assert!(read(&whole[..cut]).is_err(), "{format} {cut}");
             }
         }
         // A header that claims 65,500 × 65,500 pixels takes no memory for them.
-        let mut huge = Cursor::new(Vec::new());
-        slope(64, 48).write_to(&mut huge, ImageFormat::Jpeg).unwrap();
-        let mut huge = huge.into_inner();
+        let mut huge = jpeg(size, slope(size));
         let frame = huge.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
         huge[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
         assert!(matches!(read(&huge).unwrap_err(), PictureError::TooLarge));

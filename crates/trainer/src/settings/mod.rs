@@ -11,7 +11,7 @@ mod resolve;
 mod table;
 
 pub use self::error::ConfigError;
-pub(crate) use self::resolve::{merge_settings, remove_setting};
+pub(crate) use self::resolve::{merge_settings, read_toml, remove_setting};
 pub use self::table::{
     BatchArgs, BeginningArgs, CountArgs, DataArgs, DensityArgs, DropArgs, FormatArgs, LengthArgs, MethodArgs,
     ModelArgs, OptimizationArgs, RESUMABLE, RunArgs, SpreadArgs, TrainConfig, TrainOptions, UpdateArgs, WidthArgs,

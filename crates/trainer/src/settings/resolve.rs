@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::error::ConfigError;
 use super::table::{DATA_IN_FOLDERS, RESUMABLE, TrainConfig, TrainOptions};
@@ -236,10 +237,14 @@ pub(crate) fn remove_setting(table: &mut toml::Table, key: &str) {
     }
 }
 
-fn read_options(path: &Path) -> Result<TrainOptions, ConfigError> {
+/// A configuration file.
+pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let options: TrainOptions = toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn read_options(path: &Path) -> Result<TrainOptions, ConfigError> {
+    let options: TrainOptions = read_toml(path)?;
     if options.density.is_some() && options.sparsity.is_some() {
         return Err(ConfigError::Conflict { first: "density", second: "sparsity" });
     }

@@ -9,7 +9,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::vector::{Isa, Kernel};
+use super::vector::{EightLanes, Isa, Kernel};
 
 /// Proof that the machine has NEON.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +76,12 @@ impl Isa for Neon {
     type V = Pair;
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    type Few = Self;
 
+    #[inline(always)]
+    fn few(self) -> Self {
+        self
+    }
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "neon")]
@@ -234,23 +239,11 @@ impl Isa for Neon {
         // SAFETY: see above.
         unsafe { pin(a) }
     }
+}
 
-    type Eight = Pair;
-
+impl EightLanes for Neon {
     #[inline(always)]
-    fn zero_eight(self) -> Pair {
-        self.splat(0.0)
-    }
-    #[inline(always)]
-    fn add_eight(self, a: Pair, b: Pair) -> Pair {
-        self.add(a, b)
-    }
-    #[inline(always)]
-    fn mul_add_eight(self, a: Pair, b: Pair, c: Pair) -> Pair {
-        self.mul_add(a, b, c)
-    }
-    #[inline(always)]
-    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> Pair {
+    unsafe fn gather<const P: usize>(self, from: *const f32, columns: *const u32) -> Pair {
         // SAFETY: see above.
         unsafe {
             let at = |entry: usize| from.add(P * *columns.add(entry) as usize);
@@ -266,7 +259,7 @@ impl Isa for Neon {
         }
     }
     #[inline(always)]
-    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> Pair {
+    unsafe fn spread<const P: usize>(self, values: *const f32) -> Pair {
         // SAFETY: see above.
         unsafe {
             match P {
@@ -285,7 +278,7 @@ impl Isa for Neon {
         }
     }
     #[inline(always)]
-    fn keep_last_eight(self, a: Pair, count: usize) -> Pair {
+    fn keep_last(self, a: Pair, count: usize) -> Pair {
         const MASKS: [u32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, !0, !0, !0, !0, !0, !0, !0, !0];
         debug_assert!(count <= 8);
         // SAFETY: see above; the eight masks from `count`, at most 8, on are in bounds.
@@ -296,7 +289,7 @@ impl Isa for Neon {
         })
     }
     #[inline(always)]
-    fn fold_eight<const P: usize>(self, a: Pair) -> Pair {
+    fn fold<const P: usize>(self, a: Pair) -> Pair {
         if P == 8 {
             return a;
         }

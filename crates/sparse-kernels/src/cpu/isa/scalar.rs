@@ -1,6 +1,6 @@
 //! Plain Rust: eight floats at a time, no fused multiply-add (without the instruction it is a slow library call).
 
-use super::vector::{Isa, Kernel};
+use super::vector::{EightLanes, Isa, Kernel};
 
 /// The fallback that every machine has.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +17,13 @@ impl Isa for Scalar {
     type V = V;
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    type Few = Self;
     const IS_VECTOR: bool = false;
 
+    #[inline(always)]
+    fn few(self) -> Self {
+        self
+    }
     #[inline(never)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.eval(self)
@@ -115,37 +120,25 @@ impl Isa for Scalar {
     fn pin(self, a: V) -> V {
         a
     }
+}
 
-    type Eight = V;
-
+impl EightLanes for Scalar {
     #[inline(always)]
-    fn zero_eight(self) -> V {
-        [0.0; 8]
-    }
-    #[inline(always)]
-    fn add_eight(self, a: V, b: V) -> V {
-        self.add(a, b)
-    }
-    #[inline(always)]
-    fn mul_add_eight(self, a: V, b: V, c: V) -> V {
-        self.mul_add(a, b, c)
-    }
-    #[inline(always)]
-    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> V {
+    unsafe fn gather<const P: usize>(self, from: *const f32, columns: *const u32) -> V {
         // SAFETY: the caller's promise.
         std::array::from_fn(|i| unsafe { *from.add(*columns.add(i / P) as usize * P + i % P) })
     }
     #[inline(always)]
-    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> V {
+    unsafe fn spread<const P: usize>(self, values: *const f32) -> V {
         // SAFETY: the caller's promise.
         std::array::from_fn(|i| unsafe { *values.add(i / P) })
     }
     #[inline(always)]
-    fn keep_last_eight(self, a: V, count: usize) -> V {
+    fn keep_last(self, a: V, count: usize) -> V {
         std::array::from_fn(|i| if i + count >= 8 { a[i] } else { 0.0 })
     }
     #[inline(always)]
-    fn fold_eight<const P: usize>(self, mut a: V) -> V {
+    fn fold<const P: usize>(self, mut a: V) -> V {
         let mut width = 8;
         while width > P {
             width /= 2;

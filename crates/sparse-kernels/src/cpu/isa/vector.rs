@@ -16,10 +16,14 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Vectors that the registers hold.
     const REGISTERS: usize;
+    /// Those of eight floats: with few lanes, loads of single entries are the bound, which wider vectors do not make fewer.
+    type Few: EightLanes;
     /// Whether there are vectors at all. Without, kernels need no choice of tiles, and the compiler none of the time that
     /// it takes to unroll them lane by lane.
     const IS_VECTOR: bool = true;
 
+    /// The instruction set whose vectors products with few lanes use.
+    fn few(self) -> Self::Few;
     /// Runs `kernel`, compiled with the instruction set's features, as a function of its own. A kernel with many tiles calls
     /// each so: the compiler's time grows faster than a function's length.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -86,38 +90,6 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// uses all registers from being rearranged into one that needs more.
     fn pin(self, a: Self::V) -> Self::V;
 
-    /// Eight f32, whatever [`Isa::LANES`] is: `8 / P` entries of `P` lanes each, for products with `P` = 1, 2, 4 or 8.
-    type Eight: Copy;
-    /// Eight zeros.
-    fn zero_eight(self) -> Self::Eight;
-    /// `a + b`.
-    fn add_eight(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
-    /// `a · b + c`, fused where the instruction set fuses.
-    fn mul_add_eight(self, a: Self::Eight, b: Self::Eight, c: Self::Eight) -> Self::Eight;
-    /// Reads `P` floats at `from + P · columns[e]` for each of `8 / P` entries `e`.
-    ///
-    /// # Safety
-    /// `columns` is valid for reading `8 / P` columns, and each of the places for reading `P` floats; any alignment.
-    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> Self::Eight;
-    /// Reads `8 / P` values and repeats each `P` times.
-    ///
-    /// # Safety
-    /// `values` is valid for reading `8 / P` floats; any alignment.
-    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> Self::Eight;
-    /// Zero in all but the last `count` of the eight; `count` is at most 8.
-    fn keep_last_eight(self, a: Self::Eight, count: usize) -> Self::Eight;
-    /// The sum over the `8 / P` entries in the first `P` of the eight; the others hold anything.
-    fn fold_eight<const P: usize>(self, a: Self::Eight) -> Self::Eight;
-    /// Reads the first `P` of the eight; the others hold zero.
-    ///
-    /// # Safety
-    /// `from` is valid for reading `P` floats; any alignment.
-    unsafe fn load_first<const P: usize>(self, from: *const f32) -> Self::Eight;
-    /// Writes the first `P` of the eight.
-    ///
-    /// # Safety
-    /// `to` is valid for writing `P` floats; any alignment.
-    unsafe fn store_first<const P: usize>(self, to: *mut f32, value: Self::Eight);
     /// Bit `i` is set where `a[i] >= b[i]`; not where either is NaN.
     fn not_below(self, a: Self::V, b: Self::V) -> u32;
     /// Writes the lanes whose bits are set one after the other; what follows them, up to `LANES` in all, holds anything.
@@ -125,6 +97,37 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` is valid for writing `LANES` floats; any alignment.
     unsafe fn store_where(self, to: *mut f32, value: Self::V, bits: u32);
+}
+
+/// Vectors of eight f32 as `8 / P` entries of `P` lanes each, for products with `P` = 1, 2, 4 or 8.
+///
+/// # Safety
+/// As [`Isa`].
+pub(crate) trait EightLanes: Isa {
+    /// Reads `P` floats at `from + P · columns[e]` for each of `8 / P` entries `e`.
+    ///
+    /// # Safety
+    /// `columns` is valid for reading `8 / P` columns, and each of the places for reading `P` floats; any alignment.
+    unsafe fn gather<const P: usize>(self, from: *const f32, columns: *const u32) -> Self::V;
+    /// Reads `8 / P` values and repeats each `P` times.
+    ///
+    /// # Safety
+    /// `values` is valid for reading `8 / P` floats; any alignment.
+    unsafe fn spread<const P: usize>(self, values: *const f32) -> Self::V;
+    /// Zero in all but the last `count` of the eight; `count` is at most 8.
+    fn keep_last(self, a: Self::V, count: usize) -> Self::V;
+    /// The sum over the `8 / P` entries in the first `P` of the eight; the others hold anything.
+    fn fold<const P: usize>(self, a: Self::V) -> Self::V;
+    /// Reads the first `P` of the eight; the others hold zero.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `P` floats; any alignment.
+    unsafe fn load_first<const P: usize>(self, from: *const f32) -> Self::V;
+    /// Writes the first `P` of the eight.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `P` floats; any alignment.
+    unsafe fn store_first<const P: usize>(self, to: *mut f32, value: Self::V);
 }
 
 /// Two columns in one load: loads are what limits the kernels.

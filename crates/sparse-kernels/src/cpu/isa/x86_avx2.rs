@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::vector::{Isa, Kernel, two_columns};
+use super::vector::{EightLanes, Isa, Kernel, two_columns};
 
 /// Proof that the machine has AVX2, FMA, BMI1 and BMI2.
 #[derive(Debug, Clone, Copy)]
@@ -73,13 +73,30 @@ static SET_BITS: [[u8; 8]; 256] = {
     table
 };
 
+/// Operations that are one intrinsic each.
+macro_rules! intrinsics {
+    ($v:ty: $($name:ident($($a:ident),+) = $intrinsic:ident;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($a: $v),+) -> $v {
+            // SAFETY: see above.
+            unsafe { $intrinsic($($a),+) }
+        }
+    )+};
+}
+pub(super) use intrinsics;
+
 // SAFETY of every block below: holding `self` proves that the machine has the features, and the functions are
 // inlined into a wrapper that enables them; pointers are the caller's promise.
 impl Isa for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    type Few = Self;
 
+    #[inline(always)]
+    fn few(self) -> Self {
+        self
+    }
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,bmi1,bmi2")]
@@ -105,40 +122,14 @@ impl Isa for Avx2 {
         // SAFETY: see above.
         unsafe { _mm256_storeu_ps(to, value) }
     }
-    #[inline(always)]
-    fn add(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_div_ps(a, b) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sqrt(self, a: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_sqrt_ps(a) }
-    }
-    #[inline(always)]
-    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
+    intrinsics! { __m256:
+        add(a, b) = _mm256_add_ps;
+        sub(a, b) = _mm256_sub_ps;
+        mul(a, b) = _mm256_mul_ps;
+        div(a, b) = _mm256_div_ps;
+        max(a, b) = _mm256_max_ps;
+        sqrt(a) = _mm256_sqrt_ps;
+        mul_add(a, b, c) = _mm256_fmadd_ps;
     }
     #[inline(always)]
     fn where_positive(self, test: __m256, value: __m256) -> __m256 {
@@ -240,23 +231,11 @@ impl Isa for Avx2 {
         // SAFETY: see above.
         unsafe { pin(a) }
     }
+}
 
-    type Eight = __m256;
-
+impl EightLanes for Avx2 {
     #[inline(always)]
-    fn zero_eight(self) -> __m256 {
-        self.splat(0.0)
-    }
-    #[inline(always)]
-    fn add_eight(self, a: __m256, b: __m256) -> __m256 {
-        self.add(a, b)
-    }
-    #[inline(always)]
-    fn mul_add_eight(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        self.mul_add(a, b, c)
-    }
-    #[inline(always)]
-    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> __m256 {
+    unsafe fn gather<const P: usize>(self, from: *const f32, columns: *const u32) -> __m256 {
         // SAFETY: see above.
         unsafe {
             match P {
@@ -272,7 +251,7 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> __m256 {
+    unsafe fn spread<const P: usize>(self, values: *const f32) -> __m256 {
         // SAFETY: see above.
         unsafe {
             match P {
@@ -291,14 +270,14 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
-    fn keep_last_eight(self, a: __m256, count: usize) -> __m256 {
+    fn keep_last(self, a: __m256, count: usize) -> __m256 {
         const MASKS: [u32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, !0, !0, !0, !0, !0, !0, !0, !0];
         debug_assert!(count <= 8);
         // SAFETY: see above; the eight masks from `count`, at most 8, on are in bounds.
         unsafe { _mm256_and_ps(a, _mm256_loadu_ps(MASKS.as_ptr().add(count.min(8)).cast())) }
     }
     #[inline(always)]
-    fn fold_eight<const P: usize>(self, a: __m256) -> __m256 {
+    fn fold<const P: usize>(self, a: __m256) -> __m256 {
         if P == 8 {
             return a;
         }

@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::vector::{Isa, Kernel};
-use super::x86_avx2::Avx2;
+use super::x86_avx2::{Avx2, intrinsics};
 
 /// Proof that the machine has AVX-512 F, DQ, VL and BW, and all of AVX2's set.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,13 @@ impl Isa for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
+    type Few = Avx2;
 
+    /// AVX2's code, in AVX-512's encoding.
+    #[inline(always)]
+    fn few(self) -> Avx2 {
+        self.0
+    }
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,bmi1,bmi2")]
@@ -87,40 +93,14 @@ impl Isa for Avx512 {
         // SAFETY: see above.
         unsafe { _mm512_storeu_ps(to, value) }
     }
-    #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_div_ps(a, b) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sqrt(self, a: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_sqrt_ps(a) }
-    }
-    #[inline(always)]
-    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
+    intrinsics! { __m512:
+        add(a, b) = _mm512_add_ps;
+        sub(a, b) = _mm512_sub_ps;
+        mul(a, b) = _mm512_mul_ps;
+        div(a, b) = _mm512_div_ps;
+        max(a, b) = _mm512_max_ps;
+        sqrt(a) = _mm512_sqrt_ps;
+        mul_add(a, b, c) = _mm512_fmadd_ps;
     }
     #[inline(always)]
     fn where_positive(self, test: __m512, value: __m512) -> __m512 {
@@ -221,50 +201,5 @@ impl Isa for Avx512 {
     fn pin(self, a: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { pin(a) }
-    }
-
-    // Products with few lanes are bound by their loads of single entries, which wider vectors do not make fewer: AVX2's
-    // code, in AVX-512's encoding.
-    type Eight = __m256;
-
-    #[inline(always)]
-    fn zero_eight(self) -> __m256 {
-        self.0.zero_eight()
-    }
-    #[inline(always)]
-    fn add_eight(self, a: __m256, b: __m256) -> __m256 {
-        self.0.add_eight(a, b)
-    }
-    #[inline(always)]
-    fn mul_add_eight(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        self.0.mul_add_eight(a, b, c)
-    }
-    #[inline(always)]
-    unsafe fn gather_eight<const P: usize>(self, from: *const f32, columns: *const u32) -> __m256 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.gather_eight::<P>(from, columns) }
-    }
-    #[inline(always)]
-    unsafe fn spread_eight<const P: usize>(self, values: *const f32) -> __m256 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.spread_eight::<P>(values) }
-    }
-    #[inline(always)]
-    fn keep_last_eight(self, a: __m256, count: usize) -> __m256 {
-        self.0.keep_last_eight(a, count)
-    }
-    #[inline(always)]
-    fn fold_eight<const P: usize>(self, a: __m256) -> __m256 {
-        self.0.fold_eight::<P>(a)
-    }
-    #[inline(always)]
-    unsafe fn load_first<const P: usize>(self, from: *const f32) -> __m256 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.load_first::<P>(from) }
-    }
-    #[inline(always)]
-    unsafe fn store_first<const P: usize>(self, to: *mut f32, value: __m256) {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.store_first::<P>(to, value) }
     }
 }
