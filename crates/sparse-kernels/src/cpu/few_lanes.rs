@@ -17,6 +17,7 @@
 //! column chunks that keep a wider X in L1 (`docs/kernels.md`, "Few lanes"). The last entries of a row go through a vector
 //! that ends with the row; the part that was summed before is cleared.
 
+use super::ahead::LINE;
 use super::isa::{EightLanes, Isa, Kernel, dispatch};
 use super::plan::Walk;
 use super::{Cpu, SharedMut};
@@ -201,7 +202,5 @@ impl Part<'_> {
     }
 }
 
-/// Entries in a cache line.
-const LINE: usize = 64 / size_of::<f32>();
 /// How far ahead entries are fetched, in entries.
 const AHEAD: usize = 1 << 10;

@@ -1,5 +1,6 @@
 //! The CPU backend: SIMD kernels behind run-time dispatch, rayon over fixed grids of work.
 
+mod ahead;
 mod bsr;
 mod buffer;
 #[cfg(feature = "conv")]
@@ -127,6 +128,11 @@ impl Cpu {
     /// Bytes of the L2 cache; 512 KiB where the processor does not tell.
     pub fn l2_bytes(&self) -> usize {
         self.l2_bytes
+    }
+
+    /// Whether operands of so many floats lie far beyond L2, so that fetching them ahead pays.
+    fn is_far(&self, floats: usize) -> bool {
+        floats * size_of::<f32>() >= 8 * self.l2_bytes
     }
 
     /// Measures each operation from here on, see [`Cpu::take_profile`].

@@ -2,8 +2,8 @@
 //!
 //! The walk has three levels. *Row blocks* of about equal work are the unit of parallelism. *Column chunks* keep the
 //! part of a strip that a row block touches within the L1 cache. In each block and chunk, the rows are *segments*
-//! (row, first entry, number of entries), sorted by length, so that a kernel can run several rows in lock-step with
-//! little left over.
+//! (row, first entry, number of entries), for kernels that run several rows in lock-step sorted by length, so that little
+//! is left over.
 //!
 //! Entries themselves are not copied: a row's entries within a column chunk are contiguous in the canonical CSR
 //! arrays, so the kernels read columns and values in place. That holds a weight at 8 bytes where a stream in plan
@@ -39,6 +39,8 @@ pub(super) struct Walk {
     /// Rows of each block.
     block_rows: Vec<u32>,
     chunks: usize,
+    /// Columns in all, and of each chunk but the last.
+    columns: [usize; 2],
 }
 
 /// How a kernel wants its walk cut. Outputs do not depend on it: every sum runs over a row's entries in their order.
@@ -50,25 +52,30 @@ pub(super) struct Cut {
     entries: f64,
     /// Entries of a row block.
     block: usize,
+    /// Whether segments are sorted by length.
+    by_length: bool,
 }
 
 impl Cut {
     /// For SpMM, whose tasks are blocks × strips: a block is large enough to be worth reading X's chunks again.
     pub fn spmm(cpu: &Cpu) -> Self {
-        Self::of(cpu, if cpu.isa().registers() >= 32 { 2 } else { 1 }, 320, 1 << 16)
+        let strips = if cpu.isa().registers() >= 32 { 2 } else { 1 };
+        Self { by_length: true, ..Self::of(cpu, strips, 320) }
     }
 
     /// For SDDMM, whose tasks are blocks × chunks. It starts and ends a row at a higher price: the last group of dot products
-    /// is seldom full.
+    /// is seldom full. It does one row at a time, so that their order is free: in that of the matrix, dY, columns and dW
+    /// are streams.
     pub fn sddmm(cpu: &Cpu) -> Self {
-        Self::of(cpu, 2, 448, 1 << 16)
+        Self::of(cpu, 2, 448)
     }
 
     /// A chunk of X of `strips` strips, as many as a tile works on at once, takes two thirds of L1. Below `floats / lanes`
     /// entries, starting and ending a row, with its output read and written again, costs more than reading X from L2. Wider
     /// vectors do a row in fewer cycles but get no more from L2, so they bear shorter rows.
-    fn of(cpu: &Cpu, strips: usize, floats: usize, block: usize) -> Self {
-        Self { chunk_bytes: cpu.l1_bytes() * 2 / 3 / strips, entries: (floats / cpu.isa().lanes()) as f64, block }
+    fn of(cpu: &Cpu, strips: usize, floats: usize) -> Self {
+        let (chunk_bytes, entries) = (cpu.l1_bytes() * 2 / 3 / strips, (floats / cpu.isa().lanes()) as f64);
+        Self { chunk_bytes, entries, block: 1 << 16, by_length: false }
     }
 }
 
@@ -85,10 +92,11 @@ impl Walk {
         let for_length = cut.entries * pattern.ncols() as f64 * pattern.nrows() as f64 / pattern.nnz().max(1) as f64;
         let wanted = (in_l1 as f64).max(for_length).max(1.0);
         let chunks = ((pattern.ncols() as f64 / wanted).round() as usize).max(1);
-        Self::with_chunks(pattern, chunks, cut.block)
+        Self::with_chunks(pattern, chunks, cut.block, cut.by_length)
     }
 
-    pub fn with_chunks(pattern: &CsrPattern, chunks: usize, block: usize) -> Self {
+    /// Plans a walk of so many chunks, in row blocks of about so many entries.
+    pub fn with_chunks(pattern: &CsrPattern, chunks: usize, block: usize, by_length: bool) -> Self {
         let chunk_columns = pattern.ncols().div_ceil(chunks).max(1);
         let block_rows = block_rows(pattern, block, BLOCK_ROWS);
         let blocks = block_rows.len() - 1;
@@ -113,8 +121,10 @@ impl Walk {
                     }
                     *cursor += len as u32;
                 }
-                // Longest first; equal lengths stay in row order.
-                segments[first..].sort_by_key(|s| std::cmp::Reverse(s.len));
+                if by_length {
+                    // Longest first; equal lengths stay in row order.
+                    segments[first..].sort_by_key(|s| std::cmp::Reverse(s.len));
+                }
                 bounds.push(segments.len() as u32);
             }
         }
@@ -127,7 +137,7 @@ impl Walk {
             [(start + len * chunk / chunks) as u32, (start + len * (chunk + 1) / chunks) as u32]
         };
         let upcoming = (0..blocks * chunks).map(share).collect();
-        Self { segments, bounds, upcoming, block_rows, chunks }
+        Self { segments, bounds, upcoming, block_rows, chunks, columns: [pattern.ncols(), chunk_columns] }
     }
 
     /// Moves the entries to the order \[chunk\]\[block\]\[segment\], so that what a kernel reads in one block and chunk
@@ -172,7 +182,13 @@ impl Walk {
         self.block_rows[block] as usize..self.block_rows[block + 1] as usize
     }
 
-    /// The segments of a block in a chunk, longest first. The first and the last chunk have every row of the block.
+    /// The columns of a chunk.
+    pub fn columns(&self, chunk: usize) -> Range<usize> {
+        let [all, each] = self.columns;
+        (chunk * each).min(all)..((chunk + 1) * each).min(all)
+    }
+
+    /// The segments of a block in a chunk, in a walk by length longest first. The first and the last chunk have every row of the block.
     pub fn segments(&self, block: usize, chunk: usize) -> &[Segment] {
         let at = block * self.chunks + chunk;
         &self.segments[self.bounds[at] as usize..self.bounds[at + 1] as usize]
@@ -313,12 +329,13 @@ mod tests {
             nrows in 0usize..200, ncols in 0usize..60, density in 0.0f32..1.0, chunks in 1usize..6, seed in 0u64..1000
         ) {
             let pattern = random_pattern(nrows, ncols, density, seed);
-            let walk = Walk::with_chunks(&pattern, chunks, 1 << 10);
+            let walk = Walk::with_chunks(&pattern, chunks, 1 << 10, true);
             let mut seen = vec![0; pattern.nnz()];
             let (mut first, mut last) = (vec![0; nrows], vec![0; nrows]);
             for block in 0..walk.blocks() {
                 for chunk in 0..walk.chunks() {
                     let segments = walk.segments(block, chunk);
+                    let columns = walk.columns(chunk);
                     prop_assert!(segments.windows(2).all(|w| w[0].len >= w[1].len));
                     for s in segments {
                         prop_assert!(walk.rows(block).contains(&(s.row as usize)));
@@ -326,6 +343,7 @@ mod tests {
                         last[s.row as usize] += usize::from(chunk + 1 == walk.chunks());
                         for e in s.start..s.start + s.len {
                             prop_assert!(pattern.row_range(s.row as usize).contains(&(e as usize)));
+                            prop_assert!(columns.contains(&(pattern.col_indices()[e as usize] as usize)));
                             seen[e as usize] += 1;
                         }
                     }
@@ -341,7 +359,7 @@ mod tests {
         // One row in ten is full, the rest hold one entry.
         let positions = (0..2000u32).flat_map(|r| (0..if r % 10 == 0 { 500 } else { 1 }).map(move |c| (r, c)));
         let pattern = CsrPattern::from_positions(2000, 500, positions.collect()).unwrap();
-        let walk = Walk::with_chunks(&pattern, 1, 1 << 15);
+        let walk = Walk::with_chunks(&pattern, 1, 1 << 15, true);
         assert!(walk.blocks() >= 3, "{}", walk.blocks());
         let entries = |b| -> usize { walk.rows(b).map(|r| pattern.row(r).len()).sum() };
         let (least, most) =

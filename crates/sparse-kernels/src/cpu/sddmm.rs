@@ -3,7 +3,7 @@
 //! ```text
 //! for each row block, each column chunk               (parallel)
 //!   for each group of P strips                        X's part settles in the cache
-//!     for each segment (a row's entries in the chunk)
+//!     for each segment (a row's entries in the chunk)   in the order of the matrix: dY, columns and dW are streams
 //!       dy[P · V] = the row of dY                     stays in registers
 //!       for each 8 entries                            (4 where registers are few)
 //!         acc[8] = Σ dy[p, v] · X[p][columns[e]][v]   one load per multiply-add, 8 chains
@@ -14,6 +14,7 @@
 //! one vector of eight sums, about three operations per entry. With four at once there are four chains only, but one
 //! group does not wait for another: the processor runs the next group's multiply-adds meanwhile.
 
+use super::ahead::{Ahead, LINE};
 use super::isa::{Isa, Kernel, array_of, dispatch, two_columns};
 use super::plan::{Segment, Walk};
 use super::{Cpu, SharedMut};
@@ -46,6 +47,9 @@ impl Sddmm<'_> {
         let operations = 2 * self.pattern.nnz() as u64 * self.x_layout.lanes() as u64;
         let values = SharedMut::new(self.values);
         let chunks = self.walk.chunks();
+        // Few uses of a row of X do not pay for fetching all of them.
+        let uses = self.pattern.nnz() / (self.x_layout.features() * self.walk.blocks()).max(1);
+        let fetch_x = uses >= FEW_USES && cpu.is_far(self.x.len() + self.dy.len());
         cpu.for_each_task(self.walk.blocks() * chunks, operations, |task| {
             let part = Part {
                 pattern: self.pattern,
@@ -56,6 +60,7 @@ impl Sddmm<'_> {
                 x: self.x,
                 values,
                 accumulate: self.accumulate,
+                fetch_x,
                 block: task / chunks,
                 chunk: task % chunks,
             };
@@ -64,12 +69,11 @@ impl Sddmm<'_> {
     }
 }
 
-/// How many segments ahead entries and rows of dY are fetched: segments are sorted by length, so that the next one starts anywhere, and a
-/// line from L3 takes about as long as two.
+/// How many segments ahead entries and rows of dY are fetched: a line from L3 takes about as long as two.
 const AHEAD: usize = 3;
 
-/// Entries in a cache line.
-const LINE: usize = 64 / size_of::<f32>();
+/// Times that a block uses each row of X, below which they are not fetched ahead.
+pub(super) const FEW_USES: usize = 4;
 
 /// The work of one task: one row block and column chunk.
 struct Part<'a> {
@@ -81,6 +85,8 @@ struct Part<'a> {
     x: &'a [f32],
     values: SharedMut,
     accumulate: bool,
+    /// Whether X's part for the next strips is fetched.
+    fetch_x: bool,
     block: usize,
     chunk: usize,
 }
@@ -161,6 +167,7 @@ impl<const P: usize, const V: usize, const T: usize, const DOTS: usize> Kernel f
         let Strips { part, segments, strip } = self;
         let add = part.accumulate || strip > 0;
         let all = part.walk.segments_and_more(part.block, part.chunk, AHEAD);
+        let mut ahead = part.next_x::<P>(segments.len(), strip + P + T.min(1));
         for (i, segment) in segments.iter().enumerate() {
             if let Some(next) = all.get(i + AHEAD) {
                 let row = strip * part.dy_layout.strip_pitch() + next.row as usize * part.dy_layout.strip();
@@ -174,6 +181,7 @@ impl<const P: usize, const V: usize, const T: usize, const DOTS: usize> Kernel f
                     isa.prefetch(part.values.get().wrapping_add(at));
                 }
             }
+            ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             part.segment::<I, P, V, T, DOTS>(isa, segment, strip, add);
         }
         P + T.min(1)
@@ -181,6 +189,16 @@ impl<const P: usize, const V: usize, const T: usize, const DOTS: usize> Kernel f
 }
 
 impl Part<'_> {
+    /// X's part for the strips from `next` on, or if this chunk has no more of them, for the next chunk's first.
+    fn next_x<const P: usize>(&self, segments: usize, next: usize) -> [Ahead; P] {
+        let (chunk, strip) = match next < self.x_layout.strips() {
+            true => (self.chunk, next),
+            false => ((self.chunk + 1) % self.walk.chunks(), 0),
+        };
+        let x = (self.x.as_ptr(), self.x_layout);
+        if self.fetch_x { Ahead::of_chunk(self.walk, chunk, x, strip, segments) } else { Ahead::none() }
+    }
+
     /// The entries of one segment over P strips of V vectors and T vectors more from `strip` on, DOTS (4 or 8) at a time.
     #[inline(always)]
     fn segment<I: Isa, const P: usize, const V: usize, const T: usize, const DOTS: usize>(

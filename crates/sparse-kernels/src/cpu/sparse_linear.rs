@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ahead::LINE;
 use super::isa::{Isa, Kernel, dispatch};
 use super::sddmm::Sddmm;
 use super::spmm::{Epilogue, Spmm};
@@ -121,6 +122,3 @@ impl Kernel for Gather<'_> {
         }
     }
 }
-
-/// Floats in a cache line.
-const LINE: usize = 64 / size_of::<f32>();

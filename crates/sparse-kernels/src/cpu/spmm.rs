@@ -15,9 +15,11 @@
 //! two columns. That is P · V + 0.75 loads an entry where P · V + 2 would do it singly. R rows in flight hide the latency of
 //! the multiply-add and share the loop's overhead. Tiles are chosen by [`StripTile::run_widest`].
 
+use super::ahead::{Ahead, LINE};
 use super::isa::{Isa, Kernel, dispatch};
 use super::lockstep::{Entries, Source, add_entries};
 use super::plan::{Segment, Walk};
+use super::sddmm::FEW_USES;
 use super::{Buffer, Cpu, SharedMut};
 use crate::StripLayout;
 
@@ -55,12 +57,13 @@ impl Spmm<'_> {
         let strips = self.x_layout.strips();
         let (walk, blocks) = (self.walk, self.walk.blocks());
         let operations = 2 * self.columns.len() as u64 * self.x_layout.lanes() as u64;
-        // Far beyond L2, rows of Y are waited for: segments name them in no order. So are rows of X where rows of the pattern are
-        // short and few of a block's entries use the same; otherwise fetching them costs more loads than it saves.
-        let is_far = (self.x.len() + self.y.len()) * size_of::<f32>() >= 8 * cpu.l2_bytes();
+        // Far beyond L2, rows of Y are waited for: segments name them in no order. So are rows of X: where a block uses each of
+        // them some times, all of a chunk are fetched in their order; else, if rows of the pattern are short, those that are used.
+        let is_far = cpu.is_far(self.x.len() + self.y.len());
         let per_row = self.columns.len() / self.y_layout.features().max(1);
         let uses = self.columns.len() / (self.x_layout.features() * blocks).max(1);
-        let fetch = Fetch { y: is_far, x: is_far && per_row <= 32 && uses <= 16 };
+        let (chunks, rows) = (uses >= FEW_USES, uses < FEW_USES && per_row <= 32);
+        let fetch = Fetch { y: is_far, x_chunks: is_far && chunks, x_rows: is_far && rows };
         let y = SharedMut::new(self.y);
         // Blocks outermost: a block's entries then stay in L2 for all strips. Each output is computed by one task. A group is
         // as many strips as one tile spans.
@@ -89,15 +92,16 @@ impl Spmm<'_> {
 /// How many groups of rows ahead their rows of X and Y are fetched.
 const AHEAD: usize = 3;
 
-/// Whose rows are fetched ahead.
+/// What is fetched ahead.
 #[derive(Clone, Copy)]
 struct Fetch {
+    /// Rows of Y.
     y: bool,
-    x: bool,
+    /// The next chunk's part of X.
+    x_chunks: bool,
+    /// Rows of X that entries name.
+    x_rows: bool,
 }
-
-/// Entries in a cache line.
-const LINE: usize = 64 / size_of::<f32>();
 
 /// The work of one task.
 struct Part<'a> {
@@ -207,6 +211,7 @@ impl<const R: usize, const P: usize, const V: usize> Kernel for Chunks<'_, R, P,
             let segments = part.walk.segments(part.block, chunk);
             let groups = segments.chunks_exact(R);
             let rest = groups.remainder();
+            let mut ahead = tile.next_x::<P>(groups.len(), chunk);
             // Each group of rows fetches a share of what comes next.
             let next = part.walk.upcoming(part.block, chunk, tile.strip..tile.strip + P, strips);
             let share = next.len().div_ceil(groups.len().max(1)).next_multiple_of(LINE);
@@ -219,6 +224,7 @@ impl<const R: usize, const P: usize, const V: usize> Kernel for Chunks<'_, R, P,
                     isa.prefetch(part.columns.as_ptr().wrapping_add(at).cast());
                     isa.prefetch(part.values.as_ptr().wrapping_add(at));
                 }
+                ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
                 let group: &[Segment; R] = group.try_into().expect("chunks_exact gives R");
                 tile.rows::<I, R, P, V>(isa, group, first, last);
             }
@@ -231,12 +237,23 @@ impl<const R: usize, const P: usize, const V: usize> Kernel for Chunks<'_, R, P,
 }
 
 impl StripTile<'_> {
+    /// X's part for the next chunk, or after the last for the next strips' first.
+    fn next_x<const P: usize>(&self, groups: usize, chunk: usize) -> [Ahead; P] {
+        let part = self.part;
+        let (chunk, strip) = match chunk + 1 < part.walk.chunks() {
+            true => (chunk + 1, self.strip),
+            false => (0, (self.strip + P) % part.x_layout.strips()),
+        };
+        let x = (part.x.as_ptr(), part.x_layout);
+        if part.fetch.x_chunks { Ahead::of_chunk(part.walk, chunk, x, strip, groups) } else { Ahead::none() }
+    }
+
     /// Fetches what a segment's row will want: its row of Y, and perhaps the rows of X.
     #[inline(always)]
     fn fetch<I: Isa, const P: usize, const V: usize>(&self, isa: I, segment: &Segment) {
         let part = self.part;
         self.fetch_row::<I, P, V>(isa, part.y.get(), part.y_layout, segment.row);
-        if part.fetch.x {
+        if part.fetch.x_rows {
             for entry in segment.start..segment.start + segment.len {
                 self.fetch_row::<I, P, V>(isa, part.x.as_ptr(), part.x_layout, part.columns[entry as usize]);
             }

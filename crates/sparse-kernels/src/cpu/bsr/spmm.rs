@@ -14,6 +14,7 @@
 //! A loaded vector of X serves R rows and a broadcast value V vectors: (R + V) loads for R · V multiply-adds. Y is
 //! written once and never read. For the transpose, the roles of a block's rows and columns are swapped.
 
+use crate::cpu::ahead::LINE;
 use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
 use crate::{CsrPattern, StripLayout};
@@ -39,8 +40,6 @@ pub(super) struct Spmm<'a> {
 const GROUP_LANES: usize = 128;
 /// How far ahead values are fetched, in values.
 const AHEAD: usize = 512;
-/// Floats in a cache line.
-const LINE: usize = 64 / size_of::<f32>();
 
 impl Spmm<'_> {
     /// Runs the product.

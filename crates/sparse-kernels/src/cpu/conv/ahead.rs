@@ -1,26 +1,14 @@
 //! Fetching the next image row from far memory while one is worked on.
+//!
+//! An image row of all channels is contiguous in both tensors, and most of what a row needs was there for the row before: X's
+//! next row and Y's are one stream each. Where images do not fit the caches, these come from memory, whose latency no
+//! processor hides by itself: the loads of a row hop from channel to channel, which hardware does not foresee.
 
 use std::ops::Range;
 
 use super::grid::{Grid, Side};
-use crate::cpu::isa::Isa;
-
-/// Elements that will be wanted soon, fetched into L2 in equal shares.
-///
-/// An image row of all channels is contiguous in both tensors, and most of what a row needs was there for the row before: X's
-/// next row and Y's are one stream each. Where images do not fit the caches, these come from memory, whose latency no
-/// processor hides by itself: the loads of a row hop from channel to channel, which hardware does not foresee.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ahead {
-    next: *const f32,
-    /// Elements left.
-    left: usize,
-    /// Elements of a share.
-    share: usize,
-}
-
-/// Floats in a cache line.
-const LINE: usize = 64 / size_of::<f32>();
+pub(super) use crate::cpu::ahead::Ahead;
+use crate::cpu::ahead::LINE;
 
 /// Multiply-adds of vectors per cache line from which on nothing is fetched: a row then takes so long that the few loads
 /// that wait do not show, and the fetches would only take the place of loads.
@@ -28,7 +16,7 @@ const ENOUGH_WORK: usize = 256;
 
 impl Ahead {
     /// What the row after `row` touches in X and in Y, `channels` of each, in `shares`. A row does `multiply_adds` of vectors.
-    pub fn of_row(
+    pub(super) fn of_row(
         grid: &Grid,
         [x, y]: [*const f32; 2],
         [strip, row]: [usize; 2],
@@ -50,20 +38,8 @@ impl Ahead {
                 true => len,
                 false => 0,
             };
-            let share = left.div_ceil(shares.max(1)).next_multiple_of(LINE);
-            Self { next: data.wrapping_add(start), left, share }
+            Self::new(data.wrapping_add(start), left, shares)
         })
-    }
-
-    /// Fetches a share.
-    #[inline(always)]
-    pub fn fetch<I: Isa>(&mut self, isa: I) {
-        let share = self.share.min(self.left);
-        for at in (0..share).step_by(LINE) {
-            isa.prefetch_far(self.next.wrapping_add(at));
-        }
-        self.next = self.next.wrapping_add(share);
-        self.left -= share;
     }
 }
 

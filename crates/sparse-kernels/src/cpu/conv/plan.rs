@@ -149,7 +149,7 @@ impl SparsePlan {
         let offsets = pattern.positions().map(offset).collect();
         let strip = options.x.strip();
         let cut = |pattern: &CsrPattern, width: usize, stride: usize, cut: Cut| {
-            Walk::with_chunks(pattern, cut.chunks(cpu, pattern, shape.kernel(), stride, [width, strip]), BLOCK)
+            Walk::with_chunks(pattern, cut.chunks(cpu, pattern, shape.kernel(), stride, [width, strip]), BLOCK, true)
         };
         // With one sample a strip, X is in phases: a stride does not set its pixels apart.
         let stride = if strip > 1 { shape.stride()[1] } else { 1 };
