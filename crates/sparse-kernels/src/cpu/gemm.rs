@@ -2,7 +2,16 @@
 //!
 //! `gemm` is called serially on a fixed grid of tiles, so that results do not depend on the number of threads.
 
-use super::{Buffer, Cpu, SharedMut};
+use std::ops::Range;
+
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
+use {
+    gemm_common::gemm::gemm_basic_generic,
+    gemm_common::simd::{MixedSimd, V3},
+    gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR},
+};
+
+use super::{Buffer, Cpu, IsaName, SharedMut};
 use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::{DenseLinear, Op, Strips};
 
@@ -21,32 +30,64 @@ pub(super) struct Gemm {
 }
 
 impl Gemm {
-    /// Runs the product on this thread.
+    /// Runs the product on this thread, with the best instruction set that the processor and this build have, but AVX2 if
+    /// that is asked for.
     ///
     /// # Safety
     /// Every element that the sizes and strides name is valid: `a` and `b` for reading, `c` for writing and for no one
     /// else.
-    pub unsafe fn run(self, a: *const f32, b: *const f32, c: *mut f32) {
-        let Gemm { m, k, n, accumulate, .. } = self;
+    pub unsafe fn run(self, isa: IsaName, a: *const f32, b: *const f32, c: *mut f32) {
+        let Gemm { accumulate: add, k, .. } = self;
         let stride = |s: usize| s as isize;
         let [(a_rs, a_cs), (b_rs, b_cs), (c_rs, c_cs)] =
             [self.a_strides, self.b_strides, self.c_strides].map(|(rs, cs)| (stride(rs), stride(cs)));
-        let gemm = gemm_f32::gemm::f32::get_gemm_fn();
-        let serial = gemm_common::Parallelism::None;
         // The kernels like `c` by columns: a product by rows is computed as its transpose.
+        let ([m, n], [c_cs, c_rs], (a, a_cs, a_rs), (b, b_cs, b_rs)) = if c_cs < c_rs {
+            ([self.n, self.m], [c_rs, c_cs], (b, b_rs, b_cs), (a, a_rs, a_cs))
+        } else {
+            ([self.m, self.n], [c_cs, c_rs], (a, a_cs, a_rs), (b, b_cs, b_rs))
+        };
+        let serial = gemm_common::Parallelism::None;
+        #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
+        if isa == IsaName::Avx2
+            && let Some(v3) = <V3 as MixedSimd<f32, f32, f32, f32>>::try_new()
+        {
+            const LANES: usize = 8;
+            // SAFETY: the caller's promise.
+            return unsafe {
+                gemm_basic_generic::<_, _, LANES, { MR_DIV_N * LANES }, NR, MR_DIV_N, H_M, H_N>(
+                    v3,
+                    m,
+                    n,
+                    k,
+                    c,
+                    c_cs,
+                    c_rs,
+                    add,
+                    a,
+                    a_cs,
+                    a_rs,
+                    b,
+                    b_cs,
+                    b_rs,
+                    1.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    |a, b, c| a * b + c,
+                    &UKR,
+                    &H_UKR,
+                    false,
+                    serial,
+                )
+            };
+        }
+        let _ = isa;
+        let gemm = gemm_f32::gemm::f32::get_gemm_fn();
         // SAFETY: the caller's promise.
         unsafe {
-            if c_cs < c_rs {
-                gemm(
-                    n, m, k, c, c_rs, c_cs, accumulate, b, b_rs, b_cs, a, a_rs, a_cs, 1.0, 1.0, false, false, false,
-                    serial,
-                );
-            } else {
-                gemm(
-                    m, n, k, c, c_cs, c_rs, accumulate, a, a_cs, a_rs, b, b_cs, b_rs, 1.0, 1.0, false, false, false,
-                    serial,
-                );
-            }
+            gemm(m, n, k, c, c_cs, c_rs, add, a, a_cs, a_rs, b, b_cs, b_rs, 1.0, 1.0, false, false, false, serial);
         }
     }
 }
@@ -62,7 +103,7 @@ const GRAD_ROWS: [usize; 2] = [512, 1024];
 const GRAD_COLUMNS: usize = 4096;
 
 /// A grid over `size` with tiles of at most `tile`: number of tiles, and the range of one.
-pub(super) fn grid(size: usize, tile: usize) -> (usize, impl Fn(usize) -> std::ops::Range<usize> + Sync) {
+pub(super) fn grid(size: usize, tile: usize) -> (usize, impl Fn(usize) -> Range<usize> + Sync) {
     let tiles = size.div_ceil(tile);
     // Even tiles rather than a short last one.
     (tiles, move |i: usize| i * size / tiles..(i + 1) * size / tiles)
@@ -95,6 +136,7 @@ impl DenseLinear for Cpu {
             // elements are in bounds; tasks write disjoint tiles.
             unsafe {
                 product.run(
+                    self.isa,
                     w.as_ptr().add(rows.start * a_strides.0),
                     from.as_ptr().add(s * x_pitch + lanes.start),
                     to.get().add(s * y_pitch + rows.start * strip + lanes.start),
@@ -122,7 +164,7 @@ impl DenseLinear for Cpu {
             // SAFETY: rows and columns are in bounds of dW, whose length was checked; tasks write disjoint tiles.
             unsafe {
                 let to = to.get().add(rows.start * k + columns.start);
-                outer_product(dy, rows, x, columns, to, k, accumulate);
+                outer_product(self.isa, (dy, rows), (x, columns), to, k, accumulate);
             }
         });
         Ok(())
@@ -134,11 +176,10 @@ impl DenseLinear for Cpu {
 ///
 /// # Safety
 /// `to` is valid for writing `rows.len()` rows of `columns.len()` at distances of `leading`, and no one else uses them.
-pub(super) unsafe fn outer_product(
-    dy: &Strips<Cpu>,
-    rows: std::ops::Range<usize>,
-    x: &Strips<Cpu>,
-    columns: std::ops::Range<usize>,
+unsafe fn outer_product(
+    isa: IsaName,
+    (dy, rows): (&Strips<Cpu>, Range<usize>),
+    (x, columns): (&Strips<Cpu>, Range<usize>),
     to: *mut f32,
     leading: usize,
     accumulate: bool,
@@ -160,6 +201,7 @@ pub(super) unsafe fn outer_product(
         // promise.
         unsafe {
             product.run(
+                isa,
                 dy.data.as_ptr().add(s * dy.layout.strip_pitch() + rows.start * dy_strip),
                 x.data.as_ptr().add(s * x.layout.strip_pitch() + columns.start * x_strip),
                 to,

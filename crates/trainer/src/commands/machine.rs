@@ -18,9 +18,8 @@ pub struct MachineArgs {
     /// Threads, for both sparse and dense code [default: one per core]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub threads: Option<usize>,
-    /// Instruction set of the sparse code; auto is the best that this processor has. The dense side always uses the
-    /// best: to compare at AVX2, build with --no-default-features. On a GPU, portable uses only what every device has:
-    /// no subgroup operations
+    /// Instruction set of both sides; auto is the best that this processor has. With scalar, the dense side still uses
+    /// the best. On a GPU, portable uses only what every device has: no subgroup operations
     #[arg(long, value_enum, default_value_t = IsaChoice::Auto)]
     pub isa: IsaChoice,
     /// Device to compute on: cpu, gpu (the best one) or gpu:N; see `rigl devices`
