@@ -1,88 +1,125 @@
 //! Speed-up over dense against density, as an SVG: `cargo run --release -p rigl-benches --bin plot -- RECORDS.jsonl OUT.svg`.
 //!
-//! Each point is the geometric mean over the grid's shapes, for the uniform patterns in a file written by `benches/record.sh`.
+//! A line for each operation and format of the uniform patterns in a file of `rigl bench kernel --json`; each point is the
+//! geometric mean over the shapes at that density. What a line lacks at a density is said on standard error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 use plotters::prelude::*;
-use rigl_benches::SHAPES;
 use serde_json::Value;
 
-/// Operation and format of each line, its label and its colour.
-const LINES: [(&str, &str, &str, RGBColor); 6] = [
-    ("spmm", "csr", "forward, CSR", RGBColor(0, 90, 181)),
-    ("spmm_t", "csr", "input gradient, CSR", RGBColor(0, 150, 130)),
-    ("sddmm", "csr", "weight gradient, CSR", RGBColor(220, 50, 32)),
-    ("spmm", "bsr8x8", "forward, 8 × 8 blocks", RGBColor(120, 170, 230)),
-    ("spmm_t", "bsr8x8", "input gradient, 8 × 8 blocks", RGBColor(120, 210, 190)),
-    ("sddmm", "bsr8x8", "weight gradient, 8 × 8 blocks", RGBColor(240, 150, 140)),
+/// A line for each colour; more begin again.
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 90, 181),
+    RGBColor(220, 50, 32),
+    RGBColor(0, 150, 130),
+    RGBColor(180, 100, 200),
+    RGBColor(230, 150, 0),
+    RGBColor(120, 170, 230),
+    RGBColor(240, 150, 140),
+    RGBColor(120, 120, 120),
 ];
 
-/// The densities drawn, in percent.
-const PERCENTS: [u32; 6] = [2, 5, 10, 20, 40, 50];
+/// Densities no further apart are one: blocks that reach beyond an edge add to what was asked for.
+const SAME: f64 = 1.05;
+
+/// One line: the points at each density, and the shapes that each is a mean over.
+type Line = BTreeMap<usize, BTreeMap<String, f64>>;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [records, to] = &arguments[..] else { bail!("two arguments are needed: RECORDS.jsonl OUT.svg") };
     let text = fs::read_to_string(records).with_context(|| format!("cannot read {records}"))?;
-    let mut speedups: BTreeMap<(String, String), BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
+    let mut found = Vec::new();
     for (i, line) in text.lines().enumerate() {
         let record: Value = serde_json::from_str(line).with_context(|| format!("{records}, line {}", i + 1))?;
         let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
-        let in_grid = SHAPES.iter().any(|[m, k, n]| text("shape") == format!("{m}x{k}x{n}"));
-        if record["event"] != "kernel" || record["pattern"] != "uniform" || !in_grid {
+        if record["event"] != "kernel" || record["pattern"] != "uniform" {
             continue;
         }
         let (Some(density), Some(speedup)) = (record["density"].as_f64(), record["speedup"].as_f64()) else { continue };
-        // The requested density: blocks that reach beyond an edge add to it.
-        let Some(percent) = PERCENTS.into_iter().find(|&p| (100.0 * density / f64::from(p) - 1.0).abs() < 0.05) else {
-            continue;
-        };
-        speedups.entry((text("op"), text("format"))).or_default().entry(percent).or_default().push(speedup);
+        found.push((format!("{}, {}", text("op"), text("format")), density, text("shape"), speedup));
     }
-    ensure!(!speedups.is_empty(), "{records} holds no kernel record of a uniform pattern");
-    draw(&speedups, Path::new(to)).with_context(|| format!("cannot draw {to}"))
+    ensure!(!found.is_empty(), "{records} holds no kernel record of a uniform pattern");
+    let densities = distinct(found.iter().map(|(_, density, ..)| *density).collect());
+    let mut lines: BTreeMap<String, Line> = BTreeMap::new();
+    for (line, density, shape, speedup) in found {
+        let at = densities.partition_point(|&first| first <= density) - 1;
+        let best = lines.entry(line).or_default().entry(at).or_default().entry(shape).or_insert(speedup);
+        *best = best.max(speedup);
+    }
+    for (name, line) in &lines {
+        let shapes: BTreeSet<&String> = line.values().flat_map(BTreeMap::keys).collect();
+        for (&at, points) in line {
+            let missing: Vec<_> =
+                shapes.iter().filter(|&&shape| !points.contains_key(shape)).map(|s| s.as_str()).collect();
+            if !missing.is_empty() {
+                eprintln!("{name} at {:.3}: a mean without {}", densities[at], missing.join(", "));
+            }
+        }
+        let without: Vec<_> = (0..densities.len()).filter(|at| !line.contains_key(at)).collect();
+        if !without.is_empty() {
+            let without: Vec<_> = without.iter().map(|&at| format!("{:.3}", densities[at])).collect();
+            eprintln!("{name}: nothing at {}", without.join(", "));
+        }
+    }
+    draw(&lines, &densities, Path::new(to)).with_context(|| format!("cannot draw {to}"))
 }
 
-fn draw(speedups: &BTreeMap<(String, String), BTreeMap<u32, Vec<f64>>>, to: &Path) -> Result<()> {
+/// The first of each run of densities that count as one, ascending.
+fn distinct(mut densities: Vec<f64>) -> Vec<f64> {
+    densities.sort_by(f64::total_cmp);
+    let mut firsts: Vec<f64> = Vec::new();
+    for density in densities {
+        if firsts.last().is_none_or(|&first| density > SAME * first) {
+            firsts.push(density);
+        }
+    }
+    firsts
+}
+
+fn draw(lines: &BTreeMap<String, Line>, densities: &[f64], to: &Path) -> Result<()> {
+    let mean = |values: &BTreeMap<String, f64>| {
+        (values.values().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
+    };
+    let points = |line: &Line| line.iter().map(|(&at, values)| (densities[at], mean(values))).collect::<Vec<_>>();
+    let lines: Vec<_> = lines.iter().map(|(name, line)| (name, points(line))).collect();
+    let (sparsest, densest) = (densities[0] / 1.1, densities[densities.len() - 1] * 1.1);
+    let heights = lines.iter().flat_map(|(_, points)| points).map(|&(_, speedup)| speedup);
+    let (lowest, highest) = heights.fold((0.9, 2.0), |(low, high), height| (height.min(low), height.max(high)));
     let root = SVGBackend::new(to, (800, 520)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .margin(14)
         .x_label_area_size(48)
         .y_label_area_size(60)
-        .build_cartesian_2d((0.018f64..0.55).log_scale(), (0.9f64..60.0).log_scale())?;
+        .build_cartesian_2d((sparsest..densest).log_scale(), (lowest / 1.1..highest * 1.5).log_scale())?;
     chart
         .configure_mesh()
         .x_desc("density")
         .y_desc("speed-up over dense")
         .label_style(("sans-serif", 15))
-        .x_label_formatter(&|x| format!("{:.2}", x).trim_end_matches('0').to_owned())
+        .x_label_formatter(&|x| format!("{:.3}", x).trim_end_matches('0').to_owned())
         .y_label_formatter(&|y| format!("{y} ×"))
         .light_line_style(WHITE)
         .draw()?;
     let dash = BLACK.mix(0.5);
-    let ideal = (0..=50).map(|i| 0.02 * 25f64.powf(f64::from(i) / 50.0)).map(|density| (density, 1.0 / density));
+    let ideal = (0..=50)
+        .map(|i| sparsest * (densest / sparsest).powf(f64::from(i) / 50.0))
+        .map(|density| (density, 1.0 / density))
+        .filter(|&(_, speedup)| speedup <= highest * 1.5);
     chart
         .draw_series(DashedLineSeries::new(ideal, 5, 5, dash.into()))?
         .label("time follows density")
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], dash));
-    for (op, format, label, colour) in LINES {
-        let Some(points) = speedups.get(&(op.to_owned(), format.to_owned())) else { continue };
-        let mean = |values: &[f64]| (values.iter().map(|v| v.ln()).sum::<f64>() / values.len() as f64).exp();
-        // A density measured for only some shapes (the twin of another pattern) gives no mean over the grid.
-        let points: Vec<(f64, f64)> = points
-            .iter()
-            .filter(|(_, values)| values.len() >= SHAPES.len())
-            .map(|(&percent, values)| (f64::from(percent) / 100.0, mean(values)))
-            .collect();
+    for ((name, points), colour) in lines.iter().zip(COLOURS.into_iter().cycle()) {
         let style = colour.stroke_width(2);
         chart
             .draw_series(LineSeries::new(points.iter().copied(), style))?
-            .label(label)
+            .label(name.as_str())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
         chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
     }

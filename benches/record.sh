@@ -74,16 +74,11 @@ SHAPES
     done
 fi
 if part linear && [ -n "$dlmc" ]; then
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
-    find "$dlmc" -name '*.smtx.xz' | sort | while read -r packed; do
-        # DENSITY_NAME.smtx, so that names stay distinct.
-        file=$work/$(basename "$(dirname "$packed")")_$(basename "$packed" .xz)
-        xz -dc "$packed" > "$file"
-        read -r rows columns nnz < <(head -1 "$file" | tr ',' ' ')
+    find "$dlmc" -name '*.smtx.xz' | sort | while read -r file; do
+        read -r rows columns nnz < <(xz -dc "$file" | head -1 | tr ',' ' ')
         density=$(awk "BEGIN { print $nnz / $rows / $columns }")
         for op in spmm spmm_t sddmm; do
-            (cd "$work" && kernel --op $op --shape "${rows}x${columns}x256" --pattern "$(basename "$file")")
+            kernel --op $op --shape "${rows}x${columns}x256" --pattern "$file"
             kernel --op $op --shape "${rows}x${columns}x256" --density "$density"
         done
     done

@@ -349,6 +349,40 @@ fn convolutions_are_checked_before_they_are_timed() {
 }
 
 #[test]
+fn records_say_what_they_were_measured_with_and_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for (file, args) in [
+        ("a.jsonl", "--shape 16x24x32 --density 0.5,0.25"),
+        ("b.jsonl", "--shape 16x24x32 --density 0.25,0.125 --isa scalar"),
+        ("c.jsonl", "--shape 24x24x32 --density 0.25"),
+    ] {
+        let output = rigl(path, &format!("bench kernel --json --budget 0.1 --threads 1 {args}"));
+        assert!(output.status.success());
+        std::fs::write(path.join(file), &output.stdout).unwrap();
+        let record: Value = serde_json::from_slice(output.stdout.split(|&byte| byte == b'\n').next().unwrap()).unwrap();
+        assert!(record["bytes_fraction"].as_f64().unwrap() > 0.0, "{record}");
+        assert!(record["date"].as_str().unwrap().starts_with("20") && record["version"].is_string(), "{record}");
+        assert!(!record["processor"].as_str().unwrap().is_empty() && record.get("commit").is_some(), "{record}");
+    }
+    let output = rigl(path, "bench compare a.jsonl b.jsonl");
+    let table = String::from_utf8(output.stdout).unwrap();
+    for part in
+        ["A: a.jsonl: ", "scalar", "spmm 16x24x32 csr", "B / A", "over 1 case", "only in A: spmm 16x24x32 csr at 0.500"]
+    {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let compared = records(path, "bench compare --json a.jsonl b.jsonl");
+    assert_eq!((&compared[0]["event"], &compared[0]["density"]), (&"case".into(), &0.25.into()));
+    assert_eq!((&compared[1]["event"], &compared[1]["cases"]), (&"summary".into(), &1.into()));
+    assert_eq!(compared[0]["time_ratio"], compared[1]["time_ratio"]);
+    let (code, message) = failure(path, "bench compare a.jsonl c.jsonl");
+    assert!(code == 1 && message.contains("no case in common") && message.contains("spmm 24x24x32"), "{message}");
+    let (code, message) = failure(path, "bench compare a.jsonl none.jsonl");
+    assert!(code == 2 && message.contains("none.jsonl"), "{message}");
+}
+
+#[test]
 fn the_faster_dense_code_counts() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, lines: &[&str]| std::fs::write(folder.path().join(name), lines.join("\n")).unwrap();

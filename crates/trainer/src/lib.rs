@@ -21,6 +21,7 @@ pub mod landscape;
 mod memory;
 pub mod method;
 pub mod models;
+pub mod records;
 pub mod report;
 pub mod run;
 pub mod run_dir;

@@ -190,6 +190,16 @@ impl<const COLUMNS: usize> fmt::Display for Table<COLUMNS> {
     }
 }
 
+/// A number of nanoseconds for people.
+pub(crate) fn nanoseconds_text(ns: u64) -> String {
+    let (value, unit) = match ns {
+        0..10_000 => (ns as f64, "ns"),
+        10_000..10_000_000 => (ns as f64 / 1e3, "µs"),
+        _ => (ns as f64 / 1e6, "ms"),
+    };
+    format!("{} {unit}", Significant(value))
+}
+
 /// A number of bytes for people.
 pub(crate) fn gibibytes(bytes: usize) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))

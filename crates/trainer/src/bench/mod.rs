@@ -2,9 +2,11 @@
 
 pub mod patterns;
 mod profile;
+mod provenance;
 mod step;
 mod timing;
 
 pub use profile::profile_table;
+pub use provenance::Provenance;
 pub use step::StepBench;
 pub use timing::{Best, alternate, peak_rss_bytes, repeat};

@@ -119,6 +119,7 @@ pub fn from_file(path: &Path) -> Result<CsrPattern, PatternError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::compressed::tests::folded;
 
     #[test]
     fn densities_are_as_asked() {
@@ -137,11 +138,12 @@ mod tests {
     #[test]
     fn files_of_every_format_are_read_and_wrong_ones_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, text: &str| {
+        let bytes = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
-            std::fs::write(&path, text).unwrap();
+            std::fs::write(&path, bytes).unwrap();
             from_file(&path)
         };
+        let file = |name: &str, text: &str| bytes(name, text.as_bytes());
         let expected = CsrPattern::new(2, 3, vec![0, 2, 3], vec![0, 2, 1]).unwrap();
         let smtx = "2, 3, 3\n0 2 3 \n2 0 1 \n";
         let coordinates = "%%MatrixMarket matrix coordinate real general\n2 3 3\n1 1 5\n1 3 0\n2 2 7\n";
@@ -149,11 +151,17 @@ mod tests {
         for (name, text) in [("a.smtx", smtx), ("a.mtx", coordinates), ("b.mtx", array)] {
             assert_eq!(file(name, text).unwrap(), expected, "{name}");
         }
+        for ending in [".gz", ".xz"] {
+            let folded = folded(smtx.as_bytes(), ending);
+            assert_eq!(bytes(&format!("a.smtx{ending}"), &folded).unwrap(), expected, "{ending}");
+            assert!(bytes(&format!("b.smtx{ending}"), &folded[..20]).is_err(), "{ending}");
+        }
         for (name, text, part) in [
             ("a.smtx", "2, 3, 1\n0 9 1\n0\n", "backwards"),
             ("a.mtx", smtx, "line 1"),
             ("a.npz", smtx, "zip"),
             ("a.txt", smtx, ".smtx"),
+            ("a.txt.xz", smtx, ".smtx"),
         ] {
             let message = file(name, text).unwrap_err().to_string();
             assert!(message.starts_with("pattern: ") && message.contains(name) && message.contains(part), "{message}");

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 
+use super::bench_compare::{self, BenchCompareArgs};
 use super::bench_kernel::{self, BenchKernelArgs};
 use super::bench_step::{self, BenchStepArgs};
 
@@ -12,6 +13,8 @@ pub enum BenchCommand {
     Kernel(BenchKernelArgs),
     /// Time a whole training step of a model at several densities.
     Step(BenchStepArgs),
+    /// Show two files of records side by side: of two machines, two commits or two instruction sets.
+    Compare(BenchCompareArgs),
 }
 
 /// Runs the command.
@@ -22,5 +25,6 @@ pub fn run(command: &BenchCommand) -> crate::Result<()> {
     match command {
         BenchCommand::Kernel(args) => bench_kernel::run(args),
         BenchCommand::Step(args) => bench_step::run(args),
+        BenchCommand::Compare(args) => bench_compare::run(args),
     }
 }

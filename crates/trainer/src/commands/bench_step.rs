@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::MachineArgs;
 use super::network::PictureArgs;
-use crate::bench::{StepBench, peak_rss_bytes};
+use crate::bench::{Provenance, StepBench, peak_rss_bytes};
 use crate::device::{ComputeDevice, Device, OnDevice, Place};
 use crate::error::Context;
 use crate::method::Method;
@@ -71,6 +71,8 @@ struct StepRecord {
     time_ratio: f64,
     peak_rss_bytes: Option<u64>,
     dense_peak_rss_bytes: Option<u64>,
+    #[serde(flatten)]
+    provenance: Provenance,
 }
 
 /// What a worker process measures.
@@ -130,6 +132,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             time_ratio: measurement.time_ns as f64 / dense.time_ns as f64,
             peak_rss_bytes: measurement.peak_rss_bytes,
             dense_peak_rss_bytes: dense.peak_rss_bytes,
+            provenance: Provenance::now(),
         };
         if args.machine.json {
             print_record(&record)?;

@@ -1,6 +1,7 @@
 //! The command line of `rigl`: its commands, one file each.
 
 mod bench;
+mod bench_compare;
 mod bench_kernel;
 mod bench_step;
 pub(crate) mod compare;

@@ -6,19 +6,11 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
-use lzma_rust2::XzReader;
-
 use super::DataError;
-use crate::formats::unfold::Allowance;
+pub use crate::formats::unfold::unfold;
 
 /// What a file's name may end in, beside itself.
 pub const ENDINGS: [&str; 3] = ["", ".gz", ".xz"];
-
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
-/// Twice the dictionary of `xz -9`. A header could ask for 4 GiB.
-const XZ_MEMORY_KIB: u32 = 128 << 10;
 
 /// The file's bytes, as they are.
 ///
@@ -26,17 +18,6 @@ const XZ_MEMORY_KIB: u32 = 128 << 10;
 /// [`DataError::Io`] naming the file.
 pub fn read(file: &Path) -> Result<Vec<u8>, DataError> {
     fs::read(file).map_err(|source| DataError::Io { file: file.to_owned(), source })
-}
-
-/// What the bytes of a file unfold to; themselves, if they are not compressed.
-pub fn unfold<'a>(from: &'a [u8], allowance: &'a mut Allowance) -> Box<dyn Read + 'a> {
-    if from.starts_with(&GZIP) {
-        Box::new(allowance.reader(MultiGzDecoder::new(from)))
-    } else if from.starts_with(&XZ) {
-        Box::new(allowance.reader(XzReader::new_mem_limit(from, true, XZ_MEMORY_KIB)))
-    } else {
-        Box::new(from)
-    }
 }
 
 /// Appends the next bytes of `from`, `limit` at most. Whether it could be read so far: a compressed stream may break
@@ -55,6 +36,7 @@ pub fn append(file: &Path, from: &mut dyn Read, limit: u64, to: &mut Vec<u8>) ->
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::formats::unfold::Allowance;
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use lzma_rust2::{XzOptions, XzWriter};

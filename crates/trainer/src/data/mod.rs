@@ -12,7 +12,7 @@
 
 mod augment;
 pub mod cifar;
-mod compressed;
+pub(crate) mod compressed;
 mod dataset;
 mod error;
 pub mod fetch;

@@ -27,6 +27,7 @@ mod format;
 mod matrix;
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use crate::atomic_file::write_atomic;
@@ -73,7 +74,7 @@ impl MatrixFormat {
     }
 }
 
-/// Reads the matrix in a file.
+/// Reads the matrix in a file; compressed with gzip or xz, if its name says so (`weights.smtx.xz`).
 ///
 /// # Errors
 /// [`MatrixFileError`] naming the file, what is wrong and where.
@@ -86,8 +87,18 @@ impl MatrixFormat {
 /// # Ok::<(), trainer::formats::MatrixFileError>(())
 /// ```
 pub fn read(path: &Path) -> Result<Matrix, MatrixFileError> {
-    let format = MatrixFormat::from_path(path)?;
-    let bytes = fs::read(path).map_err(|source| MatrixFileError::Io { path: path.to_owned(), source })?;
+    let is_folded =
+        path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz") || end.eq_ignore_ascii_case("xz"));
+    let plain = if is_folded { path.with_extension("") } else { path.to_owned() };
+    let format = MatrixFormat::from_path(&plain).map_err(|_| MatrixFileError::Extension { path: path.to_owned() })?;
+    let failed = |source| MatrixFileError::Io { path: path.to_owned(), source };
+    let mut bytes = fs::read(path).map_err(failed)?;
+    if is_folded {
+        let folded = std::mem::take(&mut bytes);
+        unfold::unfold(&folded, &mut unfold::Allowance::new(folded.len() as u64))
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+    }
     format.parse(&bytes).map_err(in_file(path))
 }
 

@@ -5,10 +5,18 @@
 
 use std::io::{self, Read};
 
+use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
+
 /// Bytes that one compressed byte may become.
 pub const MAX_RATIO: u64 = 64;
 /// Bytes allowed whatever the ratio: small files of equal values are common and harmless.
 pub const FREE_BYTES: u64 = 1 << 20;
+
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
+/// Twice the dictionary of `xz -9`. A header could ask for 4 GiB.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
 
 /// Compressed input unfolds to more than is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +61,17 @@ impl Allowance {
     /// Reads from a decoder as far as the allowance goes.
     pub fn reader<R: Read>(&mut self, decoder: R) -> Unfolding<'_, R> {
         Unfolding { decoder, allowance: self }
+    }
+}
+
+/// What the bytes of a file unfold to, compressed with gzip or xz as their beginning tells; themselves, if they are not.
+pub fn unfold<'a>(from: &'a [u8], allowance: &'a mut Allowance) -> Box<dyn Read + 'a> {
+    if from.starts_with(&GZIP) {
+        Box::new(allowance.reader(MultiGzDecoder::new(from)))
+    } else if from.starts_with(&XZ) {
+        Box::new(allowance.reader(XzReader::new_mem_limit(from, true, XZ_MEMORY_KIB)))
+    } else {
+        Box::new(from)
     }
 }
 

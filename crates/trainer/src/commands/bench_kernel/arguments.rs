@@ -42,8 +42,8 @@ pub struct BenchKernelArgs {
     #[arg(long, value_name = "csr|bsrRxC|dense", default_value = "csr")]
     pub format: KernelFormat,
     /// Where the stored entries are: uniform, power-law (few long rows), banded (near the diagonal), or those of the
-    /// matrix in a file (FILE.smtx, FILE.mtx or FILE.npz), which then sets rows, columns and density. A convolution's
-    /// matrix has OC rows, and columns (channel, filter row, filter column); in blocks (filter row, filter column, channel)
+    /// matrix in a file (FILE.smtx, FILE.mtx or FILE.npz; .gz and .xz may follow), which then sets rows, columns and
+    /// density. A convolution's matrix has OC rows, and columns (channel, filter row, filter column); in blocks (filter row, filter column, channel)
     #[arg(long, value_name = "PATTERN", default_value = "uniform")]
     pub pattern: PatternSource,
     /// File with times of other dense code (PyTorch's): the fastest with the same operation, shape and threads replaces
@@ -217,8 +217,15 @@ impl FromStr for PatternSource {
             "uniform" => Ok(Self::Uniform),
             "power-law" => Ok(Self::PowerLaw),
             "banded" => Ok(Self::Banded),
-            _ if [".smtx", ".mtx", ".npz"].iter().any(|end| text.ends_with(end)) => Ok(Self::File(text.into())),
-            _ => Err("it must be uniform, power-law, banded or a path that ends in .smtx, .mtx or .npz".to_owned()),
+            _ => {
+                let plain = [".gz", ".xz"].iter().find_map(|end| text.strip_suffix(end)).unwrap_or(text);
+                let is_file = [".smtx", ".mtx", ".npz"].iter().any(|end| plain.ends_with(end));
+                is_file.then(|| Self::File(text.into())).ok_or_else(|| {
+                    "it must be uniform, power-law, banded or a path that ends in .smtx, .mtx or .npz, perhaps \
+                     followed by .gz or .xz"
+                        .to_owned()
+                })
+            }
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Measurement {
     pub operations: f64,
     /// The same of the dense side.
     pub dense_operations: f64,
+    /// What a call must read or write: each operand once.
+    pub bytes: usize,
     pub plan_time: Duration,
     /// Largest error of an entry, 1 being what rounding may cause.
     pub max_error: f64,
@@ -179,9 +181,11 @@ impl<'a, B: ComputeDevice> Case<'a, B> {
             Pass::Grow => dense_operations,
             _ => operations(self.numbers.values.len()),
         };
+        let floats = self.numbers.x.len() + self.numbers.dy.len();
+        let bytes = size_of::<f32>() * floats + self.subject.weight_bytes();
         let is_wrong = max_error.is_nan() || max_error > 1.0;
         let times = if is_wrong { None } else { Some(time()?) };
-        Ok(Measurement { operations, dense_operations, plan_time: self.plan_time, max_error, times })
+        Ok(Measurement { operations, dense_operations, bytes, plan_time: self.plan_time, max_error, times })
     }
 }
 

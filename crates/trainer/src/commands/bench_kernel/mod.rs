@@ -20,7 +20,7 @@ pub use self::arguments::BenchKernelArgs;
 #[cfg(feature = "gpu")]
 use self::arguments::Dtype;
 use self::case::Measurement;
-use self::record::{KernelRecord, Yardstick, limit_fractions};
+use self::record::{Fractions, KernelRecord, Yardstick, limit_fractions};
 use self::reference_file::{ReferenceFile, Wanted};
 use self::subject::{Subject, subjects};
 use super::machine::MachineArgs;
@@ -63,7 +63,9 @@ pub fn run(args: &BenchKernelArgs) -> crate::Result<()> {
     }
     if let Some((title, limit)) = title {
         print_text(format_args!("{title} on {}\n{table}", place.with_isa()))?;
-        print_text(format_args!("efficiency: dense time · density / time; of limit: against {limit}"))?;
+        print_text(format_args!(
+            "efficiency: dense time · density / time; of limit: against {limit}; of bytes: against reading every operand once"
+        ))?;
     }
     if !failed.is_empty() {
         return Err(format!("{} gave wrong results at density {failed:?}", args.op).into());
@@ -96,7 +98,7 @@ impl Machine {
     }
 
     /// A measurement, and what fractions of the processor's limits its rate is.
-    fn measure(&self, args: &BenchKernelArgs, subject: &Subject) -> crate::Result<(Measurement, [Option<f64>; 2])> {
+    fn measure(&self, args: &BenchKernelArgs, subject: &Subject) -> crate::Result<(Measurement, Fractions)> {
         match self {
             Self::Cpu(cpu) => {
                 let limits = cpu.limits();
@@ -115,7 +117,7 @@ impl Machine {
                     Dtype::F16 => half_strips::measure::<half::f16>(gpu, subject, &args.machine, HalfType::F16),
                     Dtype::Bf16 => half_strips::measure::<half::bf16>(gpu, subject, &args.machine, HalfType::Bf16),
                 };
-                Ok((measurement?, [None; 2]))
+                Ok((measurement?, Fractions::default()))
             }
         }
     }

@@ -9,8 +9,9 @@ use super::arguments::BenchKernelArgs;
 use super::case::{Measurement, Times};
 use super::reference_file::DenseTime;
 use super::subject::{Pass, Subject};
+use crate::bench::Provenance;
 use crate::device::Place;
-use crate::report::Significant;
+use crate::report::{Significant, nanoseconds_text};
 
 /// The record of one density.
 #[derive(Debug, Serialize)]
@@ -48,9 +49,22 @@ pub(super) struct KernelRecord {
     /// Products with few lanes only: as `limit_fraction`, over the rate at which main memory is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_fraction: Option<f64>,
+    /// Time at the limit by bytes over `time_ns`: each operand is read or written once, at the rate at which an array as large as
+    /// all of them is read. Where it is near 1, memory is the limit. Null on a GPU.
+    bytes_fraction: Option<f64>,
     /// Largest error of an entry, as a fraction of what rounding in f32 may amount to; above 1 the check failed.
     max_error: f64,
     pub failed: bool,
+    #[serde(flatten)]
+    provenance: Provenance,
+}
+
+/// Rates of a measurement over those of the processor: the fields of [`KernelRecord`] of these names.
+#[derive(Debug, Default)]
+pub(super) struct Fractions {
+    limit: Option<f64>,
+    memory: Option<f64>,
+    bytes: Option<f64>,
 }
 
 /// Bytes of an array that no cache holds.
@@ -58,8 +72,8 @@ const BEYOND_CACHES: usize = 512 << 20;
 
 impl KernelRecord {
     /// The headings of [`KernelRecord::row`].
-    pub const HEADINGS: [&str; 9] =
-        ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "plan", "max error"];
+    pub const HEADINGS: [&str; 10] =
+        ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "of bytes", "plan", "max error"];
 
     /// The record of a measurement, beside a reference file's time if there is one.
     pub fn new(
@@ -67,10 +81,10 @@ impl KernelRecord {
         place: &Place,
         subject: &Subject,
         measurement: Measurement,
-        [limit_fraction, memory_fraction]: [Option<f64>; 2],
+        fractions: Fractions,
         reference: Option<DenseTime>,
     ) -> Self {
-        let Measurement { operations, dense_operations, plan_time, max_error, times } = measurement;
+        let Measurement { operations, dense_operations, plan_time, max_error, times, .. } = measurement;
         let stride_and_groups = subject.layer.stride_and_groups();
         let (time, failed) = (times.as_ref().map(|times| times.time), times.is_none());
         let dense = times
@@ -97,10 +111,12 @@ impl KernelRecord {
             dense_source: dense.map(|dense| dense.source),
             speedup,
             efficiency: speedup.map(|speedup| speedup * operations / dense_operations),
-            limit_fraction,
-            memory_fraction,
+            limit_fraction: fractions.limit,
+            memory_fraction: fractions.memory,
+            bytes_fraction: fractions.bytes,
             max_error,
             failed,
+            provenance: Provenance::now(),
         }
     }
 
@@ -113,9 +129,9 @@ impl KernelRecord {
     }
 
     /// The numbers, for people.
-    pub fn row(&self) -> [String; 9] {
+    pub fn row(&self) -> [String; 10] {
         let time = |ns: Option<u64>| match ns {
-            Some(ns) => format_time(ns),
+            Some(ns) => nanoseconds_text(ns),
             None if self.failed => "failed".to_owned(),
             None => "–".to_owned(),
         };
@@ -128,7 +144,8 @@ impl KernelRecord {
             ratio(self.speedup),
             ratio(self.efficiency),
             ratio(self.limit_fraction),
-            format_time(self.plan_ns),
+            ratio(self.bytes_fraction),
+            nanoseconds_text(self.plan_ns),
             format!("{:.2}", self.max_error),
         ]
     }
@@ -168,24 +185,16 @@ impl fmt::Display for Yardstick {
     }
 }
 
-/// `limit_fraction` and `memory_fraction`.
-pub(super) fn limit_fractions(cpu: &Cpu, limits: Limits, subject: &Subject, of: &Measurement) -> [Option<f64>; 2] {
-    let Some(Times { time, .. }) = of.times else { return [None; 2] };
+/// What fractions of the processor's rates a measurement reaches.
+pub(super) fn limit_fractions(cpu: &Cpu, limits: Limits, subject: &Subject, of: &Measurement) -> Fractions {
+    let Some(Times { time, .. }) = of.times else { return Fractions::default() };
     let rate = of.operations / time / cpu.threads() as f64;
-    let bytes = 8 * subject.stored.blocks.nnz();
-    let reading = |array: usize| Some(bytes as f64 / time / cpu.read_bytes_per_s(array));
-    match Yardstick::of(subject) {
-        Yardstick::LoadFma => [Some(rate / limits.load_fma_flops_per_s), None],
-        Yardstick::Fma => [Some(rate / limits.fma_flops_per_s), None],
-        Yardstick::Read => [reading(bytes), reading(BEYOND_CACHES)],
-    }
-}
-
-fn format_time(ns: u64) -> String {
-    let (value, unit) = match ns {
-        0..10_000 => (ns as f64, "ns"),
-        10_000..10_000_000 => (ns as f64 / 1e3, "µs"),
-        _ => (ns as f64 / 1e6, "ms"),
+    let entries = 8 * subject.stored.blocks.nnz();
+    let reading = |bytes: usize, array: usize| Some(bytes as f64 / time / cpu.read_bytes_per_s(array));
+    let (limit, memory) = match Yardstick::of(subject) {
+        Yardstick::LoadFma => (Some(rate / limits.load_fma_flops_per_s), None),
+        Yardstick::Fma => (Some(rate / limits.fma_flops_per_s), None),
+        Yardstick::Read => (reading(entries, entries), reading(entries, BEYOND_CACHES)),
     };
-    format!("{} {unit}", Significant(value))
+    Fractions { limit, memory, bytes: reading(of.bytes, of.bytes) }
 }

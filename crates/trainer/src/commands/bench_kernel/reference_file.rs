@@ -4,36 +4,22 @@
 //! `--shape`), `threads` and `time_ns`, and may have `stride` and `groups`; all other fields, and lines with another `op`
 //! or with none, do not matter.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::{fmt, fs, io};
 
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::error::{Kind, Kinded};
+use crate::records::{self, RecordsError};
 
 /// Why a reference file gives no time.
 #[derive(Debug, Error)]
 pub enum ReferenceError {
     /// It cannot be read.
-    #[error("dense-reference: {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-    /// A line is no record.
-    #[error("dense-reference: {}, line {line}: {source}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
+    #[error("dense-reference: {0}")]
+    Records(#[from] RecordsError),
     /// It has no record of what is measured.
     #[error("dense-reference: {} has no record of {wanted}", path.display())]
     Missing {
@@ -46,7 +32,7 @@ pub enum ReferenceError {
 
 impl Kinded for ReferenceError {
     fn kind(&self) -> Kind {
-        if matches!(self, Self::Read { .. }) { Kind::Usage } else { Kind::Failure }
+        if let Self::Records(error) = self { error.kind() } else { Kind::Failure }
     }
 }
 
@@ -104,31 +90,24 @@ fn is_of(op: &str, name: &str) -> bool {
     op.strip_prefix(name).is_some_and(|variant| variant.is_empty() || variant.starts_with('_'))
 }
 
+/// The record of a line, if it is one of a dense operation.
+fn record(line: Value) -> serde_json::Result<Option<Record>> {
+    #[derive(Deserialize)]
+    struct Head {
+        op: Option<String>,
+    }
+    let Head { op } = Head::deserialize(&line)?;
+    let is_dense = op.is_some_and(|op| NAMES.iter().any(|name| is_of(&op, name)));
+    is_dense.then(|| Record::deserialize(&line)).transpose()
+}
+
 impl ReferenceFile {
     /// Reads a file.
     ///
     /// # Errors
     /// If it cannot be read, or a line is no JSON object or an incomplete record.
     pub fn read(path: &Path) -> Result<Self, ReferenceError> {
-        let text = fs::read_to_string(path).map_err(|source| ReferenceError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &text)
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Self, ReferenceError> {
-        #[derive(Deserialize)]
-        struct Head {
-            op: Option<String>,
-        }
-        let mut records = Vec::new();
-        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let broken = |source| ReferenceError::Line { path: path.to_owned(), line: i + 1, source };
-            let value: Value = serde_json::from_str(line).map_err(broken)?;
-            let Head { op } = Head::deserialize(&value).map_err(broken)?;
-            if op.is_some_and(|op| NAMES.iter().any(|name| is_of(&op, name))) {
-                records.push(Record::deserialize(&value).map_err(broken)?);
-            }
-        }
-        Ok(Self { path: path.to_owned(), records })
+        Ok(Self { path: path.to_owned(), records: records::read(path, record)? })
     }
 
     /// The fastest record of what is wanted. One that says nothing about stride or groups fits any.
@@ -181,7 +160,8 @@ mod tests {
 
     #[test]
     fn the_fastest_record_that_fits_is_taken() {
-        let file = ReferenceFile::parse("a.jsonl".as_ref(), LINES).unwrap();
+        let path = PathBuf::from("a.jsonl");
+        let file = ReferenceFile { records: records::parse(&path, LINES, record).unwrap(), path };
         let time = |wanted: Wanted<'_>| file.fastest(&wanted).map(|dense| (dense.time * 1e9).round());
         let sizes = &[8, 4, 3, 6, 6, 2];
         assert_eq!(time(wanted("dense_conv_forward", sizes, 1)).unwrap(), 200.0);
@@ -199,7 +179,7 @@ mod tests {
     fn a_broken_line_is_named() {
         for line in ["{", "3", r#"{"op": 1}"#, r#"{"op": "dense_forward", "shape": [1, 2, 3], "threads": 1}"#] {
             let text = format!("{{}}\n{line}\n");
-            let message = ReferenceFile::parse("a.jsonl".as_ref(), &text).unwrap_err().to_string();
+            let message = records::parse("a.jsonl".as_ref(), &text, record).unwrap_err().to_string();
             assert!(message.contains("a.jsonl, line 2"), "{message}");
         }
     }

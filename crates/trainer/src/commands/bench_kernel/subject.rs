@@ -100,6 +100,14 @@ impl Subject {
         }
     }
 
+    /// Bytes of the weights that the pass reads or writes: values but for growth, and an index of each entry or block.
+    pub fn weight_bytes(&self) -> usize {
+        let blocks = &self.stored.blocks;
+        let values = if self.pass == Pass::Grow { 0 } else { blocks.nnz() };
+        let indices = if self.stored.format == KernelFormat::Dense { 0 } else { blocks.blocks().nnz() };
+        size_of::<f32>() * (values + indices)
+    }
+
     /// What the dense operation is called in a reference file.
     pub fn dense_name(&self) -> &'static str {
         match (self.layer, self.pass) {
