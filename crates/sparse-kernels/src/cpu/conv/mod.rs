@@ -104,7 +104,13 @@ impl SparseConv for Cpu {
             return Ok(());
         };
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
-        let passes = [Pass { grid: sparse.grid, walk: &sparse.walk, offsets: &sparse.offsets, values: &w.values }];
+        let passes = [Pass {
+            grid: sparse.grid,
+            walk: &sparse.walk,
+            wide: sparse.wide,
+            offsets: &sparse.offsets,
+            values: &w.values,
+        }];
         self.with_phases(plan.shape, x, |x| {
             // SAFETY: the pass is the plan's, whose layouts and number of values the operands were checked to have.
             unsafe { Spmm { passes: &passes, strip, strips, x, y: &mut y.data }.run(self) };
@@ -130,6 +136,7 @@ impl SparseConv for Cpu {
         let passes = backward.passes.iter().map(|pass| Pass {
             grid: pass.grid,
             walk: &pass.walk,
+            wide: pass.wide,
             offsets: &pass.offsets,
             values: &w.transposed_values[pass.entries.clone()],
         });

@@ -26,6 +26,8 @@ pub(super) struct SparsePlan {
     /// Where each entry's pixels of X stand, relative to the pixel of Y they are for.
     pub offsets: Vec<u32>,
     pub walk: Walk,
+    /// Whether the forward pass takes wide tiles, see [`is_wide`].
+    pub wide: bool,
     pub sampled_walk: Walk,
     pub backward: Option<Backward>,
 }
@@ -46,6 +48,7 @@ pub(super) struct BackwardPass {
     /// Where each entry's pixels of dY stand, relative to the pixel of X they are for.
     pub offsets: Vec<u32>,
     pub walk: Walk,
+    pub wide: bool,
 }
 
 /// Entries of a row block: they stay in L2 beside the images' rows.
@@ -53,6 +56,19 @@ const BLOCK: usize = 1 << 16;
 
 /// The part of L1 that a tile's part of X may take.
 const L1_PART: f64 = 0.9;
+
+/// Entries of a row from which on wide tiles pay where L1 is small.
+const LONG_ROW: usize = 64;
+
+/// An L1 cache of so many bytes is not small.
+const LARGE_L1: usize = 48 << 10;
+
+/// Whether tiles are wide, where taps overlap: with 16 registers eight vectors of one row instead of four of three. They load
+/// less of X, but what they read of it fills a small L1, and short rows do not hide that.
+fn is_wide(cpu: &Cpu, pattern: &CsrPattern, overlaps: bool) -> bool {
+    let is_long = pattern.nnz() >= LONG_ROW * pattern.nrows();
+    overlaps && (is_long || cpu.l1_bytes() >= LARGE_L1 || cpu.isa().registers() >= 32)
+}
 
 /// How a pass wants its columns cut. Outputs do not depend on it: every sum runs over a row's entries in their order.
 #[derive(Clone, Copy)]
@@ -153,24 +169,26 @@ impl SparsePlan {
         };
         // With one sample a strip, X is in phases: a stride does not set its pixels apart.
         let stride = if strip > 1 { shape.stride()[1] } else { 1 };
-        let product = Cut { vectors: if shape.kernel()[1] > 1 && stride == 1 { 8 } else { 4 }, floats: 320.0 };
+        let product = |wide: bool| Cut { vectors: if wide && stride == 1 { 8 } else { 4 }, floats: 320.0 };
         let sampled = Cut { vectors: 8, floats: 160.0 };
-        let walk = cut(pattern, grid.size[1], stride, product);
+        let wide = is_wide(cpu, pattern, grid.from.overlaps);
+        let walk = cut(pattern, grid.size[1], stride, product(wide));
         let sampled_walk = cut(pattern, grid.size[1], stride, sampled);
         let backward = options.input_grad.then(|| {
             let mut permutation = Vec::with_capacity(pattern.nnz());
             let passes = backward_grids(shape, options.x, options.y).into_iter().map(|(grid, taps)| {
                 let (sub, columns_to_offset, places) = transposed(pattern, shape, options.y, &taps);
-                let mut walk = cut(&sub, grid.size[1], 1, product);
+                let wide = is_wide(cpu, &sub, grid.from.overlaps);
+                let mut walk = cut(&sub, grid.size[1], 1, product(wide));
                 let [offsets, places] = walk.reorder([&columns_to_offset, &places]);
                 let first = permutation.len();
                 permutation.extend(places);
-                BackwardPass { grid, entries: first..permutation.len(), offsets, walk }
+                BackwardPass { grid, entries: first..permutation.len(), offsets, walk, wide }
             });
             let passes = passes.collect();
             Backward { passes, permutation }
         });
-        Self { grid, offsets, walk, sampled_walk, backward }
+        Self { grid, offsets, walk, wide, sampled_walk, backward }
     }
 
     fn bytes(&self) -> usize {

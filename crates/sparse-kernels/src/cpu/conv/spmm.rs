@@ -33,6 +33,8 @@ pub(super) struct Spmm<'a> {
 pub(super) struct Pass<'a> {
     pub grid: Grid,
     pub walk: &'a Walk,
+    /// Whether tiles are wide.
+    pub wide: bool,
     pub offsets: &'a [u32],
     pub values: &'a [f32],
 }
@@ -104,7 +106,7 @@ impl Part<'_> {
         // narrow tile leaves room for more channels.
         let most = match () {
             _ if !I::IS_VECTOR => 1,
-            _ if pass.grid.from.overlaps && pixels.run() == 0 && I::REGISTERS < 32 => 8,
+            _ if pass.wide && pixels.run() == 0 && I::REGISTERS < 32 => 8,
             _ => 4,
         };
         let tiles = pixels.tiles(self.strip, row, most);
