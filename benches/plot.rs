@@ -1,9 +1,10 @@
 //! Speed-up over dense against density, as an SVG: `cargo run --release -p rigl-benches --bin plot -- RECORDS.jsonl OUT.svg`.
 //!
 //! A line for each operation and format of the uniform patterns in a file of `rigl bench kernel --json`; each point is the
-//! geometric mean over the shapes at that density. What a line lacks at a density is said on standard error.
+//! geometric mean over the shapes that were measured at the most densities, the same for all points of a line. Standard error
+//! says what is left out and what is missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::{env, fs};
 
@@ -51,14 +52,17 @@ fn main() -> Result<()> {
         let best = lines.entry(line).or_default().entry(at).or_default().entry(shape).or_insert(speedup);
         *best = best.max(speedup);
     }
-    for (name, line) in &lines {
-        let shapes: BTreeSet<&String> = line.values().flat_map(BTreeMap::keys).collect();
-        for (&at, points) in line {
-            let missing: Vec<_> =
-                shapes.iter().filter(|&&shape| !points.contains_key(shape)).map(|s| s.as_str()).collect();
-            if !missing.is_empty() {
-                eprintln!("{name} at {:.3}: a mean without {}", densities[at], missing.join(", "));
-            }
+    for (name, line) in &mut lines {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        line.values().flat_map(BTreeMap::keys).for_each(|shape| *counts.entry(shape.clone()).or_default() += 1);
+        let most = counts.values().copied().max().unwrap_or(0);
+        let (common, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            counts.into_iter().partition(|&(_, count)| count == most);
+        line.values_mut().for_each(|points| points.retain(|shape, _| common.contains_key(shape)));
+        line.retain(|_, points| points.len() == common.len());
+        if !others.is_empty() {
+            let others = others.into_keys().collect::<Vec<_>>().join(", ");
+            eprintln!("{name}: without {others}, which fewer densities have");
         }
         let without: Vec<_> = (0..densities.len()).filter(|at| !line.contains_key(at)).collect();
         if !without.is_empty() {

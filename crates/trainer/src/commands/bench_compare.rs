@@ -61,6 +61,9 @@ struct Case {
     density: i64,
 }
 
+/// Cases of one file alone that are named for people.
+const MOST_NAMED: usize = 4;
+
 /// Density 1 as [`Case::density`].
 const ONE: f64 = -1e9;
 
@@ -232,7 +235,12 @@ pub fn run(args: &BenchCompareArgs) -> crate::Result<()> {
     print_text(format_args!("B takes {mean:.2} times as long as A (geometric mean over {} {cases})", logs.len()))?;
     for (name, cases) in ["A", "B"].into_iter().zip(&only_in_one) {
         if !cases.is_empty() {
-            print_text(format_args!("only in {name}: {}", cases.join("; ")))?;
+            let shown = cases.len().min(MOST_NAMED);
+            let more = match cases.len() - shown {
+                0 => String::new(),
+                more => format!(" and {more} more, which --json lists"),
+            };
+            print_text(format_args!("only in {name}: {}{more}", cases[..shown].join("; ")))?;
         }
     }
     Ok(())
