@@ -432,6 +432,18 @@ fn a_step_is_measured_against_the_dense_step() {
 }
 
 #[test]
+fn a_step_is_profiled_once_for_each_density() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = "bench step --budget 0.1 --model 64-96-10 --batch-size 32 --density 0.4,0.2 --threads 1 --profile";
+    let output = rigl(folder.path(), args);
+    assert!(output.status.success());
+    let profile = String::from_utf8(output.stderr).unwrap();
+    for (part, count) in [("density 0.4\n", 1), ("density 0.2\n", 1), ("launches", 2), ("sddmm", 2)] {
+        assert_eq!(profile.matches(part).count(), count, "{part}: {profile}");
+    }
+}
+
+#[test]
 fn help_tells_what_each_command_does() {
     let folder = tempfile::tempdir().unwrap();
     for (args, parts) in [

@@ -125,6 +125,12 @@ impl Cpu {
         self.l1_bytes
     }
 
+    /// One that takes its caches for as large as this, in bytes.
+    #[cfg(test)]
+    pub(crate) fn with_caches(threads: usize, isa: IsaName, [l1_bytes, l2_bytes]: [usize; 2]) -> Self {
+        Self { l1_bytes, l2_bytes, ..Self::new(threads, Some(isa)).expect("the instruction set is there") }
+    }
+
     /// Bytes of the L2 cache; 512 KiB where the processor does not tell.
     pub fn l2_bytes(&self) -> usize {
         self.l2_bytes

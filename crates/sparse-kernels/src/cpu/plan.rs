@@ -46,9 +46,11 @@ pub(super) struct Walk {
 /// How a kernel wants its walk cut. Outputs do not depend on it: every sum runs over a row's entries in their order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cut {
-    /// Bytes that a column chunk of one strip may take.
+    /// Bytes that a column chunk of one strip may take, to stay in L1.
     chunk_bytes: usize,
-    /// Entries that a row should keep per chunk.
+    /// Bytes that it may take to stay in L2.
+    far_bytes: usize,
+    /// Entries that a row should keep per chunk, where that leaves L1; a quarter of it, where that leaves L2.
     entries: f64,
     /// Entries of a row block.
     block: usize,
@@ -58,9 +60,11 @@ pub(super) struct Cut {
 
 impl Cut {
     /// For SpMM, whose tasks are blocks × strips: a block is large enough to be worth reading X's chunks again.
+    ///
+    /// A chunk of X stays in L2 together with the next one, which is fetched meanwhile where activations are far.
     pub fn spmm(cpu: &Cpu) -> Self {
         let strips = if cpu.isa().registers() >= 32 { 2 } else { 1 };
-        Self { by_length: true, ..Self::of(cpu, strips, 320) }
+        Self { by_length: true, far_bytes: cpu.l2_bytes() / 4 / strips, ..Self::of(cpu, strips, 320) }
     }
 
     /// For SDDMM, whose tasks are blocks × chunks. It starts and ends a row at a higher price: the last group of dot products
@@ -75,7 +79,7 @@ impl Cut {
     /// vectors do a row in fewer cycles but get no more from L2, so they bear shorter rows.
     fn of(cpu: &Cpu, strips: usize, floats: usize) -> Self {
         let (chunk_bytes, entries) = (cpu.l1_bytes() * 2 / 3 / strips, (floats / cpu.isa().lanes()) as f64);
-        Self { chunk_bytes, entries, block: 1 << 16, by_length: false }
+        Self { chunk_bytes, far_bytes: usize::MAX, entries, block: 1 << 16, by_length: false }
     }
 }
 
@@ -86,11 +90,11 @@ impl Walk {
     /// Plans the walk for strips of `strip` lanes.
     ///
     /// Chunk rule: as many columns as fit the chunk's bytes in one strip, but so many that a row keeps the entries asked for
-    /// per chunk on average; one chunk if that covers the matrix.
+    /// per chunk on average, as far as L2 goes, and a quarter of them beyond; one chunk if that covers the matrix.
     pub fn new(pattern: &CsrPattern, strip: usize, cut: Cut) -> Self {
-        let in_l1 = cut.chunk_bytes / (strip * size_of::<f32>());
+        let [in_l1, in_l2] = [cut.chunk_bytes, cut.far_bytes].map(|bytes| (bytes / (strip * size_of::<f32>())) as f64);
         let for_length = cut.entries * pattern.ncols() as f64 * pattern.nrows() as f64 / pattern.nnz().max(1) as f64;
-        let wanted = (in_l1 as f64).max(for_length).max(1.0);
+        let wanted = in_l1.max(for_length.min(in_l2)).max(for_length / 4.0).max(1.0);
         let chunks = ((pattern.ncols() as f64 / wanted).round() as usize).max(1);
         Self::with_chunks(pattern, chunks, cut.block, cut.by_length)
     }

@@ -19,7 +19,6 @@ use super::ahead::{Ahead, LINE};
 use super::isa::{Isa, Kernel, dispatch};
 use super::lockstep::{Entries, Source, add_entries};
 use super::plan::{Segment, Walk};
-use super::sddmm::FEW_USES;
 use super::{Buffer, Cpu, SharedMut};
 use crate::StripLayout;
 
@@ -91,6 +90,9 @@ impl Spmm<'_> {
 
 /// How many groups of rows ahead their rows of X and Y are fetched.
 const AHEAD: usize = 3;
+
+/// Times that a block uses each row of X on average, below which only those that are used are fetched.
+const FEW_USES: usize = 4;
 
 /// What is fetched ahead.
 #[derive(Clone, Copy)]

@@ -8,17 +8,22 @@ use crate::testing::linear::{Case, case};
 use crate::testing::{growth, refusals};
 use crate::{Op, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout, Strips};
 
-/// On all instruction sets; with more threads the bits are the same.
+/// On all instruction sets; with more threads, and with other caches, the bits are the same.
 fn verify(case: &Case) {
     for isa in IsaName::ALL {
         if !isa.is_available() {
             continue;
         }
         let results = case.verify(isa.name(), &Cpu::new(1, Some(isa)).unwrap());
+        let bits = |r: &[Vec<f32>]| r.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
         for threads in [2, 7] {
             let cpu = Cpu::new(threads, Some(isa)).unwrap();
-            let bits = |r: &[Vec<f32>]| r.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&case.run(&cpu)), bits(&results), "{isa} with {threads} threads");
+        }
+        // Chunks follow the caches; with next to none, everything is fetched ahead too.
+        for caches in [[1 << 10, 1 << 10], [48 << 10, 16 << 20]] {
+            let cpu = Cpu::with_caches(1, isa, caches);
+            assert_eq!(bits(&case.run(&cpu)), bits(&results), "{isa} with caches of {caches:?}");
         }
     }
 }

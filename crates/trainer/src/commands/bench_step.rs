@@ -43,6 +43,9 @@ pub struct BenchStepArgs {
     /// How sparse layers are stored.
     #[command(flatten)]
     pub format: FormatArgs,
+    /// Print each kernel's time, bytes and launches in a step of each density, measured one by one, on standard error
+    #[arg(long)]
+    pub profile: bool,
     /// Measure in this process and print the raw numbers: how the command calls itself, once for each density
     #[arg(long, hide = true)]
     pub worker: bool,
@@ -106,10 +109,10 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     }
     let mut dense: Option<Measurement> = None;
     let mut best: Vec<Option<Measurement>> = vec![None; args.density.len()];
-    for _ in 0..ROUNDS {
-        dense = Some(better(dense, measure(args, place.threads, 1.0)?));
+    for round in 1..=ROUNDS {
+        dense = Some(better(dense, measure(args, place.threads, 1.0, false)?));
         for (best, &density) in best.iter_mut().zip(&args.density) {
-            *best = Some(better(*best, measure(args, place.threads, density)?));
+            *best = Some(better(*best, measure(args, place.threads, density, args.profile && round == ROUNDS)?));
         }
     }
     let dense = dense.expect("there is at least one round");
@@ -206,7 +209,7 @@ fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) 
 }
 
 /// Runs one turn of one density in a process of its own.
-fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> crate::Result<Measurement> {
+fn measure(args: &BenchStepArgs, threads: usize, density: f64, profile: bool) -> crate::Result<Measurement> {
     let config = config(args)?;
     let program = std::env::current_exe().context(|| "cannot find this program to run it again")?;
     let output = Command::new(program)
@@ -220,6 +223,7 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64) -> crate::Result<
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
         .args(["--budget", &args.machine.budget.as_secs_f64().to_string()])
         .args(["--device", &args.machine.device.to_string()])
+        .args(profile.then_some("--profile"))
         // A GPU takes no threads.
         .args((args.machine.device == Device::Cpu).then(|| format!("--threads={threads}")))
         .stdin(Stdio::null())
@@ -258,9 +262,9 @@ impl OnDevice for Worker<'_> {
         })?;
         let time_ns = u64::try_from(best.as_nanos())?;
         print_record(&Measurement { time_ns, nnz: bench.nnz(), peak_rss_bytes: peak_rss_bytes() })?;
-        if args.machine.profile {
+        if args.profile {
             let profile = bench.profile()?;
-            eprint!("{}", crate::bench::profile_table(&profile, 1));
+            eprint!("density {density}\n{}\n", crate::bench::profile_table(&profile, 1));
         }
         Ok(())
     }

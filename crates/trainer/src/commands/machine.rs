@@ -25,9 +25,6 @@ pub struct MachineArgs {
     /// Device to compute on: cpu, gpu (the best one) or gpu:N; see `rigl devices`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
-    /// Print each kernel's time, bytes and launches, measured one by one, on standard error
-    #[arg(long)]
-    pub profile: bool,
     /// How long each case is measured, in seconds; the fastest call or step counts
     #[arg(long, value_name = "SECONDS", default_value = "1.5", value_parser = parse_seconds)]
     pub budget: Duration,

@@ -43,6 +43,22 @@ impl Ahead {
     }
 }
 
+impl Ahead {
+    /// What the `rows` image rows behind `[strip, last]` touch in X and in Y, all channels of both, in `shares`.
+    pub(super) fn of_band(
+        grid: &Grid,
+        [x, y]: [*const f32; 2],
+        [strip, last]: [usize; 2],
+        rows: usize,
+        shares: usize,
+    ) -> [Self; 2] {
+        [(&grid.from, x), (&grid.to, y)].map(|(side, data)| {
+            let new = rows * side.row.min(side.reach + side.image_row);
+            Self::new(data.wrapping_add(side.next_row(strip, last)), new, shares)
+        })
+    }
+}
+
 impl Side {
     /// Where the first image row stands that the row after `row` touches in this tensor and `row` does not.
     fn next_row(&self, strip: usize, row: usize) -> usize {

@@ -1,11 +1,13 @@
 //! Sparse convolution, weight gradient: SDDMM over tiles of pixels.
 
+use std::ops::Range;
+
 use super::ahead::Ahead;
 use super::grid::{Grid, isa_for};
 use super::pixels::{Pixels, Runs, Tile};
-use super::sums::sum_parts;
+use super::sums::RowSums;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
-use crate::cpu::plan::Walk;
+use crate::cpu::plan::{Segment, Walk};
 use crate::cpu::sddmm::Row;
 use crate::cpu::{Cpu, SharedMut};
 
@@ -37,8 +39,12 @@ impl Sddmm<'_> {
         let rows = if width == 0 { 0 } else { height * self.strips };
         let chunks = self.walk.chunks();
         let operations = 2 * (self.offsets.len() * width * rows * self.strip) as u64;
-        let tasks = self.walk.blocks() * chunks;
-        sum_parts(cpu, self.values, self.accumulate, tasks, rows, operations, |task, rows, values, accumulate| {
+        let activations = self.x.len() + self.dy.len();
+        let sums = RowSums { sums: self.values, accumulate: self.accumulate, rows, activations };
+        let all = self.walk.blocks() * chunks;
+        let per_task = if sums.takes_whole_rows(cpu) { all } else { 1 };
+        let tasks = all / per_task;
+        sums.compute(cpu, tasks, operations, |task, rows, values, accumulate| {
             let part = Part {
                 grid: self.grid,
                 walk: self.walk,
@@ -49,8 +55,7 @@ impl Sddmm<'_> {
                 x: self.x,
                 values,
                 accumulate,
-                block: task / chunks,
-                chunk: task % chunks,
+                pieces: task * per_task..(task + 1) * per_task,
                 rows,
             };
             dispatch(isa_for(cpu.isa(), self.grid, self.strip), part);
@@ -69,10 +74,10 @@ struct Part<'a> {
     x: &'a [f32],
     values: SharedMut,
     accumulate: bool,
-    block: usize,
-    chunk: usize,
+    /// Blocks and chunks that the task makes, numbered `block · chunks + chunk`.
+    pieces: Range<usize>,
     /// Image rows of all strips, one strip's after the other's.
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
 /// Most vectors of a tile.
@@ -85,35 +90,45 @@ impl Kernel for Part<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let pixels = Pixels::new(isa, self.grid, self.samples);
         let height = self.grid.size[0];
-        let mut add = self.accumulate;
-        let segments = self.walk.segments(self.block, self.chunk);
-        let entries: usize = segments.iter().map(|segment| segment.len as usize).sum();
-        // Channels of X and of dY that the chunk and the block touch.
-        let chunk = self.channels.div_ceil(self.walk.chunks());
-        let from = (self.chunk * chunk).min(self.channels)..((self.chunk + 1) * chunk).min(self.channels);
-        let to = self.walk.rows(self.block);
-        for row in self.rows.clone() {
-            let (strip, row) = (row / height, row % height);
-            let tiles = pixels.tiles(strip, row, if I::IS_VECTOR { MOST } else { 1 });
-            let shares = tiles.clone().count() * segments.len();
-            let multiply_adds = entries * tiles.clone().map(|tile| tile.count).sum::<usize>();
-            let (data, channels) = ([self.x.as_ptr(), self.dy.as_ptr()], [from.clone(), to.clone()]);
-            let mut ahead = Ahead::of_row(&self.grid, data, [strip, row], channels, multiply_adds, shares);
-            for tile in tiles {
-                self.widest(isa, pixels.run(), tile, add, &mut ahead);
-                add = true;
+        let data = [self.x.as_ptr(), self.dy.as_ptr()];
+        for image_row in self.rows.clone() {
+            let (strip, row) = (image_row / height, image_row % height);
+            for piece in self.pieces.clone() {
+                let (block, chunk) = (piece / self.walk.chunks(), piece % self.walk.chunks());
+                let segments = self.walk.segments(block, chunk);
+                let entries: usize = segments.iter().map(|segment| segment.len as usize).sum();
+                let tiles = pixels.tiles(strip, row, if I::IS_VECTOR { MOST } else { 1 });
+                let shares = tiles.clone().count() * segments.len();
+                let multiply_adds = entries * tiles.clone().map(|tile| tile.count).sum::<usize>();
+                let channels = self.channels_of(block, chunk);
+                let mut ahead = Ahead::of_row(&self.grid, data, [strip, row], channels, multiply_adds, shares);
+                let mut add = self.accumulate || image_row > self.rows.start;
+                for tile in tiles {
+                    self.widest(isa, segments, pixels.run(), tile, add, &mut ahead);
+                    add = true;
+                }
             }
         }
     }
 }
 
 impl Part<'_> {
+    /// Channels of X that a chunk and of dY that a block touches, but for those that an earlier piece of the task touched.
+    fn channels_of(&self, block: usize, chunk: usize) -> [Range<usize>; 2] {
+        let (each, chunks) = (self.channels.div_ceil(self.walk.chunks()), self.walk.chunks());
+        let from = (chunk * each).min(self.channels)..((chunk + 1) * each).min(self.channels);
+        let piece = block * chunks + chunk;
+        let is_new = |before: usize| piece < self.pieces.start + before;
+        let (new_x, new_dy) = (is_new(chunks), chunk == 0 || is_new(1));
+        [if new_x { from } else { 0..0 }, if new_dy { self.walk.rows(block) } else { 0..0 }]
+    }
+
     #[inline(always)]
-    fn widest<I: Isa>(&self, isa: I, run: usize, tile: Tile, add: bool, ahead: &mut [Ahead; 2]) {
+    fn widest<I: Isa>(&self, isa: I, segments: &[Segment], run: usize, tile: Tile, add: bool, ahead: &mut [Ahead; 2]) {
         macro_rules! choose {
             ($($run:pat, $count:literal => $p:literal $v:literal $dots:literal;)*) => {
                 match (run, tile.count) {
-                    $(($run, $count) => isa.call(Segments::<$p, $v, $dots> { part: self, tile, add, ahead }),)*
+                    $(($run, $count) => isa.call(Segments::<$p, $v, $dots> { part: self, segments, tile, add, ahead }),)*
                     _ => unreachable!("tiles have at most eight vectors"),
                 }
             };
@@ -141,6 +156,7 @@ impl Part<'_> {
 /// All segments of a part over one tile: `P` runs of `V` vectors, `DOTS` entries at a time.
 struct Segments<'a, const P: usize, const V: usize, const DOTS: usize> {
     part: &'a Part<'a>,
+    segments: &'a [Segment],
     tile: Tile,
     add: bool,
     ahead: &'a mut [Ahead; 2],
@@ -151,10 +167,10 @@ impl<const P: usize, const V: usize, const DOTS: usize> Kernel for Segments<'_, 
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Segments { part, tile, add, ahead } = self;
+        let Segments { part, segments, tile, add, ahead } = self;
         let (x, dy) = (part.x.as_ptr().wrapping_add(tile.from), part.dy.as_ptr().wrapping_add(tile.to));
         let runs = Runs { pitch: part.grid.to.pixel, pieces: None };
-        for segment in part.walk.segments(part.block, part.chunk) {
+        for segment in segments {
             ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             // SAFETY: as in the forward pass: all pixels of the tile exist in dY and, at every entry's offset, in X; of a last
             // vector beyond the row's end, dY counts as zero. Entries belong to one row, so to one block.

@@ -4,41 +4,62 @@ use std::ops::Range;
 
 use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
 
-/// Tasks wanted, that many threads find work, and most parts that the image rows are cut into for it.
-const TASKS: usize = 16;
+/// Most parts that the image rows are cut into.
 const MOST_PARTS: usize = 8;
 
-/// Computes sums over image rows: `task(index, rows, to, accumulate)` makes some elements of a gradient as long as `sums`
-/// from some image rows. Few tasks are cut by rows into a fixed number of parts, whose sums are added in their order.
-pub(super) fn sum_parts(
-    cpu: &Cpu,
-    sums: &mut [f32],
-    accumulate: bool,
-    tasks: usize,
-    rows: usize,
-    operations: u64,
-    task: impl Fn(usize, Range<usize>, SharedMut, bool) + Sync + Send,
-) {
-    if rows == 0 || sums.is_empty() {
-        if !accumulate {
-            sums.fill(0.0);
-        }
-        return;
+/// A gradient that is a sum over image rows, in X and dY of `activations` floats.
+pub(super) struct RowSums<'a> {
+    pub sums: &'a mut [f32],
+    /// Add to `sums` instead of overwriting them.
+    pub accumulate: bool,
+    pub rows: usize,
+    pub activations: usize,
+}
+
+impl RowSums<'_> {
+    /// Parts whose sums take an eighth of the activations' memory or less. They follow from the shapes alone: sums are added part
+    /// by part, and must not depend on the machine's caches.
+    fn parts(&self) -> usize {
+        (self.activations / (8 * self.sums.len()).max(1)).clamp(1, MOST_PARTS).min(self.rows)
     }
-    let len = sums.len();
-    let parts = TASKS.div_ceil(tasks.max(1)).min(rows).min(MOST_PARTS);
-    // The first part goes straight to its place.
-    let mut others = cpu.scratch(len * (parts - 1));
-    let (first, rest) = (SharedMut::new(sums), SharedMut::new(&mut others));
-    cpu.for_each_task(tasks * parts, operations, |index| {
-        let (index, part) = (index / parts, index % parts);
-        let to = if part == 0 { first } else { rest.offset((part - 1) * len) };
-        task(index, part * rows / parts..(part + 1) * rows / parts, to, accumulate && part == 0);
-    });
-    cpu.for_each_chunk(sums, ELEMENTS_PER_TASK, 8 * (len * (parts - 1)) as u64, |start, sums| {
-        for other in others.chunks_exact(len) {
-            sums.iter_mut().zip(&other[start..]).for_each(|(sum, other)| *sum += other);
+
+    /// Whether a task should make the whole gradient from its image rows instead of a chunk of it: dY then comes from memory once
+    /// and not once for each chunk. The gradient must stay near meanwhile, and there must be parts for some threads.
+    pub fn takes_whole_rows(&self, cpu: &Cpu) -> bool {
+        2 * size_of_val(self.sums) <= cpu.l2_bytes() && cpu.is_far(self.activations) && self.parts() == MOST_PARTS
+    }
+
+    /// Computes it: `task(index, rows, to, accumulate)` makes some elements from some image rows. Rows are cut into a fixed number
+    /// of parts, whose sums are added in their order.
+    pub fn compute(
+        self,
+        cpu: &Cpu,
+        tasks: usize,
+        operations: u64,
+        task: impl Fn(usize, Range<usize>, SharedMut, bool) + Sync + Send,
+    ) {
+        let parts = self.parts();
+        let Self { sums, accumulate, rows, .. } = self;
+        if rows == 0 || sums.is_empty() {
+            if !accumulate {
+                sums.fill(0.0);
+            }
+            return;
         }
-    });
-    cpu.give_back(others);
+        let len = sums.len();
+        // The first part goes straight to its place.
+        let mut others = cpu.scratch(len * (parts - 1));
+        let (first, rest) = (SharedMut::new(sums), SharedMut::new(&mut others));
+        cpu.for_each_task(tasks * parts, operations, |index| {
+            let (index, part) = (index / parts, index % parts);
+            let to = if part == 0 { first } else { rest.offset((part - 1) * len) };
+            task(index, part * rows / parts..(part + 1) * rows / parts, to, accumulate && part == 0);
+        });
+        cpu.for_each_chunk(sums, ELEMENTS_PER_TASK, 8 * (len * (parts - 1)) as u64, |start, sums| {
+            for other in others.chunks_exact(len) {
+                sums.iter_mut().zip(&other[start..]).for_each(|(sum, other)| *sum += other);
+            }
+        });
+        cpu.give_back(others);
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, GrowRequest, SparseConv};
+use crate::backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, GrowRequest, SparseConv};
 use crate::cpu::{Cpu, IsaName};
 use crate::random::Key;
 use crate::reference::{self, Exact};
@@ -16,10 +16,10 @@ fn cpus() -> Vec<Cpu> {
     let available = IsaName::ALL.into_iter().filter(|isa| isa.is_available());
     available
         .flat_map(|isa| {
-            // With next to no cache, small matrices are cut into chunks too.
-            let mut small = Cpu::new(1, Some(isa)).unwrap();
-            small.l1_bytes = 64;
-            [Cpu::new(1, Some(isa)).unwrap(), small]
+            // With next to no L1, small matrices are cut into chunks too; with next to no L2, tasks of a weight gradient make
+            // all of it.
+            let small = [[64, 512 << 10], [64, 1 << 11]].map(|caches| Cpu::with_caches(1, isa, caches));
+            [Cpu::new(1, Some(isa)).unwrap()].into_iter().chain(small)
         })
         .collect()
 }
@@ -161,12 +161,14 @@ fn many_blocks_and_chunks() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn threads_and_caches_do_not_change_a_bit() {
+    let pixels = ConvShape::new(6, 5, [3, 3]).unwrap().with_padding([1, 1]);
+    let many_pixels = Case { shape: pixels, size: [16, 16], samples: 16, ..large() };
+    let strided = Case { shape: large().shape.with_stride([2, 2]).unwrap(), strip: 16, ..large() };
     for isa in IsaName::ALL.into_iter().filter(|isa| isa.is_available()) {
-        for (stride, strip) in [([1, 1], 8), ([2, 2], 16)] {
-            let case = Case { shape: large().shape.with_stride(stride).unwrap(), strip, density: 0.7, ..large() };
-            let run = |threads: usize| {
-                let cpu = Cpu::new(threads, Some(isa)).unwrap();
+        for case in [large(), strided, many_pixels] {
+            let case = Case { density: 0.7, ..case };
+            let run = |cpu: Cpu| {
                 let pattern = Arc::new(case.pattern());
                 let values = case.numbers("values", pattern.nnz());
                 let [x_layout, y_layout] = case.layouts();
@@ -175,14 +177,21 @@ fn threads_do_not_change_a_bit() {
                 let [x, dy] = case.images(&cpu);
                 let (mut y, mut dx) = (poisoned(&cpu, y_layout), poisoned(&cpu, x_layout));
                 let mut dw = cpu.zeros(pattern.nnz()).unwrap();
+                let mut dense = cpu.zeros(case.shape.rows() * case.shape.columns()).unwrap();
                 cpu.conv_forward(&weight, &x, &mut y).unwrap();
                 cpu.conv_input_grad(&weight, &dy, &mut dx).unwrap();
                 cpu.conv_weight_grad(&weight.plan, &dy, &x, &mut dw, false).unwrap();
-                [read(&cpu, &y), read(&cpu, &dx), dw.to_vec()]
+                cpu.conv_weight_grad_dense(case.shape, &dy, &x, &mut dense, false).unwrap();
+                [read(&cpu, &y), read(&cpu, &dx), dw.to_vec(), dense.to_vec()]
                     .map(|values| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
             };
-            let one = run(1);
-            assert!(run(2) == one && run(7) == one, "{isa} {case:?}");
+            let one = run(Cpu::new(1, Some(isa)).unwrap());
+            for threads in [2, 7] {
+                assert!(run(Cpu::new(threads, Some(isa)).unwrap()) == one, "{isa}, {threads} threads, {case:?}");
+            }
+            for caches in [[64, 512 << 10], [64, 1 << 11], [48 << 10, 16 << 20]] {
+                assert!(run(Cpu::with_caches(1, isa, caches)) == one, "{isa}, caches {caches:?}, {case:?}");
+            }
         }
     }
 }

@@ -1,18 +1,19 @@
 //! Weight gradient in tiles of rows and columns: dense ones, and those of blocks.
 //!
 //! ```text
-//! for each column chunk, each part of the image rows        (parallel)
+//! for each part of the image rows, each column chunk        (parallel; chunks inside bands where those come from memory)
 //!   for each band of image rows                             the chunk's part of X settles in L1
-//!     for each R rows, each C columns
+//!     for each R rows, each C columns                       which fetch their share of the next band
 //!       acc[R][C] = 0
 //!       for each vector of the band's pixels                the hot loop:
 //!         acc[r][c] += dY[row r] · X[pixel + offset of column c]      R + C loads, R · C multiply-adds
 //!       dW[R][C] += sums of acc's lanes                     transposing trees of adds, once a band
 //! ```
 
+use super::ahead::Ahead;
 use super::grid::{Grid, isa_for};
 use super::pixels::Pixels;
-use super::sums::sum_parts;
+use super::sums::RowSums;
 use crate::cpu::bsr::sums;
 use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
 use crate::cpu::{Cpu, SharedMut};
@@ -65,7 +66,12 @@ impl Gradient<'_> {
         let rows = if width == 0 { 0 } else { height * self.strips };
         let operations = 2 * (self.dw.len() * width * rows * self.strip) as u64;
         let chunks = self.rectangles.bounds.len() - 1;
-        sum_parts(cpu, self.dw, self.accumulate, chunks, rows, operations, |chunk, rows, dw, accumulate| {
+        let activations = self.x.len() + self.dy.len();
+        let sums = RowSums { sums: self.dw, accumulate: self.accumulate, rows, activations };
+        let whole_rows = sums.takes_whole_rows(cpu);
+        let per_task = if whole_rows { chunks.max(1) } else { 1 };
+        let tasks = chunks.div_ceil(per_task);
+        sums.compute(cpu, tasks, operations, |task, rows, dw, accumulate| {
             let part = Part {
                 grid: self.grid,
                 rectangles: self.rectangles,
@@ -74,7 +80,9 @@ impl Gradient<'_> {
                 x: self.x,
                 dw,
                 accumulate,
-                chunk,
+                rectangles_of: [task, task + 1]
+                    .map(|task| self.rectangles.bounds[(task * per_task).min(chunks)] as usize),
+                fetch: whole_rows,
                 rows,
             };
             dispatch(isa_for(cpu.isa(), self.grid, self.strip), part);
@@ -91,7 +99,10 @@ struct Part<'a> {
     x: &'a [f32],
     dw: SharedMut,
     accumulate: bool,
-    chunk: usize,
+    /// First and end of the rectangles that the task makes.
+    rectangles_of: [usize; 2],
+    /// Whether the next band is fetched.
+    fetch: bool,
     /// Image rows of all strips, one strip's after the other's.
     rows: std::ops::Range<usize>,
 }
@@ -101,15 +112,23 @@ impl Kernel for Part<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let [first, end] = [0, 1].map(|i| self.rectangles.bounds[self.chunk + i] as usize);
+        let [first, end] = self.rectangles_of;
+        let rectangles = &self.rectangles.rectangles[first..end];
+        let shares = rectangles.iter().map(|r| r.rows.div_ceil(3) as usize).sum();
         let mut add = self.accumulate;
         let mut row = self.rows.start;
         while row < self.rows.end {
             // A band is of one strip.
             let height = self.grid.size[0];
             let end_row = (row + self.rectangles.band).min(self.rows.end).min((row / height + 1) * height);
-            for rectangle in &self.rectangles.rectangles[first..end] {
-                self.rectangle(isa, rectangle, row..end_row, add);
+            let (strip, last) = ((end_row - 1) / height, (end_row - 1) % height);
+            let data = [self.x.as_ptr(), self.dy.as_ptr()];
+            let mut ahead = match self.fetch {
+                true => Ahead::of_band(&self.grid, data, [strip, last], end_row - row, shares),
+                false => Ahead::none(),
+            };
+            for rectangle in rectangles {
+                self.rectangle(isa, rectangle, row..end_row, add, &mut ahead);
             }
             row = end_row;
             add = true;
@@ -121,10 +140,18 @@ impl Part<'_> {
     /// Cuts a rectangle into tiles: 3 × 4 accumulators, 3 vectors of dY and one of X are 16 registers; 4 × 6 where there are
     /// 32.
     #[inline(always)]
-    fn rectangle<I: Isa>(&self, isa: I, rectangle: &Rectangle, band: std::ops::Range<usize>, add: bool) {
+    fn rectangle<I: Isa>(
+        &self,
+        isa: I,
+        rectangle: &Rectangle,
+        band: std::ops::Range<usize>,
+        add: bool,
+        ahead: &mut [Ahead; 2],
+    ) {
         let (rows, columns) = (rectangle.rows as usize, rectangle.len as usize);
         let mut row = 0;
         while row < rows {
+            ahead.iter_mut().for_each(|ahead| ahead.fetch(isa));
             let left = rows - row;
             if const { !I::IS_VECTOR } {
                 row += self.row_of_tiles::<I, 1, 4>(isa, rectangle, row, columns, band.clone(), add);

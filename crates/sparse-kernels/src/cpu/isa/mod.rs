@@ -143,6 +143,15 @@ mod tests {
             assert_eq!(vectors.map(|v| isa.sum(v)), expected);
             let [a, b, c, d, ..] = vectors;
             assert_eq!(isa.sum4([a, b, c, d]), expected[..4]);
+            // Numbers whose sum depends on the order, which is the same for all three.
+            let data: Vec<f32> =
+                (0..8 * I::LANES as u64).map(|i| crate::random::Key::new(1).uniform(i) - 0.5).collect();
+            // SAFETY: data holds 8 · LANES floats.
+            let vectors: [I::V; 8] = std::array::from_fn(|v| unsafe { isa.load(data.as_ptr().add(v * I::LANES)) });
+            let eight = isa.sum8(vectors);
+            assert_eq!(vectors.map(|v| isa.sum(v)), eight);
+            let [a, b, c, d, ..] = vectors;
+            assert_eq!(isa.sum4([a, b, c, d]), eight[..4]);
             [I::LANES, I::REGISTERS]
         }
     }

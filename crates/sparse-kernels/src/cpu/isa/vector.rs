@@ -58,11 +58,12 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// Adds the low bits of `shift` to the exponent of `a`: `a · 2^n` where `shift = 1.5 · 2^23 + n`, n whole, if
     /// neither `a` nor the result is zero, subnormal or out of range.
     fn add_exponent(self, a: Self::V, shift: Self::V) -> Self::V;
-    /// The sum of a vector's lanes, in a fixed order.
+    /// The sum of a vector's lanes, in the order of [`Isa::sum8`]: which entries are summed together depends on chunks and so
+    /// on caches, and no result may.
     fn sum(self, a: Self::V) -> f32;
     /// The sums of eight vectors' lanes, in a fixed order.
     fn sum8(self, vectors: [Self::V; 8]) -> [f32; 8];
-    /// The sums of four vectors' lanes, in a fixed order.
+    /// The sums of four vectors' lanes, in the order of [`Isa::sum8`].
     fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
     /// Reads four floats: one load where [`Isa::splat`] of each would be four, for [`Isa::splat_of_four`] to pick from.
     ///

@@ -148,9 +148,9 @@ impl Isa for Avx2 {
     fn sum(self, a: __m256) -> f32 {
         // SAFETY: see above.
         unsafe {
-            let half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-            let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
-            _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
+            let pairs = _mm256_add_ps(a, _mm256_permute_ps::<0b01_00_11_10>(a));
+            let quads = _mm256_add_ps(pairs, _mm256_movehdup_ps(pairs));
+            _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(quads), _mm256_extractf128_ps::<1>(quads)))
         }
     }
     #[inline(always)]

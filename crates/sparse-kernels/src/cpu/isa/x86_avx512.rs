@@ -119,10 +119,10 @@ impl Isa for Avx512 {
     fn sum(self, a: __m512) -> f32 {
         // SAFETY: see above.
         unsafe {
-            let half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
-            let quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
-            let pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
-            _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
+            let pairs = _mm512_add_ps(a, _mm512_permute_ps::<0b01_00_11_10>(a));
+            let quads = _mm512_add_ps(pairs, _mm512_movehdup_ps(pairs));
+            let halves = _mm256_add_ps(_mm512_castps512_ps256(quads), _mm512_extractf32x8_ps::<1>(quads));
+            _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves)))
         }
     }
     #[inline(always)]
@@ -134,10 +134,10 @@ impl Isa for Avx512 {
             let low = add_quads(add_pairs(v[0], v[1]), add_pairs(v[2], v[3]));
             let high = add_quads(add_pairs(v[4], v[5]), add_pairs(v[6], v[7]));
             let quarters = _mm512_add_ps(
-                _mm512_shuffle_f32x4::<0b10_00_10_00>(low, high),
-                _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high),
+                _mm512_shuffle_f32x4::<0b01_00_01_00>(low, high),
+                _mm512_shuffle_f32x4::<0b11_10_11_10>(low, high),
             );
-            // quarters: [low 0+1, low 2+3, high 0+1, high 2+3]
+            // quarters: [low 0+2, low 1+3, high 0+2, high 1+3]
             let halves = _mm512_shuffle_f32x4::<0b11_01_10_00>(quarters, quarters);
             let sums = _mm256_add_ps(_mm512_castps512_ps256(halves), _mm512_extractf32x8_ps::<1>(halves));
             std::mem::transmute::<__m256, [f32; 8]>(sums)
