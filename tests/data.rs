@@ -82,6 +82,8 @@ fn a_folder_of_pictures_with_a_broken_one() {
 
     let eval = &records(path, "eval --json run --data-dir pictures")[0];
     assert_eq!((&eval["samples"], &eval["accuracy"]), (&6.into(), &done["test_accuracy"]));
+    // The run's settings name the folder.
+    assert_eq!(&records(path, "eval --json run")[0], eval);
     let (code, verified, message) = outcome(path, "data verify --json image-folder --data-dir pictures");
     assert_eq!((code, &verified[0]["verified"], &verified[0]["train"]), (1, &false.into(), &18.into()));
     assert_eq!(verified[0]["corrupt"][0], "pictures/train/b/5.png");
@@ -89,6 +91,19 @@ fn a_folder_of_pictures_with_a_broken_one() {
     fs::remove_dir_all(path.join("pictures/val/c")).unwrap();
     let (code, _, message) = outcome(path, train);
     assert!(code == 2 && message.contains("train has the class folder \"c\""), "{code}: {message}");
+    // What is left is evaluated by the names of its classes, not by their numbers.
+    for part in ["train", "val"] {
+        fs::remove_dir_all(path.join("pictures").join(part).join("a")).unwrap();
+        let _ = fs::remove_dir_all(path.join("pictures").join(part).join("c"));
+    }
+    let (code, of_b, message) = outcome(path, "eval --json run --split train");
+    assert_eq!(of_b[0]["samples"], 6);
+    assert!(code == 0 && message.contains("image-folder lacks 2 of the model's 3 classes"), "{code}: {message}");
+    fs::rename(path.join("pictures/train/b"), path.join("pictures/train/z_b")).unwrap();
+    fs::rename(path.join("pictures/val/b"), path.join("pictures/val/z_b")).unwrap();
+    let (code, _, message) = outcome(path, "eval --json run --split train");
+    let parts = ["new are \"z_b\"", "lacks \"a\", \"b\", \"c\""];
+    assert!(code == 2 && parts.iter().all(|part| message.contains(part)), "{code}: {message}");
 }
 
 #[test]

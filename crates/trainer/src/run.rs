@@ -256,6 +256,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 data: parts.data.name.clone(),
                 normalization,
                 image_size: parts.data.is_files().then_some(parts.config.image_size),
+                class_names: parts.data.class_names(),
             },
             data_sha256: parts.data.sha256(),
             batches_per_epoch,

@@ -26,8 +26,8 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::device::{Place, available_threads};
 use crate::error::{Kind, Kinded};
 use crate::models::StoredModel;
-use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
+use crate::settings::{TrainConfig, TrainOptions, read_toml};
 use crate::topology_record::TopologyRecord;
 
 pub(crate) const CONFIG: &str = "config.toml";
@@ -240,6 +240,16 @@ pub fn load_model(path: &Path) -> crate::Result<(StoredModel, PathBuf)> {
     }
     let model = StoredModel::from_checkpoint(&found.checkpoint).map_err(CheckpointError::in_file(&found.path))?;
     Ok((model, found.path))
+}
+
+/// The folder of data sets for a model: the one given, that of the settings of the run folder in which it is, if the folder still
+/// exists, or the environment variable `RIGL_DATA_DIR`.
+pub(crate) fn data_dir_for(given: Option<&Path>, model: &Path) -> Option<PathBuf> {
+    let of_run = || {
+        let folder = read_toml::<TrainOptions>(&RunDir::config_path(model).ok()?).ok()?.data_dir?;
+        folder.is_dir().then_some(folder)
+    };
+    given.map(Path::to_owned).or_else(of_run).or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into))
 }
 
 /// Newest first.

@@ -15,7 +15,7 @@ use crate::interrupt::Interrupt;
 use crate::models::{Network, StoredModel};
 use crate::report::{print_record, print_text};
 use crate::run::{Mean, evaluate};
-use crate::run_dir::load_model;
+use crate::run_dir::{data_dir_for, load_model};
 use crate::settings::DATA_IN_FOLDERS;
 use crate::settings::error::ConfigError;
 use crate::training::Evaluator;
@@ -36,7 +36,7 @@ pub struct EvalArgs {
     /// The data set [default: the one the model was trained on, or fashion-mnist-mini]
     #[arg(long, value_name = "NAME")]
     pub data: Option<String>,
-    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    /// Folder of data sets [default: the run's, or the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Which samples: the test set or the whole training set
@@ -91,9 +91,21 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
     if args.data_dir.is_some() && name == data::EMBEDDED {
         return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS }.into());
     }
-    let data_dir = args.data_dir.clone().or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into));
+    let data_dir = data_dir_for(args.data_dir.as_deref(), &args.model);
     let image_size = trained_on.as_ref().and_then(|input| input.image_size).unwrap_or(DEFAULT_IMAGE_SIZE);
-    let data = data::load_sized(name, data_dir.as_deref(), image_size)?;
+    let mut data = data::load_sized(name, data_dir.as_deref(), image_size)?;
+    match trained_on.as_ref().and_then(|input| input.class_names.as_deref()) {
+        Some(names) => {
+            let missing = data.number_classes(names)?;
+            if !missing.is_empty() {
+                tracing::warn!("{} lacks {} of the model's {} classes", data.name, missing.len(), names.len());
+            }
+        }
+        None if data.is_files() => {
+            tracing::warn!("the model does not name its classes; they are taken for those of {} in order", data.name);
+        }
+        None => {}
+    }
     check_fit(&model.architecture()?, &data)?;
     // A model goes on to see what it was trained to see.
     let default = || data.normalization(data::default_normalize(name));

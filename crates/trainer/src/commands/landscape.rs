@@ -24,7 +24,7 @@ use crate::landscape::{
 use crate::models::{StoredModel, WeightCount, activation_bytes};
 use crate::report::{Progress, Significant, Status, Table, print_record, print_text};
 use crate::run::Mean;
-use crate::run_dir::load_model;
+use crate::run_dir::{data_dir_for, load_model};
 use crate::settings::DATA_IN_FOLDERS;
 use crate::settings::error::ConfigError;
 use crate::{data, memory};
@@ -86,7 +86,7 @@ pub struct LandscapeArgs {
     /// Random seed for batches and points; a seed gives the same result on any number of threads
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: u64,
-    /// Folder of data sets [default: the environment variable RIGL_DATA_DIR]
+    /// Folder of data sets [default: the run's, or the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Threads [default: one per core]
@@ -183,8 +183,11 @@ pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
     let architecture = ends[0].model.architecture()?;
     let trained = args.curves.iter().any(|curve| curve.is_trained());
     check_effects(args, trained, !architecture.norms.is_empty(), input.data != data::EMBEDDED)?;
-    let data_dir = args.data_dir.clone().or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into));
-    let data = data::load_sized(&input.data, data_dir.as_deref(), input.image_size.unwrap_or(DEFAULT_IMAGE_SIZE))?;
+    let data_dir = data_dir_for(args.data_dir.as_deref(), &args.a);
+    let mut data = data::load_sized(&input.data, data_dir.as_deref(), input.image_size.unwrap_or(DEFAULT_IMAGE_SIZE))?;
+    if let Some(names) = &input.class_names {
+        data.number_classes(names)?;
+    }
     check_fit(&architecture, &data)?;
     let batch_size = args.batch_size.unwrap_or(BATCH_SIZE).min(data.train.len());
     let cpu = Cpu::new(args.threads.unwrap_or_else(available_threads), None)?;

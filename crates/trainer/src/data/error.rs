@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::class_names::listed;
 use super::picture::PictureError;
 use crate::error::{Kind, Kinded};
 
@@ -173,6 +174,19 @@ pub enum DataError {
         /// The part that lacks it.
         lacks: PathBuf,
     },
+    /// A model does not know all classes of the data.
+    #[error(
+        "the model was not trained on all classes of the data: new are {}; of the model's, the data lacks {}; name the class \
+         folders as in training",
+        listed(new),
+        listed(missing)
+    )]
+    ClassNames {
+        /// Classes of the data that the model does not know.
+        new: Vec<String>,
+        /// Classes of the model that the data does not have.
+        missing: Vec<String>,
+    },
     /// No image of a split can be read.
     #[error("none of the {pictures} images can be read; {}: {source}", file.display())]
     Pictures {
@@ -206,7 +220,8 @@ impl Kinded for DataError {
             | Self::Folder { .. }
             | Self::NoClasses { .. }
             | Self::EmptyClass { .. }
-            | Self::Classes { .. } => Kind::Usage,
+            | Self::Classes { .. }
+            | Self::ClassNames { .. } => Kind::Usage,
             _ => Kind::Failure,
         }
     }

@@ -12,6 +12,7 @@
 
 mod augment;
 pub mod cifar;
+mod class_names;
 pub(crate) mod compressed;
 mod dataset;
 mod error;

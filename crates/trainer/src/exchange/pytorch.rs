@@ -580,6 +580,7 @@ mod tests {
             data: "mnist".to_owned(),
             normalization: Normalization::Pixels { mean: 0.5, deviation: 0.25 },
             image_size: None,
+            class_names: None,
         };
         let model = StoredModel { input: Some(input), ..example() };
         let bytes = model.to_checkpoint().to_bytes().unwrap();

@@ -176,10 +176,13 @@ pub fn common_input(ends: &[End; 2]) -> crate::Result<ModelInput> {
     let (of_a, of_b) = (input(a)?, input(b)?);
     let size = |input: &ModelInput| input.image_size.map_or("as stored".to_owned(), |size| size.to_string());
     let normalization = |input: &ModelInput| serde_json::to_string(&input.normalization);
+    let classes =
+        |input: &ModelInput| input.class_names.as_ref().map_or("not stored".to_owned(), |names| names.join(", "));
     for (what, inputs) in [
         ("the data set", [of_a.data.clone(), of_b.data.clone()]),
         ("the image size", [size(&of_a), size(&of_b)]),
         ("the normalization", [normalization(&of_a)?, normalization(&of_b)?]),
+        ("the list of classes", [classes(&of_a), classes(&of_b)]),
     ] {
         if inputs[0] != inputs[1] {
             return Err(LandscapeError::Input { what, paths: paths(), inputs }.into());

@@ -18,6 +18,7 @@ fn mlp(sizes: [usize; 3]) -> StoredModel {
         data: "mnist".to_owned(),
         normalization: Normalization::Pixels { mean: 0.5, deviation: 0.25 },
         image_size: None,
+        class_names: None,
     };
     StoredModel { input: Some(input), layers: vec![layer(0), layer(1)], convolutional: None }
 }
@@ -46,6 +47,8 @@ fn ends_must_fit_each_other() {
     assert!(text.contains("the data set of runs/a is mnist, that of runs/b is cifar10"), "{text}");
     let text = other(|input| input.image_size = Some(64));
     assert!(text.contains("the image size of runs/a is as stored, that of runs/b is 64"), "{text}");
+    let text = other(|input| input.class_names = Some(vec!["cat".to_owned(), "dog".to_owned()]));
+    assert!(text.contains("the list of classes of runs/a is not stored, that of runs/b is cat, dog"), "{text}");
     let text = other(|input| input.normalization = Normalization::PerImage);
     assert!(text.contains("the normalization") && text.contains("0.25") && text.contains("per-image"), "{text}");
     let text = message(model.clone(), StoredModel { input: None, ..model.clone() });

@@ -137,6 +137,9 @@ pub struct ModelInput {
     /// Pixels each way that pictures were resized to, of data that has pictures of any size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
+    /// The names of the classes, in the order of the outputs, of data that names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_names: Option<Vec<String>>,
 }
 
 /// The weights of a model, in a file of ours: a checkpoint, or a model that was imported.
@@ -626,7 +629,8 @@ mod tests {
             (Normalization::Channels { mean: vec![0.1, 0.2, 0.3], deviation: vec![1.0 / 3.0; 3] }, Some(64)),
             (Normalization::PerImage, None),
         ] {
-            let input = ModelInput { data: "cifar10".to_owned(), normalization, image_size };
+            let class_names = image_size.map(|_| vec!["cat".to_owned(), "dog".to_owned()]);
+            let input = ModelInput { data: "cifar10".to_owned(), normalization, image_size, class_names };
             let model = StoredModel { input: Some(input), layers: vec![layer.clone()], convolutional: None };
             let bytes = model.to_checkpoint().to_bytes().unwrap();
             assert_eq!(StoredModel::from_checkpoint(&Checkpoint::from_bytes(&bytes).unwrap()).unwrap(), model);
