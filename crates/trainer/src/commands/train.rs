@@ -162,6 +162,12 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     } else if window.is_none() && updates == rigl::UpdateTimes::Scheduled {
         tracing::warn!("{total_steps} steps are too few for a topology update: the pattern will not change");
     }
+    if let Some(last) = config.late_update(window, total_steps) {
+        let left = total_steps - 1 - last;
+        tracing::warn!(
+            "the last topology update is at step {last}: only {left} of {total_steps} steps train what it grows"
+        );
+    }
     let network = first.network(device, config, config.batch_size.min(data.train.len()))?;
     let (optimizer, steps) = (config.optimizer_options(), config.step_options(total_steps));
     let trainer = Trainer::new(device, network, optimizer, method, steps)?;

@@ -84,6 +84,34 @@ pub enum ConfigError {
         /// The step at which updates have ended.
         end: u64,
     },
+    /// The run is over before its first update.
+    #[error(
+        "begin-step: the first topology update would be at step {begin}, but the run has {total_steps} steps: {method} would never \
+         change the pattern; begin-step must be less than {total_steps}"
+    )]
+    NoUpdate {
+        /// The method.
+        method: String,
+        /// The first step with an update.
+        begin: u64,
+        /// The run's.
+        total_steps: u64,
+    },
+    /// The run is over before pruning is.
+    #[error(
+        "end-step: {method} would reach density {density} at step {end}, but the run has {total_steps} steps; end-step must be at \
+         most {total_steps}"
+    )]
+    UnfinishedPruning {
+        /// The method.
+        method: String,
+        /// The density at the end.
+        density: f64,
+        /// The step of the last pruning.
+        end: u64,
+        /// The run's.
+        total_steps: u64,
+    },
     /// The network does not fit the data.
     #[error(
         "model: {model} takes {inputs} features and has {outputs} classes, but {data} has {features} features and \

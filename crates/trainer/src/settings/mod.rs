@@ -191,6 +191,31 @@ mod tests {
         assert_eq!(window("", 134).unwrap(), None);
         assert_eq!(window("", 135).unwrap(), Some(UpdateWindow { begin: 100, end: 101 }));
         assert!(window("--begin-step 2000", 2400).unwrap_err().to_string().contains("begin at step 2000"));
+        // Of a schedule that was asked for, something must happen within the run.
+        let refused = |line: &str, steps| match resolve(line).unwrap().scheduled_method(steps) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        let never = refused("--begin-step 200 --end-step 300", 120);
+        assert!(never.contains("first topology update would be at step 200, but the run has 120 steps"), "{never}");
+        let unfinished = refused("--method gmp --density 0.1 --begin-step 20 --update-interval 20 --end-step 240", 120);
+        assert!(unfinished.contains("density 0.1 at step 240, but the run has 120 steps"), "{unfinished}");
+        for fine in
+            ["--begin-step 119 --end-step 300", "--method gmp --begin-step 20 --end-step 120", "--method static"]
+        {
+            assert_eq!(refused(fine, 120), "");
+        }
+        // What the last update grows needs steps behind it: a twentieth of the run.
+        let late = |line: &str, steps| {
+            let config = resolve(line).unwrap();
+            config.late_update(config.update_window(steps).unwrap(), steps)
+        };
+        let line = "--begin-step 120 --end-step 121 --update-interval 1";
+        assert_eq!((late(line, 121), late(line, 127), late(line, 128)), (Some(120), Some(120), None));
+        assert_eq!(
+            (late("--end-step 2400", 2400), late("", 2400), late("--method static", 2400)),
+            (Some(2300), None, None)
+        );
         let data_dir =
             |line: &str| TrainConfig::resolve(None, &args(line).options, Some("/env".into())).unwrap().data_dir;
         assert_eq!(data_dir("--data mnist"), Some("/env".into()));

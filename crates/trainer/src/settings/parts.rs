@@ -1,7 +1,7 @@
 //! What the parts of a run are told of its settings: each gets options of its own, none the whole configuration.
 
 use autograd::optim::{AdamOptions, Decay, OptimizerOptions, Schedule, SgdOptions};
-use rigl::{LoopSemantics, MethodOptions, ScheduleOptions, UpdateSchedule};
+use rigl::{LoopSemantics, MethodOptions, ScheduleOptions, UpdateSchedule, UpdateTimes, WeightStorage};
 use sparse_kernels::Backend;
 
 use super::error::ConfigError;
@@ -71,6 +71,7 @@ impl TrainConfig {
     /// [`ConfigError`] or [`rigl::ScheduleError`] if the schedule is impossible.
     pub fn scheduled_method(&self, total_steps: u64) -> crate::Result<(Box<dyn rigl::Method>, Option<UpdateWindow>)> {
         let window = self.update_window(total_steps)?;
+        self.check_schedule(window, total_steps)?;
         let semantics = match self.update_semantics {
             UpdateSemantics::Paper => LoopSemantics::PAPER,
             UpdateSemantics::Reference => self.method.info().reference_semantics,
@@ -109,6 +110,30 @@ impl TrainConfig {
     ) -> crate::Result<Trainer<'b, B>> {
         let (method, _) = self.scheduled_method(total_steps)?;
         Ok(Trainer::new(backend, network, self.optimizer_options(), method, self.step_options(total_steps))?)
+    }
+
+    /// A schedule that was asked for must fire, and arrive at the density asked for, within the run.
+    fn check_schedule(&self, window: Option<UpdateWindow>, total_steps: u64) -> Result<(), ConfigError> {
+        let info = self.method.info();
+        let Some(UpdateWindow { begin, end }) = window else { return Ok(()) };
+        if info.updates != UpdateTimes::Scheduled {
+            return Ok(());
+        }
+        let (method, density) = (info.name.to_owned(), self.density);
+        if begin >= total_steps {
+            return Err(ConfigError::NoUpdate { method, begin, total_steps });
+        }
+        if info.storage == WeightStorage::DenseFirst && end > total_steps {
+            return Err(ConfigError::UnfinishedPruning { method, density, end, total_steps });
+        }
+        Ok(())
+    }
+
+    /// The step of the last topology update, if less than a twentieth of the run follows it: what it grows is then hardly trained.
+    pub fn late_update(&self, window: Option<UpdateWindow>, total_steps: u64) -> Option<u64> {
+        let last = window?.last_update(self.update_interval, total_steps)?;
+        let is_scheduled = self.method.info().updates == UpdateTimes::Scheduled;
+        (is_scheduled && (total_steps - 1 - last) * 20 < total_steps).then_some(last)
     }
 
     /// When the topology may change. Without `begin-step` it begins after one update interval, without `end-step` it

@@ -41,6 +41,14 @@ pub struct UpdateWindow {
     pub end: u64,
 }
 
+impl UpdateWindow {
+    /// The step of the last update of a run of `total_steps`, one every `interval`; `None` if there is no update.
+    pub fn last_update(self, interval: u64, total_steps: u64) -> Option<u64> {
+        let steps = self.end.min(total_steps).checked_sub(self.begin + 1)?;
+        Some(self.begin + steps / interval.max(1) * interval.max(1))
+    }
+}
+
 /// What a step does beside the network and the method.
 #[derive(Debug, Clone)]
 pub struct StepOptions {
