@@ -1,11 +1,14 @@
 //! Whether a step fits into memory: asked before anything is built, since a process that takes more than there is gets killed
 //! without a word.
 
+use autograd::optim::OptimizerOptions;
+use rigl::{LayerDensity, WeightStorage};
 use sparse_kernels::Backend;
 use sysinfo::System;
 
 use crate::device::ComputeDevice;
 use crate::models::{Architecture, activation_bytes};
+use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
 use crate::training::TrainingError;
 
@@ -13,11 +16,25 @@ use crate::training::TrainingError;
 pub fn available() -> Option<usize> {
     let mut system = System::new();
     system.refresh_memory();
-    // A container's limit, where there is one, is what counts.
-    let limit = system.cgroup_limits().map(|limits| limits.free_memory).filter(|&free| free > 0);
-    let free = system.available_memory();
-    let free = limit.map_or(free, |limit| limit.min(free));
+    // The limits of a container and of the process, where there are some, are what counts.
+    let of_container = system.cgroup_limits().map(|limits| limits.free_memory).filter(|&free| free > 0);
+    let free = [Some(system.available_memory()), of_container, address_space()].into_iter().flatten().min()?;
     (free > 0).then(|| usize::try_from(free).unwrap_or(usize::MAX))
+}
+
+/// Bytes that the process may still map, if its address space is limited (`ulimit -v`). Linux only.
+fn address_space() -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    free_address_space(&limits, &status)
+}
+
+fn free_address_space(limits: &str, status: &str) -> Option<u64> {
+    let of = |text: &str, key: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
+    };
+    // The first has bytes, or the word "unlimited"; the second KiB.
+    Some(of(limits, "Max address space")?.saturating_sub(1024 * of(status, "VmSize:")?))
 }
 
 /// Checks that the activations of a step on `batch_size` samples have room. Weights, far smaller in a sparse network, are not
@@ -32,6 +49,56 @@ pub fn check<B: ComputeDevice>(device: &B, architecture: &Architecture, batch_si
     let Some(available) = available() else { return Ok(()) };
     check_against(available, device, architecture, batch_size)
 }
+
+/// Checks that weights have room beside the activations, as a method holds them when the run begins: values, gradients, optimizer
+/// slots, the values as they are drawn, and of sparse layers both indices. The least that is needed, not all.
+///
+/// # Errors
+/// [`ConfigError::WeightMemory`] if they have none.
+pub fn check_weights<B: ComputeDevice>(
+    device: &B,
+    architecture: &Architecture,
+    config: &TrainConfig,
+    densities: &[LayerDensity],
+    batch_size: usize,
+) -> crate::Result<()> {
+    if !device.uses_host_memory() {
+        return Ok(());
+    }
+    let Some(available) = available() else { return Ok(()) };
+    let activations = activation_bytes(device, architecture, true, batch_size)?;
+    check_weights_against(available, config, densities, activations)
+}
+
+fn check_weights_against(
+    available: usize,
+    config: &TrainConfig,
+    densities: &[LayerDensity],
+    activations: usize,
+) -> crate::Result<()> {
+    let slots = match config.optimizer_options() {
+        OptimizerOptions::Sgd(options) => usize::from(options.momentum > 0.0),
+        OptimizerOptions::Adam(_) => 2,
+    };
+    let dense = |weights: usize| weights.saturating_mul(4 * (3 + slots));
+    let sparse = |layer: &LayerDensity| match layer.nnz == layer.size {
+        true => dense(layer.size),
+        false => dense(layer.nnz).saturating_add(layer.nnz.saturating_mul(SPARSE_INDEX_BYTES)),
+    };
+    let sum = |bytes: &dyn Fn(&LayerDensity) -> usize| densities.iter().map(bytes).fold(0, usize::saturating_add);
+    let if_sparse = sum(&sparse);
+    let info = config.method.info();
+    let weights = if info.storage == WeightStorage::Sparse { if_sparse } else { sum(&|layer| dense(layer.size)) };
+    if weights.saturating_add(activations) <= available {
+        return Ok(());
+    }
+    let (model, method) = (config.model.to_string(), info.name.to_owned());
+    let if_sparse = (if_sparse + activations <= available).then_some(if_sparse);
+    Err(ConfigError::WeightMemory { model, method, weights, activations, available, if_sparse }.into())
+}
+
+/// Of a sparse weight: its column, and column and place in the transposed order.
+const SPARSE_INDEX_BYTES: usize = 12;
 
 /// Whether there is room for two networks' activations beside what is held already.
 ///
@@ -73,6 +140,7 @@ mod tests {
     use sparse_kernels::cpu::Cpu;
 
     use super::*;
+    use crate::method::Method;
 
     #[test]
     fn batches_without_room_are_refused() {
@@ -85,6 +153,41 @@ mod tests {
         assert!((100..1000).contains(&fits), "{message}");
         check_against(1 << 30, &cpu, &wrn, fits).unwrap();
         assert!(!check_against(1 << 10, &cpu, &wrn, 1).unwrap_err().to_string().contains("would fit"));
+    }
+
+    #[test]
+    fn weights_without_room_are_refused() {
+        let check = |method: &str, density: f64| {
+            let config = TrainConfig {
+                model: "784-40000-40000-10".parse().unwrap(),
+                method: Method::named(method),
+                density,
+                ..TrainConfig::default()
+            };
+            let architecture = Architecture::of(&config.model);
+            let densities = config.sparsification().solve(&architecture).unwrap();
+            check_weights_against(6 << 30, &config, &densities, 1 << 28).map_err(|error| error.to_string())
+        };
+        for method in ["snip", "gmp", "dnw"] {
+            // 1.6 billion weights of 16 bytes.
+            let message = check(method, 0.01).unwrap_err();
+            let parts = [method, "784-40000-40000-10", "24.3 GiB", "only 6.0 GiB", "0.4 GiB"];
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        }
+        assert!(check("dense", 1.0).unwrap_err().contains("24.3 GiB"));
+        check("rigl", 0.01).unwrap();
+        assert!(!check("rigl", 0.5).unwrap_err().contains("would need"));
+    }
+
+    #[test]
+    fn the_address_space_may_be_limited() {
+        let limits = |value: &str| {
+            format!("Limit   Soft Limit  Hard Limit  Units\nMax address space    {value}   unlimited  bytes\n")
+        };
+        let status = "Name:\trigl\nVmPeak:\t  900 kB\nVmSize:\t  1000 kB\n";
+        assert_eq!(free_address_space(&limits("6144000"), status), Some(5_120_000));
+        assert_eq!(free_address_space(&limits("1000"), status), Some(0));
+        assert_eq!(free_address_space(&limits("unlimited"), status), None);
     }
 
     #[test]

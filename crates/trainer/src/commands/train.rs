@@ -155,6 +155,10 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         Some((run_dir, found)) => (Some(run_dir), found),
         None => (None, None),
     };
+    if found.is_none() && config.init_from.is_none() && config.ticket.is_none() {
+        let densities = config.sparsification().solve(architecture)?;
+        memory::check_weights(device, architecture, config, &densities, config.batch_size.min(data.train.len()))?;
+    }
     let first = FirstModel::of(config, architecture, found.as_ref())?;
     let updates = config.method.info().updates;
     if first.targets.iter().all(|d| d.nnz == d.size) && !config.method.is_dense() {

@@ -60,7 +60,12 @@ impl Plan {
         // Seeds need no memory.
         for run in plan.runs.iter().filter(|run| run.place.seed == plan.runs[0].place.seed) {
             let architecture = fit::architecture(&run.config.spec(&data))?;
-            memory::check(&cpu, &architecture, run.config.batch_size.min(samples(&run.config, &data)))?;
+            let batch_size = run.config.batch_size.min(samples(&run.config, &data));
+            memory::check(&cpu, &architecture, batch_size)?;
+            if run.config.init_from.is_none() && run.config.ticket.is_none() {
+                let densities = run.config.sparsification().solve(&architecture)?;
+                memory::check_weights(&cpu, &architecture, &run.config, &densities, batch_size)?;
+            }
         }
         Ok(plan)
     }

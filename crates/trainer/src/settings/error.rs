@@ -168,6 +168,29 @@ pub enum ConfigError {
         /// A batch size that would fit, or 0.
         fits: usize,
     },
+    /// Weights that do not fit in memory.
+    #[error(
+        "model: {model} with the method {method} needs about {} for weights, gradients and optimizer slots and {} for activations, \
+         but only {} of memory is free{}",
+        gibibytes(*weights), gibibytes(*activations), gibibytes(*available),
+        if_sparse.map_or(String::new(), |bytes| format!(
+            "; a method that is sparse from the first step on, such as rigl, would need {} for weights", gibibytes(bytes)
+        ))
+    )]
+    WeightMemory {
+        /// The model.
+        model: String,
+        /// The method.
+        method: String,
+        /// Bytes of weights, gradients and slots, as the method holds them at first.
+        weights: usize,
+        /// Bytes of activations.
+        activations: usize,
+        /// Bytes that are free.
+        available: usize,
+        /// Bytes of the weights in a sparse method, if those would fit.
+        if_sparse: Option<usize>,
+    },
     /// A network that cannot be built.
     #[error("model: {model} cannot take images of {pictures}: {source}")]
     Architecture {
