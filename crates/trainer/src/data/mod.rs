@@ -24,6 +24,7 @@ mod known;
 mod loader;
 mod normalization;
 mod picture;
+mod picture_end;
 mod picture_files;
 
 use std::path::{Path, PathBuf};

@@ -19,6 +19,8 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::picture_end;
+
 /// Why a picture cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,8 +41,8 @@ pub enum PictureError {
     #[error("the picture is larger than {} MiB", LARGEST_BYTES >> 20)]
     TooLarge,
     /// It breaks off.
-    #[error("the JPEG data is truncated")]
-    Truncated,
+    #[error("the {0} data is truncated")]
+    Truncated(&'static str),
     /// The decoder panicked.
     #[error("the decoder failed")]
     Decoder,
@@ -169,17 +171,14 @@ const LARGEST_BYTES: u64 = 256 << 20;
 type Decoded = ([u32; 2], Vec<u8>);
 
 fn decode(bytes: &[u8]) -> Result<Decoded, PictureError> {
-    // The decoder fills with grey what a JPEG file lacks. Neither marker can be part of compressed pixels.
-    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
-    let is_jpeg = bytes.starts_with(&[0xff, 0xd8]);
-    if is_jpeg && last(0xd9) < last(0xda) {
-        return Err(PictureError::Truncated);
-    }
-    let decode = match bytes {
-        [0xff, 0xd8, 0xff, ..] => decode_jpeg,
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => decode_png,
+    type Decode = fn(&[u8]) -> Result<Decoded, PictureError>;
+    let (format, end, decode): (_, _, Decode) = match bytes {
+        [0xff, 0xd8, 0xff, ..] => ("JPEG", picture_end::of_jpeg(bytes), decode_jpeg),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => ("PNG", picture_end::of_png(bytes), decode_png),
         _ => return Err(PictureError::Format),
     };
+    // The decoder of JPEG fills with grey what a file lacks, and neither is to read on in what stands behind a picture.
+    let bytes = &bytes[..end.ok_or(PictureError::Truncated(format))?];
     // The decoders are not proof against every file; one that panics is as bad a file as another.
     catch_unwind(AssertUnwindSafe(|| decode(bytes))).map_err(|_| PictureError::Decoder)?
 }
@@ -331,9 +330,11 @@ mod tests {
         let size = [64, 48];
         for (format, whole) in [("png", png(size, slope(size))), ("jpeg", jpeg(size, slope(size)))] {
             read(&whole).unwrap();
-            for cut in [0, 1, 2, 10, whole.len() / 2, whole.len() - 13] {
+            for cut in [0, 1, 2, 10, whole.len() / 2, whole.len() - 13, whole.len() - 1] {
                 assert!(read(&whole[..cut]).is_err(), "{format} {cut}");
             }
+            let message = read(&whole[..whole.len() - 1]).unwrap_err().to_string();
+            assert_eq!(message, format!("the {} data is truncated", format.to_uppercase()));
         }
         // A header that claims 65,500 × 65,500 pixels takes no memory for them.
         let mut huge = jpeg(size, slope(size));
@@ -343,6 +344,30 @@ mod tests {
         assert!(matches!(read(b"GIF89a and more").unwrap_err(), PictureError::Format));
         let missing = PictureReader::new(4).read(&folder.path().join("b"), |size| Cut::middle(size, 4), &mut [0; 48]);
         assert!(matches!(missing.unwrap_err(), PictureError::Io(_)));
+    }
+
+    /// A phone's film, and the picture's own thumbnail.
+    #[test]
+    fn what_stands_behind_or_within_a_picture_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        let read = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            let mut to = [0; 48];
+            PictureReader::new(4).read(&file, |size| Cut::middle(size, 4), &mut to).map(|()| to)
+        };
+        let size = [64, 48];
+        let film = [&b"\0\0\0\x18ftypmp42"[..], &[0xff, 0xda, 0xff, 0xd8, 0xff, 0xc4].repeat(99)].concat();
+        for whole in [png(size, slope(size)), jpeg(size, slope(size))] {
+            assert_eq!(read(&[&whole, &film[..]].concat()).unwrap(), read(&whole).unwrap());
+        }
+        let plain = jpeg(size, slope(size));
+        let thumbnail = [&b"Exif\0\0"[..], &jpeg([8, 6], |_, _| [9, 9, 9])].concat();
+        let length = (thumbnail.len() as u16 + 2).to_be_bytes();
+        let noted = [&[0xff, 0xd8, 0xff, 0xe1], &length[..], &thumbnail, &plain[2..]].concat();
+        assert_eq!(read(&noted).unwrap(), read(&plain).unwrap());
+        let cut = read(&noted[..noted.len() - 40]).unwrap_err();
+        assert!(matches!(cut, PictureError::Truncated("JPEG")), "{cut}");
     }
 
     /// torchvision: `Resize(256)` makes 256 × 341 of 375 × 500, and `CenterCrop(224)` begins at 16 and 58 (58.5, to even).
