@@ -159,7 +159,7 @@ pub enum DataError {
         folder: PathBuf,
     },
     /// A class has no images.
-    #[error("{}: has no .jpg, .jpeg or .png file; each class must have at least 1", folder.display())]
+    #[error("{}: has no .jpg, .jpeg or .png file, nor have its subfolders; each class must have at least 1", folder.display())]
     EmptyClass {
         /// The folder of the class.
         folder: PathBuf,

@@ -5,11 +5,14 @@
 //! DIR/val/CLASS/…  or  DIR/test/CLASS/…    the test set; val counts if both are there
 //! ```
 //!
-//! Classes are numbered by their names' order, and so are a class's pictures. Files with other endings, files outside of
-//! class folders and what begins with a dot are not looked at.
+//! Classes are numbered by their names' order, and so are a class's pictures. Those in subfolders, at any depth, belong to the
+//! class as well; at each depth, folders and pictures are sorted by name together. Links are followed, but not to a folder that
+//! holds them. A picture's link that leads nowhere is a picture that cannot be read. Files with other endings, files outside
+//! of class folders and what begins with a dot are not looked at.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -67,7 +70,8 @@ pub fn check(file: &Path) -> Result<(), PictureError> {
 
 /// The names of the folders in a folder, sorted.
 fn classes_in(folder: &Path) -> Result<Vec<OsString>, DataError> {
-    let classes: Vec<OsString> = list(folder, |path| path.is_dir())?;
+    let is_folder = |(name, entry)| matches!(entry, Entry::Folder).then_some(name);
+    let classes: Vec<OsString> = entries(folder)?.into_iter().filter_map(is_folder).collect();
     if classes.is_empty() {
         return Err(DataError::NoClasses { folder: folder.to_owned() });
     }
@@ -78,39 +82,105 @@ fn split(folder: PathBuf, classes: Arc<[OsString]>, image_size: usize) -> Result
     let (mut names, mut sizes_bytes, mut labels) = (Vec::new(), Vec::new(), Vec::new());
     for (label, class) in classes.iter().enumerate() {
         let class = folder.join(class);
-        let is_picture = |path: &Path| {
-            let ending = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
-            ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
-        };
-        let pictures = list(&class, is_picture)?;
-        if pictures.is_empty() {
+        add_pictures(&class, OsStr::new(""), &mut names, &mut sizes_bytes)?;
+        if names.len() == labels.len() {
             return Err(DataError::EmptyClass { folder: class });
         }
-        for name in pictures {
-            let path = class.join(&name);
-            let size = fs::metadata(&path).map_err(|source| DataError::Io { file: path, source })?.len();
-            names.push(name.into_boxed_os_str());
-            sizes_bytes.push(size);
-            labels.push(label as u32);
-        }
+        labels.resize(names.len(), label as u32);
     }
     let files = PictureFiles { folder, classes, names, sizes_bytes, corrupt: Arc::default() };
     Ok(Split { shape: [3, image_size, image_size], pictures: Pictures::Files(files), labels })
 }
 
-/// The names in a folder that do not begin with a dot and whose paths are `wanted`, sorted.
-fn list(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<OsString>, DataError> {
+/// Adds the pictures in a folder and those below it. `within` is the folder's name in its class, with a slash behind it.
+fn add_pictures(
+    folder: &Path,
+    within: &OsStr,
+    names: &mut Vec<Box<OsStr>>,
+    sizes_bytes: &mut Vec<u64>,
+) -> Result<(), DataError> {
+    for (name, entry) in entries(folder)? {
+        let mut path = within.to_owned();
+        path.push(&name);
+        match entry {
+            Entry::Folder => {
+                // On every system, as the data set's sum has it.
+                path.push("/");
+                add_pictures(&folder.join(name), &path, names, sizes_bytes)?;
+            }
+            Entry::Picture { size_bytes } => {
+                names.push(path.into_boxed_os_str());
+                sizes_bytes.push(size_bytes);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What counts in a folder.
+enum Entry {
+    Folder,
+    /// A file with a picture's ending; 0 bytes if it is a link that cannot be followed.
+    Picture {
+        size_bytes: u64,
+    },
+}
+
+/// What counts in a folder and does not begin with a dot, sorted by name.
+fn entries(folder: &Path) -> Result<Vec<(OsString, Entry)>, DataError> {
     let fail = |source| DataError::Io { file: folder.to_owned(), source };
-    let mut names = Vec::new();
+    let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(fail)? {
         let entry = entry.map_err(fail)?;
         let name = entry.file_name();
-        if !name.as_encoded_bytes().starts_with(b".") && wanted(&entry.path()) {
-            names.push(name);
+        if !name.as_encoded_bytes().starts_with(b".") {
+            let found = look_at(&entry).map_err(|source| DataError::Io { file: entry.path(), source })?;
+            entries.extend(found.map(|found| (name, found)));
         }
     }
-    names.sort_unstable();
-    Ok(names)
+    entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(entries)
+}
+
+fn look_at(entry: &DirEntry) -> io::Result<Option<Entry>> {
+    let path = entry.path();
+    let ending = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    let is_picture = ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()));
+    let kind = entry.file_type()?;
+    if kind.is_dir() {
+        return Ok(Some(Entry::Folder));
+    }
+    if !kind.is_symlink() {
+        // Reading a pipe would not end, whatever it is named.
+        let size = (is_picture && kind.is_file()).then(|| entry.metadata()).transpose()?;
+        return Ok(size.map(|file| Entry::Picture { size_bytes: file.len() }));
+    }
+    match fs::metadata(&path) {
+        Ok(target) if target.is_dir() && leads_back(&path)? => {
+            let target = fs::read_link(&path)?;
+            tracing::warn!("{}: links to {}, which holds it; not followed", path.display(), target.display());
+            Ok(None)
+        }
+        Ok(target) if target.is_dir() => Ok(Some(Entry::Folder)),
+        Ok(target) => Ok((is_picture && target.is_file()).then_some(Entry::Picture { size_bytes: target.len() })),
+        Err(_) if is_picture => Ok(Some(Entry::Picture { size_bytes: 0 })),
+        Err(error) => {
+            let target = fs::read_link(&path)?;
+            // It may have been a folder of pictures.
+            tracing::warn!("{}: links to {}: {error}; not followed", path.display(), target.display());
+            Ok(None)
+        }
+    }
+}
+
+/// Whether a link leads to a folder that holds the link or one of the folders gone through to it: followed, it would never
+/// end.
+fn leads_back(link: &Path) -> io::Result<bool> {
+    let target = fs::canonicalize(link)?;
+    let link = std::path::absolute(link)?;
+    // What stands before `..` was not gone through.
+    let through = link.ancestors().skip(1).take_while(|folder| folder.file_name().is_some());
+    Ok(through.filter_map(|folder| fs::canonicalize(folder).ok()).any(|folder| folder.starts_with(&target)))
 }
 
 #[cfg(test)]
@@ -213,7 +283,8 @@ mod tests {
         let differ = message(path);
         assert!(differ.contains("val has the class folder \"c\", ") && differ.contains("train does not"), "{differ}");
         fs::create_dir(path.join("train/c")).unwrap();
-        assert!(message(path).ends_with("train/c: has no .jpg, .jpeg or .png file; each class must have at least 1"));
+        let none = "train/c: has no .jpg, .jpeg or .png file, nor have its subfolders; each class must have at least 1";
+        assert!(message(path).ends_with(none), "{}", message(path));
         fs::remove_dir(path.join("val/c")).unwrap();
         assert!(message(path).contains("train has the class folder \"c\", "));
         fs::remove_dir(path.join("train/c")).unwrap();
@@ -230,6 +301,116 @@ mod tests {
         assert!(message(path).contains("no folder train in"));
         let hint = load_sized(IMAGE_FOLDER, None, 8).unwrap_err().to_string();
         assert!(hint.contains("train/CLASS/*.jpg") && hint.contains("RIGL_DATA_DIR"), "{hint}");
+    }
+
+    /// The names of all training pictures in their order, class first.
+    fn order(folder: &Path) -> Vec<String> {
+        let data = load(folder, 8).unwrap();
+        let within = |file: PathBuf| file.strip_prefix(folder.join("train")).unwrap().to_str().unwrap().to_owned();
+        data.train.files().map(within).collect()
+    }
+
+    #[test]
+    fn pictures_in_subfolders_belong_to_the_class() {
+        let folder = pictures(&["a", "b"]);
+        let path = folder.path();
+        let flat = ["a/0.png", "a/1.JPG", "a/2.jpeg", "b/0.png", "b/1.JPG", "b/2.jpeg"];
+        assert_eq!(order(path), flat);
+        let sum = load(path, 8).unwrap().sha256();
+        let a = path.join("train/a");
+        // A folder is one whatever its name, and may have no picture.
+        for sub in ["1.png", "1/deep/er", "none", ".hidden"] {
+            fs::create_dir_all(a.join(sub)).unwrap();
+        }
+        for file in ["1.png/z.png", "1.png/b.jpg", "1/deep/er/x.png", "1/9.png", ".hidden/0.png", "1/notes.txt"] {
+            fs::copy(a.join("0.png"), a.join(file)).unwrap();
+        }
+        let inner = ["a/0.png", "a/1/9.png", "a/1/deep/er/x.png", "a/1.JPG", "a/1.png/b.jpg", "a/1.png/z.png"];
+        assert_eq!(order(path), [&inner[..], &flat[2..]].concat());
+        let data = load(path, 8).unwrap();
+        assert_eq!(data.train.labels, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
+        assert_ne!(data.sha256(), sum);
+        let (seen, corrupt, _) = epoch(&data.train, options(10, 1, Order::Stored));
+        assert!(corrupt.is_empty() && close(&seen[..6], &[0, 0, 0, 10, 0, 0].map(|red| (red, 0))), "{seen:?}");
+        // A class may have nothing but subfolders.
+        fs::create_dir(path.join("train/b/only")).unwrap();
+        for file in ["0.png", "1.JPG", "2.jpeg"] {
+            fs::rename(path.join("train/b").join(file), path.join("train/b/only").join(file)).unwrap();
+        }
+        assert_eq!(order(path)[7..], ["b/only/0.png", "b/only/1.JPG", "b/only/2.jpeg"]);
+    }
+
+    /// Checkpoints hold these sums: they must not change.
+    #[test]
+    fn the_sums_are_as_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, size_bytes: usize| {
+            let file = folder.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, vec![0; size_bytes]).unwrap();
+        };
+        for (name, size_bytes) in [("a2.JPEG", 2), ("a10.jpg", 3), ("B.png", 3), ("a.png", 1)] {
+            write(&format!("train/a/{name}"), size_bytes);
+        }
+        for (file, size_bytes) in [("train/b/0.png", 5), ("val/a/0.png", 4), ("val/b/0.png", 4)] {
+            write(file, size_bytes);
+        }
+        let sum = || load(folder.path(), 8).unwrap().sha256();
+        assert_eq!(order(folder.path()), ["a/B.png", "a/a.png", "a/a10.jpg", "a/a2.JPEG", "b/0.png"]);
+        assert_eq!(sum(), "4073b6d5797267edb709067bfbe4d8daab96b14282261fc8d2bb15e15c0a7631");
+        write("train/a/a/d/e.jpg", 8);
+        write("train/a/a/c.png", 7);
+        assert_eq!(order(folder.path())[..4], ["a/B.png", "a/a/c.png", "a/a/d/e.jpg", "a/a.png"]);
+        assert_eq!(sum(), "c6a70359d8c9dc3c1c91d370d7481a004d59d6046ab4a5b9daf18b19bd21594c");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_folders_are_followed_and_have_an_end() {
+        use std::os::unix::fs::symlink;
+
+        let folder = pictures(&["a", "b"]);
+        let path = folder.path();
+        let flat = order(path);
+        let a = path.join("train/a");
+        for (link, to) in [("self", "."), ("up", "../.."), ("whole", path.to_str().unwrap()), ("gone", "nowhere")] {
+            symlink(to, a.join(link)).unwrap();
+        }
+        assert_eq!(order(path), flat);
+        // Two that lead to each other, of which one is a class that is a link itself.
+        let other = tempfile::tempdir().unwrap();
+        fs::copy(a.join("0.png"), other.path().join("other.png")).unwrap();
+        symlink(other.path(), a.join("other")).unwrap();
+        symlink(&a, other.path().join("back")).unwrap();
+        fs::remove_dir_all(path.join("train/b")).unwrap();
+        symlink(other.path(), path.join("train/b")).unwrap();
+        let [own, linked] = [&flat[..3], &["a/other/other.png".to_owned()]];
+        let back = ["b/back/0.png", "b/back/1.JPG", "b/back/2.jpeg", "b/other.png"].map(str::to_owned);
+        assert_eq!(order(path), [own, linked, &back].concat());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read() {
+        use std::os::unix::fs::symlink;
+
+        let folder = pictures(&["a", "b"]);
+        let path = folder.path();
+        let a = path.join("train/a");
+        symlink(path.join("gone.png"), a.join("00.png")).unwrap();
+        symlink("loop.png", a.join("loop.png")).unwrap();
+        symlink("0.png", a.join("good.png")).unwrap();
+        let names = ["a/0.png", "a/00.png", "a/1.JPG", "a/2.jpeg", "a/good.png", "a/loop.png"];
+        assert_eq!(order(path)[..6], names);
+        let data = load(path, 8).unwrap();
+        let (seen, corrupt, _) = epoch(&data.train, options(9, 2, Order::Stored));
+        assert_eq!(corrupt, BTreeSet::from([1, 5]));
+        // The next ones are in their places.
+        let expected = [(0, 0), (10, 0), (10, 0), (20, 0), (0, 0), (50, 1), (50, 1), (60, 1), (70, 1)];
+        assert!(close(&seen, &expected), "{seen:?}");
+        let error = check(&a.join("00.png")).unwrap_err().to_string();
+        let target = path.join("gone.png");
+        assert!(error.starts_with(&format!("links to {}: ", target.display())), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
@@ -28,6 +28,14 @@ pub enum PictureError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The file is a link, and what it leads to cannot be read.
+    #[error("links to {}: {source}", target.display())]
+    Link {
+        /// Where it leads.
+        target: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// It is neither JPEG nor PNG.
     #[error("neither a JPEG nor a PNG file")]
     Format,
@@ -138,7 +146,7 @@ impl PictureReader {
         cut: impl FnOnce([usize; 2]) -> Cut,
         to: &mut [u8],
     ) -> Result<(), PictureError> {
-        let ([height, width], picture) = decode(&fs::read(file)?)?;
+        let ([height, width], picture) = decode(&read_file(file)?)?;
         let Cut { left, top, width: cut_width, height: cut_height, flip } = cut([height as usize, width as usize]);
         let sizes = "a decoded picture has as many bytes as its size says";
         // One type of pixels: code for all of them would be most of this program.
@@ -162,6 +170,13 @@ impl PictureReader {
         }
         Ok(())
     }
+}
+
+fn read_file(file: &Path) -> Result<Vec<u8>, PictureError> {
+    fs::read(file).map_err(|source| match fs::read_link(file) {
+        Ok(target) => PictureError::Link { target, source },
+        Err(_) => source.into(),
+    })
 }
 
 /// Bytes that a picture may unfold to: 89 million pixels in colour.

@@ -16,7 +16,7 @@ pub struct PictureFiles {
     /// Where the class folders are.
     pub(super) folder: PathBuf,
     pub(super) classes: Arc<[OsString]>,
-    /// Of each sample.
+    /// Of each sample, with the subfolders of the class folder that it is in, as `sub/name`.
     pub(super) names: Vec<Box<OsStr>>,
     pub(super) sizes_bytes: Vec<u64>,
     /// The samples that could not be read, and why.
