@@ -50,6 +50,7 @@ impl Records {
         images: &mut Vec<u8>,
         labels: &mut Vec<u32>,
     ) -> Result<usize, DataError> {
+        compressed::check_kind(file, from)?;
         let mut allowance = Allowance::new(from.len() as u64);
         let mut reader = compressed::unfold(from, &mut allowance);
         let mut record_bytes = Vec::with_capacity(self.size_bytes());

@@ -7,6 +7,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::DataError;
+use crate::formats::foreign::recognize;
+use crate::formats::unfold::is_folded;
 pub use crate::formats::unfold::unfold;
 
 /// What a file's name may end in, beside itself.
@@ -18,6 +20,17 @@ pub const ENDINGS: [&str; 3] = ["", ".gz", ".xz"];
 /// [`DataError::Io`] naming the file.
 pub fn read(file: &Path) -> Result<Vec<u8>, DataError> {
     fs::read(file).map_err(|source| DataError::Io { file: file.to_owned(), source })
+}
+
+/// Refuses what is known to be another kind of file, gzip and xz aside.
+///
+/// # Errors
+/// [`DataError::Foreign`] naming the file and the kind.
+pub fn check_kind(file: &Path, from: &[u8]) -> Result<(), DataError> {
+    match recognize(from) {
+        Some(what) if !is_folded(from) => Err(DataError::Foreign { file: file.to_owned(), what }),
+        _ => Ok(()),
+    }
 }
 
 /// Appends the next bytes of `from`, `limit` at most. Whether it could be read so far: a compressed stream may break

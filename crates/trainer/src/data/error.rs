@@ -54,6 +54,14 @@ pub enum DataError {
         /// The reason.
         source: io::Error,
     },
+    /// The file is of another kind.
+    #[error("{}: is {what}; it must be a file of the data set, plain or compressed with gzip or xz", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// The file does not start like an IDX file of this kind.
     #[error("{}: starts with {got:#010x}; {what} in the IDX format start with {expected:#010x}", file.display())]
     Magic {

@@ -7,6 +7,7 @@
 //! Nothing stands under its final name before it was read and its sum found right: that of the official file, or that of
 //! the content ([`content_sums`]), which knows recompressed and reordered copies. Whatever fails, the staging folder goes.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -15,11 +16,12 @@ use std::time::Duration;
 use flate2::bufread::GzDecoder;
 use md5::{Digest, Md5};
 
-use super::known::Home;
+use super::known::{Home, names};
 use super::{DataError, KnownSet, content_sums, read};
 use crate::atomic_file::sync_folder;
 use crate::error::{Kind, Kinded};
-use crate::formats::unfold::Allowance;
+use crate::formats::foreign::recognize;
+use crate::formats::unfold::{Allowance, is_folded};
 use crate::interrupt::Interrupt;
 
 /// Why a data set could not be fetched.
@@ -89,7 +91,10 @@ pub enum FetchError {
         source: io::Error,
     },
     /// A file is not the published one and does not have its content.
-    #[error("{what}: its MD5 sum is {got}; that of the official file is {expected}")]
+    #[error(
+        "{what}: its MD5 sum is {got}; that of the official file is {expected}{}",
+        kind.map_or(String::new(), |kind| format!("; it is {kind}"))
+    )]
     Sum {
         /// The file or address.
         what: String,
@@ -97,6 +102,8 @@ pub enum FetchError {
         got: String,
         /// The sum it should have.
         expected: &'static str,
+        /// What the file is, if that tells more.
+        kind: Option<&'static str>,
     },
     /// Unpacked files hold something else.
     #[error(
@@ -209,7 +216,8 @@ pub fn fetch(
             Origin::Folder(folder) => copy.file(&folder.join(name), &files)?,
         };
         if got != expected && wrong.is_none() {
-            wrong = Some(FetchError::Sum { what, got, expected });
+            let kind = kind_of(&files.join(name))?;
+            wrong = Some(FetchError::Sum { what, got, expected, kind });
         }
     }
     let read = match &loose {
@@ -249,6 +257,14 @@ pub fn verify(set: &KnownSet, files: &[PathBuf]) -> Result<Fetched, FetchError> 
     Ok(Fetched { present: true, samples: [data.train.len(), data.test.len()], content, verified })
 }
 
+/// What a downloaded file is, if it is no compressed one as all published files are.
+fn kind_of(file: &Path) -> Result<Option<&'static str>, FetchError> {
+    let mut beginning = Vec::new();
+    let opened = File::open(file).map_err(fail_at(file))?;
+    opened.take(64).read_to_end(&mut beginning).map_err(fail_at(file))?;
+    Ok(if is_folded(&beginning) { None } else { recognize(&beginning) })
+}
+
 /// The set's own files in a local copy.
 fn loose_files(set: &KnownSet, home: Home, folder: &Path) -> Result<Vec<PathBuf>, FetchError> {
     set.find(Some(folder)).map_err(|_| FetchError::NoCopy {
@@ -270,7 +286,8 @@ fn all_of(set: &KnownSet, folder: &Path) -> Result<Vec<PathBuf>, FetchError> {
 
 /// Whether a file has this name, or this name and an ending.
 fn is_named(file: &Path, name: &str) -> bool {
-    file.file_name().is_some_and(|got| got == name) || file.file_stem().is_some_and(|got| got == name)
+    let is = |got: &OsStr| names(name).iter().any(|name| got == name.as_str());
+    file.file_name().is_some_and(is) || file.file_stem().is_some_and(is)
 }
 
 /// Takes the set's files out of the archives in `folder`, and removes these.
@@ -512,6 +529,8 @@ mod tests {
         other[length / 2] ^= 1;
         let (got, expected) = (md5(&other), md5(&bytes));
         refused(&set, &serve(other), &["cifar-10-binary.tar.gz: its MD5 sum is ", &got, &expected]);
+        let page = b"<!doctype html>".to_vec();
+        refused(&set, &serve(page), &["cifar-10-binary.tar.gz: its MD5 sum is ", "; it is an HTML page"]);
         // The right sum of what is no data set.
         let page = b"<html>".to_vec();
         refused(&small(&page), &serve(page.clone()), &["cifar-10-binary.tar.gz: "]);

@@ -74,6 +74,7 @@ fn parse<const DIMS: usize>(
     what: &'static str,
     from: &[u8],
 ) -> Result<([usize; DIMS], Vec<u8>), DataError> {
+    compressed::check_kind(file, from)?;
     let mut allowance = Allowance::new(from.len() as u64);
     let mut unfolded = compressed::unfold(from, &mut allowance);
     parse_plain(file, what, &mut unfolded)
@@ -196,9 +197,14 @@ mod tests {
             message(&idx(&[1], &[1])),
             "pictures: starts with 0x00000801; images in the IDX format start with 0x00000803"
         );
+        let page = "pictures: is an HTML page; it must be a file of the data set, plain or compressed with gzip or xz";
+        assert_eq!(message(b"<!DOCTYPE html>\n<html>"), page);
+        assert!(message(b"PK\x03\x04").starts_with("pictures: is a zip archive"));
         assert!(message(&idx(&[1, 2, 2], &[1; 5])).contains("continues after the 20 bytes"));
         assert!(message(&idx(&[0, 2, 2], &[])).contains("the header says [0, 2, 2]"));
         assert!(message(&idx(&[u32::MAX; 3], &[1; 4])).contains("every dimension must be at least 1"));
+        // Compressed without an ending that says so.
+        assert_eq!(images(&gzip(&whole)).unwrap().count(), 1);
         let labels = parse_labels(Path::new("labels"), &idx(&[3], &[0, 10, 1]), 10).unwrap_err();
         assert_eq!(labels.to_string(), "labels: label 1 is 10; it must be below the number of classes, 10");
         assert!(read_images(Path::new("no/such/file")).unwrap_err().to_string().starts_with("no/such/file: "));
@@ -218,7 +224,7 @@ mod tests {
     /// Zeros fold a thousand times.
     #[test]
     fn a_file_that_unfolds_without_limit_is_refused() {
-        let error = images(&gzip(&idx(&[64, 256, 256], &vec![0; 64 << 16]))).unwrap_err().to_string();
+        let error = images(&gzip(&idx(&[1280, 256, 256], &vec![0; 80 << 20]))).unwrap_err().to_string();
         assert!(error.starts_with("pictures: its ") && error.contains("64 times"), "{error}");
     }
 

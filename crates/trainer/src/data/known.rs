@@ -190,6 +190,37 @@ impl KnownSet {
 
 /// The file in the folder, plain or compressed.
 fn in_folder(folder: &Path, file: &str) -> Option<PathBuf> {
-    let mut paths = compressed::ENDINGS.iter().map(|ending| folder.join(format!("{file}{ending}")));
+    let names = names(file);
+    let mut paths =
+        names.iter().flat_map(|name| compressed::ENDINGS.map(|ending| folder.join(format!("{name}{ending}"))));
     paths.find(|path| path.is_file())
+}
+
+/// What a file of a set may be called, without an ending: IDX files are also found with a dot before `idx`.
+pub(super) fn names(file: &str) -> Vec<String> {
+    let dotted = file.replace("-idx", ".idx");
+    if dotted == file { vec![dotted] } else { vec![file.to_owned(), dotted] }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn idx_files_with_a_dot_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [
+            "train-images.idx3-ubyte",
+            "train-labels-idx1-ubyte",
+            "t10k-images.idx3-ubyte.gz",
+            "t10k-labels.idx1-ubyte",
+        ];
+        let paths = names.map(|name| folder.path().join(name));
+        paths.iter().for_each(|path| fs::write(path, "").unwrap());
+        assert_eq!(KnownSet::named("mnist").unwrap().find(Some(folder.path())).unwrap(), paths);
+        fs::write(folder.path().join("t10k-labels.idx1-ubyte.gz"), "").unwrap();
+        assert_eq!(KnownSet::named("mnist").unwrap().files_in(folder.path()), paths);
+    }
 }

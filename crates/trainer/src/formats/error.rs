@@ -61,6 +61,14 @@ pub enum ContentError {
         /// What is wrong with it.
         source: LineError,
     },
+    /// The file is of another kind.
+    #[error("it is {what}, not {expected}")]
+    Foreign {
+        /// What it is.
+        what: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
     /// A text ends too early.
     #[error("the file ends before its {expected}")]
     Ends {

@@ -13,7 +13,8 @@
 //! | field | `real`, `double`, `integer`, `unsigned-integer` (as SciPy writes); `pattern` in coordinate files |
 //! | symmetry | `general`; `symmetric` and `skew-symmetric`, which are expanded |
 //!
-//! `complex` and `hermitian` are errors. Comments and blank lines may stand anywhere. `nan`, `inf` and `infinity` are
+//! `complex` and `hermitian` are errors. Comments may stand anywhere behind the first line, blank lines anywhere.
+//! Lines end in LF, CR LF or CR; a byte-order mark is skipped. `nan`, `inf` and `infinity` are
 //! values, in any case. Duplicates are summed as in `scipy.io.mmread(…).tocsr()`; in a pattern they are merged.
 //!
 //! What is written has the fewest digits that give the same `f32` again; a NaN loses its payload.
@@ -24,7 +25,8 @@ use sparse_kernels::CsrPattern;
 
 use super::entries::{self, Entry, check_claim, size};
 use super::error::excerpt;
-use super::{ContentError, DenseMatrix, LineError, Matrix};
+use super::foreign::recognize;
+use super::{ContentError, DenseMatrix, LineError, Matrix, text};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
@@ -51,12 +53,16 @@ struct Banner {
 /// # Errors
 /// [`ContentError`] saying what is wrong and in which line.
 pub fn parse(bytes: &[u8]) -> Result<Matrix, ContentError> {
-    let mut lines = bytes.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).zip(1usize..);
+    let lines = text::lines(bytes).map(|(line, number)| (line.trim_ascii(), number));
+    let mut lines = lines.filter(|(line, _)| !line.is_empty());
     let banner = match lines.next() {
-        Some((line, number)) => parse_banner(line).map_err(wrong(number))?,
+        Some((line, number)) => parse_banner(line).map_err(|error| match recognize(bytes) {
+            Some(what) => ContentError::Foreign { what, expected: "a Matrix Market file" },
+            None => wrong(number)(error),
+        })?,
         None => return Err(ContentError::Ends { expected: "first line" }),
     };
-    let mut lines = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with(b"%"));
+    let mut lines = lines.filter(|(line, _)| !line.starts_with(b"%"));
     let Some((line, number)) = lines.next() else { return Err(ContentError::Ends { expected: "sizes" }) };
     let sizes = parse_sizes(&banner, line).map_err(wrong(number))?;
     let (nrows, ncols) = (size("nrows", sizes.nrows)?, size("ncols", sizes.ncols)?);
@@ -342,6 +348,21 @@ mod tests {
         }
     }
 
+    /// A byte-order mark, blank lines before the first, all ends of lines.
+    #[test]
+    fn texts_of_all_systems_are_read() {
+        let expected = sparse(2, 2, &[(0, 1, 1.5), (1, 0, 2.0)]);
+        let text = "%%MatrixMarket matrix coordinate real general\n% c\n\n2 2 2\n1 2 1.5\n2 1 2\n";
+        for end in ["\n", "\r\n", "\r"] {
+            for begin in ["", "\u{feff}", "\n\n", "\u{feff}\n \n"] {
+                let text = format!("{begin}{text}").replace('\n', end);
+                assert_same(&parse(text.as_bytes()).unwrap(), &expected);
+            }
+        }
+        let wrong = parse(b"\r\r%%MatrixMarket matrix array real general\r1 1\rx\r").unwrap_err().to_string();
+        assert_eq!(wrong, "line 5: \"x\" among the values is not a real number");
+    }
+
     #[test]
     fn wrong_files_are_refused_by_name() {
         for (rest, expected) in [
@@ -390,7 +411,11 @@ mod tests {
             assert_eq!(read(rest).unwrap_err().to_string(), expected, "{rest:?}");
         }
         let message = |bytes: &[u8]| parse(bytes).unwrap_err().to_string();
-        assert!(message(b"").starts_with("line 1: it starts \"\"; a Matrix Market file starts with"));
+        assert_eq!(message(b""), "the file ends before its first line");
+        assert_eq!(message(b"\n\r\n \n"), "the file ends before its first line");
+        assert!(message(b"\n\n% a").starts_with("line 3: it starts \"% a\"; a Matrix Market file starts with"));
+        assert_eq!(message(b"\n<!DOCTYPE html>"), "it is an HTML page, not a Matrix Market file");
+        assert_eq!(message(b"\xff\xfe%\0%\0"), "it is UTF-16 text, which must be UTF-8, not a Matrix Market file");
         assert!(message(b"%%MatrixMarket vector").contains("%%MatrixMarket vector"));
         assert!(message(&[0xff; 500]).len() < 300);
     }

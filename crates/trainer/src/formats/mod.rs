@@ -15,6 +15,7 @@
 //! grows with the bytes that are really there, compressed input has an [allowance](unfold), and what CSR needs for
 //! rows that the file only claims is bounded by [`MAX_FREE_ROWS`].
 
+pub mod foreign;
 pub mod matrix_market;
 pub mod npy;
 pub mod npz;
@@ -25,7 +26,9 @@ mod entries;
 mod error;
 mod format;
 mod matrix;
+mod text;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -45,6 +48,16 @@ impl MatrixFormat {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         let format = Self::ALL.into_iter().find(|format| extension.eq_ignore_ascii_case(format.extension()));
         format.ok_or_else(|| MatrixFileError::Extension { path: path.to_owned() })
+    }
+
+    /// The format of a file to read, whose name may also end in `.gz` or `.xz`.
+    ///
+    /// # Errors
+    /// As [`Self::from_path`].
+    pub fn of_source(path: &Path) -> Result<Self, MatrixFileError> {
+        let folded = |end: &OsStr| end.eq_ignore_ascii_case("gz") || end.eq_ignore_ascii_case("xz");
+        let plain = if path.extension().is_some_and(folded) { path.with_extension("") } else { path.to_owned() };
+        Self::from_path(&plain).map_err(|_| MatrixFileError::Extension { path: path.to_owned() })
     }
 
     /// The matrix in a file's bytes.
@@ -74,7 +87,8 @@ impl MatrixFormat {
     }
 }
 
-/// Reads the matrix in a file; compressed with gzip or xz, if its name says so (`weights.smtx.xz`).
+/// Reads the matrix in a file; compressed with gzip or xz, if its first bytes say so. Its name may say so too
+/// (`weights.smtx.xz`).
 ///
 /// # Errors
 /// [`MatrixFileError`] naming the file, what is wrong and where.
@@ -87,13 +101,10 @@ impl MatrixFormat {
 /// # Ok::<(), trainer::formats::MatrixFileError>(())
 /// ```
 pub fn read(path: &Path) -> Result<Matrix, MatrixFileError> {
-    let is_folded =
-        path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz") || end.eq_ignore_ascii_case("xz"));
-    let plain = if is_folded { path.with_extension("") } else { path.to_owned() };
-    let format = MatrixFormat::from_path(&plain).map_err(|_| MatrixFileError::Extension { path: path.to_owned() })?;
+    let format = MatrixFormat::of_source(path)?;
     let failed = |source| MatrixFileError::Io { path: path.to_owned(), source };
     let mut bytes = fs::read(path).map_err(failed)?;
-    if is_folded {
+    if unfold::is_folded(&bytes) {
         let folded = std::mem::take(&mut bytes);
         unfold::unfold(&folded, &mut unfold::Allowance::new(folded.len() as u64))
             .read_to_end(&mut bytes)
@@ -204,6 +215,20 @@ mod tests {
         assert!(message.starts_with(&path.display().to_string()) && message.contains("NUMPY"), "{message}");
         let missing = read("no/such.npz".as_ref()).unwrap_err().to_string();
         assert!(missing.starts_with("no/such.npz: "), "{missing}");
+    }
+
+    /// By its first bytes, whatever its name says.
+    #[test]
+    fn compressed_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = b"%%MatrixMarket matrix array real general\n1 1\n2.5\n";
+        for (name, ending) in
+            [("a.mtx", ".gz"), ("b.mtx.gz", ".gz"), ("c.mtx", ".xz"), ("d.MTX.XZ", ".xz"), ("e.mtx.gz", "")]
+        {
+            let path = folder.path().join(name);
+            fs::write(&path, crate::data::compressed::tests::folded(text, ending)).unwrap();
+            assert_same(&read(&path).unwrap(), &dense(1, 1, &[2.5]));
+        }
     }
 
     #[test]

@@ -15,17 +15,23 @@ use sparse_kernels::CsrPattern;
 
 use super::entries::size;
 use super::error::excerpt;
-use super::{ContentError, LineError, Matrix, MatrixFormat};
+use super::foreign::recognize;
+use super::{ContentError, LineError, Matrix, MatrixFormat, text};
 
 /// The pattern in a file's bytes.
 ///
 /// # Errors
 /// [`ContentError`] saying what is wrong and in which line.
 pub fn parse(bytes: &[u8]) -> Result<Matrix, ContentError> {
-    let mut lines = bytes.split(|&byte| byte == b'\n').zip(1usize..);
-    let sizes = numbers("sizes", lines.next())?;
+    let mut lines = text::lines(bytes).skip_while(|(line, _)| line.trim_ascii().is_empty());
+    let first = lines.next();
+    let first_number = first.map_or(1, |(_, number)| number);
+    let sizes = numbers("sizes", first).map_err(|error| match recognize(bytes) {
+        Some(what) => ContentError::Foreign { what, expected: "a pattern of the collection" },
+        None => error,
+    })?;
     let &[nrows, ncols, nnz] = sizes.as_slice() else {
-        return Err(wrong(1, LineError::Count { what: "sizes", got: sizes.len(), expected: 3 }));
+        return Err(wrong(first_number, LineError::Count { what: "sizes", got: sizes.len(), expected: 3 }));
     };
     let row_offsets = numbers("row offsets", lines.next())?;
     let mut col_indices = match lines.next() {
@@ -34,7 +40,7 @@ pub fn parse(bytes: &[u8]) -> Result<Matrix, ContentError> {
     };
     if col_indices.len() != nnz as usize {
         let (got, expected) = (col_indices.len(), u64::from(nnz));
-        return Err(wrong(3, LineError::Count { what: "column indices", got, expected }));
+        return Err(wrong(first_number + 2, LineError::Count { what: "column indices", got, expected }));
     }
     if let Some((_, line)) = lines.find(|(line, _)| !line.trim_ascii().is_empty()) {
         return Err(wrong(line, LineError::Extra));
@@ -79,10 +85,6 @@ pub fn to_bytes(matrix: &Matrix) -> Result<Vec<u8>, ContentError> {
 
 fn numbers(what: &'static str, line: Option<(&[u8], usize)>) -> Result<Vec<u32>, ContentError> {
     let (line, number) = line.ok_or(ContentError::Ends { expected: what })?;
-    // Splitting nothing gives one empty line; a file without text has no lines.
-    if number == 1 && line.trim_ascii().is_empty() {
-        return Err(ContentError::Ends { expected: what });
-    }
     let words = line.split(|byte| matches!(byte, b' ' | b',' | b'\t' | b'\r')).filter(|word| !word.is_empty());
     let parse = |word: &[u8]| {
         let parsed = std::str::from_utf8(word).ok().and_then(|word| word.parse().ok());
@@ -106,7 +108,12 @@ mod tests {
     fn files_of_the_collection_are_read() {
         let expected = pattern(2, 3, &[(0, 0), (0, 2), (1, 1)]);
         // With unsorted columns and the separators that occur.
-        for text in ["2, 3, 3\n0 2 3 \n2 0 1 \n", "2,3,3\r\n0\t2 3\r\n0 2 1", "2 3 3\n0,2,3\n0,2,1\n\n \n"] {
+        for text in [
+            "\u{feff}\r\n2, 3, 3\r0 2 3\r2 0 1\r",
+            "2, 3, 3\n0 2 3 \n2 0 1 \n",
+            "2,3,3\r\n0\t2 3\r\n0 2 1",
+            "2 3 3\n0,2,3\n0,2,1\n\n \n",
+        ] {
             assert_eq!(parse(text.as_bytes()).unwrap(), expected, "{text:?}");
         }
         assert_eq!(parse(b"0, 7, 0\n0").unwrap(), pattern(0, 7, &[]));
@@ -138,6 +145,8 @@ mod tests {
         ] {
             assert_eq!(parse(text.as_bytes()).unwrap_err().to_string(), expected, "{text:?}");
         }
+        let page = parse(b"<html>").unwrap_err().to_string();
+        assert_eq!(page, "it is an HTML page, not a pattern of the collection");
         let long = format!("1, 2, {}", "9".repeat(1000));
         assert!(parse(long.as_bytes()).unwrap_err().to_string().len() < 120);
         let message = to_bytes(&dense(1, 1, &[0.0])).unwrap_err().to_string();

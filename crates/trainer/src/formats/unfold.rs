@@ -1,7 +1,8 @@
 //! A bound on what compressed input may unfold to.
 //!
 //! Deflate folds a thousand equal bytes into one, so that a file of a megabyte could fill any memory. What people store
-//! folds less than 64 times, except for what is small anyway; beyond that, a file is taken for an attack or an accident.
+//! folds less than 64 times, except for regular patterns of a moderate size: the ones of a mask and the indices of every
+//! second column fold hundreds of times. Beyond that, a file is taken for an attack or an accident.
 
 use std::io::{self, Read};
 
@@ -10,8 +11,8 @@ use lzma_rust2::XzReader;
 
 /// Bytes that one compressed byte may become.
 pub const MAX_RATIO: u64 = 64;
-/// Bytes allowed whatever the ratio: small files of equal values are common and harmless.
-pub const FREE_BYTES: u64 = 1 << 20;
+/// Bytes allowed whatever the ratio: they fill no memory, and regular patterns fold far.
+pub const FREE_BYTES: u64 = 64 << 20;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
@@ -21,7 +22,7 @@ const XZ_MEMORY_KIB: u32 = 128 << 10;
 /// Compressed input unfolds to more than is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its {folded} bytes expand to more than {limit}, the limit of {MAX_RATIO} times the size plus 1 MiB; if that is \
+    "its {folded} bytes expand to more than {limit}, the limit of {MAX_RATIO} times the size plus 64 MiB; if that is \
      intended, store it uncompressed"
 )]
 pub struct UnfoldsTooFar {
@@ -42,7 +43,7 @@ pub struct UnfoldsTooFar {
 /// let mut text = String::new();
 /// allowance.reader("what a decoder gives".as_bytes()).read_to_string(&mut text)?;
 /// assert_eq!(text, "what a decoder gives");
-/// // 3 · 64 bytes and 1 MiB are the limit; it is met long before this stream ends.
+/// // 3 · 64 bytes and 64 MiB are the limit; it is met long before this stream ends.
 /// assert!(allowance.reader(std::io::repeat(0)).read_to_end(&mut Vec::new()).is_err());
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -62,6 +63,11 @@ impl Allowance {
     pub fn reader<R: Read>(&mut self, decoder: R) -> Unfolding<'_, R> {
         Unfolding { decoder, allowance: self }
     }
+}
+
+/// Whether the bytes of a file are compressed with gzip or xz, as their beginning tells.
+pub fn is_folded(bytes: &[u8]) -> bool {
+    bytes.starts_with(&GZIP) || bytes.starts_with(&XZ)
 }
 
 /// What the bytes of a file unfold to, compressed with gzip or xz as their beginning tells; themselves, if they are not.
@@ -126,7 +132,7 @@ mod tests {
     #[test]
     fn all_that_is_allowed_is_read_and_no_byte_more() {
         let allowed = limit(10);
-        assert_eq!(allowed, 640 + (1 << 20));
+        assert_eq!(allowed, 640 + (64 << 20));
         let exact = vec![7; allowed as usize];
         let mut read = Vec::new();
         Allowance::new(10).reader(exact.as_slice()).read_to_end(&mut read).unwrap();
@@ -135,7 +141,7 @@ mod tests {
         let error = Allowance::new(10).reader(io::repeat(7)).read_to_end(&mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         let message = error.to_string();
-        assert!(message.starts_with("its 10 bytes expand to more than 1049216, the limit of 64 times"), "{message}");
+        assert!(message.starts_with("its 10 bytes expand to more than 67109504, the limit of 64 times"), "{message}");
         assert_eq!(limit(u64::MAX), u64::MAX);
     }
 
@@ -143,7 +149,7 @@ mod tests {
     #[test]
     fn the_streams_of_a_file_share_its_allowance() {
         let mut allowance = Allowance::new(0);
-        let half = vec![0; 1 << 19];
+        let half = vec![0; 32 << 20];
         for _ in 0..2 {
             allowance.reader(half.as_slice()).read_to_end(&mut Vec::new()).unwrap();
         }
@@ -154,7 +160,7 @@ mod tests {
     #[test]
     fn a_bomb_is_stopped_while_it_unfolds() {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-        for _ in 0..64 {
+        for _ in 0..80 {
             encoder.write_all(&[0; 1 << 20]).unwrap();
         }
         let bomb = encoder.finish().unwrap();
@@ -162,6 +168,6 @@ mod tests {
         let mut unfolded = Vec::new();
         let error = Allowance::new(folded).reader(GzDecoder::new(bomb.as_slice())).read_to_end(&mut unfolded);
         assert!(error.unwrap_err().get_ref().unwrap().is::<UnfoldsTooFar>());
-        assert!(unfolded.len() as u64 <= limit(folded) && limit(folded) < 8 << 20);
+        assert!(unfolded.len() as u64 <= limit(folded) && limit(folded) < 80 << 20);
     }
 }
