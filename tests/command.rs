@@ -106,11 +106,14 @@ fn training_in_blocks() {
     assert_eq!(eval("run"), done["test_accuracy"]);
 
     // Out and in again: as blocks, entry by entry, and whole.
-    for (out, options, format) in
-        [("model.safetensors", "", "bsr8x8"), ("npz", "--format npz", "csr"), ("dense.safetensors", "--dense", "dense")]
-    {
+    for (out, options, import, format) in [
+        ("model.safetensors", "", "", "bsr8x8"),
+        ("npz", "--format npz", "", "csr"),
+        ("dense.safetensors", "--dense", "", "csr"),
+        ("dense.safetensors", "--dense", "--density 1", "dense"),
+    ] {
         records(folder.path(), &format!("export run --json --out {out} {options}"));
-        records(folder.path(), &format!("import --json {out} --out in.safetensors"));
+        records(folder.path(), &format!("import --json {out} {import} --out in.safetensors"));
         let imported = StoredModel::load(&folder.path().join("in.safetensors")).unwrap();
         for (got, expected) in imported.layers.iter().zip(&model.layers) {
             assert_eq!(got.weight.storage(), format, "{out}");

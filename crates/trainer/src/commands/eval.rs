@@ -1,6 +1,6 @@
 //! `rigl eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -121,6 +121,7 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
     let work = Evaluation { model, split, normalization: &normalization, loader_threads, interrupt: &interrupt };
     let mean = on_device(args.device, threads, work)?;
     let (accuracy, loss, samples) = (mean.accuracy(), mean.loss(), mean.samples());
+    check_loss(loss, &checkpoint)?;
     if args.json {
         let (event, model, data) = ("eval", model_name, data.name);
         print_record(&EvalRecord { event, accuracy, loss, samples, model, nnz, density, data, checkpoint })?;
@@ -133,6 +134,16 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// A model without a loss has no accuracy either: it chooses no class.
+fn check_loss(loss: f64, model: &Path) -> crate::Result<()> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    let model = model.display();
+    Err(format!("{model}: the loss is {loss}; it must be finite, so weights of the model are broken or far too large")
+        .into())
 }
 
 /// A model on a split.
@@ -157,5 +168,22 @@ impl OnDevice for Evaluation<'_> {
                 evaluator.evaluate_batch(batch.layout, &batch.images, &batch.labels)
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_loss_that_is_no_number_is_a_failure() {
+        check_loss(2.3, Path::new("model.safetensors")).unwrap();
+        let error = check_loss(f64::NAN, Path::new("model.safetensors")).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            error.kind == Kind::Failure && message.starts_with("model.safetensors: the loss is NaN; it must"),
+            "{message}"
+        );
     }
 }

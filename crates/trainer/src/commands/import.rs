@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::summary;
-use crate::exchange::{check_out, prune, read_model};
+use crate::exchange::{check_out, leave_out_zeros, own_nnz, prune, read_model};
 use crate::models::Architecture;
 use crate::settings::error::ConfigError;
 use crate::settings::{DensityArgs, SpreadArgs, TrainConfig, TrainOptions};
@@ -15,15 +15,24 @@ Examples:
   rigl import state_dict.safetensors --density 0.1 --out model.safetensors
       prunes the smallest weights of each layer of a dense PyTorch model; then
       rigl train --init-from model.safetensors   trains it further, and rigl eval model.safetensors evaluates it
+  rigl import pruned.safetensors --out model.safetensors
+      a model pruned by another program: its zeros, or its weight_orig and weight_mask, are the pattern
   rigl import fc1.npz fc2.npz fc3.npz --out model.safetensors
       a multi-layer perceptron from matrices [outputs, inputs], in this order, with zero biases
   rigl import matrices --out model.safetensors
       a folder written by rigl export, with biases";
 
+/// Trained weights are hardly ever exactly zero: a layer in which so many are has been pruned.
+const PATTERN_SHARE: f64 = 0.5;
+
 /// `rigl import`.
 #[derive(Debug, Args)]
 #[command(after_long_help = IMPORT_EXAMPLES, mut_arg("density", |density| {
-    density.help("Prune each layer's smallest weights to reach this overall density, in (0, 1] [default: no pruning]")
+    density.help(
+        "Prune each layer's smallest weights to reach this overall density, in (0, 1]; a model that is as sparse keeps its \
+         pattern, zeros of dense layers left out; 1 stores these zeros too [default: no pruning, but a dense layer of which \
+         at least half is exactly zero has its nonzeros as its pattern]",
+    )
 }))]
 pub struct ImportArgs {
     /// One .safetensors file, one folder of matrix files, or matrix files (.npz, .mtx, .smtx, .npy) from input to output
@@ -32,6 +41,10 @@ pub struct ImportArgs {
     /// The model file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Names of the layers from input to output, for a .safetensors file or a folder: needed where neither the sizes nor
+    /// numbers in the names tell their order
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', num_args = 1)]
+    pub order: Option<Vec<String>>,
     /// What to prune to.
     #[command(flatten)]
     pub density: DensityArgs,
@@ -53,16 +66,29 @@ pub struct ImportArgs {
 pub fn run(args: &ImportArgs) -> crate::Result<()> {
     check_out(&args.out, &args.sources)?;
     let (given, spread) = (TrainOptions::from(&args.density), TrainOptions::from(&args.spread));
-    let prunes = !given.given().is_empty();
+    let (prunes, spreads) = (!given.given().is_empty(), !spread.given().is_empty());
     if let (false, Some(option)) = (prunes, spread.given().first()) {
         return Err(ConfigError::NoEffect { option, needs: "--density or --sparsity" }.into());
     }
-    let mut model = read_model(&args.sources, args.seed)?;
+    let mut model = read_model(&args.sources, args.order.as_deref(), args.seed)?;
     if prunes {
         let config = TrainConfig::of(&TrainOptions { model: Some(model.name()), ..given.or(spread) })?;
         config.check()?;
         let densities = config.sparsification().solve(&Architecture::of(&config.model))?;
-        prune(&mut model, &densities)?;
+        let (own, allowed) = (own_nnz(&model), densities.iter().map(|density| density.nnz).sum());
+        // Sparse enough already: another spread over the layers would only replace the pattern.
+        if config.density < 1.0 && !spreads && own <= allowed && model.convolutional.is_none() {
+            if own < allowed {
+                tracing::warn!(
+                    "the model has {own} weights, fewer than the {allowed} that its density allows; its pattern is unchanged"
+                );
+            }
+            leave_out_zeros(&mut model, 0.0)?;
+        } else {
+            prune(&mut model, &densities)?;
+        }
+    } else {
+        leave_out_zeros(&mut model, PATTERN_SHARE)?;
     }
     model.save(&args.out)?;
     summary::print("import", &args.out, "safetensors", &model.layers, args.json)

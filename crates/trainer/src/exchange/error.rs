@@ -9,6 +9,7 @@ use rigl::TopologyError;
 use safetensors::SafeTensorError;
 use sparse_kernels::FormatError;
 
+use super::{NotFinite, OrderError};
 use crate::checkpoint::CheckpointError;
 use crate::error::{Kind, Kinded};
 use crate::formats::MatrixFileError;
@@ -57,8 +58,11 @@ pub enum ExchangeError {
     /// Matrix files whose shapes do not form consecutive layers.
     #[error("{0}; pass the matrix files in order from input to output, each a matrix [outputs, inputs]")]
     Order(CheckpointError),
+    /// An order for files that have one.
+    #[error("--order: matrix files are taken in the order of the command line; leave the option out")]
+    OrderOfMatrices,
     /// A folder whose layers do not fit together.
-    #[error("{}: its layers, in the order of their names, are {order}: {reason}", path.display())]
+    #[error("{}: its layers do not fit together in the order {order}: {reason}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -66,6 +70,22 @@ pub enum ExchangeError {
         order: String,
         /// What is wrong.
         reason: CheckpointError,
+    },
+    /// A matrix or vector with a value that no network can compute with.
+    #[error("{}: {reason}", path.display())]
+    NotFinite {
+        /// The folder or file.
+        path: PathBuf,
+        /// The value.
+        reason: NotFinite,
+    },
+    /// A folder whose layers have no order.
+    #[error("{}: {reason}", path.display())]
+    FolderOrder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        reason: OrderError,
     },
     /// A folder without layers.
     #[error("{}: no model files in it; expected LAYER.weight.npz, .mtx, .smtx or .npy", path.display())]
@@ -195,9 +215,11 @@ impl Kinded for ExchangeError {
                 io::ErrorKind::NotFound => Kind::Usage,
                 _ => Kind::Failure,
             },
+            Self::Tensors { reason, .. } if matches!(**reason, TensorsError::Order(_)) => Kind::Usage,
             Self::Matrix(MatrixFileError::Content { .. })
             | Self::Tensors { .. }
             | Self::Folder { .. }
+            | Self::NotFinite { .. }
             | Self::LayerName { .. }
             | Self::Memory { .. }
             | Self::Format { .. }
@@ -216,6 +238,18 @@ impl From<MatrixFileError> for ExchangeError {
 impl From<SafeTensorError> for TensorsError {
     fn from(error: SafeTensorError) -> Self {
         Self::File(error)
+    }
+}
+
+impl From<NotFinite> for TensorsError {
+    fn from(error: NotFinite) -> Self {
+        Self::NotFinite(error)
+    }
+}
+
+impl From<OrderError> for TensorsError {
+    fn from(error: OrderError) -> Self {
+        Self::Order(error)
     }
 }
 
@@ -241,19 +275,32 @@ pub enum TensorsError {
     /// Tensors that do not belong to a fully connected layer.
     #[error(
         "these tensors do not belong to a fully connected layer: {tensors}; a layer is LAYER.weight [outputs, inputs], or \
-         its CSR or BSR parts LAYER.weight.crow_indices, .col_indices and .values, with or without LAYER.bias [outputs]"
+         its CSR or BSR parts LAYER.weight.crow_indices, .col_indices and .values, or LAYER.weight_orig and .weight_mask, \
+         with or without LAYER.bias [outputs]"
     )]
     Unsupported {
         /// Names and shapes.
         tensors: String,
     },
-    /// A weight stored both dense and in parts.
-    #[error("both {name} and {name}.values exist; a weight is dense, CSR or BSR")]
+    /// A weight or bias stored in two ways.
+    #[error("both {name} and {other} exist; a weight is dense, CSR, BSR, or dense with a mask")]
     Twice {
-        /// The weight.
+        /// One tensor.
         name: String,
+        /// The other.
+        other: String,
     },
-    /// Some parts of a CSR or BSR matrix are missing.
+    /// A mask of another shape than what it masks.
+    #[error("tensor {name} is {got:?}; it must have the shape of what it masks, {expected:?}")]
+    Mask {
+        /// The mask.
+        name: String,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The other shape.
+        expected: Vec<usize>,
+    },
+    /// Some parts of a CSR, BSR or masked matrix are missing.
     #[error("tensor {name} is missing, although other parts of the matrix exist")]
     Missing {
         /// The tensor.
@@ -314,8 +361,14 @@ pub enum TensorsError {
         /// What is wrong.
         reason: FormatError,
     },
+    /// The layers have no order.
+    #[error("{0}")]
+    Order(OrderError),
+    /// A value that no network can compute with.
+    #[error("{0}")]
+    NotFinite(NotFinite),
     /// The layers do not fit together.
-    #[error("the layers, in the order of their names, are {order}: {reason}")]
+    #[error("the layers do not fit together in the order {order}: {reason}")]
     Chain {
         /// The layers.
         order: String,

@@ -16,7 +16,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::ExchangeError;
-use super::layers::{NamedLayer, chain, matrix_of, model_name, natural_order, weight_of};
+use super::layers::{NamedLayer, chain, check_finite, matrix_of, model_name, weight_of};
+use super::order::{Unplaced, order};
 use crate::formats::{self, MatrixFormat};
 use crate::models::StoredModel;
 
@@ -72,30 +73,45 @@ fn is_file_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.chars().all(plain)
 }
 
-/// Reads a folder's model. Layers are taken in the order of their names, numbers in them by value, and named `fc1`,
-/// `fc2`, …. `seed` is that of the values of patterns.
+/// Reads a folder's model. Layers are taken in the `wanted` order, else in the one that sizes and numbers in names tell, and
+/// named `fc1`, `fc2`, …. `seed` is that of the values of patterns.
 ///
 /// # Errors
 /// [`ExchangeError`] naming the folder or file.
-pub fn read(folder: &Path, seed: u64) -> Result<StoredModel, ExchangeError> {
-    let mut layers = Vec::new();
-    for (index, (name, files)) in files(folder)?.into_iter().enumerate() {
+pub fn read(folder: &Path, wanted: Option<&[String]>, seed: u64) -> Result<StoredModel, ExchangeError> {
+    let mut matrices = Vec::new();
+    for (name, files) in files(folder)? {
         let Some(path) = files.weight else {
             return Err(ExchangeError::BiasAlone { path: folder.to_owned(), layer: name });
         };
-        let weight = weight_of(formats::read(&path)?, &model_name(index), seed);
-        let weight = weight.map_err(|reason| ExchangeError::Format { layer: name.clone(), reason })?;
         let bias = files.bias.map(|path| formats::read_vector(&path)).transpose()?;
-        layers.push(NamedLayer { name, weight, bias });
+        matrices.push((name, Some(formats::read(&path)?), bias));
     }
-    if layers.is_empty() {
+    if matrices.is_empty() {
         return Err(ExchangeError::Empty { path: folder.to_owned() });
     }
+    let unplaced = matrices.iter().filter_map(|(name, matrix, _)| {
+        let matrix = matrix.as_ref()?;
+        Some(Unplaced { name, outputs: matrix.nrows(), inputs: Some(matrix.ncols()) })
+    });
+    let order = order(&unplaced.collect::<Vec<_>>(), wanted)
+        .map_err(|reason| ExchangeError::FolderOrder { path: folder.to_owned(), reason })?;
+    let mut layers = Vec::new();
+    for (index, at) in order.into_iter().enumerate() {
+        let (name, matrix, bias) = &mut matrices[at];
+        let Some(matrix) = matrix.take() else { continue };
+        let (name, bias) = (name.clone(), bias.take());
+        // The values of a pattern are those of the layer that it becomes.
+        let weight = weight_of(matrix, &model_name(index), seed);
+        let weight = weight.map_err(|reason| ExchangeError::Format { layer: name.clone(), reason })?;
+        layers.push(NamedLayer { name, weight, bias });
+    }
+    check_finite(&layers).map_err(|reason| ExchangeError::NotFinite { path: folder.to_owned(), reason })?;
     let order = layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>().join(", ");
     chain(layers).map_err(|reason| ExchangeError::Folder { path: folder.to_owned(), order, reason })
 }
 
-/// The files of each layer, in the order of the layers. Hidden files are none of ours.
+/// The files of each layer, in the order of the layers' names. Hidden files are none of ours.
 fn files(folder: &Path) -> Result<Vec<(String, Files)>, ExchangeError> {
     let io = |reason| ExchangeError::Io { path: folder.to_owned(), reason };
     let mut layers: BTreeMap<String, Files> = BTreeMap::new();
@@ -115,15 +131,18 @@ fn files(folder: &Path) -> Result<Vec<(String, Files)>, ExchangeError> {
             return Err(ExchangeError::Twice { path: folder.to_owned(), part });
         }
     }
-    let mut layers: Vec<_> = layers.into_iter().collect();
-    layers.sort_by(|(a, _), (b, _)| natural_order(a, b));
-    Ok(layers)
+    Ok(layers.into_iter().collect())
 }
 
 /// The layer that a file belongs to, and whether it is the weight or the bias.
 fn parse_name(name: &str) -> Option<(&str, bool)> {
-    let format = MatrixFormat::from_path(Path::new(name)).ok()?;
-    let (stem, _) = name.rsplit_once('.')?;
+    let format = MatrixFormat::of_source(Path::new(name)).ok()?;
+    let is_plain = MatrixFormat::from_path(Path::new(name)).is_ok();
+    let (mut stem, _) = name.rsplit_once('.')?;
+    if !is_plain {
+        // Compressed: `.mtx.gz`.
+        (stem, _) = stem.rsplit_once('.')?;
+    }
     let (layer, part) = stem.rsplit_once('.')?;
     let is_weight = match part {
         "weight" => true,
@@ -164,7 +183,7 @@ mod tests {
             }
             assert_eq!(names(folder.path()), files);
             fs::write(folder.path().join(".hidden"), "").unwrap();
-            assert_same(&read(folder.path(), 0).unwrap(), &expected);
+            assert_same(&read(folder.path(), None, 0).unwrap(), &expected);
         }
     }
 
@@ -173,7 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &example(), MatrixFormat::Smtx, false).unwrap();
         assert_eq!(names(folder.path()), ["fc1.weight.smtx", "fc2.weight.smtx"]);
-        let [one, again, other] = [1, 1, 2].map(|seed| read(folder.path(), seed).unwrap());
+        let [one, again, other] = [1, 1, 2].map(|seed| read(folder.path(), None, seed).unwrap());
         assert_same(&one, &again);
         assert_ne!(one, other);
         for (read, written) in one.layers.iter().zip(&example().layers) {
@@ -191,13 +210,13 @@ mod tests {
             let matrix = matrix_of(&layer(name, weight), MatrixFormat::MatrixMarket, false).unwrap();
             formats::write(&path, &matrix).unwrap();
         }
-        let model = read(folder.path(), 0).unwrap();
+        let model = read(folder.path(), None, 0).unwrap();
         assert_eq!(model.name().to_string(), "3-2-1");
         assert_eq!((model.layers[0].name.as_str(), model.layers[1].weight.values()), ("fc1", &[7.0; 2][..]));
         formats::write_vector(&folder.path().join("x9.bias.npy"), &[1.0; 3]).unwrap();
-        let message = read(folder.path(), 0).unwrap_err().to_string();
+        let message = read(folder.path(), None, 0).unwrap_err().to_string();
         let expected =
-            "its layers, in the order of their names, are x9, x10: layer x9: the number of biases is 3, expected 2";
+            "its layers do not fit together in the order x9, x10: layer x9: the number of biases is 3, expected 2";
         assert!(message.ends_with(expected), "{message}");
     }
 
@@ -208,7 +227,7 @@ mod tests {
             (&["fc1.npz"], "\"fc1.npz\" is not part"),
             (&[".npy", "weight.npy"], "\"weight.npy\" is not part"),
             (&["fc1.bias.npz"], "\"fc1.bias.npz\" is not part"),
-            (&["fc1.weight.npz", "fc1.weight.mtx"], "several files for fc1.weight"),
+            (&["fc1.weight.npz", "fc1.weight.mtx.gz"], "several files for fc1.weight"),
             (&["fc1.bias.npy", "fc1.bias.mtx"], "several files for fc1.bias"),
             (&["fc1.bias.npy"], "layer fc1 has a bias but no weight"),
         ] {
@@ -216,14 +235,14 @@ mod tests {
             for file in files {
                 fs::write(folder.path().join(file), "").unwrap();
             }
-            let error = read(folder.path(), 0).unwrap_err();
+            let error = read(folder.path(), None, 0).unwrap_err();
             assert!(error.kind() == Kind::Usage && error.to_string().contains(part), "{error}");
         }
         let folder = tempfile::tempdir().unwrap();
-        let error = read(folder.path(), 0).unwrap_err();
+        let error = read(folder.path(), None, 0).unwrap_err();
         assert!(error.kind() == Kind::Usage && error.to_string().contains("no model files in it"), "{error}");
         fs::write(folder.path().join("fc1.weight.npz"), "text").unwrap();
-        let error = read(folder.path(), 0).unwrap_err();
+        let error = read(folder.path(), None, 0).unwrap_err();
         assert!(error.kind() != Kind::Usage && error.to_string().contains("fc1.weight.npz: "), "{error}");
     }
 

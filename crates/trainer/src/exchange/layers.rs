@@ -22,6 +22,52 @@ pub(super) struct NamedLayer {
     pub bias: Option<Vec<f32>>,
 }
 
+/// A weight or bias that is NaN or infinite.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("layer {layer}: the {what} at {place} (counted from 0) is {got}; it must be finite")]
+pub struct NotFinite {
+    /// The layer.
+    layer: String,
+    /// `weight`, `bias`, or a vector of a normalisation.
+    what: &'static str,
+    /// The first such position.
+    place: String,
+    /// The value.
+    got: f32,
+}
+
+/// Refuses what no network can compute with.
+pub(super) fn check_finite(layers: &[NamedLayer]) -> Result<(), NotFinite> {
+    layers.iter().try_for_each(|NamedLayer { name, weight, bias }| {
+        check_finite_weight(name, weight)?;
+        check_finite_vector(name, "bias", bias.as_deref().unwrap_or_default())
+    })
+}
+
+pub(super) fn check_finite_weight(layer: &str, weight: &StoredWeight) -> Result<(), NotFinite> {
+    let Some((index, got)) = first_not_finite(weight.values()) else { return Ok(()) };
+    let at = |row: usize, column: usize| format!("row {row}, column {column}");
+    let place = match weight {
+        StoredWeight::Dense { ncols, .. } => at(index / ncols, index % ncols),
+        StoredWeight::Sparse(csr) => match csr.pattern().positions().nth(index) {
+            Some((row, column)) => at(row as usize, column as usize),
+            None => format!("entry {index}"),
+        },
+        // Padding has no position in the matrix.
+        StoredWeight::BlockSparse(_) => format!("entry {index} of the blocks"),
+    };
+    Err(NotFinite { layer: layer.to_owned(), what: "weight", place, got })
+}
+
+pub(super) fn check_finite_vector(layer: &str, what: &'static str, values: &[f32]) -> Result<(), NotFinite> {
+    let Some((index, got)) = first_not_finite(values) else { return Ok(()) };
+    Err(NotFinite { layer: layer.to_owned(), what, place: format!("entry {index}"), got })
+}
+
+fn first_not_finite(values: &[f32]) -> Option<(usize, f32)> {
+    values.iter().copied().enumerate().find(|(_, value)| !value.is_finite())
+}
+
 /// The model of these layers, from input to output, named as the trainer names them. A sparse weight that stores every
 /// position, one by one or in blocks, becomes a dense one, as the trainer stores it.
 ///
@@ -63,6 +109,22 @@ fn dense_if_full(weight: StoredWeight) -> StoredWeight {
 /// Positions of a matrix whose sides fit 32 bits.
 fn positions(pattern: &CsrPattern) -> usize {
     pattern.nrows() * pattern.ncols()
+}
+
+/// The positions of a matrix at which this holds of the row-major index.
+pub(super) fn pattern_where(
+    nrows: usize,
+    ncols: usize,
+    holds: impl Fn(usize) -> bool,
+) -> Result<CsrPattern, FormatError> {
+    let (mut row_offsets, mut col_indices) = (vec![0], Vec::new());
+    // A matrix without columns can claim any number of rows.
+    for row in 0..if ncols == 0 { 0 } else { nrows } {
+        let columns = (0..ncols).filter(|column| holds(row * ncols + column));
+        col_indices.extend(columns.map(|column| column as u32));
+        row_offsets.push(u32::try_from(col_indices.len()).unwrap_or(u32::MAX));
+    }
+    CsrPattern::new(nrows, ncols, row_offsets, col_indices)
 }
 
 /// The weight of a matrix. A pattern gets the values that a new network of this seed has at its positions.
@@ -164,6 +226,23 @@ mod tests {
         let hollow = StoredWeight::Dense { nrows: usize::MAX, ncols: 0, values: vec![] };
         let message = chain(vec![NamedLayer { name: "a".into(), weight: hollow, bias: None }]).unwrap_err().to_string();
         assert!(message.starts_with("layer a: the number of outputs or inputs is 0"), "{message}");
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_named() {
+        let mut layers = vec![named("a", 3, 4), named("b", 2, 3)];
+        check_finite(&layers).unwrap();
+        layers[1].bias = Some(vec![0.0, f32::NEG_INFINITY]);
+        let message = |layers: &[NamedLayer]| check_finite(layers).unwrap_err().to_string();
+        let expected = "layer b: the bias at entry 1 (counted from 0) is -inf; it must be finite";
+        assert_eq!(message(&layers), expected);
+        let mut values = vec![1.0; 12];
+        values[6] = f32::NAN;
+        layers[0].weight = StoredWeight::Dense { nrows: 3, ncols: 4, values };
+        assert!(message(&layers).starts_with("layer a: the weight at row 1, column 2 (counted from 0) is NaN"));
+        let pattern = CsrPattern::from_positions(3, 4, vec![(0, 1), (2, 3)]).unwrap();
+        layers[0].weight = StoredWeight::Sparse(Csr::new(pattern.into(), vec![1.0, f32::INFINITY]).unwrap());
+        assert!(message(&layers).contains("row 2, column 3 (counted from 0) is inf"));
     }
 
     #[test]

@@ -7,13 +7,14 @@
 //! | one matrix file | one | no | the same |
 //!
 //! [`read_model`] makes a [`StoredModel`](crate::models::StoredModel) of any of these, with its layers named `fc1`, `fc2`,
-//! … as the trainer names them; [`prune`] makes it sparse; [`Target`] writes one.
+//! … as the trainer names them; [`leave_out_zeros`] and [`prune`] make it sparse; [`Target`] writes one.
 
 pub mod folder;
 pub mod pytorch;
 
 mod error;
 mod layers;
+mod order;
 mod prune;
 mod source;
 mod target;
@@ -21,6 +22,8 @@ mod target;
 mod testing;
 
 pub use error::{ExchangeError, TensorsError};
-pub use prune::prune;
+pub use layers::NotFinite;
+pub use order::OrderError;
+pub use prune::{leave_out_zeros, own_nnz, prune};
 pub use source::read_model;
 pub use target::{ExchangeFormat, Target, check_not_read, check_out};

@@ -4,13 +4,57 @@ use std::sync::Arc;
 
 use rigl::topology::{kept_pattern, prune_by_magnitude, select_kept};
 use rigl::{LayerDensity, TopologyError};
-use sparse_kernels::{Bsr, CsrPattern};
+use sparse_kernels::{Bsr, Csr, CsrPattern, FormatError};
 
 use super::ExchangeError;
+use super::layers::pattern_where;
 use crate::models::{StoredModel, StoredWeight};
 
+/// Makes the nonzeros of dense layers their pattern, where zeros are the share `least` or more of the positions. A layer of
+/// zeros alone stays dense, for it would have no weights. So do convolutional networks: their own files tell what is dense.
+///
+/// # Errors
+/// [`ExchangeError::Format`] if a layer has more positions than 32-bit indices allow.
+pub fn leave_out_zeros(model: &mut StoredModel, least: f64) -> Result<(), ExchangeError> {
+    if model.convolutional.is_some() {
+        return Ok(());
+    }
+    for layer in &mut model.layers {
+        let StoredWeight::Dense { values, .. } = &layer.weight else { continue };
+        let (nnz, size) = (nonzeros(&layer.weight), values.len());
+        if nnz > 0 && nnz < size && (size - nnz) as f64 >= least * size as f64 {
+            layer.weight = without_zeros(&layer.weight)
+                .map_err(|reason| ExchangeError::Format { layer: layer.name.clone(), reason })?;
+        }
+    }
+    Ok(())
+}
+
+/// Weights of a model that are not zeros of dense layers.
+pub fn own_nnz(model: &StoredModel) -> usize {
+    model.layers.iter().map(|layer| nonzeros(&layer.weight)).sum()
+}
+
+/// All weights of a sparse layer: there, a zero is stored because the position exists.
+fn nonzeros(weight: &StoredWeight) -> usize {
+    match weight {
+        StoredWeight::Dense { values, .. } => values.iter().filter(|&&value| value != 0.0).count(),
+        stored => stored.nnz(),
+    }
+}
+
+fn without_zeros(weight: &StoredWeight) -> Result<StoredWeight, FormatError> {
+    let [nrows, ncols] = weight.shape();
+    let values = weight.values();
+    let pattern = Arc::new(pattern_where(nrows, ncols, |index| values[index] != 0.0)?);
+    let nonzeros = values.iter().copied().filter(|&value| value != 0.0).collect();
+    Ok(StoredWeight::Sparse(Csr::new(pattern, nonzeros)?))
+}
+
 /// Keeps of each layer the weights of largest magnitude, as many as its density gives it: one-shot magnitude pruning. Of a
-/// layer in blocks those of the largest norm stay, in the nearest number to that, at least one. A layer that has no more weights than that stays as it is; if it has fewer, a warning tells so. Biases stay.
+/// layer in blocks those of the largest norm stay, in the nearest number to that, at least one. A layer that has no more
+/// weights than that stays as it is; if it has fewer, a warning tells so. A dense layer that loses any keeps no zeros to reach
+/// its density. Biases stay.
 ///
 /// `densities` are in the order of the layers, as [`Sparsification::solve`](crate::models::Sparsification::solve) gives
 /// them.
@@ -22,12 +66,15 @@ use crate::models::{StoredModel, StoredWeight};
 /// O(nnz) on average.
 pub fn prune(model: &mut StoredModel, densities: &[LayerDensity]) -> Result<(), ExchangeError> {
     for (layer, density) in model.layers.iter_mut().zip(densities) {
-        let (wanted, nnz) = (density.nnz, layer.weight.nnz());
-        if nnz < wanted {
+        let (mut wanted, nnz) = (density.nnz, layer.weight.nnz());
+        let own = if nnz > wanted { nonzeros(&layer.weight) } else { nnz };
+        if own < wanted {
             let name = &layer.name;
             tracing::warn!(
-                "layer {name} has {nnz} weights, fewer than the {wanted} that its density allows; it is unchanged"
+                "layer {name} has {own} weights, fewer than the {wanted} that its density allows; it is unchanged"
             );
+            // A layer of zeros alone would have no weights left.
+            wanted = if own > 0 { own } else { wanted };
         }
         if nnz <= wanted {
             continue;
@@ -125,6 +172,30 @@ mod tests {
         let mut after = before.clone();
         prune(&mut after, &[wanted(2, 2), wanted(2, 4), wanted(2, 4), wanted(4, 4)]).unwrap();
         assert_same(&after, &before);
+    }
+
+    /// A pattern that a file tells by its zeros is taken, and never filled up with other zeros.
+    #[test]
+    fn zeros_of_dense_layers_are_a_pattern() {
+        let half = dense(2, 2, &[0.0, 3.0, -0.0, 4.0]);
+        let before = model(vec![half, dense(2, 2, &[1.0, 2.0, 0.0, 4.0]), dense(1, 2, &[0.0; 2])]);
+        assert_eq!(own_nnz(&before), 5);
+        let nnz = |model: &StoredModel| model.layers.iter().map(|l| l.weight.nnz()).collect::<Vec<_>>();
+        let mut after = before.clone();
+        leave_out_zeros(&mut after, 0.5).unwrap();
+        assert_eq!(nnz(&after), [2, 4, 2]);
+        let StoredWeight::Sparse(csr) = &after.layers[0].weight else { panic!("it is sparse") };
+        assert_eq!(csr.pattern().positions().collect::<Vec<_>>(), [(0, 1), (1, 1)]);
+        assert_eq!(csr.values(), [3.0, 4.0]);
+        let mut all = before.clone();
+        leave_out_zeros(&mut all, 0.0).unwrap();
+        assert_eq!(nnz(&all), [2, 3, 2]);
+        // Three weights are allowed, two are there.
+        let mut pruned = before.clone();
+        prune(&mut pruned, &[wanted(3, 4), wanted(2, 4), wanted(1, 2)]).unwrap();
+        assert_eq!(pruned.layers[0].weight, after.layers[0].weight);
+        assert_eq!(nnz(&pruned), [2, 2, 1]);
+        assert_eq!(pruned.layers[1].weight.to_dense(), [0.0, 2.0, 0.0, 4.0]);
     }
 
     #[test]

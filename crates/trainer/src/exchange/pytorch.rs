@@ -17,10 +17,12 @@
 //! Blocks may reach beyond the matrix, by zeros; PyTorch itself takes only sizes that the block's sides divide, so such a
 //! matrix is made with its sizes rounded up to that, and cut.
 //!
-//! Read are files of anyone: all types of floats from 16 bits on, indices of 32 and 64 bits; layers without bias; a single
-//! layer without name (`weight`, `bias`). A file does not keep its tensors' order, so layers are taken in the order of
-//! their names, numbers in them by value: `0.weight`, `2.weight`, `10.weight` of a `torch.nn.Sequential`. A matrix that
-//! follows another has as many columns as that one rows, so that only the first one's shape must be told. Anything else
+//! Read are files of anyone: all types of floats from 16 bits on, indices of 32 and 64 bits; layers without bias; weights
+//! and biases with masks (`<layer>.weight_orig` and `.weight_mask` of `torch.nn.utils.prune`), whose nonzeros are the pattern; a single
+//! layer without name (`weight`, `bias`). A file does not keep its tensors' order. A layer that follows another has as many
+//! columns as that one rows: layers are taken in the order in which they fit together. If there are several, numbers in the
+//! names decide: `0.weight`, `2.weight`, `10.weight` of a `torch.nn.Sequential`. If they do not, the order must be given. Of a
+//! sparse matrix that follows another the shape need not be told. Anything else
 //! in the file (convolutions, normalization) is an error, not left out: convolutional networks are written, not read. Our
 //! own checkpoints are read too, and keep what is
 //! known of their inputs.
@@ -34,19 +36,26 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
-use super::layers::{NamedLayer, chain, natural_order, whole};
-use super::{ExchangeError, TensorsError};
+use super::layers::{
+    NamedLayer, chain, check_finite, check_finite_vector, check_finite_weight, natural_order, pattern_where, whole,
+};
+use super::order::{Unplaced, order};
+use super::{ExchangeError, OrderError, TensorsError};
 use crate::checkpoint::{Checkpoint, METADATA_KEY, read_header};
 use crate::models::{StoredLayer, StoredModel, StoredNorm, StoredWeight};
 
 /// What a tensor is to its layer, by the end of its name, and its dimensions.
-const PARTS: [(&str, usize); 6] = [
+const PARTS: [(&str, usize); 10] = [
     ("weight", 2),
     ("weight.crow_indices", 1),
     ("weight.col_indices", 1),
     ("weight.values", 1),
     ("weight.values", 3),
+    ("weight_orig", 2),
+    ("weight_mask", 2),
     ("bias", 1),
+    ("bias_orig", 1),
+    ("bias_mask", 1),
 ];
 
 /// The tensors of one layer, as in [`PARTS`].
@@ -217,42 +226,93 @@ pub fn weight_to_bytes(layer: &StoredLayer, dense: bool) -> Result<Vec<u8>, Exch
 /// # Cost
 /// Time and memory follow the bytes that are there, whatever the header claims.
 pub fn from_bytes(bytes: &[u8]) -> Result<StoredModel, TensorsError> {
+    from_bytes_as(bytes, None)
+}
+
+/// As [`from_bytes`], with the layers in the `wanted` order if there is one.
+///
+/// # Errors
+/// As there, and [`TensorsError::Order`] if the order is not one of all the layers, or the file is a checkpoint.
+pub fn from_bytes_as(bytes: &[u8], wanted: Option<&[String]>) -> Result<StoredModel, TensorsError> {
     let header = read_header(bytes)?;
     let metadata = |key: &str| header.metadata().as_ref()?.get(key);
     if metadata(METADATA_KEY).is_some() {
+        if wanted.is_some() {
+            return Err(OrderError::Known.into());
+        }
         let model = StoredModel::from_checkpoint(&Checkpoint::from_bytes(bytes)?)?;
-        if model.convolutional.is_some() {
+        if let Some(parts) = &model.convolutional {
+            for norm in &parts.norms {
+                check_finite_vector(&norm.name, "affine", &norm.affine)?;
+                check_finite_vector(&norm.name, "running", &norm.running)?;
+            }
+            for layer in &model.layers {
+                check_finite_weight(&layer.name, &layer.weight)?;
+                check_finite_vector(&layer.name, "bias", &layer.bias)?;
+            }
             return Ok(model);
         }
         let StoredModel { input, layers, .. } = model;
         let named = |layer: StoredLayer| NamedLayer { name: layer.name, weight: layer.weight, bias: Some(layer.bias) };
-        return Ok(StoredModel { input, ..chain(layers.into_iter().map(named).collect())? });
+        let layers: Vec<_> = layers.into_iter().map(named).collect();
+        check_finite(&layers)?;
+        return Ok(StoredModel { input, ..chain(layers)? });
     }
     let file = SafeTensors::deserialize(bytes)?;
     if file.is_empty() {
         return Err(TensorsError::Empty);
     }
+    let mut found = Vec::new();
+    for (name, parts) in layers_of(&file)? {
+        let shape = shape_of(&name, &parts, metadata(&shape_key(&tensor_name(&name, "weight"))))?;
+        let shown = if name.is_empty() { "weight".to_owned() } else { name.clone() };
+        found.push((name, shown, shape, Some(parts)));
+    }
+    let unplaced = found.iter().map(|&(_, ref name, (outputs, inputs), _)| Unplaced { name, outputs, inputs });
+    let order = order(&unplaced.collect::<Vec<_>>(), wanted)?;
     let mut layers = Vec::new();
     let mut outputs = None;
-    for (name, parts) in sorted_layers(&file)? {
-        let [dense, crow_indices, col_indices, entries, blocks, bias] = parts;
-        let weight_name = tensor_name(&name, "weight");
+    for at in order {
+        let (name, shown, (nrows, ncols), parts) = &mut found[at];
+        let Some(parts) = parts.take() else { continue };
+        let [dense, crow_indices, col_indices, entries, blocks, original, mask, bias, bias_original, bias_mask] = parts;
+        let tensor = |part| tensor_name(name, part);
+        let weight_name = tensor("weight");
         let sparse = [crow_indices, col_indices, entries.or(blocks)];
-        let weight = match dense {
-            Some(_) if sparse.iter().any(Option::is_some) => return Err(TensorsError::Twice { name: weight_name }),
-            Some(dense) => {
+        let ways = [
+            (dense.is_some(), weight_name.clone()),
+            (sparse.iter().any(Option::is_some), format!("{weight_name}.values")),
+            (original.is_some() || mask.is_some(), tensor("weight_orig")),
+        ];
+        check_one_way(ways)?;
+        let weight = match (dense, masked(original, mask, tensor("weight_orig"), tensor("weight_mask"))?) {
+            (Some(dense), _) => {
                 let values = floats(&weight_name, &dense)?;
                 StoredWeight::Dense { nrows: dense.shape()[0], ncols: dense.shape()[1], values }
             }
-            None => {
-                let shape = metadata(&shape_key(&weight_name));
-                read_sparse(weight_name, sparse, shape, outputs)?
+            (None, Some([values, kept])) => {
+                let ncols = ncols.unwrap_or(0);
+                // What is masked out is checked too: in PyTorch it is multiplied by 0.
+                let whole = StoredWeight::Dense { nrows: *nrows, ncols, values };
+                check_finite_weight(shown, &whole)?;
+                at_nonzeros(*nrows, ncols, &kept, whole.values())
+                    .map_err(|reason| TensorsError::Matrix { weight: weight_name, reason })?
             }
+            (None, None) => read_sparse(weight_name, sparse, *nrows, ncols.or(outputs))?,
         };
         outputs = Some(weight.shape()[0]);
-        let bias = bias.map(|bias| floats(&tensor_name(&name, "bias"), &bias)).transpose()?;
-        layers.push(NamedLayer { name: if name.is_empty() { "weight".to_owned() } else { name }, weight, bias });
+        let ways =
+            [(bias.is_some(), tensor("bias")), (bias_original.is_some() || bias_mask.is_some(), tensor("bias_orig"))];
+        check_one_way(ways)?;
+        let bias = match (bias, masked(bias_original, bias_mask, tensor("bias_orig"), tensor("bias_mask"))?) {
+            (Some(bias), _) => Some(floats(&tensor("bias"), &bias)?),
+            (None, masked) => {
+                masked.map(|[values, kept]| values.iter().zip(kept).map(|(value, kept)| value * kept).collect())
+            }
+        };
+        layers.push(NamedLayer { name: shown.clone(), weight, bias });
     }
+    check_finite(&layers)?;
     let order = layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>().join(", ");
     chain(layers).map_err(|reason| TensorsError::Chain { order, reason })
 }
@@ -267,8 +327,65 @@ fn layer_of<'n>(name: &'n str, part: &str) -> Option<&'n str> {
     if layer.is_empty() { Some(layer) } else { layer.strip_suffix('.') }
 }
 
+/// Refuses a weight or bias that is there in two of the ways to store one.
+fn check_one_way<const N: usize>(ways: [(bool, String); N]) -> Result<(), TensorsError> {
+    let mut there = ways.into_iter().filter(|(is_there, _)| *is_there).map(|(_, name)| name);
+    match (there.next(), there.next()) {
+        (Some(name), Some(other)) => Err(TensorsError::Twice { name, other }),
+        _ => Ok(()),
+    }
+}
+
+/// Values and the mask to multiply them by, as `torch.nn.utils.prune` stores them.
+fn masked(
+    original: Option<TensorView<'_>>,
+    mask: Option<TensorView<'_>>,
+    original_name: String,
+    mask_name: String,
+) -> Result<Option<[Vec<f32>; 2]>, TensorsError> {
+    let (original, mask) = match (original, mask) {
+        (None, None) => return Ok(None),
+        (Some(original), Some(mask)) => (original, mask),
+        (None, Some(_)) => return Err(TensorsError::Missing { name: original_name }),
+        (Some(_), None) => return Err(TensorsError::Missing { name: mask_name }),
+    };
+    if original.shape() != mask.shape() {
+        let (got, expected) = (mask.shape().to_vec(), original.shape().to_vec());
+        return Err(TensorsError::Mask { name: mask_name, got, expected });
+    }
+    let kept = match mask.dtype() {
+        Dtype::BOOL | Dtype::U8 => mask.data().iter().map(|&byte| f32::from(byte)).collect(),
+        _ => floats(&mask_name, &mask)?,
+    };
+    Ok(Some([floats(&original_name, &original)?, kept]))
+}
+
+/// The entries where a mask is not zero, multiplied by it.
+fn at_nonzeros(nrows: usize, ncols: usize, mask: &[f32], values: &[f32]) -> Result<StoredWeight, FormatError> {
+    let is_kept = |index: usize| mask[index] != 0.0;
+    let pattern = pattern_where(nrows, ncols, is_kept)?;
+    let values = values.iter().zip(mask).filter(|&(_, &mask)| mask != 0.0).map(|(value, mask)| value * mask).collect();
+    Ok(StoredWeight::Sparse(Csr::new(Arc::new(pattern), values)?))
+}
+
+/// The rows of a layer's weight, and its columns if the file tells them.
+fn shape_of(layer: &str, parts: &Parts<'_>, told: Option<&String>) -> Result<(usize, Option<usize>), TensorsError> {
+    let [dense, crow_indices, _, _, blocks, original, mask, ..] = parts;
+    if let Some(dense) = dense.as_ref().or(original.as_ref()).or(mask.as_ref()) {
+        return Ok((dense.shape()[0], Some(dense.shape()[1])));
+    }
+    if let Some(text) = told {
+        let key = shape_key(&tensor_name(layer, "weight"));
+        let [nrows, ncols] = serde_json::from_str(text).map_err(|_| TensorsError::Shape { key, got: text.clone() })?;
+        return Ok((nrows, Some(ncols)));
+    }
+    // An empty array of offsets is refused as too short for no rows.
+    let block_rows = crow_indices.as_ref().map_or(0, |offsets| offsets.shape()[0].saturating_sub(1));
+    Ok((block_rows.saturating_mul(blocks.as_ref().map_or(1, |values| values.shape()[1])), None))
+}
+
 /// The tensors by layer, in the order of the layers' names.
-fn sorted_layers<'d>(file: &SafeTensors<'d>) -> Result<Vec<(String, Parts<'d>)>, TensorsError> {
+fn layers_of<'d>(file: &SafeTensors<'d>) -> Result<Vec<(String, Parts<'d>)>, TensorsError> {
     let mut layers: HashMap<String, Parts<'d>> = HashMap::new();
     let mut unsupported = Vec::new();
     for (name, view) in file.iter() {
@@ -282,10 +399,10 @@ fn sorted_layers<'d>(file: &SafeTensors<'d>) -> Result<Vec<(String, Parts<'d>)>,
         }
     }
     layers.retain(|layer, parts| {
-        let [weight @ .., bias] = parts;
-        let alone = weight.iter().all(Option::is_none);
-        if let Some(bias) = bias.as_ref().filter(|_| alone) {
-            unsupported.push((tensor_name(layer, "bias"), bias.shape().to_vec()));
+        let is_weight = |(part, _): &(&str, usize)| part.starts_with("weight");
+        let alone = PARTS.iter().zip(&*parts).all(|(part, view)| view.is_none() || !is_weight(part));
+        for ((part, _), view) in PARTS.iter().zip(&*parts).filter(|_| alone) {
+            unsupported.extend(view.iter().map(|view| (tensor_name(layer, part), view.shape().to_vec())));
         }
         !alone
     });
@@ -312,8 +429,8 @@ fn list(mut tensors: Vec<(String, Vec<usize>)>) -> String {
 fn read_sparse(
     weight: String,
     parts: [Option<TensorView<'_>>; 3],
-    shape: Option<&String>,
-    outputs_before: Option<usize>,
+    nrows: usize,
+    ncols: Option<usize>,
 ) -> Result<StoredWeight, TensorsError> {
     let names = ["crow_indices", "col_indices", "values"].map(|part| format!("{weight}.{part}"));
     let missing = |name: &String| TensorsError::Missing { name: name.clone() };
@@ -326,18 +443,7 @@ fn read_sparse(
         _ => None,
     };
     let values = floats(&names[2], &values)?;
-    let [nrows, ncols] = match (shape, outputs_before) {
-        (Some(text), _) => {
-            let wrong = |_| TensorsError::Shape { key: shape_key(&weight), got: text.clone() };
-            serde_json::from_str(text).map_err(wrong)?
-        }
-        // An empty array of offsets is refused as too short for no rows.
-        (None, Some(outputs)) => {
-            let block_rows = row_offsets.len().saturating_sub(1);
-            [block_rows.saturating_mul(block_size.map_or(1, |[r, _]| r)), outputs]
-        }
-        (None, None) => return Err(TensorsError::NoShape { weight }),
-    };
+    let Some(ncols) = ncols else { return Err(TensorsError::NoShape { weight }) };
     let matrix = || -> Result<_, FormatError> {
         Ok(match block_size {
             Some(block_size) => {
@@ -551,7 +657,7 @@ mod tests {
                 ("10.bias", Dtype::BF16, &[1], brain(&[3e38])),
                 ("2.weight.crow_indices", Dtype::U32, &[4], u32s(&[0, 1, 1, 2])),
                 ("2.weight.col_indices", Dtype::U32, &[2], u32s(&[1, 0])),
-                ("2.weight.values", Dtype::F64, &[2], f64s(&[0.1, f64::INFINITY])),
+                ("2.weight.values", Dtype::F64, &[2], f64s(&[0.1, 3.0])),
                 ("0.weight.crow_indices", Dtype::I64, &[3], i64s(&[0, 2, 3])),
                 ("0.weight.col_indices", Dtype::U64, &[3], i64s(&[0, 3, 2])),
                 ("0.weight.values", Dtype::F32, &[3], f32s(&[1.0, 2.0, 3.0])),
@@ -565,13 +671,81 @@ mod tests {
         assert_eq!(names, ["fc1", "fc2", "fc3"]);
         assert_eq!(model.layers[0].weight.to_dense(), [1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 3.0, 0.0]);
         assert_eq!(model.layers[0].bias, [1.0 / 3.0, 0.0]);
-        assert_eq!(model.layers[1].weight.values(), [0.1, f32::INFINITY]);
+        assert_eq!(model.layers[1].weight.values(), [0.1, 3.0]);
         assert_eq!(model.layers[1].bias, [0.0; 3]);
         assert_eq!(model.layers[2].weight, dense(1, 3, &[0.5, -0.0, 65504.0]));
         assert_eq!(model.layers[2].bias, [bf16::from_f32(3e38).to_f32()]);
 
         let single = foreign(&[("weight", Dtype::F32, &[1, 2], f32s(&[1.0, 2.0]))], &[]);
         assert_eq!(from_bytes(&single).unwrap().layers[0].weight, dense(1, 2, &[1.0, 2.0]));
+    }
+
+    #[test]
+    fn the_order_follows_the_sizes_or_is_given() {
+        let tensors = |layers: &[(&'static str, usize, usize, f32)]| {
+            let tensors = layers.iter().map(|&(name, nrows, ncols, value)| {
+                let tensor = Tensor::f32s(&[nrows, ncols], &vec![value; nrows * ncols]);
+                (format!("{name}.weight"), tensor)
+            });
+            safetensors::serialize(&tensors.collect::<BTreeMap<_, _>>(), None).unwrap()
+        };
+        let firsts = |model: StoredModel| model.layers.iter().map(|l| l.weight.values()[0]).collect::<Vec<_>>();
+        let named = tensors(&[("input", 3, 7, 1.0), ("hidden", 4, 3, 2.0), ("output", 2, 4, 3.0)]);
+        let model = from_bytes(&named).unwrap();
+        assert_eq!((model.name().to_string(), firsts(model)), ("7-3-4-2".to_owned(), vec![1.0, 2.0, 3.0]));
+        let equal = tensors(&[("a_in", 3, 7, 1.0), ("c_mid", 3, 3, 2.0), ("b_mid", 3, 3, 3.0), ("d_out", 2, 3, 4.0)]);
+        let text = from_bytes(&equal).unwrap_err().to_string();
+        assert!(text.contains("a_in 3×7, b_mid 3×3, c_mid 3×3, d_out 2×3; give the order"), "{text}");
+        let wanted = ["a_in", "c_mid", "b_mid", "d_out"].map(str::to_owned);
+        assert_eq!(firsts(from_bytes_as(&equal, Some(&wanted)).unwrap()), [1.0, 2.0, 3.0, 4.0]);
+        let text = from_bytes_as(&equal, Some(&wanted[..3])).unwrap_err().to_string();
+        assert!(text.contains("\"d_out\" is missing"), "{text}");
+        let wanted = ["c_mid", "a_in", "b_mid", "d_out"].map(str::to_owned);
+        let text = from_bytes_as(&equal, Some(&wanted)).unwrap_err().to_string();
+        assert!(
+            text.contains("in the order c_mid, a_in, b_mid, d_out: layer a_in: the number of inputs is 7"),
+            "{text}"
+        );
+        let checkpoint = example().to_checkpoint().to_bytes().unwrap();
+        let text = from_bytes_as(&checkpoint, Some(&wanted)).unwrap_err().to_string();
+        assert!(text.contains("has an order already"), "{text}");
+    }
+
+    /// `weight_orig` and `weight_mask` of `torch.nn.utils.prune`: a zero that is kept stays an entry.
+    #[test]
+    fn masks_are_patterns() {
+        let original = ("a.weight_orig", Dtype::F32, &[2usize, 3][..], f32s(&[1.0, 2.0, 3.0, 0.0, 5.0, 6.0]));
+        let mask = ("a.weight_mask", Dtype::F32, &[2usize, 3][..], f32s(&[0.0, 1.0, 0.0, 1.0, 0.0, 1.0]));
+        let bias = ("a.bias_orig", Dtype::F32, &[2usize][..], f32s(&[7.0, 8.0]));
+        let bias_mask = ("a.bias_mask", Dtype::BOOL, &[2usize][..], vec![1, 0]);
+        let file = [original.clone(), mask.clone(), bias.clone(), bias_mask];
+        let model = from_bytes(&foreign(&file, &[])).unwrap();
+        let StoredWeight::Sparse(csr) = &model.layers[0].weight else { panic!("it is sparse") };
+        assert_eq!(csr.pattern().positions().collect::<Vec<_>>(), [(0, 1), (1, 0), (1, 2)]);
+        assert_eq!((csr.values(), &model.layers[0].bias[..]), (&[2.0, 0.0, 6.0][..], &[7.0, 0.0][..]));
+        let bools = ("a.weight_mask", Dtype::BOOL, &[2usize, 3][..], vec![0, 1, 0, 1, 0, 1]);
+        assert_eq!(
+            from_bytes(&foreign(&[original.clone(), bools], &[])).unwrap().layers[0].weight,
+            model.layers[0].weight
+        );
+        let broken = ("a.weight_orig", Dtype::F32, &[2usize, 3][..], f32s(&[1.0, 2.0, f32::NAN, 0.0, 5.0, 6.0]));
+        let wide = ("a.weight_mask", Dtype::F32, &[3usize, 2][..], f32s(&[1.0; 6]));
+        let dense = ("a.weight", Dtype::F32, &[2usize, 3][..], f32s(&[1.0; 6]));
+        for (file, part) in [
+            (&[broken, mask.clone()][..], "layer a: the weight at row 0, column 2 (counted from 0) is NaN"),
+            (
+                &[original.clone(), wide],
+                "tensor a.weight_mask is [3, 2]; it must have the shape of what it masks, [2, 3]",
+            ),
+            (std::slice::from_ref(&original), "tensor a.weight_mask is missing"),
+            (std::slice::from_ref(&mask), "tensor a.weight_orig is missing"),
+            (&[dense, original.clone(), mask.clone()], "both a.weight and a.weight_orig exist"),
+            (&[original.clone(), mask.clone(), bias], "tensor a.bias_mask is missing"),
+            (&[("a.bias_mask", Dtype::BOOL, &[1], vec![1])], "fully connected layer: a.bias_mask [1]; a layer is"),
+        ] {
+            let text = message(file, &[]);
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]
@@ -637,7 +811,7 @@ mod tests {
         let shape = [("a.weight.shape", "[1, 3]")];
         let bias = |n: usize| ("a.bias", Dtype::F32, vec![n], f32s(&vec![0.0; n]));
         let whole = ("a.weight", Dtype::F32, vec![1, 1], f32s(&[0.0]));
-        let next = ("b.weight", Dtype::F32, vec![1, 2], f32s(&[0.0; 2]));
+        let next = ("b.weight", Dtype::F32, vec![2, 2], f32s(&[0.0; 4]));
         let huge = ("a.weight.values", Dtype::F64, vec![1], 1e39f64.to_le_bytes().to_vec());
         let integers = ("a.weight.values", Dtype::I32, vec![1], vec![0; 4]);
         let floats = ("a.weight.col_indices", Dtype::F32, vec![1], vec![0; 4]);
@@ -655,7 +829,10 @@ mod tests {
             (vec![crow(&[0, 1]), floats, values(&[1.0])], "type F32; it must be I32, I64, U32 or U64"),
             (vec![whole.clone(), col(&[1])], "both a.weight and a.weight.values exist"),
             (vec![whole.clone(), bias(2)], "layer a: the number of biases is 2, expected 1"),
-            (vec![whole, next], "order of their names, are a, b: layer b: the number of inputs is 2, expected 1"),
+            (
+                vec![whole, next],
+                "the layers do not fit together in the order a, b: layer b: the number of inputs is 2, expected 1",
+            ),
         ] {
             let text = message(&tensors, &shape);
             assert!(text.contains(part), "{part}: {text}");

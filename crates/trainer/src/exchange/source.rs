@@ -3,35 +3,37 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::layers::{NamedLayer, chain, model_name, weight_of};
+use super::layers::{NamedLayer, chain, check_finite, model_name, weight_of};
 use super::pytorch::is_safetensors;
 use super::{ExchangeError, folder, pytorch};
 use crate::formats::{self, MatrixFormat};
 use crate::models::StoredModel;
 
 /// Reads a model from one `.safetensors` file, one folder of matrix files, or matrix files from input to output. Its
-/// layers are named `fc1`, `fc2`, …. `seed` is that of the values of patterns.
+/// layers are named `fc1`, `fc2`, …. `order` is that of the names in a file or folder, where sizes and numbers do not tell it;
+/// `seed` is that of the values of patterns.
 ///
 /// # Errors
 /// [`ExchangeError`] naming the file.
-pub fn read_model(sources: &[PathBuf], seed: u64) -> Result<StoredModel, ExchangeError> {
+pub fn read_model(sources: &[PathBuf], order: Option<&[String]>, seed: u64) -> Result<StoredModel, ExchangeError> {
     let mut matrices = 0;
     for path in sources {
         let kind = fs::metadata(path).map_err(|reason| ExchangeError::Io { path: path.clone(), reason })?;
         if !kind.is_dir() && !is_safetensors(path) {
             let wrong = |_| ExchangeError::Extension { path: path.clone(), out: false };
-            MatrixFormat::from_path(path).map_err(wrong)?;
+            MatrixFormat::of_source(path).map_err(wrong)?;
             matrices += 1;
         }
     }
     match sources {
+        _ if matrices == sources.len() && order.is_some() => Err(ExchangeError::OrderOfMatrices),
         _ if matrices == sources.len() => read_matrices(sources, seed),
         [path] if is_safetensors(path) && !path.is_dir() => {
             let bytes = fs::read(path).map_err(|reason| ExchangeError::Io { path: path.clone(), reason })?;
             let wrong = |reason| ExchangeError::Tensors { path: path.clone(), reason: Box::new(reason) };
-            pytorch::from_bytes(&bytes).map_err(wrong)
+            pytorch::from_bytes_as(&bytes, order).map_err(wrong)
         }
-        [path] => folder::read(path, seed),
+        [path] => folder::read(path, order, seed),
         _ => Err(ExchangeError::Sources { count: sources.len() }),
     }
 }
@@ -41,7 +43,10 @@ fn read_matrices(paths: &[PathBuf], seed: u64) -> Result<StoredModel, ExchangeEr
         let name = path.display().to_string();
         let weight = weight_of(formats::read(path)?, &model_name(index), seed);
         let weight = weight.map_err(|reason| ExchangeError::Format { layer: name.clone(), reason })?;
-        Ok(NamedLayer { name, weight, bias: None })
+        let layer = NamedLayer { name: model_name(index), weight, bias: None };
+        let wrong = |reason| ExchangeError::NotFinite { path: path.clone(), reason };
+        check_finite(std::slice::from_ref(&layer)).map_err(wrong)?;
+        Ok(NamedLayer { name, ..layer })
     };
     let layers = paths.iter().enumerate().map(read).collect::<Result<_, ExchangeError>>()?;
     chain(layers).map_err(ExchangeError::Order)
@@ -64,14 +69,21 @@ mod tests {
         formats::write(&path("a.npy"), &Matrix::Dense(formats::DenseMatrix::new(2, 3, vec![0.0; 6]).unwrap())).unwrap();
         let pattern = sparse_kernels::CsrPattern::from_positions(4, 2, vec![(3, 1)]).unwrap();
         formats::write(&path("c.smtx"), &Matrix::Pattern(pattern)).unwrap();
-        let model = read_model(&[path("b.npz"), path("a.npy"), path("c.smtx")], 3).unwrap();
+        let model = read_model(&[path("b.npz"), path("a.npy"), path("c.smtx")], None, 3).unwrap();
         assert_eq!(model.name().to_string(), "5-3-2-4");
         assert_eq!(model.layers[0].weight, StoredWeight::Sparse(csr));
         assert_eq!(model.layers[1].weight, dense(2, 3, &[0.0; 6]));
         assert_eq!((model.layers[2].weight.nnz(), model.layers[2].name.as_str()), (1, "fc3"));
         assert!(model.layers.iter().all(|layer| layer.bias.iter().all(|&bias| bias == 0.0)));
 
-        let error = read_model(&[path("a.npy"), path("b.npz")], 0).unwrap_err();
+        formats::write(&path("nan.npy"), &Matrix::Dense(formats::DenseMatrix::new(1, 2, vec![1.0, f32::NAN]).unwrap()))
+            .unwrap();
+        let error = read_model(&[path("nan.npy")], None, 0).unwrap_err();
+        let message = error.to_string();
+        assert!(error.kind() == Kind::Failure && message.contains("nan.npy: layer fc1: the weight at row 0, column 1"));
+        let error = read_model(&[path("b.npz")], Some(&["b".to_owned()]), 0).unwrap_err();
+        assert!(error.kind() == Kind::Usage && error.to_string().starts_with("--order: matrix files are"), "{error}");
+        let error = read_model(&[path("a.npy"), path("b.npz")], None, 0).unwrap_err();
         let message = error.to_string();
         assert!(
             error.kind() == Kind::Usage && message.contains("b.npz: the number of inputs is 5, expected 2"),
@@ -91,7 +103,7 @@ mod tests {
         fs::create_dir(path("sub.npz")).unwrap();
         let error = |names: &[&str]| {
             let sources: Vec<_> = names.iter().map(|name| path(name)).collect();
-            let error = read_model(&sources, 0).unwrap_err();
+            let error = read_model(&sources, None, 0).unwrap_err();
             (error.kind() == Kind::Usage, error.to_string())
         };
         for names in

@@ -270,7 +270,7 @@ mod tests {
         assert_same(&pytorch::from_bytes(&fs::read(&path).unwrap()).unwrap(), &example());
         let path = folder.path().join("a/b");
         Target::new(&path, Some(Npz), None, false).unwrap().write(&example()).unwrap();
-        assert_same(&folder::read(&path, 0).unwrap(), &example());
+        assert_same(&folder::read(&path, None, 0).unwrap(), &example());
         let target = Target::new(&folder.path().join("none/model.safetensors"), None, None, false).unwrap();
         let error = target.write(&example()).unwrap_err();
         assert!(error.kind() == Kind::Usage, "{error}");
