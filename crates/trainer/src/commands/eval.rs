@@ -82,7 +82,7 @@ pub(super) const EVALUATION_BATCH: usize = 32;
 /// Runs the command.
 ///
 /// # Errors
-/// If the model or the data is unavailable, do not fit each other, or the evaluation is interrupted.
+/// If the model or the data is unavailable, do not fit each other, the loss is not finite, or the evaluation is interrupted.
 pub fn run(args: &EvalArgs) -> crate::Result<()> {
     let interrupt = Interrupt::install()?;
     let (model, checkpoint) = load_model(&args.model)?;

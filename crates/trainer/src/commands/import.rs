@@ -75,9 +75,10 @@ pub fn run(args: &ImportArgs) -> crate::Result<()> {
         let config = TrainConfig::of(&TrainOptions { model: Some(model.name()), ..given.or(spread) })?;
         config.check()?;
         let densities = config.sparsification().solve(&Architecture::of(&config.model))?;
-        let (own, allowed) = (own_nnz(&model), densities.iter().map(|density| density.nnz).sum());
-        // Sparse enough already: another spread over the layers would only replace the pattern.
-        if config.density < 1.0 && !spreads && own <= allowed && model.convolutional.is_none() {
+        let (own, allowed): (_, usize) = (own_nnz(&model), densities.iter().map(|density| density.nnz).sum());
+        // Sparse enough already, but for a weight a layer that another program may have rounded up: another spread over the
+        // layers would only replace the pattern.
+        if config.density < 1.0 && !spreads && own <= allowed + densities.len() && model.convolutional.is_none() {
             if own < allowed {
                 tracing::warn!(
                     "the model has {own} weights, fewer than the {allowed} that its density allows; its pattern is unchanged"
