@@ -34,7 +34,7 @@ pub const TARGETS: [(&str, Target); 7] = [
 const FREE_BYTES: usize = 1 << 20;
 /// As in [`trainer::formats::unfold`]: compressed input may expand to 64 times its size plus 64 MiB, which is then copied to
 /// wider types and sorted.
-const UNFOLDED: (usize, usize) = (64 * 12, 64 * 12 << 20);
+const UNFOLDED: (usize, usize) = (64 * 12, (64 * 12) << 20);
 /// A JSON header becomes maps of strings; text entries become indices and values, which are sorted.
 const PARSED: (usize, usize) = (64, FREE_BYTES);
 /// A matrix may have 2^20 rows without entries, at 2 × 4 bytes each.
