@@ -47,16 +47,6 @@ impl Dataset {
     }
 }
 
-/// Names for a message: the first ones, and how many more there are.
-pub(super) fn listed(names: &[String]) -> String {
-    const MOST: usize = 10;
-    let mut text = names.iter().take(MOST).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    if names.len() > MOST {
-        text += &format!(" and {} more", names.len() - MOST);
-    }
-    if text.is_empty() { "none".to_owned() } else { text }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{IMAGE_FOLDER, load, load_sized};

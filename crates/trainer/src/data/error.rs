@@ -6,7 +6,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::class_names::listed;
 use super::picture::PictureError;
 use crate::error::{Kind, Kinded};
 
@@ -233,6 +232,16 @@ impl Kinded for DataError {
             _ => Kind::Failure,
         }
     }
+}
+
+/// Names for a message: the first ones, and how many more there are.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let mut text = names.iter().take(MOST).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST {
+        text += &format!(" and {} more", names.len() - MOST);
+    }
+    if text.is_empty() { "none".to_owned() } else { text }
 }
 
 fn list(folders: &[PathBuf]) -> String {

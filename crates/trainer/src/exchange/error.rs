@@ -9,10 +9,24 @@ use rigl::TopologyError;
 use safetensors::SafeTensorError;
 use sparse_kernels::FormatError;
 
-use super::{NotFinite, OrderError};
+use super::order::OrderError;
 use crate::checkpoint::CheckpointError;
 use crate::error::{Kind, Kinded};
 use crate::formats::MatrixFileError;
+
+/// A weight or bias that is NaN or infinite.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("layer {layer}: the {what} at {place} (counted from 0) is {got}; it must be finite")]
+pub struct NotFinite {
+    /// The layer.
+    pub(super) layer: String,
+    /// `weight`, `bias`, or a vector of a normalisation.
+    pub(super) what: &'static str,
+    /// The first such position.
+    pub(super) place: String,
+    /// The value.
+    pub(super) got: f32,
+}
 
 /// Why a model cannot be exported or imported.
 #[derive(Debug, thiserror::Error)]

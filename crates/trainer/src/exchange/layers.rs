@@ -1,13 +1,12 @@
 //! Layers as files name them, and how they become those of a model.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use autograd::init::{FanIn, Initializer};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Csr, CsrPattern, FormatError};
 
-use super::ExchangeError;
+use super::error::{ExchangeError, NotFinite};
 use crate::checkpoint::CheckpointError;
 use crate::formats::{DenseMatrix, Matrix, MatrixFormat};
 use crate::models::{StoredLayer, StoredModel, StoredWeight};
@@ -20,20 +19,6 @@ pub(super) struct NamedLayer {
     pub weight: StoredWeight,
     /// Zeros if there is none.
     pub bias: Option<Vec<f32>>,
-}
-
-/// A weight or bias that is NaN or infinite.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("layer {layer}: the {what} at {place} (counted from 0) is {got}; it must be finite")]
-pub struct NotFinite {
-    /// The layer.
-    layer: String,
-    /// `weight`, `bias`, or a vector of a normalisation.
-    what: &'static str,
-    /// The first such position.
-    place: String,
-    /// The value.
-    got: f32,
 }
 
 /// Refuses what no network can compute with.
@@ -175,37 +160,10 @@ pub(super) fn whole(layer: &StoredLayer) -> Result<Vec<f32>, ExchangeError> {
     Ok(layer.weight.to_dense())
 }
 
-/// Orders names as a reader would: numbers in them by value, so that `fc2` comes before `fc10`.
-pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
-    natural_key(a).cmp(natural_key(b)).then_with(|| a.cmp(b))
-}
-
-/// Numbers before text; numbers by their digits without leading zeros, the shorter first.
-fn natural_key(name: &str) -> impl Iterator<Item = (bool, usize, &[u8])> {
-    let runs = name.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
-    runs.map(|run| {
-        if !run[0].is_ascii_digit() {
-            return (true, 0, run);
-        }
-        let zeros = run.iter().take_while(|&&digit| digit == b'0').count();
-        (false, run.len() - zeros, &run[zeros..])
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::models::{Architecture, Initialization, Network};
-
-    #[test]
-    fn numbers_in_names_order_by_value() {
-        let mut names =
-            ["fc10", "b", "fc2", "", "10.0", "2.1", "fc", "2.10", "fc02", "a1b2", "a1b10", "99999999999999999999999"];
-        names.sort_by(|a, b| natural_order(a, b));
-        let expected =
-            ["", "2.1", "2.10", "10.0", "99999999999999999999999", "a1b2", "a1b10", "b", "fc", "fc02", "fc2", "fc10"];
-        assert_eq!(names, expected);
-    }
 
     fn named(name: &str, nrows: usize, ncols: usize) -> NamedLayer {
         let weight = StoredWeight::Dense { nrows, ncols, values: vec![1.0; nrows * ncols] };

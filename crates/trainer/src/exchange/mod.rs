@@ -21,8 +21,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 
-pub use error::{ExchangeError, TensorsError};
-pub use layers::NotFinite;
+pub use error::{ExchangeError, NotFinite, TensorsError};
 pub use order::OrderError;
 pub use prune::{leave_out_zeros, own_nnz, prune};
 pub use source::read_model;

@@ -13,7 +13,7 @@
 //!
 //! Two layers follow each other if the second has as many inputs as the first has outputs.
 
-use super::layers::natural_order;
+use std::cmp::Ordering;
 
 /// Why layers have no order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -219,9 +219,36 @@ impl<'l> Search<'l> {
     }
 }
 
+/// Orders names as a reader would: numbers in them by value, so that `fc2` comes before `fc10`.
+pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
+    natural_key(a).cmp(natural_key(b)).then_with(|| a.cmp(b))
+}
+
+/// Numbers before text; numbers by their digits without leading zeros, the shorter first.
+fn natural_key(name: &str) -> impl Iterator<Item = (bool, usize, &[u8])> {
+    let runs = name.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
+    runs.map(|run| {
+        if !run[0].is_ascii_digit() {
+            return (true, 0, run);
+        }
+        let zeros = run.iter().take_while(|&&digit| digit == b'0').count();
+        (false, run.len() - zeros, &run[zeros..])
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_in_names_order_by_value() {
+        let mut names =
+            ["fc10", "b", "fc2", "", "10.0", "2.1", "fc", "2.10", "fc02", "a1b2", "a1b10", "99999999999999999999999"];
+        names.sort_by(|a, b| natural_order(a, b));
+        let expected =
+            ["", "2.1", "2.10", "10.0", "99999999999999999999999", "a1b2", "a1b10", "b", "fc", "fc02", "fc2", "fc10"];
+        assert_eq!(names, expected);
+    }
 
     fn found(layers: &[(&str, usize, usize)]) -> Result<String, OrderError> {
         found_as(layers, None)

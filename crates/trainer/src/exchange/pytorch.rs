@@ -36,10 +36,8 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
-use super::layers::{
-    NamedLayer, chain, check_finite, check_finite_vector, check_finite_weight, natural_order, pattern_where, whole,
-};
-use super::order::{Unplaced, order};
+use super::layers::{NamedLayer, chain, check_finite, check_finite_vector, check_finite_weight, pattern_where, whole};
+use super::order::{Unplaced, natural_order, order};
 use super::{ExchangeError, OrderError, TensorsError};
 use crate::checkpoint::{Checkpoint, METADATA_KEY, read_header};
 use crate::models::{StoredLayer, StoredModel, StoredNorm, StoredWeight};
