@@ -102,7 +102,7 @@ fn a_folder_of_pictures_with_a_broken_one() {
     fs::rename(path.join("pictures/train/b"), path.join("pictures/train/z_b")).unwrap();
     fs::rename(path.join("pictures/val/b"), path.join("pictures/val/z_b")).unwrap();
     let (code, _, message) = outcome(path, "eval --json run --split train");
-    let parts = ["new are \"z_b\"", "lacks \"a\", \"b\", \"c\""];
+    let parts = ["not trained on: \"z_b\"", "missing from the data: \"a\", \"b\", \"c\""];
     assert!(code == 2 && parts.iter().all(|part| message.contains(part)), "{code}: {message}");
 }
 

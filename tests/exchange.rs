@@ -251,7 +251,11 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         ("import model.safetensors fc1.npz --out a.safetensors", 2, &["one .safetensors file"]),
         ("import run --out a.safetensors", 2, &["run", "is not part of a model"]),
         ("import --order fc1,fc2 fc1.npz fc2.npz --out a.safetensors", 2, &["--order", "the command line"]),
-        ("import --order fc1,fc3 matrices --out a.safetensors", 2, &["\"fc3\" is no layer", "fc1 20×784, fc2 10×20"]),
+        (
+            "import --order fc1,fc3 matrices --out a.safetensors",
+            2,
+            &["\"fc3\" is not a layer", "fc1 20×784, fc2 10×20"],
+        ),
         ("import fc2.npz fc1.npz --out a.safetensors", 2, &["fc1.npz", "784", "10", "from input to output"]),
         ("import broken.npz --out a.safetensors", 1, &["broken.npz"]),
         ("import broken.safetensors --out a.safetensors", 1, &["broken.safetensors", "not a safetensors file"]),

@@ -102,7 +102,10 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
             }
         }
         None if data.is_files() => {
-            tracing::warn!("the model does not name its classes; they are taken for those of {} in order", data.name);
+            tracing::warn!(
+                "the model file has no class names; assuming the classes of {} in alphabetical order",
+                data.name
+            );
         }
         None => {}
     }
@@ -142,8 +145,7 @@ fn check_loss(loss: f64, model: &Path) -> crate::Result<()> {
         return Ok(());
     }
     let model = model.display();
-    Err(format!("{model}: the loss is {loss}; it must be finite, so weights of the model are broken or far too large")
-        .into())
+    Err(format!("{model}: the loss is {loss}; it must be finite: some weights are NaN or far too large").into())
 }
 
 /// A model on a split.

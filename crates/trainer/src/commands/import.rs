@@ -29,9 +29,9 @@ const PATTERN_SHARE: f64 = 0.5;
 #[derive(Debug, Args)]
 #[command(after_long_help = IMPORT_EXAMPLES, mut_arg("density", |density| {
     density.help(
-        "Prune each layer's smallest weights to reach this overall density, in (0, 1]; a model that is as sparse keeps its \
-         pattern, zeros of dense layers left out; 1 stores these zeros too [default: no pruning, but a dense layer of which \
-         at least half is exactly zero has its nonzeros as its pattern]",
+        "Prune each layer's smallest weights to reach this overall density, in (0, 1]. A model that is already this sparse \
+         keeps its pattern. Zeros in dense layers are dropped, unless the density is 1 [default: no pruning; a dense layer \
+         of which at least half is zero keeps only its nonzeros]",
     )
 }))]
 pub struct ImportArgs {
@@ -41,8 +41,8 @@ pub struct ImportArgs {
     /// The model file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Names of the layers from input to output, for a .safetensors file or a folder: needed where neither the sizes nor
-    /// numbers in the names tell their order
+    /// Layer names from input to output, for a .safetensors file or a folder; needed if neither sizes nor numbers in the
+    /// names determine the order
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', num_args = 1)]
     pub order: Option<Vec<String>>,
     /// What to prune to.
@@ -81,7 +81,7 @@ pub fn run(args: &ImportArgs) -> crate::Result<()> {
         if config.density < 1.0 && !spreads && own <= allowed + densities.len() && model.convolutional.is_none() {
             if own < allowed {
                 tracing::warn!(
-                    "the model has {own} weights, fewer than the {allowed} that its density allows; its pattern is unchanged"
+                    "the model has {own} weights, fewer than the {allowed} that this density allows; its pattern is unchanged"
                 );
             }
             leave_out_zeros(&mut model, 0.0)?;

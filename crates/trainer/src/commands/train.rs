@@ -169,7 +169,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     if let Some(last) = config.late_update(window, total_steps) {
         let left = total_steps - 1 - last;
         tracing::warn!(
-            "the last topology update is at step {last}: only {left} of {total_steps} steps train what it grows"
+            "the last topology update is at step {last} of {total_steps}: only {left} steps are left to train the weights that it grows"
         );
     }
     let network = first.network(device, config, config.batch_size.min(data.train.len()))?;

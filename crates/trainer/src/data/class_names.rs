@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(data.test.files().collect::<Vec<_>>(), files);
 
         let error = data.number_classes(&names(&["cat", "ant", "dog", "b"])).unwrap_err().to_string();
-        assert!(error.contains("new are \"bee\"") && error.contains("lacks \"b\""), "{error}");
+        assert!(error.contains("not trained on: \"bee\"") && error.contains("missing from the data: \"b\""), "{error}");
     }
 
     #[test]

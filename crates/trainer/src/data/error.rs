@@ -166,7 +166,7 @@ pub enum DataError {
         folder: PathBuf,
     },
     /// A class has no images.
-    #[error("{}: has no .jpg, .jpeg or .png file, nor have its subfolders; each class must have at least 1", folder.display())]
+    #[error("{}: has no .jpg, .jpeg or .png file, and neither do its subfolders; each class must have at least 1", folder.display())]
     EmptyClass {
         /// The folder of the class.
         folder: PathBuf,
@@ -183,8 +183,8 @@ pub enum DataError {
     },
     /// A model does not know all classes of the data.
     #[error(
-        "the model was not trained on all classes of the data: new are {}; of the model's, the data lacks {}; name the class \
-         folders as in training",
+        "the data has classes that the model was not trained on: {}; classes of the model that are missing from the data: {}; name \
+         the class folders as in training",
         listed(new),
         listed(missing)
     )]

@@ -283,7 +283,8 @@ mod tests {
         let differ = message(path);
         assert!(differ.contains("val has the class folder \"c\", ") && differ.contains("train does not"), "{differ}");
         fs::create_dir(path.join("train/c")).unwrap();
-        let none = "train/c: has no .jpg, .jpeg or .png file, nor have its subfolders; each class must have at least 1";
+        let none =
+            "train/c: has no .jpg, .jpeg or .png file, and neither do its subfolders; each class must have at least 1";
         assert!(message(path).ends_with(none), "{}", message(path));
         fs::remove_dir(path.join("val/c")).unwrap();
         assert!(message(path).contains("train has the class folder \"c\", "));

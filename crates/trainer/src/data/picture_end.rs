@@ -1,7 +1,7 @@
-//! Where a picture ends, by its own structure. More may stand behind it in its file, as the film that a phone takes along
-//! with it, and it may hold a small picture of itself that has an end of its own.
+//! Where a picture ends, by its own structure. Its file may go on, for instance with the video that some phones append, and the
+//! picture may contain a thumbnail that has an end of its own.
 
-/// Bytes of the JPEG picture that a file begins with, or nothing if it breaks off.
+/// Bytes of the JPEG picture that a file begins with, or `None` if it is cut.
 pub(super) fn of_jpeg(bytes: &[u8]) -> Option<usize> {
     let mut at = 2;
     loop {

@@ -102,9 +102,9 @@ fn as_wanted(layers: &[Unplaced<'_>], wanted: &[String]) -> Result<Vec<usize>, O
     let refuse = |name: &str, wrong| OrderError::Wanted { name: name.to_owned(), wrong, layers: list(layers) };
     let mut order = Vec::new();
     for name in wanted {
-        let at = layers.iter().position(|layer| layer.name == name).ok_or_else(|| refuse(name, "is no layer"))?;
+        let at = layers.iter().position(|layer| layer.name == name).ok_or_else(|| refuse(name, "is not a layer"))?;
         if order.contains(&at) {
-            return Err(refuse(name, "stands there twice"));
+            return Err(refuse(name, "appears twice"));
         }
         order.push(at);
     }
@@ -333,8 +333,8 @@ mod tests {
                 "a_in,c_mid,d_out",
                 "--order: \"b_mid\" is missing; it must have each layer once: a_in 16×784, c_mid 16×16",
             ),
-            ("a_in,c_mid,c_mid,d_out", "\"c_mid\" stands there twice"),
-            ("a_in,c,b_mid,d_out", "\"c\" is no layer"),
+            ("a_in,c_mid,c_mid,d_out", "\"c_mid\" appears twice"),
+            ("a_in,c,b_mid,d_out", "\"c\" is not a layer"),
         ] {
             assert!(given(names).unwrap_err().contains(part), "{names}: {:?}", given(names));
         }

@@ -114,7 +114,15 @@ impl Kernel for Part<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let [first, end] = self.rectangles_of;
         let rectangles = &self.rectangles.rectangles[first..end];
-        let shares = rectangles.iter().map(|r| r.rows.div_ceil(3) as usize).sum();
+        // Rows that a tile takes, see `rectangle`.
+        let at_once = if !I::IS_VECTOR {
+            1
+        } else if I::REGISTERS >= 32 {
+            4
+        } else {
+            3
+        };
+        let shares = rectangles.iter().map(|r| r.rows.div_ceil(at_once) as usize).sum();
         let mut add = self.accumulate;
         let mut row = self.rows.start;
         while row < self.rows.end {
