@@ -30,7 +30,7 @@ pub use linear::{
     BlockMatrix, BlockSparseLinear, Candidate, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear, SparseMatrix,
 };
 #[cfg(feature = "nn")]
-pub use neural::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
+pub use neural::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep};
 #[cfg(feature = "nn")]
 pub use norm::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
 pub use storage::Storage;

@@ -1,6 +1,6 @@
 //! Whether a network can be built, and fits its data.
 
-use crate::data::Dataset;
+use crate::data::{Dataset, Targets};
 use crate::models::{Architecture, ModelSpec};
 use crate::report::dimensions;
 use crate::settings::error::ConfigError;
@@ -20,7 +20,12 @@ pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(
             classes: data.classes,
         });
     }
-    if architecture.is_mlp() && (architecture.inputs() != data.features() || architecture.classes() < data.classes) {
+    // A class may never occur; a number must.
+    let outputs_fit = match data.train.targets {
+        Targets::Classes(_) => architecture.classes() >= data.classes,
+        Targets::Numbers { .. } => architecture.classes() == data.classes,
+    };
+    if architecture.is_mlp() && (architecture.inputs() != data.features() || !outputs_fit) {
         return Err(ConfigError::Model {
             model: model.to_string(),
             inputs: architecture.inputs(),

@@ -20,12 +20,15 @@ pub mod interrupt;
 pub mod landscape;
 mod memory;
 pub mod method;
+pub mod metrics;
 pub mod models;
+pub mod predict;
 pub mod records;
 pub mod report;
 pub mod run;
 pub mod run_dir;
 pub mod settings;
+pub mod task;
 pub mod topology_record;
 pub mod training;
 

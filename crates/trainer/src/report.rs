@@ -39,8 +39,8 @@ pub struct Status {
     pub step: u64,
     /// Mean loss of the epoch so far.
     pub loss: f64,
-    /// Share of right answers in the epoch so far.
-    pub accuracy: f64,
+    /// Share of right answers in the epoch so far, where there are classes.
+    pub accuracy: Option<f64>,
     /// Samples trained on in a second.
     pub samples_per_second: f64,
     /// nnz / size of the sparse layers.
@@ -50,8 +50,11 @@ pub struct Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { loss, accuracy, samples_per_second, density, .. } = self;
-        let (percent, density) = (100.0 * accuracy, Significant(*density));
-        write!(f, "loss {loss:.4} accuracy {percent:.2}% {samples_per_second:.0} samples/s density {density}")
+        write!(f, "loss {loss:.4}")?;
+        if let Some(accuracy) = accuracy {
+            write!(f, " accuracy {:.2}%", 100.0 * accuracy)?;
+        }
+        write!(f, " {samples_per_second:.0} samples/s density {}", Significant(*density))
     }
 }
 
@@ -231,7 +234,8 @@ mod tests {
 
     #[test]
     fn a_status_reads_as_a_line() {
-        let status = Status { step: 120, loss: 0.51234, accuracy: 0.8567, samples_per_second: 50_123.4, density: 0.1 };
+        let status =
+            Status { step: 120, loss: 0.51234, accuracy: Some(0.8567), samples_per_second: 50_123.4, density: 0.1 };
         assert_eq!(status.to_string(), "loss 0.5123 accuracy 85.67% 50123 samples/s density 0.100");
     }
 

@@ -15,7 +15,7 @@
 //! the number of batches), the epoch's running means and the number of records written. So a run that is killed and
 //! resumed, however often, ends in the same bytes. Checkpoints hold no time: the records' `seconds` alone differ.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,10 +30,12 @@ use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Spl
 use crate::device::{ComputeDevice, backend_error};
 use crate::error::{Context, Error, Kind, Kinded, Result};
 use crate::interrupt::Interrupt;
+use crate::metrics::{Evaluation, Mean, Measured};
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
 use crate::run_dir::RunDir;
 use crate::settings::TrainConfig;
+use crate::task::LossKind;
 use crate::topology_record::TopologyRecord;
 use crate::training::Trainer;
 
@@ -94,39 +96,6 @@ fn last_good_state(newest: Option<&Path>) -> String {
     newest.map_or("there is no checkpoint yet".into(), |path| format!("the last good state is {}", path.display()))
 }
 
-/// Loss and accuracy over a number of samples.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Mean {
-    /// Sum over the samples.
-    loss: f64,
-    correct: u64,
-    samples: u64,
-}
-
-impl Mean {
-    /// Adds a batch.
-    pub fn add(&mut self, stats: &autograd::LossStats) {
-        self.loss += f64::from(stats.sum);
-        self.correct += stats.correct as u64;
-        self.samples += stats.lanes as u64;
-    }
-
-    /// Mean loss.
-    pub fn loss(&self) -> f64 {
-        self.loss / self.samples.max(1) as f64
-    }
-
-    /// Share of right answers.
-    pub fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.samples.max(1) as f64
-    }
-
-    /// Number of samples.
-    pub fn samples(&self) -> u64 {
-        self.samples
-    }
-}
-
 /// The record of an epoch.
 #[derive(Debug, Serialize)]
 struct EpochRecord {
@@ -134,13 +103,18 @@ struct EpochRecord {
     epoch: u64,
     step: u64,
     train_loss: f64,
-    train_accuracy: f64,
+    /// Of classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    train_accuracy: Option<f64>,
     val_loss: Option<f64>,
     val_accuracy: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     test_loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     test_accuracy: Option<f64>,
+    /// Other measures, see [`crate::metrics`], with `val_` or `test_` before their names.
+    #[serde(flatten)]
+    others: BTreeMap<String, f64>,
     nnz: usize,
     density: f64,
     seconds: f64,
@@ -167,33 +141,47 @@ struct RunState {
     forward_flops: f64,
 }
 
-/// Loss and accuracy on a split for a network, by a function of each batch, which `threads` of the loader prepare.
+/// What is evaluated of a split, and how it becomes inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Evaluated<'a> {
+    /// The samples.
+    pub split: &'a Arc<Split>,
+    /// How values become inputs.
+    pub normalization: &'a Normalization,
+    /// The measures.
+    pub measured: Measured<'a>,
+    /// Threads that prepare batches.
+    pub loader_threads: usize,
+}
+
+/// Loss and measures on a split for a network, by a function that finds a batch's loss and its outputs, one sample after the
+/// other.
 ///
 /// # Errors
 /// The function's; [`RunError::Evaluation`] if interrupted.
 pub fn evaluate<E>(
-    split: &Arc<Split>,
-    normalization: &Normalization,
+    evaluated: Evaluated<'_>,
     body: &Body,
-    threads: usize,
     interrupt: &Interrupt,
-    mut batch: impl FnMut(&crate::data::Batch) -> Result<autograd::LossStats, E>,
-) -> Result<Mean>
+    mut batch: impl FnMut(&crate::data::Batch, &mut Vec<f32>) -> Result<autograd::LossStats, E>,
+) -> Result<Evaluation>
 where
     Error: From<E>,
 {
+    let Evaluated { split, normalization, measured, loader_threads } = evaluated;
     let batch_size = body.evaluation_batch().min(split.len());
     let form = body.input_layout(batch_size).into();
-    let options = LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads };
+    let options = LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads: loader_threads };
     let mut loader = BatchLoader::new(split.clone(), normalization, options)?;
-    let mut mean = Mean::default();
+    let (mut evaluation, mut outputs) = (Evaluation::new(measured), Vec::new());
     while let Some(next) = loader.next_batch()? {
         if interrupt.requested() {
             return Err(RunError::Evaluation.into());
         }
-        mean.add(&batch(next)?);
+        let stats = batch(next, &mut outputs)?;
+        evaluation.add(&stats, &next.targets, &outputs);
     }
-    Ok(mean)
+    Ok(evaluation)
 }
 
 /// What a run is made of.
@@ -257,6 +245,10 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 normalization,
                 image_size: parts.data.is_files().then_some(parts.config.image_size),
                 class_names: parts.data.class_names(),
+                loss: parts.config.loss,
+                huber_delta: (parts.config.loss == LossKind::Huber).then_some(parts.config.huber_delta),
+                table: parts.data.table.as_deref().cloned(),
+                target_scale: parts.data.target_scale.clone(),
             },
             data_sha256: parts.data.sha256(),
             batches_per_epoch,
@@ -437,7 +429,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             if std::mem::take(&mut self.epoch_is_recorded) {
                 self.epoch = Mean::default();
             }
-            let report = self.parts.trainer.train_batch(batch.layout, &batch.images, &batch.labels)?;
+            let report = self.parts.trainer.train_batch(batch.layout, &batch.images, &batch.targets)?;
             self.epoch.add(&report.loss);
             self.corrupt_images.extend(&batch.corrupt);
             self.forward_flops[0] += self.forward_flops[1];
@@ -462,12 +454,17 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         Ok(())
     }
 
+    /// Of the epoch so far, where there are classes.
+    fn train_accuracy(&self) -> Option<f64> {
+        self.parts.config.loss.is_of_classes().then(|| self.epoch.accuracy())
+    }
+
     fn status(&self) -> Status {
         let RunParts { trainer, device, .. } = &self.parts;
         Status {
             step: trainer.step(),
             loss: self.epoch.loss(),
-            accuracy: self.epoch.accuracy(),
+            accuracy: self.train_accuracy(),
             samples_per_second: self.samples_per_second(),
             density: trainer.network.cost(*device).density(),
         }
@@ -485,11 +482,18 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             epoch: self.records + 1,
             step: self.parts.trainer.step(),
             train_loss: self.epoch.loss(),
-            train_accuracy: self.epoch.accuracy(),
-            val_loss: validation.map(|m| m.loss()),
-            val_accuracy: validation.map(|m| m.accuracy()),
-            test_loss: test.map(|m| m.loss()),
-            test_accuracy: test.map(|m| m.accuracy()),
+            train_accuracy: self.train_accuracy(),
+            val_loss: validation.as_ref().map(Evaluation::loss),
+            val_accuracy: validation.as_ref().and_then(Evaluation::accuracy),
+            test_loss: test.as_ref().map(Evaluation::loss),
+            test_accuracy: test.as_ref().and_then(Evaluation::accuracy),
+            others: [("val", &validation), ("test", &test)]
+                .into_iter()
+                .filter_map(|(set, found)| found.as_ref().map(|found| (set, found)))
+                .flat_map(|(set, found)| {
+                    found.others().into_iter().map(move |(name, value)| (format!("{set}_{name}"), value))
+                })
+                .collect(),
             nnz: cost.nnz,
             density: cost.density(),
             seconds: self.seconds(),
@@ -500,10 +504,10 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         self.epoch_is_recorded = true;
         let told = if self.parts.config.json { print_record(&record) } else { Ok(()) };
         let mut more = String::new();
-        for (name, mean) in [("validation", validation), ("test", test)] {
-            if let Some(mean) = mean {
+        for (name, found) in [("validation", validation), ("test", test)] {
+            if let Some(found) = found {
                 let separator = if more.is_empty() { "" } else { "  " };
-                more += &format!("{separator}{name} loss {:.4} accuracy {:.2}%", mean.loss(), 100.0 * mean.accuracy());
+                more += &format!("{separator}{name} {}", found.text());
             }
         }
         progress.epoch(record.epoch, &self.status(), &more);
@@ -521,16 +525,21 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         appended.map_err(|error| self.unsaved(error.into()))
     }
 
-    /// Loss and accuracy on a split.
+    /// Loss and measures on a split.
     ///
     /// # Errors
     /// [`RunError::Evaluation`] if interrupted, or if the device fails.
-    pub fn evaluate(&mut self, split: &Arc<Split>) -> Result<Mean> {
-        let RunParts { trainer, config, interrupt, .. } = &mut self.parts;
+    pub fn evaluate(&mut self, split: &Arc<Split>) -> Result<Evaluation> {
+        let RunParts { trainer, config, interrupt, data, .. } = &mut self.parts;
         let body = trainer.network.body.clone();
-        evaluate(split, &self.input.normalization, &body, config.loader_thread_count(), interrupt, |batch| {
-            trainer.evaluate_batch(batch.layout, &batch.images, &batch.labels)
-        })
+        let measured = Measured {
+            loss: config.loss,
+            outputs: trainer.network.architecture.classes(),
+            scale: data.target_scale.as_ref(),
+        };
+        let loader_threads = config.loader_thread_count();
+        let evaluated = Evaluated { split, normalization: &self.input.normalization, measured, loader_threads };
+        evaluate(evaluated, &body, interrupt, |batch, outputs| trainer.evaluate_outputs(batch, outputs))
     }
 
     /// Appends a record to the run's metrics.

@@ -252,6 +252,11 @@ pub(crate) fn data_dir_for(given: Option<&Path>, model: &Path) -> Option<PathBuf
     given.map(Path::to_owned).or_else(of_run).or_else(|| std::env::var_os("RIGL_DATA_DIR").map(Into::into))
 }
 
+/// The settings of the run in whose folder a model is, if they can be read.
+pub(crate) fn run_config(model: &Path) -> Option<TrainConfig> {
+    TrainConfig::of_run(&RunDir::config_path(model).ok()?).ok()
+}
+
 /// Newest first.
 fn step_checkpoints(folder: &Path) -> Result<Vec<PathBuf>, RunDirError> {
     let folder = folder.join(CHECKPOINTS);

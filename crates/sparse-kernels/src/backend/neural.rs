@@ -18,6 +18,20 @@ pub struct CrossEntropy {
     pub gradient_scale: f32,
 }
 
+/// A loss of each output against a number, see [`Neural::pointwise_loss`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PointwiseLoss {
+    /// `(y − t)²`.
+    Squared,
+    /// Huber's: `(y − t)² / 2` up to a distance of δ, `δ · (abs(y − t) − δ / 2)` beyond (PyTorch's `HuberLoss`).
+    Huber {
+        /// The distance δ, above 0.
+        delta: f32,
+    },
+    /// Binary cross-entropy of σ(y) against t in [0, 1]: `max(y, 0) − y · t + ln(1 + exp(−abs(y)))`.
+    BinaryCrossEntropy,
+}
+
 /// Element-wise operations of neural networks, fused where that saves a pass over memory.
 pub trait Neural: Storage {
     /// `x[f, n] = act(x[f, n] + bias[f])` in place, `act` being ReLU or nothing. Padding lanes stay zero.
@@ -91,6 +105,38 @@ pub trait Neural: Storage {
         self.run_softmax_cross_entropy(Checked(()), parameters, logits, labels, stats, grad)
     }
 
+    /// Losses of `outputs[f, n]` against `targets[f, n]`: writes `stats[0] = Σ_n (mean over f of the loss)` and
+    /// `stats[1] = 0`, and, if asked, `grad = gradient_scale · ∂loss/∂outputs` with zeros in padding lanes.
+    ///
+    /// A number that is not finite makes the loss NaN, and the gradient where it stands. Absolute error of a loss: some
+    /// roundings (2^-24) of its terms; of [`PointwiseLoss::BinaryCrossEntropy`] also 2^-22.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, there are no features, or δ is not above 0.
+    fn pointwise_loss(
+        &self,
+        loss: PointwiseLoss,
+        gradient_scale: f32,
+        outputs: &Strips<Self>,
+        targets: &Strips<Self>,
+        stats: &mut Self::Buffer,
+        grad: Option<&mut Strips<Self>>,
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "pointwise_loss";
+        same_strips(self, NAME, outputs, targets)?;
+        expect_equal(NAME, "length of stats", 2, self.len(stats))?;
+        if outputs.layout.features() == 0 {
+            return Err(ShapeError::Rule { op: NAME, what: "number of outputs", got: 0, rule: "at least 1" }.into());
+        }
+        if matches!(loss, PointwiseLoss::Huber { delta } if !(delta > 0.0 && delta.is_finite())) {
+            return Err(ShapeError::Rule { op: NAME, what: "delta", got: 0, rule: "finite and above 0" }.into());
+        }
+        if let Some(grad) = &grad {
+            same_strips(self, NAME, outputs, grad)?;
+        }
+        self.run_pointwise_loss(Checked(()), loss, gradient_scale, [outputs, targets], stats, grad)
+    }
+
     /// Inverted dropout in place: element (f, n) becomes 0 if `key.uniform(f · lanes + n) < rate`, else is divided
     /// by `1 − rate`. The same call on the gradient is its backward: no mask is stored.
     ///
@@ -123,6 +169,17 @@ pub trait Neural: Storage {
         parameters: CrossEntropy,
         logits: &Strips<Self>,
         labels: &Self::Indices,
+        stats: &mut Self::Buffer,
+        grad: Option<&mut Strips<Self>>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_pointwise_loss(
+        &self,
+        _: Checked,
+        loss: PointwiseLoss,
+        gradient_scale: f32,
+        operands: [&Strips<Self>; 2],
         stats: &mut Self::Buffer,
         grad: Option<&mut Strips<Self>>,
     ) -> Done;

@@ -34,6 +34,7 @@ shaders! {
     GEMM: "gemm.wgsl";
     GROUP_SUM: "subgroups/group_sum.wgsl";
     IMAGES: "shared/images.wgsl" "images.wgsl";
+    POINTWISE_LOSS: "pointwise_loss.wgsl";
     POOL: "shared/images.wgsl" "pool.wgsl";
     PROBE: "subgroups/probe.wgsl";
     SDDMM: "sddmm.wgsl";

@@ -1,7 +1,7 @@
 //! Neural-network operations: row-major `[feature][lane]` operands, f64 sums.
 
 use crate::random::Key;
-use crate::{AdamStep, CrossEntropy, SgdStep};
+use crate::{AdamStep, CrossEntropy, PointwiseLoss, SgdStep};
 
 /// `y[f, n] = act(x[f, n] + bias[f])`, `x` of `bias.len()` rows; one rounding, so kernels must agree exactly. NaN
 /// stays NaN.
@@ -80,6 +80,35 @@ pub fn softmax_cross_entropy(
         }
     }
     result
+}
+
+/// Losses of `outputs[i]` against `targets[i]`, and their derivatives by the outputs. NaN where a number is not finite.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn pointwise_loss(loss: PointwiseLoss, outputs: &[f32], targets: &[f32]) -> Vec<[f64; 2]> {
+    assert_eq!(outputs.len(), targets.len());
+    let at = |(&y, &t): (&f32, &f32)| {
+        let (y, t) = (f64::from(y), f64::from(t));
+        let d = y - t;
+        match loss {
+            _ if !(y.is_finite() && t.is_finite()) => [f64::NAN; 2],
+            PointwiseLoss::Squared => [d * d, 2.0 * d],
+            PointwiseLoss::Huber { delta } => {
+                let delta = f64::from(delta);
+                match d.abs() <= delta {
+                    true => [d * d / 2.0, d],
+                    false => [delta * (d.abs() - delta / 2.0), delta * d.signum()],
+                }
+            }
+            PointwiseLoss::BinaryCrossEntropy => {
+                // −t · ln σ(y) − (1 − t) · ln(1 − σ(y))
+                let of = |y: f64| if y > 0.0 { (-y).exp().ln_1p() } else { y.exp().ln_1p() - y };
+                [t * of(y) + (1.0 - t) * of(-y), 1.0 / (1.0 + (-y).exp()) - t]
+            }
+        }
+    };
+    outputs.iter().zip(targets).map(at).collect()
 }
 
 /// Inverted dropout: element `i` (row-major, so `feature · lanes + lane`) becomes 0 if `key.uniform(i) < rate`, else

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{buffer, host, poison, poisoned, read, strips};
 use crate::random::Key;
-use crate::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep, StripLayout, reference};
+use crate::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep, StripLayout, reference};
 
 /// `len` normal numbers.
 pub fn normals(name: &str, len: usize) -> Vec<f32> {
@@ -125,6 +125,66 @@ pub fn unusual_logits<B: Neural>(backend: &B) {
     }
 }
 
+/// One of each kind.
+pub const POINTWISE_LOSSES: [PointwiseLoss; 3] =
+    [PointwiseLoss::Squared, PointwiseLoss::Huber { delta: 0.7 }, PointwiseLoss::BinaryCrossEntropy];
+
+pub fn pointwise_losses() -> impl Strategy<Value = PointwiseLoss> {
+    prop::sample::select(&POINTWISE_LOSSES[..])
+}
+
+pub fn pointwise_loss<B: Neural>(backend: &B, layout: StripLayout, loss: PointwiseLoss, scale: f32, seed: u32) {
+    let (features, lanes) = (layout.features(), layout.lanes());
+    let outputs: Vec<f32> = normals(&format!("outputs{seed}"), features * lanes).iter().map(|y| 3.0 * y).collect();
+    let mut targets = normals(&format!("targets{seed}"), features * lanes);
+    if loss == PointwiseLoss::BinaryCrossEntropy {
+        targets.iter_mut().for_each(|t| *t = if *t > 0.5 { 1.0 } else { t.abs().min(1.0) });
+    }
+    let expected = reference::nn::pointwise_loss(loss, &outputs, &targets);
+    let sum: f64 = expected.iter().map(|[loss, _]| loss).sum::<f64>() / features as f64;
+    let (y, t) = (strips(backend, layout, &outputs), strips(backend, layout, &targets));
+    let (mut stats, mut grad) = (poison(backend, 2), poisoned(backend, layout));
+    backend.pointwise_loss(loss, scale, &y, &t, &mut stats, Some(&mut grad)).unwrap();
+    let stats = host(backend, &stats);
+    // A loss is a few roundings of terms that are larger than it by 16 at most.
+    let bound = (features + 16) as f64 * f64::from(f32::EPSILON) * (sum + 16.0 * lanes as f64);
+    assert!((f64::from(stats[0]) - sum).abs() <= bound, "{loss:?}: {} {sum}", stats[0]);
+    assert_eq!(stats[1], 0.0);
+    for (got, [_, slope]) in read(backend, &grad).iter().zip(&expected) {
+        let (expected, bound) = (f64::from(scale) * slope, f64::from(8.0 * f32::EPSILON * scale) * (1.0 + slope.abs()));
+        assert!((f64::from(*got) - expected).abs() <= bound, "{loss:?}: {got} {expected}");
+    }
+    // Without the gradient: the same loss.
+    let mut alone = poison(backend, 2);
+    backend.pointwise_loss(loss, scale, &y, &t, &mut alone, None).unwrap();
+    assert_eq!(host(backend, &alone), stats);
+}
+
+/// Numbers that are not finite make NaN where they stand, large ones do not.
+pub fn unusual_outputs<B: Neural>(backend: &B) {
+    let layout = StripLayout::sparse(2, 2);
+    for loss in POINTWISE_LOSSES {
+        let run = |outputs: [f32; 4], targets: [f32; 4]| {
+            let (mut stats, mut grad) = (poison(backend, 2), poisoned(backend, layout));
+            let (y, t) = (strips(backend, layout, &outputs), strips(backend, layout, &targets));
+            backend.pointwise_loss(loss, 1.0, &y, &t, &mut stats, Some(&mut grad)).unwrap();
+            (host(backend, &stats)[0], read(backend, &grad))
+        };
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for (outputs, targets) in [([0.0, bad, 0.0, 0.0], [1.0; 4]), ([0.0; 4], [1.0, bad, 1.0, 1.0])] {
+                let (sum, grad) = run(outputs, targets);
+                assert!(sum.is_nan() && grad[1].is_nan(), "{loss:?} {bad}: {sum} {grad:?}");
+                assert!([0, 2, 3].iter().all(|&i| grad[i].is_finite()), "{loss:?} {bad}: {grad:?}");
+            }
+        }
+        let (sum, grad) = run([3e4, -3e4, 3e4, -3e4], [1.0, 0.0, 1.0, 0.0]);
+        assert!(sum.is_finite() && grad.iter().all(|g| g.is_finite()), "{loss:?}: {sum} {grad:?}");
+        if loss == PointwiseLoss::BinaryCrossEntropy {
+            assert!(sum < 1e-6 && grad.iter().all(|g| g.abs() < 1e-30), "{sum} {grad:?}");
+        }
+    }
+}
+
 fn widen(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
@@ -208,6 +268,19 @@ pub fn wrong_shapes_are_refused<B: Neural + Optimizer>(backend: &B) {
     let labels = backend.index_zeros(2).unwrap();
     let error = backend.softmax_cross_entropy(parameters, &none, &labels, &mut zeros(2), None).unwrap_err();
     assert!(error.to_string().contains("number of classes"), "{error}");
+
+    let run = |loss, layouts: [StripLayout; 2], stats: usize, grad: Option<StripLayout>| {
+        let ([y, t], mut grad) = (layouts.map(ones), grad.map(ones));
+        backend.pointwise_loss(loss, 1.0, &y, &t, &mut zeros(stats), grad.as_mut()).is_ok()
+    };
+    let [two, three] = [2, 3].map(|features| StripLayout::sparse(2, features));
+    assert!(run(PointwiseLoss::Squared, [two; 2], 2, Some(two)));
+    assert!(!run(PointwiseLoss::Squared, [two, three], 2, None) && !run(PointwiseLoss::Squared, [two; 2], 1, None));
+    assert!(!run(PointwiseLoss::Squared, [two; 2], 2, Some(three)));
+    assert!(!run(PointwiseLoss::Squared, [StripLayout::sparse(2, 0); 2], 2, None));
+    for delta in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        assert!(!run(PointwiseLoss::Huber { delta }, [two; 2], 2, None));
+    }
 
     let step = SgdStep { learning_rate: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
     assert!(backend.sgd(step, &mut zeros(3), &zeros(3), None).is_err());

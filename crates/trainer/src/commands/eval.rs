@@ -1,24 +1,23 @@
 //! `rigl eval`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::model_data::{self, Source};
 use super::values::parse_count;
-use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
-use crate::data::{self, Normalization, Split};
+use crate::data;
 use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_device};
 use crate::fit::check_fit;
 use crate::interrupt::Interrupt;
-use crate::models::{Network, StoredModel};
+use crate::metrics::{Evaluation, Measured};
+use crate::models::{ModelInput, Network, StoredModel};
 use crate::report::{print_record, print_text};
-use crate::run::{Mean, evaluate};
-use crate::run_dir::{data_dir_for, load_model};
-use crate::settings::DATA_IN_FOLDERS;
-use crate::settings::error::ConfigError;
-use crate::training::Evaluator;
+use crate::run::{Evaluated, evaluate};
+use crate::run_dir::load_model;
+use crate::training::{Evaluator, Loss};
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
@@ -39,6 +38,10 @@ pub struct EvalArgs {
     /// Folder of data sets [default: the run's, or the environment variable RIGL_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// A table to evaluate on, all rows of it, with the columns that the model was trained on [default: the test set of the
+    /// run's table]
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
     /// Which samples: the test set or the whole training set
     #[arg(long, value_enum, default_value_t = EvalSplit::Test)]
     pub split: EvalSplit,
@@ -66,8 +69,13 @@ pub enum EvalSplit {
 #[derive(Debug, Serialize)]
 struct EvalRecord {
     event: &'static str,
-    accuracy: f64,
+    /// Of classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accuracy: Option<f64>,
     loss: f64,
+    /// Other measures, see [`crate::metrics`].
+    #[serde(flatten)]
+    others: BTreeMap<String, f64>,
     samples: u64,
     model: String,
     nnz: usize,
@@ -88,27 +96,9 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
     let (model, checkpoint) = load_model(&args.model)?;
     let trained_on = model.input.clone();
     let name = args.data.as_deref().or(trained_on.as_ref().map(|input| &*input.data)).unwrap_or(data::EMBEDDED);
-    if args.data_dir.is_some() && name == data::EMBEDDED {
-        return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS }.into());
-    }
-    let data_dir = data_dir_for(args.data_dir.as_deref(), &args.model);
-    let image_size = trained_on.as_ref().and_then(|input| input.image_size).unwrap_or(DEFAULT_IMAGE_SIZE);
-    let mut data = data::load_sized(name, data_dir.as_deref(), image_size)?;
-    match trained_on.as_ref().and_then(|input| input.class_names.as_deref()) {
-        Some(names) => {
-            let missing = data.number_classes(names)?;
-            if !missing.is_empty() {
-                tracing::warn!("{} lacks {} of the model's {} classes", data.name, missing.len(), names.len());
-            }
-        }
-        None if data.is_files() => {
-            tracing::warn!(
-                "the model file has no class names; assuming the classes of {} in alphabetical order",
-                data.name
-            );
-        }
-        None => {}
-    }
+    let (data_dir, table) = (args.data_dir.as_deref(), args.table.as_deref());
+    let data = model_data::load(Source { model: &args.model, name, data_dir, table }, trained_on.as_ref())?;
+    let loss = trained_on.as_ref().map_or(Loss::default(), ModelInput::loss);
     check_fit(&model.architecture()?, &data)?;
     // A model goes on to see what it was trained to see.
     let default = || data.normalization(data::default_normalize(name));
@@ -120,21 +110,36 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
         EvalSplit::Train => &data.train,
     };
     let threads = args.threads.unwrap_or_else(available_threads);
+    let measured = Measured { loss: loss.kind(), outputs: model.outputs(), scale: data.target_scale.as_ref() };
     let loader_threads = data::default_loader_threads(name);
-    let work = Evaluation { model, split, normalization: &normalization, loader_threads, interrupt: &interrupt };
-    let mean = on_device(args.device, threads, work)?;
-    let (accuracy, loss, samples) = (mean.accuracy(), mean.loss(), mean.samples());
-    check_loss(loss, &checkpoint)?;
+    let evaluated = Evaluated { split, normalization: &normalization, measured, loader_threads };
+    let work = Evaluating { model, evaluated, loss, interrupt: &interrupt };
+    let found = on_device(args.device, threads, work)?;
+    check_loss(found.loss(), &checkpoint)?;
     if args.json {
-        let (event, model, data) = ("eval", model_name, data.name);
-        print_record(&EvalRecord { event, accuracy, loss, samples, model, nnz, density, data, checkpoint })?;
+        print_record(&EvalRecord {
+            event: "eval",
+            accuracy: found.accuracy(),
+            loss: found.loss(),
+            others: found.others().into_iter().collect(),
+            samples: found.samples(),
+            model: model_name,
+            nnz,
+            density,
+            data: data.name,
+            checkpoint,
+        })?;
     } else {
         print_text(format_args!("{} of {}", model_name, checkpoint.display()))?;
-        print_text(format_args!(
-            "accuracy {:.2}%  loss {loss:.4}  on {samples} samples of {}",
-            100.0 * accuracy,
-            data.name
-        ))?;
+        let (samples, data) = (found.samples(), data.name);
+        match found.accuracy() {
+            Some(accuracy) => print_text(format_args!(
+                "accuracy {:.2}%  loss {:.4}  on {samples} samples of {data}",
+                100.0 * accuracy,
+                found.loss()
+            ))?,
+            None => print_text(format_args!("{}  on {samples} samples of {data}", found.text()))?,
+        }
     }
     Ok(())
 }
@@ -149,26 +154,23 @@ fn check_loss(loss: f64, model: &Path) -> crate::Result<()> {
 }
 
 /// A model on a split.
-struct Evaluation<'a> {
+struct Evaluating<'a> {
     model: StoredModel,
-    split: &'a Arc<Split>,
-    normalization: &'a Normalization,
-    loader_threads: usize,
+    evaluated: Evaluated<'a>,
+    loss: Loss,
     interrupt: &'a Interrupt,
 }
 
-impl OnDevice for Evaluation<'_> {
-    type Output = Mean;
+impl OnDevice for Evaluating<'_> {
+    type Output = Evaluation;
 
-    fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Mean> {
-        let Self { model, split, normalization, loader_threads, interrupt } = self;
+    fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Evaluation> {
+        let Self { model, evaluated, loss, interrupt } = self;
         let network = Network::from_stored(backend, model, EVALUATION_BATCH)?;
         let body = network.body.clone();
-        let mut evaluator = Evaluator::new(backend, network);
+        let mut evaluator = Evaluator::new(backend, network, loss);
         backend.install(|| {
-            evaluate(split, normalization, &body, loader_threads, interrupt, |batch| {
-                evaluator.evaluate_batch(batch.layout, &batch.images, &batch.labels)
-            })
+            evaluate(evaluated, &body, interrupt, |batch, outputs| evaluator.evaluate_outputs(batch, outputs))
         })
     }
 }

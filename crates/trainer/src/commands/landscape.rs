@@ -10,9 +10,9 @@ use serde::Serialize;
 use sparse_kernels::cpu::Cpu;
 
 use super::eval::{EVALUATION_BATCH, EvalSplit};
+use super::model_data::{self, Source};
 use super::values::{parse_count, parse_not_negative, parse_places, parse_positive};
 use crate::atomic_file::write_atomic;
-use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
 use crate::device::available_threads;
 use crate::error::{Context, Kind};
 use crate::fit::check_fit;
@@ -21,12 +21,13 @@ use crate::landscape::{
     BATCH_SIZE, Curve, End, LandscapeError, Line, MOMENTUM, Path, PathTraining, Point, Profile, Sample, Space, Survey,
     View, common_input, svg,
 };
+use crate::metrics::Mean;
 use crate::models::{StoredModel, WeightCount, activation_bytes};
 use crate::report::{Progress, Significant, Status, Table, print_record, print_text};
-use crate::run::Mean;
-use crate::run_dir::{data_dir_for, load_model};
+use crate::run_dir::load_model;
 use crate::settings::DATA_IN_FOLDERS;
 use crate::settings::error::ConfigError;
+use crate::training::Loss;
 use crate::{data, memory};
 
 const LANDSCAPE_DETAILS: &str = "\
@@ -183,11 +184,13 @@ pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
     let architecture = ends[0].model.architecture()?;
     let trained = args.curves.iter().any(|curve| curve.is_trained());
     check_effects(args, trained, !architecture.norms.is_empty(), input.data != data::EMBEDDED)?;
-    let data_dir = data_dir_for(args.data_dir.as_deref(), &args.a);
-    let mut data = data::load_sized(&input.data, data_dir.as_deref(), input.image_size.unwrap_or(DEFAULT_IMAGE_SIZE))?;
-    if let Some(names) = &input.class_names {
-        data.number_classes(names)?;
+    if !input.loss.is_of_classes() {
+        return Err(
+            format!("landscapes are of classifiers; these models were trained with --loss {}", input.loss).into()
+        );
     }
+    let source = Source { model: &args.a, name: &input.data, data_dir: args.data_dir.as_deref(), table: None };
+    let data = model_data::load(source, Some(&input))?;
     check_fit(&architecture, &data)?;
     let batch_size = args.batch_size.unwrap_or(BATCH_SIZE).min(data.train.len());
     let cpu = Cpu::new(args.threads.unwrap_or_else(available_threads), None)?;
@@ -200,6 +203,7 @@ pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
             EvalSplit::Test => data.test.clone(),
         },
         normalization: input.normalization,
+        loss: Loss::default(),
         augment: data::default_augment(&input.data),
         loader_threads: data::default_loader_threads(&input.data),
         batch_size,
@@ -408,7 +412,7 @@ impl<'j> Job<'j> {
             loss += share * (f64::from(stats.mean()) - loss);
             accuracy += share * (stats.correct as f64 / stats.lanes as f64 - accuracy);
             let samples_per_second = samples as f64 / start.elapsed().as_secs_f64();
-            progress.step(&Status { step, loss, accuracy, samples_per_second, density });
+            progress.step(&Status { step, loss, accuracy: Some(accuracy), samples_per_second, density });
         })?;
         progress.finish();
         Ok(())

@@ -14,8 +14,10 @@ mod export;
 mod import;
 mod landscape;
 mod machine;
+mod model_data;
 mod network;
 mod plan;
+mod predict;
 mod report;
 mod summary;
 pub(crate) mod train;
@@ -74,6 +76,8 @@ commands! {
     Devices(devices::DevicesArgs),
     /// Evaluate the model of a run or checkpoint, or an imported model.
     Eval(eval::EvalArgs),
+    /// Predict classes, numbers or labels of new pictures, table rows or arrays.
+    Predict(predict::PredictArgs),
     /// Remove a perceptron's unconnected units, and show what remains.
     Compress(compress::CompressArgs),
     /// Show the loss along paths between two trained networks: a line, and curves trained for a low loss.

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::values::parse_count;
-use crate::models::ModelSpec;
+use crate::models::{ModelName, ModelSpec};
 use crate::settings::error::ConfigError;
 use crate::settings::{ModelArgs, TrainConfig};
 
@@ -26,6 +26,10 @@ impl PictureArgs {
     pub fn spec(&self, network: &ModelArgs) -> Result<ModelSpec, ConfigError> {
         let config = TrainConfig::of(&network.into())?;
         config.check_effect(&network.into())?;
+        if let ModelName::Hidden(_) = config.model {
+            let rule = "a network whose inputs and outputs do not depend on the data, such as 20-64-3";
+            return Err(ConfigError::Value { option: "model", value: config.model.to_string(), rule });
+        }
         for (option, given) in [("image-size", self.image_size), ("classes", self.classes)] {
             if given.is_some() && config.model.is_mlp() {
                 return Err(ConfigError::NoEffect { option, needs: "a convolutional network" });

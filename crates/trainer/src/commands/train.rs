@@ -1,5 +1,6 @@
 //! `rigl train`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,13 +17,14 @@ use crate::error::{Context, Kind};
 use crate::first_model::FirstModel;
 use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
+use crate::memory;
+use crate::metrics::Evaluation;
 use crate::models::Architecture;
 use crate::report::{Significant, Table, dimensions, print_record, print_text};
 use crate::run::{Run, RunParts};
 use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
 use crate::settings::{RUN, TrainConfig, TrainOptions};
 use crate::training::Trainer;
-use crate::{data, memory};
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:
@@ -34,6 +36,8 @@ Examples:
       the dense baseline
   rigl train --data mnist --data-dir ~/data --val-fraction 0.1
       MNIST from ~/data/mnist, holding out a tenth of its training set
+  rigl train --data table --table wine.csv --target quality --model mlp-64-64
+      a class for each row of a table, from its other columns
   rigl train --config experiment.toml --seed 2 --json > records.jsonl
       a file's settings with another seed, as JSON records
   rigl train --resume runs/lenet-300-100-rigl-d0.1-s0-1
@@ -70,8 +74,13 @@ pub struct TrainArgs {
 #[derive(Debug, Serialize)]
 struct DoneRecord {
     event: &'static str,
-    test_accuracy: f64,
+    /// Of classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test_accuracy: Option<f64>,
     test_loss: f64,
+    /// Other measures, see [`crate::metrics`], with `test_` before their names.
+    #[serde(flatten)]
+    others: BTreeMap<String, f64>,
     train_loss: f64,
     nnz: usize,
     density: f64,
@@ -114,12 +123,9 @@ pub fn run(args: &TrainArgs) -> crate::Result<()> {
         None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
     let interrupt = Interrupt::install()?;
-    let mut data = data::load_sized(&config.data, config.data_dir.as_deref(), config.image_size)?;
+    let data = config.training_data()?;
     let architecture = fit::architecture(&config.spec(&data))?;
     check_fit(&architecture, &data)?;
-    if config.val_fraction > 0.0 {
-        data.hold_out(config.val_fraction, config.seed)?;
-    }
     let batches_per_epoch = data.train.len().div_ceil(config.batch_size) as u64;
     let total_steps = config.total_steps(batches_per_epoch);
     let work = Train { args, config: &config, data: &data, architecture: &architecture, total_steps, interrupt };
@@ -217,6 +223,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         event: "done",
         test_accuracy: test.accuracy(),
         test_loss: test.loss(),
+        others: test.others().into_iter().map(|(name, value)| (format!("test_{name}"), value)).collect(),
         train_loss,
         nnz: cost.nnz,
         density: cost.density(),
@@ -240,7 +247,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         print_record(&done)?;
     } else {
         let flops = [sparse_flops, dense_flops];
-        print_tables(architecture, &densities, &done, flops, &place)?;
+        print_tables(architecture, &densities, &done, &test, flops, &place)?;
     }
     Ok(())
 }
@@ -298,6 +305,7 @@ fn print_tables(
     architecture: &Architecture,
     densities: &[LayerDensity],
     done: &DoneRecord,
+    test: &Evaluation,
     [sparse, dense]: [f64; 2],
     place: &Place,
 ) -> io::Result<()> {
@@ -340,8 +348,10 @@ fn print_tables(
         _ => totals.row(["time per step", "–", "too large to build", "–"]),
     }
     print_text(format_args!("{totals}"))?;
-    let (accuracy, loss) = (100.0 * done.test_accuracy, done.test_loss);
-    print_text(format_args!("test accuracy {accuracy:.2}%  loss {loss:.4}"))?;
+    match test.accuracy() {
+        Some(accuracy) => print_text(format_args!("test accuracy {:.2}%  loss {:.4}", 100.0 * accuracy, test.loss()))?,
+        None => print_text(format_args!("test {}", test.text()))?,
+    }
     let per_second = done.samples_per_second;
     print_text(format_args!("trained in {:.1} s, {per_second:.0} samples/s on {place}", done.train_seconds))?;
     print_text(format_args!("results: {}", Path::new(&done.run_dir).display()))

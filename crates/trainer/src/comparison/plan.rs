@@ -8,7 +8,7 @@ use sparse_kernels::cpu::Cpu;
 use super::definition::{Arm, BIG_SPARSE, DENSE, RUNS, SMALL_DENSE, run_name};
 use super::run_folder::deciding_settings;
 use super::{ComparisonError, Definition, PlannedName, RunFolder};
-use crate::data::{self, Dataset};
+use crate::data::Dataset;
 use crate::models::width;
 use crate::run_dir::CONFIG;
 use crate::settings::error::ConfigError;
@@ -54,7 +54,7 @@ impl Plan {
     /// Whatever would stop `rigl train` before its first step; two arms that are the same.
     pub fn new(definition: Definition, given: &TrainOptions, env_data_dir: Option<PathBuf>) -> crate::Result<Self> {
         let base = TrainConfig::from_settings(definition.settings.clone(), env_data_dir.clone())?;
-        let data = data::load_sized(&base.data, base.data_dir.as_deref(), base.image_size)?;
+        let data = base.load_data(None)?;
         let plan = Self::on(&data, definition, given, env_data_dir)?;
         let cpu = Cpu::new(1, None)?;
         // Seeds need no memory.
@@ -297,6 +297,7 @@ mod tests {
 
     use super::*;
     use crate::commands::{Cli, Command};
+    use crate::data;
     use crate::run_dir::{RunDir, RunInfo};
     use clap::Parser;
 
@@ -389,10 +390,20 @@ mod tests {
         let (shape, classes, samples) =
             data::KnownSet::named(name).map_or(imagenet, |set| (set.shape, set.classes, set.samples));
         let split = |samples| {
-            Arc::new(data::Split { shape, pictures: data::Pictures::Memory(vec![]), labels: vec![0; samples] })
+            Arc::new(data::Split { shape, inputs: data::Inputs::Bytes(vec![]), targets: vec![0; samples].into() })
         };
         let [train, test] = samples.map(split);
-        Dataset { name: name.to_owned(), classes, shape, train, validation: None, test }
+        Dataset {
+            name: name.to_owned(),
+            classes,
+            shape,
+            train,
+            validation: None,
+            test,
+            table: None,
+            class_names: None,
+            target_scale: None,
+        }
     }
 
     /// File, runs a seed, published numbers, and the sum of these in hundredths of a percent.

@@ -3,15 +3,16 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use super::dataset::{Dataset, Pictures, Split};
+use super::dataset::{Dataset, Inputs, Split};
 use super::error::DataError;
+use super::targets::Targets;
 
 impl Dataset {
     /// The names of its classes, in the order of their numbers, if the data names them: those of class folders.
     pub fn class_names(&self) -> Option<Vec<String>> {
-        match &self.train.pictures {
-            Pictures::Memory(_) => None,
-            Pictures::Files(files) => {
+        match &self.train.inputs {
+            Inputs::Bytes(_) | Inputs::Floats(_) => self.class_names.clone(),
+            Inputs::Files(files) => {
                 Some(files.classes.iter().map(|name| name.to_string_lossy().into_owned()).collect())
             }
         }
@@ -36,13 +37,16 @@ impl Dataset {
         let classes: Arc<[OsString]> = names.iter().map(OsString::from).collect();
         let validation = self.validation.iter_mut();
         for split in [&mut self.train, &mut self.test].into_iter().chain(validation) {
-            let Split { pictures, labels, .. } = Arc::make_mut(split);
-            labels.iter_mut().for_each(|label| *label = numbers[*label as usize]);
-            if let Pictures::Files(files) = pictures {
+            let Split { inputs, targets, .. } = Arc::make_mut(split);
+            if let Targets::Classes(labels) = targets {
+                labels.iter_mut().for_each(|label| *label = numbers[*label as usize]);
+            }
+            if let Inputs::Files(files) = inputs {
                 files.classes = classes.clone();
             }
         }
         self.classes = names.len();
+        self.class_names = self.class_names.as_ref().map(|_| names.to_vec());
         Ok(missing)
     }
 }
@@ -79,8 +83,8 @@ mod tests {
         let files: Vec<_> = data.test.files().collect();
         let missing = data.number_classes(&names(&["cat", "dog", "ant", "bee"])).unwrap();
         assert_eq!(missing, ["dog"]);
-        assert_eq!((data.classes, &data.test.labels), (4, &vec![2, 3, 0]));
-        assert_eq!(data.train.labels, [2, 3, 0]);
+        assert_eq!((data.classes, data.test.labels()), (4, &[2, 3, 0][..]));
+        assert_eq!(data.train.labels(), [2, 3, 0]);
         assert_eq!(data.test.files().collect::<Vec<_>>(), files);
 
         let error = data.number_classes(&names(&["cat", "ant", "dog", "b"])).unwrap_err().to_string();

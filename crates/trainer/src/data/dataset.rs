@@ -1,4 +1,4 @@
-//! Labelled images in memory or in files.
+//! Samples in memory or in files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,69 +7,81 @@ use sha2::{Digest, Sha256};
 use sparse_kernels::random::Key;
 
 use super::error::DataError;
-use super::normalization::{Normalization, Normalize};
+use super::normalization::{Normalization, Normalize, value_moments};
 use super::picture_files::PictureFiles;
+use super::table::TableColumns;
+use super::targets::Targets;
+use crate::task::TargetScale;
 
-/// Images of a split.
+/// Inputs of a split.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Pictures {
-    /// Bytes, sample by sample: `[sample][channel][row][pixel]`.
-    Memory(Vec<u8>),
-    /// Files, read when they are needed.
+pub enum Inputs {
+    /// Bytes of pictures, sample by sample: `[sample][channel][row][pixel]`.
+    Bytes(Vec<u8>),
+    /// Files of pictures, read when they are needed.
     Files(PictureFiles),
+    /// Numbers, in the order of bytes. NaN is a missing one.
+    Floats(Vec<f32>),
 }
 
-/// Labelled images.
+/// Samples with what is to be learned of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
-    /// Channels, height and width of each image, as it is read.
+    /// Channels, height and width of each image, as it is read; of features `[1, 1, features]`.
     pub shape: [usize; 3],
-    /// The images.
-    pub pictures: Pictures,
-    /// The class of each sample.
-    pub labels: Vec<u32>,
+    /// The inputs.
+    pub inputs: Inputs,
+    /// The targets.
+    pub targets: Targets,
 }
 
 impl Split {
     /// Number of samples.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.targets.len()
     }
 
     /// Whether there is no sample.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.targets.is_empty()
+    }
+
+    /// The class of each sample; none where samples have numbers.
+    pub fn labels(&self) -> &[u32] {
+        self.targets.classes()
     }
 
     /// The files of all images, if they are in files.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let files = match &self.pictures {
-            Pictures::Memory(_) => None,
-            Pictures::Files(files) => Some(files),
+        let files = match &self.inputs {
+            Inputs::Bytes(_) | Inputs::Floats(_) => None,
+            Inputs::Files(files) => Some(files),
         };
-        let labels = (0..).zip(&self.labels);
+        let labels = (0..).zip(self.labels());
         files.into_iter().flat_map(move |files| labels.clone().map(|(sample, &label)| files.path(sample, label)))
     }
 
-    /// The bytes of all images, if they are in memory.
+    /// The bytes of all images, if they are bytes in memory.
     pub fn bytes(&self) -> Option<&[u8]> {
-        match &self.pictures {
-            Pictures::Memory(bytes) => Some(bytes),
-            Pictures::Files(_) => None,
+        match &self.inputs {
+            Inputs::Bytes(bytes) => Some(bytes),
+            Inputs::Files(_) | Inputs::Floats(_) => None,
         }
     }
 
     pub(super) fn select(&self, samples: &[usize]) -> Self {
         let features = self.shape.iter().product::<usize>();
-        let pictures = match &self.pictures {
-            Pictures::Memory(bytes) => {
-                let chosen = samples.iter().flat_map(|&s| &bytes[s * features..][..features]);
-                Pictures::Memory(chosen.copied().collect())
-            }
-            Pictures::Files(files) => Pictures::Files(files.select(samples)),
+        let inputs = match &self.inputs {
+            Inputs::Bytes(bytes) => Inputs::Bytes(chosen(bytes, features, samples)),
+            Inputs::Floats(values) => Inputs::Floats(chosen(values, features, samples)),
+            Inputs::Files(files) => Inputs::Files(files.select(samples)),
         };
-        Self { shape: self.shape, pictures, labels: samples.iter().map(|&s| self.labels[s]).collect() }
+        Self { shape: self.shape, inputs, targets: self.targets.select(samples) }
     }
+}
+
+fn chosen<T: Copy>(from: &[T], features: usize, samples: &[usize]) -> Vec<T> {
+    samples.iter().flat_map(|&s| &from[s * features..][..features]).copied().collect()
 }
 
 /// A data set.
@@ -77,7 +89,7 @@ impl Split {
 pub struct Dataset {
     /// Its name, one of [`KNOWN`](super::KNOWN).
     pub name: String,
-    /// Number of classes; every label is below it.
+    /// Number of classes, every label being below it; of targets that are numbers, how many there are of each sample.
     pub classes: usize,
     /// Channels, height and width of an image.
     pub shape: [usize; 3],
@@ -87,6 +99,12 @@ pub struct Dataset {
     pub validation: Option<Arc<Split>>,
     /// The test set.
     pub test: Arc<Split>,
+    /// What the columns of a table became.
+    pub table: Option<Arc<TableColumns>>,
+    /// The names of the classes or labels of a table, in the order of their numbers.
+    pub class_names: Option<Vec<String>>,
+    /// How targets that are numbers were scaled, see [`Dataset::scale_targets`].
+    pub target_scale: Option<TargetScale>,
 }
 
 impl Dataset {
@@ -124,39 +142,81 @@ impl Dataset {
         Ok(())
     }
 
+    /// Gives each target of a regression mean 0 and deviation 1 in the training set (without samples held out), whatever its
+    /// units; or scales as a model does that was trained so. Data with classes stays as it is.
+    pub fn scale_targets(&mut self, trained: Option<&TargetScale>) {
+        let Targets::Numbers { outputs, values } = &self.train.targets else { return };
+        let of = |output: usize| value_moments(values.iter().skip(output).step_by(*outputs).copied());
+        let scale = trained.cloned().unwrap_or_else(|| {
+            let (mean, deviation) = (0..*outputs).map(of).unzip();
+            TargetScale { mean, deviation }
+        });
+        let validation = self.validation.iter_mut();
+        for split in [&mut self.train, &mut self.test].into_iter().chain(validation) {
+            let Targets::Numbers { outputs, values } = &mut Arc::make_mut(split).targets else { continue };
+            for (i, value) in values.iter_mut().enumerate() {
+                let output = i % *outputs;
+                *value = ((f64::from(*value) - scale.mean[output]) / scale.deviation[output]) as f32;
+            }
+        }
+        self.target_scale = Some(scale);
+    }
+
     /// A sum over all samples, in the order in which they are used. Equal data sets have equal sums, wherever they were
     /// read from. Of files, their folders, names and sizes stand for the samples.
     pub fn sha256(&self) -> String {
         let mut sum = Sha256::new();
         for split in [Some(&self.train), self.validation.as_ref(), Some(&self.test)].into_iter().flatten() {
             sum.update((split.len() as u64).to_le_bytes());
-            match &split.pictures {
-                Pictures::Memory(bytes) => {
+            match (&split.inputs, &split.targets) {
+                (Inputs::Files(files), _) => files.digest(split.labels(), &mut sum),
+                (Inputs::Bytes(bytes), Targets::Classes(classes)) => {
                     sum.update(bytes);
-                    // No set in memory has more classes than a byte can tell apart.
-                    sum.update(split.labels.iter().map(|&label| label as u8).collect::<Vec<_>>());
+                    // No set of bytes has more classes than a byte can tell apart.
+                    sum.update(classes.iter().map(|&label| label as u8).collect::<Vec<_>>());
                 }
-                Pictures::Files(files) => files.digest(&split.labels, &mut sum),
+                (inputs, targets) => {
+                    match inputs {
+                        Inputs::Bytes(bytes) => sum.update(bytes),
+                        Inputs::Floats(values) => add_words(&mut sum, values, |value| value.to_le_bytes()),
+                        Inputs::Files(_) => {}
+                    }
+                    match targets {
+                        Targets::Classes(classes) => add_words(&mut sum, classes, |class| class.to_le_bytes()),
+                        Targets::Numbers { values, .. } => add_words(&mut sum, values, |value| value.to_le_bytes()),
+                    }
+                }
             }
         }
         sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// How its pixels become inputs, by the training set (without those held out). Files are not read for this: of them,
-    /// all but [`Normalize::PerImage`] and [`Normalize::None`] gives the channels' figures of ImageNet.
+    /// How its values become inputs, by the training set (without those held out). Files are not read for this: of them,
+    /// all but [`Normalize::PerImage`] and [`Normalize::None`] gives the channels' figures of ImageNet. A column that stands
+    /// for a word of a table stays 0 or 1.
     pub fn normalization(&self, normalize: Normalize) -> Normalization {
-        match (normalize, &self.train.pictures) {
+        match (normalize, &self.train.inputs) {
             (Normalize::PerImage, _) => Normalization::PerImage,
             (Normalize::None, _) => Normalization::Pixels { mean: 0.0, deviation: 1.0 },
-            (Normalize::Pixels, Pictures::Memory(bytes)) => Normalization::of_pixels(bytes),
-            (Normalize::Channels, Pictures::Memory(bytes)) => Normalization::of_channels(bytes, self.shape),
-            (_, Pictures::Files(_)) => Normalization::of_imagenet(),
+            (_, Inputs::Files(_)) => Normalization::of_imagenet(),
+            (Normalize::Pixels, Inputs::Bytes(bytes)) => Normalization::of_pixels(bytes),
+            (Normalize::Channels, Inputs::Bytes(bytes)) => Normalization::of_channels(bytes, self.shape),
+            (Normalize::Features, Inputs::Bytes(bytes)) => {
+                let values: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect();
+                Normalization::of_features(&values, self.features(), |_| false)
+            }
+            (Normalize::Pixels, Inputs::Floats(values)) => Normalization::of_values(values),
+            (Normalize::Channels, Inputs::Floats(values)) => Normalization::of_value_channels(values, self.shape),
+            (Normalize::Features, Inputs::Floats(values)) => {
+                let is_word = |feature: usize| self.table.as_ref().is_some_and(|table| table.is_word(feature));
+                Normalization::of_features(values, self.features(), is_word)
+            }
         }
     }
 
     /// Whether its pictures are files, of which any may turn out to be broken.
     pub fn is_files(&self) -> bool {
-        matches!(self.train.pictures, Pictures::Files(_))
+        matches!(self.train.inputs, Inputs::Files(_))
     }
 }
 
@@ -166,13 +226,19 @@ impl Dataset {
 pub fn content_sums(data: &Dataset) -> [u128; 2] {
     [&data.train, &data.test].map(|split| {
         let features = split.shape.iter().product::<usize>().max(1);
-        let records = split.bytes().unwrap_or_default().chunks(features).zip(&split.labels);
+        let records = split.bytes().unwrap_or_default().chunks(features).zip(split.labels());
         records.fold(0u128, |sum, (pixels, &label)| {
             let digest = Sha256::new().chain_update([label as u8]).chain_update(pixels).finalize();
             let first = digest.first_chunk().expect("SHA-256 has 32 bytes");
             sum.wrapping_add(u128::from_le_bytes(*first))
         })
     })
+}
+
+fn add_words<T: Copy>(sum: &mut Sha256, words: &[T], bytes: impl Fn(T) -> [u8; 4]) {
+    for part in words.chunks(4096) {
+        sum.update(part.iter().flat_map(|&word| bytes(word)).collect::<Vec<u8>>());
+    }
 }
 
 /// `0..samples` in an order that depends on the key only: sorted by `(key.bits(sample), sample)`.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::picture::PictureError;
+use super::table::TableError;
 use crate::error::{Kind, Kinded};
 
 /// Why a data set could not be loaded.
@@ -52,6 +53,17 @@ pub enum DataError {
         file: PathBuf,
         /// The reason.
         source: io::Error,
+    },
+    /// The data set is a table, and no file was given.
+    #[error("data: table needs a file; give it with --table FILE")]
+    NoTable,
+    /// A table or an array is not what was asked for.
+    #[error("{}: {source}", file.display())]
+    Table {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: Box<TableError>,
     },
     /// The file is of another kind.
     #[error("{}: is {what}; it must be a file of the data set, plain or compressed with gzip or xz", file.display())]
@@ -228,14 +240,19 @@ impl Kinded for DataError {
             | Self::NoClasses { .. }
             | Self::EmptyClass { .. }
             | Self::Classes { .. }
-            | Self::ClassNames { .. } => Kind::Usage,
+            | Self::ClassNames { .. }
+            | Self::NoTable => Kind::Usage,
+            Self::Table { source, .. } => match **source {
+                TableError::Arrays(_) | TableError::Csv(_) => Kind::Failure,
+                _ => Kind::Usage,
+            },
             _ => Kind::Failure,
         }
     }
 }
 
 /// Names for a message: the first ones, and how many more there are.
-fn listed(names: &[String]) -> String {
+pub(super) fn listed(names: &[String]) -> String {
     const MOST: usize = 10;
     let mut text = names.iter().take(MOST).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     if names.len() > MOST {

@@ -16,11 +16,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::dataset::{Dataset, Pictures, Split};
+use super::dataset::{Dataset, Inputs, Split};
 use super::error::DataError;
 use super::known::IMAGE_FOLDER;
 use super::picture::{Cut, PictureError, PictureReader};
 use super::picture_files::PictureFiles;
+use super::targets::Targets;
 
 /// Pixels each way that pictures are resized to, if nothing is said.
 pub const DEFAULT_IMAGE_SIZE: usize = 224;
@@ -57,6 +58,9 @@ pub fn load(data_dir: &Path, image_size: usize) -> Result<Dataset, DataError> {
         train: Arc::new(split(train, classes.clone(), image_size)?),
         validation: None,
         test: Arc::new(split(test, classes, image_size)?),
+        table: None,
+        class_names: None,
+        target_scale: None,
     })
 }
 
@@ -66,6 +70,16 @@ pub fn load(data_dir: &Path, image_size: usize) -> Result<Dataset, DataError> {
 /// [`PictureError`].
 pub fn check(file: &Path) -> Result<(), PictureError> {
     PictureReader::new(1).read(file, |picture| Cut::middle(picture, 1), &mut [0; 3])
+}
+
+/// The pictures in a folder and those below it, in the order of their names.
+///
+/// # Errors
+/// [`DataError::Io`] if a folder cannot be read.
+pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let (mut names, mut sizes_bytes) = (Vec::new(), Vec::new());
+    add_pictures(folder, OsStr::new(""), &mut names, &mut sizes_bytes)?;
+    Ok(names.iter().map(|name| folder.join(&**name)).collect())
 }
 
 /// The names of the folders in a folder, sorted.
@@ -89,7 +103,7 @@ fn split(folder: PathBuf, classes: Arc<[OsString]>, image_size: usize) -> Result
         labels.resize(names.len(), label as u32);
     }
     let files = PictureFiles { folder, classes, names, sizes_bytes, corrupt: Arc::default() };
-    Ok(Split { shape: [3, image_size, image_size], pictures: Pictures::Files(files), labels })
+    Ok(Split { shape: [3, image_size, image_size], inputs: Inputs::Files(files), targets: Targets::Classes(labels) })
 }
 
 /// Adds the pictures in a folder and those below it. `within` is the folder's name in its class, with a slash behind it.
@@ -241,9 +255,9 @@ mod tests {
         let (mut seen, mut corrupt, mut inputs) = (Vec::new(), BTreeSet::new(), Vec::new());
         while let Some(batch) = loader.next_batch().unwrap() {
             let sparse_kernels::Layout::Images(layout) = batch.layout else { panic!("images were asked for") };
-            assert_eq!(batch.labels.len(), layout.samples());
+            assert_eq!(batch.targets.len(), layout.samples());
             let red = |n| batch.images[layout.index(n, 0, [3, 3])].round() as u8;
-            seen.extend(batch.labels.iter().enumerate().map(|(n, &label)| (red(n), label)));
+            seen.extend(batch.targets.classes().iter().enumerate().map(|(n, &label)| (red(n), label)));
             corrupt.extend(&batch.corrupt);
             inputs.extend_from_slice(&batch.images);
         }
@@ -260,10 +274,10 @@ mod tests {
         let folder = pictures(&["dog", "cat", "ant"]);
         let data = load_sized(IMAGE_FOLDER, Some(folder.path()), 8).unwrap();
         assert_eq!((data.classes, data.shape, data.train.len(), data.test.len()), (3, [3, 8, 8], 9, 6));
-        assert_eq!(data.train.labels, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+        assert_eq!(data.train.labels(), [0, 0, 0, 1, 1, 1, 2, 2, 2]);
         let (seen, corrupt, _) = epoch(&data.train, options(4, 2, Order::Stored));
         // The first class by name is the last that was written.
-        let expected = [100, 110, 120, 50, 60, 70, 0, 10, 20].into_iter().zip(data.train.labels.clone());
+        let expected = [100, 110, 120, 50, 60, 70, 0, 10, 20].into_iter().zip(data.train.labels().to_vec());
         assert!(close(&seen, &expected.collect::<Vec<_>>()) && corrupt.is_empty(), "{seen:?}");
         assert_eq!(epoch(&data.test, options(6, 1, Order::Stored)).0.len(), 6);
         assert_eq!(data.normalization(Normalize::PerImage), Normalization::PerImage);
@@ -329,7 +343,7 @@ mod tests {
         let inner = ["a/0.png", "a/1/9.png", "a/1/deep/er/x.png", "a/1.JPG", "a/1.png/b.jpg", "a/1.png/z.png"];
         assert_eq!(order(path), [&inner[..], &flat[2..]].concat());
         let data = load(path, 8).unwrap();
-        assert_eq!(data.train.labels, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
+        assert_eq!(data.train.labels(), [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
         assert_ne!(data.sha256(), sum);
         let (seen, corrupt, _) = epoch(&data.train, options(10, 1, Order::Stored));
         assert!(corrupt.is_empty() && close(&seen[..6], &[0, 0, 0, 10, 0, 0].map(|red| (red, 0))), "{seen:?}");
@@ -474,9 +488,9 @@ mod tests {
 
     impl Split {
         fn pictures_path(&self, sample: u32) -> PathBuf {
-            match &self.pictures {
-                Pictures::Files(files) => files.path(sample, self.labels[sample as usize]),
-                Pictures::Memory(_) => panic!("pictures in memory have no path"),
+            match &self.inputs {
+                Inputs::Files(files) => files.path(sample, self.labels()[sample as usize]),
+                Inputs::Bytes(_) | Inputs::Floats(_) => panic!("pictures in memory have no path"),
             }
         }
     }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use super::cifar::Records;
 use super::compressed;
 use super::error::DataError;
+use super::table::TABLE;
 
 /// The data set that needs no files.
 pub const EMBEDDED: &str = "fashion-mnist-mini";
 /// The data set that is a folder of pictures.
 pub const IMAGE_FOLDER: &str = "image-folder";
 /// Every name that [`load`](super::load) knows.
-pub const KNOWN: [&str; 6] = [EMBEDDED, "fashion-mnist", "mnist", "cifar10", "cifar100", IMAGE_FOLDER];
+pub const KNOWN: [&str; 7] = [EMBEDDED, "fashion-mnist", "mnist", "cifar10", "cifar100", IMAGE_FOLDER, TABLE];
 
 /// A data set by its name.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +73,18 @@ const fn idx(name: &'static str, folders: &'static [&'static str]) -> KnownSet {
         content: None,
         format: Format::Idx,
     }
+}
+
+/// The names of a data set's classes as its publishers give them, where they are words; its files have numbers.
+pub fn known_class_names(name: &str) -> Option<Vec<String>> {
+    let names = match name {
+        EMBEDDED | "fashion-mnist" => {
+            ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+        }
+        "cifar10" => ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+        _ => return None,
+    };
+    Some(names.map(str::to_owned).to_vec())
 }
 
 /// Every data set but the image folders, in the order of [`KNOWN`].

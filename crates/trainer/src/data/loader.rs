@@ -22,21 +22,22 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, ShapeError};
 
 use super::augment::{CropFlip, PAD};
-use super::dataset::{Pictures, Split, shuffle};
-use super::fill::Filler;
+use super::dataset::{Inputs, Split, shuffle};
+use super::fill::AnyFiller;
 use super::picture::{Cut, PictureReader};
+use super::targets::Targets;
 use super::{DataError, InputForm, Normalization};
 use crate::data::Augment;
 
-/// One batch: images in the layout asked for, and labels.
+/// One batch: inputs in the layout asked for, and targets.
 #[derive(Debug)]
 pub struct Batch {
     /// The batch's samples, in the form of [`LoaderOptions::form`].
     pub layout: Layout,
     /// `layout.len()` inputs; padding and borders are zero.
     pub images: Vec<f32>,
-    /// The class of each sample: `layout.samples()` of them.
-    pub labels: Vec<u32>,
+    /// The targets of each sample: of `layout.samples()` of them.
+    pub targets: Targets,
     /// The samples that another took the place of, because their files are broken. One may come several times.
     pub corrupt: Vec<u32>,
 }
@@ -89,15 +90,15 @@ pub enum LoaderError {
         /// Whether partial batches are dropped.
         drop_last: bool,
     },
-    /// The split is not as many images as labels.
-    #[error("{samples} images of {features} values make {} bytes, not {bytes}", samples * features)]
+    /// The split has not as many inputs as targets.
+    #[error("{samples} samples of {features} values make {} values, not {values}", samples * features)]
     Split {
-        /// Labels in the split.
+        /// Targets in the split.
         samples: usize,
-        /// Values of an image.
+        /// Values of a sample.
         features: usize,
-        /// Bytes in the split.
-        bytes: usize,
+        /// Values in the split.
+        values: usize,
     },
     /// The pictures cannot be changed in this way.
     #[error("augment {augment} is for {}", if *augment == Augment::CropFlip { "images in memory" } else { "image folders" })]
@@ -111,6 +112,14 @@ pub enum LoaderError {
         /// Channels of the pictures.
         got: usize,
         /// Channels that there are numbers for.
+        expected: usize,
+    },
+    /// The normalization is of samples with another number of features.
+    #[error("the normalisation is for samples with {expected} features; these have {got}")]
+    Features {
+        /// Features of the samples.
+        got: usize,
+        /// Features that there are numbers for.
         expected: usize,
     },
     /// Pictures are too small to be padded by reflection.
@@ -149,7 +158,7 @@ const BUFFERS_OF_MANY: usize = 2;
 /// for _epoch in 0..2 {
 ///     let mut samples = 0;
 ///     while let Some(batch) = loader.next_batch()? {
-///         samples += batch.labels.len();
+///         samples += batch.targets.len();
 ///     }
 ///     assert_eq!(samples, 12_000);
 /// }
@@ -190,8 +199,13 @@ impl BatchLoader {
         let samples = split.len();
         let [channels, height, width] = split.shape;
         let features = channels * height * width;
-        if let Some(bytes) = split.bytes().map(<[u8]>::len).filter(|&bytes| bytes != samples * features) {
-            return Err(LoaderError::Split { samples, features, bytes });
+        let values = match &split.inputs {
+            Inputs::Bytes(bytes) => bytes.len(),
+            Inputs::Floats(values) => values.len(),
+            Inputs::Files(files) => files.len() * features,
+        };
+        if values != samples * features {
+            return Err(LoaderError::Split { samples, features, values });
         }
         let batches_per_epoch = match batch_size {
             0 => 0,
@@ -201,12 +215,11 @@ impl BatchLoader {
         if batches_per_epoch == 0 {
             return Err(LoaderError::Empty { batch_size, samples, drop_last });
         }
-        if let Some(expected) = normalization.channels().filter(|&expected| expected != channels) {
-            return Err(LoaderError::Channels { got: channels, expected });
-        }
+        check_normalization(normalization, split.shape)?;
         if let Order::Shuffled { augment, .. } = order {
-            match (augment, &split.pictures) {
-                (Augment::CropFlip, Pictures::Files(_)) | (Augment::RandomResizedCropFlip, Pictures::Memory(_)) => {
+            match (augment, &split.inputs) {
+                (Augment::CropFlip, Inputs::Files(_) | Inputs::Floats(_))
+                | (Augment::RandomResizedCropFlip, Inputs::Bytes(_) | Inputs::Floats(_)) => {
                     return Err(LoaderError::Augment { augment });
                 }
                 (Augment::CropFlip, _) if height.min(width) <= PAD => return Err(LoaderError::Small { height, width }),
@@ -227,11 +240,11 @@ impl BatchLoader {
             let (free, free_receiver) = sync_channel(buffers);
             for _ in 0..buffers {
                 let images = Vec::with_capacity(layout.len());
-                let labels = Vec::with_capacity(layout.samples());
-                let batch = Batch { layout, images, labels, corrupt: Vec::new() };
+                let targets = split.targets.none_of(layout.samples());
+                let batch = Batch { layout, images, targets, corrupt: Vec::new() };
                 free.send(batch).expect("the receiver is in scope");
             }
-            let filler = Filler::new(split.shape, normalization);
+            let filler = AnyFiller::new(&split.inputs, split.shape, normalization);
             let reader = PictureReader::new(height);
             let (split, stop) = (split.clone(), stop.clone());
             let job = Job { split, options, batches_per_epoch, filler, reader, order: Vec::new(), stop };
@@ -296,6 +309,73 @@ impl Drop for BatchLoader {
     }
 }
 
+/// A normalization must have numbers of these samples.
+fn check_normalization(normalization: &Normalization, shape: [usize; 3]) -> Result<(), LoaderError> {
+    let (channels, features) = (shape[0], shape.iter().product());
+    if let Some(expected) = normalization.channels().filter(|&expected| expected != channels) {
+        return Err(LoaderError::Channels { got: channels, expected });
+    }
+    match normalization.features().filter(|&expected| expected != features) {
+        Some(expected) => Err(LoaderError::Features { got: features, expected }),
+        None => Ok(()),
+    }
+}
+
+/// Makes inputs of samples in memory, all in one batch.
+#[derive(Debug)]
+pub struct InputMaker {
+    inputs: Inputs,
+    shape: [usize; 3],
+    filler: AnyFiller,
+}
+
+impl InputMaker {
+    /// For bytes or numbers of samples of `[channels, height, width]`.
+    ///
+    /// # Errors
+    /// [`LoaderError`] if the normalization has numbers of other samples.
+    pub fn new(inputs: Inputs, shape: [usize; 3], normalization: &Normalization) -> Result<Self, LoaderError> {
+        check_normalization(normalization, shape)?;
+        let filler = AnyFiller::new(&inputs, shape, normalization);
+        Ok(Self { inputs, shape, filler })
+    }
+
+    /// Number of samples.
+    pub fn samples(&self) -> usize {
+        let values = match &self.inputs {
+            Inputs::Bytes(bytes) => bytes.len(),
+            Inputs::Floats(values) => values.len(),
+            Inputs::Files(files) => return files.len(),
+        };
+        values / self.shape.iter().product::<usize>().max(1)
+    }
+
+    /// Writes the inputs in this layout.
+    pub fn fill(&mut self, layout: Layout, to: &mut Vec<f32>) {
+        fn copy<T: Copy>(from: &[T]) -> impl FnMut(usize, &mut [T]) -> Result<(), std::convert::Infallible> + '_ {
+            |n, to| {
+                to.copy_from_slice(&from[n * to.len()..][..to.len()]);
+                Ok(())
+            }
+        }
+        let Ok(()) = match (&mut self.filler, &self.inputs) {
+            (AnyFiller::Bytes(filler), Inputs::Bytes(bytes)) => filler.fill(layout, to, copy(bytes)),
+            (AnyFiller::Floats(filler), Inputs::Floats(values)) => filler.fill(layout, to, copy(values)),
+            _ => unreachable!("the filler is that of the inputs, which are in memory"),
+        };
+    }
+
+    /// Writes the inputs one sample after the other.
+    pub fn rows(&mut self, to: &mut Vec<f32>) {
+        let (samples, size) = (self.samples(), self.shape.iter().product::<usize>());
+        let layout = sparse_kernels::StripLayout::single(samples, size);
+        let mut strips = Vec::new();
+        self.fill(layout.into(), &mut strips);
+        to.clear();
+        to.extend((0..samples).flat_map(|n| (0..size).map(move |f| (f, n))).map(|(f, n)| strips[layout.index(f, n)]));
+    }
+}
+
 /// Why a worker ends.
 enum End {
     /// The caller is gone.
@@ -309,7 +389,7 @@ struct Job {
     split: Arc<Split>,
     options: LoaderOptions,
     batches_per_epoch: usize,
-    filler: Filler,
+    filler: AnyFiller,
     reader: PictureReader,
     /// The epoch's samples.
     order: Vec<u32>,
@@ -358,9 +438,9 @@ impl Job {
         let first = batch_of_epoch * batch_size;
         let samples = &self.order[first..self.order.len().min(first + batch_size)];
         batch.layout = form.layout(samples.len(), split.shape).expect("the form was checked in new");
-        batch.labels.clear();
+        batch.targets.clear();
         batch.corrupt.clear();
-        let Batch { labels, corrupt, .. } = batch;
+        let Batch { targets, corrupt, .. } = batch;
         let key = match order {
             Order::Shuffled { augment: Augment::None, .. } | Order::Stored => None,
             Order::Shuffled { seed, first_epoch, .. } => {
@@ -368,18 +448,28 @@ impl Job {
             }
         };
         let change = |sample: u32| key.map(|key| key.with(sample.into()));
-        let label = |sample: u32| split.labels[sample as usize];
-        self.filler.fill(batch.layout, &mut batch.images, |n, to| match &split.pictures {
-            Pictures::Memory(bytes) => {
+        let filler = match (&mut self.filler, &split.inputs) {
+            (AnyFiller::Floats(filler), Inputs::Floats(values)) => {
+                return filler.fill(batch.layout, &mut batch.images, |n, to| {
+                    to.copy_from_slice(&values[samples[n] as usize * to.len()..][..to.len()]);
+                    targets.push_of(&split.targets, samples[n] as usize);
+                    Ok(())
+                });
+            }
+            (AnyFiller::Bytes(filler), _) => filler,
+            (AnyFiller::Floats(_), _) => unreachable!("the filler is the split's"),
+        };
+        filler.fill(batch.layout, &mut batch.images, |n, to| match &split.inputs {
+            Inputs::Bytes(bytes) => {
                 let from = &bytes[samples[n] as usize * to.len()..][..to.len()];
                 match change(samples[n]) {
                     Some(key) => CropFlip::draw(key).apply(split.shape, from, to),
                     None => to.copy_from_slice(from),
                 }
-                labels.push(label(samples[n]));
+                targets.push_of(&split.targets, samples[n] as usize);
                 Ok(())
             }
-            Pictures::Files(files) => {
+            Inputs::Files(files) => {
                 let size = split.shape[1];
                 let (before, after) = self.order.split_at(first + n);
                 for &sample in after.iter().chain(before) {
@@ -390,14 +480,16 @@ impl Job {
                         Some(key) => Cut::random(key, picture),
                         None => Cut::middle(picture, size),
                     };
-                    if files.read(&mut self.reader, [sample, label(sample)], cut, to) {
-                        labels.push(label(sample));
+                    let label = split.labels()[sample as usize];
+                    if files.read(&mut self.reader, [sample, label], cut, to) {
+                        targets.push_of(&split.targets, sample as usize);
                         return Ok(());
                     }
                     corrupt.push(sample);
                 }
-                Err(End::Failed(files.none_readable(&split.labels)))
+                Err(End::Failed(files.none_readable(split.labels())))
             }
+            Inputs::Floats(_) => unreachable!("the filler is the split's"),
         })
     }
 }
@@ -415,7 +507,7 @@ mod tests {
     fn split(samples: usize, features: usize) -> Arc<Split> {
         let images = (0..samples * features).map(|i| (i / features * 31 + i % features) as u8).collect();
         let labels = (0..samples).map(|s| (s % 10) as u32).collect();
-        Arc::new(Split { shape: [1, 1, features], pictures: Pictures::Memory(images), labels })
+        Arc::new(Split { shape: [1, 1, features], inputs: Inputs::Bytes(images), targets: Targets::Classes(labels) })
     }
 
     /// A byte becomes itself.
@@ -439,7 +531,7 @@ mod tests {
         let mut seen = Vec::new();
         while let Some(batch) = loader.next_batch().unwrap() {
             let first = |sample| batch.images[at(batch.layout, 0, sample)].round() as u32;
-            seen.extend(batch.labels.iter().enumerate().map(|(sample, &label)| (first(sample), label)));
+            seen.extend(batch.targets.classes().iter().enumerate().map(|(sample, &label)| (first(sample), label)));
         }
         seen
     }
@@ -500,8 +592,8 @@ mod tests {
         let mut loader = BatchLoader::new(split.clone(), &plain(), LoaderOptions { order, ..options }).unwrap();
         let mut batches = Vec::new();
         for _ in 0..2 {
-            while let Some(Batch { layout, images, labels, .. }) = loader.next_batch().unwrap() {
-                batches.push((*layout, images.clone(), labels.clone()));
+            while let Some(Batch { layout, images, targets, .. }) = loader.next_batch().unwrap() {
+                batches.push((*layout, images.clone(), targets.classes().to_vec()));
             }
         }
         batches
@@ -540,7 +632,7 @@ mod tests {
                             prop_assert_eq!(images[at].round(), f32::from(byte));
                             left[at] = 0.0;
                         }
-                        prop_assert_eq!(labels[n], data.labels[sample]);
+                        prop_assert_eq!(labels[n], data.labels()[sample]);
                     }
                     prop_assert!(left.iter().all(|&value| value == 0.0));
                 }
@@ -556,8 +648,8 @@ mod tests {
     fn pictures(samples: usize) -> Arc<Split> {
         let key = Key::new(9);
         let images = (0..samples * 60).map(|i| key.bits(i as u64) as u8).collect();
-        let pictures = Pictures::Memory(images);
-        Arc::new(Split { shape: [2, 6, 5], pictures, labels: (0..samples as u32).collect() })
+        let inputs = Inputs::Bytes(images);
+        Arc::new(Split { shape: [2, 6, 5], inputs, targets: Targets::Classes((0..samples as u32).collect()) })
     }
 
     /// Of each sample of the first epoch: its label and picture, by label.
@@ -567,7 +659,7 @@ mod tests {
         while let Some(batch) = loader.next_batch().unwrap() {
             let Layout::Strips(layout) = batch.layout else { panic!("features were asked for") };
             let picture = |n| (0..60).map(|feature| batch.images[layout.index(feature, n)].round()).collect();
-            seen.extend(batch.labels.iter().enumerate().map(|(n, &label)| (label, picture(n))));
+            seen.extend(batch.targets.classes().iter().enumerate().map(|(n, &label)| (label, picture(n))));
         }
         seen.sort_by_key(|&(label, _)| label);
         seen
@@ -654,6 +746,6 @@ mod tests {
         assert_eq!(error.to_string(), "the normalisation is for images with 3 channels; these have 1");
         let wrong = Split { shape: [1, 1, 2], ..(*split(4, 3)).clone() };
         let error = BatchLoader::new(Arc::new(wrong), &plain(), shuffled(0, 0)).unwrap_err();
-        assert_eq!(error.to_string(), "4 images of 2 values make 8 bytes, not 12");
+        assert_eq!(error.to_string(), "4 samples of 2 values make 8 values, not 12");
     }
 }

@@ -6,6 +6,7 @@
 //! | `fashion-mnist`, `mnist` | 60,000 / 10,000 grey 28 × 28, 10 classes | four IDX files in a folder |
 //! | `cifar10` | 50,000 / 10,000 colour 32 × 32, 10 classes | six files of binary records in a folder |
 //! | `cifar100` | 50,000 / 10,000 colour 32 × 32, 100 classes | two files of binary records in a folder |
+//! | `table` | rows of a table or arrays of numbers, see [`table`] | a file |
 //! | `image-folder` | any number, size and classes | `train/CLASS/*.jpg` and `val/CLASS/*.jpg` in a folder |
 //!
 //! Folders of pictures are read while they are trained on; of all others, the bytes are in memory.
@@ -26,21 +27,25 @@ mod normalization;
 mod picture;
 mod picture_end;
 mod picture_files;
+pub mod table;
+mod targets;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::known::{Format, IDX_FILES};
+use self::table::TABLE;
 
 pub use augment::Augment;
-pub use dataset::{Dataset, Pictures, Split, content_sums};
+pub use dataset::{Dataset, Inputs, Split, content_sums};
 pub use error::DataError;
 pub use fill::InputForm;
-pub use known::{EMBEDDED, Home, IMAGE_FOLDER, KNOWN, KnownSet, SETS};
-pub use loader::{Batch, BatchLoader, LoaderError, LoaderOptions, Order};
+pub use known::{EMBEDDED, Home, IMAGE_FOLDER, KNOWN, KnownSet, SETS, known_class_names};
+pub use loader::{Batch, BatchLoader, InputMaker, LoaderError, LoaderOptions, Order};
 pub use normalization::{Normalization, Normalize};
-pub use picture::PictureError;
+pub use picture::{Cut, PictureError, PictureReader};
 pub use picture_files::PictureFiles;
+pub use targets::{BatchTargets, Targets};
 
 macro_rules! embedded {
     ($file:literal) => {
@@ -61,6 +66,7 @@ pub fn default_normalize(name: &str) -> Normalize {
     match KnownSet::named(name) {
         Ok(set) if set.shape[0] > 1 => Normalize::Channels,
         _ if name == IMAGE_FOLDER => Normalize::Channels,
+        _ if name == TABLE => Normalize::Features,
         _ => Normalize::Pixels,
     }
 }
@@ -101,6 +107,9 @@ pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset, DataError> {
 /// # Errors
 /// As [`load`].
 pub fn load_sized(name: &str, data_dir: Option<&Path>, image_size: usize) -> Result<Dataset, DataError> {
+    if name == TABLE {
+        return Err(DataError::NoTable);
+    }
     if name == IMAGE_FOLDER {
         let missing = || DataError::NoFolder { name: name.to_owned(), files: Vec::new() };
         return image_folder::load(data_dir.ok_or_else(missing)?, image_size);
@@ -155,6 +164,9 @@ fn read(set: &KnownSet, files: &[PathBuf]) -> Result<Dataset, DataError> {
         train: Arc::new(train),
         validation: None,
         test: Arc::new(test),
+        table: None,
+        class_names: None,
+        target_scale: None,
     })
 }
 
@@ -165,7 +177,11 @@ fn join(images: idx::Images, label_file: &Path, labels: Vec<u8>) -> Result<Split
         return Err(DataError::Count { file: label_file.to_owned(), labels, images });
     }
     let labels = labels.into_iter().map(u32::from).collect();
-    Ok(Split { shape: [1, images.height, images.width], pictures: Pictures::Memory(images.pixels), labels })
+    Ok(Split {
+        shape: [1, images.height, images.width],
+        inputs: Inputs::Bytes(images.pixels),
+        targets: Targets::Classes(labels),
+    })
 }
 
 /// The records of files, one after the other. Unfolding takes the most time: each file has a thread of its own.
@@ -184,7 +200,7 @@ fn read_records(records: cifar::Records, files: &[PathBuf]) -> Result<Split, Dat
         bytes.extend_from_slice(&part);
         labels.extend(its_labels);
     }
-    Ok(Split { shape: cifar::SHAPE, pictures: Pictures::Memory(bytes), labels })
+    Ok(Split { shape: cifar::SHAPE, inputs: Inputs::Bytes(bytes), targets: Targets::Classes(labels) })
 }
 
 #[cfg(test)]
@@ -206,8 +222,8 @@ mod tests {
     fn the_embedded_set_is_what_it_says() {
         let data = load(EMBEDDED, None).unwrap();
         assert_eq!((data.shape, data.classes), ([1, 28, 28], 10));
-        assert_eq!(class_counts(&data.train.labels), [1200; CLASSES]);
-        assert_eq!(class_counts(&data.test.labels), [200; CLASSES]);
+        assert_eq!(class_counts(data.train.labels()), [1200; CLASSES]);
+        assert_eq!(class_counts(data.test.labels()), [200; CLASSES]);
         assert_eq!(data.train.bytes().unwrap().len(), 12_000 * 784);
         assert_eq!(data.test.bytes().unwrap().len(), 2_000 * 784);
         let Normalization::Pixels { mean, deviation } = data.normalization(Normalize::Pixels) else {
@@ -229,7 +245,7 @@ mod tests {
         for (mini, full, per_class) in [(&mini.train, &full.train, 1200), (&mini.test, &full.test, 200)] {
             let mut seen = [0; CLASSES];
             let first = |&sample: &usize| {
-                let count = &mut seen[full.labels[sample] as usize];
+                let count = &mut seen[full.labels()[sample] as usize];
                 *count += 1;
                 *count <= per_class
             };
@@ -253,7 +269,7 @@ mod tests {
                 .bytes()
                 .unwrap()
                 .chunks(784)
-                .zip(&split.labels)
+                .zip(split.labels())
                 .map(|(image, &label)| (label, image.to_vec()))
                 .collect();
             rows.sort();
@@ -277,7 +293,7 @@ mod tests {
         assert_eq!(
             message("imagenet", None),
             "data: unknown data set \"imagenet\"; choose one of fashion-mnist-mini, fashion-mnist, mnist, \
-             cifar10, cifar100, image-folder"
+             cifar10, cifar100, image-folder, table"
         );
         let hint = message("mnist", None);
         for part in ["--data-dir DIR", "RIGL_DATA_DIR", "DIR/mnist", "t10k-labels-idx1-ubyte", ".gz"] {
@@ -296,7 +312,7 @@ mod tests {
         for (file, bytes) in IDX_FILES.iter().zip(EMBEDDED_FILES) {
             fs::write(set.join(format!("{file}.gz")), bytes).unwrap();
         }
-        let labels = load(EMBEDDED, None).unwrap().test.labels.clone();
+        let labels = load(EMBEDDED, None).unwrap().test.labels().to_vec();
         let labels = labels.into_iter().map(|label| label as u8);
         let plain: Vec<u8> = [0x0801u32, 2000].iter().flat_map(|w| w.to_be_bytes()).chain(labels).collect();
         fs::remove_file(set.join("t10k-labels-idx1-ubyte.gz")).unwrap();
@@ -347,7 +363,7 @@ mod tests {
                 assert_eq!((data.shape, data.classes, data.features()), ([3, 32, 32], set.classes, 3072));
                 assert_eq!(data.train.len() + data.test.len(), written.iter().map(|b| b.len() / 3072).sum::<usize>());
                 let labels: Vec<u32> = (0..).map(|n| n % set.classes as u32).take(data.train.len()).collect();
-                assert_eq!(data.train.labels, labels);
+                assert_eq!(data.train.labels(), labels);
                 let last = written.last().unwrap();
                 assert!(data.test.bytes().unwrap().ends_with(&last[last.len() - 3072..]));
                 assert_eq!(data.normalization(default_normalize(name)).channels(), Some(3));
@@ -379,8 +395,8 @@ mod tests {
             Some(Err(error)) => panic!("{error}"),
             None => return eprintln!("not run: RIGL_DATA_DIR is not set"),
         };
-        assert_eq!(class_counts(&data.train.labels), [5000; CLASSES]);
-        assert_eq!(class_counts(&data.test.labels), [1000; CLASSES]);
+        assert_eq!(class_counts(data.train.labels()), [5000; CLASSES]);
+        assert_eq!(class_counts(data.test.labels()), [1000; CLASSES]);
         let Normalization::Channels { mean, deviation } = data.normalization(Normalize::Channels) else {
             panic!("channels were asked for");
         };

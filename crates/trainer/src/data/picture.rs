@@ -93,6 +93,11 @@ impl Cut {
         Self { left, top, width, height, flip: false }
     }
 
+    /// The whole picture `[height, width]`.
+    pub fn whole([height, width]: [usize; 2]) -> Self {
+        Self { left: 0.0, top: 0.0, width: width as f64, height: height as f64, flip: false }
+    }
+
     /// A random part, flipped or not: area and aspect are uniform in `AREA` and, by the logarithm, in `ASPECT`, as in
     /// torchvision's `RandomResizedCrop`. If ten of them do not fit into the picture, the largest part in its middle that
     /// has a possible aspect.

@@ -748,12 +748,7 @@ mod tests {
 
     #[test]
     fn checkpoints_are_read_and_damaged_ones_are_not() {
-        let input = ModelInput {
-            data: "mnist".to_owned(),
-            normalization: Normalization::Pixels { mean: 0.5, deviation: 0.25 },
-            image_size: None,
-            class_names: None,
-        };
+        let input = ModelInput::new("mnist", Normalization::Pixels { mean: 0.5, deviation: 0.25 });
         let model = StoredModel { input: Some(input), ..example() };
         let bytes = model.to_checkpoint().to_bytes().unwrap();
         assert_same(&from_bytes(&bytes).unwrap(), &model);

@@ -93,7 +93,7 @@ pub enum ContentError {
     #[error("array {name}: {source}")]
     Member {
         /// The array.
-        name: &'static str,
+        name: String,
         /// The reason.
         source: io::Error,
     },
@@ -104,15 +104,18 @@ pub enum ContentError {
     #[error("array {name}: {source}")]
     Array {
         /// The array.
-        name: &'static str,
+        name: String,
         /// What is wrong with it.
         source: NpyError,
     },
+    /// The file is no safetensors file.
+    #[error("{0}")]
+    Tensors(String),
     /// An archive lacks an array.
     #[error("there is no array {name}, which scipy.sparse.save_npz always writes")]
     MissingArray {
         /// The array.
-        name: &'static str,
+        name: String,
     },
     /// An archive holds a sparse format that is not read.
     #[error("the sparse format is {got:?}; it must be csr, csc or coo (in SciPy, convert it with .tocsr())")]

@@ -15,6 +15,7 @@
 //! grows with the bytes that are really there, compressed input has an [allowance](unfold), and what CSR needs for
 //! rows that the file only claims is bounded by [`MAX_FREE_ROWS`].
 
+pub mod arrays;
 pub mod foreign;
 pub mod matrix_market;
 pub mod npy;
@@ -102,6 +103,11 @@ impl MatrixFormat {
 /// ```
 pub fn read(path: &Path) -> Result<Matrix, MatrixFileError> {
     let format = MatrixFormat::of_source(path)?;
+    format.parse(&read_unfolded(path)?).map_err(in_file(path))
+}
+
+/// A file's bytes, unfolded if their beginning says that they are compressed.
+fn read_unfolded(path: &Path) -> Result<Vec<u8>, MatrixFileError> {
     let failed = |source| MatrixFileError::Io { path: path.to_owned(), source };
     let mut bytes = fs::read(path).map_err(failed)?;
     if unfold::is_folded(&bytes) {
@@ -110,7 +116,7 @@ pub fn read(path: &Path) -> Result<Matrix, MatrixFileError> {
             .read_to_end(&mut bytes)
             .map_err(failed)?;
     }
-    format.parse(&bytes).map_err(in_file(path))
+    Ok(bytes)
 }
 
 /// Writes a matrix so that the file is the old or the new one at any moment.

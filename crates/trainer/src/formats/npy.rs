@@ -199,6 +199,35 @@ impl<'a> Array<'a> {
         }
     }
 
+    /// Whether the elements are text.
+    pub fn is_text(&self) -> bool {
+        matches!(self.dtype.kind, b'S' | b'U')
+    }
+
+    /// The shape, and the elements in C's order as the nearest `f32`.
+    pub fn numbers(&self) -> Result<(Vec<usize>, Vec<f32>), NpyError> {
+        let values = self.floats()?;
+        // The product was checked against the data, so none of them is too large unless one is 0.
+        let shape: Vec<usize> = self.shape.iter().map(|&length| usize::try_from(length).unwrap_or(0)).collect();
+        if !self.fortran_order || shape.len() < 2 || values.is_empty() {
+            return Ok((shape, values));
+        }
+        let mut strides = vec![1; shape.len()];
+        for i in 1..shape.len() {
+            strides[i] = strides[i - 1] * shape[i - 1];
+        }
+        let at = |mut index: usize| {
+            let mut from = 0;
+            for (length, stride) in shape.iter().zip(&strides).rev() {
+                from += index % length * stride;
+                index /= length;
+            }
+            values[from]
+        };
+        let ordered = (0..values.len()).map(at).collect();
+        Ok((shape, ordered))
+    }
+
     /// The elements, in the file's order, as indices.
     pub fn indices(&self) -> Result<Vec<u32>, NpyError> {
         let index = |(index, got): (usize, i128)| {

@@ -19,6 +19,7 @@ use zip::result::ZipError;
 use zip::write::{SimpleFileOptions, ZipWriter};
 use zip::{CompressionMethod, DateTime};
 
+use super::arrays::NumberArray;
 use super::entries::{self, check_claim, size};
 use super::npy::{self, Array};
 use super::unfold::{Allowance, UnfoldsTooFar, limit};
@@ -69,7 +70,7 @@ pub fn parse(bytes: &[u8]) -> Result<Matrix, ContentError> {
     Ok(Matrix::Sparse(entries::transpose(&transposed)?))
 }
 
-struct Archive<'a> {
+pub(super) struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
     /// One for all members, and relative to the file instead of to each of them: the ones of a pattern fold a thousand
     /// times, but not the indices beside them.
@@ -77,7 +78,7 @@ struct Archive<'a> {
 }
 
 impl<'a> Archive<'a> {
-    fn open(bytes: &'a [u8]) -> Result<Self, ContentError> {
+    pub fn open(bytes: &'a [u8]) -> Result<Self, ContentError> {
         // The archive's own count of its members is believed, which costs 12 MB at worst: it has 16 bits, or must fit
         // the file.
         let zip = ZipArchive::new(Cursor::new(bytes))?;
@@ -91,27 +92,42 @@ impl<'a> Archive<'a> {
         self.zip.index_for_name_raw(format!("{name}.npy").as_bytes()).is_some()
     }
 
+    /// All arrays of numbers.
+    pub fn number_arrays(&mut self) -> Result<Vec<NumberArray>, ContentError> {
+        let names = self.zip.file_names().collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<String> = names.iter().filter_map(|name| name.strip_suffix(".npy")).map(str::to_owned).collect();
+        let mut arrays = Vec::new();
+        for name in names {
+            let read = |array: Array<'_>| match array.is_text() {
+                true => Ok(None),
+                false => array.numbers().map(Some),
+            };
+            if let Some((shape, values)) = self.array(&name, read)? {
+                arrays.push(NumberArray { name, shape, values });
+            }
+        }
+        Ok(arrays)
+    }
+
     /// Reads what is wanted of an array.
-    fn array<T>(
-        &mut self,
-        name: &'static str,
-        read: impl FnOnce(Array<'_>) -> Result<T, NpyError>,
-    ) -> Result<T, ContentError> {
+    fn array<T>(&mut self, name: &str, read: impl FnOnce(Array<'_>) -> Result<T, NpyError>) -> Result<T, ContentError> {
+        let owned = || name.to_owned();
         let index = self.zip.index_for_name_raw(format!("{name}.npy").as_bytes());
-        let member =
-            self.zip.by_index(index.ok_or(ContentError::MissingArray { name })?).map_err(|error| match error {
-                ZipError::Io(source) => ContentError::Member { name, source },
-                other => ContentError::Member { name, source: std::io::Error::other(other) },
-            })?;
+        let member = self.zip.by_index(index.ok_or(ContentError::MissingArray { name: owned() })?).map_err(
+            |error| match error {
+                ZipError::Io(source) => ContentError::Member { name: owned(), source },
+                other => ContentError::Member { name: owned(), source: std::io::Error::other(other) },
+            },
+        )?;
         // Grows with what is there: the size in the archive is a claim.
         let mut bytes = Vec::new();
         self.allowance.reader(member).read_to_end(&mut bytes).map_err(|source| {
             match source.get_ref().and_then(|inner| inner.downcast_ref::<UnfoldsTooFar>()) {
                 Some(&too_far) => ContentError::UnfoldsTooFar(too_far),
-                None => ContentError::Member { name, source },
+                None => ContentError::Member { name: owned(), source },
             }
         })?;
-        Array::parse(&bytes).and_then(read).map_err(|source| ContentError::Array { name, source })
+        Array::parse(&bytes).and_then(read).map_err(|source| ContentError::Array { name: owned(), source })
     }
 }
 
@@ -378,7 +394,7 @@ mod tests {
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
         zip.add_directory("format.npy", FileOptions::<()>::default()).unwrap();
         let bytes = zip.finish().unwrap().into_inner();
-        assert!(matches!(parse(&bytes), Err(ContentError::MissingArray { name: "format" })));
+        assert!(matches!(parse(&bytes), Err(ContentError::MissingArray { name }) if name == "format"));
         let mut bytes = archive(&[("format.npy", format("csr"))]);
         // The first flag of a directory entry says that it is encrypted.
         let entry = bytes.windows(4).position(|part| part == b"PK\x01\x02").unwrap();

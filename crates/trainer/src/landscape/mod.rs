@@ -35,9 +35,9 @@ pub use space::Space;
 pub use survey::{PathTraining, Survey, View};
 
 use crate::error::{Kind, Kinded};
+use crate::metrics::Mean;
 use crate::models::{ModelInput, StoredModel};
 use crate::report::gibibytes;
-use crate::run::Mean;
 
 /// Momentum of the training of paths.
 pub const MOMENTUM: f32 = 0.9;

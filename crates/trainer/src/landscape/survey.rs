@@ -10,9 +10,10 @@ use sparse_kernels::random::Key;
 use super::{LandscapeError, MOMENTUM, Path, PathSgd, Point};
 use crate::data::{Augment, BatchLoader, LoaderOptions, Normalization, Order, Split};
 use crate::interrupt::Interrupt;
+use crate::metrics::{Mean, Measured};
 use crate::models::{Network, StoredModel};
-use crate::run::{Mean, RunError, evaluate};
-use crate::training::{Evaluator, TrainingError};
+use crate::run::{Evaluated, RunError, evaluate};
+use crate::training::{Evaluator, Loss, TrainingError};
 
 /// What a landscape is seen through.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct View<'v> {
     pub split: Arc<Split>,
     /// How pictures become inputs.
     pub normalization: Normalization,
+    /// The loss that is looked at.
+    pub loss: Loss,
     /// How training images are changed at random, in the training of paths only.
     pub augment: Augment,
     /// Threads that prepare batches.
@@ -77,7 +80,8 @@ impl<'v, B: Backend> Survey<'v, B> {
         let parameters: Vec<_> = of_layers.chain(of_norms).flatten().collect();
         let is_decayed = |&id: &ParameterId| network.parameters.get(id).value().decays();
         let decayed = parameters.iter().map(is_decayed).collect();
-        Ok(Self { backend, view, evaluator: Evaluator::new(backend, network), parameters, decayed })
+        let evaluator = Evaluator::new(backend, network, view.loss);
+        Ok(Self { backend, view, evaluator, parameters, decayed })
     }
 
     /// The network.
@@ -104,12 +108,14 @@ impl<'v, B: Backend> Survey<'v, B> {
     pub fn evaluate(&mut self, point: &Point) -> crate::Result<Mean> {
         self.go_to(point)?;
         self.estimate_moments()?;
-        let View { split, normalization, loader_threads, interrupt, .. } = &self.view;
+        let View { split, normalization, loader_threads, interrupt, loss, .. } = &self.view;
+        let outputs = self.evaluator.network.architecture.classes();
+        let measured = Measured { loss: loss.kind(), outputs, scale: None };
+        let evaluated = Evaluated { split, normalization, measured, loader_threads: *loader_threads };
         let body = self.evaluator.network.body.clone();
         let evaluator = &mut self.evaluator;
-        evaluate(split, normalization, &body, *loader_threads, interrupt, |batch| {
-            evaluator.evaluate_batch(batch.layout, &batch.images, &batch.labels)
-        })
+        let found = evaluate(evaluated, &body, interrupt, |batch, outputs| evaluator.evaluate_outputs(batch, outputs))?;
+        Ok(found.mean)
     }
 
     /// Trains the control points for a low mean loss along the path, weight decay included, t being uniform (Garipov et al.
@@ -144,7 +150,7 @@ impl<'v, B: Backend> Survey<'v, B> {
             let t = f64::from(places.uniform(step));
             path.at(t, &mut point);
             self.go_to(&point)?;
-            let loss = self.evaluator.training_pass(batch.layout, &batch.images, &batch.labels, true)?;
+            let loss = self.evaluator.training_pass(batch.layout, &batch.images, &batch.targets, true)?;
             if !loss.sum.is_finite() {
                 let (curve, loss) = (path.curve(), loss.mean());
                 return Err(LandscapeError::Diverged { curve, step, loss, learning_rate }.into());
@@ -194,11 +200,11 @@ impl<'v, B: Backend> Survey<'v, B> {
             if self.view.interrupt.requested() {
                 return Err(RunError::Evaluation.into());
             }
-            samples += batch.labels.len();
+            samples += batch.targets.len();
             // So the running mean is that of all samples so far.
-            let share = batch.labels.len() as f32 / samples as f32;
+            let share = batch.targets.len() as f32 / samples as f32;
             self.evaluator.network.body.norms.iter_mut().for_each(|norm| norm.options.momentum = share);
-            self.evaluator.training_pass(batch.layout, &batch.images, &batch.labels, false)?;
+            self.evaluator.training_pass(batch.layout, &batch.images, &batch.targets, false)?;
         }
         Ok(())
     }
@@ -219,7 +225,7 @@ mod tests {
     use sparse_kernels::cpu::Cpu;
 
     use super::*;
-    use crate::data::{Batch, Pictures};
+    use crate::data::{Batch, Inputs};
     use crate::landscape::{Curve, Space};
     use crate::models::{Architecture, Format, Init, Initialization, ModelSpec};
 
@@ -236,14 +242,24 @@ mod tests {
             (key.below(i as u64, 128) + if of_class { 64 } else { 0 }) as u8
         };
         let bytes = (0..samples * side * side).map(byte).collect();
-        Arc::new(Split { shape: [1, side, side], pictures: Pictures::Memory(bytes), labels })
+        Arc::new(Split { shape: [1, side, side], inputs: Inputs::Bytes(bytes), targets: labels.into() })
     }
 
     fn view(interrupt: &Interrupt, samples: usize, side: usize, batch_size: usize) -> View<'_> {
         let train = pictures(samples, side);
         let normalization = Normalization::of_pixels(train.bytes().unwrap());
         let (split, augment) = (train.clone(), Augment::None);
-        View { train, split, normalization, augment, loader_threads: 1, batch_size, seed: 2, interrupt }
+        View {
+            train,
+            split,
+            normalization,
+            loss: Loss::default(),
+            augment,
+            loader_threads: 1,
+            batch_size,
+            seed: 2,
+            interrupt,
+        }
     }
 
     /// A model with a random pattern of this density in every layer.
@@ -278,12 +294,12 @@ mod tests {
             let mut path = Path::straight(curve, Point::of(&a), Point::of(&b));
             let mut survey = Survey::new(&cpu, a, 24, view.clone()).unwrap();
             let mut loader = survey.loader(Augment::None).unwrap();
-            let Batch { layout, images, labels, .. } = loader.next_batch().unwrap().unwrap();
+            let Batch { layout, images, targets, .. } = loader.next_batch().unwrap().unwrap();
             let t = 0.375;
             let (mut point, mut gradient) = (path.start().zeros_like(), path.start().zeros_like());
             path.at(t, &mut point);
             survey.go_to(&point).unwrap();
-            survey.evaluator.training_pass(*layout, images, labels, true).unwrap();
+            survey.evaluator.training_pass(*layout, images, targets, true).unwrap();
             survey.read_gradient(&mut gradient).unwrap();
             // A step of rate 1 without momentum subtracts the gradient.
             let before = path.clone();
@@ -297,7 +313,7 @@ mod tests {
                 moved.control_points_mut()[control].arrays[array][i] += shift;
                 moved.at(t, &mut point);
                 survey.go_to(&point).unwrap();
-                survey.evaluator.evaluate_batch(*layout, images, labels).unwrap().mean()
+                survey.evaluator.evaluate_batch(*layout, images, targets).unwrap().mean()
             };
             let (mut compared, mut largest) = (0, 0f32);
             for control in 0..curve.degree() - 1 {
@@ -417,8 +433,8 @@ mod tests {
         let mut whole = Survey::new(&cpu, model, 48, view(48)).unwrap();
         let evaluated = whole.evaluate(&point).unwrap().loss();
         let mut loader = whole.loader(Augment::None).unwrap();
-        let Batch { layout, images, labels, .. } = loader.next_batch().unwrap().unwrap();
-        let trained = whole.evaluator.training_pass(*layout, images, labels, false).unwrap().mean();
+        let Batch { layout, images, targets, .. } = loader.next_batch().unwrap().unwrap();
+        let trained = whole.evaluator.training_pass(*layout, images, targets, false).unwrap().mean();
         assert!((evaluated / f64::from(trained) - 1.0).abs() < 1e-2, "{evaluated} {trained}");
         // Batches' moments are not quite those of the whole.
         assert!((loss / evaluated - 1.0).abs() < 0.2 && loss != evaluated, "{loss} {evaluated}");

@@ -14,12 +14,7 @@ fn mlp(sizes: [usize; 3]) -> StoredModel {
         },
         bias: vec![0.0; sizes[i + 1]],
     };
-    let input = ModelInput {
-        data: "mnist".to_owned(),
-        normalization: Normalization::Pixels { mean: 0.5, deviation: 0.25 },
-        image_size: None,
-        class_names: None,
-    };
+    let input = ModelInput::new("mnist", Normalization::Pixels { mean: 0.5, deviation: 0.25 });
     StoredModel { input: Some(input), layers: vec![layer(0), layer(1)], convolutional: None }
 }
 

@@ -19,6 +19,9 @@ choices! {
     }
 }
 
+/// What the names of multi-layer perceptrons begin with that are given by their hidden layers.
+pub(super) const HIDDEN: &str = "mlp-";
+
 /// A network by its name.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -27,6 +30,8 @@ pub enum ModelName {
     Lenet300x100,
     /// A multi-layer perceptron: inputs, hidden layers, classes.
     Mlp(Vec<usize>),
+    /// A multi-layer perceptron by its hidden layers; inputs and outputs are those of the data.
+    Hidden(Vec<usize>),
     /// A convolutional network: its family, and the numbers of its name.
     Convolutional(&'static Family, Vec<usize>),
 }
@@ -39,23 +44,24 @@ impl ModelName {
 
     /// Whether it is a multi-layer perceptron.
     pub fn is_mlp(&self) -> bool {
-        matches!(self, Self::Lenet300x100 | Self::Mlp(_))
+        matches!(self, Self::Lenet300x100 | Self::Mlp(_) | Self::Hidden(_))
     }
 
     /// Its family, if it is convolutional.
     pub fn family(&self) -> Option<&'static Family> {
         match self {
             Self::Convolutional(family, _) => Some(family),
-            Self::Lenet300x100 | Self::Mlp(_) => None,
+            Self::Lenet300x100 | Self::Mlp(_) | Self::Hidden(_) => None,
         }
     }
 
-    /// Features from the input to the output of a multi-layer perceptron; nothing of other networks.
+    /// Features from the input to the output of a multi-layer perceptron; nothing of other networks, or if they depend on the
+    /// data.
     pub fn sizes(&self) -> &[usize] {
         match self {
             Self::Lenet300x100 => &[784, 300, 100, 10],
             Self::Mlp(sizes) => sizes,
-            Self::Convolutional(..) => &[],
+            Self::Hidden(_) | Self::Convolutional(..) => &[],
         }
     }
 }
@@ -66,6 +72,7 @@ impl fmt::Display for ModelName {
         match self {
             Self::Lenet300x100 => f.pad("lenet-300-100"),
             Self::Mlp(sizes) => f.pad(&join(sizes)),
+            Self::Hidden(sizes) => f.pad(&format!("{HIDDEN}{}", join(sizes))),
             Self::Convolutional(family, numbers) => f.pad(&format!("{}{}", family.prefix, join(numbers))),
         }
     }

@@ -332,6 +332,12 @@ impl<B: Backend> Network<B> {
         Ok(())
     }
 
+    /// How the outputs of a batch of `samples` lie.
+    pub fn output_layout(&self, samples: usize) -> StripLayout {
+        let strip = strip_of(self.body.any_sparse_linear, samples);
+        StripLayout::new(samples, self.architecture.classes(), strip).expect("a multiple of the unit")
+    }
+
     /// The weights, on the host.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ impl ModelSpec {
     pub fn of(name: &ModelName) -> Self {
         let [channels, side, classes] = match name.family() {
             Some(family) => family.pictures,
-            None => [0, 0, *name.sizes().last().expect("there are layers")],
+            None => [0, 0, name.sizes().last().copied().unwrap_or(0)],
         };
         Self { name: name.clone(), channels, size: [side; 2], classes, width: 1.0, stem: Stem::Auto }.resolved()
     }
@@ -34,6 +34,11 @@ impl ModelSpec {
     /// The same network on pictures of another shape.
     #[must_use]
     pub fn on(self, channels: usize, size: [usize; 2], classes: usize) -> Self {
+        if let ModelName::Hidden(hidden) = &self.name {
+            let inputs = channels * size[0] * size[1];
+            let sizes = [&[inputs], &hidden[..], &[classes]].concat();
+            return Self { name: ModelName::of_sizes(sizes), classes, ..self };
+        }
         if self.name.is_mlp() {
             return self;
         }

@@ -14,7 +14,10 @@ use super::family::FirstWeights;
 use super::{Architecture, Initialization, LayerKind, ModelSpec, WeightLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::data::Normalization;
+use crate::data::table::TableColumns;
 use crate::models::{Format, Init, ModelName};
+use crate::task::{LossKind, TargetScale};
+use crate::training::Loss;
 
 /// A weight matrix of `[outputs, inputs]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,6 +143,43 @@ pub struct ModelInput {
     /// The names of the classes, in the order of the outputs, of data that names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_names: Option<Vec<String>>,
+    /// The loss it was trained with, which says what its outputs are.
+    #[serde(default, skip_serializing_if = "is_cross_entropy")]
+    pub loss: LossKind,
+    /// Of the Huber loss, the error at which it becomes linear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huber_delta: Option<f64>,
+    /// What the columns of a table became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableColumns>,
+    /// How the numbers that it predicts are scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_scale: Option<TargetScale>,
+}
+
+impl ModelInput {
+    /// Of a classifier that was trained on this data, without anything else that is known.
+    pub fn new(data: impl Into<String>, normalization: Normalization) -> Self {
+        Self {
+            data: data.into(),
+            normalization,
+            image_size: None,
+            class_names: None,
+            loss: LossKind::default(),
+            huber_delta: None,
+            table: None,
+            target_scale: None,
+        }
+    }
+
+    /// The loss that is measured of it.
+    pub fn loss(&self) -> Loss {
+        Loss::of(self.loss, 0.0, self.huber_delta.unwrap_or(1.0) as f32)
+    }
+}
+
+fn is_cross_entropy(loss: &LossKind) -> bool {
+    loss.is_of_classes()
 }
 
 /// The weights of a model, in a file of ours: a checkpoint, or a model that was imported.
@@ -388,6 +428,11 @@ impl StoredModel {
         checkpoint
     }
 
+    /// Outputs of the network.
+    pub fn outputs(&self) -> usize {
+        self.layers.last().map_or(0, |layer| layer.weight.shape()[0])
+    }
+
     /// The model of a checkpoint.
     ///
     /// # Errors
@@ -630,7 +675,7 @@ mod tests {
             (Normalization::PerImage, None),
         ] {
             let class_names = image_size.map(|_| vec!["cat".to_owned(), "dog".to_owned()]);
-            let input = ModelInput { data: "cifar10".to_owned(), normalization, image_size, class_names };
+            let input = ModelInput { image_size, class_names, ..ModelInput::new("cifar10", normalization) };
             let model = StoredModel { input: Some(input), layers: vec![layer.clone()], convolutional: None };
             let bytes = model.to_checkpoint().to_bytes().unwrap();
             assert_eq!(StoredModel::from_checkpoint(&Checkpoint::from_bytes(&bytes).unwrap()).unwrap(), model);

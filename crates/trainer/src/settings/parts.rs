@@ -7,11 +7,49 @@ use sparse_kernels::Backend;
 use super::error::ConfigError;
 use super::resolve::check_window;
 use super::table::TrainConfig;
-use crate::data::Dataset;
+use crate::data::table::{TABLE, TableOptions, Trained};
+use crate::data::{self, DataError, Dataset};
 use crate::models::{Initialization, ModelSpec, Network, Sparsification};
-use crate::training::{LrSchedule, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow};
+use crate::training::{Loss, LrSchedule, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow};
 
 impl TrainConfig {
+    /// The data, before samples are held out; for a model that was `trained` on such data, with its columns and classes.
+    ///
+    /// # Errors
+    /// [`DataError`] if it is unavailable.
+    pub fn load_data(&self, trained: Option<Trained<'_>>) -> Result<Dataset, DataError> {
+        match &self.table {
+            Some(table) if self.data == TABLE => data::table::load(
+                &TableOptions {
+                    table: table.clone(),
+                    test_table: self.test_table.clone(),
+                    test_fraction: self.test_fraction,
+                    targets: self.target.clone(),
+                    features: self.features.clone(),
+                    dropped: self.drop.clone(),
+                    missing: self.missing,
+                    one_hot: self.one_hot,
+                    loss: self.loss,
+                },
+                trained,
+            ),
+            _ => data::load_sized(&self.data, self.data_dir.as_deref(), self.image_size),
+        }
+    }
+
+    /// The data of a run: with the samples held out, and targets scaled.
+    ///
+    /// # Errors
+    /// [`DataError`] if it is unavailable, or nothing is left of it.
+    pub fn training_data(&self) -> Result<Dataset, DataError> {
+        let mut data = self.load_data(None)?;
+        data.hold_out(self.val_fraction, self.seed)?;
+        if self.loss.is_regression() {
+            data.scale_targets(None);
+        }
+        Ok(data)
+    }
+
     /// The network, on the pictures of a data set.
     pub fn spec(&self, data: &Dataset) -> ModelSpec {
         let [channels, height, width] = data.shape;
@@ -46,11 +84,16 @@ impl TrainConfig {
         };
         StepOptions {
             learning_rate: Schedule { base: self.lr as f32, warmup_steps: self.warmup_steps, decay },
-            label_smoothing: self.label_smoothing as f32,
+            loss: self.loss(),
             dropout: self.dropout as f32,
             seed: self.seed,
             growth_batches: self.growth_batches,
         }
+    }
+
+    /// The loss that training makes small.
+    pub fn loss(&self) -> Loss {
+        Loss::of(self.loss, self.label_smoothing as f32, self.huber_delta as f32)
     }
 
     /// The optimizer.

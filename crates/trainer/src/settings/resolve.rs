@@ -10,9 +10,10 @@ use super::error::ConfigError;
 use super::table::{DATA_IN_FOLDERS, RESUMABLE, TrainConfig, TrainOptions};
 use crate::checkpoint::CheckpointError;
 use crate::data;
+use crate::data::table::TABLE;
 use crate::device::available_threads;
 use crate::method::MethodOption;
-use crate::models::{StoredModel, complement};
+use crate::models::{ModelName, StoredModel, complement};
 use crate::training::OptimizerKind;
 
 /// The default learning rate of Adam and AdamW.
@@ -100,6 +101,9 @@ impl TrainConfig {
             config.density = 1.0;
         }
         config.epochs = config.epochs.or(Some(EPOCHS)).filter(|_| config.steps.is_none());
+        if options.model.is_none() && config.data == TABLE {
+            config.model = ModelName::Hidden(vec![300, 100]);
+        }
         if options.lr.is_none() && config.optimizer != OptimizerKind::Sgd {
             config.lr = ADAM_LR;
         }
@@ -114,7 +118,10 @@ impl TrainConfig {
 
     /// Without a folder of data sets, it is that of the environment; the embedded data has none.
     fn find_data(&mut self, env_data_dir: Option<PathBuf>) {
-        if self.data == data::EMBEDDED {
+        for file in [&mut self.table, &mut self.test_table] {
+            *file = file.take().map(|file| std::path::absolute(&file).unwrap_or(file));
+        }
+        if self.data == data::EMBEDDED || self.data == TABLE {
             self.data_dir = None;
         } else {
             // The run's own settings must find it from any folder.
@@ -137,7 +144,7 @@ impl TrainConfig {
         let mut table = toml::Table::try_from(read_options(file)?)?;
         table.extend(given);
         let (_, mut config) = Self::with_defaults(table)?;
-        if given_data_dir && config.data == data::EMBEDDED {
+        if given_data_dir && (config.data == data::EMBEDDED || config.data == TABLE) {
             return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS });
         }
         config.find_data(env_data_dir);

@@ -11,13 +11,16 @@ use serde::Serialize;
 use super::error::ConfigError;
 use super::macros::{in_effect, or_default, settings};
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
+use crate::data::table::{Missing, TABLE};
 use crate::data::{self, Augment, IMAGE_FOLDER, Normalize};
 use crate::device::Device;
 use crate::method::{Method, MethodOption, method_parser};
 use crate::models::{DENSITY_RULE, DensityOverride, Format, Init, LayerRule, MOST_WIDTH, ModelName, Stem, is_density};
+use crate::task::LossKind;
 use crate::training::{LrSchedule, OptimizerKind, UpdateSemantics};
 
 const NETWORK: &str = "Network and data";
+const TASK: &str = "Tables and tasks";
 const SPARSITY: &str = "Sparsity";
 const LENGTH: &str = "Length";
 const OPTIMIZATION: &str = "Optimization";
@@ -28,8 +31,8 @@ settings! {
     /// The network.
     ModelArgs in NETWORK => {
         /// The network, such as lenet-300-100, wrn-22-2, resnet-50 or mobilenet-v1 (docs/networks.md lists them all), or a
-        /// multi-layer perceptron given by its layer sizes, such as 784-300-100-10
-        model: ModelName = ModelName::Lenet300x100, arg(value_name = "NAME");
+        /// multi-layer perceptron given by its hidden layers, such as mlp-300-100, or by all layer sizes, such as 784-300-100-10
+        model: ModelName = ModelName::Lenet300x100, arg(value_name = "NAME"), stated "mlp-300-100 for tables";
         /// First layers of a residual network: those for ImageNet or for CIFAR; auto chooses by image size
         stem: Stem = Stem::Auto, needs |s| unless(s.model.family().is_some_and(|f| f.has_stem), "a model resnet-18, -34 or -50");
     }
@@ -42,20 +45,20 @@ settings! {
     }
     /// The data.
     DataArgs in NETWORK => {
-        /// The data set: fashion-mnist-mini (built in), or fashion-mnist, mnist, cifar10, cifar100 or image-folder from
-        /// --data-dir
+        /// The data set: fashion-mnist-mini (built in), fashion-mnist, mnist, cifar10, cifar100 or image-folder from
+        /// --data-dir, or table from --table
         data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME");
         /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
         /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test; .jpeg and .png too)
         data_dir: PathBuf, arg(value_name = "DIR"), stated "the environment variable RIGL_DATA_DIR",
-            needs |s| unless(s.data != data::EMBEDDED, DATA_IN_FOLDERS);
+            needs |s| unless(s.data != data::EMBEDDED && s.data != TABLE, DATA_IN_FOLDERS);
         /// Fraction of the training samples to hold out and evaluate after each epoch, in [0, 1)
         val_fraction: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.val_fraction);
         /// Evaluate on the test set after each epoch too, not only at the end
         eval_test: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true");
         /// How inputs are normalised: which values the mean and standard deviation are computed over
-        normalize: Normalize = Normalize::Pixels, stated "channels for colour images",
+        normalize: Normalize = Normalize::Pixels, stated "channels for colour images, features for tables",
             must |s| unless(
                 s.data != IMAGE_FOLDER || s.normalize != Normalize::Pixels,
                 "channels, per-image or none with --data image-folder",
@@ -64,6 +67,7 @@ settings! {
         augment: Augment = Augment::None,
             stated "crop-flip for cifar10 and cifar100, random-resized-crop-flip for image-folder",
             must |s| match (s.augment, s.data == IMAGE_FOLDER) {
+                (Augment::CropFlip | Augment::RandomResizedCropFlip, _) if s.data == TABLE => Some("none with --data table"),
                 (Augment::CropFlip, true) => Some("none or random-resized-crop-flip with --data image-folder"),
                 (Augment::RandomResizedCropFlip, false) => Some("none or crop-flip without --data image-folder"),
                 _ => None,
@@ -72,6 +76,40 @@ settings! {
         image_size: usize = DEFAULT_IMAGE_SIZE, arg(value_name = "PIXELS"),
             must |s| unless((1..=LARGEST_IMAGE).contains(&s.image_size), "at least 1 and at most 4096 pixels"),
             needs |s| unless(s.data == IMAGE_FOLDER, "--data image-folder");
+    }
+    /// Data in a table, and what is to be learned.
+    TableArgs in TASK => {
+        /// The file of --data table: .csv or .tsv with a header, .npy, .npz or .safetensors (docs/data.md says how they are read)
+        table: PathBuf, arg(value_name = "FILE"), must |s| unless(
+                s.table.is_some() || s.data != TABLE,
+                "the file of the table with --data table",
+            ),
+            needs table;
+        /// A table of the same columns for the test
+        test_table: PathBuf, arg(value_name = "FILE"), needs table;
+        /// Fraction of the rows that is the test set, the same rows in every run, in (0, 1)
+        test_fraction: f64 = 0.2, arg(value_name = "FRACTION"),
+            must |s| unless(s.test_fraction > 0.0 && s.test_fraction < 1.0, "above 0 and below 1"),
+            needs |s| table(s).or(unless(s.test_table.is_none(), "no --test-table"));
+        /// Columns to predict, or the array of targets
+        target: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','), needs table;
+        /// Columns to predict from, or the array of inputs; all but the targets if none are given
+        features: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','), needs table;
+        /// Columns to leave out
+        drop: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','), needs table;
+        /// What to do about missing values: refuse them, or replace them by the column's mean
+        missing: Missing = Missing::Error, needs table;
+        /// Turn columns of text into one input for each word
+        one_hot: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
+            require_equals = true, default_missing_value = "true"), needs table;
+        /// The loss, and with it the task: cross-entropy for classes, mse or huber for numbers, bce for several labels a sample
+        loss: LossKind = LossKind::CrossEntropy, must |s| unless(
+                s.loss.is_of_classes() || s.data == TABLE,
+                "cross-entropy without --data table: the samples of the other data sets have a class",
+            );
+        /// Error at which the Huber loss becomes linear, in standard deviations of the target
+        huber_delta: f64 = 1.0, arg(value_name = "DELTA"), must |s| positive(s.huber_delta),
+            needs |s| unless(s.loss == LossKind::Huber, "--loss huber");
     }
     /// The method.
     MethodArgs in SPARSITY => {
@@ -222,7 +260,8 @@ settings! {
         /// Weight decay, at least 0
         weight_decay: f64 = 1e-4, arg(value_name = "DECAY"), must |s| not_negative(s.weight_decay);
         /// Label smoothing: fraction of the training target spread over all classes, in [0, 1)
-        label_smoothing: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.label_smoothing);
+        label_smoothing: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.label_smoothing),
+            needs |s| unless(s.loss.is_of_classes(), "--loss cross-entropy");
         /// Dropout: fraction of hidden activations set to zero in training, in [0, 1)
         dropout: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.dropout);
     }
@@ -251,8 +290,17 @@ settings! {
 }
 
 /// Options that leave a run's result as it is, and so may change when it is resumed.
-pub const RESUMABLE: [&str; 7] =
-    ["checkpoint-every", "data-dir", "device", "json", "keep-checkpoints", "loader-threads", "threads"];
+pub const RESUMABLE: [&str; 9] = [
+    "checkpoint-every",
+    "data-dir",
+    "device",
+    "json",
+    "keep-checkpoints",
+    "loader-threads",
+    "table",
+    "test-table",
+    "threads",
+];
 
 /// The data sets that `--data-dir` is for.
 pub(crate) const DATA_IN_FOLDERS: &str = "--data fashion-mnist, mnist, cifar10, cifar100 or image-folder";
@@ -291,6 +339,10 @@ fn at_least_one(value: u64) -> Unmet {
 
 fn threads(count: Option<usize>) -> Unmet {
     unless(count.is_none_or(|count| (1..=MAX_THREADS).contains(&count)), "at least 1 and at most 1024")
+}
+
+fn table(s: &TrainConfig) -> Unmet {
+    unless(s.data == TABLE, "--data table")
 }
 
 fn sparse(s: &TrainConfig) -> Unmet {

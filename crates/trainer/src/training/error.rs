@@ -1,6 +1,7 @@
 //! Why training stops.
 
 use crate::checkpoint::CheckpointError;
+use crate::task::LossKind;
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,18 @@ pub enum TrainingError {
         loss: f32,
         /// The learning rate then.
         learning_rate: f32,
+    },
+    /// The targets are not of the loss's kind, or not as many as the network has outputs.
+    #[error("the loss {loss} needs {needed}; the batch of {samples} samples has {got}")]
+    Targets {
+        /// The loss.
+        loss: LossKind,
+        /// What it needs.
+        needed: String,
+        /// Samples of the batch.
+        samples: usize,
+        /// What there is.
+        got: String,
     },
     /// The tape, an optimizer or the backend failed.
     #[error(transparent)]

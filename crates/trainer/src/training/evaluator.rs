@@ -2,9 +2,11 @@
 
 use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Tape};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Activations, Backend, Layout};
+use sparse_kernels::{Activations, Backend, Layout, StripLayout, Strips};
 
 use super::error::TrainingError;
+use super::loss::Loss;
+use crate::data::{Batch, BatchTargets};
 use crate::models::Network;
 
 /// How a pass is made.
@@ -13,7 +15,15 @@ pub(super) struct PassOptions {
     /// Share of hidden activations dropped, and what decides which.
     pub dropout: f32,
     pub key: Key,
-    pub label_smoothing: f32,
+    pub loss: Loss,
+}
+
+/// A batch on the host.
+#[derive(Clone, Copy)]
+pub(super) struct HostBatch<'a> {
+    pub layout: Layout,
+    pub images: &'a [f32],
+    pub targets: BatchTargets<'a>,
 }
 
 /// What a pass needs beside the parameters, kept from one to the next.
@@ -22,50 +32,126 @@ pub(super) struct Workspace<'b, B: Backend> {
     backend: &'b B,
     pub(super) arena: Arena<B>,
     labels: Option<(usize, B::Indices)>,
+    /// Targets that are numbers, in the order of the outputs on the device.
+    numbers: Vec<f32>,
     /// Of the images of the last pass.
     images: Option<Layout>,
 }
 
+/// Targets on the device.
+enum DeviceTargets<B: Backend> {
+    /// In [`Workspace::labels`].
+    Classes,
+    Numbers(Strips<B>),
+}
+
 impl<'b, B: Backend> Workspace<'b, B> {
     pub(super) fn new(backend: &'b B) -> Self {
-        Self { backend, arena: Arena::new(), labels: None, images: None }
+        Self { backend, arena: Arena::new(), labels: None, numbers: vec![], images: None }
     }
 
-    /// Copies a batch to the device: images and, in [`Workspace::labels`], labels.
-    fn upload(&mut self, layout: Layout, images: &[f32], labels: &[u32]) -> Result<Activations<B>, TrainingError> {
+    /// Copies inputs to the device.
+    fn upload(&mut self, layout: Layout, images: &[f32]) -> Result<Activations<B>, TrainingError> {
         // Images of batches of two sizes would take twice the memory; a change of size comes twice an epoch.
         if matches!(layout, Layout::Images(_)) && self.images.replace(layout).is_some_and(|last| last != layout) {
             self.arena.clear();
         }
-        if self.labels.as_ref().is_none_or(|(room, _)| *room < labels.len()) {
-            self.labels = Some((labels.len(), self.backend.index_zeros(labels.len())?));
-        }
-        let (_, buffer) = self.labels.as_mut().expect("made above");
-        self.backend.upload_indices(labels, buffer)?;
         let mut input = self.arena.take_activations(self.backend, layout)?;
         self.backend.upload(images, input.data_mut())?;
         Ok(input)
     }
 
-    /// One forward pass; with `growth`, the backward pass too, which answers its requests.
+    /// Copies targets to the device, for outputs of this layout.
+    fn upload_targets(
+        &mut self,
+        targets: BatchTargets<'_>,
+        loss: Loss,
+        outputs: StripLayout,
+    ) -> Result<DeviceTargets<B>, TrainingError> {
+        let (samples, features) = (outputs.lanes(), outputs.features());
+        let wrong = |needed: String, got: String| TrainingError::Targets { loss: loss.kind(), needed, samples, got };
+        match (loss, targets) {
+            (Loss::CrossEntropy { .. }, BatchTargets::Classes(labels)) => {
+                if self.labels.as_ref().is_none_or(|(room, _)| *room < labels.len()) {
+                    self.labels = Some((labels.len(), self.backend.index_zeros(labels.len())?));
+                }
+                let (_, buffer) = self.labels.as_mut().expect("made above");
+                self.backend.upload_indices(labels, buffer)?;
+                Ok(DeviceTargets::Classes)
+            }
+            (Loss::Pointwise(_), BatchTargets::Numbers(values)) => {
+                if values.len() != samples * features {
+                    let needed = format!("{features} numbers of each sample");
+                    return Err(wrong(needed, format!("{} numbers", values.len())));
+                }
+                self.numbers.clear();
+                self.numbers.resize(outputs.len(), 0.0);
+                for (lane, of_sample) in values.chunks_exact(features).enumerate() {
+                    for (feature, &value) in of_sample.iter().enumerate() {
+                        self.numbers[outputs.index(feature, lane)] = value;
+                    }
+                }
+                let mut strips = self.arena.take(self.backend, outputs)?;
+                self.backend.upload(&self.numbers, &mut strips.data)?;
+                Ok(DeviceTargets::Numbers(strips))
+            }
+            (_, BatchTargets::Classes(_)) => Err(wrong("numbers".to_owned(), "classes".to_owned())),
+            (_, BatchTargets::Numbers(_)) => Err(wrong("classes".to_owned(), "numbers".to_owned())),
+        }
+    }
+
+    /// One forward pass; with `growth`, the backward pass too, which answers its requests; with `outputs`, the outputs, one
+    /// sample after the other.
     pub(super) fn pass(
         &mut self,
         network: &mut Network<B>,
-        (layout, images, labels): (Layout, &[f32], &[u32]),
+        HostBatch { layout, images, targets }: HostBatch<'_>,
         options: PassOptions,
         growth: Option<&mut GrowthRequests>,
+        outputs: Option<&mut Vec<f32>>,
     ) -> Result<DetachedLoss<B>, TrainingError> {
-        let input = self.upload(layout, images, labels)?;
-        let PassOptions { mode, dropout, key, label_smoothing } = options;
+        let input = self.upload(layout, images)?;
+        let PassOptions { mode, dropout, key, loss } = options;
+        let targets = self.upload_targets(targets, loss, network.output_layout(layout.samples()))?;
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, mode);
         let x = tape.input(input, false);
         let logits = network.body.forward(&mut tape, x, dropout, key)?;
-        let (_, labels) = self.labels.as_ref().expect("`upload` has made it");
-        let loss = tape.softmax_cross_entropy(logits, labels, label_smoothing)?;
+        if let Some(outputs) = outputs {
+            tape.keep(logits);
+            read_outputs(self.backend, tape.value(logits)?, outputs)?;
+        }
+        let loss = match (loss, targets) {
+            (Loss::Pointwise(loss), DeviceTargets::Numbers(targets)) => {
+                let targets = tape.input(targets, false);
+                tape.pointwise_loss(loss, logits, targets)?
+            }
+            (loss, _) => {
+                let (_, labels) = self.labels.as_ref().expect("`upload_targets` has made it");
+                let Loss::CrossEntropy { label_smoothing } = loss else {
+                    unreachable!("targets are of the loss's kind")
+                };
+                tape.softmax_cross_entropy(logits, labels, label_smoothing)?
+            }
+        };
         if let Some(growth) = growth {
             tape.backward(&[loss], growth, &mut NoReduce)?;
         }
         Ok(tape.detach_loss(loss)?)
+    }
+
+    /// One forward pass without targets: the outputs, one sample after the other.
+    fn outputs(
+        &mut self,
+        network: &mut Network<B>,
+        layout: Layout,
+        images: &[f32],
+        outputs: &mut Vec<f32>,
+    ) -> Result<(), TrainingError> {
+        let input = self.upload(layout, images)?;
+        let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Evaluation);
+        let x = tape.input(input, false);
+        let logits = network.body.forward(&mut tape, x, 0.0, Key::new(0))?;
+        read_outputs(self.backend, tape.value(logits)?, outputs)
     }
 
     /// What the losses are, in their order.
@@ -77,14 +163,26 @@ impl<'b, B: Backend> Workspace<'b, B> {
     pub(super) fn measure(
         &mut self,
         network: &mut Network<B>,
-        batch: (Layout, &[f32], &[u32]),
-        mode: Mode,
+        batch: HostBatch<'_>,
+        (mode, loss): (Mode, Loss),
         backward: bool,
+        outputs: Option<&mut Vec<f32>>,
     ) -> Result<LossStats, TrainingError> {
-        let options = PassOptions { mode, dropout: 0.0, key: Key::new(0), label_smoothing: 0.0 };
-        let loss = self.pass(network, batch, options, backward.then_some(&mut GrowthRequests::new()))?;
+        let options = PassOptions { mode, dropout: 0.0, key: Key::new(0), loss: loss.measured() };
+        let loss = self.pass(network, batch, options, backward.then_some(&mut GrowthRequests::new()), outputs)?;
         Ok(self.read(vec![loss])?.remove(0))
     }
+}
+
+/// Replaces `outputs` by those of each sample, one sample after the other.
+fn read_outputs<B: Backend>(backend: &B, logits: &Activations<B>, outputs: &mut Vec<f32>) -> Result<(), TrainingError> {
+    let Activations::Strips(Strips { layout, data }) = logits else { unreachable!("a network ends with features") };
+    let held = backend.downloaded(data)?;
+    outputs.clear();
+    for lane in 0..layout.lanes() {
+        outputs.extend((0..layout.features()).map(|feature| held[layout.index(feature, lane)]));
+    }
+    Ok(())
 }
 
 /// A network that is used, not trained.
@@ -92,26 +190,50 @@ impl<'b, B: Backend> Workspace<'b, B> {
 pub struct Evaluator<'b, B: Backend> {
     /// The network.
     pub network: Network<B>,
+    loss: Loss,
     workspace: Workspace<'b, B>,
 }
 
 impl<'b, B: Backend> Evaluator<'b, B> {
-    /// Takes the network.
-    pub fn new(backend: &'b B, network: Network<B>) -> Self {
-        Self { network, workspace: Workspace::new(backend) }
+    /// Takes the network, to measure this loss of it.
+    pub fn new(backend: &'b B, network: Network<B>, loss: Loss) -> Self {
+        Self { network, loss, workspace: Workspace::new(backend) }
     }
 
-    /// Loss and right answers on one batch: `images` in `layout`, one label per lane.
+    /// Loss and right answers on one batch: `images` in `layout`, targets of each lane.
     ///
     /// # Errors
     /// [`TrainingError`].
-    pub fn evaluate_batch(
+    pub fn evaluate_batch<'a>(
         &mut self,
         layout: impl Into<Layout>,
         images: &[f32],
-        labels: &[u32],
+        targets: impl Into<BatchTargets<'a>>,
     ) -> Result<LossStats, TrainingError> {
-        self.workspace.measure(&mut self.network, (layout.into(), images, labels), Mode::Evaluation, false)
+        let batch = HostBatch { layout: layout.into(), images, targets: targets.into() };
+        self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.loss), false, None)
+    }
+
+    /// [`Evaluator::evaluate_batch`], and the outputs, one sample after the other.
+    ///
+    /// # Errors
+    /// [`TrainingError`].
+    pub fn evaluate_outputs(&mut self, batch: &Batch, outputs: &mut Vec<f32>) -> Result<LossStats, TrainingError> {
+        let batch = HostBatch { layout: batch.layout, images: &batch.images, targets: (&batch.targets).into() };
+        self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.loss), false, Some(outputs))
+    }
+
+    /// The outputs for inputs in `layout`, one sample after the other, in place of what `outputs` holds.
+    ///
+    /// # Errors
+    /// [`TrainingError`].
+    pub fn outputs(
+        &mut self,
+        layout: impl Into<Layout>,
+        images: &[f32],
+        outputs: &mut Vec<f32>,
+    ) -> Result<(), TrainingError> {
+        self.workspace.outputs(&mut self.network, layout.into(), images, outputs)
     }
 
     /// One forward pass as in training, without dropout: normalisations take the batch's moments, and move the running ones.
@@ -119,13 +241,14 @@ impl<'b, B: Backend> Evaluator<'b, B> {
     ///
     /// # Errors
     /// [`TrainingError`].
-    pub fn training_pass(
+    pub fn training_pass<'a>(
         &mut self,
         layout: impl Into<Layout>,
         images: &[f32],
-        labels: &[u32],
+        targets: impl Into<BatchTargets<'a>>,
         backward: bool,
     ) -> Result<LossStats, TrainingError> {
-        self.workspace.measure(&mut self.network, (layout.into(), images, labels), Mode::Training, backward)
+        let batch = HostBatch { layout: layout.into(), images, targets: targets.into() };
+        self.workspace.measure(&mut self.network, batch, (Mode::Training, self.loss), backward, None)
     }
 }

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod error;
 mod evaluator;
+mod loss;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -10,5 +11,6 @@ mod trainer;
 
 pub use error::TrainingError;
 pub use evaluator::Evaluator;
+pub use loss::Loss;
 pub use options::{LrSchedule, OptimizerKind, StepOptions, UpdateSemantics, UpdateWindow};
 pub use trainer::{StepReport, Trainer};

@@ -2,6 +2,7 @@
 
 use autograd::optim::Schedule;
 
+use super::loss::Loss;
 use crate::choice::choices;
 
 choices! {
@@ -54,8 +55,8 @@ impl UpdateWindow {
 pub struct StepOptions {
     /// Learning rate as a function of the step.
     pub learning_rate: Schedule,
-    /// Share of the target spread over all classes.
-    pub label_smoothing: f32,
+    /// What is made small.
+    pub loss: Loss,
     /// Share of hidden activations dropped.
     pub dropout: f32,
     /// Seed of the dropout.

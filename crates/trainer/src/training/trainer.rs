@@ -7,8 +7,9 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{Backend, GrowRequest, Layout};
 
 use super::error::TrainingError;
-use super::evaluator::{PassOptions, Workspace};
+use super::evaluator::{HostBatch, PassOptions, Workspace};
 use super::options::StepOptions;
+use crate::data::{Batch, BatchTargets};
 use crate::models::Network;
 
 /// What a training step tells.
@@ -165,15 +166,15 @@ impl<'b, B: Backend> Trainer<'b, B> {
         Ok(sum)
     }
 
-    /// Trains on one batch: `images` in `layout`, one label per lane.
+    /// Trains on one batch: `images` in `layout`, a class of each lane or numbers, as the loss needs.
     ///
     /// # Errors
     /// [`TrainingError`]; after `Diverged` the parameters are as before the step, where losses are read after each.
-    pub fn train_batch(
+    pub fn train_batch<'a>(
         &mut self,
         layout: impl Into<Layout>,
         images: &[f32],
-        labels: &[u32],
+        targets: impl Into<BatchTargets<'a>>,
     ) -> Result<StepReport, TrainingError> {
         let layout = layout.into();
         let sparse: Vec<_> = self.network.body.layers.iter().filter(|l| l.sparse).map(|l| l.weight).collect();
@@ -192,10 +193,10 @@ impl<'b, B: Backend> Trainer<'b, B> {
         // At an update that takes the optimizer's place, gradients are of use only where the method asks for them.
         let backward = intent.optimizer_step || any;
         let key = Key::new(self.options.seed).with_name("dropout").with(self.batches);
-        let (dropout, label_smoothing) = (self.options.dropout, self.options.label_smoothing);
-        let options = PassOptions { mode: Mode::Training, dropout, key, label_smoothing };
-        let (batch, growing) = ((layout, images, labels), backward.then_some(&mut growth));
-        let loss = self.workspace.pass(&mut self.network, batch, options, growing)?;
+        let (dropout, loss) = (self.options.dropout, self.options.loss);
+        let options = PassOptions { mode: Mode::Training, dropout, key, loss };
+        let batch = HostBatch { layout, images, targets: targets.into() };
+        let loss = self.workspace.pass(&mut self.network, batch, options, backward.then_some(&mut growth), None)?;
         let learning_rate = self.options.learning_rate.at(self.step);
         self.unread.push(UnreadLoss { step: self.step, learning_rate, loss });
         let is_due = self.unread.len() >= self.backend.results_per_reading();
@@ -229,13 +230,24 @@ impl<'b, B: Backend> Trainer<'b, B> {
     ///
     /// # Errors
     /// [`TrainingError`].
-    pub fn evaluate_batch(
+    pub fn evaluate_batch<'a>(
         &mut self,
         layout: impl Into<Layout>,
         images: &[f32],
-        labels: &[u32],
+        targets: impl Into<BatchTargets<'a>>,
     ) -> Result<LossStats, TrainingError> {
-        self.workspace.measure(&mut self.network, (layout.into(), images, labels), Mode::Evaluation, false)
+        let batch = HostBatch { layout: layout.into(), images, targets: targets.into() };
+        self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.options.loss), false, None)
+    }
+
+    /// [`Trainer::evaluate_batch`], and the outputs, one sample after the other.
+    ///
+    /// # Errors
+    /// [`TrainingError`].
+    pub fn evaluate_outputs(&mut self, batch: &Batch, outputs: &mut Vec<f32>) -> Result<LossStats, TrainingError> {
+        let batch = HostBatch { layout: batch.layout, images: &batch.images, targets: (&batch.targets).into() };
+        let how = (Mode::Evaluation, self.options.loss);
+        self.workspace.measure(&mut self.network, batch, how, false, Some(outputs))
     }
 
     fn apply(&mut self, updates: Vec<LayerUpdate>) -> Result<(), TrainingError> {

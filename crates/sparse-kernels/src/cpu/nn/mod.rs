@@ -8,6 +8,7 @@ mod bias_relu;
 mod dropout;
 mod exp;
 mod images;
+mod pointwise_loss;
 mod rows;
 mod sgd;
 mod softmax_cross_entropy;
@@ -15,7 +16,7 @@ mod softmax_cross_entropy;
 use super::{Buffer, Cpu};
 use crate::backend::check::{Checked, Done};
 use crate::random::Key;
-use crate::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep, Strips};
+use crate::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep, Strips};
 
 impl Neural for Cpu {
     fn run_bias_relu(&self, _: Checked, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Done {
@@ -47,6 +48,20 @@ impl Neural for Cpu {
     ) -> Done {
         let _timed = self.timed("softmax_cross_entropy", 2 * logits.data.len(), 0);
         softmax_cross_entropy::run(self, parameters, logits, labels, stats, grad)
+    }
+
+    fn run_pointwise_loss(
+        &self,
+        _: Checked,
+        loss: PointwiseLoss,
+        gradient_scale: f32,
+        operands: [&Strips<Self>; 2],
+        stats: &mut Buffer,
+        grad: Option<&mut Strips<Self>>,
+    ) -> Done {
+        let _timed = self.timed("pointwise_loss", 3 * operands[0].data.len(), 0);
+        pointwise_loss::run(self, loss, gradient_scale, operands, stats, grad);
+        Ok(())
     }
 
     fn run_dropout(&self, _: Checked, key: Key, rate: f32, x: &mut Strips<Self>) -> Done {

@@ -7,6 +7,7 @@ mod bias_relu;
 mod dropout;
 mod images;
 mod optimizer;
+mod pointwise_loss;
 mod softmax_cross_entropy;
 mod sums;
 #[cfg(test)]
@@ -15,7 +16,7 @@ mod tests;
 use super::kernel::Operand;
 use super::{Buffer, Gpu, Indices};
 use crate::backend::check::{Checked, Done};
-use crate::backend::{AdamStep, CrossEntropy, Neural, Optimizer, SgdStep};
+use crate::backend::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep};
 use crate::random::Key;
 use crate::{BackendError, Strips};
 
@@ -46,6 +47,18 @@ impl Neural for Gpu {
         grad: Option<&mut Strips<Self>>,
     ) -> Done {
         softmax_cross_entropy::run(self, parameters, logits, labels, stats, grad.as_deref())
+    }
+
+    fn run_pointwise_loss(
+        &self,
+        _: Checked,
+        loss: PointwiseLoss,
+        gradient_scale: f32,
+        operands: [&Strips<Self>; 2],
+        stats: &mut Buffer,
+        grad: Option<&mut Strips<Self>>,
+    ) -> Done {
+        pointwise_loss::run(self, loss, gradient_scale, operands, stats, grad.as_deref())
     }
 
     fn run_dropout(&self, _: Checked, key: Key, rate: f32, x: &mut Strips<Self>) -> Done {

@@ -14,11 +14,11 @@ static FINISH: Kernel =
     Kernel::new("finish", shaders::SOFTMAX_CROSS_ENTROPY, &[Read, Write]).called("softmax_cross_entropy_sums");
 
 /// Quads of lanes of a workgroup: a line of memory.
-const QUADS: usize = 8;
+pub(super) const QUADS: usize = 8;
 /// Invocations that share the classes of a quad, at most.
-const MOST_SLOTS: usize = 32;
+pub(super) const MOST_SLOTS: usize = 32;
 /// Words of a workgroup's result.
-const PARTIAL_WORDS: usize = 2;
+pub(super) const PARTIAL_WORDS: usize = 2;
 
 pub(super) fn run(
     gpu: &Gpu,
@@ -66,13 +66,18 @@ pub(super) fn run(
             })?;
             first += groups(strips.len());
         }
-        gpu.launch(&Launch {
-            kernel: &FINISH,
-            constants: &[],
-            params: &[partials as u32],
-            operands: &[gpu.visible("losses", sums)?, gpu.visible("stats", stats)?],
-            workgroups: 1,
-            work: Work::words(PARTIAL_WORDS * partials),
-        })
+        finish(gpu, partials, sums, stats)
+    })
+}
+
+/// Adds up the results of so many workgroups.
+pub(super) fn finish(gpu: &Gpu, partials: usize, sums: &Buffer, stats: &Buffer) -> Result<(), BackendError> {
+    gpu.launch(&Launch {
+        kernel: &FINISH,
+        constants: &[],
+        params: &[partials as u32],
+        operands: &[gpu.visible("losses", sums)?, gpu.visible("stats", stats)?],
+        workgroups: 1,
+        work: Work::words(PARTIAL_WORDS * partials),
     })
 }

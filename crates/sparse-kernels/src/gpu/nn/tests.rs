@@ -35,6 +35,15 @@ proptest! {
     }
 
     #[test]
+    fn pointwise_loss(
+        layout in neural::layouts(), loss in neural::pointwise_losses(), scale in 0.01f32..2.0, seed in 0u32..100
+    ) {
+        if let Some(gpu) = gpu() {
+            neural::pointwise_loss(gpu, layout.with_features(layout.features() + 1), loss, scale, seed);
+        }
+    }
+
+    #[test]
     fn sgd(
         len in 0usize..70, momentum in prop::sample::select(vec![0.0f32, 0.9]), nesterov: bool,
         weight_decay in prop::sample::select(vec![0.0f32, 0.01]), keep_velocity: bool
@@ -65,6 +74,7 @@ fn wrong_input_is_refused() {
 fn unusual_logits() {
     if let Some(gpu) = gpu() {
         neural::unusual_logits(gpu);
+        neural::unusual_outputs(gpu);
     }
 }
 
@@ -83,6 +93,11 @@ fn large_shapes() {
     neural::softmax_cross_entropy(gpu, StripLayout::sparse(75, 1000), SMOOTH, 1);
     neural::softmax_cross_entropy(gpu, StripLayout::single(75, 1003), SMOOTH, 2);
     neural::softmax_cross_entropy(gpu, StripLayout::sparse(20_001, 10), SMOOTH, 3);
+    for loss in neural::POINTWISE_LOSSES {
+        neural::pointwise_loss(gpu, StripLayout::sparse(75, 1000), loss, 0.5, 1);
+        neural::pointwise_loss(gpu, StripLayout::single(75, 1003), loss, 0.5, 2);
+        neural::pointwise_loss(gpu, StripLayout::sparse(20_001, 10), loss, 0.5, 3);
+    }
     neural::sgd(gpu, 100_003, STEP, true);
     neural::adam(gpu, 100_003, 1, true);
 }
@@ -95,6 +110,7 @@ fn buffers_in_windows() {
         neural::bias_relu(&gpu, layout, true, false, 2);
         neural::dropout(&gpu, layout, 0.3, 4, false);
         neural::softmax_cross_entropy(&gpu, layout, SMOOTH, 1);
+        neural::pointwise_loss(&gpu, layout, neural::POINTWISE_LOSSES[2], 0.5, 1);
     }
     neural::sgd(&gpu, 10_001, STEP, true);
     neural::sgd(&gpu, 10_001, SgdStep { momentum: 0.0, nesterov: false, ..STEP }, false);

@@ -13,7 +13,7 @@ use sparse_kernels::ShapeError;
 use super::architecture::Architecture;
 use super::builder::Builder;
 use super::family::Family;
-use super::name::ModelName;
+use super::name::{HIDDEN, ModelName};
 use super::spec::ModelSpec;
 
 /// Builds the network of a family with the numbers of its name.
@@ -48,10 +48,15 @@ impl FromStr for ModelName {
         }
         // Column indices are u32.
         let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size > 0).map(|size| size as usize);
-        match name.split('-').map(size).collect::<Option<Vec<_>>>() {
+        let sizes = |text: &str| text.split('-').map(size).collect::<Option<Vec<_>>>();
+        if let Some(hidden) = name.strip_prefix(HIDDEN).and_then(sizes) {
+            return Ok(Self::Hidden(hidden));
+        }
+        match sizes(name) {
             Some(sizes) if sizes.len() >= 2 => Ok(Self::Mlp(sizes)),
             _ => Err(format!(
-                "the models are lenet-300-100, {}, or the layer sizes of a multi-layer perceptron, such as 784-300-100-10",
+                "the models are lenet-300-100, {}, or a multi-layer perceptron given by its hidden layers, such as mlp-300-100, \
+                 or by all layer sizes, such as 784-300-100-10",
                 FAMILIES.map(|(family, _)| family.names).join(", ")
             )),
         }

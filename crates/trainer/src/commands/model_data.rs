@@ -1,0 +1,73 @@
+//! The data for a model that has been trained: as the model saw it.
+
+use std::path::Path;
+
+use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
+use crate::data::table::{TABLE, Trained};
+use crate::data::{self, Dataset};
+use crate::models::ModelInput;
+use crate::run_dir::{data_dir_for, run_config};
+use crate::settings::DATA_IN_FOLDERS;
+use crate::settings::error::ConfigError;
+
+/// Where the data of a model is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    /// The run folder or model file.
+    pub model: &'a Path,
+    /// The name of the data set.
+    pub name: &'a str,
+    /// The folder that was given.
+    pub data_dir: Option<&'a Path>,
+    /// The table that was given, all rows of which are the test set.
+    pub table: Option<&'a Path>,
+}
+
+/// The data set, with the columns, classes and scales that the model was trained with.
+///
+/// # Errors
+/// If it is unavailable, or has classes that the model does not know.
+pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate::Result<Dataset> {
+    let Source { model, name, data_dir, table } = source;
+    if data_dir.is_some() && (name == data::EMBEDDED || name == TABLE) {
+        return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS }.into());
+    }
+    if table.is_some() && name != TABLE {
+        return Err(ConfigError::NoEffect { option: "table", needs: "a model that was trained on a table" }.into());
+    }
+    let mut data = if name == TABLE {
+        let trained = trained_on
+            .map(|input| Trained { columns: input.table.as_ref(), class_names: input.class_names.as_deref() });
+        let mut config = run_config(model).unwrap_or_default();
+        config.data = TABLE.to_owned();
+        config.loss = trained_on.map_or(config.loss, |input| input.loss);
+        if let Some(table) = table {
+            config.table = Some(table.to_owned());
+            config.test_table.clone_from(&config.table);
+        }
+        config.load_data(trained)?
+    } else {
+        let data_dir = data_dir_for(data_dir, model);
+        let image_size = trained_on.and_then(|input| input.image_size).unwrap_or(DEFAULT_IMAGE_SIZE);
+        data::load_sized(name, data_dir.as_deref(), image_size)?
+    };
+    match trained_on.and_then(|input| input.class_names.as_deref()) {
+        Some(names) => {
+            let missing = data.number_classes(names)?;
+            if !missing.is_empty() {
+                tracing::warn!("{} lacks {} of the model's {} classes", data.name, missing.len(), names.len());
+            }
+        }
+        None if data.is_files() => {
+            tracing::warn!(
+                "the model file has no class names; assuming the classes of {} in alphabetical order",
+                data.name
+            );
+        }
+        None => {}
+    }
+    if let Some(scale) = trained_on.and_then(|input| input.target_scale.as_ref()) {
+        data.scale_targets(Some(scale));
+    }
+    Ok(data)
+}

@@ -1,0 +1,343 @@
+//! Data of one's own: a table, or arrays of numbers.
+//!
+//! | file | samples |
+//! | --- | --- |
+//! | `.csv`, `.tsv`, `.txt`, also `.gz` or `.xz` | a line each, columns by the header's names |
+//! | `.npy` of two dimensions | a row each, columns named 0, 1, 2, … |
+//! | `.npz`, `.safetensors` | of the arrays `x`: `[n, features]`, `[n, height, width]` or `[n, channels, height, width]`; `y` has their targets, and `x_test` and `y_test` are the test set, if they are there |
+//!
+//! An `.npz` or `.safetensors` file without an array `x`, whose arrays are all of one dimension and as long as each other, is
+//! a table with the arrays as columns.
+//!
+//! What a target is follows from the loss: a class by its name or number, numbers, or labels (columns of 0 and 1, or one column
+//! of names such as `red;round`).
+
+mod arrays;
+mod columns;
+mod csv;
+mod error;
+mod targets;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sparse_kernels::random::Key;
+
+use super::DataError;
+use super::dataset::{Dataset, Inputs, Split, shuffled};
+use super::targets::Targets;
+use crate::task::LossKind;
+
+use self::arrays::ArrayFile;
+use self::csv::{Column, CsvTable, MOST_WORDS};
+use self::targets::Known;
+
+pub use columns::{Feature, Missing, TableColumns};
+pub use error::TableError;
+
+/// The name of the data set that is a table.
+pub const TABLE: &str = "table";
+
+/// Where a table is, and what its columns are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableOptions {
+    /// The file.
+    pub table: PathBuf,
+    /// The file of the test set, if it has one.
+    pub test_table: Option<PathBuf>,
+    /// The share of the rows that is the test set where there is no file and no array of it.
+    pub test_fraction: f64,
+    /// Names of the targets.
+    pub targets: Vec<String>,
+    /// Names of the features; if none are given, all columns but the targets.
+    pub features: Vec<String>,
+    /// Names of columns that are left out.
+    pub dropped: Vec<String>,
+    /// What is done about missing values.
+    pub missing: Missing,
+    /// Whether columns of text become inputs.
+    pub one_hot: bool,
+    /// What the targets are for.
+    pub loss: LossKind,
+}
+
+/// What a model knows of the table that it was trained on.
+#[derive(Debug, Clone, Copy)]
+pub struct Trained<'a> {
+    /// What the columns became, if there were columns.
+    pub columns: Option<&'a TableColumns>,
+    /// The names of its classes or labels.
+    pub class_names: Option<&'a [String]>,
+}
+
+/// A file of samples.
+enum Source {
+    Csv(CsvTable),
+    Arrays(ArrayFile),
+}
+
+impl Source {
+    fn read(path: &Path) -> Result<Self, DataError> {
+        match kind_of(path) {
+            Some(Kind::Text) => CsvTable::read(path).map(Self::Csv),
+            Some(Kind::Arrays) => ArrayFile::read(path).map(Self::Arrays).map_err(in_file(path)),
+            None => Err(in_file(path)(TableError::Ending)),
+        }
+    }
+}
+
+enum Kind {
+    Text,
+    Arrays,
+}
+
+/// What a file holds by its name's ending; none if it is no table.
+fn kind_of(path: &Path) -> Option<Kind> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    let name = name.strip_suffix(".gz").or(name.strip_suffix(".xz")).unwrap_or(&name);
+    match name.rsplit_once('.')?.1 {
+        "csv" | "tsv" | "txt" => Some(Kind::Text),
+        "npy" | "npz" | "safetensors" => Some(Kind::Arrays),
+        _ => None,
+    }
+}
+
+/// Whether a file is a table by its name.
+pub fn is_table(path: &Path) -> bool {
+    kind_of(path).is_some()
+}
+
+fn in_file(path: &Path) -> impl Fn(TableError) -> DataError {
+    let file = path.to_owned();
+    move |source| DataError::Table { file: file.clone(), source: Box::new(source) }
+}
+
+/// Reads a table with its test set; for a model that was `trained` on another, with that one's columns and classes.
+///
+/// The share that is the test set is chosen by the number of rows alone: it is the same in every run.
+///
+/// # Errors
+/// [`DataError`] naming the file, and of a row its line.
+pub fn load(options: &TableOptions, trained: Option<Trained<'_>>) -> Result<Dataset, DataError> {
+    let known = Known { columns: trained.and_then(|t| t.columns), classes: trained.and_then(|t| t.class_names) };
+    let first = read(options, &options.table, known, "")?;
+    let known = Known { columns: first.columns.as_ref(), classes: first.classes.as_deref() };
+    let test = match &options.test_table {
+        Some(path) => {
+            let test = read(options, path, known, "")?;
+            if test.split.shape != first.split.shape {
+                let [got, expected] =
+                    [test.split.shape, first.split.shape].map(|shape| crate::report::dimensions(&shape));
+                let expected = format!("of samples of the training table's shape, {expected}");
+                return Err(in_file(path)(TableError::Shape { array: "x".to_owned(), got, expected }));
+            }
+            Some(test.split)
+        }
+        None if first.has_test => Some(read(options, &options.table, known, "_test")?.split),
+        None => None,
+    };
+    let (train, test) = match test {
+        Some(test) => (first.split, test),
+        None => share(first.split, options.test_fraction).map_err(in_file(&options.table))?,
+    };
+    Ok(Dataset {
+        name: TABLE.to_owned(),
+        classes: first.outputs,
+        shape: train.shape,
+        train: Arc::new(train),
+        validation: None,
+        test: Arc::new(test),
+        table: first.columns.map(Arc::new),
+        class_names: first.classes,
+        target_scale: None,
+    })
+}
+
+/// The inputs of a table for a model that was trained on such ones, `[sample][input]`, and their shape.
+///
+/// # Errors
+/// As [`load`].
+pub fn read_inputs(path: &Path, columns: Option<&TableColumns>) -> Result<([usize; 3], Vec<f32>), DataError> {
+    match (Source::read(path)?, columns) {
+        (Source::Csv(table), Some(columns)) => {
+            let values = encode(&table, columns).map_err(in_file(path))?;
+            Ok(([1, 1, columns.inputs()], values))
+        }
+        (Source::Csv(table), None) => {
+            // A model of arrays: all columns, in their order.
+            let features = table.names.iter().map(|name| Feature { name: name.clone(), words: None }).collect();
+            let columns = TableColumns { features, targets: vec![], missing: Missing::Mean };
+            let values = encode(&table, &columns).map_err(in_file(path))?;
+            Ok(([1, 1, columns.inputs()], values))
+        }
+        (Source::Arrays(file), columns) => file.inputs(columns).map_err(in_file(path)),
+    }
+}
+
+/// What was read of a file.
+struct Read {
+    split: Split,
+    outputs: usize,
+    columns: Option<TableColumns>,
+    classes: Option<Vec<String>>,
+    /// Whether the file has a test set beside.
+    has_test: bool,
+}
+
+fn read(options: &TableOptions, path: &Path, known: Known<'_>, suffix: &str) -> Result<Read, DataError> {
+    match Source::read(path)? {
+        Source::Csv(table) => read_csv(options, &table, known),
+        Source::Arrays(file) => file.read_samples(options, known, suffix),
+    }
+    .map_err(in_file(path))
+}
+
+fn read_csv(options: &TableOptions, table: &CsvTable, known: Known<'_>) -> Result<Read, TableError> {
+    let columns = match known.columns {
+        Some(columns) => columns.clone(),
+        None => columns_of(
+            options,
+            &table.names,
+            |columns| table.text_columns(columns),
+            |feature| words_of(table, feature),
+        )?,
+    };
+    let values = encode(table, &columns)?;
+    let places = places(&table.names, &columns.targets)?;
+    let (targets, classes) = targets::of_columns(options.loss, table, &places, known.classes)?;
+    let split = Split { shape: [1, 1, columns.inputs()], inputs: Inputs::Floats(values), targets };
+    let outputs = outputs(&split.targets, classes.as_deref());
+    Ok(Read { split, outputs, columns: Some(columns), classes, has_test: false })
+}
+
+/// Outputs that a network needs.
+fn outputs(targets: &Targets, classes: Option<&[String]>) -> usize {
+    match (targets, classes) {
+        (_, Some(classes)) => classes.len(),
+        (Targets::Numbers { outputs, .. }, None) => *outputs,
+        (Targets::Classes(labels), None) => labels.iter().max().map_or(0, |&most| most as usize + 1),
+    }
+}
+
+/// What the columns of these names become.
+fn columns_of(
+    options: &TableOptions,
+    names: &[String],
+    is_text: impl Fn(&[usize]) -> Result<Vec<bool>, TableError>,
+    words: impl Fn(usize) -> Result<Vec<String>, TableError>,
+) -> Result<TableColumns, TableError> {
+    let TableOptions { targets, features, dropped, missing, one_hot, .. } = options;
+    if targets.is_empty() {
+        return Err(TableError::NoTarget { columns: names.to_vec() });
+    }
+    places(names, targets)?;
+    places(names, dropped)?;
+    let chosen = places(names, features)?;
+    if let Some(column) = features.iter().find(|feature| targets.contains(feature)) {
+        return Err(TableError::Both { column: column.clone() });
+    }
+    let is_left = |&column: &usize| !targets.contains(&names[column]) && !dropped.contains(&names[column]);
+    let chosen: Vec<usize> = match chosen.is_empty() {
+        true => (0..names.len()).filter(is_left).collect(),
+        false => chosen.into_iter().filter(is_left).collect(),
+    };
+    if chosen.is_empty() {
+        return Err(TableError::NoFeatures { columns: names.to_vec() });
+    }
+    let is_text = if *one_hot { is_text(&chosen)? } else { vec![false; chosen.len()] };
+    let feature = |(&column, &is_text): (&usize, &bool)| {
+        let words = is_text.then(|| words(column)).transpose()?;
+        Ok(Feature { name: names[column].clone(), words })
+    };
+    let features = chosen.iter().zip(&is_text).map(feature).collect::<Result<_, TableError>>()?;
+    Ok(TableColumns { features, targets: targets.clone(), missing: *missing })
+}
+
+/// Where the columns of these names are.
+fn places(names: &[String], wanted: &[String]) -> Result<Vec<usize>, TableError> {
+    let place = |column: &String| {
+        let found = names.iter().position(|name| name == column);
+        found.ok_or_else(|| TableError::NoColumn { column: column.clone(), columns: names.to_vec() })
+    };
+    wanted.iter().map(place).collect()
+}
+
+/// The words of a column, sorted.
+fn words_of(table: &CsvTable, column: usize) -> Result<Vec<String>, TableError> {
+    let (found, _) = table.columns(&[column], &[true], false, MOST_WORDS)?;
+    let [Column::Words { words, .. }] = &found[..] else { unreachable!("words were asked for") };
+    let mut words = words.clone();
+    words.sort();
+    Ok(words)
+}
+
+/// The inputs, `[sample][input]`.
+fn encode(table: &CsvTable, columns: &TableColumns) -> Result<Vec<f32>, TableError> {
+    let names: Vec<String> = columns.features.iter().map(|feature| feature.name.clone()).collect();
+    let places = places(&table.names, &names)?;
+    let as_words: Vec<bool> = columns.features.iter().map(|feature| feature.words.is_some()).collect();
+    let (found, lines) = table.columns(&places, &as_words, false, usize::MAX)?;
+    let inputs = columns.inputs();
+    let mut values = vec![0.0; inputs * lines.len()];
+    let mut first = 0;
+    for (feature, column) in columns.features.iter().zip(&found) {
+        match (column, &feature.words) {
+            (Column::Numbers(numbers), _) => {
+                for (row, &number) in numbers.iter().enumerate() {
+                    if number.is_nan() && columns.missing == Missing::Error {
+                        let column = feature.name.clone();
+                        return Err(TableError::Missing { line: lines[row], column, is_target: false });
+                    }
+                    values[row * inputs + first] = number;
+                }
+            }
+            (Column::Words { words, rows }, known) => {
+                let known = known.as_deref().unwrap_or_default();
+                let place = |word: &String| known.binary_search(word).ok();
+                let places: Vec<Option<usize>> = words.iter().map(place).collect();
+                let unknown: Vec<&str> =
+                    words.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(word, _)| &**word).collect();
+                if let [word, ..] = unknown[..] {
+                    let (name, count) = (&feature.name, unknown.len());
+                    tracing::warn!("column {name:?}: {count} words that the model does not know, such as {word:?}");
+                }
+                for (row, word) in rows.iter().enumerate() {
+                    match word {
+                        Some(word) => {
+                            if let Some(place) = places[*word as usize] {
+                                values[row * inputs + first + place] = 1.0;
+                            }
+                        }
+                        None if columns.missing == Missing::Error => {
+                            let column = feature.name.clone();
+                            return Err(TableError::Missing { line: lines[row], column, is_target: false });
+                        }
+                        // No word at all.
+                        None => {}
+                    }
+                }
+            }
+        }
+        first += feature.inputs();
+    }
+    Ok(values)
+}
+
+/// Cuts off the share that is the test set.
+fn share(split: Split, fraction: f64) -> Result<(Split, Split), TableError> {
+    let samples = split.len();
+    let held = (fraction * samples as f64).round() as usize;
+    for (empty, is_empty) in [("test", held == 0), ("training", held >= samples)] {
+        if is_empty {
+            return Err(TableError::Share { fraction, samples, empty });
+        }
+    }
+    let order = shuffled(samples, Key::new(0).with_name("test"));
+    let part = |chosen: &[u32]| {
+        let mut chosen: Vec<usize> = chosen.iter().map(|&sample| sample as usize).collect();
+        chosen.sort_unstable();
+        split.select(&chosen)
+    };
+    let (held, kept) = order.split_at(held);
+    Ok((part(kept), part(held)))
+}
