@@ -57,7 +57,7 @@ pub fn idx(bytes: &[u8]) {
     if let Ok(images) = bounded(bytes, UNFOLDED, |bytes| idx::parse_images(Path::new("images"), bytes)) {
         assert_eq!(images.pixels.len(), images.count() * images.height * images.width);
     }
-    if let Ok(labels) = bounded(bytes, UNFOLDED, |bytes| idx::parse_labels(Path::new("labels"), bytes, 10)) {
+    if let Ok(labels) = bounded(bytes, UNFOLDED, |bytes| idx::parse_labels(Path::new("labels"), bytes, 0, 10)) {
         assert!(labels.iter().all(|&label| label < 10));
     }
 }

@@ -142,7 +142,7 @@ fn cifar_10_in_small() {
     }
     let (_, listed, _) = outcome(path, "data list --json --data-dir data");
     let names: Vec<_> = listed.iter().map(|record| record["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["fashion-mnist-mini", "fashion-mnist", "mnist", "cifar10", "cifar100", "image-folder"]);
+    assert_eq!(names, trainer::data::KNOWN);
     assert_eq!((&listed[3]["found"], &listed[4]["found"]), (&"data/cifar10".into(), &Value::Null));
     assert_eq!((&listed[0]["embedded"], &listed[4]["classes"]), (&true.into(), &100.into()));
     let (code, verified, message) = outcome(path, "data verify --json cifar10 --data-dir data");

@@ -8,5 +8,6 @@ mod exchange;
 mod gpu;
 mod landscape;
 mod methods;
+mod own_data;
 mod published_numbers;
 mod resume;

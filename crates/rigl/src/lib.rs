@@ -13,6 +13,7 @@
 //! | [`method`], [`mod@methods`] | the methods themselves, behind one interface that any training loop can drive |
 //! | [`scheduled`] | the frame of methods that drop and grow by the schedule |
 //! | [`flops`] | what inference and training cost |
+//! | `sparse_loop` (feature `autograd`) | a method at work on the parameters of a tape |
 //!
 //! Everything works on [`sparse_kernels::CsrPattern`]: time and memory are O(nnz), no dense mask or score is ever
 //! made. Random numbers are counter-based, so one seed gives one topology on any number of threads.
@@ -67,6 +68,8 @@ pub mod methods;
 mod paper_models;
 pub mod schedule;
 pub mod scheduled;
+#[cfg(feature = "autograd")]
+pub mod sparse_loop;
 pub mod topology;
 
 pub use choice::UnknownChoice;
@@ -79,4 +82,6 @@ pub use method::{
 pub use methods::{build_method, find_method, method_names, methods};
 pub use schedule::{DropSchedule, LoopSemantics, ScheduleError, ScheduleOptions, ScheduleState, UpdateSchedule};
 pub use scheduled::{Rewiring, Scheduled, Update};
+#[cfg(feature = "autograd")]
+pub use sparse_loop::{LinearIds, LoopError, SparseLoop};
 pub use topology::{Kept, Rewired, TopologyError};

@@ -535,6 +535,13 @@ pub struct MethodOptions {
     pub parameters: BTreeMap<String, String>,
 }
 
+impl MethodOptions {
+    /// Seed 0, growth by one batch, the method's own parameters.
+    pub fn new(schedule: UpdateSchedule, total_steps: u64) -> Self {
+        Self { schedule, seed: 0, growth_batches: 1, total_steps, parameters: BTreeMap::new() }
+    }
+}
+
 /// A way to choose which weights exist while a network trains. The module's page shows how it is driven.
 pub trait Method: fmt::Debug + Send {
     /// Its entry in the registry.

@@ -26,6 +26,7 @@ use serde_json::Value;
 use sparse_kernels::BackendError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::table::TABLE;
 use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Split};
 use crate::device::{ComputeDevice, backend_error};
 use crate::error::{Context, Error, Kind, Kinded, Result};
@@ -245,6 +246,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 normalization,
                 image_size: parts.data.is_files().then_some(parts.config.image_size),
                 class_names: parts.data.class_names(),
+                input_shape: Some(parts.data.shape).filter(|shape| parts.data.name == TABLE && shape[..2] != [1, 1]),
                 loss: parts.config.loss,
                 huber_delta: (parts.config.loss == LossKind::Huber).then_some(parts.config.huber_delta),
                 table: parts.data.table.as_deref().cloned(),

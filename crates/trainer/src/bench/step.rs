@@ -7,6 +7,7 @@ use sparse_kernels::profile::KernelTime;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, MatrixRef};
 
+use crate::data::Targets;
 use crate::device::ComputeDevice;
 use crate::error::Context;
 use crate::method::Method;
@@ -24,7 +25,7 @@ pub struct StepBench<'b, B: ComputeDevice> {
     trainer: Trainer<'b, B>,
     layout: Layout,
     images: Vec<f32>,
-    labels: Vec<u32>,
+    targets: Targets,
 }
 
 impl<'b, B: ComputeDevice> StepBench<'b, B> {
@@ -62,9 +63,16 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
             Layout::Images(layout) => layout.pack(&numbers, &mut images)?,
         }
         let classes = architecture.classes() as u64;
-        let labels = (0..batch_size as u64).map(|n| key.with_name("labels").below(n, classes) as u32).collect();
+        let key = key.with_name("labels");
+        let targets = match config.loss.is_of_classes() {
+            true => Targets::Classes((0..batch_size as u64).map(|n| key.below(n, classes) as u32).collect()),
+            false => Targets::Numbers {
+                outputs: classes as usize,
+                values: (0..batch_size as u64 * classes).map(|i| key.below(i, 2) as f32).collect(),
+            },
+        };
         let trainer = Trainer::new(backend, network, config.optimizer_options(), method, options)?;
-        Ok(Self { backend, trainer, layout, images, labels })
+        Ok(Self { backend, trainer, layout, images, targets })
     }
 
     /// Stored weights.
@@ -77,7 +85,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
     /// # Errors
     /// If it fails.
     pub fn step(&mut self) -> crate::Result<()> {
-        self.trainer.train_batch(self.layout, &self.images, &self.labels).context(|| "a step of the benchmark")?;
+        self.trainer.train_batch(self.layout, &self.images, &self.targets).context(|| "a step of the benchmark")?;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::data::fetch::{FetchError, Fetched, Origin, fetch, verify};
-use crate::data::image_folder::{self, DEFAULT_IMAGE_SIZE};
+use crate::data::image_folder::{self, FolderOptions};
 use crate::data::{DataError, EMBEDDED, IMAGE_FOLDER, KNOWN, KnownSet};
 use crate::interrupt::Interrupt;
 use crate::report::{Table, print_record, print_text};
@@ -163,7 +163,7 @@ fn run_list(args: &DataListArgs) -> crate::Result<()> {
         let set = KnownSet::named(name).ok();
         let found = match set {
             Some(set) => set.find(data_dir.as_deref()).ok().and_then(|files| Some(files[0].parent()?.to_owned())),
-            None => data_dir.clone().filter(|folder| image_folder::load(folder, DEFAULT_IMAGE_SIZE).is_ok()),
+            None => data_dir.clone().filter(|folder| image_folder::load(folder, &FolderOptions::default()).is_ok()),
         };
         let embedded = name == EMBEDDED;
         let record = ListRecord {
@@ -258,7 +258,7 @@ fn run_verify(args: &DataVerifyArgs) -> crate::Result<()> {
 fn verify_folder(data_dir: Option<PathBuf>, json: bool) -> crate::Result<()> {
     let missing = || DataError::NoFolder { name: IMAGE_FOLDER.to_owned(), files: Vec::new() };
     let path = data_dir.ok_or_else(missing)?;
-    let data = image_folder::load(&path, DEFAULT_IMAGE_SIZE)?;
+    let data = image_folder::load(&path, &FolderOptions::default())?;
     let interrupt = Interrupt::install()?;
     let mut corrupt = Vec::new();
     for split in [&data.train, &data.test] {

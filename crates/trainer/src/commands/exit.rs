@@ -30,7 +30,7 @@ mod tests {
     #[test]
     fn usage_is_told_from_failure() {
         let loading = crate::data::load("mnist", None).context(|| "loading");
-        let broken = crate::data::idx::parse_labels("labels".as_ref(), [0u8; 8].as_slice(), 10).unwrap_err();
+        let broken = crate::data::idx::parse_labels("labels".as_ref(), [0u8; 8].as_slice(), 0, 10).unwrap_err();
         let conflict = ConfigError::Conflict { first: "epochs", second: "steps" };
         let occupied = RunDirError::Occupied { path: "runs/1".into(), file: "config.toml" };
         assert_eq!(exit_code(&loading.unwrap_err()), 2);

@@ -35,22 +35,16 @@ pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate
     if table.is_some() && name != TABLE {
         return Err(ConfigError::NoEffect { option: "table", needs: "a model that was trained on a table" }.into());
     }
-    let mut data = if name == TABLE {
-        let trained = trained_on
-            .map(|input| Trained { columns: input.table.as_ref(), class_names: input.class_names.as_deref() });
-        let mut config = run_config(model).unwrap_or_default();
-        config.data = TABLE.to_owned();
-        config.loss = trained_on.map_or(config.loss, |input| input.loss);
-        if let Some(table) = table {
-            config.table = Some(table.to_owned());
-            config.test_table.clone_from(&config.table);
-        }
-        config.load_data(trained)?
-    } else {
-        let data_dir = data_dir_for(data_dir, model);
-        let image_size = trained_on.and_then(|input| input.image_size).unwrap_or(DEFAULT_IMAGE_SIZE);
-        data::load_sized(name, data_dir.as_deref(), image_size)?
-    };
+    let mut config = run_config(model).unwrap_or_default();
+    config.data = name.to_owned();
+    config.loss = trained_on.map_or(config.loss, |input| input.loss);
+    config.data_dir = if name == data::EMBEDDED { None } else { data_dir_for(data_dir, model) };
+    config.image_size = trained_on.and_then(|input| input.image_size).unwrap_or(DEFAULT_IMAGE_SIZE);
+    if let Some(table) = table {
+        config.table = Some(table.to_owned());
+        config.test_table.clone_from(&config.table);
+    }
+    let mut data = config.load_data(trained_on.map(trained))?;
     match trained_on.and_then(|input| input.class_names.as_deref()) {
         Some(names) => {
             let missing = data.number_classes(names)?;
@@ -70,4 +64,8 @@ pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate
         data.scale_targets(Some(scale));
     }
     Ok(data)
+}
+
+fn trained(input: &ModelInput) -> Trained<'_> {
+    Trained { columns: input.table.as_ref(), class_names: input.class_names.as_deref() }
 }

@@ -129,12 +129,12 @@ impl Prediction<'_> {
         let mut outputs = Vec::new();
         let mut times = Vec::new();
         let mut first = None;
-        if !self.args.json {
-            print_text(csv_line(&self.outcomes.header())?)?;
-        }
         // Opened before anything is printed of any of them.
         let open = |path: &PathBuf| InputSource::open(path, &self.expected);
         let sources = self.args.inputs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        if !self.args.json {
+            print_text(csv_line(&self.outcomes.header())?)?;
+        }
         for source in &sources {
             for start in (0..source.len()).step_by(self.args.batch_size) {
                 let range = start..source.len().min(start + self.args.batch_size);

@@ -72,7 +72,7 @@ impl Records {
             let label = head.last().copied().unwrap_or_default();
             if usize::from(label) >= self.classes {
                 let (index, got, classes) = (record, label, self.classes);
-                return Err(DataError::Label { file: file.to_owned(), index, got, classes });
+                return Err(DataError::Label { file: file.to_owned(), index, got, first: 0, classes });
             }
             labels.push(label.into());
             images.extend_from_slice(pixels);
@@ -128,14 +128,8 @@ mod tests {
         assert_eq!(message(TEN, &[]), "batch: record 0 ends after 0 of 3073 bytes (decompressed)");
         let more = [whole.as_slice(), &[1]].concat();
         assert_eq!(message(TEN, &more), "batch: has more than 5 records");
-        assert_eq!(
-            message(TEN, &file(TEN, &[1, 10])),
-            "batch: label 1 is 10; it must be below the number of classes, 10"
-        );
-        assert_eq!(
-            message(HUNDRED, &file(HUNDRED, &[100])),
-            "batch: label 0 is 100; it must be below the number of classes, 100"
-        );
+        assert_eq!(message(TEN, &file(TEN, &[1, 10])), "batch: label 1 is 10; it must be 0 to 9");
+        assert_eq!(message(HUNDRED, &file(HUNDRED, &[100])), "batch: label 0 is 100; it must be 0 to 99");
         // A stream that breaks off does so even where a record ends.
         for ending in [".gz", ".xz"] {
             let folded = folded(&whole, ending);

@@ -69,6 +69,29 @@ impl Split {
         }
     }
 
+    /// Cuts off a share of the samples, `round(fraction · samples)`, as a test set. It is chosen by the number of samples
+    /// alone, so that it is the same in every run; both parts keep the order of the original.
+    ///
+    /// # Errors
+    /// [`DataError::TestFraction`] unless both parts have a sample.
+    pub(super) fn share(self, fraction: f64) -> Result<(Self, Self), DataError> {
+        let samples = self.len();
+        let held = (fraction * samples as f64).round() as usize;
+        for (empty, is_empty) in [("test", held == 0), ("training", held >= samples)] {
+            if is_empty {
+                return Err(DataError::TestFraction { fraction, samples, empty });
+            }
+        }
+        let order = shuffled(samples, Key::new(0).with_name("test"));
+        let part = |chosen: &[u32]| {
+            let mut chosen: Vec<usize> = chosen.iter().map(|&sample| sample as usize).collect();
+            chosen.sort_unstable();
+            self.select(&chosen)
+        };
+        let (held, kept) = order.split_at(held);
+        Ok((part(kept), part(held)))
+    }
+
     pub(super) fn select(&self, samples: &[usize]) -> Self {
         let features = self.shape.iter().product::<usize>();
         let inputs = match &self.inputs {

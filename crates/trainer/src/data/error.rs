@@ -142,7 +142,7 @@ pub enum DataError {
         images: usize,
     },
     /// A label is not a class.
-    #[error("{}: label {index} is {got}; it must be below the number of classes, {classes}", file.display())]
+    #[error("{}: label {index} is {got}; it must be {first} to {}", file.display(), usize::from(*first) + classes - 1)]
     Label {
         /// The file.
         file: PathBuf,
@@ -150,6 +150,8 @@ pub enum DataError {
         index: usize,
         /// Its value.
         got: u8,
+        /// The number of the first class.
+        first: u8,
         /// Number of classes.
         classes: usize,
     },
@@ -216,6 +218,26 @@ pub enum DataError {
         /// What is wrong with it.
         source: Arc<PictureError>,
     },
+    /// A picture that a table of labels names is not there.
+    #[error("{}: line {line}: there is no picture {} (.jpg, .jpeg or .png)", labels.display(), file.display())]
+    NoPicture {
+        /// The table.
+        labels: PathBuf,
+        /// Where.
+        line: u64,
+        /// The picture.
+        file: PathBuf,
+    },
+    /// The share of the test set leaves a side empty.
+    #[error("test-fraction: {fraction} of {samples} samples leaves the {empty} set empty")]
+    TestFraction {
+        /// The share.
+        fraction: f64,
+        /// Samples before the split.
+        samples: usize,
+        /// The side without samples.
+        empty: &'static str,
+    },
     /// A validation share that leaves one side empty.
     #[error("val-fraction: {fraction} of {samples} training samples leaves the {empty} set empty")]
     Fraction {
@@ -241,6 +263,8 @@ impl Kinded for DataError {
             | Self::EmptyClass { .. }
             | Self::Classes { .. }
             | Self::ClassNames { .. }
+            | Self::NoPicture { .. }
+            | Self::TestFraction { .. }
             | Self::NoTable => Kind::Usage,
             Self::Table { source, .. } => match **source {
                 TableError::Arrays(_) | TableError::Csv(_) => Kind::Failure,

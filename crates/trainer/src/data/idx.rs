@@ -29,6 +29,18 @@ impl Images {
     pub fn count(&self) -> usize {
         self.pixels.len() / (self.height * self.width)
     }
+
+    /// Swaps rows and columns of each image.
+    pub fn transpose(&mut self) {
+        let Self { height, width, pixels } = self;
+        for image in pixels.chunks_exact_mut(*height * *width) {
+            let from = image.to_vec();
+            for (at, to) in image.iter_mut().enumerate() {
+                *to = from[at % *height * *width + at / *height];
+            }
+        }
+        std::mem::swap(height, width);
+    }
 }
 
 /// Reads an image file: bytes in three dimensions.
@@ -39,13 +51,14 @@ pub fn read_images(file: &Path) -> Result<Images, DataError> {
     parse_images(file, &compressed::read(file)?)
 }
 
-/// Reads a label file: bytes in one dimension, each below `classes`.
+/// Reads a label file: bytes in one dimension, the numbers of `classes` classes from `first` on. They are numbered from 0
+/// afterwards.
 ///
 /// # Errors
 /// [`DataError`] naming the file if it cannot be read, is not exactly one IDX array of that kind, or has a label that
 /// is no class.
-pub fn read_labels(file: &Path, classes: usize) -> Result<Vec<u8>, DataError> {
-    parse_labels(file, &compressed::read(file)?, classes)
+pub fn read_labels(file: &Path, first: u8, classes: usize) -> Result<Vec<u8>, DataError> {
+    parse_labels(file, &compressed::read(file)?, first, classes)
 }
 
 /// Images from a file's bytes; `file` is the name for messages.
@@ -61,12 +74,14 @@ pub fn parse_images(file: &Path, from: &[u8]) -> Result<Images, DataError> {
 ///
 /// # Errors
 /// As [`read_labels`].
-pub fn parse_labels(file: &Path, from: &[u8], classes: usize) -> Result<Vec<u8>, DataError> {
-    let (_, labels) = parse::<1>(file, "labels", from)?;
-    match labels.iter().position(|&label| usize::from(label) >= classes) {
-        Some(index) => Err(DataError::Label { file: file.to_owned(), index, got: labels[index], classes }),
-        None => Ok(labels),
+pub fn parse_labels(file: &Path, from: &[u8], first: u8, classes: usize) -> Result<Vec<u8>, DataError> {
+    let (_, mut labels) = parse::<1>(file, "labels", from)?;
+    let is_class = |label: u8| label.checked_sub(first).is_some_and(|number| usize::from(number) < classes);
+    if let Some(index) = labels.iter().position(|&label| !is_class(label)) {
+        return Err(DataError::Label { file: file.to_owned(), index, got: labels[index], first, classes });
     }
+    labels.iter_mut().for_each(|label| *label -= first);
+    Ok(labels)
 }
 
 fn parse<const DIMS: usize>(
@@ -171,7 +186,7 @@ mod tests {
                 bytes = gzip(&bytes);
             }
             let _ = images(&bytes);
-            let _ = parse_labels(Path::new("labels"), &bytes, 10);
+            let _ = parse_labels(Path::new("labels"), &bytes, 0, 10);
         }
 
         #[test]
@@ -205,8 +220,8 @@ mod tests {
         assert!(message(&idx(&[u32::MAX; 3], &[1; 4])).contains("every dimension must be at least 1"));
         // Compressed without an ending that says so.
         assert_eq!(images(&gzip(&whole)).unwrap().count(), 1);
-        let labels = parse_labels(Path::new("labels"), &idx(&[3], &[0, 10, 1]), 10).unwrap_err();
-        assert_eq!(labels.to_string(), "labels: label 1 is 10; it must be below the number of classes, 10");
+        let labels = parse_labels(Path::new("labels"), &idx(&[3], &[0, 10, 1]), 0, 10).unwrap_err();
+        assert_eq!(labels.to_string(), "labels: label 1 is 10; it must be 0 to 9");
         assert!(read_images(Path::new("no/such/file")).unwrap_err().to_string().starts_with("no/such/file: "));
     }
 

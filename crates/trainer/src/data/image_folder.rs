@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/train/CLASS/*.jpg, *.jpeg, *.png     what is trained on
-//! DIR/val/CLASS/…  or  DIR/test/CLASS/…    the test set; val counts if both are there
+//! DIR/val/CLASS/…  or  DIR/test/CLASS/…    the test set; val counts if both are there, a share of train if neither is
 //! ```
 //!
 //! Classes are numbered by their names' order, and so are a class's pictures. Those in subfolders, at any depth, belong to the
@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::dataset::{Dataset, Inputs, Split};
 use super::error::DataError;
+use super::image_labels;
 use super::known::IMAGE_FOLDER;
 use super::picture::{Cut, PictureError, PictureReader};
 use super::picture_files::PictureFiles;
@@ -25,22 +26,75 @@ use super::targets::Targets;
 
 /// Pixels each way that pictures are resized to, if nothing is said.
 pub const DEFAULT_IMAGE_SIZE: usize = 224;
+/// The share that is the test set where there is none, if nothing is said.
+pub const DEFAULT_TEST_FRACTION: f64 = 0.2;
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// The pictures in `data_dir`, as inputs of `image_size` pixels each way.
+/// How a folder of pictures is read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FolderOptions {
+    /// Pixels each way that pictures are resized to.
+    pub image_size: usize,
+    /// The share of the pictures that is the test set where there is no folder of it.
+    pub test_fraction: f64,
+    /// A table of the pictures' names and classes, of a folder without class folders.
+    pub labels: Option<PathBuf>,
+    /// Its column with the class; the second one if it is not given.
+    pub label_column: Option<String>,
+}
+
+impl Default for FolderOptions {
+    fn default() -> Self {
+        let (image_size, test_fraction) = (DEFAULT_IMAGE_SIZE, DEFAULT_TEST_FRACTION);
+        Self { image_size, test_fraction, labels: None, label_column: None }
+    }
+}
+
+/// The pictures in `data_dir`. Without a folder of test pictures, a share of the others is the test set.
 ///
 /// # Errors
 /// [`DataError`]: a folder that is missing or has no class, a class without pictures, or other classes for testing than
 /// for training.
-pub fn load(data_dir: &Path, image_size: usize) -> Result<Dataset, DataError> {
+pub fn load(data_dir: &Path, options: &FolderOptions) -> Result<Dataset, DataError> {
+    let FolderOptions { image_size, test_fraction, ref labels, ref label_column } = *options;
+    let (train, test, classes) = match labels {
+        Some(labels) => {
+            let (all, classes) = image_labels::load(data_dir, labels, label_column.as_deref(), image_size)?;
+            let (train, test) = all.share(test_fraction)?;
+            (train, test, classes)
+        }
+        None => class_folders(data_dir, image_size, test_fraction)?,
+    };
+    Ok(Dataset {
+        name: IMAGE_FOLDER.to_owned(),
+        classes: classes.len(),
+        shape: [3, image_size, image_size],
+        train: Arc::new(train),
+        validation: None,
+        test: Arc::new(test),
+        table: None,
+        class_names: None,
+        target_scale: None,
+    })
+}
+
+fn class_folders(
+    data_dir: &Path,
+    image_size: usize,
+    test_fraction: f64,
+) -> Result<(Split, Split, Arc<[OsString]>), DataError> {
     let train = data_dir.join("train");
-    let tests = ["val", "test"].map(|name| data_dir.join(name));
-    let test = tests.iter().find(|folder| folder.is_dir()).cloned();
-    let missing = |folder| DataError::Folder { data_dir: data_dir.to_owned(), folder };
-    let test = test.ok_or_else(|| missing("val or test"))?;
     let classes: Arc<[OsString]> = match train.is_dir() {
         true => classes_in(&train)?.into(),
-        false => return Err(missing("train")),
+        false => return Err(DataError::Folder { data_dir: data_dir.to_owned(), folder: "train" }),
+    };
+    let tests = ["val", "test"].map(|name| data_dir.join(name));
+    let Some(test) = tests.iter().find(|folder| folder.is_dir()).cloned() else {
+        let (kept, held) = split(train, classes.clone(), image_size)?.share(test_fraction)?;
+        let (held_count, all) = (held.len(), held.len() + kept.len());
+        let folder = data_dir.display();
+        tracing::info!("{folder}: no folder val or test; {held_count} of the {all} images in train are the test set");
+        return Ok((kept, held, classes));
     };
     let tested = classes_in(&test)?;
     let without = |these: &[OsString], those: &[OsString]| these.iter().find(|class| !those.contains(class)).cloned();
@@ -51,17 +105,8 @@ pub fn load(data_dir: &Path, image_size: usize) -> Result<Dataset, DataError> {
     if let Some(class) = without(&tested, &classes) {
         return Err(differ(class, test, train));
     }
-    Ok(Dataset {
-        name: IMAGE_FOLDER.to_owned(),
-        classes: classes.len(),
-        shape: [3, image_size, image_size],
-        train: Arc::new(split(train, classes.clone(), image_size)?),
-        validation: None,
-        test: Arc::new(split(test, classes, image_size)?),
-        table: None,
-        class_names: None,
-        target_scale: None,
-    })
+    let (train, test) = (split(train, classes.clone(), image_size)?, split(test, classes.clone(), image_size)?);
+    Ok((train, test, classes))
 }
 
 /// Whether a file is a picture that can be read.
@@ -102,7 +147,8 @@ fn split(folder: PathBuf, classes: Arc<[OsString]>, image_size: usize) -> Result
         }
         labels.resize(names.len(), label as u32);
     }
-    let files = PictureFiles { folder, classes, names, sizes_bytes, corrupt: Arc::default() };
+    let in_class_folders = true;
+    let files = PictureFiles { folder, classes, in_class_folders, names, sizes_bytes, corrupt: Arc::default() };
     Ok(Split { shape: [3, image_size, image_size], inputs: Inputs::Files(files), targets: Targets::Classes(labels) })
 }
 
@@ -233,9 +279,13 @@ mod tests {
     }
 
     fn message(folder: &Path) -> String {
-        let error = load(folder, 8).unwrap_err();
+        let error = load_8(folder).unwrap_err();
         assert!(error.kind() == Kind::Usage);
         error.to_string()
+    }
+
+    fn load_8(folder: &Path) -> Result<Dataset, DataError> {
+        load(folder, &FolderOptions { image_size: 8, ..FolderOptions::default() })
     }
 
     fn options(batch_size: usize, threads: usize, order: Order) -> LoaderOptions {
@@ -284,7 +334,7 @@ mod tests {
         assert_eq!(data.normalization(Normalize::Channels).channels(), Some(3));
         // Without val, test is read.
         fs::rename(folder.path().join("val"), folder.path().join("test")).unwrap();
-        let again = load(folder.path(), 8).unwrap();
+        let again = load_8(folder.path()).unwrap();
         assert_eq!((again.test.len(), again.sha256()), (6, data.sha256()));
     }
 
@@ -292,7 +342,7 @@ mod tests {
     fn what_is_wrong_with_a_folder_is_named() {
         let folder = pictures(&["a", "b"]);
         let path = folder.path();
-        let sum = load(path, 8).unwrap().sha256();
+        let sum = load_8(path).unwrap().sha256();
         fs::create_dir(path.join("val/c")).unwrap();
         let differ = message(path);
         assert!(differ.contains("val has the class folder \"c\", ") && differ.contains("train does not"), "{differ}");
@@ -304,7 +354,7 @@ mod tests {
         assert!(message(path).contains("train has the class folder \"c\", "));
         fs::remove_dir(path.join("train/c")).unwrap();
         fs::rename(path.join("train/a/0.png"), path.join("train/a/9.png")).unwrap();
-        assert_ne!(load(path, 8).unwrap().sha256(), sum);
+        assert_ne!(load_8(path).unwrap().sha256(), sum);
         for class in ["a", "b"] {
             fs::remove_dir_all(path.join("val").join(class)).unwrap();
         }
@@ -320,7 +370,7 @@ mod tests {
 
     /// The names of all training pictures in their order, class first.
     fn order(folder: &Path) -> Vec<String> {
-        let data = load(folder, 8).unwrap();
+        let data = load_8(folder).unwrap();
         let within = |file: PathBuf| file.strip_prefix(folder.join("train")).unwrap().to_str().unwrap().to_owned();
         data.train.files().map(within).collect()
     }
@@ -331,7 +381,7 @@ mod tests {
         let path = folder.path();
         let flat = ["a/0.png", "a/1.JPG", "a/2.jpeg", "b/0.png", "b/1.JPG", "b/2.jpeg"];
         assert_eq!(order(path), flat);
-        let sum = load(path, 8).unwrap().sha256();
+        let sum = load_8(path).unwrap().sha256();
         let a = path.join("train/a");
         // A folder is one whatever its name, and may have no picture.
         for sub in ["1.png", "1/deep/er", "none", ".hidden"] {
@@ -342,7 +392,7 @@ mod tests {
         }
         let inner = ["a/0.png", "a/1/9.png", "a/1/deep/er/x.png", "a/1.JPG", "a/1.png/b.jpg", "a/1.png/z.png"];
         assert_eq!(order(path), [&inner[..], &flat[2..]].concat());
-        let data = load(path, 8).unwrap();
+        let data = load_8(path).unwrap();
         assert_eq!(data.train.labels(), [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
         assert_ne!(data.sha256(), sum);
         let (seen, corrupt, _) = epoch(&data.train, options(10, 1, Order::Stored));
@@ -370,7 +420,7 @@ mod tests {
         for (file, size_bytes) in [("train/b/0.png", 5), ("val/a/0.png", 4), ("val/b/0.png", 4)] {
             write(file, size_bytes);
         }
-        let sum = || load(folder.path(), 8).unwrap().sha256();
+        let sum = || load_8(folder.path()).unwrap().sha256();
         assert_eq!(order(folder.path()), ["a/B.png", "a/a.png", "a/a10.jpg", "a/a2.JPEG", "b/0.png"]);
         assert_eq!(sum(), "4073b6d5797267edb709067bfbe4d8daab96b14282261fc8d2bb15e15c0a7631");
         write("train/a/a/d/e.jpg", 8);
@@ -417,7 +467,7 @@ mod tests {
         symlink("0.png", a.join("good.png")).unwrap();
         let names = ["a/0.png", "a/00.png", "a/1.JPG", "a/2.jpeg", "a/good.png", "a/loop.png"];
         assert_eq!(order(path)[..6], names);
-        let data = load(path, 8).unwrap();
+        let data = load_8(path).unwrap();
         let (seen, corrupt, _) = epoch(&data.train, options(9, 2, Order::Stored));
         assert_eq!(corrupt, BTreeSet::from([1, 5]));
         // The next ones are in their places.
@@ -431,7 +481,7 @@ mod tests {
     #[test]
     fn threads_and_stops_change_nothing() {
         let folder = pictures(&["a", "b", "c", "d", "e"]);
-        let mut data = load(folder.path(), 8).unwrap();
+        let mut data = load_8(folder.path()).unwrap();
         data.hold_out(0.2, 1).unwrap();
         assert_eq!((data.train.len(), data.validation.as_ref().unwrap().len()), (12, 3));
         let (_, _, inputs) = epoch(&data.train, options(5, 1, training(4, 0)));
@@ -447,10 +497,10 @@ mod tests {
     #[test]
     fn the_next_of_the_order_takes_the_place_of_a_broken_picture() {
         let folder = pictures(&["a", "b", "c"]);
-        let whole = epoch(&load(folder.path(), 8).unwrap().train, options(2, 1, training(7, 0))).0;
+        let whole = epoch(&load_8(folder.path()).unwrap().train, options(2, 1, training(7, 0))).0;
         let order =
             super::super::dataset::shuffled(9, sparse_kernels::random::Key::new(7).with_name("batches").with(0));
-        let data = load(folder.path(), 8).unwrap();
+        let data = load_8(folder.path()).unwrap();
         // One in the middle of the order, and its last two: there the order starts over.
         let broken = [order[3], order[7], order[8]];
         for sample in broken {
@@ -468,7 +518,7 @@ mod tests {
             fs::write(data.train.pictures_path(sample), "no picture").unwrap();
         }
         let plain = Normalization::PerImage;
-        let unread = Arc::new(load(folder.path(), 8).unwrap().train.select(&[0, 1, 2, 3]));
+        let unread = Arc::new(load_8(folder.path()).unwrap().train.select(&[0, 1, 2, 3]));
         let mut loader = BatchLoader::new(unread, &plain, options(2, 2, Order::Stored)).unwrap();
         let error = loader.next_batch().unwrap_err().to_string();
         assert!(error.starts_with("none of the 4 images can be read; ") && error.contains("0.png: "), "{error}");
@@ -477,7 +527,7 @@ mod tests {
     #[test]
     fn changes_of_pictures_in_memory_are_refused() {
         let folder = pictures(&["a"]);
-        let data = load(folder.path(), 8).unwrap();
+        let data = load_8(folder.path()).unwrap();
         let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0, augment: Augment::CropFlip };
         let error = BatchLoader::new(data.train, &Normalization::PerImage, options(2, 1, order)).unwrap_err();
         assert_eq!(error.to_string(), "augment crop-flip is for images in memory");
@@ -511,7 +561,7 @@ mod tests {
             fs::write(folder.path().join(format!("train/a/{n}.jpg")), picture).unwrap();
         }
         fs::copy(folder.path().join("train/a/0.jpg"), folder.path().join("val/a/0.jpg")).unwrap();
-        let data = load(folder.path(), 224).unwrap();
+        let data = load(folder.path(), &FolderOptions::default()).unwrap();
         for (threads, order) in [(1, Order::Stored), (1, training(0, 0)), (2, training(0, 0))] {
             let options =
                 LoaderOptions { form: InputForm::Images { border: 3, strip: 32 }, ..options(32, threads, order) };

@@ -12,7 +12,20 @@ pub const EMBEDDED: &str = "fashion-mnist-mini";
 /// The data set that is a folder of pictures.
 pub const IMAGE_FOLDER: &str = "image-folder";
 /// Every name that [`load`](super::load) knows.
-pub const KNOWN: [&str; 7] = [EMBEDDED, "fashion-mnist", "mnist", "cifar10", "cifar100", IMAGE_FOLDER, TABLE];
+pub const KNOWN: [&str; 12] = [
+    EMBEDDED,
+    "fashion-mnist",
+    "mnist",
+    "cifar10",
+    "cifar100",
+    "emnist-balanced",
+    "emnist-letters",
+    "emnist-digits",
+    "emnist-byclass",
+    "emnist-bymerge",
+    IMAGE_FOLDER,
+    TABLE,
+];
 
 /// A data set by its name.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +64,12 @@ pub(super) enum Format {
     /// They are part of the program.
     Embedded,
     /// Images and labels of the training set, then of the test set.
-    Idx,
+    Idx {
+        /// The number of the first class in the files.
+        first_label: u8,
+        /// Whether rows and columns of the images are swapped in the files.
+        transposed: bool,
+    },
     /// Batches of these records; the last `test` files are the test set.
     Cifar { records: Records, test: usize },
 }
@@ -71,8 +89,26 @@ const fn idx(name: &'static str, folders: &'static [&'static str]) -> KnownSet {
         files: &IDX_FILES,
         home: None,
         content: None,
-        format: Format::Idx,
+        format: Format::Idx { first_label: 0, transposed: false },
     }
+}
+
+/// A part of EMNIST (Cohen et al. 2017): grey pictures of letters and digits, stored column by column.
+macro_rules! emnist {
+    ($part:literal, $classes:literal, $samples:expr, $first_label:literal) => {
+        KnownSet {
+            classes: $classes,
+            samples: $samples,
+            files: &[
+                concat!("emnist-", $part, "-train-images-idx3-ubyte"),
+                concat!("emnist-", $part, "-train-labels-idx1-ubyte"),
+                concat!("emnist-", $part, "-test-images-idx3-ubyte"),
+                concat!("emnist-", $part, "-test-labels-idx1-ubyte"),
+            ],
+            format: Format::Idx { first_label: $first_label, transposed: true },
+            ..idx(concat!("emnist-", $part), &[concat!("emnist-", $part), "emnist", "EMNIST", "gzip"])
+        }
+    };
 }
 
 /// The names of a data set's classes as its publishers give them, where they are words; its files have numbers.
@@ -82,6 +118,12 @@ pub fn known_class_names(name: &str) -> Option<Vec<String>> {
             ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
         }
         "cifar10" => ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+        "emnist-letters" => return Some(('A'..='Z').map(String::from).collect()),
+        "emnist-byclass" => return Some(('0'..='9').chain('A'..='Z').chain('a'..='z').map(String::from).collect()),
+        "emnist-balanced" | "emnist-bymerge" => {
+            // Small letters that look like their capitals count as these.
+            return Some(('0'..='9').chain('A'..='Z').chain("abdefghnqrt".chars()).map(String::from).collect());
+        }
         _ => return None,
     };
     Some(names.map(str::to_owned).to_vec())
@@ -91,7 +133,7 @@ pub fn known_class_names(name: &str) -> Option<Vec<String>> {
 ///
 /// MD5 sums are those that the publishers give or that torchvision checks. Sums of contents were taken of files whose MD5
 /// sums, or published means and deviations, were right.
-pub static SETS: [KnownSet; 5] = [
+pub static SETS: [KnownSet; 10] = [
     KnownSet {
         samples: [12_000, 2_000],
         content: Some([0x35ed_cde8_f974_4449_2971_125e_a82d_ce3c, 0x6cad_9651_cdeb_c200_89f4_4b03_e782_3b25]),
@@ -159,6 +201,11 @@ pub static SETS: [KnownSet; 5] = [
         content: None,
         format: Format::Cifar { records: Records { classes: 100, label_bytes: 2, most: 50_000 }, test: 1 },
     },
+    emnist!("balanced", 47, [112_800, 18_800], 0),
+    emnist!("letters", 26, [124_800, 20_800], 1),
+    emnist!("digits", 10, [240_000, 40_000], 0),
+    emnist!("byclass", 62, [697_932, 116_323], 0),
+    emnist!("bymerge", 47, [697_932, 116_323], 0),
 ];
 
 impl KnownSet {

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `fashion-mnist-mini` | 12,000 / 2,000 grey 28 × 28, 10 classes | embedded |
 //! | `fashion-mnist`, `mnist` | 60,000 / 10,000 grey 28 × 28, 10 classes | four IDX files in a folder |
+//! | `emnist-PART` | 112,800 to 697,932 grey 28 × 28, 10 to 62 classes | four IDX files in a folder |
 //! | `cifar10` | 50,000 / 10,000 colour 32 × 32, 10 classes | six files of binary records in a folder |
 //! | `cifar100` | 50,000 / 10,000 colour 32 × 32, 100 classes | two files of binary records in a folder |
 //! | `table` | rows of a table or arrays of numbers, see [`table`] | a file |
@@ -21,6 +22,7 @@ pub mod fetch;
 mod fill;
 pub mod idx;
 pub mod image_folder;
+mod image_labels;
 mod known;
 mod loader;
 mod normalization;
@@ -33,6 +35,7 @@ mod targets;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::image_folder::FolderOptions;
 use self::known::{Format, IDX_FILES};
 use self::table::TABLE;
 
@@ -112,12 +115,13 @@ pub fn load_sized(name: &str, data_dir: Option<&Path>, image_size: usize) -> Res
     }
     if name == IMAGE_FOLDER {
         let missing = || DataError::NoFolder { name: name.to_owned(), files: Vec::new() };
-        return image_folder::load(data_dir.ok_or_else(missing)?, image_size);
+        let options = FolderOptions { image_size, ..FolderOptions::default() };
+        return image_folder::load(data_dir.ok_or_else(missing)?, &options);
     }
     let set = KnownSet::named(name)?;
     let files = match set.format {
         Format::Embedded => Vec::new(),
-        Format::Idx | Format::Cifar { .. } => set.find(data_dir)?,
+        Format::Idx { .. } | Format::Cifar { .. } => set.find(data_dir)?,
     };
     let data = read(set, &files)?;
     for (part, split, expected) in [("training", &data.train, set.samples[0]), ("test", &data.test, set.samples[1])] {
@@ -136,14 +140,18 @@ fn read(set: &KnownSet, files: &[PathBuf]) -> Result<Dataset, DataError> {
                 let [images, labels] =
                     [index, index + 1].map(|i| Path::new(EMBEDDED).join(IDX_FILES[i]).with_extension("gz"));
                 let parsed = idx::parse_images(&images, EMBEDDED_FILES[index])?;
-                join(parsed, &labels, idx::parse_labels(&labels, EMBEDDED_FILES[index + 1], set.classes)?)
+                join(parsed, &labels, idx::parse_labels(&labels, EMBEDDED_FILES[index + 1], 0, set.classes)?)
             };
             [part(0)?, part(2)?]
         }
-        Format::Idx => {
+        Format::Idx { first_label, transposed } => {
             let part = |index: usize| {
-                let images = idx::read_images(&files[index])?;
-                join(images, &files[index + 1], idx::read_labels(&files[index + 1], set.classes)?)
+                let mut images = idx::read_images(&files[index])?;
+                if transposed {
+                    images.transpose();
+                }
+                let labels = &files[index + 1];
+                join(images, labels, idx::read_labels(labels, first_label, set.classes)?)
             };
             let (train, test) = (part(0)?, part(2)?);
             if test.shape != train.shape {
@@ -293,7 +301,8 @@ mod tests {
         assert_eq!(
             message("imagenet", None),
             "data: unknown data set \"imagenet\"; choose one of fashion-mnist-mini, fashion-mnist, mnist, \
-             cifar10, cifar100, image-folder, table"
+             cifar10, cifar100, emnist-balanced, emnist-letters, emnist-digits, emnist-byclass, emnist-bymerge, image-folder, \
+             table"
         );
         let hint = message("mnist", None);
         for part in ["--data-dir DIR", "RIGL_DATA_DIR", "DIR/mnist", "t10k-labels-idx1-ubyte", ".gz"] {
@@ -428,6 +437,6 @@ mod tests {
     #[test]
     fn the_names_are_those_of_the_sets() {
         assert_eq!(SETS.map(|set| set.name), KNOWN[..SETS.len()]);
-        assert_eq!(KNOWN[SETS.len()..], [IMAGE_FOLDER]);
+        assert_eq!(KNOWN[SETS.len()..], [IMAGE_FOLDER, TABLE]);
     }
 }

@@ -13,9 +13,11 @@ use super::picture::{Cut, PictureError, PictureReader};
 /// The pictures of a split.
 #[derive(Debug, Clone)]
 pub struct PictureFiles {
-    /// Where the class folders are.
+    /// Where the class folders are, or the pictures themselves.
     pub(super) folder: PathBuf,
     pub(super) classes: Arc<[OsString]>,
+    /// Whether each class has a folder.
+    pub(super) in_class_folders: bool,
     /// Of each sample, with the subfolders of the class folder that it is in, as `sub/name`.
     pub(super) names: Vec<Box<OsStr>>,
     pub(super) sizes_bytes: Vec<u64>,
@@ -42,7 +44,10 @@ impl PictureFiles {
 
     /// The file of a sample with this label.
     pub fn path(&self, sample: u32, label: u32) -> PathBuf {
-        let mut path = self.folder.join(&self.classes[label as usize]);
+        let mut path = self.folder.clone();
+        if self.in_class_folders {
+            path.push(&self.classes[label as usize]);
+        }
         path.push(&*self.names[sample as usize]);
         path
     }
@@ -51,6 +56,7 @@ impl PictureFiles {
         Self {
             folder: self.folder.clone(),
             classes: self.classes.clone(),
+            in_class_folders: self.in_class_folders,
             names: samples.iter().map(|&s| self.names[s].clone()).collect(),
             sizes_bytes: samples.iter().map(|&s| self.sizes_bytes[s]).collect(),
             corrupt: Arc::default(),

@@ -143,6 +143,9 @@ pub struct ModelInput {
     /// The names of the classes, in the order of the outputs, of data that names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_names: Option<Vec<String>>,
+    /// Channels, height and width of samples that were arrays of pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_shape: Option<[usize; 3]>,
     /// The loss it was trained with, which says what its outputs are.
     #[serde(default, skip_serializing_if = "is_cross_entropy")]
     pub loss: LossKind,
@@ -165,6 +168,7 @@ impl ModelInput {
             normalization,
             image_size: None,
             class_names: None,
+            input_shape: None,
             loss: LossKind::default(),
             huber_delta: None,
             table: None,

@@ -14,7 +14,7 @@ use crate::report::dimensions;
 #[non_exhaustive]
 pub enum PredictError {
     /// The file is no input.
-    #[error("{}: is no input; give pictures (.jpg, .jpeg, .png), folders of pictures, tables (.csv, .tsv) or arrays (.npy, .npz, .safetensors)", file.display())]
+    #[error("{}: cannot be an input; give pictures (.jpg, .jpeg, .png), folders of pictures, tables (.csv, .tsv) or arrays (.npy, .npz, .safetensors)", file.display())]
     Kind {
         /// The file.
         file: PathBuf,
@@ -85,8 +85,9 @@ impl Expected {
         let shape = match (architecture.graph.values[0], KnownSet::named(&input.data)) {
             (ValueShape::Image { channels, size: [height, width] }, _) => [channels, height, width],
             (ValueShape::Features(features), Ok(set)) if set.shape.iter().product::<usize>() == features => set.shape,
-            (ValueShape::Features(features), _) => match input.image_size {
-                Some(side) if 3 * side * side == features => [3, side, side],
+            (ValueShape::Features(features), _) => match (input.image_size, input.input_shape) {
+                (Some(side), _) if 3 * side * side == features => [3, side, side],
+                (_, Some(shape)) if shape.iter().product::<usize>() == features => shape,
                 _ => [1, 1, features],
             },
         };

@@ -31,7 +31,21 @@ pub enum Outcome {
 /// A label counts from this probability on.
 const HALF: f64 = 0.5;
 
-#[derive(Serialize)]
+/// What is said of a sample, as JSON.
+#[derive(Debug, Default, Serialize)]
+pub struct OutcomeRecord<'a> {
+    input: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    classes: Vec<ClassRecord<'a>>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    numbers: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    probabilities: Map<String, Value>,
+}
+
+#[derive(Debug, Serialize)]
 struct ClassRecord<'a> {
     class: &'a str,
     probability: f64,
@@ -114,22 +128,23 @@ impl Outcome {
     }
 
     /// As a record.
-    pub fn record(&self, input: &str) -> Value {
+    pub fn record<'a>(&'a self, input: &'a str) -> OutcomeRecord<'a> {
         let map = |pairs: &[(String, f64)]| -> Map<String, Value> {
             pairs.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
         };
+        let mut record = OutcomeRecord { input, ..OutcomeRecord::default() };
         match self {
             Self::Classes(classes) => {
-                let record =
-                    |(class, probability): &(String, f64)| json!(ClassRecord { class, probability: *probability });
-                json!({"input": input, "classes": classes.iter().map(record).collect::<Vec<_>>()})
+                let of = |(class, probability): &'a (String, f64)| ClassRecord { class, probability: *probability };
+                record.classes = classes.iter().map(of).collect();
             }
-            Self::Numbers(numbers) => json!({"input": input, "numbers": map(numbers)}),
+            Self::Numbers(numbers) => record.numbers = map(numbers),
             Self::Labels(labels) => {
-                let chosen: Vec<&String> = labels.iter().filter(|(_, p)| *p >= HALF).map(|(name, _)| name).collect();
-                json!({"input": input, "labels": chosen, "probabilities": map(labels)})
+                let chosen = labels.iter().filter(|(_, p)| *p >= HALF).map(|(name, _)| &**name);
+                (record.labels, record.probabilities) = (Some(chosen.collect()), map(labels));
             }
         }
+        record
     }
 }
 
@@ -154,7 +169,7 @@ mod tests {
         let outcome = classes.of(&[0.0, 3f32.ln()]);
         assert_eq!(classes.header(), ["input", "class", "probability", "class_2", "probability_2"]);
         assert_eq!(outcome.cells(), ["bee", "0.750000", "ant", "0.250000"]);
-        assert_eq!(outcome.record("x")["classes"][0]["class"], "bee");
+        assert_eq!(json!(outcome.record("x"))["classes"][0]["class"], "bee");
         // Far outputs overflow nothing.
         assert_eq!(classes.of(&[-3e38, 3e38]).cells()[..2], ["bee", "1.000000"]);
 
@@ -167,6 +182,6 @@ mod tests {
         let labels = Outcomes::new(&input(LossKind::Bce), names(), 2, 1);
         assert_eq!(labels.header(), ["input", "labels", "ant", "bee"]);
         assert_eq!(labels.of(&[0.0, -1e9]).cells(), ["ant", "0.500000", "0.000000"]);
-        assert_eq!(labels.of(&[9.0, 9.0]).record("x")["labels"], json!(["ant", "bee"]));
+        assert_eq!(json!(labels.of(&[9.0, 9.0]).record("x"))["labels"], json!(["ant", "bee"]));
     }
 }

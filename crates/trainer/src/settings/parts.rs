@@ -1,5 +1,7 @@
 //! What the parts of a run are told of its settings: each gets options of its own, none the whole configuration.
 
+use std::path::Path;
+
 use autograd::optim::{AdamOptions, Decay, OptimizerOptions, Schedule, SgdOptions};
 use rigl::{LoopSemantics, MethodOptions, ScheduleOptions, UpdateSchedule, UpdateTimes, WeightStorage};
 use sparse_kernels::Backend;
@@ -7,8 +9,9 @@ use sparse_kernels::Backend;
 use super::error::ConfigError;
 use super::resolve::check_window;
 use super::table::TrainConfig;
+use crate::data::image_folder::FolderOptions;
 use crate::data::table::{TABLE, TableOptions, Trained};
-use crate::data::{self, DataError, Dataset};
+use crate::data::{self, DataError, Dataset, IMAGE_FOLDER};
 use crate::models::{Initialization, ModelSpec, Network, Sparsification};
 use crate::training::{Loss, LrSchedule, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow};
 
@@ -33,6 +36,15 @@ impl TrainConfig {
                 },
                 trained,
             ),
+            _ if self.data == IMAGE_FOLDER && self.data_dir.is_some() => {
+                let options = FolderOptions {
+                    image_size: self.image_size,
+                    test_fraction: self.test_fraction,
+                    labels: self.labels.clone(),
+                    label_column: self.target.first().cloned(),
+                };
+                data::image_folder::load(self.data_dir.as_deref().unwrap_or(Path::new("")), &options)
+            }
             _ => data::load_sized(&self.data, self.data_dir.as_deref(), self.image_size),
         }
     }

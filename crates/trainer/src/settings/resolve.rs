@@ -118,7 +118,7 @@ impl TrainConfig {
 
     /// Without a folder of data sets, it is that of the environment; the embedded data has none.
     fn find_data(&mut self, env_data_dir: Option<PathBuf>) {
-        for file in [&mut self.table, &mut self.test_table] {
+        for file in [&mut self.table, &mut self.test_table, &mut self.labels] {
             *file = file.take().map(|file| std::path::absolute(&file).unwrap_or(file));
         }
         if self.data == data::EMBEDDED || self.data == TABLE {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::error::ConfigError;
 use super::macros::{in_effect, or_default, settings};
-use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
+use crate::data::image_folder::{DEFAULT_IMAGE_SIZE, DEFAULT_TEST_FRACTION};
 use crate::data::table::{Missing, TABLE};
 use crate::data::{self, Augment, IMAGE_FOLDER, Normalize};
 use crate::device::Device;
@@ -49,7 +49,8 @@ settings! {
         /// --data-dir, or table from --table
         data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME");
         /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
-        /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test; .jpeg and .png too)
+        /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test, or train alone; .jpeg and .png
+        /// too)
         data_dir: PathBuf, arg(value_name = "DIR"), stated "the environment variable RIGL_DATA_DIR",
             needs |s| unless(s.data != data::EMBEDDED && s.data != TABLE, DATA_IN_FOLDERS);
         /// Fraction of the training samples to hold out and evaluate after each epoch, in [0, 1)
@@ -80,19 +81,22 @@ settings! {
     /// Data in a table, and what is to be learned.
     TableArgs in TASK => {
         /// The file of --data table: .csv or .tsv with a header, .npy, .npz or .safetensors (docs/data.md says how they are read)
-        table: PathBuf, arg(value_name = "FILE"), must |s| unless(
-                s.table.is_some() || s.data != TABLE,
-                "the file of the table with --data table",
-            ),
-            needs table;
+        table: PathBuf, arg(value_name = "FILE"), needs table;
         /// A table of the same columns for the test
         test_table: PathBuf, arg(value_name = "FILE"), needs table;
-        /// Fraction of the rows that is the test set, the same rows in every run, in (0, 1)
-        test_fraction: f64 = 0.2, arg(value_name = "FRACTION"),
+        /// Fraction of the samples that is the test set where there is no other, the same ones in every run, in (0, 1)
+        test_fraction: f64 = DEFAULT_TEST_FRACTION, arg(value_name = "FRACTION"),
             must |s| unless(s.test_fraction > 0.0 && s.test_fraction < 1.0, "above 0 and below 1"),
-            needs |s| table(s).or(unless(s.test_table.is_none(), "no --test-table"));
-        /// Columns to predict, or the array of targets
-        target: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','), needs table;
+            needs |s| unless(
+                s.data == IMAGE_FOLDER || s.data == TABLE && s.test_table.is_none(),
+                "--data image-folder, or --data table without --test-table",
+            );
+        /// Columns to predict, or the array of targets; with --labels, the column of the class
+        target: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','),
+            must |s| unless(s.labels.is_none() || s.target.len() < 2, "one column with --labels"),
+            needs |s| unless(s.data == TABLE || s.labels.is_some(), "--data table or --labels");
+        /// CSV file with the name of an image of --data-dir and its class in each row, for image-folder without class folders
+        labels: PathBuf, arg(value_name = "FILE"), needs |s| unless(s.data == IMAGE_FOLDER, "--data image-folder");
         /// Columns to predict from, or the array of inputs; all but the targets if none are given
         features: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','), needs table;
         /// Columns to leave out
@@ -290,12 +294,13 @@ settings! {
 }
 
 /// Options that leave a run's result as it is, and so may change when it is resumed.
-pub const RESUMABLE: [&str; 9] = [
+pub const RESUMABLE: [&str; 10] = [
     "checkpoint-every",
     "data-dir",
     "device",
     "json",
     "keep-checkpoints",
+    "labels",
     "loader-threads",
     "table",
     "test-table",

@@ -6,7 +6,7 @@ use super::super::dataset::{Inputs, Split};
 use super::super::targets::Targets;
 use super::columns::{Feature, Missing, TableColumns};
 use super::error::TableError;
-use super::targets::{Known, class_names};
+use super::targets::{Known, check_count, class_names};
 use super::{Read, TableOptions, columns_of, outputs, places};
 use crate::formats::arrays::{NumberArray, read_arrays};
 use crate::report::dimensions;
@@ -209,6 +209,7 @@ fn numbers_as_targets(
             found.sort_unstable();
             found.dedup();
             let found: Vec<String> = found.iter().map(i64::to_string).collect();
+            check_count(found.len(), rows, &name(0))?;
             let names = class_names(&found, known, &name(0))?;
             let numbers: std::collections::HashMap<&str, u32> =
                 names.iter().enumerate().map(|(number, name)| (&**name, number as u32)).collect();

@@ -17,7 +17,7 @@ pub(super) const MOST_WORDS: usize = 1000;
 
 /// The text of a table.
 #[derive(Debug)]
-pub(super) struct CsvTable {
+pub(in crate::data) struct CsvTable {
     bytes: Vec<u8>,
     delimiter: u8,
     pub names: Vec<String>,
@@ -25,7 +25,7 @@ pub(super) struct CsvTable {
 
 /// A column's values with their lines.
 #[derive(Debug)]
-pub(super) enum Column {
+pub(in crate::data) enum Column {
     /// Numbers; NaN where they are missing.
     Numbers(Vec<f32>),
     /// Which of the words each row has, in the order in which they first come; `None` where it is missing.

@@ -51,7 +51,7 @@ pub enum TableError {
         targets: usize,
     },
     /// Text where a number is needed.
-    #[error("line {line}: {value:?} in the column {column:?} is no number{}", if *is_target { "; targets of --loss mse and huber must be numbers" } else { "; make text columns inputs with --one-hot, or leave this one out with --drop" })]
+    #[error("line {line}: {value:?} in the column {column:?} is not a number{}", if *is_target { "; targets of --loss mse and huber must be numbers" } else { "; make text columns inputs with --one-hot, or leave this one out with --drop" })]
     Text {
         /// Where.
         line: u64,
@@ -108,6 +108,18 @@ pub enum TableError {
         /// Their names.
         classes: Vec<String>,
     },
+    /// So many classes that they are none.
+    #[error(
+        "the column {column:?} has {classes} different values in {rows} rows, too many to be classes; predict numbers with --loss mse"
+    )]
+    ManyClasses {
+        /// The column.
+        column: String,
+        /// How many different values.
+        classes: usize,
+        /// In how many rows.
+        rows: usize,
+    },
     /// Too few classes.
     #[error("the column {column:?} has {classes} classes; a classification needs at least 2")]
     FewClasses {
@@ -115,16 +127,6 @@ pub enum TableError {
         column: String,
         /// How many.
         classes: usize,
-    },
-    /// The share of the test set leaves a side empty.
-    #[error("test-fraction: {fraction} of {samples} rows leaves the {empty} set empty")]
-    Share {
-        /// The share.
-        fraction: f64,
-        /// Rows of the table.
-        samples: usize,
-        /// The side without samples.
-        empty: &'static str,
     },
     /// The text is no CSV.
     #[error("{0}")]

@@ -14,17 +14,15 @@
 
 mod arrays;
 mod columns;
-mod csv;
+pub(in crate::data) mod csv;
 mod error;
 mod targets;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sparse_kernels::random::Key;
-
 use super::DataError;
-use super::dataset::{Dataset, Inputs, Split, shuffled};
+use super::dataset::{Dataset, Inputs, Split};
 use super::targets::Targets;
 use crate::task::LossKind;
 
@@ -32,6 +30,7 @@ use self::arrays::ArrayFile;
 use self::csv::{Column, CsvTable, MOST_WORDS};
 use self::targets::Known;
 
+pub(in crate::data) use self::targets::class_names;
 pub use columns::{Feature, Missing, TableColumns};
 pub use error::TableError;
 
@@ -138,7 +137,7 @@ pub fn load(options: &TableOptions, trained: Option<Trained<'_>>) -> Result<Data
     };
     let (train, test) = match test {
         Some(test) => (first.split, test),
-        None => share(first.split, options.test_fraction).map_err(in_file(&options.table))?,
+        None => first.split.share(options.test_fraction)?,
     };
     Ok(Dataset {
         name: TABLE.to_owned(),
@@ -321,23 +320,4 @@ fn encode(table: &CsvTable, columns: &TableColumns) -> Result<Vec<f32>, TableErr
         first += feature.inputs();
     }
     Ok(values)
-}
-
-/// Cuts off the share that is the test set.
-fn share(split: Split, fraction: f64) -> Result<(Split, Split), TableError> {
-    let samples = split.len();
-    let held = (fraction * samples as f64).round() as usize;
-    for (empty, is_empty) in [("test", held == 0), ("training", held >= samples)] {
-        if is_empty {
-            return Err(TableError::Share { fraction, samples, empty });
-        }
-    }
-    let order = shuffled(samples, Key::new(0).with_name("test"));
-    let part = |chosen: &[u32]| {
-        let mut chosen: Vec<usize> = chosen.iter().map(|&sample| sample as usize).collect();
-        chosen.sort_unstable();
-        split.select(&chosen)
-    };
-    let (held, kept) = order.split_at(held);
-    Ok((part(kept), part(held)))
 }

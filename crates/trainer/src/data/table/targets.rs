@@ -36,6 +36,7 @@ pub(super) fn of_columns(
             if let Some(row) = rows.iter().position(Option::is_none) {
                 return Err(TableError::Missing { line: lines[row], column: name(0), is_target: true });
             }
+            check_count(words.len(), rows.len(), &name(0))?;
             let names = class_names(words, known, &name(0))?;
             let numbers: Vec<u32> = words.iter().map(|word| number_of(&names, word)).collect();
             let labels = rows.iter().flatten().map(|&word| numbers[word as usize]).collect();
@@ -104,9 +105,17 @@ fn lists_of_names(
     Ok((Targets::Numbers { outputs: names.len(), values }, Some(names)))
 }
 
+/// Values of which most come once are no classes, but numbers.
+pub(super) fn check_count(classes: usize, rows: usize, column: &str) -> Result<(), TableError> {
+    match rows >= 20 && 2 * classes > rows {
+        true => Err(TableError::ManyClasses { column: column.to_owned(), classes, rows }),
+        false => Ok(()),
+    }
+}
+
 /// The names of the classes in the order of their numbers: whole numbers by size, other words by the alphabet; or those that are
 /// known, which must be all that were found.
-pub(super) fn class_names(found: &[String], known: Option<&[String]>, column: &str) -> Result<Vec<String>, TableError> {
+pub(in crate::data) fn class_names(found: &[String], known: Option<&[String]>, column: &str) -> Result<Vec<String>, TableError> {
     if let Some(known) = known {
         let new: Vec<String> = found.iter().filter(|word| !known.contains(word)).cloned().collect();
         return if new.is_empty() { Ok(known.to_vec()) } else { Err(TableError::Classes { classes: new }) };
