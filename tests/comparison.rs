@@ -172,3 +172,60 @@ fn an_interrupted_comparison_goes_on_to_the_same_result() {
     let run: Value = serde_json::from_slice(&fs::read(here.join("out/runs/rigl-d0.1-s0/run.json")).unwrap()).unwrap();
     assert_eq!(run["starts"].as_array().unwrap().len(), 2);
 }
+
+/// MNIST's files with 400 training and 100 test pictures: a bright bar a class, with noise. The labels of the test set are its
+/// classes, or turned by `turn`.
+fn write_digits(folder: &Path, turn: u8) {
+    fs::create_dir_all(folder).unwrap();
+    for (name, count) in [("train", 400usize), ("t10k", 100)] {
+        let size = |n: usize| (n as u32).to_be_bytes();
+        let mut images = [&[0, 0, 8, 3][..], &size(count), &size(28), &size(28)].concat();
+        let mut labels = [&[0, 0, 8, 1][..], &size(count)].concat();
+        for index in 0..count {
+            let class = index % 10;
+            let noise = |pixel: usize| ((index * 7919 + pixel * 104_729) % 251 * (pixel * index % 7)) as u8;
+            images.extend((0..784).map(|pixel| if pixel / 78 == class { noise(pixel) / 2 + 60 } else { noise(pixel) }));
+            labels.push(if name == "train" { class as u8 } else { (class as u8 + turn) % 10 });
+        }
+        fs::write(folder.join(format!("{name}-images-idx3-ubyte")), images).unwrap();
+        fs::write(folder.join(format!("{name}-labels-idx1-ubyte")), labels).unwrap();
+    }
+}
+
+/// The test set's labels are exchanged: with validation samples the ranking, and all that it is made of, stays as it is.
+#[test]
+fn validation_ranks_whatever_the_test_set_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let ranked = |turn: u8, share: &str| {
+        write_digits(&here.join(format!("turned-{turn}/mnist")), turn);
+        let out = format!("out-{turn}{}", share.len());
+        let args = format!(
+            "compare --json {SMALL} --data mnist --data-dir turned-{turn} --methods dense,static,set,rigl --densities 0.05 --seeds 2 \
+             --out {out} {share}"
+        );
+        let summary = records(here, &args).pop().unwrap();
+        let html = fs::read_to_string(here.join(&out).join("report.html")).unwrap();
+        let short = html.split("<h2>In short</h2>").nth(1).unwrap().split("</ul>").next().unwrap();
+        // Times differ from run to run.
+        let short: Vec<_> = short.split(", with ").map(|part| part.split("dense training.").last().unwrap()).collect();
+        (summary, short.concat())
+    };
+    let column = |summary: &Value, key: &str| {
+        summary["rows"].as_array().unwrap().iter().map(|row| row[key].clone()).collect::<Vec<_>>()
+    };
+    let [(summary, short), (turned, turned_short)] = [0, 3].map(|turn| ranked(turn, "--val-fraction 0.25"));
+    assert_eq!((&summary["ranked_on"], &turned["ranked_on"]), (&"validation".into(), &"validation".into()));
+    for key in ["val_accuracy_mean", "val_accuracy_sd", "accuracy_minus_dense_mean", "accuracy_minus_dense_se"] {
+        assert_eq!(column(&summary, key), column(&turned, key), "{key}");
+    }
+    assert!(column(&summary, "val_accuracy_mean").iter().all(Value::is_f64));
+    assert_eq!(short, turned_short);
+    assert!(short.contains("validation accuracy"), "{short}");
+    // The labels do make a difference to what is said of the test set, and to a ranking without validation samples.
+    assert_ne!(column(&summary, "test_accuracy_mean"), column(&turned, "test_accuracy_mean"));
+    let [(summary, short), (turned, turned_short)] = [0, 3].map(|turn| ranked(turn, ""));
+    assert_eq!(summary["ranked_on"], "test");
+    assert_ne!(column(&summary, "accuracy_minus_dense_mean"), column(&turned, "accuracy_minus_dense_mean"));
+    assert_ne!(short, turned_short);
+}

@@ -29,6 +29,7 @@ pub mod run;
 pub mod run_dir;
 pub mod settings;
 pub mod task;
+pub mod tensorboard;
 pub mod topology_record;
 pub mod training;
 

@@ -171,7 +171,7 @@ mod tests {
         for method in ["snip", "gmp", "dnw"] {
             // 1.6 billion weights of 16 bytes.
             let message = check(method, 0.01).unwrap_err();
-            let parts = [method, "784-40000-40000-10", "24.3 GiB", "only 6.0 GiB", "0.4 GiB"];
+            let parts = [method, "784-40000-40000-10", "24.3 GiB", "only 6.00 GiB", "431 MiB"];
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         }
         assert!(check("dense", 1.0).unwrap_err().contains("24.3 GiB"));

@@ -29,7 +29,22 @@ pub fn print_record(record: &impl Serialize) -> io::Result<()> {
 pub fn print_text(text: impl fmt::Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-    written.map_err(|error| io::Error::new(error.kind(), format!("standard output: {error}")))
+    written.map_err(output_error)
+}
+
+/// An error of standard output.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output: {0}")]
+struct OutputError(io::Error);
+
+/// The error of a write to standard output.
+pub(crate) fn output_error(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), OutputError(error))
+}
+
+/// Whether a write to standard output failed.
+pub(crate) fn is_of_output(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<OutputError>())
 }
 
 /// Where training stands.
@@ -50,11 +65,11 @@ pub struct Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { loss, accuracy, samples_per_second, density, .. } = self;
-        write!(f, "loss {loss:.4}")?;
+        write!(f, "training loss {loss:.4}")?;
         if let Some(accuracy) = accuracy {
             write!(f, " accuracy {:.2}%", 100.0 * accuracy)?;
         }
-        write!(f, " {samples_per_second:.0} samples/s density {}", Significant(*density))
+        write!(f, "  density {}  {samples_per_second:.0} samples/s", Significant(*density))
     }
 }
 
@@ -94,17 +109,20 @@ impl Progress {
         }
     }
 
-    /// Leaves a line about an epoch that is over: `status` of the whole epoch and `more` (validation results, or
-    /// nothing).
-    pub fn epoch(&self, epoch: u64, status: &Status, more: &str) {
-        let separator = if more.is_empty() { "" } else { "  " };
+    /// Leaves a line about an epoch that is over, or more where one is too short: `status` of the whole epoch and `more`
+    /// (validation and test results, or nothing).
+    pub fn epoch(&self, epoch: u64, status: &Status, more: &[String]) {
+        let status_text = status.to_string();
+        let mut parts = vec![format!("epoch {epoch}")];
+        if let Self::Lines { total_steps } = self {
+            parts.push(format!("step {}/{total_steps}", status.step));
+        }
+        parts.extend(status_text.split("  ").map(str::to_owned));
+        parts.extend_from_slice(more);
         match self {
-            Self::Bar(bar) => bar.println(format!("epoch {epoch}  {status}{separator}{more}")),
-            Self::Lines { total_steps } => {
-                let step = status.step;
-                // Progress is no reason to fail when nobody reads it.
-                let _ = writeln!(io::stderr(), "epoch {epoch}  step {step}/{total_steps}  {status}{separator}{more}");
-            }
+            Self::Bar(bar) => bar.println(wrapped(&parts)),
+            // Progress is no reason to fail when nobody reads it.
+            Self::Lines { .. } => drop(writeln!(io::stderr(), "{}", wrapped(&parts))),
             Self::Silent => {}
         }
     }
@@ -115,6 +133,26 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Parts of a text, two spaces apart, in lines of at most 80 columns where no part is longer. Lines after the first are indented.
+pub(crate) fn wrapped(parts: &[String]) -> String {
+    const COLUMNS: usize = 80;
+    let (mut text, mut column) = (String::new(), 0);
+    for part in parts {
+        let width = part.chars().count();
+        if column > 0 && column + 2 + width > COLUMNS {
+            text.push('\n');
+            column = 0;
+        }
+        if !text.is_empty() {
+            text += "  ";
+            column += 2;
+        }
+        text += part;
+        column += width;
+    }
+    text
 }
 
 /// A number with three significant digits, without an exponent from 0.0001 on.
@@ -155,13 +193,20 @@ impl fmt::Display for Significant {
 #[derive(Debug, Clone)]
 pub struct Table<const COLUMNS: usize> {
     headings: [&'static str; COLUMNS],
+    hides_empty: bool,
     rows: Vec<[String; COLUMNS]>,
 }
 
 impl<const COLUMNS: usize> Table<COLUMNS> {
     /// A table without rows.
     pub fn new(headings: [&'static str; COLUMNS]) -> Self {
-        Self { headings, rows: Vec::new() }
+        Self { headings, hides_empty: false, rows: Vec::new() }
+    }
+
+    /// Leaves out the columns that have a value, other than `–`, in no row.
+    #[must_use]
+    pub fn without_empty_columns(self) -> Self {
+        Self { hides_empty: true, ..self }
     }
 
     /// Adds a row.
@@ -177,8 +222,12 @@ impl<const COLUMNS: usize> fmt::Display for Table<COLUMNS> {
             let cells = self.rows.iter().map(|row| width(&row[column]));
             cells.chain([width(self.headings[column])]).max().unwrap_or(0)
         });
+        let is_empty = |column: usize| self.rows.iter().all(|row| row[column] == "–");
+        let hidden: [bool; COLUMNS] = std::array::from_fn(|column| self.hides_empty && is_empty(column));
         let mut line = |cells: [&str; COLUMNS]| {
-            for (column, (cell, width)) in cells.into_iter().zip(widths).enumerate() {
+            for (column, (cell, width)) in
+                cells.into_iter().zip(widths).enumerate().filter(|(column, _)| !hidden[*column])
+            {
                 match column {
                     0 => write!(f, "{cell:<width$}")?,
                     _ => write!(f, "  {cell:>width$}")?,
@@ -203,9 +252,14 @@ pub(crate) fn nanoseconds_text(ns: u64) -> String {
     format!("{} {unit}", Significant(value))
 }
 
-/// A number of bytes for people.
-pub(crate) fn gibibytes(bytes: usize) -> String {
-    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+/// A number of bytes for people, in the largest unit of which there is at least one.
+pub(crate) fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let unit = (bytes.ilog2() as usize / 10).min(UNITS.len());
+    format!("{} {}", Significant(bytes as f64 / 1024f64.powi(unit as i32)), UNITS[unit - 1])
 }
 
 #[cfg(test)]
@@ -236,7 +290,29 @@ mod tests {
     fn a_status_reads_as_a_line() {
         let status =
             Status { step: 120, loss: 0.51234, accuracy: Some(0.8567), samples_per_second: 50_123.4, density: 0.1 };
-        assert_eq!(status.to_string(), "loss 0.5123 accuracy 85.67% 50123 samples/s density 0.100");
+        assert_eq!(status.to_string(), "training loss 0.5123 accuracy 85.67%  density 0.100  50123 samples/s");
+    }
+
+    #[test]
+    fn sizes_have_a_unit_that_suits_them() {
+        let sizes = [0, 1023, 1024, 1500, 50_000_000, (6 << 30) + (1 << 28), 3 << 40, u64::MAX];
+        let texts = ["0 B", "1023 B", "1.00 KiB", "1.46 KiB", "47.7 MiB", "6.25 GiB", "3.00 TiB", "16777216 TiB"];
+        assert_eq!(sizes.map(bytes_text), texts);
+    }
+
+    #[test]
+    fn columns_without_values_can_be_left_out() {
+        let mut table = Table::new(["arm", "validation", "test"]).without_empty_columns();
+        table.row(["a", "–", "1"]);
+        table.row(["b", "–", "–"]);
+        assert_eq!(table.to_string(), "arm  test\n───  ────\na       1\nb       –\n");
+    }
+
+    #[test]
+    fn long_lines_go_on_in_the_next() {
+        let parts = ["epoch 1", &"x".repeat(40), &"y".repeat(30), "end"].map(str::to_owned);
+        let expected = format!("epoch 1  {}\n  {}  end", "x".repeat(40), "y".repeat(30));
+        assert_eq!((wrapped(&parts), wrapped(&[])), (expected, String::new()));
     }
 
     #[test]

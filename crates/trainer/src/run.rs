@@ -4,7 +4,7 @@
 //! loop:  epoch over → evaluate, record                      (resumed here, this comes first)
 //!        checkpoint due              → save
 //!        interrupted                 → save, stop
-//!        all steps done              → save as final, end
+//!        all steps done, or waited long enough for a better epoch → save as final, end
 //!        train on the next batch
 //! ```
 //!
@@ -34,11 +34,12 @@ use crate::interrupt::Interrupt;
 use crate::metrics::{Evaluation, Mean, Measured};
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
-use crate::run_dir::RunDir;
+use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::TrainConfig;
 use crate::task::LossKind;
+use crate::tensorboard::{EventLog, Log};
 use crate::topology_record::TopologyRecord;
-use crate::training::Trainer;
+use crate::training::{BestBy, BestSoFar, Trainer};
 
 /// A run that stopped before its end, with everything saved that there is to save.
 #[derive(Debug, thiserror::Error)]
@@ -116,10 +117,15 @@ struct EpochRecord {
     /// Other measures, see [`crate::metrics`], with `val_` or `test_` before their names.
     #[serde(flatten)]
     others: BTreeMap<String, f64>,
+    /// Learning rate of the epoch's last step.
+    lr: f32,
     nnz: usize,
     density: f64,
     seconds: f64,
 }
+
+/// The settings of which one is a run's length.
+const LENGTH: [&str; 2] = ["epochs", "steps"];
 
 /// What a checkpoint holds of a run beside the trainer's state.
 #[derive(Debug, Serialize, Deserialize)]
@@ -140,6 +146,9 @@ struct RunState {
     /// Operations of one sample's forward pass, summed over the batches so far.
     #[serde(default)]
     forward_flops: f64,
+    /// What `keep-best` and `early-stopping` go by.
+    #[serde(default, skip_serializing_if = "BestSoFar::is_empty")]
+    best: BestSoFar,
 }
 
 /// What is evaluated of a split, and how it becomes inputs.
@@ -216,6 +225,10 @@ pub struct Run<'a, B: ComputeDevice> {
     /// Whether that epoch is over and recorded, so that the next batch begins another.
     epoch_is_recorded: bool,
     corrupt_images: BTreeSet<u32>,
+    best: BestSoFar,
+    /// The step of the last record, if there is one.
+    last_record: Option<u64>,
+    event_log: Option<EventLog>,
     /// Operations of one sample's forward pass: summed over the batches so far, and of the network as it is.
     forward_flops: [f64; 2],
     /// Batches at the last save.
@@ -258,6 +271,9 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             epoch: Mean::default(),
             epoch_is_recorded: false,
             corrupt_images: BTreeSet::new(),
+            best: BestSoFar::default(),
+            last_record: None,
+            event_log: None,
             forward_flops: [0.0, forward_flops(&parts)],
             saved: None,
             seconds_before: 0.0,
@@ -267,17 +283,21 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         }
     }
 
-    /// Goes back to where the checkpoint was saved, and the records with it. Without one, to the start.
+    /// Goes back to where the checkpoint was saved, and the records with it. Without one, to the start. With `extends`, the
+    /// checkpoint's run may be of another length.
     ///
     /// # Errors
     /// If the checkpoint is of other settings, model or data, or the records cannot be cut.
-    pub fn resume(&mut self, checkpoint: Option<&Checkpoint>) -> Result<()> {
+    pub fn resume(&mut self, checkpoint: Option<&Checkpoint>, extends: bool) -> Result<()> {
         if let Some(checkpoint) = checkpoint {
             let state: RunState = checkpoint.section("run")?;
             let config = self.parts.config.fingerprint();
             // A setting that a checkpoint does not know is younger than it; it was saved by what is the default now.
             let defaults = TrainConfig::default().fingerprint();
             for (key, expected) in config.as_object().into_iter().flatten() {
+                if extends && LENGTH.contains(&&**key) {
+                    continue;
+                }
                 let got = state.config.get(key).or(defaults.get(key)).unwrap_or(&Value::Null);
                 if got != expected {
                     return Err(CheckpointError::mismatch(format!("the setting {key}"), got, expected).into());
@@ -298,16 +318,59 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             let is_older = state.forward_flops == 0.0;
             self.forward_flops = [if is_older { now * batches as f64 } else { state.forward_flops }, now];
             self.saved = Some(self.parts.trainer.batches());
+            self.best = state.best;
+            if extends {
+                // An epoch that the run's end cut short is gone on with.
+                if self.records * self.batches_per_epoch > self.parts.trainer.step() {
+                    self.records -= 1;
+                    self.epoch_is_recorded = false;
+                }
+                if self.parts.config.early_stopping.is_some() {
+                    self.best.wait_anew(self.records);
+                }
+            }
         }
         let last = self.parts.run_dir.cut_metrics(self.records)?;
         self.parts.run_dir.cut_topology(self.records)?;
+        self.last_record = last.as_ref().and_then(|record| record["step"].as_u64());
         self.seconds_before = last.and_then(|record| record["seconds"].as_f64()).unwrap_or(0.0);
         Ok(())
+    }
+
+    /// After [`Run::resume`] with another length: saves the state as one of the longer run, whose settings the folder has from
+    /// now on.
+    ///
+    /// # Errors
+    /// [`RunError::Unsaved`].
+    pub fn begin_extension(&mut self) -> Result<()> {
+        self.save()?;
+        let RunParts { run_dir, config, .. } = &mut self.parts;
+        run_dir.extend(config).map_err(|error| self.unsaved(error.into()))
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &'a B {
+        self.parts.device
     }
 
     /// The trainer.
     pub fn trainer(&self) -> &Trainer<'a, B> {
         &self.parts.trainer
+    }
+
+    /// The best epoch so far, with `keep-best` or `early-stopping`.
+    pub fn best(&self) -> &BestSoFar {
+        &self.best
+    }
+
+    /// Epochs done.
+    pub fn epochs(&self) -> u64 {
+        self.records
+    }
+
+    /// Whether it has waited long enough for a better epoch.
+    pub fn stops_early(&self) -> bool {
+        self.parts.config.early_stopping.is_some_and(|epochs| self.best.waited(self.records) >= epochs)
     }
 
     /// The run's folder.
@@ -385,6 +448,12 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         let options = LoaderOptions { batch_size, form, order, drop_last: false, threads };
         let mut loader = BatchLoader::new(data.train.clone(), &self.input.normalization, options)?;
         let progress = Progress::new(total_steps, config.json);
+        if self.parts.config.log == Some(Log::Tensorboard) {
+            let log = EventLog::open(self.parts.run_dir.path(), self.last_record);
+            let log = log.map_err(|(path, source)| self.unsaved(RunDirError::Io { path, source }.into()))?;
+            self.event_log = Some(log);
+        }
+        let trainer = &self.parts.trainer;
         if trainer.batches() == 0 && self.parts.run_dir.topology_is_empty()? {
             self.record_topology(0)?;
         }
@@ -402,7 +471,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                     Err(error) => return Err(error),
                 }
             }
-            let finished = self.parts.trainer.step() >= total_steps;
+            let finished = self.parts.trainer.step() >= total_steps || self.stops_early();
             let due = match self.parts.config.checkpoint_every {
                 Some(steps) => batches > 0 && self.parts.trainer.step().is_multiple_of(steps),
                 None => over,
@@ -496,6 +565,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                     found.others().into_iter().map(move |(name, value)| (format!("{set}_{name}"), value))
                 })
                 .collect(),
+            lr: self.parts.trainer.learning_rate(self.parts.trainer.step().saturating_sub(1)),
             nnz: cost.nnz,
             density: cost.density(),
             seconds: self.seconds(),
@@ -504,16 +574,37 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         self.append(&record)?;
         self.records += 1;
         self.epoch_is_recorded = true;
+        if let Some(validation) = &validation {
+            self.note_best(validation)?;
+        }
         let told = if self.parts.config.json { print_record(&record) } else { Ok(()) };
-        let mut more = String::new();
+        let mut more = Vec::new();
         for (name, found) in [("validation", validation), ("test", test)] {
-            if let Some(found) = found {
-                let separator = if more.is_empty() { "" } else { "  " };
-                more += &format!("{separator}{name} {}", found.text());
-            }
+            more.extend(found.map(|found| format!("{name} {}", found.text())));
         }
         progress.epoch(record.epoch, &self.status(), &more);
         Ok(told)
+    }
+
+    /// Compares the epoch that was recorded last with the best one, and keeps its state if it is better.
+    fn note_best(&mut self, validation: &Evaluation) -> Result<()> {
+        let config = self.parts.config;
+        if config.keep_best.is_none() && config.early_stopping.is_none() {
+            return Ok(());
+        }
+        let by = config.best_by();
+        let value = match by {
+            BestBy::Loss => validation.loss(),
+            // Not of tasks without it, for which the setting is refused.
+            BestBy::Accuracy => validation.accuracy().unwrap_or(f64::NAN),
+        };
+        let improves = self.best.offer(by, self.records, self.parts.trainer.step(), value);
+        if improves && config.keep_best.is_some() {
+            let checkpoint = self.checkpoint()?;
+            let saved = self.parts.run_dir.save_best(&checkpoint);
+            saved.map_err(|error| self.unsaved(error.into()))?;
+        }
+        Ok(())
     }
 
     /// Records where the connections are, after this many epochs.
@@ -544,12 +635,17 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         evaluate(evaluated, &body, interrupt, |batch, outputs| trainer.evaluate_outputs(batch, outputs))
     }
 
-    /// Appends a record to the run's metrics.
+    /// Appends a record to the run's metrics, and to its event file if it has one.
     ///
     /// # Errors
     /// [`RunError::Unsaved`].
     pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
-        self.parts.run_dir.append(record).map_err(|error| self.unsaved(error.into()))
+        self.parts.run_dir.append(record).map_err(|error| self.unsaved(error.into()))?;
+        if let Some(log) = &mut self.event_log {
+            let path = log.path().to_owned();
+            log.record(record).map_err(|source| self.unsaved(RunDirError::Io { path, source }.into()))?;
+        }
+        Ok(())
     }
 
     /// The state of the run between two steps: equal states make equal bytes, on any machine and at any time.
@@ -558,7 +654,9 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         let (config, data_sha256) = (self.parts.config.fingerprint(), self.data_sha256.clone());
         let (corrupt_images, [forward_flops, _]) = (self.corrupt_images.clone(), self.forward_flops);
         let (records, epoch, epoch_is_recorded) = (self.records, self.epoch, Some(self.epoch_is_recorded));
-        let state = RunState { config, data_sha256, records, epoch, epoch_is_recorded, corrupt_images, forward_flops };
+        let best = self.best;
+        let state =
+            RunState { config, data_sha256, records, epoch, epoch_is_recorded, corrupt_images, forward_flops, best };
         checkpoint.set_section("run", &state);
         Ok(checkpoint)
     }

@@ -8,6 +8,7 @@
 //! | `topology.jsonl` | where the connections are, see [`crate::topology_record`] | at the start and after each epoch |
 //! | `checkpoints/step-….safetensors` | the state after that step, the newest few | during the run |
 //! | `checkpoint.safetensors` | the state at the end of the training | then |
+//! | `best.safetensors` | with `keep-best`, the state after the best epoch so far | after each epoch that is better |
 //!
 //! Checkpoints are never seen half-written, whatever happens to the process or the machine; see
 //! [`crate::atomic_file`]. A run that is resumed renames those that are damaged (`.damaged`), so that nothing takes
@@ -37,6 +38,8 @@ pub(crate) const TOPOLOGY: &str = "topology.jsonl";
 const LOCK: &str = ".lock";
 const CHECKPOINTS: &str = "checkpoints";
 const FINAL: &str = "checkpoint.safetensors";
+/// The checkpoint of the best epoch.
+pub(crate) const BEST: &str = "best.safetensors";
 
 /// Why a run's folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +76,12 @@ pub enum RunDirError {
         path: PathBuf,
         /// What is wrong with those that are there.
         damaged: Vec<CheckpointError>,
+    },
+    /// The run kept no best checkpoint.
+    #[error("{} has no {BEST}: the run was not trained with --keep-best, or no epoch is over", path.display())]
+    NoBest {
+        /// The folder.
+        path: PathBuf,
     },
     /// Another process works on the run.
     #[error("{}: another process is working on this run; wait for it, or stop it", path.display())]
@@ -242,6 +251,31 @@ pub fn load_model(path: &Path) -> crate::Result<(StoredModel, PathBuf)> {
     Ok((model, found.path))
 }
 
+crate::choice::choices! {
+    /// Which checkpoint of a run.
+    Which {
+        /// The newest intact one: of a finished run, its end.
+        Newest,
+        /// That of the best epoch, which --keep-best keeps.
+        Best,
+    }
+}
+
+/// As [`load_model`], where a folder stands for the newest or the best checkpoint of its run.
+///
+/// # Errors
+/// As [`load_model`]; [`RunDirError::NoBest`].
+pub fn load_model_of(path: &Path, which: Which) -> crate::Result<(StoredModel, PathBuf)> {
+    if which == Which::Newest {
+        return load_model(path);
+    }
+    let best = path.join(BEST);
+    if !best.is_file() {
+        return Err(RunDirError::NoBest { path: path.to_owned() }.into());
+    }
+    Ok((StoredModel::load(&best)?, best))
+}
+
 /// The folder of data sets for a model: the one given, that of the settings of the run folder in which it is, if the folder still
 /// exists, or the environment variable `RIGL_DATA_DIR`.
 pub(crate) fn data_dir_for(given: Option<&Path>, model: &Path) -> Option<PathBuf> {
@@ -289,7 +323,7 @@ pub struct RunDir {
 
 impl RunDir {
     /// Makes the folder and writes `config.toml` and `run.json`. Without `config.out` it is
-    /// `runs/<model>-<method>-d<density>-s<seed>-<n>` with the first free `n`.
+    /// `runs/<date>-<model>-<method>-d<density>-s<seed>`, with a number behind it if there is such a folder.
     ///
     /// # Errors
     /// [`RunDirError`]: the folder given holds a run, or something cannot be written.
@@ -299,7 +333,7 @@ impl RunDir {
                 fs::create_dir_all(out).map_err(|source| RunDirError::Create { path: out.clone(), source })?;
                 out.clone()
             }
-            None => fresh(Path::new("runs"), config)?,
+            None => fresh(Path::new("runs"), config, &date_of(info.started_unix_seconds))?,
         };
         // Of two runs that start at once, one has the lock and the other fails here, or finds the first one's files.
         let folder = match Self::lock(path.clone()) {
@@ -422,6 +456,30 @@ impl RunDir {
         Ok(path)
     }
 
+    /// Saves the state after the best epoch so far.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was there is there still.
+    pub fn save_best(&mut self, checkpoint: &Checkpoint) -> Result<(), RunDirError> {
+        let path = self.path.join(BEST);
+        self.save_as(checkpoint, &path)
+    }
+
+    /// Makes a finished run one that goes on, with these settings. Its state must have been saved with them.
+    ///
+    /// # Errors
+    /// [`RunDirError`].
+    pub fn extend(&mut self, config: &TrainConfig) -> Result<(), RunDirError> {
+        let last = self.path.join(FINAL);
+        match fs::remove_file(&last) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(RunDirError::Io { path: last, source });
+            }
+            _ => {}
+        }
+        self.write(CONFIG, config.to_toml()?.as_bytes())
+    }
+
     fn save_as(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<(), RunDirError> {
         // The records that the checkpoint counts must not be lost where the checkpoint is not.
         for (file, name) in [(&self.metrics, METRICS), (&self.topology, TOPOLOGY)] {
@@ -511,18 +569,35 @@ fn append_line(file: &mut File, path: &Path, record: &impl Serialize) -> Result<
 }
 
 /// Makes the first folder of its kind that is not there yet. Making it is what reserves it.
-fn fresh(parent: &Path, config: &TrainConfig) -> Result<PathBuf, RunDirError> {
+fn fresh(parent: &Path, config: &TrainConfig, date: &str) -> Result<PathBuf, RunDirError> {
     fs::create_dir_all(parent).map_err(|source| RunDirError::Create { path: parent.to_owned(), source })?;
     let TrainConfig { model, method, density, seed, .. } = config;
+    // Of a file's weights, the density has all the digits of a quotient.
+    let density = (density * 1e4).round() / 1e4;
+    let name = format!("{date}-{model}-{method}-d{density}-s{seed}");
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c), "-");
     let mut number = 1u64;
     loop {
-        let path = parent.join(format!("{model}-{method}-d{density}-s{seed}-{number}"));
+        let path = parent.join(if number == 1 { name.clone() } else { format!("{name}-{number}") });
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
             Err(source) => return Err(RunDirError::Create { path, source }),
         }
     }
+}
+
+/// The day, in UTC, as `2026-11-30`.
+fn date_of(unix_seconds: u64) -> String {
+    // Years begin in March here, so that a leap day is a year's last.
+    let days = unix_seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let (day, month) = (day_of_year - (153 * march_month + 2) / 5 + 1, (march_month + 2) % 12 + 1);
+    let year = 400 * era + year + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 #[cfg(test)]
@@ -651,12 +726,41 @@ mod tests {
     }
 
     #[test]
-    fn fresh_folders_are_numbered() {
+    fn fresh_folders_are_named_for_people() {
         let parent = tempfile::tempdir().unwrap();
-        let config = TrainConfig { density: 0.05, seed: 7, ..TrainConfig::default() };
-        for number in 1..4 {
-            let path = fresh(parent.path(), &config).unwrap();
-            assert!(path.ends_with(format!("lenet-300-100-rigl-d0.05-s7-{number}")), "{}", path.display());
+        // Such as a file's weights have.
+        let config = TrainConfig { density: 0.050_012_345_678_9, seed: 7, ..TrainConfig::default() };
+        for end in ["", "-2", "-3"] {
+            let path = fresh(parent.path(), &config, "2026-11-30").unwrap();
+            let name = format!("2026-11-30-lenet-300-100-rigl-d0.05-s7{end}");
+            assert!(path.ends_with(name), "{}", path.display());
         }
+    }
+
+    #[test]
+    fn dates_of_seconds() {
+        for (seconds, date) in [
+            (0, "1970-01-01"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_704_067_199, "2023-12-31"),
+            (4_107_542_400, "2100-03-01"),
+        ] {
+            assert_eq!(date_of(seconds), date);
+        }
+    }
+
+    #[test]
+    fn the_best_checkpoint_is_found_where_there_is_one() {
+        let out = tempfile::tempdir().unwrap();
+        let mut folder = create(out.path()).unwrap();
+        let error = load_model_of(out.path(), Which::Best).unwrap_err().to_string();
+        assert!(error.contains("has no best.safetensors") && error.contains("--keep-best"), "{error}");
+        // It is none of those that a run goes on from.
+        folder.save_best(&Checkpoint::default()).unwrap();
+        assert!(newest_checkpoint(out.path()).unwrap().0.is_none());
+        let error = load_model_of(out.path(), Which::Best).unwrap_err().to_string();
+        assert!(error.contains("section \"model\""), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use crate::device::{ComputeDevice, Device, OnDevice, Place};
 use crate::error::Context;
 use crate::method::Method;
 use crate::models::{Architecture, Format, Sparsification, parse_density};
-use crate::report::{Significant, Table, print_record, print_text};
+use crate::report::{Significant, Table, bytes_text, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{BatchArgs, FormatArgs, ModelArgs, TrainConfig, TrainOptions};
 use crate::{fit, memory};
@@ -141,8 +141,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             print_record(&record)?;
         } else {
             let milliseconds = |ns: u64| format!("{} ms", Significant(ns as f64 / 1e6));
-            let mebibytes =
-                |bytes: Option<u64>| bytes.map_or("–".to_owned(), |b| format!("{:.0} MiB", b as f64 / 1048576.0));
+            let size = |bytes: Option<u64>| bytes.map_or("–".to_owned(), bytes_text);
             table.row([
                 Significant(record.density).to_string(),
                 record.nnz.to_string(),
@@ -150,8 +149,8 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
                 milliseconds(record.time_ns),
                 milliseconds(record.dense_time_ns),
                 format!("{:.3}×", record.time_ratio),
-                mebibytes(record.peak_rss_bytes),
-                mebibytes(record.dense_peak_rss_bytes),
+                size(record.peak_rss_bytes),
+                size(record.dense_peak_rss_bytes),
             ]);
         }
     }

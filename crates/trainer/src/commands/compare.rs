@@ -24,41 +24,48 @@ const HEADING: &str = "Comparison";
 const COMPARE_EXAMPLES: &str = "\
 Examples:
   rigl compare
-      dense, static, set and rigl at density 0.1, three seeds each, on the embedded images
-  rigl compare --methods static,rigl,small-dense --densities 0.1,0.05,0.02 --seeds 5 --epochs 10
-      includes a dense network as large as the sparse one; five seeds, starting at --seed (0)
-  rigl compare --methods set,rigl --data mnist --data-dir ~/data --update-interval 50 --seeds 0,5,7 --out runs/mnist
+      dense, static, set and rigl at density 0.1, three seeds each, on the
+      embedded images
+  rigl compare --methods static,rigl,small-dense --densities 0.1,0.02 --seeds 5
+      includes a dense network as large as the sparse one; five seeds,
+      starting at --seed (0)
+  rigl compare --data mnist --data-dir ~/data --seeds 0,5,7 --out runs/mnist
       specific seeds; any option of rigl train applies to all runs
-  rigl compare --config experiments/lenet-fashion-mnist.toml --seeds 1 --epochs 1
-      an experiment from a file, with its published numbers, shortened by the command line
+  rigl compare --val-fraction 0.1
+      ranks by validation accuracy; the test set has no part in the ranking
+  rigl compare --config experiments/lenet-fashion-mnist.toml --epochs 1
+      an experiment from a file, with its published numbers, shortened by the
+      command line
   rigl compare --resume runs/mnist
       continue after Ctrl-C; repeating the original command does the same
 
 A file for --config:
   title = \"LeNet-300-100\"
-  source = \"where the numbers are published\"       # with notes = \"...\": text for the report
-  [settings]                                       # as for rigl train --config
+  source = \"where it is published\"   # with notes = \"...\": text for the report
+  [settings]                          # as for rigl train --config
   epochs = 10
   [compare]
   densities = [0.1, 0.02]
-  seeds = 3                                        # or a list: [0, 5, 7]
-  [[arm]]                                          # one per line of the comparison
+  seeds = 3                           # or a list: [0, 5, 7]
+  [[arm]]                             # one per line of the comparison
   name = \"rigl\"
   method = \"rigl\"
   [[arm]]
   name = \"rigl, often\"
   method = \"rigl\"
-  update-interval = 50                             # any setting that differs from the common ones
-  densities = [0.1]                                # default: those of [compare]
-  [[published]]                                    # shown beside ours in table and report
+  update-interval = 50                # any setting that differs
+  densities = [0.1]                   # default: those of [compare]
+  [[published]]                       # shown beside ours in table and report
   arm = \"rigl\"
   density = 0.1
   accuracy = 0.89
-  deviation = 0.003                                # optional, like source and note
+  deviation = 0.003                   # optional, like source and note
 
-A comparison's folder: comparison.toml (what is compared; --config repeats it), runs/ARM-dDENSITY-sSEED (a folder per run,
-like rigl train's), report.html, accuracy-flops.svg, accuracy-seconds.svg, summary.json. A run that already exists with the
-same settings is reused, so seeds, densities and methods can be added later.";
+A comparison's folder: comparison.toml (what is compared; --config repeats
+it), runs/ARM-dDENSITY-sSEED (a folder per run, like rigl train's),
+report.html, accuracy-flops.svg, accuracy-seconds.svg, summary.json. A run
+that already exists with the same settings is reused, so seeds, densities and
+methods can be added later.";
 
 /// `rigl compare`.
 #[derive(Debug, Args)]
@@ -93,7 +100,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub config: Option<PathBuf>,
     /// Resume the comparison in this folder; only --threads, --loader-threads, --device, --data-dir,
-    /// --checkpoint-every, --keep-checkpoints and --json may change
+    /// --checkpoint-every, --keep-checkpoints, --log and --json may change
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "methods", "densities", "seeds"],
         help_heading = HEADING)]
     pub resume: Option<PathBuf>,
@@ -255,6 +262,9 @@ fn done_record(run: &PlannedRun, definition: &Definition, out: &Path) -> crate::
     values.insert("arm".to_owned(), arm.name.clone().into());
     values.insert("method".to_owned(), arm.method.clone().into());
     values.insert("density_asked".to_owned(), run.place.density.into());
+    if let Some(accuracy) = folder.epochs.last().and_then(|epoch| epoch.val_accuracy) {
+        values.insert("val_accuracy".to_owned(), accuracy.into());
+    }
     Ok(record)
 }
 

@@ -24,6 +24,13 @@ pub enum DataCommand {
     Verify(DataVerifyArgs),
 }
 
+impl DataCommand {
+    /// As [`super::Command::only_tells`].
+    pub fn only_tells(&self) -> bool {
+        matches!(self, Self::List(_))
+    }
+}
+
 /// `rigl data list`.
 #[derive(Debug, Args)]
 pub struct DataListArgs {
@@ -38,7 +45,8 @@ pub struct DataListArgs {
 const FETCH_EXAMPLES: &str = "\
 Examples:
   rigl data fetch cifar10 --data-dir ~/data
-      downloads CIFAR-10 to ~/data/cifar10, where --data cifar10 --data-dir ~/data finds it
+      downloads CIFAR-10 to ~/data/cifar10, where --data cifar10 --data-dir
+      ~/data finds it
   rigl data fetch mnist --from /mnt/mirror/mnist --to ~/data/mnist
       copies from a local mirror, published or unpacked files, plain, .gz or .xz";
 

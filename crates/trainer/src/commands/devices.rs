@@ -7,7 +7,7 @@ use sparse_kernels::cpu::{Cpu, IsaName};
 use sparse_kernels::gpu;
 
 use crate::device::available_threads;
-use crate::report::{Table, print_record, print_text};
+use crate::report::{bytes_text, print_record, print_text};
 
 /// `rigl devices`.
 #[derive(Debug, Args)]
@@ -61,32 +61,36 @@ pub fn run(args: &DevicesArgs) -> crate::Result<()> {
     if args.json {
         return Ok(records.iter().try_for_each(print_record)?);
     }
-    let mut table =
-        Table::new(["--device", "name", "kind", "driver", "one buffer", "of which seen", "subgroups", "f16"]);
+    let width = records.iter().map(|record| record.device.len()).max().unwrap_or(0);
     for record in &records {
-        let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
-        let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
-        let [driver, buffer, binding, subgroups, f16] = match &record.gpu {
-            Some(gpu) => [
-                format!("{}, {}", gpu.interface, gpu.driver),
-                mebibytes(gpu.max_buffer_bytes),
-                mebibytes(gpu.max_binding_bytes),
-                match gpu.subgroup_sizes {
-                    [least, most] if least == most => least.to_string(),
-                    [least, most] => format!("{least} to {most}"),
-                },
-                yes(gpu.has_f16),
-            ],
-            None => [record.isas.join(", "), String::new(), String::new(), String::new(), String::new()],
-        };
-        let kind = record.threads.map_or(record.kind.to_owned(), |threads| format!("{threads} threads"));
-        table.row([record.device.clone(), record.name.clone(), kind, driver, buffer, binding, subgroups, f16]);
+        let DeviceRecord { device, name, .. } = record;
+        print_text(format_args!("{device:<width$}  {name}"))?;
+        for line in details(record) {
+            print_text(format_args!("{:<width$}  {line}", ""))?;
+        }
     }
-    print_text(format_args!("{table}"))?;
     if records.len() == 1 {
         print_text(format_args!("{}", why_no_gpu()))?;
     }
     Ok(())
+}
+
+/// What a device has, for people: short lines.
+fn details(record: &DeviceRecord) -> Vec<String> {
+    let Some(gpu) = &record.gpu else {
+        let threads = record.threads.map_or(record.kind.to_owned(), |threads| format!("{threads} threads"));
+        return vec![format!("{threads}; {}", record.isas.join(", "))];
+    };
+    let subgroups = match gpu.subgroup_sizes {
+        [least, most] if least == most => least.to_string(),
+        [least, most] => format!("{least} to {most}"),
+    };
+    let [buffer, binding] = [gpu.max_buffer_bytes, gpu.max_binding_bytes].map(bytes_text);
+    vec![
+        format!("{}; {}, {}", record.kind, gpu.interface, gpu.driver),
+        format!("buffers of up to {buffer}, {binding} of it seen by a kernel"),
+        format!("subgroups of {subgroups}; {} f16", if gpu.has_f16 { "has" } else { "no" }),
+    ]
 }
 
 fn devices() -> crate::Result<Vec<DeviceRecord>> {

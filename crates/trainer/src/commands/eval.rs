@@ -16,12 +16,12 @@ use crate::metrics::{Evaluation, Measured};
 use crate::models::{ModelInput, Network, StoredModel};
 use crate::report::{print_record, print_text};
 use crate::run::{Evaluated, evaluate};
-use crate::run_dir::load_model;
+use crate::run_dir::{Which, load_model_of};
 use crate::training::{Evaluator, Loss};
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
-  rigl eval runs/lenet-300-100-rigl-d0.1-s0-1
+  rigl eval runs/1
       the run's newest intact checkpoint, on the test set of its own data
   rigl eval model.safetensors --data mnist --data-dir ~/data --json
       an imported model on MNIST, as a JSON record";
@@ -32,6 +32,9 @@ Examples:
 pub struct EvalArgs {
     /// A run folder, a checkpoint or an imported model
     pub model: PathBuf,
+    /// Which checkpoint of a run folder
+    #[arg(long, value_enum, default_value_t = Which::Newest)]
+    pub which: Which,
     /// The data set [default: the one the model was trained on, or fashion-mnist-mini]
     #[arg(long, value_name = "NAME")]
     pub data: Option<String>,
@@ -93,7 +96,7 @@ pub(super) const EVALUATION_BATCH: usize = 32;
 /// If the model or the data is unavailable, do not fit each other, the loss is not finite, or the evaluation is interrupted.
 pub fn run(args: &EvalArgs) -> crate::Result<()> {
     let interrupt = Interrupt::install()?;
-    let (model, checkpoint) = load_model(&args.model)?;
+    let (model, checkpoint) = load_model_of(&args.model, args.which)?;
     let trained_on = model.input.clone();
     let name = args.data.as_deref().or(trained_on.as_ref().map(|input| &*input.data)).unwrap_or(data::EMBEDDED);
     let (data_dir, table) = (args.data_dir.as_deref(), args.table.as_deref());

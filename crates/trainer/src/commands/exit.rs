@@ -1,7 +1,10 @@
 //! How the process ends: its exit code, and the line that says why.
 
+use std::io;
+
 use crate::error::{Error, Kind};
 use crate::interrupt;
+use crate::report::is_of_output;
 
 /// The process's exit code for an error: 2 if the command line, the configuration or the files it names must change,
 /// 130 if the run was interrupted, 1 if it failed.
@@ -16,6 +19,12 @@ pub fn exit_code(error: &Error) -> u8 {
 /// The line that a person reads: each cause once, also where an error says its cause itself.
 pub fn message(error: &Error) -> String {
     if error.kind == Kind::Interrupted { error.to_string() } else { format!("error: {error}") }
+}
+
+/// Whether it is that nobody reads standard output any more, as when `head` has seen enough.
+pub fn is_closed_output(error: &Error) -> bool {
+    let of_output = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe && is_of_output(error);
+    error.cause.chain().filter_map(|cause| cause.downcast_ref()).any(of_output)
 }
 
 #[cfg(test)]
@@ -40,6 +49,16 @@ mod tests {
         let interrupted = RunError::Interrupted { step: 1, saved: "a".into(), run: "b".into() };
         assert_eq!(exit_code(&interrupted.into()), 130);
         assert_eq!(exit_code(&"loss is NaN".to_owned().into()), 1);
+    }
+
+    #[test]
+    fn a_closed_output_is_told_from_other_pipes() {
+        let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(!is_closed_output(&pipe().into()));
+        assert!(is_closed_output(&crate::report::output_error(pipe()).into()));
+        assert!(!is_closed_output(&crate::report::output_error(io::ErrorKind::StorageFull.into()).into()));
+        let error: Error = crate::report::output_error(pipe()).into();
+        assert!(message(&error).starts_with("error: standard output: "), "{}", message(&error));
     }
 
     #[test]

@@ -14,11 +14,14 @@ const IMPORT_EXAMPLES: &str = "\
 Examples:
   rigl import state_dict.safetensors --density 0.1 --out model.safetensors
       prunes the smallest weights of each layer of a dense PyTorch model; then
-      rigl train --init-from model.safetensors   trains it further, and rigl eval model.safetensors evaluates it
+      rigl train --init-from model.safetensors trains it further, and
+      rigl eval model.safetensors evaluates it
   rigl import pruned.safetensors --out model.safetensors
-      a model pruned by another program: its zeros, or its weight_orig and weight_mask, are the pattern
+      a model pruned by another program: its zeros, or its weight_orig and
+      weight_mask, are the pattern
   rigl import fc1.npz fc2.npz fc3.npz --out model.safetensors
-      a multi-layer perceptron from matrices [outputs, inputs], in this order, with zero biases
+      a multi-layer perceptron from matrices [outputs, inputs], in this order,
+      with zero biases
   rigl import matrices --out model.safetensors
       a folder written by rigl export, with biases";
 

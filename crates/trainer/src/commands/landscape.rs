@@ -31,16 +31,20 @@ use crate::training::Loss;
 use crate::{data, memory};
 
 const LANDSCAPE_DETAILS: &str = "\
-Curves are Bézier curves with one control point (quadratic) or two (cubic), which begin on the straight line and are
-trained for a low mean loss along the curve: each step takes a minibatch and a random point of the curve; SGD with
-momentum 0.9, a cosine learning rate and weight decay. Both ends stay fixed. In the sparse space a point has weights
-only where A or B has one, and costs as much as a network with that many weights; in the full space it has all
-weights. The straight line lies in the sparse space. Biases and the scales and shifts of batch normalisations belong
-to a point; running moments do not: they are estimated for each point by a pass over the training set, for A and B
-too, so their losses differ slightly from those of rigl eval. A layer that is dense in A or B is dense in the sparse
-space.
+Curves are Bézier curves with one control point (quadratic) or two (cubic),
+which begin on the straight line and are trained for a low mean loss along the
+curve: each step takes a minibatch and a random point of the curve; SGD with
+momentum 0.9, a cosine learning rate and weight decay. Both ends stay fixed.
+In the sparse space a point has weights only where A or B has one, and costs
+as much as a network with that many weights; in the full space it has all
+weights. The straight line lies in the sparse space. Biases and the scales and
+shifts of batch normalisations belong to a point; running moments do not: they
+are estimated for each point by a pass over the training set, for A and B too,
+so their losses differ slightly from those of rigl eval. A layer that is dense
+in A or B is dense in the sparse space.
 
-The barrier of a path is its highest loss for t in [0, 1], minus the higher of the two ends' losses.
+The barrier of a path is its highest loss for t in [0, 1], minus the higher of
+the two ends' losses.
 
 Examples:
   rigl landscape runs/static runs/pruned --out landscape

@@ -5,6 +5,7 @@ mod bench_compare;
 mod bench_kernel;
 mod bench_step;
 pub(crate) mod compare;
+mod completions;
 mod compress;
 mod data;
 mod devices;
@@ -23,25 +24,62 @@ mod summary;
 pub(crate) mod train;
 mod values;
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 
-pub use self::exit::{exit_code, message};
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use self::exit::{exit_code, is_closed_output, message};
 
 /// Trains sparse neural networks; time and memory follow density.
 ///
 /// A weight that does not exist is not stored or multiplied and has no gradient. Density is the share of weights that
 /// exist: at 0.1, one weight in ten.
 #[derive(Debug, Parser)]
-#[command(name = "rigl", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "rigl", version, max_term_width = 80, disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The commands: `Name(file::Arguments)`, where the file's `run` takes the arguments.
+impl Cli {
+    /// The command line of a process. A negative number behind an option is its value, so that the option's rule answers it.
+    ///
+    /// # Errors
+    /// Wrong use, and requests for help.
+    pub fn of_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut joined: Vec<OsString> = Vec::new();
+        for argument in arguments {
+            let is_number =
+                |text: &str| text.starts_with('-') && text.split(',').all(|part| part.parse::<f64>().is_ok());
+            let takes = |option: &str| option.starts_with("--") && option != "--" && !option.contains('=');
+            match joined.last_mut() {
+                Some(option) if option.to_str().is_some_and(takes) && argument.to_str().is_some_and(is_number) => {
+                    option.push("=");
+                    option.push(argument);
+                }
+                _ => joined.push(argument),
+            }
+        }
+        Self::try_parse_from(joined)
+    }
+}
+
+impl Command {
+    /// Whether it only tells something: nothing is lost if nobody reads on.
+    pub fn only_tells(&self) -> bool {
+        match self {
+            Self::Bench(_) | Self::Completions(_) | Self::Compress(_) | Self::Devices(_) => true,
+            Self::Eval(_) | Self::Plan(_) | Self::Predict(_) | Self::Report(_) => true,
+            Self::Data(command) => command.only_tells(),
+            Self::Compare(_) | Self::Export(_) | Self::Import(_) | Self::Landscape(_) | Self::Train(_) => false,
+        }
+    }
+}
+
+/// The commands: `Name(file::Arguments)`, where the file's `run` takes the arguments, and what stands behind `with`.
 macro_rules! commands {
-    ($($(#[$attribute:meta])* $name:ident($file:ident::$arguments:ident),)+) => {
+    ($($(#[$attribute:meta])* $name:ident($file:ident::$arguments:ident) $(with $more:expr)?,)+) => {
         /// The commands.
         #[derive(Debug, Subcommand)]
         pub enum Command {
@@ -54,7 +92,7 @@ macro_rules! commands {
         /// Whatever stops it; [`exit_code`] gives the kind.
         pub fn run(command: Command) -> crate::Result<()> {
             match command {
-                $(Command::$name(arguments) => $file::run(&arguments),)+
+                $(Command::$name(arguments) => $file::run(&arguments $(, $more)?),)+
             }
         }
     };
@@ -89,6 +127,8 @@ commands! {
     /// List, fetch and verify data sets.
     #[command(subcommand)]
     Data(data::DataCommand),
+    /// Print a script by which a shell completes commands and options.
+    Completions(completions::CompletionsArgs) with Cli::command(),
 }
 
 #[cfg(test)]
@@ -98,10 +138,10 @@ mod tests {
     use super::*;
     use crate::landscape::{BATCH_SIZE, PathTraining};
     use crate::models::Format;
-    use clap::CommandFactory;
+    use clap_complete::Shell;
 
     fn parse(line: &str) -> Result<Command, String> {
-        let parsed = Cli::try_parse_from(std::iter::once("rigl").chain(line.split_whitespace()));
+        let parsed = Cli::of_arguments(std::iter::once("rigl").chain(line.split_whitespace()).map(OsString::from));
         parsed.map(|cli| cli.command).map_err(|error| {
             assert_eq!(error.exit_code(), 2);
             error.to_string()
@@ -111,6 +151,63 @@ mod tests {
     #[test]
     fn definitions_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_80_columns() {
+        fn check(command: &mut clap::Command) {
+            let help = command.render_long_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands_mut().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&mut command);
+    }
+
+    #[test]
+    fn completions_know_commands_and_options() {
+        for (shell, parts) in [
+            (Shell::Bash, ["complete -F _rigl", "--early-stopping"]),
+            (Shell::Zsh, ["#compdef rigl", "--early-stopping"]),
+            (Shell::Fish, ["complete -c rigl", "-l early-stopping"]),
+        ] {
+            let script = completions::script(shell, Cli::command());
+            assert!(parts.iter().all(|part| script.contains(part)), "{shell}");
+        }
+    }
+
+    #[test]
+    fn negative_numbers_are_values() {
+        for (line, option) in [
+            ("--lr -1", "--lr: -1 is invalid"),
+            ("--lr -1e-3 --seed 1", "--lr: -0.001 is invalid"),
+            ("--erk-power -inf", "--erk-power: -inf is invalid"),
+        ] {
+            match parse(&format!("train {line}")).unwrap() {
+                Command::Train(args) => {
+                    let message =
+                        crate::settings::TrainConfig::resolve(None, &args.options, None).unwrap_err().to_string();
+                    assert!(message.starts_with(option), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        for (line, value) in [
+            ("train --lr-milestones -5,8", "'-5' for '--lr-milestones"),
+            ("train --epochs -5", "'-5' for '--epochs"),
+            ("plan --density -0.5", "-0.5"),
+            ("landscape a b --steps -1", "'-1' for '--steps"),
+            ("bench kernel --threads -2", "'-2' for '--threads"),
+        ] {
+            let result = parse(line);
+            assert!(
+                !matches!(&result, Err(message) if message.contains("unexpected argument") || !message.contains(value)),
+                "{line}: {result:?}"
+            );
+        }
     }
 
     #[test]

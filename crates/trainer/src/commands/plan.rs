@@ -15,7 +15,7 @@ use crate::first_model::FirstModel;
 use crate::fit;
 use crate::method::Method;
 use crate::models::{Architecture, Format, MOST_WIDTH, activation_bytes, width};
-use crate::report::{Significant, Table, dimensions, print_record, print_text};
+use crate::report::{Significant, Table, bytes_text, dimensions, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{
     BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, SpreadArgs, TrainConfig, TrainOptions,
@@ -260,23 +260,23 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
         totals.row([name.to_owned(), show(this), show(dense), ratio(this, dense)]);
     };
     let count = |value: f64| format!("{value:.0}");
-    let kilobytes = |value: f64| format!("{} kB", Significant(value / 1e3));
+    let size = |bytes: f64| bytes_text(bytes as u64);
     row("weights", nnz as f64, dense_architecture.size() as f64, &count);
     row("inference flops/sample", sparse_flops, dense_flops, &count);
     row("training flops/sample", train_flops_ratio * 3.0 * dense_flops, 3.0 * dense_flops, &count);
-    row("size, bitmask format", paper_size_bytes, dense_paper_size, &kilobytes);
+    row("size, bitmask format", paper_size_bytes, dense_paper_size, &size);
     row(
         &format!("size, {}", config.format.to_string().to_uppercase().replace('X', "x")),
         bytes.storage as f64,
         dense_storage as f64,
-        &kilobytes,
+        &size,
     );
-    row("training memory", bytes.training as f64, total.dense_training_bytes as f64, &kilobytes);
+    row("training memory", bytes.training as f64, total.dense_training_bytes as f64, &size);
     if bytes.growth > 0 {
-        row("  of it, gradients for growth", bytes.growth as f64, 0.0, &kilobytes);
+        row("  of it, gradients for growth", bytes.growth as f64, 0.0, &size);
     }
     if bytes.method > 0 {
-        row(&format!("  of it, held for {}", config.method), bytes.method as f64, 0.0, &kilobytes);
+        row(&format!("  of it, held for {}", config.method), bytes.method as f64, 0.0, &size);
     }
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(

@@ -13,7 +13,7 @@ use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_devic
 use crate::models::{ModelInput, Network, StoredModel};
 use crate::predict::{Expected, FewLanes, InputSource, Outcomes};
 use crate::report::{nanoseconds_text, print_record, print_text};
-use crate::run_dir::load_model;
+use crate::run_dir::{Which, load_model_of};
 use crate::training::{Evaluator, Loss};
 
 const PREDICT_EXAMPLES: &str = "\
@@ -21,9 +21,11 @@ Examples:
   rigl predict runs/pets cat.jpg dog.png
       the class of each picture with its probability, as CSV
   rigl predict runs/pets photos/ --top-k 3 --json
-      the three likeliest classes of every picture in a folder, as JSON records
+      the three likeliest classes of every picture in a folder, as JSON
+      records
   rigl predict runs/wine new.csv > predictions.csv
-      a prediction for each row of a table, whose columns are found by their names
+      a prediction for each row of a table, whose columns are found by their
+      names
   rigl predict runs/wine new.csv --batch-size 1 --time > /dev/null
       how long a single input takes";
 
@@ -33,6 +35,9 @@ Examples:
 pub struct PredictArgs {
     /// A run folder, a checkpoint or an imported model
     pub model: PathBuf,
+    /// Which checkpoint of a run folder
+    #[arg(long, value_enum, default_value_t = Which::Newest)]
+    pub which: Which,
     /// Pictures, folders of pictures, tables (.csv, .tsv) or arrays (.npy, .npz, .safetensors)
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
@@ -61,7 +66,7 @@ pub struct PredictArgs {
 /// # Errors
 /// If the model or an input cannot be read, or an input does not fit the model. What was predicted before is printed.
 pub fn run(args: &PredictArgs) -> crate::Result<()> {
-    let (model, path) = load_model(&args.model)?;
+    let (model, path) = load_model_of(&args.model, args.which)?;
     let Some(input) = model.input.clone() else {
         let path = path.display();
         return Err(

@@ -12,8 +12,9 @@ const REPORT_EXAMPLES: &str = "\
 Examples:
   rigl report runs/compare-lenet-300-100-fashion-mnist-mini
       writes a comparison's report again, from the runs so far
-  rigl report runs/lenet-300-100-* --out report --title 'First night'
-      runs of rigl train, grouped by the settings in which they differ and averaged over seeds";
+  rigl report runs/2026-11-30-* --out report --title 'First night'
+      runs of rigl train, grouped by the settings in which they differ and
+      averaged over seeds";
 
 /// `rigl report`.
 #[derive(Debug, Args)]

@@ -1,16 +1,18 @@
 //! `rigl train`.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use rigl::LayerDensity;
 use serde::Serialize;
+use serde_json::Value;
 use sparse_kernels::BackendError;
 
 use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::Dataset;
 use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
 use crate::error::{Context, Kind};
@@ -20,16 +22,18 @@ use crate::interrupt::Interrupt;
 use crate::memory;
 use crate::metrics::Evaluation;
 use crate::models::Architecture;
-use crate::report::{Significant, Table, dimensions, print_record, print_text};
+use crate::report::{Significant, Table, dimensions, print_record, print_text, wrapped};
 use crate::run::{Run, RunParts};
-use crate::run_dir::{Found, RunDir, RunInfo, newest_checkpoint};
+use crate::run_dir::{BEST, Found, RunDir, RunInfo, newest_checkpoint};
+use crate::settings::error::ConfigError;
 use crate::settings::{RUN, TrainConfig, TrainOptions};
-use crate::training::Trainer;
+use crate::training::{BestBy, BestEpoch, Trainer};
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:
   rigl train
-      LeNet-300-100 at density 0.1 with RigL on the embedded images; results in runs/
+      LeNet-300-100 at density 0.1 with RigL on the embedded images; results
+      in runs/
   rigl train --density 0.05 --seed 1 --epochs 40
       half the weights, another seed, twice the length
   rigl train --method dense
@@ -40,14 +44,19 @@ Examples:
       a class for each row of a table, from its other columns
   rigl train --config experiment.toml --seed 2 --json > records.jsonl
       a file's settings with another seed, as JSON records
-  rigl train --resume runs/lenet-300-100-rigl-d0.1-s0-1
+  rigl train --val-fraction 0.1 --keep-best accuracy --early-stopping 5
+      keep the best epoch; end after 5 epochs that are no better
+  rigl train --resume runs/1
       resume a run that was interrupted, by Ctrl-C or otherwise
+  rigl train --resume runs/1 --extend --epochs 40
+      make a finished run longer
 
 The keys of a configuration file are the options' names:
   model = \"784-300-100-10\"
   density = 0.05
   lr-milestones = [1000, 2000]
-The run's folder holds the settings in effect (config.toml), which --config can read.";
+The run's folder holds the settings in effect (config.toml), which --config
+can read.";
 
 /// `rigl train`.
 #[derive(Debug, Args)]
@@ -64,10 +73,14 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", help_heading = RUN)]
     pub config: Option<PathBuf>,
     /// Resume the run in this folder from its newest intact checkpoint, to the same result as without the interruption;
-    /// only --threads, --loader-threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints and --json may
+    /// only --threads, --loader-threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints, --log and --json may
     /// change
     #[arg(long, value_name = "RUN", conflicts_with = "config", help_heading = RUN)]
     pub resume: Option<PathBuf>,
+    /// With --resume, make the run longer: --epochs or --steps is its new length in all. From here on, the schedules are
+    /// those of a run of that length; what was given in steps stays
+    #[arg(long, requires = "resume", help_heading = RUN)]
+    pub extend: bool,
 }
 
 /// The record of a finished run.
@@ -104,6 +117,20 @@ struct DoneRecord {
     /// Training pictures that others took the place of, where data may have broken ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     corrupt_images: Option<usize>,
+    /// The epoch whose checkpoint is kept as the best one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    best: Option<BestRecord>,
+    /// Whether the run ended for want of a better epoch, where it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_early: Option<bool>,
+}
+
+/// The best epoch in a record.
+#[derive(Debug, Serialize)]
+struct BestRecord {
+    by: BestBy,
+    #[serde(flatten)]
+    epoch: BestEpoch,
 }
 
 /// The most time spent on measuring a step beside the dense step.
@@ -119,6 +146,7 @@ const LARGEST_DENSE: usize = 1 << 26;
 pub fn run(args: &TrainArgs) -> crate::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let config = match &args.resume {
+        Some(run) if args.extend => TrainConfig::extend(&args.options, &RunDir::config_path(run)?, data_dir)?,
         Some(run) => TrainConfig::resume(&args.options, &RunDir::config_path(run)?, data_dir)?,
         None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
@@ -161,6 +189,12 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         Some((run_dir, found)) => (Some(run_dir), found),
         None => (None, None),
     };
+    if let Some(found) = found.as_ref().filter(|_| args.extend) {
+        let done = steps_of(&found.checkpoint)?;
+        if done >= total_steps {
+            return Err(ConfigError::NotLonger { done, total_steps }.into());
+        }
+    }
     if found.is_none() && config.init_from.is_none() && config.ticket.is_none() {
         let densities = config.sparsification().solve(architecture)?;
         memory::check_weights(device, architecture, config, &densities, config.batch_size.min(data.train.len()))?;
@@ -187,10 +221,15 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     };
     let mut run = Run::new(RunParts { device, config, data, trainer, run_dir, total_steps, interrupt });
     if args.resume.is_some() {
-        let resumed = run.resume(found.as_ref().map(|found| &found.checkpoint));
+        let resumed = run.resume(found.as_ref().map(|found| &found.checkpoint), args.extend);
         resumed.context(|| found.as_ref().map_or(String::new(), |found| found.path.display().to_string()))?;
-        let step = run.trainer().step();
-        tracing::info!("resuming after step {step}");
+        if args.extend {
+            run.begin_extension()?;
+        }
+    }
+    if !config.json {
+        // Progress is no reason to fail when nobody reads it.
+        let _ = io::stderr().write_all(heading(&mut run, config, data, total_steps, &place).as_bytes());
     }
     if args.profile {
         device.start_profile()?;
@@ -241,15 +280,68 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         run_dir: run.run_dir().path().display().to_string(),
         seed: config.seed,
         corrupt_images: run.corrupt_images(),
+        best: run.best().best().map(|&epoch| BestRecord { by: config.best_by(), epoch }),
+        stopped_early: config.early_stopping.map(|_| run.trainer().step() < total_steps),
     };
     run.append(&done)?;
     if config.json {
         print_record(&done)?;
     } else {
         let flops = [sparse_flops, dense_flops];
-        print_tables(architecture, &densities, &done, &test, flops, &place)?;
+        let ending = ending(&done, config, run.epochs());
+        print_tables(architecture, &densities, &done, &test, flops, &place, &ending)?;
     }
     Ok(())
+}
+
+/// What a run is of, before its first step.
+fn heading<B: ComputeDevice>(
+    run: &mut Run<'_, B>,
+    config: &TrainConfig,
+    data: &Dataset,
+    total_steps: u64,
+    place: &Place,
+) -> String {
+    let network = &run.trainer().network;
+    let (size, step) = (network.architecture.size(), run.trainer().step());
+    let (densities, parameters) = (network.densities(run.device()), network.architecture.parameters());
+    let nnz: usize = densities.iter().map(|density| density.nnz).sum();
+    let density = Significant(nnz as f64 / size as f64);
+    let from = if step > 0 { format!("step {step} to {total_steps}") } else { format!("{total_steps} steps") };
+    let (train, folder) = (data.train.len(), run.run_dir().path().display().to_string());
+    let parts = [
+        format!("{}, {}", config.model, config.method),
+        format!("{nnz} of {size} weights (density {density}), {} other parameters", parameters - size),
+        format!("{train} samples of {}", data.name),
+        format!("{from} on {place}"),
+        format!("in {folder}"),
+    ];
+    wrapped(&parts) + "\n"
+}
+
+/// What `keep-best` and `early-stopping` did, a line each.
+fn ending(done: &DoneRecord, config: &TrainConfig, epochs: u64) -> Vec<String> {
+    let mut lines = Vec::new();
+    let by = config.best_by();
+    if done.stopped_early == Some(true) {
+        let waited = config.early_stopping.unwrap_or_default();
+        lines.push(format!("stopped after epoch {epochs}: no better validation {by} in {waited} epochs"));
+    }
+    if let Some(BestRecord { epoch: BestEpoch { epoch, step, value }, .. }) = done.best {
+        let value = match by {
+            BestBy::Loss => format!("{value:.4}"),
+            BestBy::Accuracy => format!("{:.2}%", 100.0 * value),
+        };
+        let file = if config.keep_best.is_some() { format!(", in {BEST}") } else { String::new() };
+        lines.push(format!("best validation {by} {value} at epoch {epoch}, step {step}{file}"));
+    }
+    lines
+}
+
+/// Steps of a checkpoint's training.
+fn steps_of(checkpoint: &Checkpoint) -> Result<u64, CheckpointError> {
+    let training: Value = checkpoint.section("training")?;
+    training["step"].as_u64().ok_or_else(|| CheckpointError::mismatch("the step", &training["step"], "a number"))
 }
 
 /// The run in `folder` and its newest whole checkpoint. Those that are incomplete are set aside.
@@ -308,6 +400,7 @@ fn print_tables(
     test: &Evaluation,
     [sparse, dense]: [f64; 2],
     place: &Place,
+    ending: &[String],
 ) -> io::Result<()> {
     let mut layers = Table::new(["layer", "shape", "density", "nnz"]);
     for (layer, solved) in architecture.layers.iter().zip(densities) {
@@ -348,6 +441,7 @@ fn print_tables(
         _ => totals.row(["time per step", "–", "too large to build", "–"]),
     }
     print_text(format_args!("{totals}"))?;
+    ending.iter().try_for_each(print_text)?;
     match test.accuracy() {
         Some(accuracy) => print_text(format_args!("test accuracy {:.2}%  loss {:.4}", 100.0 * accuracy, test.loss()))?,
         None => print_text(format_args!("test {}", test.text()))?,

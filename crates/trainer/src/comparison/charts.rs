@@ -2,7 +2,7 @@
 
 use super::statistics::evenly;
 use super::summary::{PublishedRow, Row, Summary, TimeUnit, percent};
-use super::{ComparisonError, Group, Results, RunFolder, Sample};
+use super::{ComparisonError, Group, RankedOn, Results, RunFolder, Sample};
 use crate::figure::canvas::{Anchor, Canvas, LETTERS, Plot, draw, fit, stand_alone, text_width};
 use crate::figure::palette::{Ink, series_of_arm};
 use crate::figure::scale::Scale;
@@ -58,12 +58,12 @@ pub(super) enum Judged {
 }
 
 impl Judged {
-    /// The first of test, held-out and training samples that all runs were judged on; none if there is none.
+    /// The first of validation, test and training samples that all runs were judged on; none if there is none.
     pub fn of(results: &Results) -> Option<Self> {
         let runs: Vec<&RunFolder> = results.groups.iter().flat_map(|g| g.finished().map(|(_, run)| run)).collect();
         let all =
             |judged: &Self| runs.iter().all(|run| run.epochs.iter().all(|epoch| judged.accuracy(epoch).is_some()));
-        [Self::Test, Self::Validation, Self::Training].into_iter().find(all)
+        [Self::Validation, Self::Test, Self::Training].into_iter().find(all)
     }
 
     fn accuracy(self, epoch: &super::EpochValues) -> Option<f64> {
@@ -78,7 +78,7 @@ impl Judged {
     fn accuracy_name(self) -> &'static str {
         match self {
             Self::Test => "test accuracy",
-            Self::Validation => "held-out accuracy",
+            Self::Validation => "validation accuracy",
             Self::Training => "training accuracy",
         }
     }
@@ -131,6 +131,7 @@ struct Place<'r> {
 }
 
 fn places<'r>(results: &Results, summary: &'r Summary, cost: Cost, unit: TimeUnit) -> Vec<Place<'r>> {
+    let on = summary.ranked_on;
     let place = |(group, row): (&Group, &'r Row)| {
         let x = match cost {
             Cost::Flops => row.train_flops_ratio?,
@@ -143,14 +144,16 @@ fn places<'r>(results: &Results, summary: &'r Summary, cost: Cost, unit: TimeUni
         let run = |(_, run): (_, &RunFolder)| {
             let done = run.done.as_ref()?;
             let x = if cost == Cost::Flops { x } else { done.train_seconds / unit.seconds };
-            Some([x, 100.0 * done.test_accuracy])
+            Some([x, 100.0 * on.accuracy(run)?])
         };
+        let (mean, deviation) = row.accuracy(on);
         Some(Place {
             arm: group.arm,
-            at: [x, 100.0 * row.test_accuracy_mean?],
-            spread: [spread_x, 100.0 * row.test_accuracy_sd.unwrap_or(0.0)],
+            at: [x, 100.0 * mean?],
+            spread: [spread_x, 100.0 * deviation.unwrap_or(0.0)],
             runs: group.finished().filter_map(run).collect(),
-            published: &row.published,
+            // Published numbers are accuracies on the test set.
+            published: if on == RankedOn::Test { &row.published } else { &[] },
         })
     };
     results.groups.iter().zip(&summary.rows).filter_map(place).collect()
@@ -165,19 +168,22 @@ fn seconds_unit(summary: &Summary) -> TimeUnit {
 /// # Errors
 /// If it cannot be drawn.
 pub(super) fn accuracy(results: &Results, summary: &Summary, cost: Cost) -> Result<Figure, ComparisonError> {
-    let what = heading(results, cost);
+    let what = heading(results, summary, cost);
     let svg = draw(&what, SIZE, |canvas| paint_accuracy(canvas, results, summary, cost, AXES))?;
     let repeated = results.groups.iter().any(|group| group.finished().count() > 1);
-    let published = summary.rows.iter().any(|row| !row.published.is_empty());
+    let on = summary.ranked_on;
+    let published = on == RankedOn::Test && summary.rows.iter().any(|row| !row.published.is_empty());
+    let name = on.accuracy_name();
+    let name = name[..1].to_uppercase() + &name[1..];
     let reference =
         results.reference.as_ref().map_or("the dense network".to_owned(), |r| format!("the dense {}", r.model));
     let mut caption = match cost {
         Cost::Flops => format!(
-            "Test accuracy in percent against the operations of the whole training, relative to those of {reference}. Higher is \
+            "{name} in percent against the operations of the whole training, relative to those of {reference}. Higher is \
              better, further left is cheaper."
         ),
         Cost::Seconds => format!(
-            "Test accuracy in percent against the time of the whole training, in {}. Higher is better, further left is faster.",
+            "{name} in percent against the time of the whole training, in {}. Higher is better, further left is faster.",
             match seconds_unit(summary).name {
                 "s" => "seconds",
                 "min" => "minutes",
@@ -209,7 +215,7 @@ pub(super) fn accuracy(results: &Results, summary: &Summary, cost: Cost) -> Resu
 /// # Errors
 /// If it cannot be drawn.
 pub(super) fn accuracy_file(results: &Results, summary: &Summary, cost: Cost) -> Result<String, ComparisonError> {
-    let what = heading(results, cost);
+    let what = heading(results, summary, cost);
     let [width, height] = FILE_SIZE;
     let svg = draw(&what, FILE_SIZE, |canvas| {
         canvas.bar([0.0, 0.0], FILE_SIZE, Ink::Surface)?;
@@ -232,9 +238,9 @@ pub(super) fn accuracy_file(results: &Results, summary: &Summary, cost: Cost) ->
     Ok(stand_alone(&svg, FILE_SIZE, results.arms.len() + 1))
 }
 
-fn heading(results: &Results, cost: Cost) -> String {
+fn heading(results: &Results, summary: &Summary, cost: Cost) -> String {
     let against = if cost == Cost::Flops { "operations" } else { "time" };
-    format!("{}: test accuracy against {against} of training", results.title)
+    format!("{}: {} against {against} of training", results.title, summary.ranked_on.accuracy_name())
 }
 
 fn paint_accuracy(
@@ -260,7 +266,8 @@ fn paint_accuracy(
         let published = place.published.iter().filter(|_| cost == Cost::Flops).map(|p| 100.0 * p.accuracy);
         place.runs.iter().map(|run| run[1]).chain(ends).chain(published)
     });
-    let (x, y) = (Scale::fitting(title, &xs, 5), Scale::linear("test accuracy in %", ys, 6));
+    let (x, y) =
+        (Scale::fitting(title, &xs, 5), Scale::linear(format!("{} in %", summary.ranked_on.accuracy_name()), ys, 6));
     let plot = canvas.plot(top_left, bottom_right, x, y)?;
     if let Some(dense) = dense_arm(results).and_then(|arm| places.iter().find(|place| place.arm == arm)) {
         plot.level(dense.at[1])?;

@@ -18,6 +18,7 @@ mod progress;
 mod report_files;
 mod results;
 mod run_folder;
+mod score;
 mod statistics;
 mod summary;
 #[cfg(test)]
@@ -31,5 +32,6 @@ pub use progress::ComparisonProgress;
 pub use report_files::{REPORT, write_report};
 pub use results::{Group, GroupRun, Reference, Results};
 pub use run_folder::{DoneValues, EpochValues, Machine, RunFolder};
+pub use score::RankedOn;
 pub use statistics::Sample;
 pub use summary::{PublishedRow, Row, Summary};

@@ -9,7 +9,7 @@ use super::charts::{self, Cost, Figure, Judged, Quantity};
 use super::heat_map::{self, Maps};
 use super::run_folder::deciding_settings;
 use super::summary::{Row, Summary, TimeUnit, percent, percent_and_deviation};
-use super::{ComparisonError, Group, Machine, Results, RunFolder, Sample};
+use super::{ComparisonError, Group, Machine, RankedOn, Results, RunFolder, Sample};
 use crate::figure::canvas::{FIGURE_RULES, escape};
 use crate::figure::palette::{self, Ink};
 use crate::report::Significant;
@@ -52,7 +52,7 @@ pub(super) fn page(results: &Results, summary: &Summary) -> Result<String, Compa
         html += &masks(results)?;
     }
     html += &what_was_run(results);
-    html += &runs(results);
+    html += &runs(results, summary);
     html += "</main>\n</body>\n</html>\n";
     Ok(html)
 }
@@ -119,34 +119,39 @@ type Ranked<'r> = (&'r Group, &'r Row, f64);
 
 /// What a reader would ask first.
 fn in_short(results: &Results, summary: &Summary) -> String {
-    let mut items = Vec::new();
+    let (mut items, on) = (Vec::new(), summary.ranked_on);
     let rows = || results.groups.iter().zip(&summary.rows);
     if let Some((_, row)) = rows().find(|(group, row)| group.is_dense() && row.runs > 0) {
-        let mean = row.test_accuracy_mean.unwrap_or_default();
-        items.push(format!("The dense network reaches {} on the test set.", percents(mean, row.test_accuracy_sd)));
+        let (mean, deviation) = row.accuracy(on);
+        items.extend(
+            mean.map(|mean| format!("The dense network reaches {} on {}.", percents(mean, deviation), on.samples())),
+        );
     }
     for density in charts::densities(results) {
         let mut ranked: Vec<Ranked<'_>> = rows()
             .filter(|(group, _)| !group.is_dense() && group.density == density)
-            .filter_map(|(group, row)| Some((group, row, row.test_accuracy_mean?)))
+            .filter_map(|(group, row)| Some((group, row, row.accuracy(on).0?)))
             .collect();
         ranked.sort_by(|a, b| b.2.total_cmp(&a.2));
-        items.extend(ranking(&ranked).map(|text| format!("At density {density}, {text}")));
+        items.extend(ranking(&ranked, on).map(|text| format!("At density {density}, {text}")));
     }
     if items.is_empty() {
         return String::new();
     }
     let items: String = items.iter().map(|item| format!("<li>{item}</li>\n")).collect();
-    format!("<section>\n<h2>In short</h2>\n<ul class=\"short\">\n{items}</ul>\n</section>\n")
+    let note = on.sentence();
+    format!(
+        "<section>\n<h2>In short</h2>\n<ul class=\"short\">\n{items}</ul>\n<p class=\"note\">{note}</p>\n</section>\n"
+    )
 }
 
 /// The best arm, what it costs, and how sure it is that it is the best.
-fn ranking(ranked: &[Ranked<'_>]) -> Option<String> {
+fn ranking(ranked: &[Ranked<'_>], on: RankedOn) -> Option<String> {
     let &(best_group, best, mean) = ranked.first()?;
-    let accuracy = percents(mean, best.test_accuracy_sd);
+    let accuracy = percents(mean, best.accuracy(on).1);
     let mut text = match ranked.len() {
         1 => format!("{} reaches {accuracy}", escape(&best.arm)),
-        _ => format!("{} has the highest mean accuracy, {accuracy}", escape(&best.arm)),
+        _ => format!("{} has the highest mean {}, {accuracy}", escape(&best.arm), on.accuracy_name()),
     };
     if let Some(difference) = best.accuracy_minus_dense_mean {
         text += &format!(", {} points against dense", charts::points(difference));
@@ -160,7 +165,7 @@ fn ranking(ranked: &[Ranked<'_>]) -> Option<String> {
     text += ".";
     let Some(&(second_group, second, _)) = ranked.get(1) else { return Some(text) };
     let name = escape(&second.arm);
-    let Some(pairs) = paired(best_group, second_group) else { return Some(text) };
+    let Some(pairs) = paired(best_group, second_group, on) else { return Some(text) };
     let difference = charts::points(pairs.mean);
     text += &match pairs.standard_error() {
         None => format!(" {name} is next; the difference of {difference} points comes from a single seed."),
@@ -177,8 +182,8 @@ fn ranking(ranked: &[Ranked<'_>]) -> Option<String> {
 }
 
 /// Accuracy of one group minus that of another with the same seed.
-fn paired(a: &Group, b: &Group) -> Option<Sample> {
-    let accuracy = |run: &RunFolder| run.done.as_ref().map(|done| done.test_accuracy);
+fn paired(a: &Group, b: &Group, on: RankedOn) -> Option<Sample> {
+    let accuracy = |run: &RunFolder| on.accuracy(run);
     Sample::of(a.finished().filter_map(|(run, folder)| {
         let (_, other) = b.finished().find(|(other, _)| other.seed == run.seed)?;
         Some(accuracy(folder)? - accuracy(other)?)
@@ -196,7 +201,11 @@ fn table(results: &Results, summary: &Summary) -> Result<String, ComparisonError
     let spans = if with_dense { 2 } else { 1 };
     let mut html = "<section>\n<h2>Results</h2>\n<div class=\"scroll\"><table>\n<thead>\n<tr>".to_owned();
     html += "<th class=\"text\" rowspan=\"2\">Arm</th><th rowspan=\"2\">Density</th>";
-    html += &format!("<th class=\"group\" colspan=\"{spans}\">Test accuracy</th><th rowspan=\"2\">Runs</th>");
+    let validated = summary.ranked_on == RankedOn::Validation;
+    let ranked = if validated { "Validation accuracy" } else { "Test accuracy" };
+    html += &format!("<th class=\"group\" colspan=\"{spans}\">{ranked}</th>");
+    html += if validated { "<th rowspan=\"2\">Test accuracy<small>%</small></th>" } else { "" };
+    html += "<th rowspan=\"2\">Runs</th>";
     html += "<th class=\"group\" colspan=\"2\">Operations</th>";
     html += &format!("<th class=\"group\" colspan=\"{spans}\">Training time</th>");
     html += "<th rowspan=\"2\">Step<small>ms</small></th><th rowspan=\"2\">Memory<small>MiB</small></th>";
@@ -222,9 +231,16 @@ fn table(results: &Results, summary: &Summary) -> Result<String, ComparisonError
             );
         }
         html += &format!("<td>{}</td>", row.density);
-        html += &cell(row.test_accuracy_mean, |mean| percent_and_deviation(mean, row.test_accuracy_sd));
+        let accuracy = |on: RankedOn| {
+            let (mean, deviation) = row.accuracy(on);
+            cell(mean, |mean| percent_and_deviation(mean, deviation))
+        };
+        html += &accuracy(summary.ranked_on);
         if with_dense {
             html += &cell(row.accuracy_minus_dense_mean, charts::points);
+        }
+        if validated {
+            html += &accuracy(RankedOn::Test);
         }
         let all = row.runs + row.unfinished;
         let of_all = if row.unfinished == 0 { String::new() } else { format!(" of {all}") };
@@ -246,10 +262,16 @@ fn table(results: &Results, summary: &Summary) -> Result<String, ComparisonError
     }
     html += "</tbody>\n</table></div>\n";
     let mut notes = vec![
-        "Accuracy is on the test set at the end of a run, never the best along the way; s.d. is the sample standard deviation \
-         over the seeds."
+        "Accuracies are those at the end of a run, never the best along the way; s.d. is the sample standard deviation over the \
+         seeds."
             .to_owned(),
     ];
+    if validated {
+        notes.push(
+            "Arms are compared by validation accuracy. The test accuracy beside it had no part in any choice."
+                .to_owned(),
+        );
+    }
     if with_dense {
         notes.push("“vs dense” is the mean difference from the dense run with the same seed.".to_owned());
     }
@@ -524,9 +546,12 @@ fn machines(folders: &[&RunFolder]) -> String {
     html + "</ul>\n"
 }
 
-fn runs(results: &Results) -> String {
+fn runs(results: &Results, summary: &Summary) -> String {
+    let validated = summary.ranked_on == RankedOn::Validation;
     let mut html = "<section>\n<h2>Runs</h2>\n<div class=\"scroll\"><table class=\"runs\">\n<thead><tr>".to_owned();
-    html += "<th class=\"text\">Arm</th><th>Density</th><th>Seed</th><th>Accuracy<small>%</small></th><th>Loss</th>";
+    html += "<th class=\"text\">Arm</th><th>Density</th><th>Seed</th>";
+    html += if validated { "<th>Validation<small>%</small></th>" } else { "" };
+    html += "<th>Test<small>%</small></th><th>Test loss</th>";
     html += "<th>Training<small>s</small></th><th>Step<small>ms</small></th><th class=\"text\">Folder</th></tr></thead>\n<tbody>\n";
     for (i, group) in results.groups.iter().enumerate() {
         for (j, run) in group.runs.iter().enumerate() {
@@ -535,8 +560,12 @@ fn runs(results: &Results) -> String {
             let name = if j == 0 { escape(&results.arms[group.arm]) } else { String::new() };
             html +=
                 &format!("<th class=\"text\" scope=\"row\">{name}</th><td>{}</td><td>{}</td>", group.density, run.seed);
-            match run.folder.as_ref().and_then(|folder| folder.done.as_ref()) {
-                Some(done) => {
+            let folder = run.folder.as_ref();
+            match folder.and_then(|folder| Some((folder, folder.done.as_ref()?))) {
+                Some((folder, done)) => {
+                    if validated {
+                        html += &cell(RankedOn::Validation.accuracy(folder), percent);
+                    }
                     html += &cell(Some(done.test_accuracy), percent);
                     html += &cell(Some(done.test_loss), |loss| format!("{loss:.4}"));
                     html += &cell(Some(done.train_seconds), |seconds| Significant(seconds).to_string());
@@ -549,7 +578,11 @@ fn runs(results: &Results) -> String {
                         (None, None) => "not started".to_owned(),
                         (None, Some(_)) => format!("not finished, {}", plural(epochs, "epoch")),
                     };
-                    html += &format!("<td class=\"text state\" colspan=\"4\">{}</td>", escape(&state));
+                    html += &format!(
+                        "<td class=\"text state\" colspan=\"{}\">{}</td>",
+                        4 + u8::from(validated),
+                        escape(&state)
+                    );
                 }
             }
             html += &format!("<td class=\"text\"><code>{}</code></td></tr>\n", escape(&run.path.display().to_string()));
@@ -725,12 +758,55 @@ mod tests {
         let clear = short([0.020, 0.021, 0.022]);
         assert!(
             clear.contains(
-                "rigl has the highest mean accuracy, 84.10\u{a0}±\u{a0}2.10\u{a0}%, −2.90 points against dense"
+                "rigl has the highest mean test accuracy, 84.10\u{a0}±\u{a0}2.10\u{a0}%, −2.90 points against dense"
             ),
             "{clear}"
         );
         assert!(clear.contains("set is next, 2.10 ± 0.06 points behind"), "{clear}");
         let chance = short([0.02, -0.02, 0.01]);
         assert!(chance.contains("The difference from set is within noise: +0.33 ± 1.20 points"), "{chance}");
+    }
+
+    /// Validation and test accuracy would rank the arms differently.
+    #[test]
+    fn with_validation_samples_the_test_set_does_not_rank() {
+        let text = "[compare]\nseeds = 2\n[[arm]]\nname = 'set'\nmethod = 'set'\n[[arm]]\nname = 'rigl'\nmethod = 'rigl'\n\
+            [[arm]]\nname = 'dense'\nmethod = 'dense'\n[[published]]\narm = 'set'\ndensity = 0.1\naccuracy = 0.87\n";
+        let validation = |method: &str| match method {
+            "set" => 0.8,
+            "rigl" => 0.85,
+            _ => 0.9,
+        };
+        let made = |method: &str, density, seed, is_validated: bool| {
+            let made = Made::new(method, density, seed, 1.5 - validation(method) + 0.001 * seed as f64);
+            if is_validated { made.validated(validation(method) + 0.002 * seed as f64) } else { made }
+        };
+        let (_out, results) = comparison(text, |method, density, seed| Some(made(method, density, seed, true)));
+        let summary = Summary::of(&results);
+        assert_eq!(summary.ranked_on, RankedOn::Validation);
+        let differences: Vec<_> = summary.rows.iter().map(|row| row.accuracy_minus_dense_mean).collect();
+        assert!((differences[0].unwrap() + 0.1).abs() < 1e-9 && (differences[1].unwrap() + 0.05).abs() < 1e-9);
+        let html = page(&results, &summary).unwrap();
+        check_balance(&html);
+        for part in [
+            "The dense network reaches 90.10\u{a0}±\u{a0}0.14\u{a0}% on the validation samples",
+            "rigl has the highest mean validation accuracy, 85.10",
+            "the test set has no part in the ranking",
+            "Validation accuracy in percent against the operations",
+            "validation accuracy in %",
+        ] {
+            assert!(html.contains(part), "{part}");
+        }
+        // Published accuracies are on the test set: they stand in the table, not in the figure of validation accuracies.
+        assert!(!html.contains("Hollow diamonds") && html.contains("<td>87.00</td>"));
+        let shown = summary.to_string();
+        assert!(shown.contains("85.10 ± 0.14") && shown.contains("ranked by validation accuracy"), "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+
+        // One run without such samples, and only the test set is common to all.
+        let (_out, results) =
+            comparison(text, |method, density, seed| Some(made(method, density, seed, method != "set")));
+        let html = page(&results, &Summary::of(&results)).unwrap();
+        assert!(html.contains("set has the highest mean test accuracy") && html.contains("Hollow diamonds"));
     }
 }

@@ -63,11 +63,14 @@ impl ComparisonProgress {
 
     /// The present run is finished, now or before.
     pub fn finish_run(&mut self, run: &PlannedRun, record: &Value, before: bool) {
-        let accuracy = record["test_accuracy"].as_f64().map_or("–".to_owned(), percent);
+        // With validation samples, the test set is not looked at along the way.
+        let held_out = run.config.val_fraction > 0.0;
+        let (name, key) = if held_out { ("validation", "val_accuracy") } else { ("test", "test_accuracy") };
+        let accuracy = record[key].as_f64().map_or("–".to_owned(), percent);
         let seconds = record["train_seconds"].as_f64().map_or(String::new(), |s| format!("  {} s", Significant(s)));
         let note = if before { "  (was there)" } else { "" };
         if !self.silent {
-            self.line(&format!("{}  accuracy {accuracy}%{seconds}{note}", self.message(run, "")));
+            self.line(&format!("{}  {name} accuracy {accuracy}%{seconds}{note}", self.message(run, "")));
         }
     }
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::results::{Group, Reference, Results};
 use super::run_folder::model_name;
-use super::{DoneValues, Sample};
-use crate::report::{Significant, Table};
+use super::{DoneValues, RankedOn, Sample};
+use crate::report::{Significant, Table, bytes_text};
 
 /// A row: means over the seeds that have finished. What no run of the row has is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,13 +28,17 @@ pub struct Row {
     pub runs: usize,
     /// Runs that have not.
     pub unfinished: usize,
+    /// Share of right answers on the validation samples at the end.
+    pub val_accuracy_mean: Option<f64>,
+    /// Its sample standard deviation over the seeds.
+    pub val_accuracy_sd: Option<f64>,
     /// Share of right answers on the test set.
     pub test_accuracy_mean: Option<f64>,
     /// Its sample standard deviation over the seeds.
     pub test_accuracy_sd: Option<f64>,
     /// Loss on the test set.
     pub test_loss_mean: Option<f64>,
-    /// Accuracy less that of the dense network with the same seed.
+    /// Accuracy on the samples of [`Summary::ranked_on`] less that of the dense network with the same seed.
     pub accuracy_minus_dense_mean: Option<f64>,
     /// Standard error of that mean.
     pub accuracy_minus_dense_se: Option<f64>,
@@ -83,6 +87,8 @@ pub struct Summary {
     pub finished: usize,
     /// All runs.
     pub runs: usize,
+    /// The samples whose accuracy ranks the arms.
+    pub ranked_on: RankedOn,
     /// The rows, arm by arm.
     pub rows: Vec<Row>,
 }
@@ -92,25 +98,27 @@ impl Summary {
     pub fn of(results: &Results) -> Self {
         let [finished, runs] = results.progress();
         let dense_step = dense_step_time(results);
-        let rows = results.groups.iter().map(|group| row(results, group, dense_step)).collect();
+        let ranked_on = RankedOn::of(results);
+        let rows = results.groups.iter().map(|group| row(results, group, dense_step, ranked_on)).collect();
         let reference_model = results.reference.as_ref().map(|reference| reference.model.clone());
-        Self { event: "summary", title: results.title.clone(), reference_model, finished, runs, rows }
+        Self { event: "summary", title: results.title.clone(), reference_model, finished, runs, ranked_on, rows }
     }
 }
 
-fn row(results: &Results, group: &Group, dense_step: Option<f64>) -> Row {
+fn row(results: &Results, group: &Group, dense_step: Option<f64>, ranked_on: RankedOn) -> Row {
     let runs: Vec<_> = group.finished().collect();
     let done: Vec<&DoneValues> = runs.iter().filter_map(|(_, folder)| folder.done.as_ref()).collect();
     let all = |value: fn(&DoneValues) -> f64| Sample::of(done.iter().map(|done| value(done)));
     let some = |value: &dyn Fn(&DoneValues) -> Option<f64>| Sample::of(done.iter().filter_map(|done| value(done)));
     let accuracy = all(|done| done.test_accuracy);
+    let validation = Sample::of(runs.iter().filter_map(|(_, folder)| RankedOn::Validation.accuracy(folder)));
     let seconds = all(|done| done.train_seconds);
     let dense = results.dense().filter(|_| !group.is_dense());
     // Seed by seed, so that what a seed does to both does not count.
     let paired = dense.and_then(|dense| {
         Sample::of(runs.iter().filter_map(|(run, folder)| {
             let (_, other) = dense.finished().find(|(other, _)| other.seed == run.seed)?;
-            Some(folder.done.as_ref()?.test_accuracy - other.done.as_ref()?.test_accuracy)
+            Some(ranked_on.accuracy(folder)? - ranked_on.accuracy(other)?)
         }))
     });
     let reference = results.reference.as_ref();
@@ -141,6 +149,8 @@ fn row(results: &Results, group: &Group, dense_step: Option<f64>) -> Row {
         nnz_density: mean(all(|done| done.density)),
         runs: done.len(),
         unfinished: group.runs.len() - done.len(),
+        val_accuracy_mean: mean(validation),
+        val_accuracy_sd: validation.and_then(|sample| sample.deviation),
         test_accuracy_mean: mean(accuracy),
         test_accuracy_sd: accuracy.and_then(|sample| sample.deviation),
         test_loss_mean: mean(all(|done| done.test_loss)),
@@ -208,6 +218,14 @@ impl TimeUnit {
 }
 
 impl Row {
+    /// Mean share of right answers on these samples, and its sample standard deviation over the seeds.
+    pub fn accuracy(&self, on: RankedOn) -> (Option<f64>, Option<f64>) {
+        match on {
+            RankedOn::Validation => (self.val_accuracy_mean, self.val_accuracy_sd),
+            RankedOn::Test => (self.test_accuracy_mean, self.test_accuracy_sd),
+        }
+    }
+
     /// Published numbers in percent, for people.
     pub(super) fn published_text(&self) -> String {
         let texts = self.published.iter().map(|p| percent_and_deviation(p.accuracy, p.deviation));
@@ -215,44 +233,42 @@ impl Row {
     }
 }
 
-/// For a terminal.
+/// For a terminal of 80 columns: a table of accuracies, one of costs, and what ranks the arms.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let headings = [
-            "arm",
-            "density",
-            "test accuracy %",
-            "vs dense",
-            "runs",
-            "training flops",
-            "inference flops",
-            "seconds",
-            "of dense",
-            "ms/step",
-            "memory",
-            "published %",
-        ];
-        let mut table = Table::new(headings);
         let text = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("–".to_owned(), show);
         let ratio = |value: f64| format!("{}×", Significant(value));
+        let headings = ["arm", "density", "validation %", "test %", "vs dense", "runs", "published %"];
+        let mut accuracies = Table::new(headings).without_empty_columns();
+        let headings = ["arm", "density", "train ops", "infer ops", "seconds", "of dense", "ms/step", "memory"];
+        let mut costs = Table::new(headings).without_empty_columns();
         for row in &self.rows {
+            let accuracy = |on: RankedOn| {
+                let (mean, deviation) = row.accuracy(on);
+                text(mean, &|mean| percent_and_deviation(mean, deviation))
+            };
             let of_all = row.runs + row.unfinished;
-            table.row([
+            accuracies.row([
                 row.arm.clone(),
                 row.density.to_string(),
-                text(row.test_accuracy_mean, &|mean| percent_and_deviation(mean, row.test_accuracy_sd)),
+                accuracy(RankedOn::Validation),
+                accuracy(RankedOn::Test),
                 text(row.accuracy_minus_dense_mean, &|mean| format!("{:+.2}", 100.0 * mean)),
                 if row.unfinished == 0 { row.runs.to_string() } else { format!("{} of {of_all}", row.runs) },
+                if row.published.is_empty() { "–".to_owned() } else { row.published_text() },
+            ]);
+            costs.row([
+                row.arm.clone(),
+                row.density.to_string(),
                 text(row.train_flops_ratio, &ratio),
                 text(row.inference_flops_ratio, &ratio),
                 text(row.train_seconds_mean, &|mean| Significant(mean).to_string()),
                 text(row.train_seconds_ratio, &ratio),
                 text(row.step_time_ns, &|ns| Significant(ns / 1e6).to_string()),
-                text(row.peak_rss_bytes.map(|bytes| bytes as f64), &|bytes| format!("{:.0} MiB", bytes / 1_048_576.0)),
-                if row.published.is_empty() { "–".to_owned() } else { row.published_text() },
+                row.peak_rss_bytes.map_or("–".to_owned(), bytes_text),
             ]);
         }
-        table.fmt(f)
+        writeln!(f, "{accuracies}\n{costs}\n{}", self.ranked_on.sentence())
     }
 }
 
@@ -314,7 +330,7 @@ mod tests {
         assert_eq!((small.runs, small.unfinished, dense.accuracy_minus_dense_mean), (1, 1, None));
         assert_eq!(summary.reference_model.as_deref(), Some("lenet-300-100"));
         let text = summary.to_string();
-        for part in ["91.00 ± 1.41", "89.50 ± 2.12", "-1.50", "0.103×", "1 of 2", "87.00 ± 1.00", "48 MiB"] {
+        for part in ["91.00 ± 1.41", "89.50 ± 2.12", "-1.50", "0.103×", "1 of 2", "87.00 ± 1.00", "47.7 MiB"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }

@@ -16,6 +16,8 @@ pub(super) struct Made {
     pub epochs: u64,
     /// Its accuracy at the end; none for a run that is not finished.
     pub accuracy: Option<f64>,
+    /// Its validation accuracy at the end, if it holds samples out.
+    pub validation: Option<f64>,
     /// Seconds of training.
     pub seconds: f64,
     /// Whether connections move.
@@ -29,7 +31,14 @@ impl Made {
     pub fn new(method: &str, density: f64, seed: u64, accuracy: f64) -> Self {
         let method = toml::Value::from(method).try_into().unwrap();
         let config = TrainConfig { method, density, seed, ..TrainConfig::default() };
-        Self { config, epochs: 20, accuracy: Some(accuracy), seconds: 10.0 * density, moves: false, changes: false }
+        let (epochs, seconds) = (20, 10.0 * density);
+        Self { config, epochs, accuracy: Some(accuracy), validation: None, seconds, moves: false, changes: false }
+    }
+
+    /// The same with a validation accuracy at the end.
+    pub fn validated(self, accuracy: f64) -> Self {
+        let config = TrainConfig { val_fraction: 0.1, ..self.config };
+        Self { config, validation: Some(accuracy), ..self }
     }
 
     /// Writes its folder.
@@ -73,7 +82,8 @@ impl Made {
                 let loss = 1.2 / (epoch as f64).sqrt() + 0.05 * noise(epoch);
                 run.append(&json!({
                     "event": "epoch", "epoch": epoch, "step": epoch * 120, "train_loss": loss,
-                    "train_accuracy": 0.95 - 0.3 * loss, "val_loss": null, "val_accuracy": null
+                    "train_accuracy": 0.95 - 0.3 * loss, "val_loss": self.validation.map(|_| loss),
+                    "val_accuracy": self.validation.map(|accuracy| accuracy * (epoch as f64 / self.epochs as f64).sqrt())
                 }))
                 .unwrap();
             }

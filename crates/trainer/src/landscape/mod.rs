@@ -37,7 +37,7 @@ pub use survey::{PathTraining, Survey, View};
 use crate::error::{Kind, Kinded};
 use crate::metrics::Mean;
 use crate::models::{ModelInput, StoredModel};
-use crate::report::gibibytes;
+use crate::report::bytes_text;
 
 /// Momentum of the training of paths.
 pub const MOMENTUM: f32 = 0.9;
@@ -98,7 +98,7 @@ pub enum LandscapeError {
     /// A path that does not fit in memory.
     #[error(
         "a {curve} path of {model} in the {} space needs about {}, but only {} of memory is free; a smaller --batch-size, \
-         --space sparse or simpler --curves need less", space.name(), gibibytes(*needed), gibibytes(*available)
+         --space sparse or simpler --curves need less", space.name(), bytes_text(*needed as u64), bytes_text(*available as u64)
     )]
     Memory {
         /// Where it goes.

@@ -89,7 +89,7 @@ fn what_a_path_holds_is_known() {
     assert!(error.kind() == Kind::Usage);
     let text = error.to_string();
     assert!(
-        text.starts_with("a cubic path of vgg-16 in the full space needs about 6.0 GiB, but only 1.0 GiB"),
+        text.starts_with("a cubic path of vgg-16 in the full space needs about 6.00 GiB, but only 1.00 GiB"),
         "{text}"
     );
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::checkpoint::CheckpointError;
-use crate::report::gibibytes;
+use crate::report::bytes_text;
 
 /// Why settings cannot be used. All are errors of usage.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,25 @@ pub enum ConfigError {
         option: String,
         /// The settings of the run.
         config: PathBuf,
+    },
+    /// The length, which a resumed run keeps unless it is asked to be longer.
+    #[error("--{option} cannot be changed with --resume alone; add --extend to make the run longer")]
+    ResumeLength {
+        /// The option.
+        option: String,
+    },
+    /// A run that is to be longer, without its new length.
+    #[error("--extend needs the run's new length: --epochs N or --steps N")]
+    NoLength,
+    /// A run that is to be longer, and would not be.
+    #[error(
+        "--extend: the run has been trained for {done} steps, and the length given is {total_steps} steps; it must be more than {done}"
+    )]
+    NotLonger {
+        /// Steps of the run so far.
+        done: u64,
+        /// Steps of the length that was given.
+        total_steps: u64,
     },
     /// The model file to start from cannot be used.
     #[error("init-from: {0}")]
@@ -153,7 +172,7 @@ pub enum ConfigError {
     /// A batch whose activations do not fit in memory.
     #[error(
         "batch-size: a step of {model} on {batch_size} samples needs about {} for activations, but only {} of memory is free{}",
-        gibibytes(*needed), gibibytes(*available),
+        bytes_text(*needed as u64), bytes_text(*available as u64),
         if *fits == 0 { String::new() } else { format!("; batches of {fits} would fit") }
     )]
     Memory {
@@ -172,9 +191,9 @@ pub enum ConfigError {
     #[error(
         "model: {model} with the method {method} needs about {} for weights, gradients and optimizer slots and {} for activations, \
          but only {} of memory is free{}",
-        gibibytes(*weights), gibibytes(*activations), gibibytes(*available),
+        bytes_text(*weights as u64), bytes_text(*activations as u64), bytes_text(*available as u64),
         if_sparse.map_or(String::new(), |bytes| format!(
-            "; a method that is sparse from the first step on, such as rigl, would need {} for weights", gibibytes(bytes)
+            "; a method that is sparse from the first step on, such as rigl, would need {} for weights", bytes_text(bytes as u64)
         ))
     )]
     WeightMemory {

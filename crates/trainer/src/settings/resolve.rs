@@ -14,7 +14,7 @@ use crate::data::table::TABLE;
 use crate::device::available_threads;
 use crate::method::MethodOption;
 use crate::models::{ModelName, StoredModel, complement};
-use crate::training::OptimizerKind;
+use crate::training::{BestBy, OptimizerKind};
 
 /// The default learning rate of Adam and AdamW.
 const ADAM_LR: f64 = 1e-3;
@@ -139,6 +139,9 @@ impl TrainConfig {
         let given_data_dir = given.data_dir.is_some();
         let given = toml::Table::try_from(given)?;
         if let Some(option) = given.keys().find(|key| !RESUMABLE.contains(&key.as_str())) {
+            if ALTERNATIVES[1].contains(&option.as_str()) {
+                return Err(ConfigError::ResumeLength { option: option.clone() });
+            }
             return Err(ConfigError::Resume { option: option.clone(), config: file.to_owned() });
         }
         let mut table = toml::Table::try_from(read_options(file)?)?;
@@ -150,6 +153,28 @@ impl TrainConfig {
         config.find_data(env_data_dir);
         config.check()?;
         Ok(config)
+    }
+
+    /// The configuration of the run whose settings are in `file`, made longer: as [`TrainConfig::resume`], with the length that
+    /// the command line gives.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::resume`]; [`ConfigError::NoLength`] without a length.
+    pub fn extend(given: &TrainOptions, file: &Path, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let (epochs, steps) = (given.epochs, given.steps);
+        if epochs.is_none() && steps.is_none() {
+            return Err(ConfigError::NoLength);
+        }
+        let others = TrainOptions { epochs: None, steps: None, ..given.clone() };
+        let mut config = Self::resume(&others, file, env_data_dir)?;
+        (config.epochs, config.steps) = (epochs, steps);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What makes one epoch better than another.
+    pub fn best_by(&self) -> BestBy {
+        self.keep_best.unwrap_or(BestBy::Loss)
     }
 
     /// The settings in the file of a run.

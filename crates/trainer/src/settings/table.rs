@@ -17,7 +17,8 @@ use crate::device::Device;
 use crate::method::{Method, MethodOption, method_parser};
 use crate::models::{DENSITY_RULE, DensityOverride, Format, Init, LayerRule, MOST_WIDTH, ModelName, Stem, is_density};
 use crate::task::LossKind;
-use crate::training::{LrSchedule, OptimizerKind, UpdateSemantics};
+use crate::tensorboard::Log;
+use crate::training::{BestBy, LrSchedule, OptimizerKind, UpdateSemantics};
 
 const NETWORK: &str = "Network and data";
 const TASK: &str = "Tables and tasks";
@@ -285,6 +286,20 @@ settings! {
             must |s| at_least_one(s.checkpoint_every.unwrap_or(1));
         /// How many of the newest checkpoints to keep, besides the final one
         keep_checkpoints: usize = 2, arg(value_name = "N"), must |s| at_least_one(s.keep_checkpoints as u64);
+        /// Also keep the checkpoint of the best epoch, as best.safetensors
+        keep_best: BestBy, arg(value_name = "BY"), saved(skip_serializing_if = "Option::is_none"),
+            must |s| match s.keep_best {
+                None => None,
+                Some(BestBy::Accuracy) if !s.loss.is_of_classes() => Some("loss: only samples with a class have an accuracy"),
+                Some(_) => unless(s.val_fraction > 0.0, NO_VALIDATION),
+            };
+        /// End the run after this many epochs in a row without a better validation loss (accuracy with --keep-best accuracy)
+        early_stopping: u64, arg(value_name = "EPOCHS"), saved(skip_serializing_if = "Option::is_none"),
+            must |s| at_least_one(s.early_stopping.unwrap_or(1)).or(
+                unless(s.early_stopping.is_none() || s.val_fraction > 0.0, NO_VALIDATION)
+            );
+        /// Also write the records' numbers as event files of TensorBoard, into the run's folder
+        log: Log, arg(value_name = "FORMAT"), saved(skip_serializing_if = "Option::is_none");
         /// Print only JSON on standard output, one object per line
         json: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true");
@@ -302,6 +317,7 @@ pub const RESUMABLE: [&str; 10] = [
     "keep-checkpoints",
     "labels",
     "loader-threads",
+    "log",
     "table",
     "test-table",
     "threads",
@@ -309,6 +325,10 @@ pub const RESUMABLE: [&str; 10] = [
 
 /// The data sets that `--data-dir` is for.
 pub(crate) const DATA_IN_FOLDERS: &str = "--data fashion-mnist, mnist, cifar10, cifar100 or image-folder";
+
+/// What needs validation samples.
+const NO_VALIDATION: &str =
+    "left out without validation samples; --val-fraction 0.1 holds out a tenth of the training set";
 
 /// More is a slip: a batch of one would have 50 million inputs.
 const LARGEST_IMAGE: usize = 4096;

@@ -1,5 +1,6 @@
 //! The training step: forward, backward, optimizer and topology, on any backend.
 
+mod best;
 mod checkpoint;
 mod error;
 mod evaluator;
@@ -9,6 +10,7 @@ mod options;
 mod tests;
 mod trainer;
 
+pub use best::{BestBy, BestEpoch, BestSoFar};
 pub use error::TrainingError;
 pub use evaluator::Evaluator;
 pub use loss::Loss;

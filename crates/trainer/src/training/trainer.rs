@@ -112,6 +112,11 @@ impl<'b, B: Backend> Trainer<'b, B> {
         self.step
     }
 
+    /// The learning rate of a step.
+    pub fn learning_rate(&self, step: u64) -> f32 {
+        self.options.learning_rate.at(step)
+    }
+
     /// Batches used so far. More than [`Trainer::step`] if topology updates do not count as steps.
     pub fn batches(&self) -> u64 {
         self.batches
