@@ -177,6 +177,11 @@ impl<B: Backend> Values<B> {
         }
     }
 
+    /// Puts back what [`Values::take`] took for an operation.
+    pub fn put(&mut self, storage: usize, activations: Activations<B>) {
+        self.stored[storage].activations = Some(activations);
+    }
+
     pub fn put_images(&mut self, storage: usize, images: Images<B>) {
         self.stored[storage].activations = Some(images.into());
     }

@@ -1,8 +1,9 @@
 //! Whether a network can be built, and fits its data.
 
 use crate::data::{Dataset, Targets};
-use crate::models::{Architecture, ModelSpec};
+use crate::models::{Architecture, ModelName, ModelSpec, Stem, ValueShape};
 use crate::report::dimensions;
+use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
 
 /// A network must read what the data has, and know its classes.
@@ -10,7 +11,8 @@ pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(
     let model = architecture.name();
     let ModelSpec { channels, size: [height, width], classes, .. } = architecture.spec;
     let expected = [channels, height, width];
-    if !architecture.is_mlp() && (expected != data.shape || classes != data.classes) {
+    let reads_images = matches!(architecture.graph.values[0], ValueShape::Image { .. });
+    if reads_images && (expected != data.shape || classes != data.classes) {
         return Err(ConfigError::Pictures {
             model: model.to_string(),
             expected: dimensions(&expected),
@@ -25,7 +27,7 @@ pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(
         Targets::Classes(_) => architecture.classes() >= data.classes,
         Targets::Numbers { .. } => architecture.classes() == data.classes,
     };
-    if architecture.is_mlp() && (architecture.inputs() != data.features() || !outputs_fit) {
+    if !reads_images && (architecture.inputs() != data.features() || !outputs_fit) {
         return Err(ConfigError::Model {
             model: model.to_string(),
             inputs: architecture.inputs(),
@@ -40,9 +42,27 @@ pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(
 
 /// The network of a specification.
 pub(crate) fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError> {
-    Architecture::new(spec).map_err(|source| ConfigError::Architecture {
-        model: spec.name.to_string(),
-        pictures: dimensions(&[spec.channels, spec.size[0], spec.size[1]]),
-        source,
+    Architecture::new(spec).map_err(|source| {
+        let ModelSpec { name, channels, size: [height, width], classes, .. } = spec;
+        let shape = match name {
+            ModelName::Own(definition) if definition.reads_features() => ValueShape::Features(*channels),
+            _ => ValueShape::Image { channels: *channels, size: [*height, *width] },
+        };
+        ConfigError::Architecture {
+            model: name.to_string(),
+            input: format!("{shape} and {classes} classes"),
+            source: source.into(),
+        }
     })
+}
+
+/// The network of these settings on a data set. From here on they name a network of the zoo, if a file defines one.
+pub(crate) fn settle(config: &mut TrainConfig, data: &Dataset) -> Result<Architecture, ConfigError> {
+    let architecture = architecture(&config.spec(data))?;
+    if matches!(config.model, ModelName::Own(_)) {
+        (config.model, config.stem, config.width) = (architecture.name(), Stem::Auto, 1.0);
+        // What `auto` would choose need not be said.
+        config.stem = if config.spec(data) == architecture.spec { Stem::Auto } else { architecture.spec.stem };
+    }
+    Ok(architecture)
 }

@@ -4,9 +4,11 @@
 mod add;
 pub(crate) mod batch_norm;
 mod bias_relu;
+mod copy;
 mod dropout;
 mod pointwise_loss;
 mod pool;
+mod relu;
 mod reshape;
 mod softmax_cross_entropy;
 mod weight;

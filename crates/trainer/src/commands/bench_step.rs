@@ -212,7 +212,7 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64, profile: bool) ->
     let config = config(args)?;
     let program = std::env::current_exe().context(|| "cannot find this program to run it again")?;
     let output = Command::new(program)
-        .args(["bench", "step", "--worker", "--model", &config.model.to_string()])
+        .args(["bench", "step", "--worker", "--model", &String::from(config.model.clone())])
         .args(["--batch-size", &config.batch_size.to_string(), "--density", &density.to_string()])
         .args(["--distribution", &args.distribution.to_string()])
         .args(["--format", &config.format.to_string()])

@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::summary;
 use crate::exchange::{check_out, leave_out_zeros, own_nnz, prune, read_model};
-use crate::models::Architecture;
 use crate::settings::error::ConfigError;
 use crate::settings::{DensityArgs, SpreadArgs, TrainConfig, TrainOptions};
 
@@ -77,7 +76,7 @@ pub fn run(args: &ImportArgs) -> crate::Result<()> {
     if prunes {
         let config = TrainConfig::of(&TrainOptions { model: Some(model.name()), ..given.or(spread) })?;
         config.check()?;
-        let densities = config.sparsification().solve(&Architecture::of(&config.model))?;
+        let densities = config.sparsification().solve(&model.architecture()?)?;
         let (own, allowed): (_, usize) = (own_nnz(&model), densities.iter().map(|density| density.nnz).sum());
         // Sparse enough already, but for a weight a layer that another program may have rounded up: another spread over the
         // layers would only replace the pattern.

@@ -10,10 +10,12 @@ use crate::settings::{ModelArgs, TrainConfig};
 /// What a convolutional network reads and tells apart.
 #[derive(Debug, Clone, Args)]
 pub struct PictureArgs {
-    /// Height and width of a convolutional network's images [default: 32 for wrn-D-K, 28 for lenet-5, otherwise 224]
+    /// Height and width of a convolutional network's images [default: 32 for wrn-D-K, 28 for lenet-5, a file's own
+    /// size, otherwise 224]
     #[arg(long, value_name = "PIXELS", value_parser = parse_count)]
     pub image_size: Option<usize>,
-    /// Classes of a convolutional network [default: 10 for wrn-D-K and lenet-5, otherwise 1000]
+    /// Classes of a convolutional network [default: 10 for wrn-D-K and lenet-5, a
+    /// file's own number, otherwise 1000]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub classes: Option<usize>,
 }
@@ -30,10 +32,15 @@ impl PictureArgs {
             let rule = "a network whose inputs and outputs do not depend on the data, such as 20-64-3";
             return Err(ConfigError::Value { option: "model", value: config.model.to_string(), rule });
         }
-        for (option, given) in [("image-size", self.image_size), ("classes", self.classes)] {
-            if given.is_some() && config.model.is_mlp() {
-                return Err(ConfigError::NoEffect { option, needs: "a convolutional network" });
-            }
+        let (of_features, is_mlp) = match &config.model {
+            ModelName::Own(definition) => (definition.reads_features(), false),
+            name => (name.is_mlp(), name.is_mlp()),
+        };
+        if self.image_size.is_some() && of_features {
+            return Err(ConfigError::NoEffect { option: "image-size", needs: "a convolutional network" });
+        }
+        if self.classes.is_some() && is_mlp {
+            return Err(ConfigError::NoEffect { option: "classes", needs: "a convolutional network or a file's" });
         }
         let spec = ModelSpec::of(&config.model);
         let size = self.image_size.map_or(spec.size, |side| [side; 2]);

@@ -14,7 +14,7 @@ use super::values::parse_positive;
 use crate::first_model::FirstModel;
 use crate::fit;
 use crate::method::Method;
-use crate::models::{Architecture, Format, MOST_WIDTH, activation_bytes, width};
+use crate::models::{Architecture, Definition, Format, MOST_WIDTH, activation_bytes, width};
 use crate::report::{Significant, Table, bytes_text, dimensions, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{
@@ -69,6 +69,9 @@ pub struct PlanArgs {
     /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
+    /// Print only the network, as a file that --model reads; edit it, and train your own (docs/own-networks.md)
+    #[arg(long, conflicts_with = "json")]
+    pub as_toml: bool,
 }
 
 impl PlanArgs {
@@ -155,8 +158,8 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let asked = config.sparsification();
     let spec = args.pictures.spec(&args.network)?;
     let by_size = !matches!(args.width, Width::Factor(_));
-    if config.model.is_mlp() && args.width != Width::Factor(1.0) {
-        return Err(ConfigError::NoEffect { option: "width", needs: "a convolutional network" }.into());
+    if config.model.family().is_none() && args.width != Width::Factor(1.0) {
+        return Err(ConfigError::NoEffect { option: "width", needs: "a convolutional network by name" }.into());
     }
     if by_size && config.method.is_dense() {
         let needs = "the sparse method to compare with, not dense";
@@ -173,6 +176,10 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let sparsification = config.sparsification();
     let architecture = fit::architecture(&spec.clone().with_width(width))?;
     config.check()?;
+    if args.as_toml {
+        print!("{}", Definition::of(&architecture).to_toml());
+        return Ok(());
+    }
     // What all is compared with: the dense network of width 1.
     let dense_architecture = fit::architecture(&spec)?;
     let mut densities = sparsification.solve(&architecture)?;

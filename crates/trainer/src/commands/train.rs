@@ -145,14 +145,14 @@ const LARGEST_DENSE: usize = 1 << 26;
 /// written.
 pub fn run(args: &TrainArgs) -> crate::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
-    let config = match &args.resume {
+    let mut config = match &args.resume {
         Some(run) if args.extend => TrainConfig::extend(&args.options, &RunDir::config_path(run)?, data_dir)?,
         Some(run) => TrainConfig::resume(&args.options, &RunDir::config_path(run)?, data_dir)?,
         None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
     let interrupt = Interrupt::install()?;
     let data = config.training_data()?;
-    let architecture = fit::architecture(&config.spec(&data))?;
+    let architecture = fit::settle(&mut config, &data)?;
     check_fit(&architecture, &data)?;
     let batches_per_epoch = data.train.len().div_ceil(config.batch_size) as u64;
     let total_steps = config.total_steps(batches_per_epoch);

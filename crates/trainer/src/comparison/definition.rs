@@ -346,10 +346,9 @@ impl Definition {
             Some(stem) => stem.to_string_lossy().into_owned(),
             None => {
                 let defaults = TrainConfig::default();
-                let text = |key: &str, default: String| {
-                    self.settings.get(key).and_then(toml::Value::as_str).map_or(default, str::to_owned)
-                };
-                format!("compare-{}-{}", text("model", defaults.model.to_string()), text("data", defaults.data))
+                let text = |key: &str| self.settings.get(key).and_then(toml::Value::as_str);
+                let model = text("model").and_then(|model| model.parse().ok()).unwrap_or(defaults.model);
+                format!("compare-{model}-{}", text("data").unwrap_or(&defaults.data))
             }
         };
         Path::new(RUNS).join(name)

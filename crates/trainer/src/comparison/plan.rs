@@ -9,7 +9,7 @@ use super::definition::{Arm, BIG_SPARSE, DENSE, RUNS, SMALL_DENSE, run_name};
 use super::run_folder::deciding_settings;
 use super::{ComparisonError, Definition, PlannedName, RunFolder};
 use crate::data::Dataset;
-use crate::models::width;
+use crate::models::{ModelName, width};
 use crate::run_dir::CONFIG;
 use crate::settings::error::ConfigError;
 use crate::settings::{TrainConfig, TrainOptions};
@@ -166,7 +166,8 @@ fn arm_config(
         };
         table.insert("ticket".to_owned(), finder.name.clone().into());
     }
-    let config = resolve(&table)?;
+    let mut config = resolve(&table)?;
+    fit::settle(&mut config, data)?;
     if config.init_from.is_some() && (by_size || definition.densities_of(arm).len() > 1) {
         let needs = "new networks (no --init-from), which have no density yet";
         return Err(ConfigError::NoEffect { option: if by_size { "methods" } else { "densities" }, needs }.into());
@@ -176,6 +177,11 @@ fn arm_config(
     }
     if config.model.is_mlp() && config.model.sizes().len() < 3 {
         let (place, rule) = ("methods".to_owned(), "a method for networks with hidden layers".to_owned());
+        return Err(ComparisonError::Value { place, value: arm.method.clone(), rule }.into());
+    }
+    if matches!(config.model, ModelName::Own(_)) {
+        let (place, rule) =
+            ("methods".to_owned(), "a method for a network by name: a file's network has no width".to_owned());
         return Err(ComparisonError::Value { place, value: arm.method.clone(), rule }.into());
     }
     let (spec, sparse) = (config.spec(data), config.sparsification());

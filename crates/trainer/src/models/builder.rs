@@ -1,78 +1,202 @@
 //! How a network's architecture is put together, one operation after the other.
 
+use std::collections::BTreeSet;
+
 use rigl::Padding;
 use sparse_kernels::{ConvShape, PoolShape, ShapeError};
 
 use super::ModelSpec;
-use super::architecture::{
-    Architecture, Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer,
-};
+use super::architecture::Architecture;
+use super::build_error::{BuildError, LARGEST_NETWORK, LARGEST_VALUE, LONGEST_NAME, is_name};
+use super::family::FirstWeights;
+use super::graph::{Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer};
 
-/// Puts an architecture together, one operation after the other.
+/// Puts a network together, one operation after the other: each reads values and makes one. The last one's are the logits.
+///
+/// A small convolutional network, made, trained for a step, saved and loaded:
+///
+/// ```
+/// use trainer::models::{Builder, Conv, Init, Initialization, Network, StoredModel};
+/// # use autograd::{GrowthRequests, NoReduce};
+/// # use trainer::settings::TrainConfig;
+/// # use sparse_kernels::cpu::Cpu;
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.safetensors");
+/// let mut net = Builder::images("small-cnn", 1, [28, 28], 10);
+/// let x = net.conv("conv1", Conv::new(8, 3).bias().relu(), net.input())?;
+/// let x = net.max_pool(2, x)?;
+/// let x = net.conv("conv2", Conv::new(16, 3).stride(2), x)?;
+/// let x = net.norm_relu("bn2", x)?;
+/// let x = net.global_average_pool(x)?;
+/// net.linear("fc", 10, false, x)?;
+/// let net = net.finish()?;
+///
+/// let config = TrainConfig { density: 0.2, ..TrainConfig::default() };
+/// let densities = config.sparsification().solve(&net)?;
+/// let cpu = Cpu::new(1, None)?;
+/// let network = Network::new(&cpu, &net, &densities, config.initialization(), 4)?;
+/// let layout = network.body.input_layout(4);
+/// let mut trainer = config.trainer(&cpu, network, 100)?;
+/// let loss = trainer.train_batch(layout, &vec![0.5; 4 * 784], &[3, 1, 4, 1])?;
+/// trainer.network.to_stored(&cpu, None)?.save(&path)?;
+/// assert_eq!(StoredModel::load(&path)?.architecture()?, net);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
-pub(super) struct Builder {
-    pub spec: ModelSpec,
+pub struct Builder {
+    pub(super) spec: ModelSpec,
+    /// Of layers to come.
+    pub masking: Masking,
+    /// How first weights are drawn.
+    pub first_weights: FirstWeights,
     layers: Vec<WeightLayer>,
     norms: Vec<NormLayer>,
     values: Vec<ValueShape>,
     nodes: Vec<Node>,
-    /// Of convolutions to come.
-    pub masking: Masking,
+    names: BTreeSet<String>,
+    size: usize,
 }
 
 /// A convolution to be added.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Conv {
-    pub outputs: usize,
-    pub kernel: usize,
-    pub stride: usize,
-    pub padding: usize,
-    pub groups: usize,
-    /// How the paper's code pads.
-    pub counted_as: Padding,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv {
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    groups: usize,
+    counted_as: Padding,
+    bias: bool,
+    relu: bool,
 }
 
 impl Conv {
-    /// A square kernel of odd side, stride 1, padded so that the size stays.
+    /// A square kernel of stride 1 and without bias, padded by half its side: the size stays if that is odd.
     pub fn new(outputs: usize, kernel: usize) -> Self {
-        Self { outputs, kernel, stride: 1, padding: kernel / 2, groups: 1, counted_as: Padding::Same }
+        let conv = Self {
+            outputs,
+            kernel,
+            stride: 1,
+            padding: 0,
+            groups: 1,
+            counted_as: Padding::Same,
+            bias: false,
+            relu: false,
+        };
+        conv.padding(kernel / 2)
     }
 
+    /// With pixels from one application of the kernel to the next.
+    #[must_use]
     pub fn stride(self, stride: usize) -> Self {
         Self { stride, ..self }
     }
 
+    /// With channels in groups, each convolved by itself.
+    #[must_use]
     pub fn groups(self, groups: usize) -> Self {
         Self { groups, ..self }
     }
 
+    /// With zeros on each side.
+    #[must_use]
+    pub fn padding(self, padding: usize) -> Self {
+        let counted_as = match padding {
+            _ if self.kernel % 2 == 1 && padding == self.kernel / 2 => Padding::Same,
+            0 => Padding::Valid,
+            _ => Padding::Explicit { total: padding.saturating_mul(2) },
+        };
+        Self { padding, counted_as, ..self }
+    }
+
+    /// Without padding.
+    #[must_use]
     pub fn valid(self) -> Self {
-        Self { padding: 0, counted_as: Padding::Valid, ..self }
+        Self { counted_as: Padding::Valid, ..self.padding(0) }
+    }
+
+    /// With a bias.
+    #[must_use]
+    pub fn bias(self) -> Self {
+        Self { bias: true, ..self }
+    }
+
+    /// With a ReLU behind it.
+    #[must_use]
+    pub fn relu(self) -> Self {
+        Self { relu: true, ..self }
+    }
+
+    /// With another padding where operations are counted: that of the paper's code, say.
+    #[must_use]
+    pub fn counted_as(self, counted_as: Padding) -> Self {
+        Self { counted_as, ..self }
     }
 
     /// Counted with a padding layer before it, as the paper's code has it before strided convolutions.
-    pub fn padded_apart(self) -> Self {
+    pub(super) fn padded_apart(self) -> Self {
         let total = if self.kernel == 7 { 6 } else { 1 };
         let counted_as = if self.stride > 1 { Padding::Explicit { total } } else { self.counted_as };
         Self { counted_as, ..self }
     }
 }
 
+fn check_value(layer: &str, shape: ValueShape) -> Result<(), BuildError> {
+    let elements = match shape {
+        ValueShape::Features(features) => Some(features),
+        ValueShape::Image { channels, size: [height, width] } => {
+            channels.checked_mul(height).and_then(|rows| rows.checked_mul(width))
+        }
+    };
+    match elements {
+        Some(0) => Err(BuildError::Empty { layer: layer.to_owned() }),
+        Some(elements) if elements <= LARGEST_VALUE => Ok(()),
+        _ => Err(BuildError::LargeValue { layer: layer.to_owned(), shape }),
+    }
+}
+
+/// Sides, strides and paddings must be of a size that nothing overflows with.
+fn check_sides(layer: &str, sides: [usize; 3]) -> Result<(), BuildError> {
+    const MOST: usize = 4096;
+    match sides.into_iter().find(|&side| side > MOST) {
+        Some(got) => {
+            let (op, what, rule) = ("window", "side, stride or padding", "at most 4096");
+            Err(BuildError::shape(layer, ShapeError::Rule { op, what, got, rule }))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Builder {
-    pub fn new(spec: &ModelSpec) -> Self {
-        let ModelSpec { channels, size, .. } = *spec;
-        let input = match spec.name.sizes() {
-            [inputs, ..] => ValueShape::Features(*inputs),
-            [] => ValueShape::Image { channels, size },
-        };
+    /// A network whose input has this shape.
+    pub(super) fn new(spec: &ModelSpec, input: ValueShape, first_weights: FirstWeights) -> Self {
         Self {
             spec: spec.clone(),
+            first_weights,
             layers: vec![],
             norms: vec![],
             values: vec![input],
             nodes: vec![],
             masking: Masking::Any,
+            names: BTreeSet::new(),
+            size: 0,
         }
+    }
+
+    /// The input must have numbers, and not too many.
+    pub(super) fn check_input(&self) -> Result<(), BuildError> {
+        check_value("the input", self.values[0])
+    }
+
+    /// Whether a value is what a convolution without ReLU wrote.
+    pub(super) fn is_bare_conv(&self, value: ValueId) -> bool {
+        let is_conv = |&layer: &usize| {
+            let layer = &self.layers[layer];
+            !layer.relu && matches!(layer.kind, LayerKind::Conv { .. })
+        };
+        self.nodes
+            .iter()
+            .any(|node| matches!(node, Node::Layer { layer, output, .. } if *output == value && is_conv(layer)))
     }
 
     /// The network's input.
@@ -80,89 +204,208 @@ impl Builder {
         0
     }
 
-    fn value(&mut self, shape: ValueShape) -> ValueId {
-        self.values.push(shape);
-        self.values.len() - 1
+    /// The shape of a value.
+    ///
+    /// # Panics
+    /// If it is not one of this builder's.
+    pub fn shape(&self, value: ValueId) -> ValueShape {
+        self.values[value]
     }
 
     /// Channels and size of an image.
-    pub fn image(&self, value: ValueId) -> (usize, [usize; 2]) {
+    ///
+    /// # Errors
+    /// [`BuildError::NeedsImages`] if it is features.
+    pub(super) fn image(&self, layer: &str, value: ValueId) -> Result<(usize, [usize; 2]), BuildError> {
         match self.values[value] {
-            ValueShape::Image { channels, size } => (channels, size),
-            ValueShape::Features(_) => unreachable!("a network's convolutions come before its linear layers"),
+            ValueShape::Image { channels, size } => Ok((channels, size)),
+            ValueShape::Features(features) => Err(BuildError::NeedsImages { layer: layer.to_owned(), features }),
         }
     }
 
-    pub fn linear(&mut self, name: impl Into<String>, outputs: usize, relu: bool, input: ValueId) -> ValueId {
-        let ValueShape::Features(inputs) = self.values[input] else {
-            unreachable!("a network flattens its images before its linear layers");
+    /// Channels of an image.
+    pub(super) fn channels(&self, value: ValueId) -> Result<usize, BuildError> {
+        Ok(self.image("a convolution", value)?.0)
+    }
+
+    /// A new value.
+    fn value(&mut self, layer: &str, shape: ValueShape) -> Result<ValueId, BuildError> {
+        check_value(layer, shape)?;
+        self.values.push(shape);
+        Ok(self.values.len() - 1)
+    }
+
+    /// Takes a name, which must be a new one.
+    fn name(&mut self, name: &str) -> Result<(), BuildError> {
+        if !is_name(name) {
+            return Err(BuildError::Name { name: name.chars().take(LONGEST_NAME).collect() });
+        }
+        if !self.names.insert(name.to_owned()) {
+            return Err(BuildError::Duplicate { name: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn layer(&mut self, layer: WeightLayer) -> Result<usize, BuildError> {
+        self.name(&layer.name)?;
+        let (rows, columns) = match layer.kind {
+            LayerKind::Linear { inputs, outputs } => (outputs, Some(inputs)),
+            LayerKind::Conv { shape, .. } => {
+                let taps = shape.kernel()[0].checked_mul(shape.kernel()[1]);
+                (shape.rows(), taps.and_then(|taps| taps.checked_mul(shape.in_channels() / shape.groups())))
+            }
+        };
+        let size = columns.and_then(|columns| rows.checked_mul(columns)?.checked_add(self.size));
+        match size {
+            Some(size) if size <= LARGEST_NETWORK => self.size = size,
+            _ => return Err(BuildError::LargeNetwork { layer: layer.name }),
+        }
+        self.layers.push(layer);
+        Ok(self.layers.len() - 1)
+    }
+
+    /// A linear layer with a bias, and a ReLU with `relu`.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the input is images, the name is taken or unsound, or the network grows too large.
+    pub fn linear(
+        &mut self,
+        name: impl Into<String>,
+        outputs: usize,
+        relu: bool,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        self.linear_with(name, outputs, true, relu, input)
+    }
+
+    /// A linear layer with or without a bias.
+    ///
+    /// # Errors
+    /// As [`Builder::linear`].
+    pub fn linear_with(
+        &mut self,
+        name: impl Into<String>,
+        outputs: usize,
+        bias: bool,
+        relu: bool,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let name = name.into();
+        let inputs = match self.values[input] {
+            ValueShape::Features(inputs) => inputs,
+            shape @ ValueShape::Image { .. } => return Err(BuildError::NeedsFeatures { layer: name, shape }),
         };
         let kind = LayerKind::Linear { inputs, outputs };
-        self.layers.push(WeightLayer { name: name.into(), kind, bias: true, relu, masking: Masking::Any });
-        let output = self.value(ValueShape::Features(outputs));
-        self.nodes.push(Node::Layer { layer: self.layers.len() - 1, input, output });
-        output
+        self.weight_layer(name, kind, [bias, relu], ValueShape::Features(outputs), input)
     }
 
-    /// A convolution without bias.
-    pub fn conv(&mut self, name: impl Into<String>, conv: Conv, input: ValueId) -> Result<ValueId, ShapeError> {
-        self.conv_with(name, conv, false, input)
-    }
-
-    /// A convolution with bias and ReLU.
-    pub fn conv_bias_relu(
-        &mut self,
-        name: impl Into<String>,
-        conv: Conv,
-        input: ValueId,
-    ) -> Result<ValueId, ShapeError> {
-        self.conv_with(name, conv, true, input)
-    }
-
-    fn conv_with(
-        &mut self,
-        name: impl Into<String>,
-        conv: Conv,
-        bias_relu: bool,
-        input: ValueId,
-    ) -> Result<ValueId, ShapeError> {
-        let (channels, size) = self.image(input);
-        let shape = ConvShape::new(conv.outputs, channels, [conv.kernel; 2])?
-            .with_stride([conv.stride; 2])?
-            .with_padding([conv.padding; 2])
-            .with_groups(conv.groups)?;
-        let output_size = shape.output_size(size)?;
+    /// A convolution.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the input is features or too small, the name is taken or unsound, or the network grows too large.
+    pub fn conv(&mut self, name: impl Into<String>, conv: Conv, input: ValueId) -> Result<ValueId, BuildError> {
+        let name = name.into();
+        let (channels, size) = self.image(&name, input)?;
+        check_sides(&name, [conv.kernel, conv.stride, conv.padding])?;
+        let unfit = |source| BuildError::Shape { layer: name.clone(), source };
+        let shape = ConvShape::new(conv.outputs, channels, [conv.kernel; 2])
+            .and_then(|shape| shape.with_stride([conv.stride; 2]))
+            .and_then(|shape| shape.with_padding([conv.padding; 2]).with_groups(conv.groups))
+            .map_err(unfit)?;
+        let output_size = shape.output_size(size).map_err(unfit)?;
+        shape.borders(size).map_err(unfit)?;
         let kind = LayerKind::Conv { shape, size, counted_as: conv.counted_as };
-        let masking = self.masking;
-        self.layers.push(WeightLayer { name: name.into(), kind, bias: bias_relu, relu: bias_relu, masking });
-        let output = self.value(ValueShape::Image { channels: conv.outputs, size: output_size });
-        self.nodes.push(Node::Layer { layer: self.layers.len() - 1, input, output });
-        Ok(output)
+        if let Err(source) = kind.geometry() {
+            return Err(BuildError::Counting { layer: name, source });
+        }
+        let output = ValueShape::Image { channels: conv.outputs, size: output_size };
+        self.weight_layer(name, kind, [conv.bias, conv.relu], output, input)
     }
 
-    fn norm_layer(&mut self, name: impl Into<String>, relu: bool, zero_scale: bool, input: ValueId) -> usize {
-        let (channels, _) = self.image(input);
-        self.norms.push(NormLayer { name: name.into(), channels, relu, zero_scale });
-        self.norms.len() - 1
+    /// A convolution of each channel by itself.
+    ///
+    /// # Errors
+    /// As [`Builder::conv`].
+    pub fn depthwise(
+        &mut self,
+        name: impl Into<String>,
+        kernel: usize,
+        stride: usize,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let name = name.into();
+        let (channels, _) = self.image(&name, input)?;
+        self.conv(name, Conv::new(channels, kernel).stride(stride).groups(channels), input)
+    }
+
+    /// A ReLU is part of a layer that has a bias, and otherwise an operation of its own.
+    fn weight_layer(
+        &mut self,
+        name: String,
+        kind: LayerKind,
+        [bias, relu]: [bool; 2],
+        shape: ValueShape,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let fused = bias && relu;
+        let masking = self.masking;
+        let layer = self.layer(WeightLayer { name: name.clone(), kind, bias, relu: fused, masking })?;
+        let output = self.value(&name, shape)?;
+        self.nodes.push(Node::Layer { layer, input, output });
+        if relu && !fused { self.relu(output) } else { Ok(output) }
+    }
+
+    fn norm_layer(
+        &mut self,
+        name: impl Into<String>,
+        relu: bool,
+        zero_scale: bool,
+        input: ValueId,
+    ) -> Result<(String, usize), BuildError> {
+        let name = name.into();
+        let (channels, _) = self.image(&name, input)?;
+        self.name(&name)?;
+        self.norms.push(NormLayer { name: name.clone(), channels, relu, zero_scale });
+        Ok((name, self.norms.len() - 1))
     }
 
     /// A batch normalisation and a ReLU.
-    pub fn norm_relu(&mut self, name: impl Into<String>, input: ValueId) -> ValueId {
-        let norm = self.norm_layer(name, true, false, input);
-        let output = self.value(self.values[input]);
-        self.nodes.push(Node::Norm { norm, input, residual: None, output });
-        output
+    ///
+    /// # Errors
+    /// [`BuildError`] if the input is features, or the name is taken or unsound.
+    pub fn norm_relu(&mut self, name: impl Into<String>, input: ValueId) -> Result<ValueId, BuildError> {
+        self.norm_with(name, true, false, input)
     }
 
     /// A batch normalisation.
-    pub fn norm(&mut self, name: impl Into<String>, input: ValueId) -> ValueId {
-        let norm = self.norm_layer(name, false, false, input);
-        let output = self.value(self.values[input]);
-        self.nodes.push(Node::Norm { norm, input, residual: None, output });
-        output
+    ///
+    /// # Errors
+    /// As [`Builder::norm_relu`].
+    pub fn norm(&mut self, name: impl Into<String>, input: ValueId) -> Result<ValueId, BuildError> {
+        self.norm_with(name, false, false, input)
     }
 
-    /// A batch normalisation, `+ residual`, perhaps a ReLU.
+    /// A batch normalisation, perhaps with a ReLU, perhaps with a scale that begins at 0.
+    ///
+    /// # Errors
+    /// As [`Builder::norm_relu`].
+    pub fn norm_with(
+        &mut self,
+        name: impl Into<String>,
+        relu: bool,
+        zero_scale: bool,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let (name, norm) = self.norm_layer(name, relu, zero_scale, input)?;
+        let output = self.value(&name, self.values[input])?;
+        self.nodes.push(Node::Norm { norm, input, residual: None, output });
+        Ok(output)
+    }
+
+    /// A batch normalisation, `+ residual`, perhaps a ReLU. With `zero_scale` the branch begins as nothing.
+    ///
+    /// # Errors
+    /// As [`Builder::norm_relu`], and if the shapes differ.
     pub fn norm_add(
         &mut self,
         name: impl Into<String>,
@@ -170,50 +413,149 @@ impl Builder {
         zero_scale: bool,
         residual: ValueId,
         input: ValueId,
-    ) -> ValueId {
-        let norm = self.norm_layer(name, relu, zero_scale, input);
-        let output = self.value(self.values[input]);
+    ) -> Result<ValueId, BuildError> {
+        let (name, norm) = self.norm_layer(name, relu, zero_scale, input)?;
+        self.same_shapes(&name, input, residual)?;
+        let output = self.value(&name, self.values[input])?;
         self.nodes.push(Node::Norm { norm, input, residual: Some(residual), output });
-        output
+        Ok(output)
     }
 
-    /// `input + addend`, and the batch normalisation and ReLU of the sum: `(sum, normalised)`.
-    pub fn add_norm_relu(&mut self, name: impl Into<String>, addend: ValueId, input: ValueId) -> (ValueId, ValueId) {
-        let norm = self.norm_layer(name, true, false, input);
-        let (sum, output) = (self.value(self.values[input]), self.value(self.values[input]));
+    /// `input + addend`, and the batch normalisation of the sum, perhaps with a ReLU: `(sum, normalised)`. Nothing else may
+    /// read `input`.
+    pub(super) fn add_norm(
+        &mut self,
+        name: impl Into<String>,
+        relu: bool,
+        zero_scale: bool,
+        addend: ValueId,
+        input: ValueId,
+    ) -> Result<(ValueId, ValueId), BuildError> {
+        let (name, norm) = self.norm_layer(name, relu, zero_scale, input)?;
+        self.same_shapes(&name, input, addend)?;
+        let (sum, output) = (self.value(&name, self.values[input])?, self.value(&name, self.values[input])?);
         self.nodes.push(Node::AddNorm { norm, input, addend, sum, output });
-        (sum, output)
+        Ok((sum, output))
     }
 
-    pub fn pool(&mut self, kind: PoolKind, window: PoolShape, input: ValueId) -> Result<ValueId, ShapeError> {
-        let (channels, size) = self.image(input);
-        let output = self.value(ValueShape::Image { channels, size: window.output_size(size)? });
+    fn same_shapes(&self, layer: &str, input: ValueId, other: ValueId) -> Result<(), BuildError> {
+        let shapes = [self.values[input], self.values[other]];
+        if shapes[0] == shapes[1] {
+            return Ok(());
+        }
+        Err(BuildError::Different { layer: layer.to_owned(), shapes })
+    }
+
+    /// The sum of two values.
+    ///
+    /// # Errors
+    /// [`BuildError::Different`] unless they have one shape.
+    pub fn add(&mut self, input: ValueId, addend: ValueId) -> Result<ValueId, BuildError> {
+        const ADD: &str = "add";
+        self.same_shapes(ADD, input, addend)?;
+        let output = self.value(ADD, self.values[input])?;
+        self.nodes.push(Node::Add { input, addend, output });
+        Ok(output)
+    }
+
+    /// A ReLU.
+    ///
+    /// # Errors
+    /// [`BuildError::LargeValue`] if the value is too large.
+    pub fn relu(&mut self, input: ValueId) -> Result<ValueId, BuildError> {
+        let output = self.value("relu", self.values[input])?;
+        self.nodes.push(Node::Relu { input, output });
+        Ok(output)
+    }
+
+    /// The largest pixels of windows of `side × side` that tile the image.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the input is features, or smaller than the window.
+    pub fn max_pool(&mut self, side: usize, input: ValueId) -> Result<ValueId, BuildError> {
+        self.pool(PoolKind::Max, [side, side, 0], input)
+    }
+
+    /// A pooling of windows of `[side, stride, padding]` pixels.
+    ///
+    /// # Errors
+    /// As [`Builder::max_pool`].
+    pub fn pool(
+        &mut self,
+        kind: PoolKind,
+        [side, stride, padding]: [usize; 3],
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let layer = kind.name();
+        check_sides(layer, [side, stride, padding])?;
+        let window = PoolShape::new([side; 2])
+            .and_then(|window| window.with_stride([stride; 2])?.with_padding([padding; 2]))
+            .map_err(|source| BuildError::shape(layer, source))?;
+        let (channels, size) = self.image(layer, input)?;
+        let size = window.output_size(size).map_err(|source| BuildError::shape(layer, source))?;
+        let output = self.value(layer, ValueShape::Image { channels, size })?;
         self.nodes.push(Node::Pool { kind, window, input, output });
         Ok(output)
     }
 
-    pub fn global_average_pool(&mut self, input: ValueId) -> ValueId {
-        let output = self.value(ValueShape::Features(self.image(input).0));
+    /// The mean of each channel's pixels, as features.
+    ///
+    /// # Errors
+    /// [`BuildError::NeedsImages`] if the input is features.
+    pub fn global_average_pool(&mut self, input: ValueId) -> Result<ValueId, BuildError> {
+        let layer = "global-average-pool";
+        let output = self.value(layer, ValueShape::Features(self.image(layer, input)?.0))?;
         self.nodes.push(Node::GlobalAveragePool { input, output });
-        output
+        Ok(output)
     }
 
-    pub fn flatten(&mut self, input: ValueId) -> ValueId {
-        let (channels, [height, width]) = self.image(input);
-        let output = self.value(ValueShape::Features(channels * height * width));
+    /// Pixels as features.
+    ///
+    /// # Errors
+    /// As [`Builder::global_average_pool`].
+    pub fn flatten(&mut self, input: ValueId) -> Result<ValueId, BuildError> {
+        let (channels, [height, width]) = self.image("flatten", input)?;
+        let output = self.value("flatten", ValueShape::Features(channels * height * width))?;
         self.nodes.push(Node::Flatten { input, output });
-        output
+        Ok(output)
     }
 
-    pub fn dropout(&mut self, name: impl Into<String>, input: ValueId) -> ValueId {
-        let output = self.value(self.values[input]);
-        self.nodes.push(Node::Dropout { name: name.into(), input, output });
-        output
+    /// Dropout at the rate of the run. The random numbers depend on the name, which may be that of a layer too.
+    ///
+    /// # Errors
+    /// [`BuildError::LargeValue`] if the value is too large.
+    pub fn dropout(&mut self, name: impl Into<String>, input: ValueId) -> Result<ValueId, BuildError> {
+        let name = name.into();
+        let output = self.value(&name, self.values[input])?;
+        self.nodes.push(Node::Dropout { name, input, output });
+        Ok(output)
     }
 
-    /// What was put together.
-    pub fn finish(self) -> Architecture {
-        let Self { spec, layers, norms, values, nodes, .. } = self;
-        Architecture { spec, layers, norms, graph: Graph { values, nodes } }
+    /// What was put together. Every value must be read, but for the last, which must have a feature a class.
+    pub(super) fn assembled(self) -> Result<Architecture, BuildError> {
+        let Self { spec, first_weights, layers, norms, values, nodes, .. } = self;
+        if layers.is_empty() {
+            return Err(BuildError::NoLayers);
+        }
+        let last = values.len() - 1;
+        if values[last] != ValueShape::Features(spec.classes) {
+            return Err(BuildError::End { shape: values[last], classes: spec.classes });
+        }
+        let mut read = vec![false; values.len()];
+        nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| read[value] = true));
+        read[last] = true;
+        for node in &nodes {
+            // A sum that only its own normalisation reads is read.
+            if !read[node.output()] {
+                let layer = match node {
+                    Node::Layer { layer, .. } => layers[*layer].name.clone(),
+                    Node::Norm { norm, .. } | Node::AddNorm { norm, .. } => norms[*norm].name.clone(),
+                    Node::Dropout { name, .. } => name.clone(),
+                    other => other.kind().to_owned(),
+                };
+                return Err(BuildError::Unread { layer });
+            }
+        }
+        Ok(Architecture { spec, first_weights, layers, norms, graph: Graph { values, nodes } })
     }
 }

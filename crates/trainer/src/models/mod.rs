@@ -1,9 +1,12 @@
 //! Networks: which layers they have, how dense each one is, and how they compute.
 
 mod architecture;
+mod build_error;
 mod builder;
 mod compress;
+mod definition;
 mod family;
+mod graph;
 mod name;
 mod network;
 mod sparsification;
@@ -12,11 +15,13 @@ mod stored;
 pub mod width;
 mod zoo;
 
-pub use architecture::{
-    Architecture, Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer,
-};
+pub use architecture::Architecture;
+pub use build_error::BuildError;
+pub use builder::{Builder, Conv};
 pub use compress::Compressed;
+pub use definition::{Definition, DefinitionError};
 pub use family::{Family, FirstWeights};
+pub use graph::{Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer};
 pub use name::{ModelName, Stem};
 pub use network::{Body, Layer, Network, WeightCount, activation_bytes, strip_of};
 pub(crate) use sparsification::{DENSITY_RULE, complement, is_density, parse_density};

@@ -1,11 +1,13 @@
 //! Networks by their names.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::definition::Definition;
 use super::family::Family;
-use crate::choice::{choices, serde_through_text};
+use crate::choice::choices;
 
 choices! {
     /// How a residual network begins.
@@ -34,6 +36,8 @@ pub enum ModelName {
     Hidden(Vec<usize>),
     /// A convolutional network: its family, and the numbers of its name.
     Convolutional(&'static Family, Vec<usize>),
+    /// A network of one's own. In files, its whole definition stands in place of a name.
+    Own(Arc<Definition>),
 }
 
 impl ModelName {
@@ -51,7 +55,7 @@ impl ModelName {
     pub fn family(&self) -> Option<&'static Family> {
         match self {
             Self::Convolutional(family, _) => Some(family),
-            Self::Lenet300x100 | Self::Mlp(_) | Self::Hidden(_) => None,
+            Self::Lenet300x100 | Self::Mlp(_) | Self::Hidden(_) | Self::Own(_) => None,
         }
     }
 
@@ -61,7 +65,7 @@ impl ModelName {
         match self {
             Self::Lenet300x100 => &[784, 300, 100, 10],
             Self::Mlp(sizes) => sizes,
-            Self::Hidden(_) | Self::Convolutional(..) => &[],
+            Self::Hidden(_) | Self::Convolutional(..) | Self::Own(_) => &[],
         }
     }
 }
@@ -74,6 +78,7 @@ impl fmt::Display for ModelName {
             Self::Mlp(sizes) => f.pad(&join(sizes)),
             Self::Hidden(sizes) => f.pad(&format!("{HIDDEN}{}", join(sizes))),
             Self::Convolutional(family, numbers) => f.pad(&format!("{}{}", family.prefix, join(numbers))),
+            Self::Own(definition) => f.pad(definition.name()),
         }
     }
 }
@@ -83,4 +88,23 @@ impl fmt::Debug for ModelName {
         fmt::Display::fmt(self, f)
     }
 }
-serde_through_text!(ModelName);
+
+impl From<ModelName> for String {
+    fn from(name: ModelName) -> Self {
+        match name {
+            ModelName::Own(definition) => definition.to_toml(),
+            name => name.to_string(),
+        }
+    }
+}
+
+impl TryFrom<String> for ModelName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|rule| match text.contains('\n') {
+            true => format!("the network of this text: {rule}"),
+            false => format!("invalid value {text:?}: {rule}"),
+        })
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use autograd::{BatchNormLayer, DenseWeight, Geometry, ParameterId, Parameters, Tape, Var, Weight};
+use autograd::{BatchNormLayer, DenseWeight, Geometry, Mode, ParameterId, Parameters, Tape, Var, Weight};
 use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
@@ -10,7 +10,8 @@ use sparse_kernels::{
     PlanOptions, StripLayout,
 };
 
-use super::architecture::{Architecture, LayerKind, Node, PoolKind, ValueShape};
+use super::architecture::Architecture;
+use super::graph::{LayerKind, Node, PoolKind, ValueShape};
 use super::sparsification::{Format, Initialization};
 use super::stored::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
 
@@ -134,12 +135,14 @@ impl Body {
         let strip = strip_of(self.any_sparse_linear, tape.layout(x).samples());
         let mut values: Vec<Option<Var>> = vec![None; self.images.len()];
         values[0] = Some(x);
+        // Whether others read what a value stands in.
+        let mut shared: Vec<bool> = self.reads.iter().map(|&reads| reads > 1).collect();
         let mut last = x;
         for node in &self.nodes {
             let get = |value: usize| values[value].expect("nodes stand in an order in which they can run");
             let image = |value: usize| self.images[value].expect("what makes images has their layout");
-            let (output, y) = match node {
-                &Node::Layer { layer, input, output } => {
+            let (output, y) = match *node {
+                Node::Layer { layer, input, output } => {
                     let (Layer { weight, bias, relu, .. }, x) = (&self.layers[layer], get(input));
                     let y = match bias {
                         Some(bias) => tape.apply_bias_relu(*weight, *bias, *relu, x)?,
@@ -147,7 +150,7 @@ impl Body {
                     };
                     (output, y)
                 }
-                &Node::Norm { norm, input, residual, output } => {
+                Node::Norm { norm, input, residual, output } => {
                     let (norm, layout) = (self.norms[norm], image(output));
                     let y = match residual {
                         Some(residual) => tape.batch_norm_add(norm, get(input), get(residual), layout)?,
@@ -155,13 +158,13 @@ impl Body {
                     };
                     (output, y)
                 }
-                &Node::AddNorm { norm, input, addend, sum, output } => {
+                Node::AddNorm { norm, input, addend, sum, output } => {
                     let (input, addend) = (get(input), get(addend));
                     let (of_both, y) = tape.add_batch_norm(self.norms[norm], input, addend, image(output))?;
                     values[sum] = Some(of_both);
                     (output, y)
                 }
-                &Node::Pool { kind, window, input, output } => {
+                Node::Pool { kind, window, input, output } => {
                     let (x, layout) = (get(input), image(output));
                     let y = match kind {
                         PoolKind::Max => tape.max_pool(window, x, layout)?,
@@ -169,10 +172,21 @@ impl Body {
                     };
                     (output, y)
                 }
-                &Node::GlobalAveragePool { input, output } => (output, tape.global_avg_pool(get(input), strip)?),
-                &Node::Flatten { input, output } => (output, tape.flatten(get(input), strip)?),
-                Node::Dropout { name, input, output } => {
-                    (*output, tape.dropout(key.with_name(name), dropout, get(*input))?)
+                Node::GlobalAveragePool { input, output } => (output, tape.global_avg_pool(get(input), strip)?),
+                Node::Flatten { input, output } => (output, tape.flatten(get(input), strip)?),
+                Node::Dropout { ref name, input, output } => {
+                    let drops = tape.mode() == Mode::Training && dropout > 0.0;
+                    let x = if drops { to_overwrite(tape, get(input), shared[input], true)? } else { get(input) };
+                    shared[output] |= shared[input] && !drops;
+                    (output, tape.dropout(key.with_name(name), dropout, x)?)
+                }
+                Node::Add { input, addend, output } => {
+                    let x = to_overwrite(tape, get(input), shared[input], false)?;
+                    (output, tape.add(x, get(addend))?)
+                }
+                Node::Relu { input, output } => {
+                    let x = to_overwrite(tape, get(input), shared[input], false)?;
+                    (output, tape.relu(x)?)
                 }
             };
             if self.reads[output] > 1 {
@@ -183,6 +197,32 @@ impl Body {
         }
         Ok(last)
     }
+}
+
+/// `x`, or a copy of it if other operations need it: for one that works in place, and leaves at best the sign as it is.
+fn to_overwrite<B: Backend>(
+    tape: &mut Tape<'_, B>,
+    x: Var,
+    shared: bool,
+    keeps_sign: bool,
+) -> Result<Var, autograd::Error> {
+    if shared || !tape.may_overwrite(x, keeps_sign) { tape.copy(x) } else { Ok(x) }
+}
+
+/// Whether a gradient is asked for each value: not of the network's input, nor of what is made of it without anything that
+/// learns.
+fn asks_gradient(architecture: &Architecture) -> Vec<bool> {
+    let graph = &architecture.graph;
+    let mut asks = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        let learns = matches!(node, Node::Layer { .. } | Node::Norm { .. } | Node::AddNorm { .. });
+        let asked = learns || node.inputs().into_iter().any(|input| asks[input]);
+        asks[node.output()] = asked;
+        if let &Node::AddNorm { input, addend, sum, .. } = node {
+            asks[sum] = asks[input] || asks[addend];
+        }
+    }
+    asks
 }
 
 impl<B: Backend> Network<B> {
@@ -209,26 +249,26 @@ impl<B: Backend> Network<B> {
         model.check()?;
         let architecture = model.architecture()?;
         let images = image_layouts(backend, &architecture, batch_size)?;
+        let asks_gradient = asks_gradient(&architecture);
         let mut parameters = Parameters::new();
         let (mut layers, mut any_sparse_linear) = (Vec::new(), false);
         for (i, (stored, layer)) in model.layers.into_iter().zip(&architecture.layers).enumerate() {
             let StoredLayer { name, weight, bias } = stored;
             let sparse = weight.is_sparse();
-            // Nothing asks for the gradient of the network's input.
-            let first = i == 0;
+            let (input, output) = ends(&architecture, i);
+            let input_grad = asks_gradient[input];
             let parameter = format!("{name}.weight");
             let conv = matches!(layer.kind, LayerKind::Conv { .. });
             let target_nnz = weight.nnz();
             let geometry = match layer.kind {
                 LayerKind::Linear { inputs, outputs } => {
                     any_sparse_linear |= sparse;
-                    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: !first };
+                    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: input_grad };
                     Geometry::Linear { nrows: outputs, ncols: inputs, options }
                 }
                 LayerKind::Conv { shape, .. } => {
-                    let (input, output) = ends(&architecture, i);
                     let layout = |value: usize| images[value].expect("a convolution joins images");
-                    let options = ConvOptions { x: layout(input), y: layout(output), input_grad: !first };
+                    let options = ConvOptions { x: layout(input), y: layout(output), input_grad };
                     Geometry::Conv { shape, options }
                 }
             };
@@ -247,7 +287,7 @@ impl<B: Backend> Network<B> {
             norms.push(BatchNormLayer { affine, running, options: BatchNormOptions::default(), relu: layer.relu });
         }
         let mut reads = vec![0; architecture.graph.values.len()];
-        architecture.graph.nodes.iter().for_each(|node| inputs(node).into_iter().for_each(|value| reads[value] += 1));
+        architecture.graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));
         let body = Body {
             layers,
             norms,
@@ -432,19 +472,6 @@ fn weight_of<B: Backend>(
     })
 }
 
-/// Values that a node reads.
-fn inputs(node: &Node) -> Vec<usize> {
-    match *node {
-        Node::Norm { input, residual, .. } => [Some(input), residual].into_iter().flatten().collect(),
-        Node::AddNorm { input, addend, .. } => vec![input, addend],
-        Node::Layer { input, .. }
-        | Node::Pool { input, .. }
-        | Node::GlobalAveragePool { input, .. }
-        | Node::Flatten { input, .. }
-        | Node::Dropout { input, .. } => vec![input],
-    }
-}
-
 /// Input and output of a layer.
 fn ends(architecture: &Architecture, index: usize) -> (usize, usize) {
     let ends = architecture.graph.nodes.iter().find_map(|node| match *node {
@@ -465,28 +492,34 @@ fn image_layouts<B: Backend>(
     batch_size: usize,
 ) -> Result<Vec<Option<ImageLayout>>, TrainingError> {
     let graph = &architecture.graph;
+    let asks_gradient = asks_gradient(architecture);
     let mut borders = vec![0; graph.values.len()];
     for (i, layer) in architecture.layers.iter().enumerate() {
         if let LayerKind::Conv { shape, size, .. } = layer.kind {
             let ([of_x, of_y], (input, output)) =
                 (shape.borders(size).map_err(BackendError::from)?, ends(architecture, i));
             borders[input] = of_x.max(borders[input]);
-            // Nothing asks for the gradient of the network's input.
-            borders[output] = if i == 0 { 0 } else { of_y }.max(borders[output]);
+            borders[output] = if asks_gradient[input] { of_y } else { 0 }.max(borders[output]);
         }
     }
-    // Twice, since a value may be joined to others on both sides.
-    for _ in 0..2 {
+    // Until nothing changes, since a value may be joined to others on both sides.
+    let mut changes = true;
+    while changes {
+        changes = false;
         for node in &graph.nodes {
             let joined = match *node {
                 Node::Norm { input, residual: None, output, .. } => vec![input, output],
                 Node::Norm { input, residual: Some(residual), .. } => vec![input, residual],
                 Node::AddNorm { input, addend, sum, output, .. } => vec![input, addend, sum, output],
-                Node::Dropout { input, output, .. } => vec![input, output],
+                Node::Dropout { input, output, .. } | Node::Relu { input, output } => vec![input, output],
+                Node::Add { input, addend, output } => vec![input, addend, output],
                 _ => continue,
             };
             let widest = joined.iter().map(|&value| borders[value]).max().unwrap_or(0);
-            joined.into_iter().for_each(|value| borders[value] = widest);
+            for value in joined {
+                changes |= borders[value] != widest;
+                borders[value] = widest;
+            }
         }
     }
     let shapes = architecture.layers.iter().filter_map(|layer| match layer.kind {
@@ -527,11 +560,20 @@ pub fn activation_bytes<B: Backend>(
         (None, ValueShape::Features(features)) => samples.next_multiple_of(strip) * features,
         (None, ValueShape::Image { .. }) => unreachable!("images have a layout"),
     };
-    // What takes another value's buffer takes none of its own.
+    let mut reads = vec![0; graph.values.len()];
+    graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));
+    // What takes another value's buffer takes none of its own; what others need is copied, see `to_overwrite`.
+    let is_kept = |value: usize| {
+        reads[value] > 1
+            || graph.nodes.iter().any(|node| match *node {
+                Node::Pool { kind: PoolKind::Max, output, .. } => output == value,
+                _ => false,
+            })
+    };
     let in_place = |value: usize| {
-        graph.nodes.iter().any(|node| match node {
-            Node::Dropout { output, .. } => *output == value,
-            Node::AddNorm { sum, .. } => *sum == value,
+        graph.nodes.iter().any(|node| match *node {
+            Node::Dropout { input, output, .. } => output == value && !is_kept(input),
+            Node::AddNorm { sum, .. } => sum == value,
             _ => false,
         })
     };

@@ -7,7 +7,8 @@ use rigl::{Distribution, DistributionError, LayerDensity, Override};
 use serde::{Deserialize, Serialize};
 use sparse_kernels::BsrPattern;
 
-use super::architecture::{Architecture, Masking, WeightLayer};
+use super::architecture::Architecture;
+use super::graph::{Masking, WeightLayer};
 use crate::choice::{choices, serde_through_text};
 use crate::method::Method;
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::family::Family;
 use super::name::{ModelName, Stem};
 
 /// A network's name with everything that the name leaves open.
@@ -22,13 +23,15 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// The network of the paper's tables: LeNet-5 on MNIST, wide residual networks on CIFAR-10, all others on ImageNet.
+    /// The network of the paper's tables: LeNet-5 on MNIST, wide residual networks on CIFAR-10, all others on ImageNet; of one's
+    /// own that of the sizes its file says, else of ImageNet's.
     pub fn of(name: &ModelName) -> Self {
-        let [channels, side, classes] = match name.family() {
-            Some(family) => family.pictures,
-            None => [0, 0, name.sizes().last().copied().unwrap_or(0)],
+        let ([channels, height, width], classes) = match (name, name.family()) {
+            (ModelName::Own(definition), _) => definition.assumed(),
+            (_, Some(Family { pictures: [channels, side, classes], .. })) => ([*channels, *side, *side], *classes),
+            (_, None) => ([0; 3], name.sizes().last().copied().unwrap_or(0)),
         };
-        Self { name: name.clone(), channels, size: [side; 2], classes, width: 1.0, stem: Stem::Auto }.resolved()
+        Self { name: name.clone(), channels, size: [height, width], classes, width: 1.0, stem: Stem::Auto }.resolved()
     }
 
     /// The same network on pictures of another shape.
@@ -39,16 +42,20 @@ impl ModelSpec {
             let sizes = [&[inputs], &hidden[..], &[classes]].concat();
             return Self { name: ModelName::of_sizes(sizes), classes, ..self };
         }
-        if self.name.is_mlp() {
-            return self;
-        }
+        let (channels, size) = match &self.name {
+            name if name.is_mlp() => return self,
+            ModelName::Own(definition) if definition.reads_features() => {
+                (size.iter().fold(channels, |product, &side| product.saturating_mul(side)), [1; 2])
+            }
+            _ => (channels, size),
+        };
         Self { channels, size, classes, stem: Stem::Auto, ..self }.resolved()
     }
 
-    /// The same network with a factor on its numbers of channels.
+    /// The same network with a factor on its numbers of channels; one's own has none.
     #[must_use]
     pub fn with_width(self, width: f64) -> Self {
-        Self { width, ..self }
+        if matches!(self.name, ModelName::Own(_)) { self } else { Self { width, ..self } }
     }
 
     /// The same network with this beginning; [`Stem::Auto`] goes by the pictures' size.
@@ -58,6 +65,9 @@ impl ModelSpec {
     }
 
     fn resolved(self) -> Self {
+        if matches!(self.name, ModelName::Own(_)) {
+            return Self { stem: Stem::Auto, ..self };
+        }
         let small = self.size[0].min(self.size[1]) <= SMALL;
         let stem = match self.stem {
             Stem::Auto if small => Stem::Cifar,

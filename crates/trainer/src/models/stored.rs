@@ -213,7 +213,7 @@ pub struct StoredModel {
 /// How the metadata describes a model.
 #[derive(Debug, Serialize, Deserialize)]
 struct Description {
-    name: ModelName,
+    name: String,
     layers: Vec<LayerDescription>,
     input: Option<ModelInput>,
     /// Of a convolutional network.
@@ -338,6 +338,18 @@ impl StoredModel {
         ModelName::of_sizes(std::iter::once(inputs).chain(self.layers.iter().map(|l| l.weight.shape()[0])).collect())
     }
 
+    /// Whether it is of the network of this name, or of this definition.
+    pub fn is_of(&self, name: &ModelName) -> bool {
+        match (&self.convolutional, name) {
+            // A definition of a network of the zoo is that network.
+            (Some(parts), ModelName::Own(_)) => {
+                let spec = ModelSpec { name: name.clone(), ..parts.spec.clone() };
+                Architecture::new(&spec).is_ok_and(|architecture| architecture.spec.name == parts.spec.name)
+            }
+            _ => self.name() == *name,
+        }
+    }
+
     /// What it is made of.
     ///
     /// # Errors
@@ -391,7 +403,7 @@ impl StoredModel {
     pub fn to_checkpoint(&self) -> Checkpoint {
         let mut checkpoint = Checkpoint::default();
         let description = Description {
-            name: self.name(),
+            name: self.name().to_string(),
             layers: self
                 .layers
                 .iter()
@@ -481,7 +493,7 @@ impl StoredModel {
         };
         let model = Self { input, layers, convolutional };
         model.check()?;
-        let got = model.name();
+        let got = model.name().to_string();
         if got != name {
             return Err(CheckpointError::mismatch("the name of the model", name, got));
         }
@@ -556,10 +568,9 @@ impl StoredModel {
     }
 }
 
-/// As the paper's code draws a layer's first weights: Glorot's way in multi-layer perceptrons, in others as their family says.
+/// As the network's first weights are drawn.
 fn initializer(architecture: &Architecture, layer: &WeightLayer) -> Initializer {
-    let Some(family) = architecture.spec.name.family() else { return Initializer::XavierUniform };
-    match (family.first_weights, layer.kind) {
+    match (architecture.first_weights, layer.kind) {
         (FirstWeights::Glorot, _) => Initializer::XavierUniformConv { taps: layer.taps() },
         (_, LayerKind::Linear { outputs, .. }) if outputs == architecture.classes() => Initializer::SmallNormal,
         (FirstWeights::He, _) => Initializer::KaimingNormal,

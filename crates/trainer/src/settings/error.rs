@@ -211,14 +211,14 @@ pub enum ConfigError {
         if_sparse: Option<usize>,
     },
     /// A network that cannot be built.
-    #[error("model: {model} cannot take images of {pictures}: {source}")]
+    #[error("model: {model} cannot take {input}: {source}")]
     Architecture {
         /// The model.
         model: String,
-        /// Channels, height and width.
-        pictures: String,
+        /// What it is to read.
+        input: String,
         /// What does not fit.
-        source: sparse_kernels::ShapeError,
+        source: Box<crate::models::BuildError>,
     },
     /// A method's parameter is impossible.
     #[error("method-option: {0}")]

@@ -4,7 +4,7 @@
 /// them as given or not, for files; and [`TrainConfig`](super::TrainConfig), all of them as in effect, with their checks.
 ///
 /// A setting is `name: Type = default, …;`, or without a default `name: Type, …;`, whose value in effect is then an `Option`.
-/// What may follow, in this order: `arg(…)`, attributes of clap; `stated TEXT`, what the help says of the default beside its
+/// What may follow, in this order: `arg(…)`, attributes of clap; `read(…)`, attributes of serde for files that users write; `stated TEXT`, what the help says of the default beside its
 /// value; `saved(…)`, attributes of serde for a run's file; `must RULE` and `needs RULE`, functions of the settings in effect that
 /// return what a value must be, or what an option needs to have an effect, where it is not or has not.
 macro_rules! settings {
@@ -13,7 +13,7 @@ macro_rules! settings {
         $group:ident in $heading:expr => {$(
             $(#[doc = $doc:literal])+
             $name:ident: $type:ty $(= $default:expr)?
-                $(, arg($($arg:tt)*))? $(, stated $stated:literal)? $(, saved($($saved:tt)*))?
+                $(, arg($($arg:tt)*))? $(, read($($read:tt)*))? $(, stated $stated:literal)? $(, saved($($saved:tt)*))?
                 $(, must $must:expr)? $(, needs $needs:expr)?;
         )+}
     )+) => {
@@ -41,6 +41,7 @@ macro_rules! settings {
         #[serde(rename_all = "kebab-case", deny_unknown_fields)]
         pub struct TrainOptions {$($(
             $(#[doc = $doc])+
+            $(#[serde($($read)*)])?
             pub $name: Option<$type>,
         )+)+}
 

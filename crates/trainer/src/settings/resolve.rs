@@ -59,7 +59,7 @@ impl TrainConfig {
             if options.model.is_none() {
                 config.model = model.name();
             }
-            if model.name() != config.model {
+            if !model.is_of(&config.model) {
                 let what = format!("{}: the model", path.display());
                 return Err(ConfigError::InitFrom(CheckpointError::mismatch(what, model.name(), &config.model)));
             }

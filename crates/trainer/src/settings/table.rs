@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::ArgAction::Append;
 use rigl::{Distribution, DropSchedule, FlopsConvention, WeightStorage};
-use serde::Serialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::ConfigError;
 use super::macros::{in_effect, or_default, settings};
@@ -32,8 +33,11 @@ settings! {
     /// The network.
     ModelArgs in NETWORK => {
         /// The network, such as lenet-300-100, wrn-22-2, resnet-50 or mobilenet-v1 (docs/networks.md lists them all), or a
-        /// multi-layer perceptron given by its hidden layers, such as mlp-300-100, or by all layer sizes, such as 784-300-100-10
-        model: ModelName = ModelName::Lenet300x100, arg(value_name = "NAME"), stated "mlp-300-100 for tables";
+        /// multi-layer perceptron given by its hidden layers, such as mlp-300-100, or by all layer sizes, such as 784-300-100-10;
+        /// or a file that defines one, such as net.toml
+        model: ModelName = ModelName::Lenet300x100,
+            arg(value_name = "NAME|FILE.toml", value_parser = ModelName::of_setting),
+            read(default, deserialize_with = "model_setting"), stated "mlp-300-100 for tables";
         /// First layers of a residual network: those for ImageNet or for CIFAR; auto chooses by image size
         stem: Stem = Stem::Auto, needs |s| unless(s.model.family().is_some_and(|f| f.has_stem), "a model resnet-18, -34 or -50");
     }
@@ -42,7 +46,7 @@ settings! {
         /// Multiplier for the channel counts of a convolutional network, rounded down
         width: f64 = 1.0, arg(value_name = "FACTOR"),
             must |s| unless(s.width > 0.0 && s.width <= MOST_WIDTH, "above 0 and at most 16"),
-            needs |s| unless(!s.model.is_mlp(), "a convolutional network");
+            needs |s| unless(s.model.family().is_some(), "a convolutional network by name");
     }
     /// The data.
     DataArgs in NETWORK => {
@@ -338,6 +342,12 @@ const MAX_THREADS: usize = 1024;
 
 /// Why a method that begins with all weights takes no file to begin with.
 const NO_START: &str = "left out: this method begins with all weights of a new network";
+
+/// A model as a file of settings has it: its name, the path of its file, or its whole definition.
+fn model_setting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ModelName>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| ModelName::of_setting(&text)).transpose().map_err(D::Error::custom)
+}
 
 /// What must hold and does not, or is needed and not there.
 type Unmet = Option<&'static str>;

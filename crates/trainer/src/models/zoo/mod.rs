@@ -6,18 +6,22 @@ mod resnet;
 mod vgg;
 mod wide_resnet;
 
+use std::path::Path;
 use std::str::FromStr;
-
-use sparse_kernels::ShapeError;
+use std::sync::Arc;
 
 use super::architecture::Architecture;
+use super::build_error::BuildError;
 use super::builder::Builder;
-use super::family::Family;
-use super::name::{HIDDEN, ModelName};
+use super::definition::{Definition, build};
+use super::family::{Family, FirstWeights};
+use super::graph::{ValueShape, WeightLayer};
+use super::name::{HIDDEN, ModelName, Stem};
 use super::spec::ModelSpec;
+use crate::report::dimensions;
 
 /// Builds the network of a family with the numbers of its name.
-type Build = fn(&mut Builder, &[usize]) -> Result<(), ShapeError>;
+type Build = fn(&mut Builder, &[usize]) -> Result<(), BuildError>;
 
 /// Every family of convolutional networks.
 static FAMILIES: [(&Family, Build); 5] = [
@@ -32,6 +36,10 @@ impl FromStr for ModelName {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
+        if name.contains('\n') {
+            let definition = Definition::parse(name, None).map_err(|error| error.to_string())?;
+            return Ok(Self::Own(Arc::new(definition)));
+        }
         if name == "lenet-300-100" {
             return Ok(Self::Lenet300x100);
         }
@@ -55,8 +63,8 @@ impl FromStr for ModelName {
         match sizes(name) {
             Some(sizes) if sizes.len() >= 2 => Ok(Self::Mlp(sizes)),
             _ => Err(format!(
-                "the models are lenet-300-100, {}, or a multi-layer perceptron given by its hidden layers, such as mlp-300-100, \
-                 or by all layer sizes, such as 784-300-100-10",
+                "the models are lenet-300-100, {}, a multi-layer perceptron given by its hidden layers, such as mlp-300-100, or by \
+                 all layer sizes, such as 784-300-100-10, or a file such as net.toml",
                 FAMILIES.map(|(family, _)| family.names).join(", ")
             )),
         }
@@ -65,6 +73,9 @@ impl FromStr for ModelName {
 
 impl Architecture {
     /// The architecture of a named model, of the paper's sizes ([`ModelSpec::of`]).
+    ///
+    /// # Panics
+    /// If it is one's own, and its definition fits no input, or not the one assumed.
     pub fn of(model: &ModelName) -> Self {
         Self::new(&ModelSpec::of(model)).expect("models of the paper's sizes exist")
     }
@@ -72,16 +83,100 @@ impl Architecture {
     /// The architecture of a specification.
     ///
     /// # Errors
-    /// [`ShapeError`] if the pictures are too small for the network.
-    pub fn new(spec: &ModelSpec) -> Result<Self, ShapeError> {
-        let mut builder = Builder::new(spec);
+    /// [`BuildError`] if the pictures are too small for the network, or a definition has a mistake.
+    pub fn new(spec: &ModelSpec) -> Result<Self, BuildError> {
         match &spec.name {
-            ModelName::Convolutional(of, numbers) => {
-                let (_, build) = FAMILIES.iter().find(|(family, _)| family == of).expect("names are of families here");
-                build(&mut builder, numbers)?;
+            ModelName::Own(definition) => {
+                let own = build::build(definition, spec)?;
+                match definition.name().parse() {
+                    Ok(known) => of_zoo(&own, &known),
+                    Err(_) => Ok(own),
+                }
             }
-            name => lenet::mlp(&mut builder, name.sizes())?,
+            ModelName::Convolutional(of, numbers) => {
+                let (family, build) =
+                    FAMILIES.iter().find(|(family, _)| family == of).expect("names are of families here");
+                let input = ValueShape::Image { channels: spec.channels, size: spec.size };
+                let mut builder = Builder::new(spec, input, family.first_weights);
+                builder.check_input()?;
+                build(&mut builder, numbers)?;
+                builder.finish()
+            }
+            name => {
+                let mut builder = Builder::new(spec, ValueShape::Features(name.sizes()[0]), FirstWeights::Glorot);
+                lenet::mlp(&mut builder, name.sizes())?;
+                builder.finish()
+            }
         }
-        Ok(builder.finish())
+    }
+}
+
+/// The network of the zoo that this one is, having its name.
+fn of_zoo(own: &Architecture, known: &ModelName) -> Result<Architecture, BuildError> {
+    let ModelSpec { channels, size, classes, .. } = own.spec;
+    let mut difference = None;
+    for stem in [Stem::Auto, Stem::Imagenet, Stem::Cifar] {
+        let spec = ModelSpec::of(known).on(channels, size, classes).with_stem(stem);
+        let found = match Architecture::new(&spec) {
+            Err(error) => error.to_string(),
+            Ok(zoo) => match differs(own, &zoo) {
+                None => return Ok(zoo),
+                Some(found) => found,
+            },
+        };
+        difference.get_or_insert(found);
+    }
+    Err(BuildError::Taken { name: known.to_string(), difference: difference.unwrap_or_default() })
+}
+
+/// The first thing in which two networks differ, but for what they were made from.
+fn differs(own: &Architecture, zoo: &Architecture) -> Option<String> {
+    if own.first_weights != zoo.first_weights {
+        return Some("its first weights are drawn otherwise".to_owned());
+    }
+    for (own, zoo) in own.layers.iter().zip(&zoo.layers) {
+        if own != zoo {
+            let said = |layer: &WeightLayer| {
+                let shape = dimensions(&layer.dimensions());
+                let WeightLayer { name, bias, relu, .. } = layer;
+                let with = |has: bool, what: &str| if has { format!(" with {what}") } else { String::new() };
+                format!("{name}, {shape}{}{}", with(*bias, "bias"), with(*relu, "ReLU"))
+            };
+            let (own_said, zoo_said) = (said(own), said(zoo));
+            return Some(match own_said == zoo_said {
+                true => {
+                    format!("its layer {} differs in stride, padding, groups, counting or what is sparse", zoo.name)
+                }
+                false => format!("where this one has the layer {own_said}, it has {zoo_said}"),
+            });
+        }
+    }
+    for (own, zoo) in own.norms.iter().zip(&zoo.norms) {
+        if own != zoo {
+            return Some(format!("its batch norm {} differs, or this one has {} in its place", zoo.name, own.name));
+        }
+    }
+    let counts = |it: &Architecture| (it.layers.len(), it.norms.len());
+    if counts(own) != counts(zoo) {
+        let [(layers, norms), (own_layers, own_norms)] = [counts(zoo), counts(own)];
+        return Some(format!("it has {layers} layers and {norms} batch norms, this one {own_layers} and {own_norms}"));
+    }
+    (own.graph != zoo.graph).then(|| "its layers are the same, but stand together otherwise".to_owned())
+}
+
+impl ModelName {
+    /// The network of a setting: a name, or the path of a file that ends in `.toml`.
+    ///
+    /// # Errors
+    /// The rule for names, or what is wrong with the file.
+    pub fn of_setting(text: &str) -> Result<Self, String> {
+        let path = Path::new(text);
+        let is_file =
+            !text.contains('\n') && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
+        if !is_file {
+            return text.parse();
+        }
+        let definition = Definition::load(path).map_err(|error| error.to_string())?;
+        Ok(Self::Own(Arc::new(definition)))
     }
 }

@@ -1,11 +1,10 @@
 //! Residual networks (He et al. 2016), version 1.5: the stride of a bottleneck is on its 3 × 3 convolution.
 
-use sparse_kernels::{PoolShape, ShapeError};
-
 use super::super::Stem;
-use super::super::architecture::{Masking, PoolKind, ValueId};
+use super::super::build_error::BuildError;
 use super::super::builder::{Builder, Conv};
 use super::super::family::{Family, FirstWeights};
+use super::super::graph::{Masking, PoolKind, ValueId};
 
 /// Residual networks.
 pub(super) static RESNET: Family = Family {
@@ -20,7 +19,7 @@ pub(super) static RESNET: Family = Family {
 
 /// `resnet-18`, `-34` (basic blocks) or `-50` (bottlenecks), with the layers' names of torchvision. ImageNet's stem is a
 /// convolution of 7 × 7 and a pooling, both of stride 2; CIFAR's is a convolution of 3 × 3.
-pub(super) fn resnet(builder: &mut Builder, numbers: &[usize]) -> Result<(), ShapeError> {
+pub(super) fn resnet(builder: &mut Builder, numbers: &[usize]) -> Result<(), BuildError> {
     let spec = builder.spec.clone();
     let (blocks, bottleneck) = match numbers {
         [18] => ([2, 2, 2, 2], false),
@@ -34,10 +33,9 @@ pub(super) fn resnet(builder: &mut Builder, numbers: &[usize]) -> Result<(), Sha
     };
     let mut x = builder.conv("conv1", stem, builder.input())?;
     builder.masking = Masking::Any;
-    x = builder.norm_relu("bn1", x);
+    x = builder.norm_relu("bn1", x)?;
     if spec.stem != Stem::Cifar {
-        let window = PoolShape::new([3, 3])?.with_stride([2, 2])?.with_padding([1, 1])?;
-        x = builder.pool(PoolKind::Max, window, x)?;
+        x = builder.pool(PoolKind::Max, [3, 2, 1], x)?;
     }
     for (stage, (count, channels)) in blocks.into_iter().zip([64, 128, 256, 512]).enumerate() {
         for block in 0..count {
@@ -47,8 +45,8 @@ pub(super) fn resnet(builder: &mut Builder, numbers: &[usize]) -> Result<(), Sha
             x = if bottleneck { block.bottleneck(builder, x)? } else { block.basic(builder, x)? };
         }
     }
-    let x = builder.global_average_pool(x);
-    builder.linear("fc", spec.classes, false, x);
+    let x = builder.global_average_pool(x)?;
+    builder.linear("fc", spec.classes, false, x)?;
     Ok(())
 }
 
@@ -62,32 +60,32 @@ struct Block {
 
 impl Block {
     /// The input, or what it becomes where the shape changes.
-    fn shortcut(&self, builder: &mut Builder, outputs: usize, x: ValueId) -> Result<ValueId, ShapeError> {
-        if self.stride == 1 && builder.image(x).0 == outputs {
+    fn shortcut(&self, builder: &mut Builder, outputs: usize, x: ValueId) -> Result<ValueId, BuildError> {
+        if self.stride == 1 && builder.channels(x)? == outputs {
             return Ok(x);
         }
         let conv = Conv::new(outputs, 1).stride(self.stride);
         let y = builder.conv(format!("{}.downsample.0", self.prefix), conv, x)?;
-        Ok(builder.norm(format!("{}.downsample.1", self.prefix), y))
+        builder.norm(format!("{}.downsample.1", self.prefix), y)
     }
 
-    fn basic(&self, builder: &mut Builder, x: ValueId) -> Result<ValueId, ShapeError> {
+    fn basic(&self, builder: &mut Builder, x: ValueId) -> Result<ValueId, BuildError> {
         let name = |layer: &str| format!("{}.{layer}", self.prefix);
         let shortcut = self.shortcut(builder, self.channels, x)?;
         let y = builder.conv(name("conv1"), Conv::new(self.channels, 3).stride(self.stride), x)?;
-        let y = builder.norm_relu(name("bn1"), y);
+        let y = builder.norm_relu(name("bn1"), y)?;
         let y = builder.conv(name("conv2"), Conv::new(self.channels, 3), y)?;
-        Ok(builder.norm_add(name("bn2"), true, true, shortcut, y))
+        builder.norm_add(name("bn2"), true, true, shortcut, y)
     }
 
-    fn bottleneck(&self, builder: &mut Builder, x: ValueId) -> Result<ValueId, ShapeError> {
+    fn bottleneck(&self, builder: &mut Builder, x: ValueId) -> Result<ValueId, BuildError> {
         let name = |layer: &str| format!("{}.{layer}", self.prefix);
         let shortcut = self.shortcut(builder, self.outputs, x)?;
         let y = builder.conv(name("conv1"), Conv::new(self.channels, 1), x)?;
-        let y = builder.norm_relu(name("bn1"), y);
+        let y = builder.norm_relu(name("bn1"), y)?;
         let y = builder.conv(name("conv2"), Conv::new(self.channels, 3).stride(self.stride), y)?;
-        let y = builder.norm_relu(name("bn2"), y);
+        let y = builder.norm_relu(name("bn2"), y)?;
         let y = builder.conv(name("conv3"), Conv::new(self.outputs, 1), y)?;
-        Ok(builder.norm_add(name("bn3"), true, true, shortcut, y))
+        builder.norm_add(name("bn3"), true, true, shortcut, y)
     }
 }

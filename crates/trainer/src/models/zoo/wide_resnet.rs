@@ -1,10 +1,9 @@
 //! Wide residual networks (Zagoruyko and Komodakis 2016), with pre-activation.
 
-use sparse_kernels::ShapeError;
-
-use super::super::architecture::Masking;
+use super::super::build_error::BuildError;
 use super::super::builder::{Builder, Conv};
 use super::super::family::{Family, FirstWeights};
+use super::super::graph::Masking;
 
 /// Wide residual networks.
 pub(super) static WIDE_RESNET: Family = Family {
@@ -20,7 +19,7 @@ pub(super) static WIDE_RESNET: Family = Family {
 /// `wrn-D-K`: a convolution of 16 channels, three groups of `(D − 4) / 6` blocks with `16 K`, `32 K` and `64 K` channels,
 /// normalisation, mean, a linear layer. A block is normalisation, ReLU, convolution, twice, dropout before the second
 /// convolution; where the shape changes, the shortcut is a convolution of 1 × 1 behind the first ReLU.
-pub(super) fn wide_resnet(builder: &mut Builder, numbers: &[usize]) -> Result<(), ShapeError> {
+pub(super) fn wide_resnet(builder: &mut Builder, numbers: &[usize]) -> Result<(), BuildError> {
     let spec = builder.spec.clone();
     let (depth, width) = (numbers[0], numbers[1]);
     let blocks = (depth - 4) / 6;
@@ -36,22 +35,22 @@ pub(super) fn wide_resnet(builder: &mut Builder, numbers: &[usize]) -> Result<()
             let stride = if group > 0 && block == 0 { 2 } else { 1 };
             let activated;
             (x, activated) = match branch {
-                Some(branch) => builder.add_norm_relu(name("bn1"), x, branch),
-                None => (x, builder.norm_relu(name("bn1"), x)),
+                Some(branch) => builder.add_norm(name("bn1"), true, false, x, branch)?,
+                None => (x, builder.norm_relu(name("bn1"), x)?),
             };
-            let changes = stride != 1 || builder.image(x).0 != channels;
+            let changes = stride != 1 || builder.channels(x)? != channels;
             if changes {
                 x = builder.conv(name("shortcut"), Conv::new(channels, 1).stride(stride), activated)?;
             }
             let y = builder.conv(name("conv1"), Conv::new(channels, 3).stride(stride), activated)?;
-            let y = builder.norm_relu(name("bn2"), y);
-            let y = builder.dropout(name("dropout"), y);
+            let y = builder.norm_relu(name("bn2"), y)?;
+            let y = builder.dropout(name("dropout"), y)?;
             branch = Some(builder.conv(name("conv2"), Conv::new(channels, 3), y)?);
         }
     }
     let last = branch.expect("a wide residual network has blocks");
-    let (_, x) = builder.add_norm_relu("bn", x, last);
-    let x = builder.global_average_pool(x);
-    builder.linear("fc", spec.classes, false, x);
+    let (_, x) = builder.add_norm("bn", true, false, x, last)?;
+    let x = builder.global_average_pool(x)?;
+    builder.linear("fc", spec.classes, false, x)?;
     Ok(())
 }

@@ -1,0 +1,339 @@
+//! The parts of a network, apart from any numbers: layers with weights, normalisations, and the graph they stand in.
+
+use std::fmt;
+
+use rigl::{ConvGeometry, FlopsError, LayerGeometry, LayerShape, Padding};
+use sparse_kernels::{ConvShape, PoolShape};
+
+/// What a layer with weights computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerKind {
+    /// `Y = W · X`.
+    Linear {
+        /// Features it reads.
+        inputs: usize,
+        /// Features it writes.
+        outputs: usize,
+    },
+    /// A convolution.
+    Conv {
+        /// Channels, kernel, stride, padding, groups.
+        shape: ConvShape,
+        /// Height and width of what it reads.
+        size: [usize; 2],
+        /// How the paper's code pads, for counting operations its way.
+        counted_as: Padding,
+    },
+}
+
+impl LayerKind {
+    /// For counting operations and bytes.
+    pub(super) fn geometry(&self) -> Result<LayerGeometry, FlopsError> {
+        match *self {
+            Self::Linear { inputs, outputs } => Ok(LayerGeometry::linear(inputs, outputs)),
+            Self::Conv { shape, size, counted_as } => LayerGeometry::conv(ConvGeometry {
+                input_channels: shape.in_channels(),
+                output_channels: shape.out_channels(),
+                input_size: size,
+                kernel: shape.kernel(),
+                stride: shape.stride()[0],
+                padding: counted_as,
+                groups: shape.groups(),
+            }),
+        }
+    }
+}
+
+/// Whether a layer's weights may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Masking {
+    /// As the distribution says.
+    Any,
+    /// As Erdős–Rényi distributions say; the uniform one leaves it dense (spec: the first convolution, see
+    /// [`super::Sparsification::solve`]).
+    NotUniform,
+    /// Dense, whatever the distribution; it is not counted in the density asked for.
+    Never,
+}
+
+/// A layer with weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightLayer {
+    /// Its name, as in PyTorch's modules.
+    pub name: String,
+    /// What it computes.
+    pub kind: LayerKind,
+    /// Whether it adds a bias.
+    pub bias: bool,
+    /// Whether a ReLU follows at once.
+    pub relu: bool,
+    /// Whether its weights may be left out.
+    pub masking: Masking,
+}
+
+impl WeightLayer {
+    /// Rows of the weight matrix: output features or channels.
+    pub fn rows(&self) -> usize {
+        match self.kind {
+            LayerKind::Linear { outputs, .. } => outputs,
+            LayerKind::Conv { shape, .. } => shape.rows(),
+        }
+    }
+
+    /// Columns of the weight matrix: input features, or input channels of a group times taps.
+    pub fn columns(&self) -> usize {
+        match self.kind {
+            LayerKind::Linear { inputs, .. } => inputs,
+            LayerKind::Conv { shape, .. } => shape.columns(),
+        }
+    }
+
+    /// Taps of a filter; 1 for a linear layer.
+    pub fn taps(&self) -> usize {
+        match self.kind {
+            LayerKind::Linear { .. } => 1,
+            LayerKind::Conv { shape, .. } => shape.taps(),
+        }
+    }
+
+    /// Positions of the weight matrix.
+    pub fn size(&self) -> usize {
+        self.rows() * self.columns()
+    }
+
+    /// Whether its weights can be stored in blocks of `[r, c]`: those of a convolution span channels of one tap and one group,
+    /// so c must divide a group's input channels and, with several groups, r its output channels.
+    pub fn fits_blocks(&self, [r, c]: [usize; 2]) -> bool {
+        match self.kind {
+            LayerKind::Linear { .. } => true,
+            LayerKind::Conv { shape, .. } => {
+                let groups = shape.groups();
+                (shape.in_channels() / groups).is_multiple_of(c)
+                    && (groups == 1 || (shape.out_channels() / groups).is_multiple_of(r))
+            }
+        }
+    }
+
+    /// Dimensions of the weight in PyTorch's order: `[outputs, inputs]` or `[O, C/G, kh, kw]`.
+    pub fn dimensions(&self) -> Vec<usize> {
+        match self.kind {
+            LayerKind::Linear { inputs, outputs } => vec![outputs, inputs],
+            LayerKind::Conv { shape, .. } => {
+                let [height, width] = shape.kernel();
+                vec![shape.rows(), shape.columns() / shape.taps(), height, width]
+            }
+        }
+    }
+
+    /// Name and dimensions, for distributions.
+    pub fn shape(&self) -> LayerShape {
+        LayerShape::new(self.name.clone(), self.dimensions())
+    }
+
+    /// For counting operations and bytes. Bias and ReLU count on every layer, as in the paper's figures.
+    pub fn geometry(&self) -> LayerGeometry {
+        self.kind.geometry().expect("the builder has made a convolution of these sizes")
+    }
+}
+
+/// A batch normalisation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NormLayer {
+    /// Its name, as in PyTorch's modules.
+    pub name: String,
+    /// Channels.
+    pub channels: usize,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+    /// Whether its scale begins at 0: the last one of a residual branch, which so begins as nothing.
+    pub zero_scale: bool,
+}
+
+/// A place in [`Graph::values`].
+pub type ValueId = usize;
+
+/// Shape of one sample's activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueShape {
+    /// Features.
+    Features(usize),
+    /// An image.
+    Image {
+        /// Channels.
+        channels: usize,
+        /// Height and width.
+        size: [usize; 2],
+    },
+}
+
+impl fmt::Display for ValueShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Features(features) => write!(f, "{features} features"),
+            Self::Image { channels, size: [height, width] } => write!(f, "images of {channels} × {height} × {width}"),
+        }
+    }
+}
+
+/// How pixels of a window become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolKind {
+    /// Their maximum.
+    Max,
+    /// Their mean.
+    Average,
+}
+
+impl PoolKind {
+    /// The name of the kind of layer in a network's file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Max => "max-pool",
+            Self::Average => "average-pool",
+        }
+    }
+}
+
+/// One operation: reads values, writes others.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Node {
+    /// A layer with weights, with its bias and ReLU.
+    Layer {
+        /// Which, in [`super::Architecture::layers`].
+        layer: usize,
+        /// What it reads.
+        input: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// A batch normalisation, with its ReLU, behind `+ residual` if there is one.
+    Norm {
+        /// Which, in [`super::Architecture::norms`].
+        norm: usize,
+        /// What it reads.
+        input: ValueId,
+        /// What is added before the ReLU.
+        residual: Option<ValueId>,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// `sum = input + addend` and the batch normalisation of the sum, with its ReLU.
+    AddNorm {
+        /// Which, in [`super::Architecture::norms`].
+        norm: usize,
+        /// What it reads, and nobody after it.
+        input: ValueId,
+        /// What it reads too.
+        addend: ValueId,
+        /// The sum.
+        sum: ValueId,
+        /// The normalised sum.
+        output: ValueId,
+    },
+    /// Pooling of windows.
+    Pool {
+        /// How.
+        kind: PoolKind,
+        /// Of which windows.
+        window: PoolShape,
+        /// What it reads.
+        input: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// The mean of each channel, as features.
+    GlobalAveragePool {
+        /// What it reads.
+        input: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// Pixels as features.
+    Flatten {
+        /// What it reads.
+        input: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// Dropout, at the rate of the run.
+    Dropout {
+        /// What the random numbers depend on.
+        name: String,
+        /// What it reads.
+        input: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// The sum of two values.
+    Add {
+        /// What it reads.
+        input: ValueId,
+        /// What it reads too.
+        addend: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// A ReLU that is no part of another operation.
+    Relu {
+        /// What it reads.
+        input: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+}
+
+impl Node {
+    /// The values that it reads.
+    pub fn inputs(&self) -> Vec<ValueId> {
+        match *self {
+            Self::Norm { input, residual: Some(other), .. }
+            | Self::AddNorm { input, addend: other, .. }
+            | Self::Add { input, addend: other, .. } => vec![input, other],
+            Self::Layer { input, .. }
+            | Self::Norm { input, residual: None, .. }
+            | Self::Pool { input, .. }
+            | Self::GlobalAveragePool { input, .. }
+            | Self::Flatten { input, .. }
+            | Self::Dropout { input, .. }
+            | Self::Relu { input, .. } => vec![input],
+        }
+    }
+
+    /// The value that it writes; of [`Node::AddNorm`] the normalised one.
+    pub fn output(&self) -> ValueId {
+        match *self {
+            Self::Layer { output, .. }
+            | Self::Norm { output, .. }
+            | Self::AddNorm { output, .. }
+            | Self::Pool { output, .. }
+            | Self::GlobalAveragePool { output, .. }
+            | Self::Flatten { output, .. }
+            | Self::Dropout { output, .. }
+            | Self::Add { output, .. }
+            | Self::Relu { output, .. } => output,
+        }
+    }
+
+    /// What it does, by the name of the kind of layer in a network's file.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Layer { .. } => "layer",
+            Self::Norm { .. } | Self::AddNorm { .. } => "batch-norm",
+            Self::Pool { kind, .. } => kind.name(),
+            Self::GlobalAveragePool { .. } => "global-average-pool",
+            Self::Flatten { .. } => "flatten",
+            Self::Dropout { .. } => "dropout",
+            Self::Add { .. } => "add",
+            Self::Relu { .. } => "relu",
+        }
+    }
+}
+
+/// Operations in an order in which they can run. Value 0 is the input, the last one the logits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graph {
+    /// Shapes of all values.
+    pub values: Vec<ValueShape>,
+    /// The operations.
+    pub nodes: Vec<Node>,
+}
