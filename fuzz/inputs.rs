@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use sparse_kernels::Csr;
@@ -10,7 +11,7 @@ use trainer::checkpoint::{Checkpoint, TensorData, read_header};
 use trainer::data::{cifar as cifar_format, idx};
 use trainer::exchange::pytorch;
 use trainer::formats::{Matrix, matrix_market, npy, npz, smtx};
-use trainer::models::StoredModel;
+use trainer::models::{Architecture, Definition, ModelName, ModelSpec, StoredModel};
 use trainer::settings::{TrainConfig, TrainOptions};
 
 use crate::counting_allocator::allocated;
@@ -20,7 +21,7 @@ pub type Target = fn(&[u8]);
 
 /// Every format, by the name of its fuzz target and of its folder in `fuzz/seeds`.
 #[allow(dead_code, reason = "a fuzz target runs one of them")]
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("idx", idx),
     ("cifar", cifar),
     ("safetensors", safetensors),
@@ -28,6 +29,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("mtx", mtx),
     ("smtx", smtx),
     ("toml", toml),
+    ("network", network),
 ];
 
 /// Bytes that any parser may use, whatever the input.
@@ -169,4 +171,23 @@ pub fn toml(bytes: &[u8]) {
     let again: TrainOptions = toml::from_str(&saved).expect("what was written can be read");
     let again = TrainConfig::of(&again).expect("what was written has no sparsity");
     assert_eq!(again.fingerprint(), config.fingerprint());
+}
+
+/// Files of networks. Blocks within blocks may unfold to 4096 layers, whatever the input's size.
+pub fn network(bytes: &[u8]) {
+    const UNFOLDED_LAYERS: usize = 8 << 20;
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let definition = bounded(bytes, (512, UNFOLDED_LAYERS), |_| Definition::parse(text, None));
+    let Ok(definition) = definition else { return };
+    let written = definition.to_toml();
+    assert_eq!(Definition::parse(&written, None).expect("what was written can be read"), definition);
+    // Nothing is allocated for weights, however many there would be.
+    let spec = ModelSpec::of(&ModelName::Own(Arc::new(definition)));
+    for spec in [spec.clone(), spec.on(3, [32, 32], 10)] {
+        let built = bounded(bytes, (512, UNFOLDED_LAYERS), |_| Architecture::new(&spec));
+        let Ok(architecture) = built else { continue };
+        assert!(architecture.size() <= 1 << 40 && architecture.classes() == spec.classes);
+        let again: ModelName = written.parse().expect("a definition is a name");
+        assert_eq!(Architecture::new(&ModelSpec { name: again, ..spec }), Ok(architecture));
+    }
 }

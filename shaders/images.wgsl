@@ -5,6 +5,7 @@
 //   bias_relu_images_grad  to = source > 0 ? to : 0, and Σ to of each channel in slices; `sum_partials.wgsl` adds those up
 //   relu_images_grad       to = source > 0 ? to : 0
 //   add_images             to += source
+//   copy_images            to = source, of some channels
 //   flatten                to[feature of (channel, row, x), sample] = source[sample, channel, row, x]
 //   unflatten              the inverse
 //   global_avg_pool        to[channel, sample] = mean of source[sample, channel, ·, ·]
@@ -128,6 +129,18 @@ fn add_images(
         return;
     }
     to[here.at] = select(vec4<f32>(0.0), to[here.at] + from_source(here), here.is_live);
+}
+
+@compute @workgroup_size(GROUP)
+fn copy_images(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let here = place_of(p.to, (group.x + group.y * groups.x) * GROUP + local);
+    if (here.strip < p.strips) {
+        to[here.at] = select(vec4<f32>(0.0), from_source(here), here.is_live);
+    }
 }
 
 var<workgroup> shared_sums: array<f32, GROUP>;

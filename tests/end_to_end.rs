@@ -10,5 +10,6 @@ mod landscape;
 mod managing;
 mod methods;
 mod own_data;
+mod own_networks;
 mod published_numbers;
 mod resume;

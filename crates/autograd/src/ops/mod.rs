@@ -4,6 +4,7 @@
 mod add;
 pub(crate) mod batch_norm;
 mod bias_relu;
+mod concat;
 mod copy;
 mod dropout;
 mod pointwise_loss;

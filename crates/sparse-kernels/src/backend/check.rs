@@ -130,6 +130,22 @@ pub(super) fn same_samples<B: Storage>(
     images_fit(backend, op, got)
 }
 
+/// Checks that two operands are alike but for their borders and channels, and the lengths of both buffers.
+#[cfg(feature = "nn")]
+pub(super) fn pixels_fit<B: Storage>(
+    backend: &B,
+    op: &'static str,
+    expected: &Images<B>,
+    got: &Images<B>,
+) -> Result<(), ShapeError> {
+    expect_equal(op, "number of samples", expected.layout.samples(), got.layout.samples())?;
+    expect_equal(op, "samples per strip", expected.layout.strip(), got.layout.strip())?;
+    expect_equal(op, "height", expected.layout.size()[0], got.layout.size()[0])?;
+    expect_equal(op, "width", expected.layout.size()[1], got.layout.size()[1])?;
+    images_fit(backend, op, expected)?;
+    images_fit(backend, op, got)
+}
+
 /// Checks that two operands are alike but for their borders, and the lengths of both buffers.
 #[cfg(feature = "nn")]
 pub(super) fn same_images<B: Storage>(

@@ -1,6 +1,8 @@
 //! Operations on images that are no convolutions: what a device must be able to do.
 
-use super::check::{Checked, Done, images_fit, lanes_fit, rate_fits, same_images, same_samples};
+use std::ops::Range;
+
+use super::check::{Checked, Done, images_fit, lanes_fit, pixels_fit, rate_fits, same_images, same_samples};
 use super::storage::Storage;
 use crate::error::expect_equal;
 use crate::random::Key;
@@ -217,6 +219,33 @@ pub trait ImageNeural: Storage {
         self.run_add_images(Checked(()), from, to)
     }
 
+    /// `to[n, first + i, ·, ·] = from[n, channels.start + i, ·, ·]` for each of these channels; all others of `to` stay.
+    ///
+    /// # Errors
+    /// If samples or sizes differ, or either has no such channels.
+    ///
+    /// # Cost
+    /// Two passes over the channels that are copied: they are read and written.
+    fn copy_channels(
+        &self,
+        from: &Images<Self>,
+        channels: Range<usize>,
+        to: &mut Images<Self>,
+        first: usize,
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "copy_channels";
+        pixels_fit(self, NAME, to, from)?;
+        let ends =
+            [(from.layout.channels(), channels.end), (to.layout.channels(), first.saturating_add(channels.len()))];
+        for (has, got) in ends {
+            if got > has {
+                let rule = "no more than there are channels";
+                return Err(ShapeError::Rule { op: NAME, what: "end of the channels", got, rule }.into());
+            }
+        }
+        self.run_copy_channels(Checked(()), from, channels, to, first)
+    }
+
     /// Inverted dropout in place: element `(n, c, row, column)` becomes 0 if `key.uniform(i) < rate`, with
     /// `i = ((n · C + c) · H + row) · W + column`, else is divided by `1 − rate`. The mask depends on neither strip nor
     /// border. The same call on the gradient is its backward: no mask is stored.
@@ -287,6 +316,16 @@ pub trait ImageNeural: Storage {
 
     #[doc(hidden)]
     fn run_add_images(&self, _: Checked, from: &Images<Self>, to: &mut Images<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_copy_channels(
+        &self,
+        _: Checked,
+        from: &Images<Self>,
+        channels: Range<usize>,
+        to: &mut Images<Self>,
+        first: usize,
+    ) -> Done;
 
     /// `0 < rate < 1`.
     #[doc(hidden)]

@@ -179,6 +179,31 @@ pub fn add<B: ImageNeural>(backend: &B, case: &Case) {
     }
 }
 
+/// Channels from the middle of one tensor to that of another, in which the others stay.
+pub fn copy_channels<B: ImageNeural>(backend: &B, case: &Case, [before, behind]: [usize; 2]) {
+    let (pixels, channels) = (case.pixels(), case.channels);
+    let all = channels + before + behind;
+    // NCHW of images with channels before and behind the case's, or as many behind as before.
+    let layout = |tensor: usize| {
+        let like = case.layout(tensor);
+        ImageLayout::new(case.samples, all, like.size(), like.border(), like.strip()).unwrap()
+    };
+    let len = case.samples * all * pixels;
+    let (from, to) = (case.normals("from", len), case.normals("to", len));
+    let mut expected = to.clone();
+    for sample in 0..case.samples {
+        let [read, write] = [before, behind].map(|first| (sample * all + first) * pixels);
+        expected[write..write + channels * pixels].copy_from_slice(&from[read..read + channels * pixels]);
+    }
+    for tensor in [0, 1] {
+        let mut y = images(backend, layout(1), &to);
+        backend
+            .copy_channels(&images(backend, layout(tensor), &from), before..before + channels, &mut y, behind)
+            .unwrap();
+        assert_eq!(read(backend, &y), expected);
+    }
+}
+
 /// In the order of NCHW, whatever strip and border are.
 pub fn dropout<B: ImageNeural>(backend: &B, case: &Case, rate: f32, seed: u64, is_exact: bool) {
     let x = case.normals("x", case.len());
@@ -326,10 +351,17 @@ pub fn wrong_shapes_are_refused<B: ImageNeural>(backend: &B) {
         let other = ImageLayout::new(samples, channels, size, 1, strip).unwrap();
         let mut other = images(backend, other, &vec![1.0; samples * channels * size[0] * size[1]]);
         assert!(backend.add_images(&other, &mut x).is_err());
+        // Only the number of channels may differ.
+        assert_eq!(backend.copy_channels(&other, 0..2, &mut x, 1).is_ok(), channels == 2);
         assert!(backend.bias_relu_images_grad(&other, true, &mut x, &mut zeros(3), false).is_err());
         assert!(backend.relu_images_grad(&y, &mut other).is_err());
     }
     assert!(backend.add_images(&short(), &mut x).is_err());
+    for (channels, first) in [(0..4, 0), (1..3, 2), (0..1, usize::MAX)] {
+        assert!(backend.copy_channels(&y, channels, &mut x, first).is_err());
+    }
+    assert!(backend.copy_channels(&short(), 0..1, &mut x, 0).is_err());
+    assert!(backend.copy_channels(&y, 0..1, &mut short(), 0).is_err());
     assert!(backend.add_images(&y, &mut short()).is_err());
     assert!(backend.bias_relu_images(&zeros(2), true, &mut x).is_err());
     assert!(backend.bias_relu_images(&zeros(3), true, &mut short()).is_err());

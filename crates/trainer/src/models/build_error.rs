@@ -55,6 +55,14 @@ pub enum BuildError {
         /// What it gets.
         shapes: [ValueShape; 2],
     },
+    /// Images that are to stand side by side have different sizes.
+    #[error("{layer} needs images of one size but gets {} and {}", shapes[0], shapes[1])]
+    DifferentSizes {
+        /// The operation.
+        layer: String,
+        /// What it gets.
+        shapes: [ValueShape; 2],
+    },
     /// Two layers of one name.
     #[error("the name `{name}` is given to two layers")]
     Duplicate {

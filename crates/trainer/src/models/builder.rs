@@ -16,10 +16,10 @@ use super::graph::{Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId
 /// A small convolutional network, made, trained for a step, saved and loaded:
 ///
 /// ```
-/// use trainer::models::{Builder, Conv, Init, Initialization, Network, StoredModel};
-/// # use autograd::{GrowthRequests, NoReduce};
-/// # use trainer::settings::TrainConfig;
-/// # use sparse_kernels::cpu::Cpu;
+/// use sparse_kernels::cpu::Cpu;
+/// use trainer::models::{Builder, Conv, Network, StoredModel};
+/// use trainer::settings::TrainConfig;
+///
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("model.safetensors");
 /// let mut net = Builder::images("small-cnn", 1, [28, 28], 10);
@@ -37,7 +37,7 @@ use super::graph::{Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId
 /// let network = Network::new(&cpu, &net, &densities, config.initialization(), 4)?;
 /// let layout = network.body.input_layout(4);
 /// let mut trainer = config.trainer(&cpu, network, 100)?;
-/// let loss = trainer.train_batch(layout, &vec![0.5; 4 * 784], &[3, 1, 4, 1])?;
+/// trainer.train_batch(layout, &vec![0.5; 4 * 784], &[3, 1, 4, 1])?;
 /// trainer.network.to_stored(&cpu, None)?.save(&path)?;
 /// assert_eq!(StoredModel::load(&path)?.architecture()?, net);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -455,6 +455,30 @@ impl Builder {
         self.same_shapes(ADD, input, addend)?;
         let output = self.value(ADD, self.values[input])?;
         self.nodes.push(Node::Add { input, addend, output });
+        Ok(output)
+    }
+
+    /// The channels of several images, side by side, in this order.
+    ///
+    /// # Errors
+    /// [`BuildError`] unless they are images of one size.
+    pub fn concat(&mut self, inputs: &[ValueId]) -> Result<ValueId, BuildError> {
+        const CONCAT: &str = "concat";
+        let mut all: Option<(usize, [usize; 2])> = None;
+        for &input in inputs {
+            let (channels, size) = self.image(CONCAT, input)?;
+            all = match all {
+                Some((_, others)) if others != size => {
+                    let shapes = [self.values[inputs[0]], self.values[input]];
+                    return Err(BuildError::DifferentSizes { layer: CONCAT.to_owned(), shapes });
+                }
+                Some((before, _)) => Some((before.saturating_add(channels), size)),
+                None => Some((channels, size)),
+            };
+        }
+        let Some((channels, size)) = all else { return Err(BuildError::Empty { layer: CONCAT.to_owned() }) };
+        let output = self.value(CONCAT, ValueShape::Image { channels, size })?;
+        self.nodes.push(Node::Concat { inputs: inputs.to_vec(), output });
         Ok(output)
     }
 

@@ -273,6 +273,13 @@ pub enum Node {
         /// What it writes.
         output: ValueId,
     },
+    /// The channels of several images, side by side.
+    Concat {
+        /// What it reads.
+        inputs: Vec<ValueId>,
+        /// What it writes.
+        output: ValueId,
+    },
     /// A ReLU that is no part of another operation.
     Relu {
         /// What it reads.
@@ -286,6 +293,7 @@ impl Node {
     /// The values that it reads.
     pub fn inputs(&self) -> Vec<ValueId> {
         match *self {
+            Self::Concat { ref inputs, .. } => inputs.clone(),
             Self::Norm { input, residual: Some(other), .. }
             | Self::AddNorm { input, addend: other, .. }
             | Self::Add { input, addend: other, .. } => vec![input, other],
@@ -310,6 +318,7 @@ impl Node {
             | Self::Flatten { output, .. }
             | Self::Dropout { output, .. }
             | Self::Add { output, .. }
+            | Self::Concat { output, .. }
             | Self::Relu { output, .. } => output,
         }
     }
@@ -324,6 +333,7 @@ impl Node {
             Self::Flatten { .. } => "flatten",
             Self::Dropout { .. } => "dropout",
             Self::Add { .. } => "add",
+            Self::Concat { .. } => "concat",
             Self::Relu { .. } => "relu",
         }
     }

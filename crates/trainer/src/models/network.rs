@@ -184,6 +184,10 @@ impl Body {
                     let x = to_overwrite(tape, get(input), shared[input], false)?;
                     (output, tape.add(x, get(addend))?)
                 }
+                Node::Concat { ref inputs, output } => {
+                    let xs: Vec<_> = inputs.iter().map(|&input| get(input)).collect();
+                    (output, tape.concat(&xs, image(output))?)
+                }
                 Node::Relu { input, output } => {
                     let x = to_overwrite(tape, get(input), shared[input], false)?;
                     (output, tape.relu(x)?)

@@ -34,7 +34,7 @@ settings! {
     ModelArgs in NETWORK => {
         /// The network, such as lenet-300-100, wrn-22-2, resnet-50 or mobilenet-v1 (docs/networks.md lists them all), or a
         /// multi-layer perceptron given by its hidden layers, such as mlp-300-100, or by all layer sizes, such as 784-300-100-10;
-        /// or a file that defines one, such as net.toml
+        /// or a file that defines one, such as net.toml (docs/own-networks.md)
         model: ModelName = ModelName::Lenet300x100,
             arg(value_name = "NAME|FILE.toml", value_parser = ModelName::of_setting),
             read(default, deserialize_with = "model_setting"), stated "mlp-300-100 for tables";

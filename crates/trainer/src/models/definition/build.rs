@@ -197,6 +197,10 @@ fn step(
                 _ => builder.add(input, addend)?,
             }
         }
+        Op::Concat => {
+            let inputs: Vec<_> = inputs.iter().map(|&input| of(input, values)).collect();
+            builder.concat(&inputs)?
+        }
         Op::Relu => builder.relu(input)?,
         Op::Dropout => builder.dropout(name, input)?,
         Op::Pool { kind, size, stride, padding } => builder.pool(*kind, [*size, *stride, *padding], input)?,
@@ -300,6 +304,10 @@ fn described(architecture: &Architecture, name: String, input: Input) -> Definit
             Node::Dropout { name, input, output } => of[*output] = push(step(Op::Dropout, name, vec![of[*input]])),
             &Node::Add { input, addend, output } => {
                 of[output] = push(step(Op::Add, "", vec![of[input], of[addend]]));
+            }
+            Node::Concat { inputs, output } => {
+                let inputs = inputs.iter().map(|&input| of[input]).collect();
+                of[*output] = push(step(Op::Concat, "", inputs));
             }
             &Node::Relu { input, output } => of[output] = push(step(Op::Relu, "", vec![of[input]])),
         }

@@ -34,7 +34,7 @@ pub(super) struct Layer {
     pub dropout: bool,
 }
 
-static KINDS: [Kind; 11] = [
+static KINDS: [Kind; 12] = [
     Kind { name: "linear", keys: &["outputs", "bias", "sparse", "relu", "dropout"], read: linear },
     Kind {
         name: "conv",
@@ -50,6 +50,7 @@ static KINDS: [Kind; 11] = [
     Kind { name: "relu", keys: &[], read: |_| Ok(plain(Op::Relu)) },
     Kind { name: "dropout", keys: &[], read: |_| Ok(plain(Op::Dropout)) },
     Kind { name: "add", keys: &["with", "relu"], read: add },
+    Kind { name: "concat", keys: &["with", "relu"], read: concat },
     Kind { name: "max-pool", keys: &["size", "stride", "padding"], read: |fields| pool(fields, PoolKind::Max) },
     Kind { name: "average-pool", keys: &["size", "stride", "padding"], read: |fields| pool(fields, PoolKind::Average) },
     Kind { name: "global-average-pool", keys: &[], read: |_| Ok(plain(Op::GlobalAveragePool)) },
@@ -146,6 +147,11 @@ fn batch_norm(fields: &Fields<'_, '_>) -> Result<Layer> {
 fn add(fields: &Fields<'_, '_>) -> Result<Layer> {
     fields.needed("a layer of kind add", "second value (`with`)", fields.text("with")?)?;
     with_flags(fields, Op::Add)
+}
+
+fn concat(fields: &Fields<'_, '_>) -> Result<Layer> {
+    fields.needed("a layer of kind concat", "second value, or a list of values (`with`)", fields.texts("with")?)?;
+    with_flags(fields, Op::Concat)
 }
 
 fn pool(fields: &Fields<'_, '_>, kind: PoolKind) -> Result<Layer> {

@@ -129,13 +129,26 @@ pub(super) struct Step {
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Op {
-    Linear { outputs: Outputs, bias: bool, masking: Masking },
+    Linear {
+        outputs: Outputs,
+        bias: bool,
+        masking: Masking,
+    },
     Conv(ConvOp),
-    BatchNorm { zero_scale: bool },
+    BatchNorm {
+        zero_scale: bool,
+    },
     Relu,
     Dropout,
     Add,
-    Pool { kind: PoolKind, size: usize, stride: usize, padding: usize },
+    /// Channels side by side, in the order of the inputs.
+    Concat,
+    Pool {
+        kind: PoolKind,
+        size: usize,
+        stride: usize,
+        padding: usize,
+    },
     GlobalAveragePool,
     Flatten,
 }
@@ -173,6 +186,7 @@ impl Step {
             Op::Relu => "relu",
             Op::Dropout => "dropout",
             Op::Add => "add",
+            Op::Concat => "concat",
             Op::Pool { kind, .. } => kind.name(),
             Op::GlobalAveragePool => "global-average-pool",
             Op::Flatten => "flatten",

@@ -269,8 +269,10 @@ impl<'t> Reader<'_, 't> {
     ) -> Result<usize> {
         let keys::Layer { op, bias, relu, dropout } = keys::layer(fields)?;
         let mut inputs = vec![from];
-        if let (Op::Add, Some(name)) = (&op, fields.text("with")?) {
-            inputs.push(self.value(scope, fields, "with", name, rest)?);
+        if matches!(op, Op::Add | Op::Concat) {
+            for name in fields.texts("with")?.unwrap_or_default() {
+                inputs.push(self.value(scope, fields, "with", name, rest)?);
+            }
         }
         let given = fields.text("name")?;
         let is_named = matches!(op, Op::Linear { .. } | Op::Conv(_) | Op::BatchNorm { .. } | Op::Dropout);

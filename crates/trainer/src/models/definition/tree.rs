@@ -26,6 +26,9 @@ impl DefinitionError {
 
 pub(super) type Result<T> = std::result::Result<T, DefinitionError>;
 
+/// The most texts of a list.
+const MOST_TEXTS: usize = 64;
+
 /// A value and where it stands.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 
@@ -154,6 +157,22 @@ impl<'p, 't> Fields<'p, 't> {
     pub fn text(&self, key: &str) -> Result<Option<&'t str>> {
         let Some(value) = self.get(key)? else { return Ok(None) };
         value.get_ref().as_str().map(Some).ok_or_else(|| self.wrong(key, value, "text in quotes"))
+    }
+
+    /// One text, or a list of at least one.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&'t str>>> {
+        let Some(value) = self.get(key)? else { return Ok(None) };
+        let texts = match value.get_ref() {
+            DeValue::Array(list) => list
+                .iter()
+                .map(|value| self.resolved(value)?.get_ref().as_str().map_or(Ok(None), |t| Ok(Some(t))))
+                .collect::<Result<Option<Vec<_>>>>()?,
+            other => other.as_str().map(|text| vec![text]),
+        };
+        let texts = texts.filter(|texts| (1..=MOST_TEXTS).contains(&texts.len()));
+        texts
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, value, format!("text in quotes, or a list of 1 to {MOST_TEXTS} such")))
     }
 
     /// One of a few words.

@@ -34,8 +34,13 @@ impl Definition {
             if step.inputs[0] != first {
                 keys.push(format!("from = \"{}\"", names[step.inputs[0]]));
             }
-            if let Some(&with) = step.inputs.get(1) {
-                keys.push(format!("with = \"{}\"", names[with]));
+            match &step.inputs[1..] {
+                [] => {}
+                [with] => keys.push(format!("with = {}", quoted(&names[*with]))),
+                with => {
+                    let names: Vec<_> = with.iter().map(|&with| quoted(&names[with])).collect();
+                    keys.push(format!("with = [{}]", names.join(", ")));
+                }
             }
             self.keys(&mut keys, first, step);
             keys.extend(relu.then(|| "relu = true".to_owned()));
@@ -58,7 +63,7 @@ impl Definition {
             };
             let has_flags = matches!(step.op, Op::Linear { .. } | Op::Conv(_) | Op::BatchNorm { .. });
             let mut last = first + 1;
-            let relu = (has_flags || step.op == Op::Add) && follows(last, &Op::Relu).is_some();
+            let relu = (has_flags || matches!(step.op, Op::Add | Op::Concat)) && follows(last, &Op::Relu).is_some();
             last += usize::from(relu);
             let dropout = has_flags && follows(last, &Op::Dropout).is_some_and(|dropout| dropout.name == step.name);
             last += usize::from(dropout);
@@ -148,7 +153,13 @@ impl Definition {
                     key("padding", padding.to_string());
                 }
             }
-            Op::BatchNorm { .. } | Op::Relu | Op::Dropout | Op::Add | Op::GlobalAveragePool | Op::Flatten => {}
+            Op::BatchNorm { .. }
+            | Op::Relu
+            | Op::Dropout
+            | Op::Add
+            | Op::Concat
+            | Op::GlobalAveragePool
+            | Op::Flatten => {}
         }
     }
 }

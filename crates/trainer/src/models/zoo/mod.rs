@@ -114,6 +114,15 @@ impl Architecture {
 /// The network of the zoo that this one is, having its name.
 fn of_zoo(own: &Architecture, known: &ModelName) -> Result<Architecture, BuildError> {
     let ModelSpec { channels, size, classes, .. } = own.spec;
+    let taken = |difference| BuildError::Taken { name: known.to_string(), difference };
+    // A name must not cost more than the network that has it.
+    let depth = match known {
+        ModelName::Convolutional(_, numbers) => numbers[0],
+        _ => 0,
+    };
+    if depth > 2 * own.layers.len() + 16 {
+        return Err(taken(format!("this one has only {} layers", own.layers.len())));
+    }
     let mut difference = None;
     for stem in [Stem::Auto, Stem::Imagenet, Stem::Cifar] {
         let spec = ModelSpec::of(known).on(channels, size, classes).with_stem(stem);
@@ -126,7 +135,7 @@ fn of_zoo(own: &Architecture, known: &ModelName) -> Result<Architecture, BuildEr
         };
         difference.get_or_insert(found);
     }
-    Err(BuildError::Taken { name: known.to_string(), difference: difference.unwrap_or_default() })
+    Err(taken(difference.unwrap_or_default()))
 }
 
 /// The first thing in which two networks differ, but for what they were made from.

@@ -12,11 +12,14 @@ mod batch_norm;
 #[cfg(test)]
 mod batch_norm_tests;
 mod bias_relu;
+mod channels;
 mod dropout;
 mod flatten;
 mod global_pool;
 mod pool;
 mod rows;
+
+use std::ops::Range;
 
 use crate::backend::ImageNeural;
 use crate::backend::Pool;
@@ -103,6 +106,19 @@ impl ImageNeural for Cpu {
     fn run_add_images(&self, _: Checked, from: &Images<Self>, to: &mut Images<Self>) -> Done {
         let _timed = self.timed("add_images", 3 * to.data.len(), 0);
         add::run(self, from, to)
+    }
+
+    fn run_copy_channels(
+        &self,
+        _: Checked,
+        from: &Images<Self>,
+        channels: Range<usize>,
+        to: &mut Images<Self>,
+        first: usize,
+    ) -> Done {
+        let _timed =
+            self.timed("copy_channels", 2 * channels.len() * from.layout.len() / from.layout.channels().max(1), 0);
+        channels::copy(self, from, channels, to, first)
     }
 
     fn run_dropout_images(&self, _: Checked, key: Key, rate: f32, x: &mut Images<Self>) -> Done {

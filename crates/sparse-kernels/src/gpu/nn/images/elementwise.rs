@@ -1,5 +1,7 @@
 //! Bias and ReLU, their gradients, and sums of tensors.
 
+use std::ops::Range;
+
 use super::super::super::elementwise::GROUP;
 use super::super::super::kernel::{Kernel, Launch, Operand, Read, Work, Write};
 use super::super::super::shaders;
@@ -13,6 +15,7 @@ static BIAS_RELU: Kernel = Kernel::new("bias_relu_images", shaders::IMAGES, &[Re
 static BIAS_RELU_GRAD: Kernel = Kernel::new("bias_relu_images_grad", shaders::IMAGES, &[Read, Write, Write]);
 static RELU: Kernel = Kernel::new("relu_images", shaders::IMAGES, &[Write]);
 static RELU_GRAD: Kernel = Kernel::new("relu_images_grad", shaders::IMAGES, &[Read, Write]);
+static COPY: Kernel = Kernel::new("copy_images", shaders::IMAGES, &[Read, Write]);
 static ADD: Kernel = Kernel::new("add_images", shaders::IMAGES, &[Read, Write]);
 
 /// What the kernels of `images.wgsl` take beside the tensors.
@@ -71,6 +74,25 @@ pub(super) fn add(gpu: &Gpu, from: &Images<Gpu>, to: &Images<Gpu>) -> Result<(),
     }
     let layouts = [to.layout, from.layout];
     each_pixel(gpu, &ADD, 0, layouts, |walk| [walk.part_of(from), walk.part_of(to)], 3)
+}
+
+/// Channels of `from` to those of `to` from number `first` on.
+pub(super) fn copy_channels(
+    gpu: &Gpu,
+    from: &Images<Gpu>,
+    channels: Range<usize>,
+    to: &Images<Gpu>,
+    first: usize,
+) -> Result<(), BackendError> {
+    for strips in gpu.image_windows(&[to.layout, from.layout])? {
+        let walk = Walk::new(to.layout, strips).with_channels(channels.len());
+        let mut params = parameters(&walk, &to.layout, &from.layout, &Extra::default());
+        // Both begin at another channel.
+        params[0] += (first * to.layout.channel_pitch()) as u32;
+        params[4] += (channels.start * from.layout.channel_pitch()) as u32;
+        walk.launch(gpu, &COPY, &params, &[walk.part_of(from), walk.part_of(to)], Work::words(2 * walk.elements()))?;
+    }
+    Ok(())
 }
 
 pub(super) fn bias_relu_grad(

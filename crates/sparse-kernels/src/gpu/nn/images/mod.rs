@@ -8,6 +8,8 @@ mod strips;
 mod tests;
 pub(super) mod walk;
 
+use std::ops::Range;
+
 use super::super::{Buffer, Gpu};
 use super::dropout;
 use crate::backend::ImageNeural;
@@ -81,6 +83,17 @@ impl ImageNeural for Gpu {
 
     fn run_add_images(&self, _: Checked, from: &Images<Self>, to: &mut Images<Self>) -> Done {
         elementwise::add(self, from, to)
+    }
+
+    fn run_copy_channels(
+        &self,
+        _: Checked,
+        from: &Images<Self>,
+        channels: Range<usize>,
+        to: &mut Images<Self>,
+        first: usize,
+    ) -> Done {
+        elementwise::copy_channels(self, from, channels, to, first)
     }
 
     fn run_dropout_images(&self, _: Checked, key: Key, rate: f32, x: &mut Images<Self>) -> Done {

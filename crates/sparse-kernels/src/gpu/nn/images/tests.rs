@@ -21,6 +21,7 @@ proptest! {
         if let Some(gpu) = gpu() {
             images::relu(gpu, &case);
             images::add(gpu, &case);
+            images::copy_channels(gpu, &case, [1, 2]);
         }
     }
 
@@ -77,6 +78,7 @@ fn everything(gpu: &Gpu, case: &Case, strip: usize) {
     images::bias_relu(gpu, case, false, false);
     images::relu(gpu, case);
     images::add(gpu, case);
+    images::copy_channels(gpu, case, [2, 0]);
     images::dropout(gpu, case, 0.4, 3, false);
     images::flatten(gpu, case, strip);
     images::global_avg_pool(gpu, case, strip, false);

@@ -18,11 +18,18 @@ pub(super) fn pixels(layout: &ImageLayout) -> usize {
 pub(crate) struct Walk {
     layout: ImageLayout,
     pub strips: Range<usize>,
+    /// How many.
+    channels: usize,
 }
 
 impl Walk {
     pub fn new(layout: ImageLayout, strips: Range<usize>) -> Self {
-        Self { layout, strips }
+        Self { layout, strips, channels: layout.channels() }
+    }
+
+    /// Of so many channels only.
+    pub fn with_channels(self, channels: usize) -> Self {
+        Self { channels, ..self }
     }
 
     /// Where a tensor's first pixel stands, and elements from a channel, a row and a strip to the next.
@@ -51,13 +58,13 @@ impl Walk {
 
     /// Quads in all.
     pub fn quads(&self) -> usize {
-        self.strips.len() * self.layout.channels() * self.channel_quads()
+        self.strips.len() * self.channels * self.channel_quads()
     }
 
     /// Elements of pixels.
     pub fn elements(&self) -> usize {
         let [height, width] = self.layout.size();
-        self.strips.len() * self.layout.strip() * self.layout.channels() * height * width
+        self.strips.len() * self.layout.strip() * self.channels * height * width
     }
 
     /// Samples that count.
@@ -71,7 +78,7 @@ impl Walk {
         let (layout, strip) = (&self.layout, self.layout.strip());
         let [height, width] = layout.size();
         let shift = strip.trailing_zeros() as usize;
-        let row = [self.row_quads(), layout.channels(), height, self.strips.len()];
+        let row = [self.row_quads(), self.channels, height, self.strips.len()];
         let [a, b, c, d] = row.map(|n| n as u32);
         let [e, f, g, h] = [shift, self.lead(), width * strip, self.samples()].map(|n| n as u32);
         [a, b, c, d, e, f, g, h]

@@ -1,0 +1,170 @@
+//! Networks from files: those of the zoo come out to the byte, others are whole without their file.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn rigl(folder: &Path, args: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
+    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
+    command.output().expect("the command under test was built")
+}
+
+/// What a command that succeeds prints.
+fn printed(folder: &Path, args: &str) -> String {
+    let output = rigl(folder, args);
+    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn failure(folder: &Path, args: &str) -> String {
+    let output = rigl(folder, args);
+    assert!(!output.status.success(), "{args} succeeded");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(!message.contains("panicked"), "{args}: {message}");
+    message
+}
+
+fn checkpoint(folder: &Path, run: &str) -> Vec<u8> {
+    fs::read(folder.join(run).join("checkpoint.safetensors")).unwrap()
+}
+
+/// The network by name, the file written by hand, and the printed file: the same checkpoint, to the byte.
+#[test]
+fn files_of_the_zoos_networks_give_its_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/networks");
+    for name in ["lenet-5", "wrn-10-1", "resnet-18", "mobilenet-v2"] {
+        let steps = if name == "lenet-5" { 30 } else { 3 };
+        let train = |model: &str, run: &str| {
+            let args = format!(
+                "train --model {model} --out {run} --json --steps {steps} --batch-size 8 --update-interval 2 --begin-step 1 \
+                 --end-step 3 --dropout 0.1 --seed 5 --density 0.2 --threads 2"
+            );
+            printed(folder, &args);
+            checkpoint(folder, run)
+        };
+        // The embedded images have 28 × 28 pixels of one channel: the data decides.
+        let plan = printed(folder, &format!("plan --model {name} --image-size 28 --classes 10 --as-toml"));
+        let printed_file = format!("{name}.toml");
+        fs::write(folder.join(&printed_file), plan).unwrap();
+        let by_hand = examples.join(&printed_file);
+        let expected = train(name, &format!("{name}-name"));
+        assert_eq!(train(&printed_file, &format!("{name}-printed")), expected, "{name}, printed");
+        assert_eq!(train(&by_hand.display().to_string(), &format!("{name}-by-hand")), expected, "{name}, by hand");
+        let records = printed(folder, &format!("plan --model {} --json", by_hand.display()));
+        let of_name = printed(folder, &format!("plan --model {name} --json"));
+        if !name.starts_with("resnet") {
+            assert_eq!(records, of_name);
+        }
+    }
+}
+
+/// Everything that zoo networks do not have: sums without normalisation, ReLUs by themselves, a bias and no ReLU, pooling with
+/// dropout, channels side by side, two layers that read the input.
+const OWN: &str = r#"
+name = "mixed"
+first-weights = "he"
+layers = [
+  { kind = "conv", name = "left", outputs = 8, kernel = 3, relu = true },
+  { kind = "max-pool", size = 2 },
+  { kind = "dropout", name = "drop" },
+  { kind = "conv", name = "right", from = "input", outputs = 8, kernel = 5, stride = 2, relu = true },
+  { kind = "add", name = "sum", with = "drop", relu = true },
+  { block = "residual", name = "block", repeat = 2, channels = 8 },
+  { kind = "conv", name = "wide", from = "sum", outputs = 4, kernel = 1 },
+  { kind = "concat", with = ["block.1", "drop"] },
+  { kind = "average-pool", size = 2 },
+  { kind = "depthwise-conv", name = "depthwise", kernel = 3, bias = false, relu = true },
+  { kind = "flatten" },
+  { kind = "linear", name = "hidden", outputs = 32, relu = true },
+  { kind = "linear", name = "again", outputs = 32, bias = false },
+  { kind = "add", with = "hidden" },
+  { kind = "relu", name = "last" },
+  { kind = "linear", name = "head", outputs = "classes" },
+]
+
+[blocks.residual]
+layers = [
+  { kind = "conv", name = "conv1", outputs = "$channels", kernel = 3, relu = true },
+  { kind = "conv", name = "conv2", outputs = "$channels", kernel = 3 },
+  { kind = "add", with = "input" },
+  { kind = "relu" },
+]
+"#;
+
+/// It learns, and after training its file may go: the checkpoint and the run's settings hold the network.
+#[test]
+fn a_network_of_ones_own_is_whole_without_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("net.toml"), OWN).unwrap();
+    let train = "train --model net.toml --json --density 0.3 --dropout 0.1 --batch-size 50 --lr 0.05 --seed 2 --checkpoint-every 40 \
+                 --update-interval 20 --keep-checkpoints 9";
+    printed(folder, &format!("{train} --steps 120 --out run"));
+    fs::write(folder.join("config.toml"), "model = 'net.toml'\ndensity = 0.3\nsteps = 2").unwrap();
+    printed(folder, "train --config config.toml --json --out from-config");
+    let plan = printed(folder, "plan --model net.toml --image-size 28 --classes 10");
+    assert!(plan.contains("block.1.conv2") && plan.contains("depthwise"), "{plan}");
+    printed(
+        folder,
+        "compare --methods dense,rigl --densities 0.3 --seeds 1 --steps 2 --model net.toml --json --out compared",
+    );
+    fs::remove_file(folder.join("net.toml")).unwrap();
+
+    let eval: serde_json::Value = serde_json::from_str(&printed(folder, "eval run --json")).unwrap();
+    assert_eq!(eval["model"], "mixed");
+    assert!(eval["accuracy"].as_f64().unwrap() > 0.6, "{eval}");
+    let expected = checkpoint(folder, "run");
+    // The last checkpoints are lost; the run goes on from an earlier one.
+    for lost in ["checkpoint.safetensors", "checkpoints/step-00000120.safetensors"] {
+        let _ = fs::remove_file(folder.join("run").join(lost));
+    }
+    printed(folder, "train --resume run --json");
+    assert_eq!(checkpoint(folder, "run"), expected);
+    printed(folder, "export run --out exported.safetensors");
+    assert!(fs::metadata(folder.join("exported.safetensors")).unwrap().len() > 1000);
+    printed(folder, "train --init-from run/checkpoint.safetensors --steps 2 --json --out further");
+    let again = printed(folder, "train --config run/config.toml --steps 2 --json --out again");
+    assert!(again.contains("\"done\""));
+}
+
+#[test]
+fn wrong_files_are_refused_with_line_and_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for (text, parts) in [
+        (
+            "name = 'net'\nlayers = [\n  {kind='conv', name='c', outputs=3, kernel=3},\n  {kind='linear', name='l', outputs='classes'}]",
+            &["net.toml:4: l reads features but gets images of 3 × 28 × 28"][..],
+        ),
+        (
+            "name = 'net'\nlayers = [\n  {kind='conv', name='c', outputs=3, kernel=3, with='x'}]",
+            &["net.toml:3: unknown key `with`", "counted-as"],
+        ),
+        ("", &["net.toml:1: "]),
+        (
+            "name = 'lenet-5'\nlayers = [{kind='flatten'}, {kind='linear', name='l', outputs='classes'}]",
+            &["`lenet-5` names another network"],
+        ),
+        (
+            "name = 'net'\ninput = {channels=3}\nlayers = [{kind='flatten'}, {kind='linear', name='l', outputs='classes'}]",
+            &["images of 1 × 28 × 28", "its file says channels 3, not 1"],
+        ),
+    ] {
+        fs::write(folder.join("net.toml"), text).unwrap();
+        let message = failure(folder, "train --model net.toml --steps 1");
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        let in_config = "model = \"net.toml\"\nsteps = 1\n";
+        fs::write(folder.join("config.toml"), in_config).unwrap();
+        let message = failure(folder, "train --config config.toml");
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    assert!(failure(folder, "train --model absent.toml").contains("absent.toml: "));
+    fs::write(folder.join("net.toml"), OWN).unwrap();
+    for args in ["--width 0.5", "--stem cifar"] {
+        assert!(failure(folder, &format!("train --model net.toml {args}")).contains("has no effect here"));
+    }
+    assert!(failure(folder, "compare --methods small-dense --model net.toml --steps 1").contains("by name"));
+}
