@@ -59,8 +59,9 @@ pub(crate) fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError
 /// The network of these settings on a data set. From here on they name a network of the zoo, if a file defines one.
 pub(crate) fn settle(config: &mut TrainConfig, data: &Dataset) -> Result<Architecture, ConfigError> {
     let architecture = architecture(&config.spec(data))?;
-    if matches!(config.model, ModelName::Own(_)) {
-        (config.model, config.stem, config.width) = (architecture.name(), Stem::Auto, 1.0);
+    if let (ModelName::Own(definition), false) = (&config.model, matches!(architecture.spec.name, ModelName::Own(_))) {
+        let name = definition.name().parse().unwrap_or_else(|_| architecture.name());
+        (config.model, config.stem, config.width) = (name, Stem::Auto, 1.0);
         // What `auto` would choose need not be said.
         config.stem = if config.spec(data) == architecture.spec { Stem::Auto } else { architecture.spec.stem };
     }

@@ -340,14 +340,18 @@ impl StoredModel {
 
     /// Whether it is of the network of this name, or of this definition.
     pub fn is_of(&self, name: &ModelName) -> bool {
-        match (&self.convolutional, name) {
-            // A definition of a network of the zoo is that network.
-            (Some(parts), ModelName::Own(_)) => {
-                let spec = ModelSpec { name: name.clone(), ..parts.spec.clone() };
-                Architecture::new(&spec).is_ok_and(|architecture| architecture.spec.name == parts.spec.name)
-            }
-            _ => self.name() == *name,
+        if !matches!(name, ModelName::Own(_)) {
+            return self.name() == *name;
         }
+        // A definition of a network of the zoo is that network.
+        let spec = match (&self.convolutional, &self.layers[..]) {
+            (Some(parts), _) => ModelSpec { name: name.clone(), ..parts.spec.clone() },
+            (None, [first, .., last]) => {
+                ModelSpec::of(name).on(first.weight.shape()[1], [1, 1], last.weight.shape()[0])
+            }
+            (None, _) => return false,
+        };
+        Architecture::new(&spec).is_ok_and(|architecture| architecture.spec.name == self.name())
     }
 
     /// What it is made of.
