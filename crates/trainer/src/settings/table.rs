@@ -313,7 +313,7 @@ settings! {
 }
 
 /// Options that leave a run's result as it is, and so may change when it is resumed.
-pub const RESUMABLE: [&str; 10] = [
+pub const RESUMABLE: [&str; 11] = [
     "checkpoint-every",
     "data-dir",
     "device",
