@@ -50,9 +50,11 @@ use std::sync::Arc;
 
 use autograd::init::{FanIn, Initializer};
 use autograd::optim::{Optimizer, OptimizerOptions};
-use autograd::{Arena, GrowthPasses, GrowthRequests, Loss, LossStats, Mode, NoReduce, ParameterId, Parameters, Tape};
+use autograd::{
+    Arena, GrowthPasses, GrowthRequests, Loss, LossStats, Mode, NoReduce, ParameterId, Parameters, Tape, Var,
+};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Backend, BackendError, CsrPattern, PlanOptions, StripLayout};
+use sparse_kernels::{Activations, Backend, BackendError, CsrPattern, PlanOptions, StripLayout};
 
 use crate::method::{GradientNeed, LayerUpdate, Layers, Method, MethodError, WeightStorage};
 use crate::topology::{self, TopologyError};
@@ -205,6 +207,37 @@ impl<'b, B: Backend> SparseLoop<'b, B> {
         learning_rate: f32,
         forward: impl FnOnce(&mut Tape<'_, B>) -> Result<Loss, autograd::Error>,
     ) -> Result<LossStats, LoopError> {
+        self.advance(learning_rate, |tape, growth| {
+            let loss = forward(tape)?;
+            if let Some(growth) = growth {
+                tape.backward(&[loss], growth, &mut NoReduce)?;
+            }
+            tape.read_loss(loss)
+        })
+    }
+
+    /// As [`SparseLoop::step`], with a loss of one's own: `forward` returns values of the tape with the loss's gradients by
+    /// them, in their layouts.
+    ///
+    /// # Errors
+    /// As [`SparseLoop::step`].
+    pub fn step_from(
+        &mut self,
+        learning_rate: f32,
+        forward: impl FnOnce(&mut Tape<'_, B>) -> Result<Vec<(Var, Activations<B>)>, autograd::Error>,
+    ) -> Result<(), LoopError> {
+        self.advance(learning_rate, |tape, growth| {
+            let seeds = forward(tape)?;
+            growth.map_or(Ok(()), |growth| tape.backward_from(seeds, growth, &mut NoReduce))
+        })
+    }
+
+    /// A step around `pass`, which makes the backward pass too if it is given requests.
+    fn advance<T>(
+        &mut self,
+        learning_rate: f32,
+        pass: impl FnOnce(&mut Tape<'_, B>, Option<&mut GrowthRequests>) -> Result<T, autograd::Error>,
+    ) -> Result<T, LoopError> {
         if self.optimizer.is_none() {
             return Err(LoopError::NoOptimizer);
         }
@@ -225,11 +258,7 @@ impl<'b, B: Backend> SparseLoop<'b, B> {
             }
         }
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut self.parameters, Mode::Training);
-        let loss = forward(&mut tape)?;
-        if backward {
-            tape.backward(&[loss], &mut growth, &mut NoReduce)?;
-        }
-        let stats = tape.read_loss(loss)?;
+        let passed = pass(&mut tape, backward.then_some(&mut growth))?;
         drop(tape);
         let candidates = self.managed.weights.iter().map(|&weight| growth.take(weight).unwrap_or_default()).collect();
         let layers = self.managed.on(self.backend, &self.parameters);
@@ -245,7 +274,7 @@ impl<'b, B: Backend> SparseLoop<'b, B> {
             self.apply(updates)?;
         }
         self.backend.submit()?;
-        Ok(stats)
+        Ok(passed)
     }
 
     fn apply(&mut self, updates: Vec<LayerUpdate>) -> Result<(), LoopError> {

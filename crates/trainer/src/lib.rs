@@ -2,6 +2,11 @@
 //! the command `rigl`.
 #![forbid(unsafe_code)]
 
+/// Compiles and runs the programs of the page on the library.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/library.md")]
+struct Library;
+
 pub mod atomic_file;
 pub mod bench;
 pub mod checkpoint;

@@ -14,6 +14,16 @@ pub fn dimensions(sizes: &[usize]) -> String {
     sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("×")
 }
 
+/// Names for a message: the first ones, and how many more there are.
+pub(crate) fn listed(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let mut text = names.iter().take(MOST).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST {
+        text += &format!(" and {} more", names.len() - MOST);
+    }
+    if text.is_empty() { "none".to_owned() } else { text }
+}
+
 /// Writes one record as a line of standard output, at once.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::picture::PictureError;
 use super::table::TableError;
 use crate::error::{Kind, Kinded};
+use crate::report::listed;
 
 /// Why a data set could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -273,16 +274,6 @@ impl Kinded for DataError {
             _ => Kind::Failure,
         }
     }
-}
-
-/// Names for a message: the first ones, and how many more there are.
-pub(super) fn listed(names: &[String]) -> String {
-    const MOST: usize = 10;
-    let mut text = names.iter().take(MOST).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    if names.len() > MOST {
-        text += &format!(" and {} more", names.len() - MOST);
-    }
-    if text.is_empty() { "none".to_owned() } else { text }
 }
 
 fn list(folders: &[PathBuf]) -> String {

@@ -8,19 +8,9 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::error::{ContentError, MatrixFileError};
 use super::npy::Array;
+pub use super::npy::NumberArray;
 use super::npz::Archive;
 use super::{in_file, read_unfolded};
-
-/// An array of numbers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NumberArray {
-    /// Its name in the file; empty in an `.npy` file.
-    pub name: String,
-    /// Its lengths, the one that varies slowest first.
-    pub shape: Vec<usize>,
-    /// The numbers, in C's order.
-    pub values: Vec<f32>,
-}
 
 /// The arrays in a file, sorted by name. Arrays of text are left out.
 ///

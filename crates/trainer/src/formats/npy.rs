@@ -21,6 +21,17 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 const MAX_DIMENSIONS: usize = 64;
 const REAL: &str = "f2, f4, f8, an integer or bool";
 
+/// An array of numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NumberArray {
+    /// Its name in the file; empty in an `.npy` file.
+    pub name: String,
+    /// Its lengths, the one that varies slowest first.
+    pub shape: Vec<usize>,
+    /// The numbers, in C's order.
+    pub values: Vec<f32>,
+}
+
 /// The matrix in a file's bytes.
 ///
 /// # Errors

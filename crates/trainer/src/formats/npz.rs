@@ -19,9 +19,8 @@ use zip::result::ZipError;
 use zip::write::{SimpleFileOptions, ZipWriter};
 use zip::{CompressionMethod, DateTime};
 
-use super::arrays::NumberArray;
 use super::entries::{self, check_claim, size};
-use super::npy::{self, Array};
+use super::npy::{self, Array, NumberArray};
 use super::unfold::{Allowance, UnfoldsTooFar, limit};
 use super::{ContentError, Matrix, MatrixFormat, NpyError};
 

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 
-use super::super::DataError;
 use super::super::compressed;
+use super::super::error::DataError;
 use super::error::TableError;
 use crate::formats::unfold::Allowance;
 
@@ -17,7 +17,7 @@ pub(super) const MOST_WORDS: usize = 1000;
 
 /// The text of a table.
 #[derive(Debug)]
-pub(in crate::data) struct CsvTable {
+pub(crate) struct CsvTable {
     bytes: Vec<u8>,
     delimiter: u8,
     pub names: Vec<String>,
@@ -25,7 +25,7 @@ pub(in crate::data) struct CsvTable {
 
 /// A column's values with their lines.
 #[derive(Debug)]
-pub(in crate::data) enum Column {
+pub(crate) enum Column {
     /// Numbers; NaN where they are missing.
     Numbers(Vec<f32>),
     /// Which of the words each row has, in the order in which they first come; `None` where it is missing.

@@ -1,7 +1,7 @@
 //! What can be wrong with a table.
 
-use super::super::error::listed;
 use crate::formats::MatrixFileError;
+use crate::report::listed;
 
 /// Why a table cannot be used.
 #[derive(Debug, thiserror::Error)]

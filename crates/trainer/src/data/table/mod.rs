@@ -14,51 +14,32 @@
 
 mod arrays;
 mod columns;
-pub(in crate::data) mod csv;
+pub(crate) mod csv;
 mod error;
+mod options;
+mod samples;
 mod targets;
+#[cfg(test)]
+mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use super::DataError;
 use super::dataset::{Dataset, Inputs, Split};
-use super::targets::Targets;
-use crate::task::LossKind;
+use super::error::DataError;
 
 use self::arrays::ArrayFile;
 use self::csv::{Column, CsvTable, MOST_WORDS};
+use self::samples::{Read, columns_of, outputs, places};
 use self::targets::Known;
 
-pub(in crate::data) use self::targets::class_names;
+pub(crate) use self::targets::class_names;
 pub use columns::{Feature, Missing, TableColumns};
 pub use error::TableError;
+pub use options::TableOptions;
 
 /// The name of the data set that is a table.
 pub const TABLE: &str = "table";
-
-/// Where a table is, and what its columns are.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TableOptions {
-    /// The file.
-    pub table: PathBuf,
-    /// The file of the test set, if it has one.
-    pub test_table: Option<PathBuf>,
-    /// The share of the rows that is the test set where there is no file and no array of it.
-    pub test_fraction: f64,
-    /// Names of the targets.
-    pub targets: Vec<String>,
-    /// Names of the features; if none are given, all columns but the targets.
-    pub features: Vec<String>,
-    /// Names of columns that are left out.
-    pub dropped: Vec<String>,
-    /// What is done about missing values.
-    pub missing: Missing,
-    /// Whether columns of text become inputs.
-    pub one_hot: bool,
-    /// What the targets are for.
-    pub loss: LossKind,
-}
 
 /// What a model knows of the table that it was trained on.
 #[derive(Debug, Clone, Copy)]
@@ -173,16 +154,6 @@ pub fn read_inputs(path: &Path, columns: Option<&TableColumns>) -> Result<([usiz
     }
 }
 
-/// What was read of a file.
-struct Read {
-    split: Split,
-    outputs: usize,
-    columns: Option<TableColumns>,
-    classes: Option<Vec<String>>,
-    /// Whether the file has a test set beside.
-    has_test: bool,
-}
-
 fn read(options: &TableOptions, path: &Path, known: Known<'_>, suffix: &str) -> Result<Read, DataError> {
     match Source::read(path)? {
         Source::Csv(table) => read_csv(options, &table, known),
@@ -207,58 +178,6 @@ fn read_csv(options: &TableOptions, table: &CsvTable, known: Known<'_>) -> Resul
     let split = Split { shape: [1, 1, columns.inputs()], inputs: Inputs::Floats(values), targets };
     let outputs = outputs(&split.targets, classes.as_deref());
     Ok(Read { split, outputs, columns: Some(columns), classes, has_test: false })
-}
-
-/// Outputs that a network needs.
-fn outputs(targets: &Targets, classes: Option<&[String]>) -> usize {
-    match (targets, classes) {
-        (_, Some(classes)) => classes.len(),
-        (Targets::Numbers { outputs, .. }, None) => *outputs,
-        (Targets::Classes(labels), None) => labels.iter().max().map_or(0, |&most| most as usize + 1),
-    }
-}
-
-/// What the columns of these names become.
-fn columns_of(
-    options: &TableOptions,
-    names: &[String],
-    is_text: impl Fn(&[usize]) -> Result<Vec<bool>, TableError>,
-    words: impl Fn(usize) -> Result<Vec<String>, TableError>,
-) -> Result<TableColumns, TableError> {
-    let TableOptions { targets, features, dropped, missing, one_hot, .. } = options;
-    if targets.is_empty() {
-        return Err(TableError::NoTarget { columns: names.to_vec() });
-    }
-    places(names, targets)?;
-    places(names, dropped)?;
-    let chosen = places(names, features)?;
-    if let Some(column) = features.iter().find(|feature| targets.contains(feature)) {
-        return Err(TableError::Both { column: column.clone() });
-    }
-    let is_left = |&column: &usize| !targets.contains(&names[column]) && !dropped.contains(&names[column]);
-    let chosen: Vec<usize> = match chosen.is_empty() {
-        true => (0..names.len()).filter(is_left).collect(),
-        false => chosen.into_iter().filter(is_left).collect(),
-    };
-    if chosen.is_empty() {
-        return Err(TableError::NoFeatures { columns: names.to_vec() });
-    }
-    let is_text = if *one_hot { is_text(&chosen)? } else { vec![false; chosen.len()] };
-    let feature = |(&column, &is_text): (&usize, &bool)| {
-        let words = is_text.then(|| words(column)).transpose()?;
-        Ok(Feature { name: names[column].clone(), words })
-    };
-    let features = chosen.iter().zip(&is_text).map(feature).collect::<Result<_, TableError>>()?;
-    Ok(TableColumns { features, targets: targets.clone(), missing: *missing })
-}
-
-/// Where the columns of these names are.
-fn places(names: &[String], wanted: &[String]) -> Result<Vec<usize>, TableError> {
-    let place = |column: &String| {
-        let found = names.iter().position(|name| name == column);
-        found.ok_or_else(|| TableError::NoColumn { column: column.clone(), columns: names.to_vec() })
-    };
-    wanted.iter().map(place).collect()
 }
 
 /// The words of a column, sorted.

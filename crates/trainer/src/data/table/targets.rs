@@ -115,7 +115,7 @@ pub(super) fn check_count(classes: usize, rows: usize, column: &str) -> Result<(
 
 /// The names of the classes in the order of their numbers: whole numbers by size, other words by the alphabet; or those that are
 /// known, which must be all that were found.
-pub(in crate::data) fn class_names(found: &[String], known: Option<&[String]>, column: &str) -> Result<Vec<String>, TableError> {
+pub(crate) fn class_names(found: &[String], known: Option<&[String]>, column: &str) -> Result<Vec<String>, TableError> {
     if let Some(known) = known {
         let new: Vec<String> = found.iter().filter(|word| !known.contains(word)).cloned().collect();
         return if new.is_empty() { Ok(known.to_vec()) } else { Err(TableError::Classes { classes: new }) };
