@@ -13,7 +13,7 @@ use trainer::checkpoint::Checkpoint;
 use trainer::data;
 use trainer::device::{ComputeDevice, backend_error};
 use trainer::interrupt::Interrupt;
-use trainer::models::{Architecture, Network};
+use trainer::models::{Architecture, ModelName, Network};
 use trainer::run::RunParts;
 use trainer::run_dir::{RunDir, RunInfo, newest_checkpoint};
 use trainer::settings::TrainConfig;
@@ -187,6 +187,10 @@ fn losses_of_convolutional_networks_follow_the_cpu() {
     let Some(gpu) = gpu() else { return };
     losses_agree(&gpu, &TrainConfig { lr: 0.1, density: 0.3, ..config("lenet-5", "static", 20) }, 50);
     losses_agree(&gpu, &TrainConfig { lr: 0.02, density: 0.2, ..config("wrn-10-1", "static", 8) }, 7);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/networks/mixed.toml");
+    let model = ModelName::of_setting(file).unwrap();
+    let mixed = TrainConfig { model, lr: 0.05, density: 0.3, dropout: 0.1, ..config("lenet-5", "static", 20) };
+    losses_agree(&gpu, &mixed, 20);
 }
 
 /// At an update from one state both devices find the same positions, but for those whose scores are as good as equal to the

@@ -61,38 +61,8 @@ fn files_of_the_zoos_networks_give_its_checkpoints() {
     }
 }
 
-/// Everything that zoo networks do not have: sums without normalisation, ReLUs by themselves, a bias and no ReLU, pooling with
-/// dropout, channels side by side, two layers that read the input.
-const OWN: &str = r#"
-name = "mixed"
-first-weights = "he"
-layers = [
-  { kind = "conv", name = "left", outputs = 8, kernel = 3, relu = true },
-  { kind = "max-pool", size = 2 },
-  { kind = "dropout", name = "drop" },
-  { kind = "conv", name = "right", from = "input", outputs = 8, kernel = 5, stride = 2, relu = true },
-  { kind = "add", name = "sum", with = "drop", relu = true },
-  { block = "residual", name = "block", repeat = 2, channels = 8 },
-  { kind = "conv", name = "wide", from = "sum", outputs = 4, kernel = 1 },
-  { kind = "concat", with = ["block.1", "drop"] },
-  { kind = "average-pool", size = 2 },
-  { kind = "depthwise-conv", name = "depthwise", kernel = 3, bias = false, relu = true },
-  { kind = "flatten" },
-  { kind = "linear", name = "hidden", outputs = 32, relu = true },
-  { kind = "linear", name = "again", outputs = 32, bias = false },
-  { kind = "add", with = "hidden" },
-  { kind = "relu", name = "last" },
-  { kind = "linear", name = "head", outputs = "classes" },
-]
-
-[blocks.residual]
-layers = [
-  { kind = "conv", name = "conv1", outputs = "$channels", kernel = 3, relu = true },
-  { kind = "conv", name = "conv2", outputs = "$channels", kernel = 3 },
-  { kind = "add", with = "input" },
-  { kind = "relu" },
-]
-"#;
+/// What the zoo's networks do not have.
+const OWN: &str = include_str!("../examples/networks/mixed.toml");
 
 /// It learns, and after training its file may go: the checkpoint and the run's settings hold the network.
 #[test]

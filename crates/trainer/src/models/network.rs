@@ -135,6 +135,9 @@ impl Body {
         let strip = strip_of(self.any_sparse_linear, tape.layout(x).samples());
         let mut values: Vec<Option<Var>> = vec![None; self.images.len()];
         values[0] = Some(x);
+        if self.reads[0] > 1 {
+            tape.keep(x);
+        }
         // Whether others read what a value stands in.
         let mut shared: Vec<bool> = self.reads.iter().map(|&reads| reads > 1).collect();
         let mut last = x;
@@ -546,6 +549,32 @@ fn image_layouts<B: Backend>(
     Ok(layouts.map_err(BackendError::from)?)
 }
 
+/// Which values take the buffer of another, see [`to_overwrite`].
+fn works_in_place(architecture: &Architecture) -> Vec<bool> {
+    let graph = &architecture.graph;
+    let mut reads = vec![0; graph.values.len()];
+    graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));
+    let mut in_place = vec![false; graph.values.len()];
+    // What the backward pass needs of each value: nothing, its sign, or all.
+    let mut needs = vec![0; graph.values.len()];
+    for node in &graph.nodes {
+        let takes = |input: usize, leaves: u8, needs: &[u8]| reads[input] == 1 && needs[input] <= leaves;
+        match *node {
+            Node::Dropout { input, output, .. } if takes(input, 1, &needs) => {
+                (in_place[output], needs[output]) = (true, needs[input]);
+            }
+            Node::Add { input, output, .. } if takes(input, 0, &needs) => in_place[output] = true,
+            Node::AddNorm { sum, .. } => in_place[sum] = true,
+            Node::Relu { input, output } => (in_place[output], needs[output]) = (takes(input, 0, &needs), 1),
+            Node::Layer { layer, output, .. } if architecture.layers[layer].relu => needs[output] = 1,
+            Node::Norm { norm, residual: Some(_), output, .. } if architecture.norms[norm].relu => needs[output] = 1,
+            Node::Pool { kind: PoolKind::Max, output, .. } => needs[output] = 2,
+            _ => {}
+        }
+    }
+    in_place
+}
+
 /// Bytes of a training step's activations of `samples` samples and of the gradients that are held at a time.
 ///
 /// # Errors
@@ -564,24 +593,8 @@ pub fn activation_bytes<B: Backend>(
         (None, ValueShape::Features(features)) => samples.next_multiple_of(strip) * features,
         (None, ValueShape::Image { .. }) => unreachable!("images have a layout"),
     };
-    let mut reads = vec![0; graph.values.len()];
-    graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));
-    // What takes another value's buffer takes none of its own; what others need is copied, see `to_overwrite`.
-    let is_kept = |value: usize| {
-        reads[value] > 1
-            || graph.nodes.iter().any(|node| match *node {
-                Node::Pool { kind: PoolKind::Max, output, .. } => output == value,
-                _ => false,
-            })
-    };
-    let in_place = |value: usize| {
-        graph.nodes.iter().any(|node| match *node {
-            Node::Dropout { input, output, .. } => output == value && !is_kept(input),
-            Node::AddNorm { sum, .. } => sum == value,
-            _ => false,
-        })
-    };
-    let values = (0..graph.values.len()).filter(|&value| !in_place(value)).map(len).collect::<Vec<_>>();
+    let in_place = works_in_place(architecture);
+    let values = (0..graph.values.len()).filter(|&value| !in_place[value]).map(len).collect::<Vec<_>>();
     // The gradients of an operation's output and input, and one that waits for the other way around a block.
     let largest = values.iter().copied().max().unwrap_or(0);
     Ok(4 * (values.iter().sum::<usize>() + 3 * largest))

@@ -4,7 +4,7 @@ use sparse_kernels::{Layout, StripLayout};
 
 use crate::checkpoint::{Checkpoint, TensorData};
 use crate::first_model::FirstModel;
-use crate::models::{Architecture, Format, Network};
+use crate::models::{Architecture, Format, ModelName, Network};
 use crate::settings::TrainConfig;
 use sparse_kernels::cpu::Cpu;
 
@@ -189,8 +189,10 @@ fn convolutional_networks_learn_and_go_on_from_checkpoints() {
         [("wrn-10-1", 0.5, "rigl", [8, 8]), ("wrn-10-1", 0.5, "set", [4, 4]), ("resnet-18", 0.125, "rigl", [4, 4])];
     let csr = csr.map(|(name, width, by)| (name, width, by, Format::Csr));
     let blocks = blocks.map(|(name, width, by, size)| (name, width, by, Format::Bsr(size)));
-    for (name, width, by, format) in csr.chain(blocks) {
-        let model = name.parse().unwrap();
+    let mixed = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/networks/mixed.toml");
+    let own = [(mixed, 1.0, "rigl", Format::Csr), (mixed, 1.0, "rigl", Format::Bsr([4, 4]))];
+    for (name, width, by, format) in csr.chain(blocks).chain(own) {
+        let model = ModelName::of_setting(name).unwrap();
         let spec = crate::models::ModelSpec::of(&model).on(3, [32, 32], 10).with_width(width);
         let architecture = Architecture::new(&spec).unwrap();
         let config = TrainConfig {
@@ -242,8 +244,9 @@ fn convolutional_networks_learn_and_go_on_from_checkpoints() {
 #[test]
 fn activations_take_what_was_estimated() {
     let cpu = Cpu::new(1, None).unwrap();
-    for (name, samples) in [("wrn-16-2", 40), ("resnet-18", 16), ("mobilenet-v2", 16)] {
-        let model = name.parse().unwrap();
+    let mixed = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/networks/mixed.toml");
+    for (name, samples) in [("wrn-16-2", 40), ("resnet-18", 16), ("mobilenet-v2", 16), (mixed, 32)] {
+        let model = ModelName::of_setting(name).unwrap();
         let spec = crate::models::ModelSpec::of(&model).on(3, [32, 32], 10);
         let architecture = Architecture::new(&spec).unwrap();
         let config = TrainConfig { model, method: crate::method::Method::named("static"), ..TrainConfig::default() };

@@ -47,10 +47,14 @@ impl Builder {
     ///
     /// # Errors
     /// [`BuildError`] if some value is read by nothing, the network does not end with a feature for each class, or its name is
-    /// none.
+    /// none, or that of a network of the zoo.
     pub fn finish(self) -> Result<Architecture, BuildError> {
         let assembled = self.assembled()?;
         let ModelName::Own(begun) = &assembled.spec.name else { return Ok(assembled) };
+        if begun.name.parse::<ModelName>().is_ok() {
+            let difference = "what is built here has a name of its own".to_owned();
+            return Err(BuildError::Taken { name: begun.name.clone(), difference });
+        }
         let definition = described(&assembled, begun.name.clone(), begun.input);
         let unsound = |error: super::DefinitionError| BuildError::Description { reason: error.to_string() };
         let again = Definition::parse(&definition.to_toml(), None).map_err(unsound)?;
@@ -69,9 +73,10 @@ impl Builder {
 /// [`BuildError`] with the place in the file, if the definition is from one.
 pub(in crate::models) fn build(definition: &Arc<Definition>, spec: &ModelSpec) -> Result<Architecture, BuildError> {
     let ModelSpec { channels, size: [height, width], classes, .. } = *spec;
-    check_input(&definition.input, [channels, height, width], classes)?;
+    let features = channels.saturating_mul(height).saturating_mul(width);
+    check_input(&definition.input, [channels, height, width], features, classes)?;
     let input = match definition.input.shape {
-        InputShape::Features(_) => ValueShape::Features(channels.saturating_mul(height).saturating_mul(width)),
+        InputShape::Features(_) => ValueShape::Features(features),
         InputShape::Images { .. } => ValueShape::Image { channels, size: [height, width] },
     };
     let spec = ModelSpec { name: ModelName::Own(Arc::clone(definition)), ..spec.clone() };
@@ -97,7 +102,12 @@ pub(in crate::models) fn build(definition: &Arc<Definition>, spec: &ModelSpec) -
 }
 
 /// What the file says of the input must be so.
-fn check_input(input: &Input, [channels, height, width]: [usize; 3], classes: usize) -> Result<(), BuildError> {
+fn check_input(
+    input: &Input,
+    [channels, height, width]: [usize; 3],
+    features: usize,
+    classes: usize,
+) -> Result<(), BuildError> {
     if input.open {
         return Ok(());
     }
@@ -106,7 +116,7 @@ fn check_input(input: &Input, [channels, height, width]: [usize; 3], classes: us
         _ => Ok(()),
     };
     match input.shape {
-        InputShape::Features(features) => check("features", features, channels * height * width)?,
+        InputShape::Features(said) => check("features", said, features)?,
         InputShape::Images { channels: said, size } => {
             check("channels", said, channels)?;
             check("height", size.map(|size| size[0]), height)?;

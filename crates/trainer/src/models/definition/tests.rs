@@ -306,6 +306,8 @@ fn wrong_files_are_named_with_their_line() {
         ("layers = [{kind='add',with='y'},\n{kind='relu',name='y'}]", 2, &["with names `y`", "no cycles"]),
         ("layers = [{kind='relu',name='y',from='y'}]", 2, &["no cycles"]),
         ("layers = [{kind='add'}]", 2, &["second value (`with`)"]),
+        ("layers = [{kind='concat',with=[]}]", 2, &["with is a list", "1 to 64"]),
+        ("layers = [{kind='concat',with=[1]}]", 2, &["with is a list", "text in quotes"]),
         ("layers = [{kind='relu',name='y'},\n\n{kind='relu',name='y'}]", 4, &["the name `y` is given twice"]),
         ("layers = [{kind='relu',name='a b'}]", 2, &["name is \"a b\"", "letters"]),
         ("layers = [{kind='relu',name='input'}]", 2, &["not be `input`"]),
@@ -421,6 +423,30 @@ fn sums_and_relus_are_part_of_the_operation_before_them() {
     }
 }
 
+#[test]
+fn channels_stand_side_by_side() {
+    let build = |layers: &str| {
+        let text = format!("name = 'net'\nlayers = [{layers}]");
+        let definition = Definition::parse(&text, None).unwrap();
+        assert_eq!(Definition::parse(&definition.to_toml(), None).unwrap(), definition);
+        let spec = ModelSpec::of(&ModelName::Own(Arc::new(definition))).on(3, [8, 8], 10);
+        Architecture::new(&spec)
+    };
+    let a = "{kind='conv',name='a',outputs=2,kernel=3}";
+    let b = "{kind='conv',name='b',from='input',outputs=5,kernel=3}";
+    let built =
+        build(&format!("{a},{b},{{kind='concat',with=['input','a'],relu=true}},{{kind='global-average-pool'}}"));
+    let built = built.unwrap();
+    assert!(matches!(&built.graph.nodes[2], Node::Concat { inputs, .. } if *inputs == [2, 0, 1]));
+    let error =
+        build(&format!("{a},{{kind='max-pool',size=2}},{{kind='concat',with='a'}},{{kind='global-average-pool'}}"));
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("line 2: concat needs images of one size but gets images of 2 × 4 × 4 and images of 2 × 8 × 8"),
+        "{error}"
+    );
+}
+
 /// What is built in Rust is described so that it can be read again.
 #[test]
 fn built_networks_have_definitions() {
@@ -440,6 +466,11 @@ fn built_networks_have_definitions() {
     let again: ModelName = text.parse().unwrap();
     assert_eq!(Architecture::new(&ModelSpec { name: again, ..built.spec.clone() }).unwrap(), built);
 
+    for name in ["resnet-18", "8-5", "a b", ""] {
+        let mut builder = Builder::features(name, 8, 5);
+        builder.linear("l", 5, false, builder.input()).unwrap();
+        assert!(builder.finish().is_err(), "{name}");
+    }
     let mut builder = Builder::features("mine", 8, 5);
     let x = builder.linear("l", 5, false, builder.input()).unwrap();
     assert!(matches!(builder.conv("c", Conv::new(2, 3), x), Err(BuildError::NeedsImages { .. })));
