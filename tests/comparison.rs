@@ -229,3 +229,16 @@ fn validation_ranks_whatever_the_test_set_says() {
     assert_ne!(column(&summary, "accuracy_minus_dense_mean"), column(&turned, "accuracy_minus_dense_mean"));
     assert_ne!(short, turned_short);
 }
+
+/// Arms are ranked by accuracy, which a regression has not.
+#[test]
+fn a_comparison_of_regressions_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String = (0..40).map(|i| format!("{i},{},{}\n", i * i % 7, 3 * i)).collect();
+    fs::write(folder.path().join("t.csv"), format!("a,b,y\n{rows}")).unwrap();
+    let args = "compare --data table --table t.csv --target y --loss mse --model mlp-8 --methods static --out out";
+    let (code, message) = failure(folder.path(), args);
+    assert_eq!(code, 2, "{message}");
+    assert!(message.contains("--loss: mse is invalid") && message.contains("ranks by accuracy"), "{message}");
+    assert!(!folder.path().join("out").exists());
+}

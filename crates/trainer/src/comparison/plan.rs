@@ -82,6 +82,11 @@ impl Plan {
         for arm in &definition.arms {
             for density in definition.densities_of(arm) {
                 let config = arm_config(&definition, arm, density, data, env_data_dir.clone())?;
+                if !config.loss.is_of_classes() {
+                    let (value, rule) =
+                        (config.loss.to_string(), "cross-entropy in a comparison, which ranks by accuracy");
+                    return Err(ConfigError::Value { option: "loss", value, rule }.into());
+                }
                 let total_steps = check(&config, data)?;
                 configs.push((arm, density, config, total_steps));
             }
