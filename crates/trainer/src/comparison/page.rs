@@ -806,7 +806,9 @@ mod tests {
         // One run without such samples, and only the test set is common to all.
         let (_out, results) =
             comparison(text, |method, density, seed| Some(made(method, density, seed, method != "set")));
-        let html = page(&results, &Summary::of(&results)).unwrap();
+        let summary = Summary::of(&results);
+        let html = page(&results, &summary).unwrap();
         assert!(html.contains("set has the highest mean test accuracy") && html.contains("Hollow diamonds"));
+        assert!(summary.to_string().lines().all(|line| line.chars().count() <= 80), "{summary}");
     }
 }

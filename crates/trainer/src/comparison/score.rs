@@ -55,10 +55,7 @@ impl RankedOn {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Validation => "Arms are ranked by validation accuracy; the test set has no part in the ranking.",
-            Self::Test => {
-                "Arms are ranked by test accuracy; to choose one without looking at the test set, hold out samples with \
-                 --val-fraction."
-            }
+            Self::Test => "Arms are ranked by test accuracy; --val-fraction would rank them without it.",
         }
     }
 }
