@@ -346,7 +346,7 @@ fn convolutions_are_checked_before_they_are_timed() {
         rigl(folder.path(), "bench kernel --budget 0.1 --op conv_forward --shape 8x4x3x6x6x1 --density 0.4 --groups 2");
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
-    for part in ["conv_forward 8x4x3x6x6x1, groups 2 on ", "of limit", "one load per multiply-add"] {
+    for part in ["conv_forward 8x4x3x6x6x1, groups 2 on ", "limit: against", "one load per multiply-add"] {
         assert!(table.contains(part), "{table}");
     }
 }

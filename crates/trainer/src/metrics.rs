@@ -195,7 +195,7 @@ impl Evaluation {
         }
     }
 
-    /// Loss and measures for people: `loss 0.3417 accuracy 87.65%`.
+    /// Loss and measures for people: `loss 0.3417 accuracy 87.65%`, others two spaces apart.
     pub fn text(&self) -> String {
         let mut text = format!("loss {:.4}", self.loss());
         if let Some(accuracy) = self.accuracy() {
@@ -204,8 +204,8 @@ impl Evaluation {
         for (name, value) in self.others() {
             let name = name.replace('_', " ");
             match name.ends_with("accuracy") || name.starts_with("precision") {
-                true => text += &format!(" {name} {:.2}%", 100.0 * value),
-                false => text += &format!(" {name} {}", crate::report::Significant(value)),
+                true => text += &format!("  {name} {:.2}%", 100.0 * value),
+                false => text += &format!("  {name} {}", crate::report::Significant(value)),
             }
         }
         text
@@ -282,7 +282,7 @@ mod tests {
         // 1 − 50 / 466.67, and 0 for the targets that do not vary.
         assert!((value(&two, "r2") - (1.0 - 50.0 / (1400.0 / 3.0)) / 2.0).abs() < 1e-12);
         assert_eq!((two.accuracy(), scale.unscaled(0, -1.0)), (None, 90.0));
-        assert_eq!(two.text(), "loss 0.5000 rmse 2.92 r2 0.446");
+        assert_eq!(two.text(), "loss 0.5000  rmse 2.92  r2 0.446");
     }
 
     #[test]

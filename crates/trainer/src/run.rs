@@ -580,7 +580,8 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         let told = if self.parts.config.json { print_record(&record) } else { Ok(()) };
         let mut more = Vec::new();
         for (name, found) in [("validation", validation), ("test", test)] {
-            more.extend(found.map(|found| format!("{name} {}", found.text())));
+            let text = found.map(|found| format!("{name} {}", found.text()));
+            more.extend(text.iter().flat_map(|text| text.split("  ")).map(str::to_owned));
         }
         progress.epoch(record.epoch, &self.status(), &more);
         Ok(told)

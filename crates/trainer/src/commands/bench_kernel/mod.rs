@@ -64,7 +64,7 @@ pub fn run(args: &BenchKernelArgs) -> crate::Result<()> {
     if let Some((title, limit)) = title {
         print_text(format_args!("{title} on {}\n{table}", place.with_isa()))?;
         print_text(format_args!(
-            "efficiency: dense time · density / time; of limit: against {limit}; of bytes: against reading every operand once"
+            "effic.: dense time · density / time\nlimit: against {limit}\nbytes: against reading every operand once"
         ))?;
     }
     if !failed.is_empty() {

@@ -73,7 +73,7 @@ const BEYOND_CACHES: usize = 512 << 20;
 impl KernelRecord {
     /// The headings of [`KernelRecord::row`].
     pub const HEADINGS: [&str; 10] =
-        ["density", "nnz", "time", "dense", "speed-up", "efficiency", "of limit", "of bytes", "plan", "max error"];
+        ["density", "nnz", "time", "dense", "speed-up", "effic.", "limit", "bytes", "plan", "error"];
 
     /// The record of a measurement, beside a reference file's time if there is one.
     pub fn new(
