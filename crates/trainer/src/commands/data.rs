@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::data::fetch::{FetchError, Fetched, Origin, fetch, verify};
 use crate::data::image_folder::{self, FolderOptions};
+use crate::data::table::TABLE;
 use crate::data::{DataError, EMBEDDED, IMAGE_FOLDER, KNOWN, KnownSet};
 use crate::interrupt::Interrupt;
 use crate::report::{Table, print_record, print_text};
@@ -171,6 +172,7 @@ fn run_list(args: &DataListArgs) -> crate::Result<()> {
         let set = KnownSet::named(name).ok();
         let found = match set {
             Some(set) => set.find(data_dir.as_deref()).ok().and_then(|files| Some(files[0].parent()?.to_owned())),
+            None if name == TABLE => None,
             None => data_dir.clone().filter(|folder| image_folder::load(folder, &FolderOptions::default()).is_ok()),
         };
         let embedded = name == EMBEDDED;
@@ -193,6 +195,7 @@ fn run_list(args: &DataListArgs) -> crate::Result<()> {
         let shape = record.shape.map_or("any".to_owned(), |[c, h, w]| format!("{h}×{w}×{c}"));
         let found = match &record.found {
             Some(folder) => folder.display().to_string(),
+            None if name == TABLE => "give --table".to_owned(),
             None => if embedded { "embedded" } else { "no" }.to_owned(),
         };
         table.row([name.to_owned(), number(record.classes), number(record.train), number(record.test), shape, found]);
@@ -209,6 +212,7 @@ fn run_list(args: &DataListArgs) -> crate::Result<()> {
 fn run_fetch(args: &DataFetchArgs) -> crate::Result<()> {
     let set = match KnownSet::named(&args.name) {
         Err(_) if args.name == IMAGE_FOLDER => return Err(FetchError::NoHome { name: IMAGE_FOLDER }.into()),
+        Err(_) if args.name == TABLE => return Err(FetchError::NoHome { name: TABLE }.into()),
         set => set?,
     };
     let home = set.home.ok_or(FetchError::NoHome { name: set.name })?;
@@ -246,6 +250,9 @@ fn run_verify(args: &DataVerifyArgs) -> crate::Result<()> {
     let data_dir = data_dir(args.data_dir.as_deref());
     if args.name == IMAGE_FOLDER {
         return verify_folder(data_dir, args.json);
+    }
+    if args.name == TABLE {
+        return Err("a table is verified when it is read: rigl train --data table --table FILE".to_owned().into());
     }
     let set = KnownSet::named(&args.name)?;
     let (path, verified) = if set.name == EMBEDDED {
