@@ -232,7 +232,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
     fs::write(folder.join("notes.txt"), "text").unwrap();
     for (args, code, parts) in [
         ("export nowhere --out a.safetensors", 2, &["nowhere"][..]),
-        ("export run --out a", 2, &["a: ", ".safetensors, .npz, .mtx, .smtx or .npy", "--format"]),
+        ("export run --out a", 2, &["a: ", ".safetensors, .onnx, .npz, .mtx, .smtx or .npy", "--format"]),
         ("export run --out a.npz", 2, &["--layer NAME", "--format npz"]),
         ("export run --out a.npz --layer fc9", 2, &["\"fc9\"", "fc1, fc2"]),
         ("export run --out a.npz --layer fc1 --format mtx", 2, &["a.npz", ".mtx"]),

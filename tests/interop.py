@@ -1,20 +1,27 @@
 #!/usr/bin/env python3
-"""The files of `rigl export` and `rigl import` against the programs they are for: SciPy, NumPy, safetensors, PyTorch.
+"""The files of `rigl export` and `rigl import` against the programs they are for: SciPy, NumPy, safetensors, onnxruntime,
+PyTorch.
 
   interop.py --rigl PATH_OF_THE_COMMAND
 
-Needs numpy, scipy and safetensors from PyPI; checks with PyTorch run where it is installed. Every comparison is bit for
-bit. Prints what was checked; the first difference ends the script with exit code 1.
+Needs numpy, scipy, safetensors, onnxruntime and onnx from PyPI, and the example `logits` beside the command (cargo build
+--release --example logits); checks with PyTorch run where it is installed. Matrices are compared bit for bit, logits within
+1e-4 of the largest. Prints what was checked; the first difference ends the script with exit code 1.
 """
 import argparse
+import gzip
 import json
+import struct
 import subprocess
 import sys
 import tempfile
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import safetensors.numpy
 import scipy.io
 import scipy.sparse
@@ -46,6 +53,15 @@ class Rigl:
         if result.returncode != 0:
             fail(f"rigl {' '.join(arguments)}: exit code {result.returncode}: {result.stderr}")
         return json.loads(result.stdout.splitlines()[-1])
+
+    def logits(self, model, pictures):
+        """The logits of our own forward pass for pictures of bytes, `[sample, ...]`."""
+        np.save(self.folder / "pictures.npy", pictures.reshape(len(pictures), -1))
+        command = [self.command.parent / "examples" / "logits", model, "pictures.npy", "logits.npy"]
+        result = subprocess.run([str(part) for part in command], cwd=self.folder, capture_output=True, text=True)
+        if result.returncode != 0:
+            fail(f"logits {model}: {result.stderr}")
+        return np.load(self.folder / "logits.npy")
 
     def import_and_export(self, *sources):
         """The state dict of the model that `sources` make, by way of a model file of rigl."""
@@ -359,6 +375,131 @@ def check_pruning(rigl):
     checked(f"pruning to density 0.1 keeps the largest: {[layer['nnz'] for layer in record['layers']]}")
 
 
+def check_metadata(rigl):
+    """What an exported file says of itself is enough to use the network: the accuracy is that of `rigl eval`."""
+    data = Path(__file__).resolve().parent.parent / "crates/trainer/data/fashion-mnist-mini"
+    pixels = gzip.decompress((data / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
+    labels = gzip.decompress((data / "t10k-labels-idx1-ubyte.gz").read_bytes())[8:]
+    x = np.frombuffer(pixels, np.uint8).reshape(len(labels), -1) / np.float32(255)
+    rigl("train", "--steps", 100, "--out", "described")
+    rigl("export", "described", "--out", "described.safetensors", "--dense")
+    rigl("export", "described", "--out", "described-npz", "--format", "npz")
+    with safe_open(rigl.folder / "described.safetensors", framework="numpy") as file:
+        told = json.loads(file.metadata()["model"])
+    if told != json.loads((rigl.folder / "described-npz/model.json").read_text()):
+        fail("the folder's model.json differs from the safetensors file's metadata")
+    normalization = told["input"]["normalization"]
+    x = (x - np.float32(normalization["mean"])) / np.float32(normalization["deviation"])
+    model = safetensors.numpy.load_file(rigl.folder / "described.safetensors")
+    for layer in LAYERS:
+        x = x @ model[f"{layer}.weight"].T + model[f"{layer}.bias"]
+        x = x if layer == LAYERS[-1] else np.maximum(x, 0)
+    accuracy = (x.argmax(1) == np.frombuffer(labels, np.uint8)).mean()
+    expected = rigl("eval", "described")["accuracy"]
+    # Rounding may turn a sample whose two largest logits are equal but for it.
+    if abs(accuracy - expected) > 1.5 / len(labels):
+        fail(f"accuracy {accuracy} from the exported file alone, expected {expected}")
+    for source in ["described.safetensors", "described-npz"]:
+        rigl("import", source, "--out", "back.safetensors")
+        if rigl("eval", "back.safetensors")["accuracy"] != expected:
+            fail(f"{source} imported again has another accuracy")
+    checked(f"metadata: normalisation from the file gives the accuracy of rigl eval, {expected}")
+
+
+def write_png(path, picture):
+    """A picture `[height, width, 3]` of bytes."""
+    height, width, _ = picture.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in picture)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+CLASSES = ["blue sky", "grass", "sunset"]
+
+
+def write_pictures(folder, generator, size):
+    """An image folder of three classes, each with a colour, and the pictures of its test set with their classes. What rigl
+    sees of a picture of 256 × 256 is the inner 224 × 224."""
+    held = []
+    for split, count in [("train", 16), ("test", 4)]:
+        for label, name in enumerate(CLASSES):
+            to = folder / split / name
+            to.mkdir(parents=True)
+            for i in range(count):
+                picture = generator.integers(0, 128, (size, size, 3))
+                picture[..., label] += 100
+                write_png(to / f"{i}.png", picture.astype(np.uint8))
+                if split == "test":
+                    held.append((label, picture.astype(np.uint8).transpose(2, 0, 1)))
+    inner = slice(16, 240) if size == 256 else slice(None)
+    return np.array([label for label, _ in held]), np.stack([picture[:, inner, inner] for _, picture in held])
+
+
+def expect_close(what, got, expected):
+    """Within 1e-4 of the largest logit."""
+    difference = np.abs(got - expected).max() / np.abs(expected).max()
+    if got.shape != expected.shape or not difference < 1e-4:
+        fail(f"{what}: shapes {got.shape} and {expected.shape}, relative difference {difference}")
+    return difference
+
+
+def check_onnx(rigl):
+    """Every family of networks in onnxruntime, on brightnesses from 0 to 1: the logits are those of our forward pass."""
+    folder, generator = rigl.folder, np.random.default_rng(5)
+    held = {size: write_pictures(folder / f"pictures{size}", generator, size) for size in [32, 96, 256]}
+    held[224] = held.pop(256)
+    (folder / "pictures256").rename(folder / "pictures224")
+    small = generator.integers(0, 256, (8, 784)).astype(np.uint8)
+    networks = [
+        ("lenet-300-100", None, []),
+        ("lenet-300-100", None, ["--method", "dense", "--normalize", "per-image"]),
+        ("784-64-48-10", None, ["--format", "bsr8x8", "--normalize", "none"]),
+        ("lenet-5", None, ["--normalize", "channels"]),
+        ("wrn-10-1", 32, []),
+        ("wrn-10-1", 32, ["--normalize", "per-image", "--format", "bsr8x8"]),
+        ("resnet-18", 32, ["--width", 0.25]),
+        ("resnet-34", 96, ["--width", 0.125]),
+        ("resnet-50", 96, ["--width", 0.125]),
+        ("mobilenet-v1", 32, ["--width", 0.25, "--normalize", "none"]),
+        ("mobilenet-v2", 96, ["--width", 0.25]),
+        ("vgg-16", 32, ["--width", 0.125]),
+        ("vgg-16", 224, ["--width", 0.03]),
+    ]
+    worst = 0
+    for number, (network, size, options) in enumerate(networks):
+        data = ["--data", "image-folder", "--data-dir", f"pictures{size}", "--image-size", size] if size else []
+        train = ["--steps", 6, "--batch-size", 8, "--lr", 0.02, "--init", "dense-fan-in"]
+        if "dense" not in options:
+            train = [*train, "--density", 0.5]
+        else:
+            train = train[:-2]
+        run, path = f"onnx-{number}", f"{number}.onnx"
+        rigl("train", "--model", network, *data, *train, *options, "--out", run)
+        rigl("export", run, "--out", path)
+        onnx.checker.check_model(onnx.load(folder / path), full_check=True)
+        session = onnxruntime.InferenceSession(folder / path)
+        told = json.loads(session.get_modelmeta().custom_metadata_map["model"])
+        if told["name"] != network or size and told["input"]["class_names"] != CLASSES:
+            fail(f"{path}: the metadata is {told}")
+        labels, pictures = held[size] if size else (None, small)
+        if network == "lenet-5":
+            pictures = small.reshape(-1, 1, 28, 28)
+        expected = rigl.logits(run, pictures)
+        inputs = pictures.astype(np.float32) / np.float32(255)
+        worst = max(worst, expect_close(f"{network}, ONNX", session.run(["logits"], {"input": inputs})[0], expected))
+        one = session.run(["logits"], {"input": inputs[:1]})[0]
+        expect_close(f"{network}, ONNX, one sample", one, expected[:1])
+        if size == 224:
+            # What the run's own evaluation says, from the file alone.
+            accuracy = rigl("eval", run)["accuracy"]
+            got = (session.run(["logits"], {"input": inputs})[0].argmax(1) == labels).mean()
+            if abs(got - accuracy) > 1e-9:
+                fail(f"{network}, ONNX: accuracy {got}, expected {accuracy}")
+    checked(f"ONNX: onnx.checker, and logits of {len(networks)} networks in onnxruntime, at most {worst:.1e} off")
+
+
 def check_torch(rigl):
     """PyTorch builds its own CSR tensors of our names, and a dense module loads our dense form; and the reverse."""
     folder = rigl.folder
@@ -408,6 +549,8 @@ def main():
         check_matrix_imports(rigl)
         check_state_dict_imports(rigl)
         check_pruning(rigl)
+        check_metadata(rigl)
+        check_onnx(rigl)
         if torch:
             check_torch(rigl)
         else:

@@ -15,6 +15,8 @@ Examples:
       .col_indices, .values, fc1.bias
   rigl export runs/1 --out state_dict.safetensors --dense
       the same with dense matrices, which a dense PyTorch module can load
+  rigl export runs/1 --out model.onnx
+      the whole network for onnxruntime: input pixels from 0 to 1, normalised inside; output logits
   rigl export runs/1 --layer fc1 --out fc1.npz
       one matrix for scipy.sparse.load_npz; .mtx, .smtx (pattern only) and
       .npy (dense) work the same way
@@ -39,7 +41,7 @@ pub struct ExportArgs {
     /// Write only this layer's weight matrix
     #[arg(long, value_name = "NAME")]
     pub layer: Option<String>,
-    /// Write dense matrices, including zeros (safetensors, mtx; npy is always dense)
+    /// Write dense matrices, including zeros (safetensors, mtx; npy and onnx are always dense)
     #[arg(long)]
     pub dense: bool,
     /// Print only JSON on standard output, one object per line

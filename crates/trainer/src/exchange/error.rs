@@ -53,8 +53,9 @@ pub enum ExchangeError {
     },
     /// The name's extension is not a known format.
     #[error(
-        "{}: unknown file extension; it must be .safetensors, .npz, .mtx, .smtx or .npy{}",
+        "{}: unknown file extension; it must be .safetensors, {}.npz, .mtx, .smtx or .npy{}",
         path.display(),
+        if *out { ".onnx, " } else { "" },
         if *out { ", or add --format" } else { " (convert a PyTorch .pt file with safetensors.torch.save_file)" }
     )]
     Extension {
@@ -169,6 +170,25 @@ pub enum ExchangeError {
         /// The format.
         extension: &'static str,
     },
+    /// One layer for a format of whole networks.
+    #[error(
+        "an ONNX file holds a whole network; leave out --layer {layer}, or write the layer as .npz, .mtx, .npy or .safetensors"
+    )]
+    NoLayer {
+        /// The layer asked for.
+        layer: String,
+    },
+    /// A network too large for one ONNX file.
+    #[error("an ONNX file of this network takes {bytes} bytes, and the format allows {most}; use --format safetensors")]
+    OnnxSize {
+        /// Bytes that it would take.
+        bytes: u64,
+        /// Bytes that are allowed.
+        most: u64,
+    },
+    /// A model of a network that cannot be.
+    #[error("{0}")]
+    Architecture(CheckpointError),
     /// A folder where a file is to be written.
     #[error("{}: is a folder; give the name of a file to write", path.display())]
     NotFile {
@@ -236,6 +256,8 @@ impl Kinded for ExchangeError {
             | Self::NotFinite { .. }
             | Self::LayerName { .. }
             | Self::Memory { .. }
+            | Self::OnnxSize { .. }
+            | Self::Architecture(_)
             | Self::Format { .. }
             | Self::Prune { .. } => Kind::Failure,
             _ => Kind::Usage,

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `<layer>.weight.<extension>` | the weight `[outputs, inputs]`, in any of the [`formats`] |
 //! | `<layer>.bias.npy` or `.mtx` | the bias, a vector; zeros if there is none |
+//! | `model.json` | what the model must be used with: network, normalisation, size of pictures, names of classes |
 //!
 //! Of a convolutional network are written, not read: `<norm>.affine`, scales and shifts of a batch normalisation, and
 //! `<norm>.running`, its running means and variances, vectors like the biases.
@@ -12,12 +13,14 @@
 //! patterns, and no biases go with them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::ExchangeError;
+use super::description::Description;
 use super::layers::{NamedLayer, chain, check_finite, matrix_of, model_name, weight_of};
 use super::order::{Unplaced, order};
+use crate::atomic_file::write_atomic;
 use crate::formats::{self, MatrixFormat};
 use crate::models::StoredModel;
 
@@ -42,6 +45,9 @@ pub(super) fn write(
     if let Some(layer) = model.layers.iter().find(|layer| !is_file_name(&layer.name)) {
         return Err(ExchangeError::LayerName { name: layer.name.clone() });
     }
+    let path = folder.join(Description::FILE);
+    let text = Description::of(model).to_json() + "\n";
+    write_atomic(&path, text.as_bytes()).map_err(|reason| ExchangeError::Io { path, reason })?;
     for layer in &model.layers {
         let file = |part: &str, extension: &str| folder.join(format!("{}.{part}.{extension}", layer.name));
         formats::write(&file("weight", format.extension()), &matrix_of(layer, format, dense)?)?;
@@ -108,7 +114,18 @@ pub fn read(folder: &Path, wanted: Option<&[String]>, seed: u64) -> Result<Store
     }
     check_finite(&layers).map_err(|reason| ExchangeError::NotFinite { path: folder.to_owned(), reason })?;
     let order = layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>().join(", ");
-    chain(layers).map_err(|reason| ExchangeError::Folder { path: folder.to_owned(), order, reason })
+    let model = chain(layers).map_err(|reason| ExchangeError::Folder { path: folder.to_owned(), order, reason })?;
+    Ok(StoredModel { input: read_description(folder)?.and_then(|description| description.input), ..model })
+}
+
+/// What the folder says of its model, if it says anything.
+fn read_description(folder: &Path) -> Result<Option<Description>, ExchangeError> {
+    let path = folder.join(Description::FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Description::from_json(&text)),
+        Err(reason) if reason.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(reason) => Err(ExchangeError::Io { path, reason }),
+    }
 }
 
 /// The files of each layer, in the order of the layers' names. Hidden files are none of ours.
@@ -118,7 +135,7 @@ fn files(folder: &Path) -> Result<Vec<(String, Files)>, ExchangeError> {
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with('.') {
+        if name.starts_with('.') || name == Description::FILE {
             continue;
         }
         let Some((layer, is_weight)) = parse_name(&name) else {
@@ -177,10 +194,11 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             write(folder.path(), &model, format, dense).unwrap();
             let extension = format.extension();
-            let mut files = Vec::new();
+            let mut files = vec![];
             for layer in ["fc1", "fc2"] {
                 files.extend([format!("{layer}.bias.{bias}"), format!("{layer}.weight.{extension}")]);
             }
+            files.push("model.json".to_owned());
             assert_eq!(names(folder.path()), files);
             fs::write(folder.path().join(".hidden"), "").unwrap();
             assert_same(&read(folder.path(), None, 0).unwrap(), &expected);
@@ -191,7 +209,7 @@ mod tests {
     fn patterns_get_values_of_the_seed() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &example(), MatrixFormat::Smtx, false).unwrap();
-        assert_eq!(names(folder.path()), ["fc1.weight.smtx", "fc2.weight.smtx"]);
+        assert_eq!(names(folder.path()), ["fc1.weight.smtx", "fc2.weight.smtx", "model.json"]);
         let [one, again, other] = [1, 1, 2].map(|seed| read(folder.path(), None, seed).unwrap());
         assert_same(&one, &again);
         assert_ne!(one, other);

@@ -5,6 +5,7 @@
 //! | a `.safetensors` file, see [`pytorch`] | all | yes | PyTorch, NumPy and all that read safetensors |
 //! | a [`folder`] of matrix files | all | yes, but with `.smtx` | SciPy, NumPy and others, see [`formats`](crate::formats) |
 //! | one matrix file | one | no | the same |
+//! | an `.onnx` file, written only | all | yes | onnxruntime and others |
 //!
 //! [`read_model`] makes a [`StoredModel`](crate::models::StoredModel) of any of these, with its layers named `fc1`, `fc2`,
 //! … as the trainer names them; [`leave_out_zeros`] and [`prune`] make it sparse; [`Target`] writes one.
@@ -12,8 +13,10 @@
 pub mod folder;
 pub mod pytorch;
 
+mod description;
 mod error;
 mod layers;
+mod onnx;
 mod order;
 mod prune;
 mod source;

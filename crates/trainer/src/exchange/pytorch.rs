@@ -11,8 +11,9 @@
 //! | batch normalisation of C channels | `<norm>.weight`, `.bias`, `.running_mean`, `.running_var` | F32 |
 //!
 //! Neither tells how many columns there are, so the metadata has `<layer>.weight.shape` with a value such as
-//! `[300, 784]`, and for a sparse convolution `<layer>.weight.dimensions` with `[64, 32, 3, 3]`. Written files have `format` `pt` there too, which some readers want to see. The same model gives the
-//! same bytes.
+//! `[300, 784]`, and for a sparse convolution `<layer>.weight.dimensions` with `[64, 32, 3, 3]`. Written files have `format` `pt`
+//! there too, which some readers want to see, and what the model must be used with under `model`: network, normalisation,
+//! size of pictures, names of classes, as JSON. The same model gives the same bytes.
 //!
 //! Blocks may reach beyond the matrix, by zeros; PyTorch itself takes only sizes that the block's sides divide, so such a
 //! matrix is made with its sizes rounded up to that, and cut.
@@ -29,13 +30,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
+use super::description::Description;
 use super::layers::{NamedLayer, chain, check_finite, check_finite_vector, check_finite_weight, pattern_where, whole};
 use super::order::{Unplaced, natural_order, order};
 use super::{ExchangeError, OrderError, TensorsError};
@@ -180,11 +181,6 @@ impl Writer {
     }
 }
 
-/// Whether a file of this name is read and written as safetensors.
-pub(super) fn is_safetensors(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
-}
-
 fn shape_key(weight: &str) -> String {
     format!("{weight}.shape")
 }
@@ -203,6 +199,7 @@ pub fn to_bytes(model: &StoredModel, dense: bool) -> Result<Vec<u8>, ExchangeErr
         writer.bias(layer);
     }
     model.convolutional.iter().flat_map(|parts| &parts.norms).for_each(|norm| writer.norm(norm));
+    writer.metadata.insert(Description::KEY.to_owned(), Description::of(model).to_json());
     Ok(writer.finish())
 }
 
@@ -312,7 +309,9 @@ pub fn from_bytes_as(bytes: &[u8], wanted: Option<&[String]>) -> Result<StoredMo
     }
     check_finite(&layers)?;
     let order = layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>().join(", ");
-    chain(layers).map_err(|reason| TensorsError::Chain { order, reason })
+    let input = metadata(Description::KEY).and_then(|text| Description::from_json(text)?.input);
+    let model = chain(layers).map_err(|reason| TensorsError::Chain { order, reason })?;
+    Ok(StoredModel { input, ..model })
 }
 
 fn tensor_name(layer: &str, part: &str) -> String {
@@ -557,7 +556,8 @@ mod tests {
     fn names_types_and_metadata_are_pytorchs() {
         let bytes = to_bytes(&example(), false).unwrap();
         let header = header(&bytes);
-        assert_eq!(header["__metadata__"], json!({ "format": "pt", "fc1.weight.shape": "[3, 5]" }));
+        let about = r#"{"name":"5-3-2","nnz":11,"density":0.5238095238095238}"#;
+        assert_eq!(header["__metadata__"], json!({ "format": "pt", "fc1.weight.shape": "[3, 5]", "model": about }));
         for (name, dtype, shape) in [
             ("fc1.weight.crow_indices", "I32", vec![4]),
             ("fc1.weight.col_indices", "I32", vec![5]),
@@ -570,7 +570,7 @@ mod tests {
         }
         assert_eq!(header.as_object().unwrap().len(), 7);
         let dense = self::header(&to_bytes(&example(), true).unwrap());
-        assert_eq!(dense["__metadata__"], json!({ "format": "pt" }));
+        assert_eq!(dense["__metadata__"], json!({ "format": "pt", "model": about }));
         assert_eq!(dense["fc1.weight"]["shape"], json!([3, 5]));
     }
 

@@ -1,10 +1,9 @@
 //! What can be imported.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::layers::{NamedLayer, chain, check_finite, model_name, weight_of};
-use super::pytorch::is_safetensors;
 use super::{ExchangeError, folder, pytorch};
 use crate::formats::{self, MatrixFormat};
 use crate::models::StoredModel;
@@ -36,6 +35,16 @@ pub fn read_model(sources: &[PathBuf], order: Option<&[String]>, seed: u64) -> R
         [path] => folder::read(path, order, seed),
         _ => Err(ExchangeError::Sources { count: sources.len() }),
     }
+}
+
+/// Whether a file of this name is read and written as safetensors.
+pub(super) fn is_safetensors(path: &Path) -> bool {
+    has_extension(path, "safetensors")
+}
+
+/// Whether a file's name ends like this, in whatever case.
+pub(super) fn has_extension(path: &Path, expected: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
 }
 
 fn read_matrices(paths: &[PathBuf], seed: u64) -> Result<StoredModel, ExchangeError> {

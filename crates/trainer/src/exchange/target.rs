@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::layers::matrix_of;
-use super::pytorch::is_safetensors;
-use super::{ExchangeError, folder, pytorch};
+use super::source::{has_extension, is_safetensors};
+use super::{ExchangeError, folder, onnx, pytorch};
 use crate::atomic_file::write_atomic;
 use crate::formats::{self, MatrixFormat};
 use crate::models::{StoredLayer, StoredModel};
@@ -17,6 +17,8 @@ use crate::models::{StoredLayer, StoredModel};
 pub enum ExchangeFormat {
     /// Named tensors, with PyTorch's names.
     Safetensors,
+    /// A whole network for onnxruntime, dense, with the normalisation of its inputs.
+    Onnx,
     /// SciPy's sparse matrices.
     Npz,
     /// Matrix Market.
@@ -27,12 +29,52 @@ pub enum ExchangeFormat {
     Npy,
 }
 
+impl ExchangeFormat {
+    /// Of the file's name.
+    fn of(path: &Path) -> Option<Self> {
+        if is_safetensors(path) {
+            return Some(Self::Safetensors);
+        }
+        if has_extension(path, "onnx") {
+            return Some(Self::Onnx);
+        }
+        MatrixFormat::from_path(path).ok().map(|format| match format {
+            MatrixFormat::Npz => Self::Npz,
+            MatrixFormat::MatrixMarket => Self::Mtx,
+            MatrixFormat::Smtx => Self::Smtx,
+            MatrixFormat::Npy => Self::Npy,
+        })
+    }
+
+    /// Of those whose files hold one matrix.
+    fn matrix(self) -> Option<MatrixFormat> {
+        match self {
+            Self::Safetensors | Self::Onnx => None,
+            Self::Npz => Some(MatrixFormat::Npz),
+            Self::Mtx => Some(MatrixFormat::MatrixMarket),
+            Self::Smtx => Some(MatrixFormat::Smtx),
+            Self::Npy => Some(MatrixFormat::Npy),
+        }
+    }
+
+    /// Its name, and its files' extension.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::Onnx => "onnx",
+            Self::Npz => "npz",
+            Self::Mtx => "mtx",
+            Self::Smtx => "smtx",
+            Self::Npy => "npy",
+        }
+    }
+}
+
 /// What to write and where, found possible as far as that can be known without the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     path: PathBuf,
-    /// Safetensors if there is none.
-    matrix_format: Option<MatrixFormat>,
+    format: ExchangeFormat,
     layer: Option<String>,
     dense: bool,
 }
@@ -51,32 +93,27 @@ impl Target {
         layer: Option<&str>,
         dense: bool,
     ) -> Result<Self, ExchangeError> {
-        let by_extension = MatrixFormat::from_path(path).ok();
-        let matrix_format = match format {
-            Some(ExchangeFormat::Safetensors) => None,
-            Some(ExchangeFormat::Npz) => Some(MatrixFormat::Npz),
-            Some(ExchangeFormat::Mtx) => Some(MatrixFormat::MatrixMarket),
-            Some(ExchangeFormat::Smtx) => Some(MatrixFormat::Smtx),
-            Some(ExchangeFormat::Npy) => Some(MatrixFormat::Npy),
-            None if is_safetensors(path) => None,
-            None if by_extension.is_some() => by_extension,
-            None => return Err(ExchangeError::Extension { path: path.to_owned(), out: true }),
+        let by_extension = ExchangeFormat::of(path);
+        let Some(format) = format.or(by_extension) else {
+            return Err(ExchangeError::Extension { path: path.to_owned(), out: true });
         };
-        if let Some(format @ (MatrixFormat::Npz | MatrixFormat::Smtx)) = matrix_format.filter(|_| dense) {
-            return Err(ExchangeError::NoDense { extension: format.extension() });
+        if let (ExchangeFormat::Npz | ExchangeFormat::Smtx, true) = (format, dense) {
+            return Err(ExchangeError::NoDense { extension: format.name() });
         }
-        let to = |expected| ExchangeError::OtherExtension { path: path.to_owned(), expected };
-        match matrix_format {
-            None if by_extension.is_some() => return Err(to("safetensors")),
-            None => {}
-            Some(format) if layer.is_some() && by_extension != Some(format) => return Err(to(format.extension())),
-            Some(_) if layer.is_some() => {}
-            Some(format) if by_extension.is_some() || is_safetensors(path) => {
-                return Err(ExchangeError::OneMatrix { path: path.to_owned(), extension: format.extension() });
+        if let (ExchangeFormat::Onnx, Some(layer)) = (format, layer) {
+            return Err(ExchangeError::NoLayer { layer: layer.to_owned() });
+        }
+        let is_other = by_extension.is_some_and(|other| other != format);
+        let other = || Err(ExchangeError::OtherExtension { path: path.to_owned(), expected: format.name() });
+        match format.matrix() {
+            None if is_other => return other(),
+            Some(_) if layer.is_some() && by_extension != Some(format) => return other(),
+            Some(_) if layer.is_none() && by_extension.is_some() => {
+                return Err(ExchangeError::OneMatrix { path: path.to_owned(), extension: format.name() });
             }
-            Some(_) => {}
+            _ => {}
         }
-        let target = Self { path: path.to_owned(), matrix_format, layer: layer.map(str::to_owned), dense };
+        let target = Self { path: path.to_owned(), format, layer: layer.map(str::to_owned), dense };
         if target.is_folder() {
             check_empty(path)?;
         } else if path.is_dir() {
@@ -87,11 +124,11 @@ impl Target {
 
     /// The name of its format.
     pub fn format(&self) -> &'static str {
-        self.matrix_format.map_or("safetensors", MatrixFormat::extension)
+        self.format.name()
     }
 
     fn is_folder(&self) -> bool {
-        self.matrix_format.is_some() && self.layer.is_none()
+        self.format.matrix().is_some() && self.layer.is_none()
     }
 
     /// The layers of a model that go there.
@@ -117,15 +154,19 @@ impl Target {
             [layer] if self.layer.is_some() => Some(layer),
             _ => None,
         };
-        match (self.matrix_format, layer) {
-            (None, None) => write_atomic(&self.path, &pytorch::to_bytes(model, self.dense)?).map_err(io),
-            (None, Some(layer)) => write_atomic(&self.path, &pytorch::weight_to_bytes(layer, self.dense)?).map_err(io),
-            (Some(format), Some(layer)) => Ok(formats::write(&self.path, &matrix_of(layer, format, self.dense)?)?),
-            (Some(format), None) => {
-                fs::create_dir_all(&self.path).map_err(io)?;
-                folder::write(&self.path, model, format, self.dense)
+        let bytes = match (self.format, self.format.matrix(), layer) {
+            (_, Some(format), Some(layer)) => {
+                return Ok(formats::write(&self.path, &matrix_of(layer, format, self.dense)?)?);
             }
-        }
+            (_, Some(format), None) => {
+                fs::create_dir_all(&self.path).map_err(io)?;
+                return folder::write(&self.path, model, format, self.dense);
+            }
+            (ExchangeFormat::Onnx, None, _) => onnx::to_bytes(model)?,
+            (_, None, Some(layer)) => pytorch::weight_to_bytes(layer, self.dense)?,
+            (_, None, None) => pytorch::to_bytes(model, self.dense)?,
+        };
+        write_atomic(&self.path, &bytes).map_err(io)
     }
 }
 
@@ -181,6 +222,8 @@ mod tests {
             ("a.safetensors", None, None, "safetensors", false),
             ("a.SafeTensors", None, Some("fc1"), "safetensors", false),
             ("a.bin", Some(Safetensors), None, "safetensors", false),
+            ("a.ONNX", None, None, "onnx", false),
+            ("a.bin", Some(Onnx), None, "onnx", false),
             ("a.npz", None, Some("fc1"), "npz", false),
             ("a.MTX", Some(Mtx), Some("fc1"), "mtx", false),
             ("a", Some(Smtx), None, "smtx", true),
@@ -206,6 +249,10 @@ mod tests {
             (path("a.npz"), Some(Npz), None, false, "--format npz --out FOLDER"),
             (path("a.safetensors"), Some(Mtx), None, false, "--format mtx --out FOLDER"),
             (path("a.npz"), Some(Safetensors), None, false, "it must be .safetensors"),
+            (path("a.onnx"), Some(Safetensors), None, false, "it must be .safetensors"),
+            (path("a.safetensors"), Some(Onnx), None, false, "it must be .onnx"),
+            (path("a.onnx"), Some(Npz), None, false, "--format npz --out FOLDER"),
+            (path("a.onnx"), None, Some("fc1"), false, "an ONNX file holds a whole network; leave out --layer fc1"),
             (path("a.mtx"), Some(Npz), Some("fc1"), false, "it must be .npz"),
             (path("a"), Some(Npz), Some("fc1"), false, "it must be .npz"),
             (path("a.npz"), None, Some("fc1"), true, ".npz files hold only stored entries"),
