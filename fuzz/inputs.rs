@@ -88,7 +88,7 @@ pub fn safetensors(bytes: &[u8]) {
 }
 
 fn sound(model: &StoredModel) {
-    model.check_chain().expect("a model that was read is whole");
+    model.check().expect("a model that was read is whole");
     let again = StoredModel::from_checkpoint(&model.to_checkpoint()).expect("a model that was read can be written");
     assert_eq!(again.densities(), model.densities());
 }

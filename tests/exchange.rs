@@ -97,7 +97,7 @@ fn a_model_comes_back_from_every_format() {
         };
         if folder.join(out).is_dir() {
             let files: Vec<_> = fs::read_dir(folder.join(out)).unwrap().map(|e| e.unwrap().file_name()).collect();
-            assert_eq!(files.len(), 6, "{files:?}");
+            assert_eq!(files.len(), 7, "{files:?}");
             files.iter().for_each(|file| same(file.as_ref()));
         } else {
             let [first, again] =

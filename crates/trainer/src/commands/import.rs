@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::summary;
-use crate::exchange::{check_out, leave_out_zeros, own_nnz, prune, read_model};
+use super::values::parse_count;
+use crate::exchange::{NetworkOptions, check_out, leave_out_zeros, own_nnz, prune, read_model};
+use crate::models::{MOST_WIDTH, ModelName, Stem};
 use crate::settings::error::ConfigError;
 use crate::settings::{DensityArgs, SpreadArgs, TrainConfig, TrainOptions};
 
@@ -18,6 +20,9 @@ Examples:
   rigl import pruned.safetensors --out model.safetensors
       a model pruned by another program: its zeros, or its weight_orig and
       weight_mask, are the pattern
+  rigl import resnet18.safetensors --classes 10 --out model.safetensors
+      a convolutional network with torchvision's names, with a new last layer
+      for 10 classes
   rigl import fc1.npz fc2.npz fc3.npz --out model.safetensors
       a multi-layer perceptron from matrices [outputs, inputs], in this order,
       with zero biases
@@ -47,13 +52,29 @@ pub struct ImportArgs {
     /// names determine the order
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', num_args = 1)]
     pub order: Option<Vec<String>>,
+    /// The convolutional network that a .safetensors file holds [default: the one that its metadata describes, else the known
+    /// one that has its layers]
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<ModelName>,
+    /// Factor on that network's channels
+    #[arg(long, value_name = "FACTOR")]
+    pub width: Option<f64>,
+    /// First layers of a residual network [default: by its first convolution]
+    #[arg(long, value_name = "STEM")]
+    pub stem: Option<Stem>,
+    /// Height and width of the images that a convolutional network is to read [default: those of its metadata or its paper]
+    #[arg(long, value_name = "PIXELS", value_parser = parse_count)]
+    pub image_size: Option<usize>,
+    /// Classes of a convolutional network; if the file has another number, its last layer is replaced by a new one
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub classes: Option<usize>,
     /// What to prune to.
     #[command(flatten)]
     pub density: DensityArgs,
     /// How it is spread.
     #[command(flatten)]
     pub spread: SpreadArgs,
-    /// Seed for the values of patterns that have none (.smtx), drawn as for a new network
+    /// Seed for the values of patterns that have none (.smtx) and of a new last layer, drawn as for a new network
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Print only JSON on standard output, one object per line
@@ -72,7 +93,19 @@ pub fn run(args: &ImportArgs) -> crate::Result<()> {
     if let (false, Some(option)) = (prunes, spread.given().first()) {
         return Err(ConfigError::NoEffect { option, needs: "--density or --sparsity" }.into());
     }
-    let mut model = read_model(&args.sources, args.order.as_deref(), args.seed)?;
+    if let Some(width) = args.width.filter(|&width| !(width > 0.0 && width <= MOST_WIDTH)) {
+        let rule = "above 0 and at most 16";
+        return Err(ConfigError::Value { option: "width", value: width.to_string(), rule }.into());
+    }
+    let options = NetworkOptions {
+        model: args.model.clone(),
+        width: args.width,
+        stem: args.stem,
+        image_size: args.image_size,
+        classes: args.classes,
+        seed: args.seed,
+    };
+    let mut model = read_model(&args.sources, args.order.as_deref(), &options)?;
     if prunes {
         let config = TrainConfig::of(&TrainOptions { model: Some(model.name()), ..given.or(spread) })?;
         config.check()?;
@@ -80,7 +113,7 @@ pub fn run(args: &ImportArgs) -> crate::Result<()> {
         let (own, allowed): (_, usize) = (own_nnz(&model), densities.iter().map(|density| density.nnz).sum());
         // Sparse enough already, but for a weight a layer that another program may have rounded up: another spread over the
         // layers would only replace the pattern.
-        if config.density < 1.0 && !spreads && own <= allowed + densities.len() && model.convolutional.is_none() {
+        if config.density < 1.0 && !spreads && own <= allowed + densities.len() {
             if own < allowed {
                 tracing::warn!(
                     "the model has {own} weights, fewer than the {allowed} that this density allows; its pattern is unchanged"

@@ -189,6 +189,14 @@ pub enum ExchangeError {
     /// A model of a network that cannot be.
     #[error("{0}")]
     Architecture(CheckpointError),
+    /// An option for another kind of source.
+    #[error("--{option} has no effect here; it needs {needs}")]
+    NoEffect {
+        /// The option.
+        option: &'static str,
+        /// What it needs.
+        needs: &'static str,
+    },
     /// A folder where a file is to be written.
     #[error("{}: is a folder; give the name of a file to write", path.display())]
     NotFile {
@@ -249,7 +257,7 @@ impl Kinded for ExchangeError {
                 io::ErrorKind::NotFound => Kind::Usage,
                 _ => Kind::Failure,
             },
-            Self::Tensors { reason, .. } if matches!(**reason, TensorsError::Order(_)) => Kind::Usage,
+            Self::Tensors { reason, .. } if reason.is_usage() => Kind::Usage,
             Self::Matrix(MatrixFileError::Content { .. })
             | Self::Tensors { .. }
             | Self::Folder { .. }
@@ -262,6 +270,22 @@ impl Kinded for ExchangeError {
             | Self::Prune { .. } => Kind::Failure,
             _ => Kind::Usage,
         }
+    }
+}
+
+impl TensorsError {
+    /// Whether another command line could mend it.
+    fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Order(_)
+                | Self::NoEffect { .. }
+                | Self::UnknownNetwork { .. }
+                | Self::Network { .. }
+                | Self::Dimensions { .. }
+                | Self::Absent { .. }
+                | Self::Left { .. }
+        )
     }
 }
 
@@ -327,14 +351,76 @@ pub enum TensorsError {
         other: String,
     },
     /// A mask of another shape than what it masks.
-    #[error("tensor {name} is {got:?}; it must have the shape of what it masks, {expected:?}")]
+    #[error("tensor {name} is {got}; it must have the shape of what it masks, {expected}")]
     Mask {
         /// The mask.
         name: String,
         /// Its shape.
-        got: Vec<usize>,
+        got: String,
         /// The other shape.
-        expected: Vec<usize>,
+        expected: String,
+    },
+    /// No network that is known has these layers.
+    #[error(
+        "no known network has these layers: {tensors}; name the network with --model (known by their layers: {known})"
+    )]
+    UnknownNetwork {
+        /// Names and shapes.
+        tensors: String,
+        /// Networks.
+        known: String,
+    },
+    /// The network cannot be.
+    #[error("{model}: {reason}")]
+    Network {
+        /// Its name.
+        model: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor of another shape than the network's.
+    #[error("tensor {name} is {got}; in {model} it must be {expected}")]
+    Dimensions {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        got: String,
+        /// The right shape.
+        expected: String,
+        /// The network.
+        model: String,
+    },
+    /// The network needs a tensor that is not there.
+    #[error("tensor {name} is missing; {model} needs it, {expected} (a new last layer: --classes N)")]
+    Absent {
+        /// The tensor.
+        name: String,
+        /// The network.
+        model: String,
+        /// Its shape.
+        expected: String,
+    },
+    /// Tensors that the network has not.
+    #[error("these tensors have no place in {model}: {tensors}; choose another network with --model")]
+    Left {
+        /// Names and shapes.
+        tensors: String,
+        /// The network.
+        model: String,
+    },
+    /// Blocks in an order of columns that PyTorch does not have.
+    #[error("{weight}: blocks of a convolution of more than one tap; write it as CSR or dense")]
+    BlocksOfTaps {
+        /// The matrix.
+        weight: String,
+    },
+    /// An option for another kind of file.
+    #[error("--{option} has no effect here; it needs {needs}")]
+    NoEffect {
+        /// The option.
+        option: &'static str,
+        /// What it needs.
+        needs: &'static str,
     },
     /// Some parts of a CSR, BSR or masked matrix are missing.
     #[error("tensor {name} is missing, although other parts of the matrix exist")]

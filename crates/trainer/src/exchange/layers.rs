@@ -78,7 +78,8 @@ pub(super) fn model_name(index: usize) -> String {
     format!("fc{}", index + 1)
 }
 
-fn dense_if_full(weight: StoredWeight) -> StoredWeight {
+/// A weight that stores every position, one by one or in blocks, as a dense one.
+pub(super) fn dense_if_full(weight: StoredWeight) -> StoredWeight {
     let [nrows, ncols] = weight.shape();
     match weight {
         StoredWeight::Sparse(csr) if nrows.checked_mul(ncols) == Some(csr.values().len()) => {

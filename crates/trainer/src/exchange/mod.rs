@@ -7,8 +7,8 @@
 //! | one matrix file | one | no | the same |
 //! | an `.onnx` file, written only | all | yes | onnxruntime and others |
 //!
-//! [`read_model`] makes a [`StoredModel`](crate::models::StoredModel) of any of these, with its layers named `fc1`, `fc2`,
-//! … as the trainer names them; [`leave_out_zeros`] and [`prune`] make it sparse; [`Target`] writes one.
+//! [`read_model`] makes a [`StoredModel`](crate::models::StoredModel) of any of these, a multi-layer perceptron's layers named
+//! `fc1`, `fc2`, … as the trainer names them; [`leave_out_zeros`] and [`prune`] make it sparse; [`Target`] writes one.
 
 pub mod folder;
 pub mod pytorch;
@@ -27,5 +27,6 @@ mod testing;
 pub use error::{ExchangeError, NotFinite, TensorsError};
 pub use order::OrderError;
 pub use prune::{leave_out_zeros, own_nnz, prune};
+pub use pytorch::NetworkOptions;
 pub use source::read_model;
 pub use target::{ExchangeFormat, Target, check_not_read, check_out};

@@ -8,18 +8,19 @@ use sparse_kernels::{Bsr, Csr, CsrPattern, FormatError};
 
 use super::ExchangeError;
 use super::layers::pattern_where;
-use crate::models::{StoredModel, StoredWeight};
+use crate::models::{Masking, StoredModel, StoredWeight};
 
 /// Makes the nonzeros of dense layers their pattern, where zeros are the share `least` or more of the positions. A layer of
-/// zeros alone stays dense, for it would have no weights. So do convolutional networks: their own files tell what is dense.
+/// zeros alone stays dense, for it would have no weights; so does one that its network has always dense.
 ///
 /// # Errors
 /// [`ExchangeError::Format`] if a layer has more positions than 32-bit indices allow.
 pub fn leave_out_zeros(model: &mut StoredModel, least: f64) -> Result<(), ExchangeError> {
-    if model.convolutional.is_some() {
-        return Ok(());
-    }
-    for layer in &mut model.layers {
+    let architecture = model.architecture().map_err(ExchangeError::Architecture)?;
+    for (layer, described) in model.layers.iter_mut().zip(&architecture.layers) {
+        if described.masking == Masking::Never {
+            continue;
+        }
         let StoredWeight::Dense { values, .. } = &layer.weight else { continue };
         let (nnz, size) = (nonzeros(&layer.weight), values.len());
         if nnz > 0 && nnz < size && (size - nnz) as f64 >= least * size as f64 {

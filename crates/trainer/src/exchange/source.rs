@@ -4,17 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::layers::{NamedLayer, chain, check_finite, model_name, weight_of};
-use super::{ExchangeError, folder, pytorch};
+use super::pytorch::{self, NetworkOptions};
+use super::{ExchangeError, folder};
 use crate::formats::{self, MatrixFormat};
 use crate::models::StoredModel;
 
 /// Reads a model from one `.safetensors` file, one folder of matrix files, or matrix files from input to output. Its
 /// layers are named `fc1`, `fc2`, …. `order` is that of the names in a file or folder, where sizes and numbers do not tell it;
-/// `seed` is that of the values of patterns.
+/// the seed among the `options` is that of the values of patterns, and the other options are for a convolutional network.
 ///
 /// # Errors
 /// [`ExchangeError`] naming the file.
-pub fn read_model(sources: &[PathBuf], order: Option<&[String]>, seed: u64) -> Result<StoredModel, ExchangeError> {
+pub fn read_model(
+    sources: &[PathBuf],
+    order: Option<&[String]>,
+    options: &NetworkOptions,
+) -> Result<StoredModel, ExchangeError> {
     let mut matrices = 0;
     for path in sources {
         let kind = fs::metadata(path).map_err(|reason| ExchangeError::Io { path: path.clone(), reason })?;
@@ -24,13 +29,18 @@ pub fn read_model(sources: &[PathBuf], order: Option<&[String]>, seed: u64) -> R
             matrices += 1;
         }
     }
+    let seed = options.seed;
+    let is_file = matches!(sources, [path] if is_safetensors(path) && !path.is_dir());
+    if let (false, Some(option)) = (is_file, options.given()) {
+        return Err(ExchangeError::NoEffect { option, needs: "a .safetensors file of a convolutional network" });
+    }
     match sources {
         _ if matrices == sources.len() && order.is_some() => Err(ExchangeError::OrderOfMatrices),
         _ if matrices == sources.len() => read_matrices(sources, seed),
         [path] if is_safetensors(path) && !path.is_dir() => {
             let bytes = fs::read(path).map_err(|reason| ExchangeError::Io { path: path.clone(), reason })?;
             let wrong = |reason| ExchangeError::Tensors { path: path.clone(), reason: Box::new(reason) };
-            pytorch::from_bytes_as(&bytes, order).map_err(wrong)
+            pytorch::from_bytes_as(&bytes, order, options).map_err(wrong)
         }
         [path] => folder::read(path, order, seed),
         _ => Err(ExchangeError::Sources { count: sources.len() }),
@@ -65,6 +75,10 @@ fn read_matrices(paths: &[PathBuf], seed: u64) -> Result<StoredModel, ExchangeEr
 mod tests {
     use super::super::testing::*;
     use super::*;
+
+    fn seeded(seed: u64) -> NetworkOptions {
+        NetworkOptions { seed, ..NetworkOptions::default() }
+    }
     use crate::error::{Kind, Kinded};
     use crate::formats::Matrix;
     use crate::models::StoredWeight;
@@ -78,7 +92,7 @@ mod tests {
         formats::write(&path("a.npy"), &Matrix::Dense(formats::DenseMatrix::new(2, 3, vec![0.0; 6]).unwrap())).unwrap();
         let pattern = sparse_kernels::CsrPattern::from_positions(4, 2, vec![(3, 1)]).unwrap();
         formats::write(&path("c.smtx"), &Matrix::Pattern(pattern)).unwrap();
-        let model = read_model(&[path("b.npz"), path("a.npy"), path("c.smtx")], None, 3).unwrap();
+        let model = read_model(&[path("b.npz"), path("a.npy"), path("c.smtx")], None, &seeded(3)).unwrap();
         assert_eq!(model.name().to_string(), "5-3-2-4");
         assert_eq!(model.layers[0].weight, StoredWeight::Sparse(csr));
         assert_eq!(model.layers[1].weight, dense(2, 3, &[0.0; 6]));
@@ -87,12 +101,12 @@ mod tests {
 
         formats::write(&path("nan.npy"), &Matrix::Dense(formats::DenseMatrix::new(1, 2, vec![1.0, f32::NAN]).unwrap()))
             .unwrap();
-        let error = read_model(&[path("nan.npy")], None, 0).unwrap_err();
+        let error = read_model(&[path("nan.npy")], None, &seeded(0)).unwrap_err();
         let message = error.to_string();
         assert!(error.kind() == Kind::Failure && message.contains("nan.npy: layer fc1: the weight at row 0, column 1"));
-        let error = read_model(&[path("b.npz")], Some(&["b".to_owned()]), 0).unwrap_err();
+        let error = read_model(&[path("b.npz")], Some(&["b".to_owned()]), &seeded(0)).unwrap_err();
         assert!(error.kind() == Kind::Usage && error.to_string().starts_with("--order: matrix files are"), "{error}");
-        let error = read_model(&[path("a.npy"), path("b.npz")], None, 0).unwrap_err();
+        let error = read_model(&[path("a.npy"), path("b.npz")], None, &seeded(0)).unwrap_err();
         let message = error.to_string();
         assert!(
             error.kind() == Kind::Usage && message.contains("b.npz: the number of inputs is 5, expected 2"),
@@ -112,7 +126,7 @@ mod tests {
         fs::create_dir(path("sub.npz")).unwrap();
         let error = |names: &[&str]| {
             let sources: Vec<_> = names.iter().map(|name| path(name)).collect();
-            let error = read_model(&sources, None, 0).unwrap_err();
+            let error = read_model(&sources, None, &seeded(0)).unwrap_err();
             (error.kind() == Kind::Usage, error.to_string())
         };
         for names in

@@ -16,6 +16,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::data::Normalization;
 use crate::data::table::TableColumns;
 use crate::models::{Format, Init, ModelName};
+use crate::report::dimensions;
 use crate::task::{LossKind, TargetScale};
 use crate::training::Loss;
 
@@ -284,23 +285,7 @@ impl StoredModel {
             Init::DenseFanIn => FanIn::Dense,
             Init::SparseFanIn => FanIn::Sparse,
         };
-        let layer = |(layer, topology): (&WeightLayer, Topology)| {
-            let (nrows, ncols) = (layer.rows(), layer.columns());
-            let key = Key::new(seed).with_name("weight").with_name(&layer.name);
-            let initializer = initializer(architecture, layer);
-            let weight = match topology {
-                Topology::Full => StoredWeight::Dense { nrows, ncols, values: initializer.dense(nrows, ncols, key) },
-                Topology::Sparse(pattern) => {
-                    let values = initializer.sparse(&pattern, fan_in, key);
-                    StoredWeight::Sparse(Csr::new(pattern, values).expect("there is one value per entry"))
-                }
-                Topology::Blocks(pattern) => {
-                    let values = initializer.block_sparse(&pattern, fan_in, key);
-                    StoredWeight::BlockSparse(Bsr::new(pattern, values).expect("there is one value per entry"))
-                }
-            };
-            StoredLayer { name: layer.name.clone(), weight, bias: vec![0.0; if layer.bias { nrows } else { 0 }] }
-        };
+        let layer = |(layer, topology)| draw(architecture, layer, topology, fan_in, seed);
         let norm = |norm: &super::NormLayer| {
             let scale = if norm.zero_scale { 0.0 } else { 1.0 };
             let of = |first: f32, second: f32| [vec![first; norm.channels], vec![second; norm.channels]].concat();
@@ -315,6 +300,11 @@ impl StoredModel {
             layers: architecture.layers.iter().zip(topologies).map(layer).collect(),
             convolutional: (!architecture.is_mlp()).then(parts),
         }
+    }
+
+    /// A layer of the network with all its weights at their first values, as [`StoredModel::random`] draws them.
+    pub(crate) fn new_layer(architecture: &Architecture, layer: usize, seed: u64) -> StoredLayer {
+        draw(architecture, &architecture.layers[layer], Topology::Full, FanIn::Dense, seed)
     }
 
     /// The density and number of weights of each layer, as they are.
@@ -524,8 +514,8 @@ impl StoredModel {
         for (stored, layer) in self.layers.iter().zip(&architecture.layers) {
             let name = &layer.name;
             expect("the name of a layer".into(), stored.name.clone(), name.clone())?;
-            let shape = format!("{:?}", [layer.rows(), layer.columns()]);
-            expect(format!("the shape of layer {name}"), format!("{:?}", stored.weight.shape()), shape)?;
+            let (shape, wanted) = (dimensions(&stored.weight.shape()), dimensions(&[layer.rows(), layer.columns()]));
+            expect(format!("the shape of layer {name}"), shape, wanted)?;
             let biases = if layer.bias { layer.rows() } else { 0 };
             expect(format!("layer {name}: the number of biases"), stored.bias.len().to_string(), biases.to_string())?;
             if let StoredWeight::BlockSparse(bsr) = &stored.weight {
@@ -570,6 +560,25 @@ impl StoredModel {
         }
         Ok(())
     }
+}
+
+/// A layer's first values.
+fn draw(architecture: &Architecture, layer: &WeightLayer, topology: Topology, fan_in: FanIn, seed: u64) -> StoredLayer {
+    let (nrows, ncols) = (layer.rows(), layer.columns());
+    let key = Key::new(seed).with_name("weight").with_name(&layer.name);
+    let initializer = initializer(architecture, layer);
+    let weight = match topology {
+        Topology::Full => StoredWeight::Dense { nrows, ncols, values: initializer.dense(nrows, ncols, key) },
+        Topology::Sparse(pattern) => {
+            let values = initializer.sparse(&pattern, fan_in, key);
+            StoredWeight::Sparse(Csr::new(pattern, values).expect("there is one value per entry"))
+        }
+        Topology::Blocks(pattern) => {
+            let values = initializer.block_sparse(&pattern, fan_in, key);
+            StoredWeight::BlockSparse(Bsr::new(pattern, values).expect("there is one value per entry"))
+        }
+    };
+    StoredLayer { name: layer.name.clone(), weight, bias: vec![0.0; if layer.bias { nrows } else { 0 }] }
 }
 
 /// As the network's first weights are drawn.
