@@ -36,7 +36,8 @@ struct Parameters {
     lead: u32,
     row_elements: u32,
     samples: u32,
-    // Bit 0: there is an addend, a residual, or a mask in `other`. Bit 1: ReLU. Bit 2: what is written is added to.
+    // Bit 0: there is an addend, a residual, or a mask in `other`. Bit 1: ReLU. Bit 2: what is written is added to. Bit 3: the
+    // ReLU ends at 6.
     flags: u32,
     // Slices in all, the first of this launch, and quads of a channel in one.
     slices: u32,
@@ -65,6 +66,21 @@ fn element_of(tensor: vec4<u32>, here: Place) -> i32 {
 fn rectify(v: vec4<f32>) -> vec4<f32> {
     let above_sign = bitcast<vec4<u32>>(v) - vec4<u32>(0x80000000u);
     return select(v, vec4<f32>(0.0), above_sign <= vec4<u32>(0x7f800000u));
+}
+
+// 6 for larger numbers, in the same way.
+fn end_at_6(v: vec4<f32>) -> vec4<f32> {
+    let above_6 = bitcast<vec4<u32>>(v) - vec4<u32>(0x40c00000u);
+    return select(v, vec4<f32>(6.0), above_6 <= vec4<u32>(0x3ec00000u));
+}
+
+// g where the activation is not flat at v, which may stand before or behind it.
+fn let_through(v: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
+    var open = select(vec4<f32>(0.0), g, v > vec4<f32>(0.0));
+    if ((p.flags & 8u) != 0u) {
+        open = select(vec4<f32>(0.0), open, v < vec4<f32>(6.0));
+    }
+    return open;
 }
 
 // --- moments ---
@@ -276,6 +292,9 @@ fn normalize(
     if ((p.flags & 2u) != 0u) {
         v = rectify(v);
     }
+    if ((p.flags & 8u) != 0u) {
+        v = end_at_6(v);
+    }
     y[here.at] = select(vec4<f32>(0.0), v, here.is_live);
 }
 
@@ -306,10 +325,10 @@ fn grad_sums(
         let v = x_at(here);
         var g = select(vec4<f32>(0.0), masked[here.at], here.is_live);
         if ((p.flags & 1u) != 0u) {
-            g = select(vec4<f32>(0.0), g, other_at(here) > vec4<f32>(0.0));
+            g = let_through(other_at(here), g);
             masked[here.at] = g;
         } else if ((p.flags & 2u) != 0u) {
-            g = select(vec4<f32>(0.0), g, line(v, channel) > vec4<f32>(0.0));
+            g = let_through(line(v, channel), g);
         }
         scale += select(vec4<f32>(0.0), g * (v - mean), here.is_live);
         shift += g;
@@ -338,7 +357,7 @@ fn slope_of(v: vec4<f32>, dy: vec4<f32>, channel: u32) -> vec4<f32> {
     let inverse = known[p.channels + channel];
     var g = dy;
     if ((p.flags & 2u) != 0u) {
-        g = select(vec4<f32>(0.0), g, line(v, channel) > vec4<f32>(0.0));
+        g = let_through(line(v, channel), g);
     }
     let hat = (v - vec4<f32>(known[channel])) * inverse;
     let scale = totals[channel] / p.count;

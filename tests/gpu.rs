@@ -15,7 +15,8 @@ use trainer::device::{ComputeDevice, backend_error};
 use trainer::interrupt::Interrupt;
 use trainer::models::{Architecture, ModelName, Network};
 use trainer::run::RunParts;
-use trainer::run_dir::{RunDir, RunInfo, newest_checkpoint};
+use trainer::run_checkpoints::newest_checkpoint;
+use trainer::run_dir::{RunDir, RunInfo};
 use trainer::settings::TrainConfig;
 use trainer::training::{OptimizerKind, Trainer};
 

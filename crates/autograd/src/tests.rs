@@ -6,9 +6,9 @@ use sparse_kernels::cpu::Cpu;
 use sparse_kernels::random::Key;
 use sparse_kernels::reference;
 use sparse_kernels::{
-    Activations, BatchNormOptions, BlockMatrix, Bsr, BsrPattern, Candidate, ConvOptions, ConvShape, ConvWeight,
-    CsrPattern, GrowRequest, ImageLayout, MatrixRef, PlanOptions, SparseLinear, SparseMatrix, Storage, StripLayout,
-    Strips,
+    Activation, Activations, BatchNormOptions, BlockMatrix, Bsr, BsrPattern, Candidate, ConvOptions, ConvShape,
+    ConvWeight, CsrPattern, GrowRequest, ImageLayout, MatrixRef, PlanOptions, SparseLinear, SparseMatrix, Storage,
+    StripLayout, Strips,
 };
 
 use crate::gradcheck::{Objective, gradcheck};
@@ -123,10 +123,15 @@ pub(crate) fn dense_conv(
 }
 
 /// A batch normalisation whose learned parameter has the name.
-pub(crate) fn norm(parameters: &mut Parameters<Cpu>, name: &str, channels: usize, relu: bool) -> BatchNormLayer {
+pub(crate) fn norm(
+    parameters: &mut Parameters<Cpu>,
+    name: &str,
+    channels: usize,
+    activation: Activation,
+) -> BatchNormLayer {
     let affine = vector(parameters, name, 2 * channels);
     let running = parameters.add_statistics(format!("{name}.running"), cpu().zeros(2 * channels).unwrap());
-    BatchNormLayer { affine, running, options: BatchNormOptions::default(), relu }
+    BatchNormLayer { affine, running, options: BatchNormOptions::default(), activation }
 }
 
 fn vector(parameters: &mut Parameters<Cpu>, name: &str, len: usize) -> ParameterId {

@@ -32,7 +32,7 @@ pub use linear::{
 #[cfg(feature = "nn")]
 pub use neural::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep};
 #[cfg(feature = "nn")]
-pub use norm::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
+pub use norm::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
 pub use storage::Storage;
 
 /// Everything that the products need.

@@ -126,8 +126,8 @@ mod testing;
 pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
 pub use backend::{
-    Accumulate, AdamStep, Backend, BatchNorm, BatchNormOptions, CrossEntropy, ImageNeural, Neural, Optimizer,
-    PointwiseLoss, ReluMask, SgdStep,
+    Accumulate, Activation, AdamStep, Backend, BatchNorm, BatchNormOptions, CrossEntropy, ImageNeural, Neural,
+    Optimizer, PointwiseLoss, ReluMask, SgdStep,
 };
 #[cfg(feature = "conv")]
 pub use backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};

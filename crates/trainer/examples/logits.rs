@@ -18,7 +18,7 @@ use trainer::data::{BatchLoader, LoaderOptions, Normalization, Order, Pictures, 
 use trainer::device::available_threads;
 use trainer::formats::{self, DenseMatrix, Matrix};
 use trainer::models::{Network, ValueShape};
-use trainer::run_dir::load_model;
+use trainer::run_checkpoints::load_model;
 
 /// Pictures of one forward pass.
 const BATCH: usize = 16;

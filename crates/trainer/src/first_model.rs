@@ -1,5 +1,7 @@
 //! What a run's network begins with.
 
+use std::path::Path;
+
 use rigl::{LayerDensity, WeightStorage};
 use serde_json::Value;
 use sparse_kernels::Backend;
@@ -7,7 +9,7 @@ use sparse_kernels::Backend;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::Context;
 use crate::models::{Architecture, Init, Network, StoredModel};
-use crate::run_dir::{Found, load_model};
+use crate::run_checkpoints::{Found, load_model};
 use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
 
@@ -28,6 +30,8 @@ impl FirstModel {
     /// If a file cannot be read or is of another model, or the densities are impossible.
     pub fn of(config: &TrainConfig, architecture: &Architecture, found: Option<&Found>) -> crate::Result<Self> {
         let solved = || config.sparsification().solve(architecture);
+        // What it begins with is not what each layer is to have.
+        let prunes = config.method.info().storage == WeightStorage::DenseFirst;
         let of_file = config.init_from.is_some() || config.ticket.is_some();
         let (model, targets) = match (found, &config.init_from, &config.ticket) {
             (Some(Found { checkpoint, path, .. }), _, _) => {
@@ -36,18 +40,18 @@ impl FirstModel {
                     let mismatch = CheckpointError::mismatch("the model", model.name(), &config.model);
                     return Err(CheckpointError::in_file(path)(mismatch).into());
                 }
-                let targets = if of_file { model.densities() } else { solved()? };
+                let targets = if of_file && !prunes { model.densities() } else { solved()? };
                 (model, targets)
             }
             (None, Some(path), _) => {
-                let model = StoredModel::load(path)?;
-                check_model(&model, architecture, &path.display().to_string())?;
-                let targets = model.densities();
+                let (model, file) = load_model(path)?;
+                let model = on_data(model, architecture, &file.display().to_string())?;
+                let targets = if prunes { at_most(solved()?, &model) } else { model.densities() };
                 (model, targets)
             }
             (None, None, Some(path)) => {
                 let (last, file) = load_model(path)?;
-                check_model(&last, architecture, &file.display().to_string())?;
+                let last = on_data(last, architecture, &file.display().to_string())?;
                 let checkpoint = Checkpoint::load(&file)?;
                 let (seed, init) = drawn_by(&checkpoint).context(|| {
                     format!(
@@ -113,13 +117,54 @@ fn full(target: &LayerDensity) -> LayerDensity {
     LayerDensity { density: 1.0, nnz: target.size, size: target.size }
 }
 
-fn check_model(model: &StoredModel, architecture: &Architecture, file: &str) -> crate::Result<()> {
-    let described = model.architecture()?;
-    if described == *architecture {
-        return Ok(());
+/// No layer is to have more weights than it has.
+fn at_most(mut targets: Vec<LayerDensity>, model: &StoredModel) -> Vec<LayerDensity> {
+    for (target, layer) in targets.iter_mut().zip(&model.layers) {
+        let nnz = layer.weight.nnz();
+        if nnz < target.nnz {
+            tracing::warn!(
+                "layer {} has {nnz} weights, fewer than the {} that its density allows; it keeps them",
+                layer.name,
+                target.nnz
+            );
+            *target = LayerDensity { density: nnz as f64 / target.size as f64, nnz, ..*target };
+        }
     }
-    let (got, expected) = (format!("{:?}", described.spec), format!("{:?}", architecture.spec));
-    Err(ConfigError::InitFrom(CheckpointError::mismatch(format!("{file}: the model"), got, expected)).into())
+    targets
+}
+
+/// The model of a file for the network of a run. A convolutional network takes pictures of another size if its weights fit.
+fn on_data(mut model: StoredModel, architecture: &Architecture, file: &str) -> crate::Result<StoredModel> {
+    let described = model.architecture()?;
+    let wrong = |what: &str, got: String, expected: String| {
+        let mismatch = CheckpointError::mismatch(format!("{file}: {what}"), got, expected);
+        crate::Error::from(ConfigError::InitFrom(mismatch.into()))
+    };
+    let (got, wanted) = (&described.spec, &architecture.spec);
+    if got.name != wanted.name {
+        return Err(wrong("the model", got.name.to_string(), wanted.name.to_string()));
+    }
+    if got.classes != wanted.classes {
+        let expected =
+            format!("{} (rigl import --classes {} gives it a new last layer)", wanted.classes, wanted.classes);
+        return Err(wrong("the number of classes", got.classes.to_string(), expected));
+    }
+    let has_stem = got.name.family().is_some_and(|family| family.has_stem);
+    let others = [
+        ("the number of channels", got.channels.to_string(), wanted.channels.to_string()),
+        ("the width", got.width.to_string(), wanted.width.to_string()),
+        ("the stem", got.stem.to_string(), if has_stem { wanted.stem } else { got.stem }.to_string()),
+    ];
+    for (what, got, wanted) in others {
+        if got != wanted {
+            return Err(wrong(what, got, wanted));
+        }
+    }
+    if let Some(parts) = &mut model.convolutional {
+        parts.spec = wanted.clone();
+    }
+    model.check().map_err(|error| ConfigError::InitFrom(CheckpointError::in_file(Path::new(file))(error).into()))?;
+    Ok(model)
 }
 
 /// Seed and rule by which the first weights of a run were drawn.

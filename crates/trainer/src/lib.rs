@@ -31,6 +31,7 @@ pub mod predict;
 pub mod records;
 pub mod report;
 pub mod run;
+pub mod run_checkpoints;
 pub mod run_dir;
 pub mod settings;
 pub mod task;

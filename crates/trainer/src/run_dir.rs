@@ -26,7 +26,7 @@ use crate::atomic_file::{remove_temporaries, sync_folder, write_atomic};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::device::{Place, available_threads};
 use crate::error::{Kind, Kinded};
-use crate::models::StoredModel;
+use crate::run_checkpoints::{BEST, CHECKPOINTS, FINAL, FindError, Unusable, checkpoints, step_checkpoints};
 use crate::settings::error::ConfigError;
 use crate::settings::{TrainConfig, TrainOptions, read_toml};
 use crate::topology_record::TopologyRecord;
@@ -36,10 +36,6 @@ pub(crate) const RUN: &str = "run.json";
 pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const TOPOLOGY: &str = "topology.jsonl";
 const LOCK: &str = ".lock";
-const CHECKPOINTS: &str = "checkpoints";
-const FINAL: &str = "checkpoint.safetensors";
-/// The checkpoint of the best epoch.
-pub(crate) const BEST: &str = "best.safetensors";
 
 /// Why a run's folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,20 +65,6 @@ pub enum RunDirError {
         /// The file that every run has.
         file: &'static str,
     },
-    /// The run has no checkpoint yet, or none that can be read.
-    #[error("{} has no readable checkpoint{}", path.display(), list(damaged))]
-    NoCheckpoint {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong with those that are there.
-        damaged: Vec<CheckpointError>,
-    },
-    /// The run kept no best checkpoint.
-    #[error("{} has no {BEST}: the run was not trained with --keep-best, or no epoch is over", path.display())]
-    NoBest {
-        /// The folder.
-        path: PathBuf,
-    },
     /// Another process works on the run.
     #[error("{}: another process is working on this run; wait for it, or stop it", path.display())]
     InUse {
@@ -108,6 +90,9 @@ pub enum RunDirError {
     /// A checkpoint cannot be written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The checkpoints cannot be listed.
+    #[error(transparent)]
+    Find(#[from] FindError),
     /// The configuration cannot be written.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -118,13 +103,10 @@ impl Kinded for RunDirError {
     fn kind(&self) -> Kind {
         match self {
             Self::Io { .. } | Self::Record { .. } | Self::Checkpoint(_) => Kind::Failure,
+            Self::Find(error) => error.kind(),
             _ => Kind::Usage,
         }
     }
-}
-
-fn list(damaged: &[CheckpointError]) -> String {
-    damaged.iter().map(|error| format!("; {error}")).collect()
 }
 
 /// What differs between runs of equal results, and so must not stand in their checkpoints.
@@ -187,95 +169,6 @@ pub(crate) fn cpu_name() -> Option<String> {
     line.split_once(':').map(|(_, name)| name.trim().to_owned())
 }
 
-/// A checkpoint of a run.
-#[derive(Debug)]
-pub struct Found {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What it holds.
-    pub checkpoint: Checkpoint,
-}
-
-/// A checkpoint that cannot be used, and why.
-#[derive(Debug)]
-pub struct Unusable {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub error: CheckpointError,
-}
-
-/// The newest checkpoint of the run in `folder` that is whole, if there is one, and those newer than it that are not.
-///
-/// # Errors
-/// If the folder cannot be read, or a checkpoint is whole and of another version of this crate.
-pub fn newest_checkpoint(folder: &Path) -> Result<(Option<Found>, Vec<Unusable>), RunDirError> {
-    let mut unusable = Vec::new();
-    for path in checkpoints(folder)? {
-        match Checkpoint::load(&path) {
-            Ok(checkpoint) => return Ok((Some(Found { path, checkpoint }), unusable)),
-            // A run at work has removed it meanwhile.
-            Err(CheckpointError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.is_version() => return Err(error.into()),
-            Err(error) => unusable.push(Unusable { path, error }),
-        }
-    }
-    Ok((None, unusable))
-}
-
-/// All checkpoints, newest first: that of the end, then those of steps.
-fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, RunDirError> {
-    let last = folder.join(FINAL);
-    let mut paths = if last.exists() { vec![last] } else { vec![] };
-    paths.extend(step_checkpoints(folder)?);
-    Ok(paths)
-}
-
-/// The model of a run's newest whole checkpoint (of a folder) or of a checkpoint or model file, and that file.
-///
-/// # Errors
-/// [`RunDirError`] or [`CheckpointError`] saying what is not there or wrong.
-pub fn load_model(path: &Path) -> crate::Result<(StoredModel, PathBuf)> {
-    if !path.is_dir() {
-        return Ok((StoredModel::load(path)?, path.to_owned()));
-    }
-    let (found, unusable) = newest_checkpoint(path)?;
-    let Some(found) = found else {
-        let damaged = unusable.into_iter().map(|unusable| unusable.error).collect();
-        return Err(RunDirError::NoCheckpoint { path: path.to_owned(), damaged }.into());
-    };
-    for Unusable { error, .. } in unusable {
-        tracing::warn!("{error}; falling back to {}", found.path.display());
-    }
-    let model = StoredModel::from_checkpoint(&found.checkpoint).map_err(CheckpointError::in_file(&found.path))?;
-    Ok((model, found.path))
-}
-
-crate::choice::choices! {
-    /// Which checkpoint of a run.
-    Which {
-        /// The newest intact one: of a finished run, its end.
-        Newest,
-        /// That of the best epoch, which --keep-best keeps.
-        Best,
-    }
-}
-
-/// As [`load_model`], where a folder stands for the newest or the best checkpoint of its run.
-///
-/// # Errors
-/// As [`load_model`]; [`RunDirError::NoBest`].
-pub fn load_model_of(path: &Path, which: Which) -> crate::Result<(StoredModel, PathBuf)> {
-    if which == Which::Newest {
-        return load_model(path);
-    }
-    let best = path.join(BEST);
-    if !best.is_file() {
-        return Err(RunDirError::NoBest { path: path.to_owned() }.into());
-    }
-    Ok((StoredModel::load(&best)?, best))
-}
-
 /// The folder of data sets for a model: the one given, that of the settings of the run folder in which it is, if the folder still
 /// exists, or the environment variable `RIGL_DATA_DIR`.
 pub(crate) fn data_dir_for(given: Option<&Path>, model: &Path) -> Option<PathBuf> {
@@ -289,26 +182,6 @@ pub(crate) fn data_dir_for(given: Option<&Path>, model: &Path) -> Option<PathBuf
 /// The settings of the run in whose folder a model is, if they can be read.
 pub(crate) fn run_config(model: &Path) -> Option<TrainConfig> {
     TrainConfig::of_run(&RunDir::config_path(model).ok()?).ok()
-}
-
-/// Newest first.
-fn step_checkpoints(folder: &Path) -> Result<Vec<PathBuf>, RunDirError> {
-    let folder = folder.join(CHECKPOINTS);
-    let in_folder = |source| RunDirError::Io { path: folder.clone(), source };
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(in_folder(error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(in_folder)?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let step = name.and_then(|name| name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse::<u64>().ok());
-        found.extend(step.map(|step| (step, path)));
-    }
-    found.sort_by(|a, b| b.cmp(a));
-    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 /// The folder of one run, and this process's hold on it.
@@ -603,6 +476,7 @@ fn date_of(unix_seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run_checkpoints::{load_model, newest_checkpoint};
 
     fn create(out: &Path) -> Result<RunDir, RunDirError> {
         RunDir::create(

@@ -1,6 +1,6 @@
 //! Batch normalisation with what stands before and behind it: a sum, a ReLU.
 
-use sparse_kernels::{Accumulate, Activations, Backend, BatchNormOptions, ImageLayout, Images, ReluMask};
+use sparse_kernels::{Accumulate, Activation, Activations, Backend, BatchNormOptions, ImageLayout, Images, ReluMask};
 
 use crate::storage::{Need, Saved};
 use crate::tape::{Backward, ParameterGradient};
@@ -17,12 +17,12 @@ pub struct BatchNormLayer {
     pub running: ParameterId,
     /// Its constants.
     pub options: BatchNormOptions,
-    /// Whether a ReLU follows.
-    pub relu: bool,
+    /// What follows.
+    pub activation: Activation,
 }
 
 impl<B: Backend> Tape<'_, B> {
-    /// `y = act(γ · (x − μ) / √(v + ε) + β)` per channel, `act` being ReLU or nothing: in training with the batch's
+    /// `y = act(γ · (x − μ) / √(v + ε) + β)` per channel, `act` being the layer's activation: in training with the batch's
     /// moments, which move the running ones too; in evaluation with the running ones. `y` lies as `layout`, samples aside.
     ///
     /// # Errors
@@ -132,7 +132,7 @@ impl<B: Backend> Tape<'_, B> {
         x: Var,
         layout: ImageLayout,
     ) -> Result<Var, Error> {
-        let BatchNormLayer { affine, relu, .. } = layer;
+        let BatchNormLayer { affine, activation, .. } = layer;
         let storage = self.values.read(OP, x)?;
         let x_layout = self.values.image_layout(OP, x)?;
         let added = match residual {
@@ -145,7 +145,7 @@ impl<B: Backend> Tape<'_, B> {
         let mut y = self.arena.take_images(self.backend, layout.with_samples(x_layout.samples()))?;
         let added = added.map(|storage| self.values.images(storage));
         let vector = self.parameters.vector(OP, affine)?;
-        self.backend.batch_normalize(vector, &moments, added, relu, self.values.images(storage), &mut y)?;
+        self.backend.batch_normalize(vector, &moments, added, activation, self.values.images(storage), &mut y)?;
         let saved = self.values.save(OP, x, Some(Need::Exact));
         if let Some(residual) = residual {
             self.used(OP, residual);
@@ -155,7 +155,10 @@ impl<B: Backend> Tape<'_, B> {
             self.arena.give_buffer(self.backend, moments);
             return Ok(output);
         }
-        let saved_output = (relu && residual.is_some()).then(|| self.values.save(OP, output, Some(Need::Sign)));
+        // Where a ReLU ends at 6, its sign does not tell whether it is flat.
+        let need = if activation == Activation::Relu6 { Need::Exact } else { Need::Sign };
+        let is_masked = activation != Activation::None && residual.is_some();
+        let saved_output = is_masked.then(|| self.values.save(OP, output, Some(need)));
         self.record(x, output, Some(affine), move |pass, dy| {
             let mut dy = pass.own_images(dy)?;
             let mut sum = match pass.take_sum(x)? {
@@ -197,7 +200,7 @@ struct Operands<'o, B: Backend> {
     layer: BatchNormLayer,
     moments: &'o B::Buffer,
     x: Saved,
-    /// With a ReLU behind a residual sum.
+    /// With an activation behind a residual sum.
     output: Option<Saved>,
 }
 
@@ -211,7 +214,7 @@ impl<B: Backend> Backward<'_, '_, B> {
         dy: &mut Images<B>,
         output: Option<&mut (Images<B>, Accumulate)>,
     ) -> Result<(), Error> {
-        let Operands { layer: BatchNormLayer { affine, relu, .. }, moments, x, output: y } = operands;
+        let Operands { layer: BatchNormLayer { affine, activation, .. }, moments, x, output: y } = operands;
         let ParameterGradient { backend, values, parameter: value, gradient, accumulate } =
             self.parameter_gradient(affine)?;
         let (x, y) = (values.images(x.storage), y.map(|y| values.images(y.storage)));
@@ -219,20 +222,20 @@ impl<B: Backend> Backward<'_, '_, B> {
             return Err(Error::Backward { reason: "a batch normalisation was used twice on one tape" });
         }
         let mask = match y {
-            _ if !relu => ReluMask::None,
-            Some(y) => ReluMask::Output(y),
-            None => ReluMask::Recomputed,
+            _ if activation == Activation::None => ReluMask::None,
+            Some(y) => ReluMask::Output(activation, y),
+            None => ReluMask::Recomputed(activation),
         };
         backend.batch_norm_grad_sums(value.values(), moments, mask, x, dy, gradient)?;
         let output = output.map(|(images, accumulate)| (images, *accumulate));
-        let recomputed = relu && !has_residual;
+        let recomputed = if has_residual { Activation::None } else { activation };
         Ok(backend.batch_norm_grad(value.values(), moments, gradient, recomputed, x, dy, output)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use sparse_kernels::{ImageLayout, Storage};
+    use sparse_kernels::{Activation, ImageLayout, Storage};
 
     use crate::gradcheck::{Objective, gradcheck};
     use crate::tests::{cpu, norm, normals};
@@ -241,14 +244,26 @@ mod tests {
     /// With a sum before or behind it, which is the input once more: its gradient comes on two ways.
     #[test]
     fn gradients_are_those_of_central_differences() {
-        for (case, relu) in
-            [("plain", false), ("plain", true), ("sum before", true), ("sum behind", true), ("sum behind", false)]
-        {
+        use Activation::{None as Nothing, Relu, Relu6};
+        for (case, activation) in [
+            ("plain", Nothing),
+            ("plain", Relu),
+            ("plain", Relu6),
+            ("sum before", Relu),
+            ("sum behind", Relu),
+            ("sum behind", Relu6),
+            ("sum behind", Nothing),
+        ] {
             for border in [0, 1] {
                 let cpu = cpu();
                 let mut parameters = Parameters::new();
-                let first = norm(&mut parameters, "first", 3, false);
-                let layer = norm(&mut parameters, "layer", 3, relu);
+                let first = norm(&mut parameters, "first", 3, Nothing);
+                let layer = norm(&mut parameters, "layer", 3, activation);
+                if activation == Relu6 {
+                    // Far enough that some outputs reach 6.
+                    let affine = [[5.0, -4.0, 3.0], [2.0, 3.0, 1.0]].concat();
+                    parameters.upload_values(&cpu, layer.affine, &affine).unwrap();
+                }
                 let layout = |border| ImageLayout::new(5, 3, [3, 2], border, 8).unwrap();
                 let input = (layout(0), &normals("x", 5 * 3 * 6)[..]);
                 let report = gradcheck(&cpu, &mut parameters, input, 4e-3, |tape, x| {
@@ -267,7 +282,11 @@ mod tests {
                 .unwrap();
                 // A value may lie within the step of its kink; all others must be right.
                 let wrong = report.entries.iter().filter(|e| e.error() > 4e-3).count();
-                assert!(wrong * 20 <= report.entries.len(), "{case} {relu}: {wrong} of {}", report.entries.len());
+                assert!(
+                    wrong * 20 <= report.entries.len(),
+                    "{case} {activation:?}: {wrong} of {}",
+                    report.entries.len()
+                );
                 assert!(report.entries.iter().any(|e| e.name == "layer" && e.analytic != 0.0));
             }
         }
@@ -277,7 +296,7 @@ mod tests {
     fn evaluation_uses_the_moments_that_training_has_gathered() {
         let cpu = cpu();
         let mut parameters = Parameters::new();
-        let mut layer = norm(&mut parameters, "layer", 2, false);
+        let mut layer = norm(&mut parameters, "layer", 2, Activation::None);
         layer.options.momentum = 1.0;
         let layout = ImageLayout::new(4, 2, [2, 2], 0, 8).unwrap();
         let numbers = normals("x", 32);
@@ -306,7 +325,7 @@ mod tests {
     fn a_second_use_is_refused() {
         let cpu = cpu();
         let mut parameters = Parameters::new();
-        let layer = norm(&mut parameters, "layer", 2, false);
+        let layer = norm(&mut parameters, "layer", 2, Activation::None);
         let layout = ImageLayout::new(2, 2, [2, 2], 0, 8).unwrap();
         let mut arena = Arena::new();
         let mut x = arena.take_images(&cpu, layout).unwrap();

@@ -30,15 +30,28 @@ pub enum Accumulate {
     Yes,
 }
 
-/// Where a ReLU behind a batch normalisation let nothing through.
+/// What a batch normalisation's output goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `max(0, v)`.
+    Relu,
+    /// `min(max(0, v), 6)`, as MobileNets have it (Sandler et al. 2018).
+    Relu6,
+}
+
+/// Where the activation behind a batch normalisation let nothing through: where it is flat.
 #[derive(Debug)]
 pub enum ReluMask<'a, B: Storage> {
-    /// There was no ReLU.
+    /// Nowhere: there was none.
     None,
-    /// Where `γ · x̂ + β` is not positive: it is computed again, which costs no pass over memory.
-    Recomputed,
-    /// Where Y is not positive: something was added between normalisation and ReLU.
-    Output(&'a Images<B>),
+    /// Where `γ · x̂ + β` is not positive, or with [`Activation::Relu6`] not below 6: it is computed again, which costs no pass
+    /// over memory.
+    Recomputed(Activation),
+    /// Where Y is so: something was added between normalisation and activation.
+    Output(Activation, &'a Images<B>),
 }
 
 /// Batch normalisation (Ioffe and Szegedy 2015) of images, per channel over samples and pixels, in few passes over memory.
@@ -75,7 +88,7 @@ pub trait BatchNorm: Storage {
     }
 
     /// `y = act(γ · (x − μ) · (1 / √(v + ε)) + β + residual)` with the `moments` of [`BatchNorm::batch_moments`], `act`
-    /// being ReLU or nothing.
+    /// being the activation.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -87,7 +100,7 @@ pub trait BatchNorm: Storage {
         affine: &Self::Buffer,
         moments: &Self::Buffer,
         residual: Option<&Images<Self>>,
-        relu: bool,
+        activation: Activation,
         x: &Images<Self>,
         y: &mut Images<Self>,
     ) -> Result<(), BackendError> {
@@ -95,7 +108,7 @@ pub trait BatchNorm: Storage {
         same_images(self, NAME, x, y)?;
         same_images(self, NAME, x, residual.unwrap_or(x))?;
         expect_pairs(self, NAME, x, &[("length of γ and β", affine), ("length of the moments", moments)])?;
-        self.run_batch_normalize(Checked(()), [affine, moments], residual, relu, x, y)
+        self.run_batch_normalize(Checked(()), [affine, moments], residual, activation, x, y)
     }
 
     /// `moments = [mean; C] ‖ [1 / √(variance + ε); C]` of running moments, for [`BatchNorm::batch_normalize`] in evaluation.
@@ -133,14 +146,14 @@ pub trait BatchNorm: Storage {
     ) -> Result<(), BackendError> {
         const NAME: &str = "batch_norm_grad_sums";
         expect_gradient(self, NAME, [affine, moments, sums], x, dy)?;
-        if let ReluMask::Output(y) = &mask {
+        if let ReluMask::Output(_, y) = &mask {
             same_images(self, NAME, x, y)?;
         }
         self.run_batch_norm_grad_sums(Checked(()), [affine, moments], mask, x, dy, sums)
     }
 
-    /// The second half: `dx = γ / √(v + ε) · (g − (dshift + x̂ · dscale) / n)`, n being pixels times samples. `relu` says
-    /// that g is dy masked by the sign of `γ · x̂ + β`; else it is dy as it stands.
+    /// The second half: `dx = γ / √(v + ε) · (g − (dshift + x̂ · dscale) / n)`, n being pixels times samples. With an
+    /// `activation`, g is dy where it is not flat at `γ · x̂ + β`; with none, g is dy as it stands.
     ///
     /// Without `output`, dx takes the place of dy. Else dy stays as it is, and dx is written to `output`, or added to it.
     ///
@@ -155,7 +168,7 @@ pub trait BatchNorm: Storage {
         affine: &Self::Buffer,
         moments: &Self::Buffer,
         sums: &Self::Buffer,
-        relu: bool,
+        activation: Activation,
         x: &Images<Self>,
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,
@@ -166,7 +179,7 @@ pub trait BatchNorm: Storage {
         if let Some((output, _)) = &output {
             same_images(self, NAME, x, output)?;
         }
-        self.run_batch_norm_grad(Checked(()), [affine, moments, sums], relu, x, dy, output)
+        self.run_batch_norm_grad(Checked(()), [affine, moments, sums], activation, x, dy, output)
     }
     #[doc(hidden)]
     fn run_batch_moments(
@@ -185,7 +198,7 @@ pub trait BatchNorm: Storage {
         _: Checked,
         affine_moments: [&Self::Buffer; 2],
         residual: Option<&Images<Self>>,
-        relu: bool,
+        activation: Activation,
         x: &Images<Self>,
         y: &mut Images<Self>,
     ) -> Done;
@@ -215,7 +228,7 @@ pub trait BatchNorm: Storage {
         &self,
         _: Checked,
         affine_moments_sums: [&Self::Buffer; 3],
-        relu: bool,
+        activation: Activation,
         x: &Images<Self>,
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::neural::{normals, same};
 use super::{buffer, check, host, poison, poisoned as poisoned_strips, read as read_strips, strips};
-use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
+use crate::backend::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
 use crate::random::Key;
 use crate::reference::{self, Exact};
 use crate::{ImageLayout, ImageNeural, Images, PoolShape, ShapeError, Storage, StripLayout, Strips};
@@ -419,15 +419,16 @@ fn assert_near(got: &[f32], expected: &[f64], bound: f64) {
 pub struct Normalization {
     pub case: Case,
     pub mean: f32,
-    pub relu: bool,
+    pub activation: Activation,
     pub residual: bool,
     pub addend: bool,
 }
 
 pub fn normalizations() -> impl Strategy<Value = Normalization> {
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (cases(), prop::sample::select(&[0.0f32, 100.0]), flags).prop_map(|(case, mean, (relu, residual, addend))| {
-        Normalization { case: Case { samples: case.samples.max(1), ..case }, mean, relu, residual, addend }
+    let activations = prop::sample::select(&[Activation::None, Activation::Relu, Activation::Relu6]);
+    let flags = (activations, any::<bool>(), any::<bool>());
+    (cases(), prop::sample::select(&[0.0f32, 100.0]), flags).prop_map(|(case, mean, (activation, residual, addend))| {
+        Normalization { case: Case { samples: case.samples.max(1), ..case }, mean, activation, residual, addend }
     })
 }
 
@@ -437,7 +438,10 @@ impl Normalization {
         let case = &self.case;
         let (layout, channels, area, len) = (case.layout(0), case.channels, case.pixels(), case.len());
         let other = case.layout(1);
-        let (scale, shift) = (case.normals("scale", channels), case.normals("shift", channels));
+        let (mut scale, shift) = (case.normals("scale", channels), case.normals("shift", channels));
+        // Far enough that some outputs reach 6.
+        let spread = if self.activation == Activation::Relu6 { 4.0 } else { 1.0 };
+        scale.iter_mut().for_each(|scale| *scale *= spread as f32);
         let affine = buffer(backend, &[&scale[..], &shift[..]].concat());
         let x0: Vec<f32> = case.normals("x", len).iter().map(|x| x + self.mean).collect();
         let (added, residuals) = (case.normals("addend", len), case.normals("residual", len));
@@ -446,7 +450,8 @@ impl Normalization {
         let expected = reference::nn::batch_norm(EPSILON, &scale, &shift, area, &wide(&sum));
         // A rounding of the numbers themselves, of x̂'s scale.
         let least = expected.variance.iter().fold(f64::MAX, |least, v| v.min(least));
-        let precision = 1e-4 + 4.0 * f64::from(f32::EPSILON) * f64::from(self.mean) * (least + EPSILON).sqrt().recip();
+        let precision =
+            spread * (1e-4 + 4.0 * f64::from(f32::EPSILON) * f64::from(self.mean) * (least + EPSILON).sqrt().recip());
         if least < 1e-3 {
             // One pixel, or nearly: x̂ is rounding.
             return;
@@ -471,10 +476,14 @@ impl Normalization {
         assert_near(&moving[channels..], &moved(&unbiased), 1e-4 * (1.0 + largest));
 
         let mut y = poisoned(backend, other);
-        backend.batch_normalize(&affine, &moments, residual.as_ref(), self.relu, &x, &mut y).unwrap();
+        backend.batch_normalize(&affine, &moments, residual.as_ref(), self.activation, &x, &mut y).unwrap();
         let with_residual =
             |i: usize| expected.normalized[i] + if self.residual { f64::from(residuals[i]) } else { 0.0 };
-        let act = |i| if self.relu { with_residual(i).max(0.0) } else { with_residual(i) };
+        let act = |i| match self.activation {
+            Activation::None => with_residual(i),
+            Activation::Relu => with_residual(i).max(0.0),
+            Activation::Relu6 => with_residual(i).clamp(0.0, 6.0),
+        };
         let outputs: Vec<f64> = (0..len).map(act).collect();
         assert_near(&read(backend, &y), &outputs, 8.0 * precision);
 
@@ -483,18 +492,27 @@ impl Normalization {
         let running = buffer(backend, &[&found[..channels], &variance[..]].concat());
         backend.running_moments(options, &running, &mut moments).unwrap();
         let mut inferred = poisoned(backend, layout);
-        backend.batch_normalize(&affine, &moments, residual.as_ref(), self.relu, &x, &mut inferred).unwrap();
+        backend.batch_normalize(&affine, &moments, residual.as_ref(), self.activation, &x, &mut inferred).unwrap();
         assert_near(&read(backend, &inferred), &outputs, 16.0 * precision);
 
         // What is near the kink may be on either side of it: no gradient comes from there.
-        let is_near = |i: usize| self.relu && with_residual(i).abs() <= 8.0 * precision;
+        let kinks: &[f64] = match self.activation {
+            Activation::None => &[],
+            Activation::Relu => &[0.0],
+            Activation::Relu6 => &[0.0, 6.0],
+        };
+        let is_near = |i: usize| kinks.iter().any(|kink| (with_residual(i) - kink).abs() <= 8.0 * precision);
         dy.iter_mut().enumerate().filter(|(i, _)| is_near(*i)).for_each(|(_, dy)| *dy = 0.0);
-        let is_closed = |i: usize| self.relu && outputs[i] <= 0.0;
+        let is_closed = |i: usize| match self.activation {
+            Activation::None => false,
+            Activation::Relu => outputs[i] <= 0.0,
+            Activation::Relu6 => outputs[i] <= 0.0 || outputs[i] >= 6.0,
+        };
         let masked: Vec<f64> = (0..len).map(|i| if is_closed(i) { 0.0 } else { f64::from(dy[i]) }).collect();
-        let mask = || match (self.relu, self.residual) {
-            (false, _) => ReluMask::None,
-            (true, false) => ReluMask::Recomputed,
-            (true, true) => ReluMask::Output(&y),
+        let mask = || match (self.activation, self.residual) {
+            (Activation::None, _) => ReluMask::None,
+            (activation, false) => ReluMask::Recomputed(activation),
+            (activation, true) => ReluMask::Output(activation, &y),
         };
         let [dx, dscale, dshift] = reference::nn::batch_norm_grad(EPSILON, &scale, area, &wide(&sum), &masked);
         let mut g = images(backend, other, &dy);
@@ -504,10 +522,10 @@ impl Normalization {
         let found = host(backend, &sums);
         assert_near(&found[..channels], &dscale, bound);
         assert_near(&found[channels..], &dshift, bound);
-        if self.relu && self.residual {
+        if self.activation != Activation::None && self.residual {
             assert_near(&read(backend, &g), &masked, 0.0);
         }
-        let recomputed = self.relu && !self.residual;
+        let recomputed = if self.residual { Activation::None } else { self.activation };
         let largest = 1.0 + least.sqrt().recip();
         let mut sum_of = images(backend, layout, &added);
         let output = Some((&mut sum_of, Accumulate::Yes));
@@ -535,14 +553,23 @@ pub fn wrong_moments_are_refused<B: BatchNorm>(backend: &B) {
     assert!(backend.batch_moments(options, Some(&other), &mut x, &mut zeros(6), &mut two).is_err());
     assert!(
         backend
-            .batch_normalize(&zeros(6), &two, Some(&other), true, &x, &mut Images::zeros(backend, layout).unwrap())
+            .batch_normalize(
+                &zeros(6),
+                &two,
+                Some(&other),
+                Activation::Relu,
+                &x,
+                &mut Images::zeros(backend, layout).unwrap()
+            )
             .is_err()
     );
     assert!(
-        backend.batch_normalize(&zeros(5), &two, None, true, &x, &mut Images::zeros(backend, layout).unwrap()).is_err()
+        backend
+            .batch_normalize(&zeros(5), &two, None, Activation::Relu, &x, &mut Images::zeros(backend, layout).unwrap())
+            .is_err()
     );
     assert!(backend.batch_norm_grad_sums(&zeros(6), &zeros(6), ReluMask::None, &x, &mut other, &mut two).is_err());
-    assert!(backend.batch_norm_grad(&zeros(6), &zeros(6), &zeros(6), false, &x, &mut other, None).is_err());
+    assert!(backend.batch_norm_grad(&zeros(6), &zeros(6), &zeros(6), Activation::None, &x, &mut other, None).is_err());
     let none = ImageLayout::new(0, 3, [4, 4], 0, 8).unwrap();
     let mut none = images(backend, none, &[]);
     let error = backend.batch_moments(options, None, &mut none, &mut zeros(6), &mut two).unwrap_err();

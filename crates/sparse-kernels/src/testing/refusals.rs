@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::backend::{BlockConvWeight, ConvOptions, ConvWeight, GrowRequest, PlanOptions};
 use crate::random::Key;
 #[cfg(feature = "nn")]
-use crate::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
+use crate::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
 use crate::{
     BackendError, BlockMatrix, BlockSparseConv, BlockSparseLinear, BsrPattern, ConvShape, CsrPattern, DenseConv,
     DenseLinear, ImageLayout, Images, Op, SparseConv, SparseLinear, SparseMatrix, Storage, StripLayout, Strips,
@@ -246,28 +246,32 @@ pub fn batch_norm<B: BatchNorm>(backend: &B) {
     each_wrong("batch_moments", [all, all], &mut |addend, x| {
         backend.batch_moments(options, Some(addend), x, &mut pair(), &mut pair())
     });
-    each_wrong("batch_normalize", [all, all], &mut |x, y| backend.batch_normalize(&c2, &c2, None, true, x, y));
+    each_wrong("batch_normalize", [all, all], &mut |x, y| {
+        backend.batch_normalize(&c2, &c2, None, Activation::Relu, x, y)
+    });
     each_wrong("batch_normalize", [all, all], &mut |residual, y| {
-        backend.batch_normalize(&c2, &c2, Some(residual), true, &good(), y)
+        backend.batch_normalize(&c2, &c2, Some(residual), Activation::Relu, &good(), y)
     });
     each_wrong("batch_norm_grad_sums", [all, all], &mut |x, dy| {
         backend.batch_norm_grad_sums(&c2, &c2, ReluMask::None, x, dy, &mut pair())
     });
     each_wrong("batch_norm_grad_sums", [all, all], &mut |y, dy| {
-        backend.batch_norm_grad_sums(&c2, &c2, ReluMask::Output(y), &good(), dy, &mut pair())
+        backend.batch_norm_grad_sums(&c2, &c2, ReluMask::Output(Activation::Relu, y), &good(), dy, &mut pair())
     });
-    each_wrong("batch_norm_grad", [all, all], &mut |x, dy| backend.batch_norm_grad(&c2, &c2, &c2, true, x, dy, None));
+    each_wrong("batch_norm_grad", [all, all], &mut |x, dy| {
+        backend.batch_norm_grad(&c2, &c2, &c2, Activation::Relu, x, dy, None)
+    });
     each_wrong("batch_norm_grad", [all, all], &mut |x, to| {
-        backend.batch_norm_grad(&c2, &c2, &c2, true, x, &mut good(), Some((to, Accumulate::Yes)))
+        backend.batch_norm_grad(&c2, &c2, &c2, Activation::Relu, x, &mut good(), Some((to, Accumulate::Yes)))
     });
     for other in [zeros(5), zeros(7)] {
         let (mut x, mut y) = (good(), good());
         for [affine, moments, sums] in [[&other, &c2, &c2], [&c2, &other, &c2], [&c2, &c2, &other]] {
-            let outcome = backend.batch_norm_grad(affine, moments, sums, true, &x, &mut y, None);
+            let outcome = backend.batch_norm_grad(affine, moments, sums, Activation::Relu, &x, &mut y, None);
             refused("batch_norm_grad", outcome);
         }
         for [affine, moments] in [[&other, &c2], [&c2, &other]] {
-            refused("batch_normalize", backend.batch_normalize(affine, moments, None, false, &x, &mut y));
+            refused("batch_normalize", backend.batch_normalize(affine, moments, None, Activation::None, &x, &mut y));
             let outcome = backend.batch_norm_grad_sums(affine, moments, ReluMask::None, &x, &mut y, &mut pair());
             refused("batch_norm_grad_sums", outcome);
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::exchange::check_not_read;
 use crate::models::{Compressed, StoredModel};
 use crate::report::{Significant, Table, print_record, print_text};
-use crate::run_dir::load_model;
+use crate::run_checkpoints::load_model;
 
 /// Options of `rigl compress`.
 #[derive(Debug, Args)]

@@ -16,7 +16,7 @@ use crate::metrics::{Evaluation, Measured};
 use crate::models::{ModelInput, Network, StoredModel};
 use crate::report::{print_record, print_text};
 use crate::run::{Evaluated, evaluate};
-use crate::run_dir::{Which, load_model_of};
+use crate::run_checkpoints::{Which, load_model_of};
 use crate::training::{Evaluator, Loss};
 
 const EVAL_EXAMPLES: &str = "\

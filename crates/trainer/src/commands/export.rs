@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::summary;
 use crate::exchange::{ExchangeFormat, Target, check_not_read};
-use crate::run_dir::{Which, load_model_of};
+use crate::run_checkpoints::{Which, load_model_of};
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:

@@ -24,7 +24,7 @@ use crate::landscape::{
 use crate::metrics::Mean;
 use crate::models::{StoredModel, WeightCount, activation_bytes};
 use crate::report::{Progress, Significant, Status, Table, print_record, print_text};
-use crate::run_dir::load_model;
+use crate::run_checkpoints::load_model;
 use crate::settings::DATA_IN_FOLDERS;
 use crate::settings::error::ConfigError;
 use crate::training::Loss;

@@ -365,7 +365,7 @@ impl Builder {
         let name = name.into();
         let (channels, _) = self.image(&name, input)?;
         self.name(&name)?;
-        self.norms.push(NormLayer { name: name.clone(), channels, relu, zero_scale });
+        self.norms.push(NormLayer { name: name.clone(), channels, relu, relu6: false, zero_scale });
         Ok((name, self.norms.len() - 1))
     }
 
@@ -375,6 +375,18 @@ impl Builder {
     /// [`BuildError`] if the input is features, or the name is taken or unsound.
     pub fn norm_relu(&mut self, name: impl Into<String>, input: ValueId) -> Result<ValueId, BuildError> {
         self.norm_with(name, true, false, input)
+    }
+
+    /// A batch normalisation and a ReLU that ends at 6.
+    ///
+    /// # Errors
+    /// As [`Builder::norm_relu`].
+    pub fn norm_relu6(&mut self, name: impl Into<String>, input: ValueId) -> Result<ValueId, BuildError> {
+        let output = self.norm_relu(name, input)?;
+        if let Some(norm) = self.norms.last_mut() {
+            norm.relu6 = true;
+        }
+        Ok(output)
     }
 
     /// A batch normalisation.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rigl::{ConvGeometry, FlopsError, LayerGeometry, LayerShape, Padding};
-use sparse_kernels::{ConvShape, PoolShape};
+use sparse_kernels::{Activation, ConvShape, PoolShape};
 
 /// What a layer with weights computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,8 +145,21 @@ pub struct NormLayer {
     pub channels: usize,
     /// Whether a ReLU follows.
     pub relu: bool,
+    /// Whether that ReLU ends at 6.
+    pub relu6: bool,
     /// Whether its scale begins at 0: the last one of a residual branch, which so begins as nothing.
     pub zero_scale: bool,
+}
+
+impl NormLayer {
+    /// What follows it.
+    pub fn activation(&self) -> Activation {
+        match (self.relu, self.relu6) {
+            (false, _) => Activation::None,
+            (true, false) => Activation::Relu,
+            (true, true) => Activation::Relu6,
+        }
+    }
 }
 
 /// A place in [`Graph::values`].

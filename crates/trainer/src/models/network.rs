@@ -291,7 +291,8 @@ impl<B: Backend> Network<B> {
         for (StoredNorm { name, affine, running }, layer) in stored.into_iter().zip(&architecture.norms) {
             let affine = parameters.add_vector(format!("{name}.affine"), backend.uploaded(&affine)?);
             let running = parameters.add_statistics(format!("{name}.running"), backend.uploaded(&running)?);
-            norms.push(BatchNormLayer { affine, running, options: BatchNormOptions::default(), relu: layer.relu });
+            let (options, activation) = (BatchNormOptions::default(), layer.activation());
+            norms.push(BatchNormLayer { affine, running, options, activation });
         }
         let mut reads = vec![0; architecture.graph.values.len()];
         architecture.graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::checkpoint::CheckpointError;
 use crate::report::bytes_text;
+use crate::run_checkpoints::FindError;
 
 /// Why settings cannot be used. All are errors of usage.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,7 @@ pub enum ConfigError {
     },
     /// The model file to start from cannot be used.
     #[error("init-from: {0}")]
-    InitFrom(CheckpointError),
+    InitFrom(FindError),
     /// Topology updates would end before they begin.
     #[error(
         "begin-step: updates cannot begin at step {begin} and end at step {end}; begin-step must be less than end-step"

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rigl::WeightStorage;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,8 @@ use crate::data;
 use crate::data::table::TABLE;
 use crate::device::available_threads;
 use crate::method::MethodOption;
-use crate::models::{ModelName, StoredModel, complement};
+use crate::models::{ModelName, complement};
+use crate::run_checkpoints::load_model;
 use crate::training::{BestBy, OptimizerKind};
 
 /// The default learning rate of Adam and AdamW.
@@ -55,15 +57,26 @@ impl TrainConfig {
     pub(crate) fn from_settings(table: toml::Table, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
         let (options, mut config) = Self::with_defaults(table)?;
         if let Some(path) = &config.init_from {
-            let model = StoredModel::load(path).map_err(ConfigError::InitFrom)?;
+            let (model, _) = load_model(path).map_err(ConfigError::InitFrom)?;
             if options.model.is_none() {
                 config.model = model.name();
             }
             if !model.is_of(&config.model) {
                 let what = format!("{}: the model", path.display());
-                return Err(ConfigError::InitFrom(CheckpointError::mismatch(what, model.name(), &config.model)));
+                let mismatch = CheckpointError::mismatch(what, model.name(), &config.model);
+                return Err(ConfigError::InitFrom(mismatch.into()));
             }
-            config.density = model.density();
+            // What the name leaves open is the file's, but for what the data decides.
+            if let Some(parts) = &model.convolutional {
+                config.width = options.width.unwrap_or(parts.spec.width);
+                if parts.spec.name.family().is_some_and(|family| family.has_stem) {
+                    config.stem = options.stem.unwrap_or(parts.spec.stem);
+                }
+            }
+            // A method that begins dense prunes to the density of the settings.
+            if config.method.info().storage != WeightStorage::DenseFirst {
+                config.density = model.density();
+            }
             config.format = model.format();
             // The run's own settings must find it from any folder.
             config.init_from = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));

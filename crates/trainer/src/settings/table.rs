@@ -178,9 +178,10 @@ settings! {
                 sparse(s).is_none() && begins_sparse(s),
                 "a new network that is sparse from the start: otherwise both choices are the same",
             );
-        /// Start from the weights and connections in this model file or checkpoint, not from random ones
-        init_from: PathBuf, arg(value_name = "FILE"),
-            must |s| unless(s.init_from.is_none() || begins_sparse(s) || s.method.is_dense(), NO_START);
+        /// Start from the weights and connections of this run folder, checkpoint or model file, not from random ones; gmp and
+        /// snip prune them
+        init_from: PathBuf, arg(value_name = "PATH"),
+            must |s| unless(s.init_from.is_none() || s.method.info().storage != WeightStorage::Latent, NO_START);
         /// Run folder or checkpoint of an earlier run: start with its final pattern and its initial weights (a lottery
         /// ticket; for the method lottery and all others that are sparse from the start)
         ticket: PathBuf, arg(value_name = "RUN"),
@@ -381,7 +382,8 @@ fn table(s: &TrainConfig) -> Unmet {
 }
 
 fn sparse(s: &TrainConfig) -> Unmet {
-    if s.init_from.is_some() || s.ticket.is_some() {
+    let prunes = s.method.info().storage == WeightStorage::DenseFirst;
+    if s.init_from.is_some() && !prunes || s.ticket.is_some() {
         return Some("a new network (no --init-from or --ticket)");
     }
     unless(!s.method.is_dense(), "a sparse method (not dense)")

@@ -14,7 +14,7 @@
 mod protobuf;
 
 use protobuf::Message;
-use sparse_kernels::BatchNormOptions;
+use sparse_kernels::{Activation, BatchNormOptions};
 
 use super::ExchangeError;
 use super::description::Description;
@@ -35,6 +35,10 @@ const BYTES_BESIDE: u64 = 1 << 20;
 
 /// `TensorProto.DataType`.
 const FLOAT: i64 = 1;
+/// The names of ReLU6's ends.
+const LEAST: &str = "relu6.least";
+const MOST: &str = "relu6.most";
+
 /// `AttributeProto.AttributeType`.
 const OF_FLOAT: i64 = 1;
 const OF_INT: i64 = 2;
@@ -125,6 +129,8 @@ struct File {
     nodes: Vec<Message>,
     initializers: Vec<Message>,
     bytes: usize,
+    /// Whether there are the constants between which ReLU6 keeps its outputs.
+    has_ends: bool,
 }
 
 impl File {
@@ -237,7 +243,8 @@ impl File {
             self.constant(&bias_name, &[stored.bias.len()], &stored.bias);
             inputs.push(&bias_name);
         }
-        self.with_relu(*relu, output, |file, output| match kind {
+        let activation = if *relu { Activation::Relu } else { Activation::None };
+        self.activated(activation, output, |file, output| match kind {
             LayerKind::Linear { .. } => file.operation("Gemm", &inputs, output, &[Attribute::Int("transB", 1)]),
             LayerKind::Conv { shape, .. } => {
                 let [above, left] = shape.padding();
@@ -265,7 +272,7 @@ impl File {
         }
         let [scale, shift, mean, variance] = &parts;
         let epsilon = Attribute::Float("epsilon", BatchNormOptions::default().epsilon);
-        self.with_relu(layer.relu, output, |file, output| {
+        self.activated(layer.activation(), output, |file, output| {
             let normalized = residual.map_or(output.to_owned(), |_| format!("{output}.normalized"));
             let inputs = [input, scale, shift, mean, variance];
             file.operation("BatchNormalization", &inputs, &normalized, &[epsilon]);
@@ -275,14 +282,25 @@ impl File {
         });
     }
 
-    /// What `operation` writes to the name that it is given, behind a ReLU if there is one.
-    fn with_relu(&mut self, relu: bool, output: &str, operation: impl FnOnce(&mut Self, &str)) {
-        if !relu {
-            return operation(self, output);
-        }
+    /// What `operation` writes to the name that it is given, behind its activation.
+    fn activated(&mut self, activation: Activation, output: &str, operation: impl FnOnce(&mut Self, &str)) {
         let before = format!("{output}.before");
-        operation(self, &before);
-        self.operation("Relu", &[&before], output, &[]);
+        match activation {
+            Activation::None => operation(self, output),
+            Activation::Relu => {
+                operation(self, &before);
+                self.operation("Relu", &[&before], output, &[]);
+            }
+            Activation::Relu6 => {
+                operation(self, &before);
+                if !self.has_ends {
+                    self.constant(LEAST, &[], &[0.0]);
+                    self.constant(MOST, &[], &[6.0]);
+                    self.has_ends = true;
+                }
+                self.operation("Clip", &[&before, LEAST, MOST], output, &[]);
+            }
+        }
     }
 }
 

@@ -24,11 +24,12 @@ use crate::report::dimensions;
 type Build = fn(&mut Builder, &[usize]) -> Result<(), BuildError>;
 
 /// Every family of convolutional networks.
-static FAMILIES: [(&Family, Build); 5] = [
+static FAMILIES: [(&Family, Build); 6] = [
     (&lenet::LENET_5, lenet::lenet_5),
     (&wide_resnet::WIDE_RESNET, wide_resnet::wide_resnet),
     (&resnet::RESNET, resnet::resnet),
     (&mobilenet::MOBILENET, mobilenet::mobilenet),
+    (&mobilenet::MOBILENET_RELU6, mobilenet::mobilenet_v2_relu6),
     (&vgg::VGG, vgg::vgg_16),
 ];
 

@@ -14,7 +14,7 @@
 use std::ops::Range;
 
 use crate::backend::check::{Checked, Done};
-use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
+use crate::backend::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Buffer, Cpu, SharedMut};
 use crate::{ImageLayout, Images};
@@ -70,7 +70,7 @@ impl BatchNorm for Cpu {
         _: Checked,
         [affine, moments]: [&Buffer; 2],
         residual: Option<&Images<Self>>,
-        relu: bool,
+        activation: Activation,
         x: &Images<Self>,
         y: &mut Images<Self>,
     ) -> Done {
@@ -79,7 +79,9 @@ impl BatchNorm for Cpu {
         let residual = residual.map(Operand::read);
         let lines = self.lines(affine, moments);
         let (x, y) = (Operand::read(x), Operand::write(y));
-        self.each_band(&layout, |_, rows| dispatch(self.isa, Normalize { rows, lines: &lines, residual, relu, x, y }));
+        self.each_band(&layout, |_, rows| {
+            dispatch(self.isa, Normalize { rows, lines: &lines, residual, activation, x, y });
+        });
         self.give_back(lines);
         Ok(())
     }
@@ -112,8 +114,8 @@ impl BatchNorm for Cpu {
         let layout = x.layout;
         let mask = match mask {
             ReluMask::None => Mask::None,
-            ReluMask::Recomputed => Mask::Recomputed,
-            ReluMask::Output(y) => Mask::Output(Operand::read(y)),
+            ReluMask::Recomputed(activation) => Mask::Recomputed(activation),
+            ReluMask::Output(activation, y) => Mask::Output(activation, Operand::read(y)),
         };
         let lines = self.lines(affine, moments);
         let (x, dy) = (Operand::read(x), Operand::write(dy));
@@ -132,7 +134,7 @@ impl BatchNorm for Cpu {
         &self,
         _: Checked,
         [affine, moments, sums]: [&Buffer; 3],
-        relu: bool,
+        activation: Activation,
         x: &Images<Self>,
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,
@@ -153,7 +155,7 @@ impl BatchNorm for Cpu {
         }
         let (x, dy) = (Operand::read(x), Operand::write(dy));
         self.each_band(&layout, |_, rows| {
-            dispatch(self.isa, Gradient { rows, lines: &lines, slopes: &slopes, relu, x, dy, output });
+            dispatch(self.isa, Gradient { rows, lines: &lines, slopes: &slopes, activation, x, dy, output });
         });
         self.give_back(slopes);
         self.give_back(lines);
@@ -334,6 +336,31 @@ unsafe fn clear_padding(rows: &Rows, row: *mut f32) {
     }
 }
 
+/// A vector behind the activation. The second operand of a maximum comes through if either is NaN: NaN is not hidden.
+#[inline(always)]
+fn activate<I: Isa>(isa: I, activation: Activation, value: I::V) -> I::V {
+    let zero = isa.splat(0.0);
+    match activation {
+        Activation::None => value,
+        Activation::Relu => isa.max(zero, value),
+        Activation::Relu6 => {
+            let value = isa.max(zero, value);
+            // The minimum with 6 is the opposite of a maximum of opposites.
+            isa.sub(zero, isa.max(isa.splat(-6.0), isa.sub(zero, value)))
+        }
+    }
+}
+
+/// `g` where the activation is not flat at `value`, which may stand before or behind it; else 0.
+#[inline(always)]
+fn let_through<I: Isa>(isa: I, activation: Activation, value: I::V, g: I::V) -> I::V {
+    match activation {
+        Activation::None => g,
+        Activation::Relu => isa.where_positive(value, g),
+        Activation::Relu6 => isa.where_positive(isa.sub(isa.splat(6.0), value), isa.where_positive(value, g)),
+    }
+}
+
 struct Moments<'a> {
     rows: Rows,
     addend: Option<Operand>,
@@ -390,7 +417,7 @@ struct Normalize<'a> {
     rows: Rows,
     lines: &'a [f32],
     residual: Option<Operand>,
-    relu: bool,
+    activation: Activation,
     x: Operand,
     y: Operand,
 }
@@ -400,13 +427,10 @@ impl Kernel for Normalize<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Self { rows, lines, residual, relu, x, y: output } = self;
-        let zero = isa.splat(0.0);
+        let Self { rows, lines, residual, activation, x, y: output } = self;
         rows.each(|y, channel| {
             let (from, to) = (x.at(&rows, y, channel).cast_const(), output.at(&rows, y, channel));
             let (a, b) = (isa.splat(lines[channel]), isa.splat(lines[rows.channels + channel]));
-            // The second operand is the one that comes through if either is NaN: NaN is not hidden.
-            let act = |value| if relu { isa.max(zero, value) } else { value };
             match residual {
                 Some(residual) => {
                     let residual = residual.at(&rows, y, channel).cast_const();
@@ -414,13 +438,16 @@ impl Kernel for Normalize<'_> {
                         // SAFETY: rows of the images; a vector may be read behind the last one, see `ImageLayout`.
                         unsafe {
                             let value = isa.mul_add(isa.load(from.add(i)), a, isa.add(b, isa.load(residual.add(i))));
-                            store(isa, to.add(i), act(value), lanes);
+                            store(isa, to.add(i), activate(isa, activation, value), lanes);
                         }
                     });
                 }
                 None => vectors::<I>(rows.len, |i, lanes| {
                     // SAFETY: as above.
-                    unsafe { store(isa, to.add(i), act(isa.mul_add(isa.load(from.add(i)), a, b)), lanes) };
+                    unsafe {
+                        let value = isa.mul_add(isa.load(from.add(i)), a, b);
+                        store(isa, to.add(i), activate(isa, activation, value), lanes);
+                    }
                 }),
             }
             if !rows.is_whole() {
@@ -435,8 +462,8 @@ impl Kernel for Normalize<'_> {
 #[derive(Clone, Copy)]
 enum Mask {
     None,
-    Recomputed,
-    Output(Operand),
+    Recomputed(Activation),
+    Output(Activation, Operand),
 }
 
 struct GradSums<'a> {
@@ -479,15 +506,15 @@ impl Kernel for GradSums<'_> {
                         let (x, g) = (isa.load(x.add(i)), isa.load(dy.add(i)));
                         add!(lanes, x, g);
                     }),
-                    Mask::Recomputed => vectors::<I>(rows.len, |i, lanes| {
+                    Mask::Recomputed(activation) => vectors::<I>(rows.len, |i, lanes| {
                         let x = isa.load(x.add(i));
-                        let g = isa.where_positive(isa.mul_add(x, a, b), isa.load(dy.add(i)));
+                        let g = let_through(isa, activation, isa.mul_add(x, a, b), isa.load(dy.add(i)));
                         add!(lanes, x, g);
                     }),
-                    Mask::Output(output) => {
+                    Mask::Output(activation, output) => {
                         let output = output.at(&rows, y, channel).cast_const();
                         vectors::<I>(rows.len, |i, lanes| {
-                            let g = isa.where_positive(isa.load(output.add(i)), isa.load(dy.add(i)));
+                            let g = let_through(isa, activation, isa.load(output.add(i)), isa.load(dy.add(i)));
                             store(isa, dy.add(i), g, lanes);
                             let x = isa.load(x.add(i));
                             add!(lanes, x, g);
@@ -505,7 +532,7 @@ struct Gradient<'a> {
     rows: Rows,
     lines: &'a [f32],
     slopes: &'a [f32],
-    relu: bool,
+    activation: Activation,
     x: Operand,
     dy: Operand,
     /// Another place than dy for dx, and whether to add to it.
@@ -517,7 +544,7 @@ impl Kernel for Gradient<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Self { rows, lines, slopes, relu, x, dy, output } = self;
+        let Self { rows, lines, slopes, activation, x, dy, output } = self;
         rows.each(|y, channel| {
             let (x, dy) = (x.at(&rows, y, channel).cast_const(), dy.at(&rows, y, channel));
             let (a, b) = (isa.splat(lines[channel]), isa.splat(lines[rows.channels + channel]));
@@ -525,7 +552,7 @@ impl Kernel for Gradient<'_> {
             // SAFETY: `i` is in a row of x and one of dy, behind which a vector may be read, see `ImageLayout`.
             let dx = |i: usize| unsafe {
                 let (x, g) = (isa.load(x.add(i)), isa.load(dy.add(i)));
-                let g = if relu { isa.where_positive(isa.mul_add(x, a, b), g) } else { g };
+                let g = let_through(isa, activation, isa.mul_add(x, a, b), g);
                 isa.mul_add(a, g, isa.mul_add(p, x, q))
             };
             let to = match output {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::testing::*;
 use super::testing::{images, poisoned};
 use crate::ImageLayout;
-use crate::backend::{BatchNorm, BatchNormOptions, ReluMask};
+use crate::backend::{Activation, BatchNorm, BatchNormOptions, ReluMask};
 use crate::cpu::Buffer;
 use crate::testing::images::normalizations;
 
@@ -28,10 +28,11 @@ fn threads_do_not_change_the_result() {
         let mut x = images(layout, &normals("x", len));
         cpu.batch_moments(BatchNormOptions::default(), None, &mut x, &mut running, &mut moments).unwrap();
         let mut y = poisoned(layout);
-        cpu.batch_normalize(&affine, &moments, None, true, &x, &mut y).unwrap();
+        cpu.batch_normalize(&affine, &moments, None, Activation::Relu, &x, &mut y).unwrap();
         let mut dy = images(layout, &normals("dy", len));
-        cpu.batch_norm_grad_sums(&affine, &moments, ReluMask::Recomputed, &x, &mut dy, &mut sums).unwrap();
-        cpu.batch_norm_grad(&affine, &moments, &sums, true, &x, &mut dy, None).unwrap();
+        cpu.batch_norm_grad_sums(&affine, &moments, ReluMask::Recomputed(Activation::Relu), &x, &mut dy, &mut sums)
+            .unwrap();
+        cpu.batch_norm_grad(&affine, &moments, &sums, Activation::Relu, &x, &mut dy, None).unwrap();
         [&running[..], &moments[..], &sums[..], &y.data[..], &dy.data[..]].concat()
     });
 }

@@ -7,7 +7,7 @@ use super::super::super::{Buffer, Gpu};
 use super::super::sums::slices;
 use super::walk::Walk;
 use crate::backend::check::{Checked, Done};
-use crate::backend::{Accumulate, BatchNorm, BatchNormOptions, ReluMask};
+use crate::backend::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
 use crate::{BackendError, ImageLayout, Images};
 
 const fn kernel(name: &'static str, entry: &'static str, operands: &'static [Access]) -> Kernel {
@@ -27,6 +27,16 @@ const PARTIAL_WORDS: usize = 4;
 const WITH_OTHER: u32 = 1;
 const RELU: u32 = 2;
 const ACCUMULATE: u32 = 4;
+const UP_TO_6: u32 = 8;
+
+/// The flags of an activation.
+fn flags_of(activation: Activation) -> u32 {
+    match activation {
+        Activation::None => 0,
+        Activation::Relu => RELU,
+        Activation::Relu6 => RELU | UP_TO_6,
+    }
+}
 
 /// Parameters of `batch_norm.wgsl`.
 #[derive(Debug, Clone, Copy)]
@@ -145,13 +155,13 @@ impl BatchNorm for Gpu {
         _: Checked,
         [affine, moments]: [&Buffer; 2],
         residual: Option<&Images<Self>>,
-        relu: bool,
+        activation: Activation,
         x: &Images<Self>,
         y: &mut Images<Self>,
     ) -> Done {
         let layout = x.layout;
         let other = residual.map_or(layout, |residual| residual.layout);
-        let flags = if residual.is_some() { WITH_OTHER } else { 0 } | if relu { RELU } else { 0 };
+        let flags = if residual.is_some() { WITH_OTHER } else { 0 } | flags_of(activation);
         let parameters = Parameters { other, flags, ..Parameters::new(layout, y.layout) };
         let (affine, moments) = (self.visible("γ and β", affine)?, self.visible("moments", moments)?);
         parameters.each_pixel(self, &NORMALIZE, if residual.is_some() { 3 } else { 2 }, |walk| {
@@ -192,8 +202,8 @@ impl BatchNorm for Gpu {
         let layout = x.layout;
         let (flags, output) = match mask {
             ReluMask::None => (0, None),
-            ReluMask::Recomputed => (RELU, None),
-            ReluMask::Output(y) => (WITH_OTHER, Some(y)),
+            ReluMask::Recomputed(activation) => (flags_of(activation), None),
+            ReluMask::Output(activation, y) => (WITH_OTHER | flags_of(activation), Some(y)),
         };
         let other = output.map_or(layout, |y| y.layout);
         let parameters = Parameters { other, flags, ..Parameters::new(layout, dy.layout) };
@@ -229,13 +239,13 @@ impl BatchNorm for Gpu {
         &self,
         _: Checked,
         [affine, moments, sums]: [&Buffer; 3],
-        relu: bool,
+        activation: Activation,
         x: &Images<Self>,
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,
     ) -> Done {
         let layout = x.layout;
-        let flags = if relu { RELU } else { 0 };
+        let flags = flags_of(activation);
         let (affine, moments) = (self.visible("γ and β", affine)?, self.visible("moments", moments)?);
         let sums = self.visible("sums", sums)?;
         let Some((output, accumulate)) = output else {
