@@ -187,6 +187,45 @@ fn a_dense_model_is_pruned_as_planned() {
     }
 }
 
+/// From a run's folder: a method that is sparse from the start keeps the densities, GMP prunes to its own.
+#[test]
+fn runs_begin_with_the_weights_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = trained(folder, "--method dense");
+    let schedule = "--steps 60 --begin-step 10 --update-interval 10 --end-step 40 --lr 0.01";
+    success(folder, &format!("train --init-from run --method gmp --density 0.1 {schedule} --out pruned --json"));
+    let (plan, _) = success(folder, "plan --json --density 0.1");
+    let plan: Vec<Value> = plan.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let planned: Vec<_> = plan.iter().filter(|r| r["event"] == "layer").map(|r| r["nnz"].clone()).collect();
+    let pruned = StoredModel::load(&folder.join("pruned/checkpoint.safetensors")).unwrap();
+    let found: Vec<_> = pruned.layers.iter().map(|layer| json!(layer.weight.nnz())).collect();
+    assert_eq!(found, planned);
+    // Few steps at a small rate move no weight far.
+    let StoredWeight::Sparse(csr) = &pruned.layers[0].weight else { panic!("it is sparse") };
+    let before = model.layers[0].weight.to_dense();
+    let ncols = model.layers[0].weight.shape()[1];
+    let moved = csr.pattern().positions().zip(csr.values());
+    let moved = moved.map(|((row, column), value)| (value - before[row as usize * ncols + column as usize]).abs());
+    let (most, largest) = (moved.fold(0.0, f32::max), csr.values().iter().fold(0.0f32, |most, v| most.max(v.abs())));
+    assert!(most < 0.5 * largest, "{most} of {largest}");
+
+    success(folder, "train --init-from pruned --method static --steps 1 --out again --json");
+    let again = StoredModel::load(&folder.join("again/checkpoint.safetensors")).unwrap();
+    let positions = |model: &StoredModel| bits(model, false).into_iter().map(|bits| bits.positions).collect::<Vec<_>>();
+    assert_eq!(positions(&again), positions(&pruned));
+    for (args, part) in [
+        ("train --init-from run --method dnw", "init-from"),
+        ("train --init-from pruned --method static --density 0.2", "density"),
+        ("train --init-from none --method static", "none"),
+        ("train --init-from pruned --model lenet-5 --method static", "the model is lenet-300-100, expected lenet-5"),
+    ] {
+        let output = rigl(folder, args);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && message.contains(part), "{args}: {message}");
+    }
+}
+
 #[test]
 fn a_layer_with_fewer_weights_than_planned_stays() {
     let folder = tempfile::tempdir().unwrap();

@@ -464,6 +464,7 @@ def check_onnx(rigl):
         ("resnet-50", 96, ["--width", 0.125]),
         ("mobilenet-v1", 32, ["--width", 0.25, "--normalize", "none"]),
         ("mobilenet-v2", 96, ["--width", 0.25]),
+        ("mobilenet-v2-relu6", 96, ["--width", 0.25]),
         ("vgg-16", 32, ["--width", 0.125]),
         ("vgg-16", 224, ["--width", 0.03]),
     ]
@@ -491,13 +492,27 @@ def check_onnx(rigl):
         worst = max(worst, expect_close(f"{network}, ONNX", session.run(["logits"], {"input": inputs})[0], expected))
         one = session.run(["logits"], {"input": inputs[:1]})[0]
         expect_close(f"{network}, ONNX, one sample", one, expected[:1])
+        # The same network by way of PyTorch's names.
+        rigl("export", run, "--out", "back.safetensors")
+        rigl("import", "back.safetensors", "--out", "imported.safetensors")
+        expect_close(f"{network}, exported and imported", rigl.logits("imported.safetensors", pictures), expected)
         if size == 224:
             # What the run's own evaluation says, from the file alone.
             accuracy = rigl("eval", run)["accuracy"]
             got = (session.run(["logits"], {"input": inputs})[0].argmax(1) == labels).mean()
             if abs(got - accuracy) > 1e-9:
                 fail(f"{network}, ONNX: accuracy {got}, expected {accuracy}")
+    # A pretrained network on other pictures and classes: its convolutions fit, GMP prunes them.
+    rigl("export", "onnx-6", "--out", "pretrained.safetensors", "--dense")
+    record = rigl("import", "pretrained.safetensors", "--classes", 3, "--density", 1, "--out", "pretrained-3.safetensors")
+    data = ["--data", "image-folder", "--data-dir", "pictures96", "--image-size", 96, "--batch-size", 8]
+    prune = ["--method", "gmp", "--density", 0.2, "--update-interval", 1, "--begin-step", 0, "--end-step", 2]
+    done = rigl("train", "--init-from", "pretrained-3.safetensors", *data, *prune, "--steps", 6, "--out", "fine-tuned")
+    if record["density"] != 1 or abs(done["density"] - 0.2) > 0.01:
+        fail(f"densities {record['density']} and {done['density']}, expected 1 and 0.2")
+    checked("a network trained on 32 × 32 imported dense, pruned and trained on 96 × 96")
     checked(f"ONNX: onnx.checker, and logits of {len(networks)} networks in onnxruntime, at most {worst:.1e} off")
+    checked("the same networks exported as safetensors and imported again: the same logits")
 
 
 def check_torch(rigl):

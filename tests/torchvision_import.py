@@ -3,7 +3,7 @@
 
   torchvision_import.py --rigl PATH_OF_THE_COMMAND [NETWORK@SIZE ...]
 
-Needs numpy, safetensors, torch and torchvision from PyPI (some 5 GB with their CUDA libraries, which is why no gate runs this),
+Needs numpy, safetensors, onnxruntime, torch and torchvision from PyPI (some 5 GB with their CUDA libraries, which is why no gate runs this),
 and the example `logits` beside the command (cargo build --release --example logits). Weights are random, and so are the running
 moments of normalisations, scales and shifts: nothing needs to be downloaded. Logits are compared within 1e-4 of the largest.
 """
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import safetensors.torch
 import torch
 import torch.nn.utils.prune
@@ -50,6 +51,9 @@ def random_network(name):
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
+            if name == "mobilenet-v2-relu6":
+                # Far enough that some outputs reach 6.
+                torch.nn.init.normal_(module.bias, 2, 3)
             torch.nn.init.normal_(module.running_mean, 0, 0.3)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
         elif isinstance(module, torch.nn.Conv2d) and module.bias is not None:
@@ -66,12 +70,25 @@ def check(rigl, name, size, folder):
     np.save(folder / "pictures.npy", pictures.reshape(PICTURES, -1))
     run(folder, rigl.parent / "examples" / "logits", "imported.safetensors", "pictures.npy", "logits.npy")
     got = np.load(folder / "logits.npy")
+    ends = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.ReLU6):
+            module.register_forward_hook(lambda _, inputs, output: ends.append((output == 6).float().mean().item()))
     with torch.no_grad():
         expected = network(torch.from_numpy(pictures) / 255).numpy()
+    if ends and np.mean(ends) < 0.01:
+        fail(f"{name}: too few outputs reach the end of ReLU6 for a comparison: {np.mean(ends)}")
     difference = np.abs(got - expected).max() / np.abs(expected).max()
     if got.shape != expected.shape or not difference < 1e-4:
         fail(f"{name} on {size} × {size}: shapes {got.shape} and {expected.shape}, relative difference {difference}")
     print(f"ok      {name} on {size} × {size}: logits up to {np.abs(expected).max():.3g}, at most {difference:.1e} of that off", flush=True)
+    run(folder, rigl, "export", "imported.safetensors", "--out", "exported.onnx")
+    session = onnxruntime.InferenceSession(folder / "exported.onnx")
+    got = session.run(["logits"], {"input": pictures.astype(np.float32) / np.float32(255)})[0]
+    difference = np.abs(got - expected).max() / np.abs(expected).max()
+    if not difference < 1e-4:
+        fail(f"{name}: exported to ONNX, relative difference {difference}")
+    print(f"ok      {name}: ONNX, at most {difference:.1e} off", flush=True)
     # Back: a dense export loads into the module, and gives the same logits there.
     run(folder, rigl, "export", "imported.safetensors", "--out", "exported.safetensors", "--dense")
     back = TORCHVISION[name]()

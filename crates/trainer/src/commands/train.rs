@@ -196,7 +196,8 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
             return Err(ConfigError::NotLonger { done, total_steps }.into());
         }
     }
-    if found.is_none() && config.init_from.is_none() && config.ticket.is_none() {
+    let begins_dense = config.method.info().storage == rigl::WeightStorage::DenseFirst;
+    if found.is_none() && (config.init_from.is_none() || begins_dense) && config.ticket.is_none() {
         let densities = config.sparsification().solve(architecture)?;
         memory::check_weights(device, architecture, config, &densities, config.batch_size.min(data.train.len()))?;
     }

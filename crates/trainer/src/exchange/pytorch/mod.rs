@@ -23,12 +23,15 @@
 //! layer without name (`weight`, `bias`). A file does not keep its tensors' order. A layer that follows another has as many
 //! columns as that one rows: layers are taken in the order in which they fit together. If there are several, numbers in the
 //! names decide: `0.weight`, `2.weight`, `10.weight` of a `torch.nn.Sequential`. If they do not, the order must be given. Of a
-//! sparse matrix that follows another the shape need not be told. Anything else
-//! in the file (convolutions, normalization) is an error, not left out: convolutional networks are written, not read. Our
-//! own checkpoints are read too, and keep what is
-//! known of their inputs.
+//! sparse matrix that follows another the shape need not be told. Anything else in the file is an error, not left out. Our own
+//! checkpoints are read too, and keep what is known of their inputs.
+//!
+//! Convolutional networks are known by the names of their layers: our own exports, and torchvision's ResNet-18, -34 and -50,
+//! MobileNet-v2 and VGG-16 with batch normalisation.
 
 mod network;
+#[cfg(test)]
+mod network_tests;
 mod read;
 mod tensors;
 #[cfg(test)]

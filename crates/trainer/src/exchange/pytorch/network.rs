@@ -190,7 +190,8 @@ fn spec(
     let described = description.and_then(|description| description.spec.as_ref());
     let described = described.filter(|spec| {
         let is_asked = options.model.as_ref().is_none_or(|model| *model == spec.name);
-        is_asked && spec.width > 0.0 && spec.width <= MOST_WIDTH && spec.channels.max(spec.classes) <= 1 << 20
+        let most = spec.channels.max(spec.classes).max(spec.size[0]).max(spec.size[1]);
+        is_asked && spec.width > 0.0 && spec.width <= MOST_WIDTH && most <= 1 << 20
     });
     let name = match (&options.model, described) {
         (Some(model), _) => model.clone(),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::super::Gpu;
 use super::super::super::testing::{gpu, gpu_with_limit};
 use crate::testing::images::{self, Case, Normalization, cases, normalizations, windows};
-use crate::{ImageLayout, PoolShape};
+use crate::{Activation, ImageLayout, PoolShape};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
@@ -84,10 +84,14 @@ fn everything(gpu: &Gpu, case: &Case, strip: usize) {
     images::global_avg_pool(gpu, case, strip, false);
     images::max_pool(gpu, case, overlapping(), true, false);
     images::avg_pool(gpu, case, overlapping(), true);
-    for (mean, relu, residual, addend) in
-        [(100.0, false, true, true), (0.0, true, true, false), (1e4, false, false, false)]
-    {
-        Normalization { case: *case, mean, relu, residual, addend }.verify(gpu);
+    for (mean, activation, residual, addend) in [
+        (100.0, Activation::None, true, true),
+        (0.0, Activation::Relu, true, false),
+        (0.0, Activation::Relu6, true, false),
+        (0.0, Activation::Relu6, false, false),
+        (1e4, Activation::None, false, false),
+    ] {
+        Normalization { case: *case, mean, activation, residual, addend }.verify(gpu);
     }
 }
 
