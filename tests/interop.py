@@ -515,6 +515,27 @@ def check_onnx(rigl):
     checked("the same networks exported as safetensors and imported again: the same logits")
 
 
+def check_table(rigl):
+    """A regression on a table with missing numbers: the file scales inputs and outputs as `rigl predict` does."""
+    folder, generator = rigl.folder, np.random.default_rng(6)
+    x = (generator.standard_normal((200, 4)) * [1, 10, 100, 0.1] + [0, 5, -50, 3]).astype(np.float32)
+    y = 1000 + 20 * x[:, 0] - 3 * x[:, 1] + x[:, 2]
+    x[generator.random(x.shape) < 0.1] = np.nan
+    cells = [["" if np.isnan(value) else repr(float(value)) for value in row] for row in x]
+    lines = [",".join([*row, repr(float(target))]) for row, target in zip(cells, y)]
+    (folder / "numbers.csv").write_text("\n".join(["a,b,c,d,y", *lines]) + "\n")
+    data = ["--data", "table", "--table", "numbers.csv", "--target", "y", "--missing", "mean", "--loss", "mse"]
+    rigl("train", *data, "--steps", 50, "--density", 0.5, "--out", "numbers")
+    rigl("export", "numbers", "--out", "numbers.onnx")
+    onnx.checker.check_model(onnx.load(folder / "numbers.onnx"), full_check=True)
+    session = onnxruntime.InferenceSession(folder / "numbers.onnx")
+    got = session.run(["predictions"], {"input": x})[0][:, 0]
+    result = subprocess.run([rigl.command, "predict", "numbers", "numbers.csv", "--json"], cwd=folder, capture_output=True, text=True)
+    expected = [json.loads(line)["numbers"]["y"] for line in result.stdout.splitlines()]
+    worst = expect_close("regression, ONNX", got, np.array(expected))
+    checked(f"ONNX: predictions of a regression with missing numbers, at most {worst:.1e} off")
+
+
 def check_torch(rigl):
     """PyTorch builds its own CSR tensors of our names, and a dense module loads our dense form; and the reverse."""
     folder = rigl.folder
@@ -566,6 +587,7 @@ def main():
         check_pruning(rigl)
         check_metadata(rigl)
         check_onnx(rigl)
+        check_table(rigl)
         if torch:
             check_torch(rigl)
         else:

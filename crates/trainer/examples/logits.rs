@@ -14,7 +14,7 @@ use autograd::{Arena, Mode, Tape};
 use sparse_kernels::cpu::Cpu;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Activations, MatrixMut, Storage};
-use trainer::data::{BatchLoader, LoaderOptions, Normalization, Order, Pictures, Split};
+use trainer::data::{BatchLoader, Inputs, LoaderOptions, Normalization, Order, Split, Targets};
 use trainer::device::available_threads;
 use trainer::formats::{self, DenseMatrix, Matrix};
 use trainer::models::{Network, ValueShape};
@@ -40,7 +40,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => shape,
     };
     let bytes = pictures.values().iter().map(|&byte| byte as u8).collect();
-    let split = Split { shape, pictures: Pictures::Memory(bytes), labels: vec![0; pictures.nrows()] };
+    let targets = Targets::Classes(vec![0; pictures.nrows()]);
+    let split = Split { shape, inputs: Inputs::Bytes(bytes), targets };
 
     let cpu = Cpu::new(available_threads(), None)?;
     let mut network = Network::from_stored(&cpu, model, BATCH)?;

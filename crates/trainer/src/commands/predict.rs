@@ -13,7 +13,7 @@ use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_devic
 use crate::models::{ModelInput, Network, StoredModel};
 use crate::predict::{Expected, FewLanes, InputSource, Outcomes};
 use crate::report::{nanoseconds_text, print_record, print_text};
-use crate::run_dir::{Which, load_model_of};
+use crate::run_checkpoints::{Which, load_model_of};
 use crate::training::{Evaluator, Loss};
 
 const PREDICT_EXAMPLES: &str = "\

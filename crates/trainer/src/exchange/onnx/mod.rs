@@ -2,8 +2,9 @@
 //!
 //! | part | content |
 //! | --- | --- |
-//! | input `input`, float32 | brightnesses from 0 to 1, `byte / 255`, of any number of samples: `[batch, C, H, W]`, or `[batch, features]` of a multi-layer perceptron; what the network itself reads where no normalisation is known |
+//! | input `input`, float32 | brightnesses from 0 to 1, `byte / 255`, of any number of samples: `[batch, C, H, W]`, or `[batch, features]` of a multi-layer perceptron; of a table or an array the numbers themselves, of a table NaN where one is missing; what the network itself reads where no normalisation is known |
 //! | output `logits`, float32 | `[batch, classes]`, before the softmax |
+//! | output `predictions`, float32, of a regression | the logits in the units of the targets |
 //! | nodes | the normalisation of the inputs, then those of [`Graph`](crate::models::Graph) |
 //! | initialisers | dense, zeros where weights are left out, with PyTorch's names: `conv1.weight`, `bn1.running_mean` |
 //! | `metadata_props` | `model`: the [`Description`] as JSON |
@@ -21,8 +22,9 @@ use super::description::Description;
 use super::layers::whole;
 use crate::data::Normalization;
 use crate::models::{
-    Architecture, LayerKind, Node, PoolKind, StoredModel, StoredNorm, ValueId, ValueShape, WeightLayer,
+    Architecture, LayerKind, ModelInput, Node, PoolKind, StoredModel, StoredNorm, ValueId, ValueShape, WeightLayer,
 };
+use crate::task::TargetScale;
 
 /// The version of the file's form: the one that came with [`OPSET`].
 const IR_VERSION: i64 = 8;
@@ -32,6 +34,9 @@ const OPSET: i64 = 17;
 const MOST_BYTES: u64 = i32::MAX as u64;
 /// Rooms for names, shapes and nodes beside a value: no network here comes near it.
 const BYTES_BESIDE: u64 = 1 << 20;
+
+/// The output in the units of a regression's targets.
+const PREDICTIONS: &str = "predictions";
 
 /// `TensorProto.DataType`.
 const FLOAT: i64 = 1;
@@ -54,12 +59,19 @@ pub(super) fn to_bytes(model: &StoredModel) -> Result<Vec<u8>, ExchangeError> {
     check_size(&architecture)?;
     let mut file = File::default();
     let (input, output) = ("input", "logits");
-    let normalization = model.input.as_ref().map(|input| &input.normalization);
     let mut values: Vec<String> = (0..architecture.graph.values.len()).map(|value| format!("value{value}")).collect();
-    values[0] = file.normalized(input, architecture.graph.values[0], normalization);
+    values[0] = file.normalized(input, architecture.graph.values[0], model.input.as_ref());
     *values.last_mut().expect("a network has an input") = output.to_owned();
     let network = Network { model, architecture: &architecture, values };
     architecture.graph.nodes.iter().try_for_each(|node| file.node(&network, node))?;
+    let scale = model.input.as_ref().and_then(|input| input.target_scale.as_ref());
+    if let Some(TargetScale { mean, deviation }) = scale {
+        for (name, values) in [("output.mean", mean), ("output.deviation", deviation)] {
+            file.constant(name, &[values.len()], &values.iter().map(|&value| value as f32).collect::<Vec<_>>());
+        }
+        file.operation("Mul", &[output, "output.deviation"], "output.scaled", &[]);
+        file.operation("Add", &["output.scaled", "output.mean"], PREDICTIONS, &[]);
+    }
     let description = Description::of(model).to_json();
     let [from, to] = [(input, 0), (output, architecture.graph.values.len() - 1)]
         .map(|(name, value)| value_info(name, architecture.graph.values[value]));
@@ -69,6 +81,12 @@ pub(super) fn to_bytes(model: &StoredModel) -> Result<Vec<u8>, ExchangeError> {
         .messages(5, file.initializers)
         .message(11, &from)
         .message(12, &to);
+    let graph = match scale {
+        Some(_) => {
+            graph.message(12, &value_info(PREDICTIONS, architecture.graph.values[architecture.graph.values.len() - 1]))
+        }
+        None => graph,
+    };
     let opset = Message::default().text(1, "").int(2, OPSET);
     let property = Message::default().text(1, Description::KEY).text(2, &description);
     let model = Message::with_capacity(graph.len() + description.len() + 256)
@@ -153,18 +171,19 @@ impl File {
     }
 
     /// Normalises the input as the loader does, and returns what the network reads.
-    fn normalized(&mut self, input: &str, shape: ValueShape, normalization: Option<&Normalization>) -> String {
+    fn normalized(&mut self, input: &str, shape: ValueShape, known: Option<&ModelInput>) -> String {
+        let Some(known) = known else { return input.to_owned() };
+        let normalization = &known.normalization;
         let (dimensions, axes, features) = match shape {
             ValueShape::Features(features) => (vec![features], vec![1], features),
             ValueShape::Image { channels, size } => (vec![channels, 1, 1], vec![1, 2, 3], channels * size[0] * size[1]),
         };
         match normalization {
-            None => return input.to_owned(),
-            Some(Normalization::Pixels { mean, deviation }) => {
+            Normalization::Pixels { mean, deviation } => {
                 self.constant("input.mean", &[], &[*mean as f32]);
                 self.constant("input.deviation", &[], &[*deviation as f32]);
             }
-            Some(Normalization::Channels { mean, deviation }) => {
+            Normalization::Channels { mean, deviation } => {
                 // A perceptron's features are one channel after the other.
                 let each = dimensions[0] / mean.len().max(1);
                 for (name, values) in [("input.mean", mean), ("input.deviation", deviation)] {
@@ -172,7 +191,17 @@ impl File {
                     self.constant(name, &dimensions, &values);
                 }
             }
-            Some(Normalization::PerImage) => {
+            Normalization::Features { mean, deviation } => {
+                let dimensions = match shape {
+                    ValueShape::Features(features) => vec![features],
+                    ValueShape::Image { channels, size: [height, width] } => vec![channels, height, width],
+                };
+                for (name, values) in [("input.mean", mean), ("input.deviation", deviation)] {
+                    let values: Vec<_> = values.iter().map(|&value| value as f32).collect();
+                    self.constant(name, &dimensions, &values);
+                }
+            }
+            Normalization::PerImage => {
                 let over = [Attribute::Ints("axes", &axes), Attribute::Int("keepdims", 1)];
                 self.constant("input.least_deviation", &[], &[(1.0 / (features as f64).sqrt()) as f32]);
                 self.operation("ReduceMean", &[input], "input.mean", &over);
@@ -183,11 +212,18 @@ impl File {
                 self.operation("Max", &["input.root", "input.least_deviation"], "input.deviation", &[]);
             }
         }
-        if !matches!(normalization, Some(Normalization::PerImage)) {
+        if *normalization != Normalization::PerImage {
             self.operation("Sub", &[input, "input.mean"], "input.difference", &[]);
         }
         let normalized = "input.normalized";
-        self.operation("Div", &["input.difference", "input.deviation"], normalized, &[]);
+        let quotient = if known.table.is_some() { "input.quotient" } else { normalized };
+        self.operation("Div", &["input.difference", "input.deviation"], quotient, &[]);
+        if known.table.is_some() {
+            // A number that is missing counts as the mean.
+            self.constant("input.missing", &[], &[0.0]);
+            self.operation("IsNaN", &[quotient], "input.is_missing", &[]);
+            self.operation("Where", &["input.is_missing", "input.missing", quotient], normalized, &[]);
+        }
         normalized.to_owned()
     }
 
@@ -321,7 +357,7 @@ fn value_info(name: &str, shape: ValueShape) -> Message {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use crate::models::{ModelInput, StoredLayer, StoredWeight};
+    use crate::models::{StoredLayer, StoredWeight};
 
     fn contains(bytes: &[u8], part: &str) -> bool {
         bytes.windows(part.len()).any(|window| window == part.as_bytes())
@@ -340,10 +376,11 @@ mod tests {
         for (normalization, parts) in [
             (Normalization::PerImage, &["ReduceMean", "Sqrt", "Max"][..]),
             (Normalization::Pixels { mean: 0.5, deviation: 0.25 }, &["input.mean", "Div"]),
+            (Normalization::Features { mean: vec![0.5; 5], deviation: vec![0.25; 5] }, &["input.mean", "Div"]),
             (Normalization::Channels { mean: vec![0.5; 5], deviation: vec![0.25; 5] }, &["input.deviation", "Sub"]),
         ] {
             let class_names = Some(vec!["cat".to_owned(), "dog".to_owned()]);
-            model.input = Some(ModelInput { data: "d".to_owned(), normalization, image_size: None, class_names });
+            model.input = Some(ModelInput { class_names, ..ModelInput::new("d", normalization) });
             let bytes = to_bytes(&model).unwrap();
             for part in parts.iter().chain(&["cat"]) {
                 assert!(contains(&bytes, part), "{part}");

@@ -39,7 +39,7 @@ fn network(name: &str, side: usize, width: f64, format: Format) -> StoredModel {
     }
     let normalization = Normalization::Pixels { mean: 0.5, deviation: 0.25 };
     let class_names = Some(["a", "b", "c", "d", "e"].map(str::to_owned).to_vec());
-    model.input = Some(ModelInput { data: "mine".to_owned(), normalization, image_size: Some(side), class_names });
+    model.input = Some(ModelInput { image_size: Some(side), class_names, ..ModelInput::new("mine", normalization) });
     model
 }
 
