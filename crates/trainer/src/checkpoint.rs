@@ -33,6 +33,7 @@ use sparse_kernels::FormatError;
 
 use crate::atomic_file::write_atomic;
 use crate::error::{Kind, Kinded};
+use crate::report::dimensions;
 
 /// The one key of the file's metadata.
 pub(crate) const METADATA_KEY: &str = "rigl";
@@ -104,7 +105,7 @@ pub enum CheckpointError {
         source: FormatError,
     },
     /// A tensor's length is not the product of its shape.
-    #[error("tensor {name}: {len} values for shape {shape:?}")]
+    #[error("tensor {name}: {len} values for shape {}", dimensions(shape))]
     Length {
         /// The tensor.
         name: String,
@@ -512,7 +513,7 @@ mod tests {
     fn wrong_content_is_named() {
         let mut checkpoint = example();
         checkpoint.tensors.insert("x".to_owned(), TensorData::F32 { shape: vec![2, 2], values: vec![0.0; 3] });
-        assert_eq!(checkpoint.to_bytes().unwrap_err().to_string(), "tensor x: 3 values for shape [2, 2]");
+        assert_eq!(checkpoint.to_bytes().unwrap_err().to_string(), "tensor x: 3 values for shape 2×2");
         let foreign = |metadata: Option<HashMap<String, String>>, dtype| {
             let view = TensorView::new(dtype, vec![1], &[0; 8][..dtype.bitsize() / 8]).unwrap();
             let bytes = safetensors::serialize([("x", view)], metadata).unwrap();

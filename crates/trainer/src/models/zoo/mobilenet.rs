@@ -158,3 +158,28 @@ fn depthwise(builder: &mut Builder, conv: &str, norm: &str, stride: usize, x: Va
     builder.masking = Masking::Any;
     builder.norm_relu(norm, x)
 }
+
+#[cfg(test)]
+mod tests {
+    use sparse_kernels::Activation;
+
+    use crate::models::Architecture;
+
+    /// As many parameters as torchvision's, however the layers are named; only one has ReLU6.
+    #[test]
+    fn both_second_versions_are_one_network_but_for_the_activation() {
+        let [plain, original] =
+            ["mobilenet-v2", "mobilenet-v2-relu6"].map(|name| Architecture::of(&name.parse().unwrap()));
+        assert_eq!((plain.parameters(), original.parameters()), (3_504_872, 3_504_872));
+        let kinds = |network: &Architecture| network.layers.iter().map(|layer| layer.kind).collect::<Vec<_>>();
+        assert_eq!(kinds(&plain), kinds(&original));
+        assert_eq!(plain.graph.values, original.graph.values);
+        let count = |network: &Architecture, activation| {
+            network.norms.iter().filter(|norm| norm.activation() == activation).count()
+        };
+        assert_eq!((count(&plain, Activation::Relu), count(&plain, Activation::Relu6)), (35, 0));
+        assert_eq!((count(&original, Activation::Relu), count(&original, Activation::Relu6)), (0, 35));
+        let names = ["features.0.0", "features.1.conv.0.0", "features.1.conv.1", "features.2.conv.0.0"];
+        assert_eq!(original.layers.iter().take(4).map(|layer| &*layer.name).collect::<Vec<_>>(), names);
+    }
+}
