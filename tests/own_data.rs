@@ -106,7 +106,7 @@ fn a_table_of_classes() {
     let message = refused(path, &train.replace("--missing mean", ""));
     assert!(message.contains("line 9: the column \"sepal\" has no value"), "{message}");
     let message = refused(path, &train.replace("--one-hot", ""));
-    assert!(message.contains("\"red\" in the column \"colour\" is not a number"), "{message}");
+    assert!(message.contains("in the column \"colour\" is not a number; make text columns inputs"), "{message}");
     let message = refused(path, &train.replace("species", "kind"));
     assert!(message.contains("no column \"kind\""), "{message}");
 }
@@ -188,11 +188,11 @@ fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 fn arrays_of_floats() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let (key, size) = (Key::new(4), 2 * 6 * 6);
+    let (key, size) = (Key::new(4), 2 * 12 * 12);
     let pictures = |first: u64, samples: u64| {
         let labels: Vec<i64> = (first..first + samples).map(|n| (n % 2) as i64 + 5).collect();
         let value = |i: u64| {
-            let bright = (i / 18 % 2) as i64 + 5 == labels[(i / size) as usize];
+            let bright = (i / 72 % 2) as i64 + 5 == labels[(i / size) as usize];
             key.normal(i + first * size) + if bright { 1.5 } else { 0.0 }
         };
         let x: Vec<u8> = (0..samples * size).flat_map(|i| value(i).to_le_bytes()).collect();
@@ -204,21 +204,21 @@ fn arrays_of_floats() {
     let tensor = |dtype, shape, data| TensorView::new(dtype, shape, data).unwrap();
     let (y_bytes, y_test_bytes) = (bytes(&y), bytes(&y_test));
     let tensors = BTreeMap::from([
-        ("x", tensor(Dtype::F32, vec![400, 2, 6, 6], &x)),
+        ("x", tensor(Dtype::F32, vec![400, 2, 12, 12], &x)),
         ("y", tensor(Dtype::I64, vec![400], &y_bytes)),
-        ("x_test", tensor(Dtype::F32, vec![100, 2, 6, 6], &x_test)),
+        ("x_test", tensor(Dtype::F32, vec![100, 2, 12, 12], &x_test)),
         ("y_test", tensor(Dtype::I64, vec![100], &y_test_bytes)),
     ]);
     fs::write(path.join("pictures.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
     // The same in an .npz, which is a zip archive with its members stored.
     let members = [
-        ("x.npy", npy("<f4", "(400, 2, 6, 6)", &x)),
+        ("x.npy", npy("<f4", "(400, 2, 12, 12)", &x)),
         ("y.npy", npy("<i8", "(400,)", &y_bytes)),
-        ("x_test.npy", npy("<f4", "(100, 2, 6, 6)", &x_test)),
+        ("x_test.npy", npy("<f4", "(100, 2, 12, 12)", &x_test)),
         ("y_test.npy", npy("<i8", "(100,)", &y_test_bytes)),
     ];
     fs::write(path.join("pictures.npz"), zip(&members)).unwrap();
-    fs::write(path.join("new.npy"), npy("<f4", "(100, 2, 6, 6)", &x_test)).unwrap();
+    fs::write(path.join("new.npy"), npy("<f4", "(100, 2, 12, 12)", &x_test)).unwrap();
     let expected: Vec<String> = y_test.iter().map(i64::to_string).collect();
     for (file, model) in [("pictures.npz", "mlp-20"), ("pictures.safetensors", "lenet-5")] {
         let train = format!("train --json --data table --table {file} --model {model} --normalize channels");
