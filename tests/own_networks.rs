@@ -29,23 +29,38 @@ fn checkpoint(folder: &Path, run: &str) -> Vec<u8> {
     fs::read(folder.join(run).join("checkpoint.safetensors")).unwrap()
 }
 
+/// MNIST's files with a few pictures: an evaluation of all takes longer than the steps.
+fn few_pictures(folder: &Path) {
+    for (part, samples) in [("train", 16u32), ("t10k", 4)] {
+        let header = |magic: u32, sizes: &[u32]| {
+            [magic].iter().chain(sizes).flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>()
+        };
+        let pixels = (0..samples * 784).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8);
+        let images: Vec<u8> = header(2051, &[samples, 28, 28]).into_iter().chain(pixels).collect();
+        let labels: Vec<u8> =
+            header(2049, &[samples]).into_iter().chain((0..samples).map(|n| (n % 10) as u8)).collect();
+        fs::write(folder.join(format!("{part}-images-idx3-ubyte")), images).unwrap();
+        fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
+    }
+}
+
 /// The network by name, the file written by hand, and the printed file: the same checkpoint, to the byte.
 #[test]
 fn files_of_the_zoos_networks_give_its_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
+    few_pictures(folder);
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/networks");
     for name in ["lenet-5", "wrn-10-1", "resnet-18", "mobilenet-v2"] {
-        let steps = if name == "lenet-5" { 30 } else { 3 };
         let train = |model: &str, run: &str| {
             let args = format!(
-                "train --model {model} --out {run} --json --steps {steps} --batch-size 8 --update-interval 2 --begin-step 1 \
-                 --end-step 3 --dropout 0.1 --seed 5 --density 0.2 --threads 2"
+                "train --model {model} --out {run} --json --data mnist --data-dir . --steps 4 --batch-size 4 --update-interval 2 \
+                 --begin-step 1 --end-step 4 --dropout 0.1 --lr 0.01 --seed 5 --density 0.2 --threads 2"
             );
             printed(folder, &args);
             checkpoint(folder, run)
         };
-        // The embedded images have 28 × 28 pixels of one channel: the data decides.
+        // Of 28 × 28 pixels and one channel: the data decides.
         let plan = printed(folder, &format!("plan --model {name} --image-size 28 --classes 10 --as-toml"));
         let printed_file = format!("{name}.toml");
         fs::write(folder.join(&printed_file), plan).unwrap();

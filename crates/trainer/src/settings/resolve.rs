@@ -45,8 +45,11 @@ impl TrainConfig {
         let from_file = file.map(read_options).transpose()?.unwrap_or_default();
         let mut table = toml::Table::try_from(&from_file)?;
         merge_settings(&mut table, toml::Table::try_from(given)?);
-        let config = Self::from_settings(table, env_data_dir)?;
+        let mut config = Self::from_settings(table, env_data_dir)?;
         config.check_effect(given)?;
+        // Equal but for the places in its file, which errors name.
+        let places = [&given.model, &from_file.model].into_iter().flatten().find(|model| **model == config.model);
+        config.model = places.cloned().unwrap_or(config.model);
         Ok(config)
     }
 

@@ -87,12 +87,10 @@ pub(in crate::models) fn build(definition: &Arc<Definition>, spec: &ModelSpec) -
     let readers = readers(&definition.steps);
     let mut next = 0;
     while next < definition.steps.len() {
-        next = step(&mut builder, &definition.steps, &readers, &mut values, next).map_err(|reason| match definition
-            .lines
-            .get(next)
-        {
-            Some(&line) => BuildError::At { place: place(definition.file.as_deref(), line), reason: reason.into() },
-            None => reason,
+        let added = step(&mut builder, &definition.steps, &readers, &mut values, next);
+        next = added.map_err(|reason| match (&definition.file, definition.lines.get(next)) {
+            (Some(file), Some(&line)) => BuildError::At { place: place(Some(file), line), reason: reason.into() },
+            _ => reason,
         })?;
     }
     builder.assembled().map_err(|reason| match &definition.file {

