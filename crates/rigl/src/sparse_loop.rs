@@ -375,7 +375,9 @@ mod tests {
             let before = net.parameters.topology(&cpu, layer.weight).unwrap().clone();
             let (layout, of_targets) = (StripLayout::sparse(32, 20), StripLayout::sparse(32, 2));
             let mut numbers = vec![0.0; layout.len()];
-            (0..32).for_each(|n| (0..20).for_each(|f| numbers[layout.index(f, n)] = Key::new(3).normal(20 * n as u64 + f as u64)));
+            (0..32).for_each(|n| {
+                (0..20).for_each(|f| numbers[layout.index(f, n)] = Key::new(3).normal(20 * n as u64 + f as u64))
+            });
             let mut targets = vec![0.0; of_targets.len()];
             (0..32).for_each(|n| targets[of_targets.index(n % 2, n)] = numbers[layout.index(7, n)]);
             let mut losses = vec![];

@@ -383,10 +383,15 @@ impl Builder {
     /// As [`Builder::norm_relu`].
     pub fn norm_relu6(&mut self, name: impl Into<String>, input: ValueId) -> Result<ValueId, BuildError> {
         let output = self.norm_relu(name, input)?;
-        if let Some(norm) = self.norms.last_mut() {
-            norm.relu6 = true;
-        }
+        self.end_at_6();
         Ok(output)
+    }
+
+    /// The ReLU of the last normalisation, if it has one, ends at 6.
+    pub(super) fn end_at_6(&mut self) {
+        if let Some(norm) = self.norms.last_mut() {
+            norm.relu6 = norm.relu;
+        }
     }
 
     /// A batch normalisation.

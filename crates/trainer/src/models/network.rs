@@ -568,7 +568,9 @@ fn works_in_place(architecture: &Architecture) -> Vec<bool> {
             Node::AddNorm { sum, .. } => in_place[sum] = true,
             Node::Relu { input, output } => (in_place[output], needs[output]) = (takes(input, 0, &needs), 1),
             Node::Layer { layer, output, .. } if architecture.layers[layer].relu => needs[output] = 1,
-            Node::Norm { norm, residual: Some(_), output, .. } if architecture.norms[norm].relu => needs[output] = 1,
+            Node::Norm { norm, residual: Some(_), output, .. } if architecture.norms[norm].relu => {
+                needs[output] = if architecture.norms[norm].relu6 { 2 } else { 1 };
+            }
             Node::Pool { kind: PoolKind::Max, output, .. } => needs[output] = 2,
             _ => {}
         }

@@ -68,7 +68,11 @@ fn text_is_read_as_found() {
         let (_folder, path) = file(name, text.as_bytes());
         let data = load(&options(path, &["b"]), None).unwrap_or_else(|error| panic!("{text:?}: {error}"));
         let (inputs, targets) = samples(&data);
-        assert_eq!((sorted(inputs), sorted(targets)), (vec![1.0, 2.0, 3.0, 4.0], vec![10.0, 20.0, 30.0, 40.0]), "{text:?}");
+        assert_eq!(
+            (sorted(inputs), sorted(targets)),
+            (vec![1.0, 2.0, 3.0, 4.0], vec![10.0, 20.0, 30.0, 40.0]),
+            "{text:?}"
+        );
     }
     for ending in [".gz", ".xz"] {
         let (_folder, path) = file(&format!("t.csv{ending}"), &folded(plain.as_bytes(), ending));
@@ -127,8 +131,7 @@ fn words_and_missing_values_become_inputs() {
 #[test]
 fn classes_are_numbered_by_size_or_alphabet() {
     for (labels, expected) in [(["10", "9", "-1"], ["-1", "9", "10"]), (["b", "10", "a"], ["10", "a", "b"])] {
-        let text: String =
-            (0..9).fold("x,y\n".to_owned(), |text, i| text + &format!("{i},{}\n", labels[i % 3]));
+        let text: String = (0..9).fold("x,y\n".to_owned(), |text, i| text + &format!("{i},{}\n", labels[i % 3]));
         let (_folder, path) = file("t.csv", text.as_bytes());
         let data = load(&TableOptions { loss: LossKind::CrossEntropy, ..options(path, &["y"]) }, None).unwrap();
         assert_eq!(data.class_names().unwrap(), expected);

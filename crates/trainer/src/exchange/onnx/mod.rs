@@ -264,6 +264,14 @@ impl File {
             &Node::Flatten { input, output } => {
                 self.operation("Flatten", &[value(input)], value(output), &[Attribute::Int("axis", 1)]);
             }
+            &Node::Add { input, addend, output } => {
+                self.operation("Add", &[value(input), value(addend)], value(output), &[]);
+            }
+            Node::Concat { inputs, output } => {
+                let inputs: Vec<_> = inputs.iter().map(|&input| value(input)).collect();
+                self.operation("Concat", &inputs, value(*output), &[Attribute::Int("axis", 1)]);
+            }
+            &Node::Relu { input, output } => self.operation("Relu", &[value(input)], value(output), &[]),
             Node::Dropout { input, output, .. } => self.operation("Identity", &[value(*input)], value(*output), &[]),
         }
         Ok(())

@@ -171,7 +171,7 @@ fn step(
             }
             builder.conv(name, conv, input)?
         }
-        Op::BatchNorm { zero_scale } => {
+        Op::BatchNorm { zero_scale, relu6 } => {
             // `norm(x) + y`, one of which may be the sum's first operand.
             let sum = steps.get(last).filter(|sum| sum.op == Op::Add && readers[last] == 1);
             let residual = sum.and_then(|sum| match sum.inputs[..] {
@@ -182,23 +182,30 @@ fn step(
             last += usize::from(residual.is_some());
             let relu = relu_after(last);
             last += usize::from(relu);
-            match residual {
+            let output = match residual {
                 Some(residual) => builder.norm_add(name, relu, *zero_scale, of(residual, values), input)?,
                 None => builder.norm_with(name, relu, *zero_scale, input)?,
+            };
+            if *relu6 {
+                builder.end_at_6();
             }
+            output
         }
         Op::Add => {
             let addend = of(inputs[1], values);
             // A sum that is normalised next, and may stand where a convolution wrote, whose output nothing else reads.
             let norm = steps.get(last).filter(|norm| norm.inputs == [last]);
             match norm.map(|norm| (&norm.op, &norm.name)) {
-                Some((Op::BatchNorm { zero_scale }, name))
+                Some((Op::BatchNorm { zero_scale, relu6 }, name))
                     if readers[inputs[0]] == 1 && builder.is_bare_conv(input) =>
                 {
                     last += 1;
                     let relu = relu_after(last);
                     last += usize::from(relu);
                     let (sum, output) = builder.add_norm(name, relu, *zero_scale, addend, input)?;
+                    if *relu6 {
+                        builder.end_at_6();
+                    }
                     values[at + 1] = Some(sum);
                     output
                 }
@@ -287,7 +294,7 @@ fn described(architecture: &Architecture, name: String, input: Input) -> Definit
             }
             &Node::Norm { norm, input, residual, output } => {
                 let layer = &norms[norm];
-                let op = Op::BatchNorm { zero_scale: layer.zero_scale };
+                let op = Op::BatchNorm { zero_scale: layer.zero_scale, relu6: layer.relu6 };
                 let mut last = push(step(op, &layer.name, vec![of[input]]));
                 if let Some(residual) = residual {
                     last = push(step(Op::Add, "", vec![last, of[residual]]));
@@ -297,7 +304,7 @@ fn described(architecture: &Architecture, name: String, input: Input) -> Definit
             &Node::AddNorm { norm, input, addend, sum, output } => {
                 let layer = &norms[norm];
                 of[sum] = push(step(Op::Add, "", vec![of[input], of[addend]]));
-                let op = Op::BatchNorm { zero_scale: layer.zero_scale };
+                let op = Op::BatchNorm { zero_scale: layer.zero_scale, relu6: layer.relu6 };
                 let last = push(step(op, &layer.name, vec![of[sum]]));
                 of[output] = with_relu(layer.relu, last, &mut push);
             }

@@ -46,7 +46,7 @@ static KINDS: [Kind; 12] = [
         keys: &["kernel", "stride", "padding", "bias", "sparse", "counted-as", "relu", "dropout"],
         read: |fields| conv(fields, "depthwise-conv"),
     },
-    Kind { name: "batch-norm", keys: &["zero-scale", "relu", "dropout"], read: batch_norm },
+    Kind { name: "batch-norm", keys: &["zero-scale", "relu", "relu6", "dropout"], read: batch_norm },
     Kind { name: "relu", keys: &[], read: |_| Ok(plain(Op::Relu)) },
     Kind { name: "dropout", keys: &[], read: |_| Ok(plain(Op::Dropout)) },
     Kind { name: "add", keys: &["with", "relu"], read: add },
@@ -141,7 +141,10 @@ pub(super) fn default_counting(kernel: usize, padding: usize) -> Padding {
 }
 
 fn batch_norm(fields: &Fields<'_, '_>) -> Result<Layer> {
-    with_flags(fields, Op::BatchNorm { zero_scale: fields.flag("zero-scale")?.unwrap_or(false) })
+    let flag = |key| Ok(fields.flag(key)?.unwrap_or(false));
+    let (zero_scale, relu6) = (flag("zero-scale")?, flag("relu6")?);
+    let layer = with_flags(fields, Op::BatchNorm { zero_scale, relu6 })?;
+    Ok(Layer { relu: layer.relu || relu6, ..layer })
 }
 
 fn add(fields: &Fields<'_, '_>) -> Result<Layer> {

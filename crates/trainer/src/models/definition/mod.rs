@@ -137,6 +137,8 @@ pub(super) enum Op {
     Conv(ConvOp),
     BatchNorm {
         zero_scale: bool,
+        /// Whether the ReLU that follows ends at 6.
+        relu6: bool,
     },
     Relu,
     Dropout,

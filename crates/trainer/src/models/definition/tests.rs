@@ -22,6 +22,7 @@ const ZOO: [(&str, usize, usize); 16] = [
     ("mobilenet-v1", 224, 1000),
     ("mobilenet-v1", 32, 10),
     ("mobilenet-v2", 96, 10),
+    ("mobilenet-v2-relu6", 96, 10),
     ("vgg-16", 224, 1000),
     ("vgg-16", 32, 10),
 ];

@@ -143,7 +143,12 @@ impl Definition {
                     key("counted-as", counted_as);
                 }
             }
-            Op::BatchNorm { zero_scale: true } => key("zero-scale", "true".to_owned()),
+            Op::BatchNorm { zero_scale, relu6 } => {
+                for (name, _) in [("zero-scale", zero_scale), ("relu6", relu6)].into_iter().filter(|(_, given)| **given)
+                {
+                    key(name, "true".to_owned());
+                }
+            }
             Op::Pool { size, stride, padding, .. } => {
                 key("size", size.to_string());
                 if stride != size {
@@ -153,13 +158,7 @@ impl Definition {
                     key("padding", padding.to_string());
                 }
             }
-            Op::BatchNorm { .. }
-            | Op::Relu
-            | Op::Dropout
-            | Op::Add
-            | Op::Concat
-            | Op::GlobalAveragePool
-            | Op::Flatten => {}
+            Op::Relu | Op::Dropout | Op::Add | Op::Concat | Op::GlobalAveragePool | Op::Flatten => {}
         }
     }
 }
