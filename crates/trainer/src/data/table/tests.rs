@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::compressed::tests::folded;
 use super::*;
-use crate::data::{Normalization, Normalize};
+use crate::data::{Normalization, Normalize, Targets};
 use crate::task::LossKind;
 
 fn options(table: PathBuf, targets: &[&str]) -> TableOptions {
