@@ -476,7 +476,7 @@ fn date_of(unix_seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run_checkpoints::{load_model, newest_checkpoint};
+    use crate::run_checkpoints::{Which, load_model, load_model_of, newest_checkpoint};
 
     fn create(out: &Path) -> Result<RunDir, RunDirError> {
         RunDir::create(
