@@ -7,7 +7,7 @@ use super::Definition;
 use crate::models::{Architecture, BuildError, Builder, Conv, ModelName, ModelSpec, Node, Stem};
 
 /// A network of each family, or of each of its shapes: name, side, classes.
-const ZOO: [(&str, usize, usize); 16] = [
+const ZOO: [(&str, usize, usize); 17] = [
     ("lenet-300-100", 28, 10),
     ("20-30-10", 1, 10),
     ("12-3", 1, 3),
