@@ -1,7 +1,7 @@
 //! Convolutional networks from files of anyone: our own exports, and state dicts with torchvision's names.
 //!
 //! The network is the one that the options name, else the one that the file's metadata describes, else the known one with the
-//! most layers of which the file has every one. What its name leaves open follows from the tensors: channels and stem from
+//! most convolutions of which the file has every one. What its name leaves open follows from the tensors: channels and stem from
 //! the first convolution, classes from the last layer. Every tensor must have its place and its shape there, but that
 //!
 //! * counters (`num_batches_tracked`) are left out;
@@ -73,8 +73,10 @@ impl<'d> Tensors<'d> {
 
     /// Whether they are of a convolutional network rather than of linear layers.
     pub(super) fn is_network(&self) -> bool {
-        let of_network =
-            |(name, view): (&String, &TensorView<'_>)| name.ends_with(".running_mean") || view.shape().len() == 4;
+        let of_network = |(name, view): (&String, &TensorView<'_>)| {
+            let is_weight = name.ends_with(".weight") || name.ends_with(".weight_orig");
+            name.ends_with(".running_mean") || is_weight && view.shape().len() == 4
+        };
         self.left.iter().any(of_network) || self.description().is_some_and(|description| description.spec.is_some())
     }
 
@@ -199,7 +201,11 @@ fn spec(
         (None, None) => infer(tensors)?,
     };
     let base = described.cloned().unwrap_or_else(|| ModelSpec::of(&name));
-    let architecture = Architecture::of(&name);
+    // The last layer's name may depend on the pictures' size.
+    let asked = options.image_size.map_or(base.size, |side| [side; 2]);
+    let Ok(architecture) = Architecture::new(&base.clone().on(base.channels, asked, base.classes)) else {
+        return Ok(base);
+    };
     let [first, .., last] = &architecture.layers[..] else { return Ok(base) };
     let first = tensors.dimensions(&first.name).filter(|found| found.len() == 4);
     let channels = first.as_ref().map_or(base.channels, |found| found[1].clamp(1, 1 << 10));
@@ -218,16 +224,17 @@ fn spec(
     Ok(base.clone().on(channels, size, classes).with_stem(stem).with_width(options.width.unwrap_or(base.width)))
 }
 
-/// The known network with the most layers of which the file has every one, but perhaps the last.
+/// The known network with the most convolutions of which the file has every one.
 fn infer(tensors: &Tensors<'_>) -> Result<ModelName, TensorsError> {
     let mut best: Option<(usize, ModelName)> = None;
     for name in KNOWN {
         let Ok(name) = name.parse::<ModelName>() else { continue };
         let architecture = Architecture::of(&name);
-        let body = &architecture.layers[..architecture.layers.len() - 1];
-        let fits = body.iter().all(|layer| tensors.has_weight(&layer.name));
-        if fits && best.as_ref().is_none_or(|(most, _)| body.len() > *most) {
-            best = Some((body.len(), name));
+        let convs = architecture.layers.iter().filter(|layer| matches!(layer.kind, LayerKind::Conv { .. }));
+        let fits = convs.clone().all(|layer| tensors.has_weight(&layer.name));
+        let count = convs.count();
+        if fits && best.as_ref().is_none_or(|(most, _)| count > *most) {
+            best = Some((count, name));
         }
     }
     best.map(|(_, name)| name)

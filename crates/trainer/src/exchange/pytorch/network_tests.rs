@@ -125,7 +125,8 @@ fn biases_before_normalisations_move_the_means() {
     let model = network("vgg-16", 32, 0.05, Format::Csr);
     let bias = || Tensor::f32s(&[3], &[0.5, -0.25, 2.0]);
     let bytes = foreign(&model, as_it_is, vec![("features.0.bias", bias())]);
-    let read = from_bytes_as(&bytes, None, &options(0.05)).unwrap();
+    let small = NetworkOptions { image_size: Some(32), ..options(0.05) };
+    let read = from_bytes_as(&bytes, None, &small).unwrap();
     let mean = |model: &StoredModel| model.convolutional.as_ref().unwrap().norms[0].running.clone();
     let (before, after) = (mean(&model), mean(&read));
     let expected = [before[0] - 0.5, before[1] + 0.25, before[2] - 2.0];
