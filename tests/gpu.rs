@@ -191,7 +191,7 @@ fn losses_of_convolutional_networks_follow_the_cpu() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/networks/mixed.toml");
     let model = ModelName::of_setting(file).unwrap();
     let mixed = TrainConfig { model, lr: 0.05, density: 0.3, dropout: 0.1, ..config("lenet-5", "static", 20) };
-    losses_agree(&gpu, &mixed, 20);
+    losses_agree(&gpu, &mixed, 40);
 }
 
 /// At an update from one state both devices find the same positions, but for those whose scores are as good as equal to the

@@ -122,7 +122,7 @@ fn wrong_files_are_refused_with_line_and_reason() {
     for (text, parts) in [
         (
             "name = 'net'\nlayers = [\n  {kind='conv', name='c', outputs=3, kernel=3},\n  {kind='linear', name='l', outputs='classes'}]",
-            &["net.toml:4: l reads features but gets images of 3 × 28 × 28"][..],
+            &["net.toml:4: l reads features but gets images of 3×28×28"][..],
         ),
         (
             "name = 'net'\nlayers = [\n  {kind='conv', name='c', outputs=3, kernel=3, with='x'}]",
@@ -135,7 +135,7 @@ fn wrong_files_are_refused_with_line_and_reason() {
         ),
         (
             "name = 'net'\ninput = {channels=3}\nlayers = [{kind='flatten'}, {kind='linear', name='l', outputs='classes'}]",
-            &["images of 1 × 28 × 28", "its file says channels 3, not 1"],
+            &["images of 1×28×28", "its file says channels 3, not 1"],
         ),
     ] {
         fs::write(folder.join("net.toml"), text).unwrap();

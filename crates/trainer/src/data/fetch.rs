@@ -29,7 +29,7 @@ use crate::interrupt::Interrupt;
 #[non_exhaustive]
 pub enum FetchError {
     /// It is not published as files.
-    #[error("data: {name} cannot be fetched: {}", if *name == super::EMBEDDED { "it is built into the program" } else { "it is a folder of your own images" })]
+    #[error("data: {name} cannot be fetched: {}", why_not(name))]
     NoHome {
         /// The data set.
         name: &'static str,
@@ -127,6 +127,16 @@ pub enum FetchError {
     /// It was asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// Why a data set has no files to fetch.
+fn why_not(name: &str) -> &'static str {
+    match name {
+        super::EMBEDDED => "it is built into the program",
+        super::IMAGE_FOLDER => "it is a folder of your own images",
+        super::table::TABLE => "it is a file of your own",
+        _ => "its publisher gives it only within an archive of all parts; unpack that into the data folder",
+    }
 }
 
 impl Kinded for FetchError {
@@ -621,8 +631,9 @@ mod tests {
 
     #[test]
     fn published_files_are_the_sets_own_or_archives() {
-        for set in SETS.iter().filter(|set| set.name != EMBEDDED) {
-            let home = set.home.unwrap();
+        let without: Vec<_> = SETS.iter().filter(|set| set.home.is_none()).map(|set| set.name).collect();
+        assert!(without.iter().all(|name| *name == EMBEDDED || name.starts_with("emnist-")), "{without:?}");
+        for (set, home) in SETS.iter().filter_map(|set| Some((set, set.home?))) {
             assert!(home.url.starts_with("http") && home.url.ends_with('/'));
             for (name, sum) in home.files {
                 let own = set.files.iter().any(|file| *name == format!("{file}.gz"));

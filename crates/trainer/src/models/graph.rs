@@ -183,7 +183,7 @@ impl fmt::Display for ValueShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Features(features) => write!(f, "{features} features"),
-            Self::Image { channels, size: [height, width] } => write!(f, "images of {channels} × {height} × {width}"),
+            Self::Image { channels, size: [height, width] } => write!(f, "images of {channels}×{height}×{width}"),
         }
     }
 }

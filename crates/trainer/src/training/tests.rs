@@ -211,10 +211,12 @@ fn convolutional_networks_learn_and_go_on_from_checkpoints() {
             dropout: 0.05,
             ..TrainConfig::default()
         };
+        // Smaller steps take more of them.
+        let (rest_steps, total_steps) = if name == mixed { (46, 80) } else { (16, 40) };
         let name = format!("{name} by {by} {format}");
         let build = || {
             let first = FirstModel::of(&config, &architecture, None).unwrap();
-            config.trainer(&cpu, first.network(&cpu, &config, 20).unwrap(), 40).unwrap()
+            config.trainer(&cpu, first.network(&cpu, &config, 20).unwrap(), total_steps).unwrap()
         };
         let mut saved = build();
         let layout = saved.network.body.input_layout(20);
@@ -236,10 +238,10 @@ fn convolutional_networks_learn_and_go_on_from_checkpoints() {
         train(&mut restored, 5);
         restored.restore(&checkpoint).unwrap();
         assert_eq!(restored.checkpoint(None).unwrap(), checkpoint, "{name}");
-        let rest = train(&mut saved, 16);
-        assert_eq!(train(&mut restored, 16), rest, "{name}");
+        let rest = train(&mut saved, rest_steps);
+        assert_eq!(train(&mut restored, rest_steps), rest, "{name}");
         assert!(bytes(&saved) == bytes(&restored), "{name}");
-        assert!(rest[15] < 0.8 * losses[0], "{name}: {losses:?} {rest:?}");
+        assert!(rest[rest.len() - 1] < 0.8 * losses[0], "{name}: {losses:?} {rest:?}");
         let evaluated = saved.evaluate_batch(layout, &images, &labels).unwrap();
         assert!(evaluated.sum.is_finite() && evaluated.lanes == 20, "{name}");
     }

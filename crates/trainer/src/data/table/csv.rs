@@ -93,12 +93,14 @@ impl CsvTable {
         mut f: impl FnMut(u64, usize, &str) -> Result<(), TableError>,
     ) -> Result<usize, TableError> {
         let mut reader = self.reader();
-        let mut record = csv::StringRecord::new();
+        let mut record = csv::ByteRecord::new();
         let mut rows = 0;
-        while reader.read_record(&mut record).map_err(|error| TableError::Csv(explained(&error)))? {
+        while reader.read_byte_record(&mut record).map_err(|error| TableError::Csv(explained(&error)))? {
             let line = record.position().map_or(0, csv::Position::line);
             for (place, &column) in wanted.iter().enumerate() {
-                f(line, place, &record[column])?;
+                let text = std::str::from_utf8(&record[column])
+                    .map_err(|_| TableError::Csv(format!("line {line}: the text is not UTF-8")))?;
+                f(line, place, text)?;
             }
             rows += 1;
         }

@@ -122,7 +122,7 @@ fn words_and_missing_values_become_inputs() {
     assert_eq!(read_inputs(&new, Some(columns)).unwrap().1, [0.0, 0.0, 2.0]);
     let message = |options: &TableOptions| load(options, None).unwrap_err().to_string();
     assert!(message(&table(Missing::Error, true)).ends_with(
-        "line 3: the column \"size\" has no value; replace missing values by the mean with --missing mean, or leave the \
+        "line 4: the column \"colour\" has no value; replace missing values by the mean with --missing mean, or leave the \
          column out with --drop"
     ));
     assert!(message(&table(Missing::Mean, false)).contains("line 2: \"red\" in the column \"colour\" is not a number"));

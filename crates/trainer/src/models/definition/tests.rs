@@ -112,13 +112,9 @@ fn shapes_that_do_not_meet_are_named_with_their_line() {
         (
             "{kind='relu'},\n{kind='linear',name='l',outputs='classes'}",
             4,
-            &["l reads features but gets images of 3 × 8 × 8", "flatten"],
+            &["l reads features but gets images of 3×8×8", "flatten"],
         ),
-        (
-            "{kind='conv',name='c',outputs=2,kernel=3},\n{kind='add',with='input'}",
-            4,
-            &["one shape", "2 × 8 × 8", "3 × 8 × 8"],
-        ),
+        ("{kind='conv',name='c',outputs=2,kernel=3},\n{kind='add',with='input'}", 4, &["one shape", "2×8×8", "3×8×8"]),
         ("{kind='conv',name='c',outputs=4,kernel=9,padding=0}", 3, &["c: ", "at least the filter's extent"]),
         ("{kind='conv',name='c',outputs=4,kernel=3,groups=2}", 3, &["c: ", "groups", "divisor"]),
         ("{kind='max-pool',size=16}", 3, &["max-pool: ", "at least the window's extent"]),
@@ -132,7 +128,7 @@ fn shapes_that_do_not_meet_are_named_with_their_line() {
         (
             "{kind='conv',name='c',outputs=16777216,kernel=3,padding=3},\n{kind='conv',name='d',outputs=16777216,kernel=1}",
             3,
-            &["c would make images of 16777216 × 12 × 12"],
+            &["c would make images of 16777216×12×12"],
         ),
         (
             "{kind='conv',name='c',outputs=5,kernel=1,counted-as=0},\n{kind='flatten'},\n{kind='linear',name='l',outputs='classes'}",
@@ -166,7 +162,7 @@ fn shapes_that_do_not_meet_are_named_with_their_line() {
 #[test]
 fn networks_that_do_not_end_as_they_should_are_refused() {
     for (layers, parts) in [
-        ("{kind='conv',name='c',outputs=4,kernel=3}", &["ends with images of 4 × 8 × 8", "4 features"][..]),
+        ("{kind='conv',name='c',outputs=4,kernel=3}", &["ends with images of 4×8×8", "4 features"][..]),
         (
             "{kind='flatten'},{kind='linear',name='l',outputs=5}",
             &["ends with 5 features", "4 features, one for each class"],
@@ -442,10 +438,7 @@ fn channels_stand_side_by_side() {
     let error =
         build(&format!("{a},{{kind='max-pool',size=2}},{{kind='concat',with='a'}},{{kind='global-average-pool'}}"));
     let error = error.unwrap_err().to_string();
-    assert!(
-        error.contains("concat needs images of one size but gets images of 2 × 4 × 4 and images of 2 × 8 × 8"),
-        "{error}"
-    );
+    assert!(error.contains("concat needs images of one size but gets images of 2×4×4 and images of 2×8×8"), "{error}");
 }
 
 /// What is built in Rust is described so that it can be read again.
