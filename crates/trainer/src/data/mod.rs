@@ -338,6 +338,37 @@ mod tests {
         assert!(load("fashion-mnist", Some(&set)).unwrap_err().to_string().contains("no t10k-labels-idx1-ubyte (or"));
     }
 
+    /// Letters are numbered from 1 in the files, whose images lie on their sides.
+    #[test]
+    fn emnist_is_turned_upright_and_numbered_from_0() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = folder.path().join("emnist");
+        fs::create_dir(&set).unwrap();
+        let idx = |dimensions: &[u32], data: &[u8]| -> Vec<u8> {
+            let header = [0x0800 | dimensions.len() as u32].into_iter().chain(dimensions.iter().copied());
+            header.flat_map(u32::to_be_bytes).chain(data.iter().copied()).collect()
+        };
+        let write = |labels: [u8; 2]| {
+            for part in ["train", "test"] {
+                let name = |kind: &str| set.join(format!("emnist-letters-{part}-{kind}-ubyte"));
+                fs::write(name("images-idx3"), idx(&[2, 2, 3], &[0, 1, 2, 3, 4, 5, 9, 8, 7, 6, 5, 4])).unwrap();
+                fs::write(name("labels-idx1"), idx(&[2], &labels)).unwrap();
+            }
+        };
+        write([1, 26]);
+        let data = load("emnist-letters", Some(folder.path())).unwrap();
+        assert_eq!((data.classes, data.shape, data.train.labels()), (26, [1, 3, 2], &[0, 25][..]));
+        assert_eq!(data.test.bytes().unwrap(), [0, 3, 1, 4, 2, 5, 9, 6, 8, 5, 7, 4]);
+        assert_eq!(known_class_names("emnist-letters").unwrap()[25], "Z");
+        for (name, classes) in [("emnist-balanced", 47), ("emnist-byclass", 62), ("emnist-bymerge", 47)] {
+            assert_eq!(known_class_names(name).unwrap().len(), classes);
+            assert_eq!(KnownSet::named(name).unwrap().classes, classes);
+        }
+        write([0, 26]);
+        let error = load("emnist-letters", Some(folder.path())).unwrap_err().to_string();
+        assert!(error.ends_with("label 0 is 0; it must be 1 to 26"), "{error}");
+    }
+
     /// Files of CIFAR with a few records each; the label of a record is its number in the set, modulo the classes.
     fn write_cifar(set: &KnownSet, folder: &Path, endings: &[&str]) -> Vec<Vec<u8>> {
         let Format::Cifar { records, .. } = set.format else { panic!("{} is not CIFAR", set.name) };

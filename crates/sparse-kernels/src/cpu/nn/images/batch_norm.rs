@@ -549,26 +549,29 @@ impl Kernel for Gradient<'_> {
             let (x, dy) = (x.at(&rows, y, channel).cast_const(), dy.at(&rows, y, channel));
             let (a, b) = (isa.splat(lines[channel]), isa.splat(lines[rows.channels + channel]));
             let (p, q) = (isa.splat(slopes[channel]), isa.splat(slopes[rows.channels + channel]));
-            // SAFETY: `i` is in a row of x and one of dy, behind which a vector may be read, see `ImageLayout`.
-            let dx = |i: usize| unsafe {
-                let (x, g) = (isa.load(x.add(i)), isa.load(dy.add(i)));
-                let g = let_through(isa, activation, isa.mul_add(x, a, b), g);
-                isa.mul_add(a, g, isa.mul_add(p, x, q))
-            };
+            // `i` is in a row of x and one of dy, behind which a vector may be read, see `ImageLayout`. A closure that is
+            // called at two places is compiled without the features of the instruction set.
+            macro_rules! dx {
+                ($i:expr) => {{
+                    let (x, g) = (isa.load(x.add($i)), isa.load(dy.add($i)));
+                    let g = let_through(isa, activation, isa.mul_add(x, a, b), g);
+                    isa.mul_add(a, g, isa.mul_add(p, x, q))
+                }};
+            }
             let to = match output {
                 Some((output, true)) => {
                     let to = output.at(&rows, y, channel);
                     vectors::<I>(rows.len, |i, lanes| {
-                        // SAFETY: a row of the output, which is this task's.
-                        unsafe { store(isa, to.add(i), isa.add(isa.load(to.add(i)), dx(i)), lanes) };
+                        // SAFETY: rows of x, dy and the output, which is this task's.
+                        unsafe { store(isa, to.add(i), isa.add(isa.load(to.add(i)), dx!(i)), lanes) };
                     });
                     to
                 }
                 other => {
                     let to = other.map_or(dy, |(output, _)| output.at(&rows, y, channel));
                     vectors::<I>(rows.len, |i, lanes| {
-                        // SAFETY: a row of dy or of the output, which is this task's.
-                        unsafe { store(isa, to.add(i), dx(i), lanes) };
+                        // SAFETY: rows of x and dy, and one of dy or of the output, which is this task's.
+                        unsafe { store(isa, to.add(i), dx!(i), lanes) };
                     });
                     to
                 }
