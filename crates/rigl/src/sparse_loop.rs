@@ -26,7 +26,7 @@
 //! let mut last = f32::NAN;
 //! for step in 0..600 {
 //!     let bit = |lane: usize, feature: usize| key.with(step).below((8 * lane + feature) as u64, 2) as f32;
-//!     let (mut x, mut t) = (StripLayout::sparse(64, 8), StripLayout::sparse(64, 1));
+//!     let (x, t) = (StripLayout::sparse(64, 8), StripLayout::sparse(64, 1));
 //!     let mut inputs = vec![0.0; x.len()];
 //!     let mut targets = vec![0.0; t.len()];
 //!     for lane in 0..64 {
