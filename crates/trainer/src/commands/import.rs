@@ -62,7 +62,7 @@ pub struct ImportArgs {
     /// First layers of a residual network [default: by its first convolution]
     #[arg(long, value_name = "STEM")]
     pub stem: Option<Stem>,
-    /// Height and width of the images that a convolutional network is to read [default: those of its metadata or its paper]
+    /// Height and width of the network's input images [default: those of the file's metadata, else of the paper]
     #[arg(long, value_name = "PIXELS", value_parser = parse_count)]
     pub image_size: Option<usize>,
     /// Classes of a convolutional network; if the file has another number, its last layer is replaced by a new one

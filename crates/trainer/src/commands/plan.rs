@@ -69,7 +69,7 @@ pub struct PlanArgs {
     /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
-    /// Print only the network, as a file that --model reads; edit it, and train your own (docs/own-networks.md)
+    /// Print only the network, as a file that --model accepts (docs/own-networks.md)
     #[arg(long, conflicts_with = "json")]
     pub as_toml: bool,
 }
@@ -177,7 +177,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let architecture = fit::architecture(&spec.clone().with_width(width))?;
     config.check()?;
     if args.as_toml {
-        print!("{}", Definition::of(&architecture).to_toml());
+        print_text(Definition::of(&architecture).to_toml().trim_end())?;
         return Ok(());
     }
     // What all is compared with: the dense network of width 1.

@@ -12,7 +12,7 @@ use crate::data::{InputMaker, known_class_names};
 use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_device};
 use crate::models::{ModelInput, Network, StoredModel};
 use crate::predict::{Expected, FewLanes, InputSource, Outcomes};
-use crate::report::{nanoseconds_text, print_record, print_text};
+use crate::report::{nanoseconds_text, print_text};
 use crate::run_checkpoints::{Which, load_model_of};
 use crate::training::{Evaluator, Loss};
 
@@ -173,14 +173,16 @@ impl Prediction<'_> {
 
     fn print(&self, source: &InputSource, range: std::ops::Range<usize>, outputs: &[f32]) -> crate::Result<()> {
         let per_sample = outputs.len() / range.len().max(1);
-        for (sample, outputs) in range.zip(outputs.chunks_exact(per_sample)) {
+        let line = |(sample, outputs): (usize, &[f32])| -> crate::Result<String> {
             let (outcome, name) = (self.outcomes.of(outputs), source.name(sample));
             match self.args.json {
-                true => print_record(&outcome.record(&name))?,
-                false => print_text(csv_line(&[vec![name], outcome.cells()].concat())?)?,
+                true => Ok(serde_json::to_string(&outcome.record(&name)).map_err(std::io::Error::from)?),
+                false => csv_line(&[vec![name], outcome.cells()].concat()),
             }
-        }
-        Ok(())
+        };
+        // A batch at once: the stream is flushed each time.
+        let lines = range.zip(outputs.chunks_exact(per_sample)).map(line).collect::<crate::Result<Vec<_>>>()?;
+        Ok(print_text(lines.join("\n"))?)
     }
 }
 

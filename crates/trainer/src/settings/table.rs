@@ -50,8 +50,8 @@ settings! {
     }
     /// The data.
     DataArgs in NETWORK => {
-        /// The data set: fashion-mnist-mini (built in), fashion-mnist, mnist, cifar10, cifar100 or image-folder from
-        /// --data-dir, or table from --table
+        /// The data set: fashion-mnist-mini (built in); fashion-mnist, mnist, cifar10, cifar100, emnist-balanced (-letters,
+        /// -digits, -byclass, -bymerge) or image-folder from --data-dir; or table from --table
         data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME");
         /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
         /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test, or train alone; .jpeg and .png
@@ -85,11 +85,11 @@ settings! {
     }
     /// Data in a table, and what is to be learned.
     TableArgs in TASK => {
-        /// The file of --data table: .csv or .tsv with a header, .npy, .npz or .safetensors (docs/data.md says how they are read)
+        /// The file of --data table: .csv or .tsv with a header, .npy, .npz or .safetensors (docs/own-data.md describes them)
         table: PathBuf, arg(value_name = "FILE"), needs table;
-        /// A table of the same columns for the test
+        /// Table with the same columns to use as the test set
         test_table: PathBuf, arg(value_name = "FILE"), needs table;
-        /// Fraction of the samples that is the test set where there is no other, the same ones in every run, in (0, 1)
+        /// Fraction of the samples to use as the test set if the data has none, in (0, 1); the same samples in every run
         test_fraction: f64 = DEFAULT_TEST_FRACTION, arg(value_name = "FRACTION"),
             must |s| unless(s.test_fraction > 0.0 && s.test_fraction < 1.0, "above 0 and below 1"),
             needs |s| unless(
@@ -100,18 +100,18 @@ settings! {
         target: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','),
             must |s| unless(s.labels.is_none() || s.target.len() < 2, "one column with --labels"),
             needs |s| unless(s.data == TABLE || s.labels.is_some(), "--data table or --labels");
-        /// CSV file with the name of an image of --data-dir and its class in each row, for image-folder without class folders
+        /// CSV file with an image's file name and class in each row, for an image-folder without class folders
         labels: PathBuf, arg(value_name = "FILE"), needs |s| unless(s.data == IMAGE_FOLDER, "--data image-folder");
-        /// Columns to predict from, or the array of inputs; all but the targets if none are given
+        /// Columns to use as inputs, or the array of inputs; by default all columns but the targets
         features: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','), needs table;
         /// Columns to leave out
         drop: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','), needs table;
         /// What to do about missing values: refuse them, or replace them by the column's mean
         missing: Missing = Missing::Error, needs table;
-        /// Turn columns of text into one input for each word
+        /// Turn text columns into one input per word
         one_hot: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true"), needs table;
-        /// The loss, and with it the task: cross-entropy for classes, mse or huber for numbers, bce for several labels a sample
+        /// The loss, and with it the task: cross-entropy for classes, mse or huber for numbers, bce for several labels per sample
         loss: LossKind = LossKind::CrossEntropy, must |s| unless(
                 s.loss.is_of_classes() || s.data == TABLE,
                 "cross-entropy without --data table: the samples of the other data sets have a class",

@@ -6,6 +6,7 @@
 mod bias_relu;
 mod dropout;
 mod images;
+mod lane_losses;
 mod optimizer;
 mod pointwise_loss;
 mod softmax_cross_entropy;

@@ -64,7 +64,7 @@ impl ArrayFile {
         if let Some(table) = self.columns() {
             let columns = match known.columns {
                 Some(columns) => columns.clone(),
-                None => columns_of(options, &table.names, |columns| Ok(vec![false; columns.len()]), |_| Ok(vec![]))?,
+                None => columns_of(options, &table.names, |columns| Ok(vec![None; columns.len()]))?,
             };
             let values = table.inputs(&columns)?;
             let places = places(&table.names, &columns.targets)?;

@@ -165,12 +165,7 @@ fn read(options: &TableOptions, path: &Path, known: Known<'_>, suffix: &str) -> 
 fn read_csv(options: &TableOptions, table: &CsvTable, known: Known<'_>) -> Result<Read, TableError> {
     let columns = match known.columns {
         Some(columns) => columns.clone(),
-        None => columns_of(
-            options,
-            &table.names,
-            |columns| table.text_columns(columns),
-            |feature| words_of(table, feature),
-        )?,
+        None => columns_of(options, &table.names, |columns| words_of(table, columns))?,
     };
     let values = encode(table, &columns)?;
     let places = places(&table.names, &columns.targets)?;
@@ -180,13 +175,20 @@ fn read_csv(options: &TableOptions, table: &CsvTable, known: Known<'_>) -> Resul
     Ok(Read { split, outputs, columns: Some(columns), classes, has_test: false })
 }
 
-/// The words of a column, sorted.
-fn words_of(table: &CsvTable, column: usize) -> Result<Vec<String>, TableError> {
-    let (found, _) = table.columns(&[column], &[true], false, MOST_WORDS)?;
-    let [Column::Words { words, .. }] = &found[..] else { unreachable!("words were asked for") };
-    let mut words = words.clone();
-    words.sort();
-    Ok(words)
+/// The words of each column that is text, sorted.
+fn words_of(table: &CsvTable, columns: &[usize]) -> Result<Vec<Option<Vec<String>>>, TableError> {
+    let is_text = table.text_columns(columns)?;
+    let text: Vec<usize> = columns.iter().zip(&is_text).filter(|(_, is_text)| **is_text).map(|(&c, _)| c).collect();
+    if text.is_empty() {
+        return Ok(vec![None; columns.len()]);
+    }
+    let (found, _) = table.columns(&text, &vec![true; text.len()], false, MOST_WORDS)?;
+    let mut sorted = found.into_iter().map(|column| {
+        let Column::Words { mut words, .. } = column else { unreachable!("words were asked for") };
+        words.sort();
+        words
+    });
+    Ok(is_text.into_iter().map(|is_text| if is_text { sorted.next() } else { None }).collect())
 }
 
 /// The inputs, `[sample][input]`.

@@ -25,12 +25,11 @@ pub(super) fn outputs(targets: &Targets, classes: Option<&[String]>) -> usize {
     }
 }
 
-/// What the columns of these names become.
+/// What the columns of these names become; `words` gives those of each column that is text.
 pub(super) fn columns_of(
     options: &TableOptions,
     names: &[String],
-    is_text: impl Fn(&[usize]) -> Result<Vec<bool>, TableError>,
-    words: impl Fn(usize) -> Result<Vec<String>, TableError>,
+    words: impl Fn(&[usize]) -> Result<Vec<Option<Vec<String>>>, TableError>,
 ) -> Result<TableColumns, TableError> {
     let TableOptions { targets, features, dropped, missing, one_hot, .. } = options;
     if targets.is_empty() {
@@ -50,12 +49,9 @@ pub(super) fn columns_of(
     if chosen.is_empty() {
         return Err(TableError::NoFeatures { columns: names.to_vec() });
     }
-    let is_text = if *one_hot { is_text(&chosen)? } else { vec![false; chosen.len()] };
-    let feature = |(&column, &is_text): (&usize, &bool)| {
-        let words = is_text.then(|| words(column)).transpose()?;
-        Ok(Feature { name: names[column].clone(), words })
-    };
-    let features = chosen.iter().zip(&is_text).map(feature).collect::<Result<_, TableError>>()?;
+    let words = if *one_hot { words(&chosen)? } else { vec![None; chosen.len()] };
+    let feature = |(&column, words): (&usize, _)| Feature { name: names[column].clone(), words };
+    let features = chosen.iter().zip(words).map(feature).collect();
     Ok(TableColumns { features, targets: targets.clone(), missing: *missing })
 }
 
