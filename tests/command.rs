@@ -1,28 +1,15 @@
 //! The command as a user runs it: records, files, exit codes and messages.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 use trainer::models::{StoredLayer, StoredModel, StoredWeight};
 
-fn rigl(folder: &Path, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
-    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
-    command.output().expect("the command under test was built")
-}
-
-/// Runs a command that succeeds and prints records only.
-fn records(folder: &Path, args: &str) -> Vec<Value> {
-    let output = rigl(folder, args);
-    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
-}
+use crate::running::{output, records};
 
 /// Runs a command that fails; returns its exit code and message.
 fn failure(folder: &Path, args: &str) -> (i32, String) {
-    let output = rigl(folder, args);
+    let output = output(folder, args);
     assert!(!output.status.success(), "{args} succeeded");
     assert!(output.stdout.is_empty(), "{args} printed results");
     let message = String::from_utf8(output.stderr).unwrap();
@@ -138,7 +125,7 @@ fn training_in_blocks() {
 #[test]
 fn the_table_names_time_against_dense() {
     let folder = tempfile::tempdir().unwrap();
-    let output = rigl(folder.path(), "train --steps 20");
+    let output = output(folder.path(), "train --steps 20");
     let text = String::from_utf8(output.stdout).unwrap();
     for part in ["density", "nnz", "training flops/sample", "time per step, measured", "test accuracy", "runs/"] {
         assert!(text.contains(part), "{part} in\n{text}");
@@ -342,8 +329,10 @@ fn convolutions_are_checked_before_they_are_timed() {
         assert!((efficiency / speedup - 1.0).abs() < 1e-9, "{record}");
     }
     // One image: vectors of neighbouring pixels.
-    let output =
-        rigl(folder.path(), "bench kernel --budget 0.1 --op conv_forward --shape 8x4x3x6x6x1 --density 0.4 --groups 2");
+    let output = output(
+        folder.path(),
+        "bench kernel --budget 0.1 --op conv_forward --shape 8x4x3x6x6x1 --density 0.4 --groups 2",
+    );
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
     for part in ["conv_forward 8x4x3x6x6x1, groups 2 on ", "limit: against", "one load per multiply-add"] {
@@ -360,7 +349,7 @@ fn records_say_what_they_were_measured_with_and_are_compared() {
         ("b.jsonl", "--shape 16x24x32 --density 0.25,0.125 --isa scalar"),
         ("c.jsonl", "--shape 24x24x32 --density 0.25"),
     ] {
-        let output = rigl(path, &format!("bench kernel --json --budget 0.1 --threads 1 {args}"));
+        let output = output(path, &format!("bench kernel --json --budget 0.1 --threads 1 {args}"));
         assert!(output.status.success());
         std::fs::write(path.join(file), &output.stdout).unwrap();
         let record: Value = serde_json::from_slice(output.stdout.split(|&byte| byte == b'\n').next().unwrap()).unwrap();
@@ -368,7 +357,7 @@ fn records_say_what_they_were_measured_with_and_are_compared() {
         assert!(record["date"].as_str().unwrap().starts_with("20") && record["version"].is_string(), "{record}");
         assert!(!record["processor"].as_str().unwrap().is_empty() && record.get("commit").is_some(), "{record}");
     }
-    let output = rigl(path, "bench compare a.jsonl b.jsonl");
+    let output = output(path, "bench compare a.jsonl b.jsonl");
     let table = String::from_utf8(output.stdout).unwrap();
     for part in
         ["A: a.jsonl: ", "scalar", "spmm 16x24x32 csr", "B / A", "over 1 case", "only in A: spmm 16x24x32 csr at 0.500"]
@@ -438,7 +427,7 @@ fn a_step_is_measured_against_the_dense_step() {
 fn a_step_is_profiled_once_for_each_density() {
     let folder = tempfile::tempdir().unwrap();
     let args = "bench step --budget 0.1 --model 64-96-10 --batch-size 32 --density 0.4,0.2 --threads 1 --profile";
-    let output = rigl(folder.path(), args);
+    let output = output(folder.path(), args);
     assert!(output.status.success());
     let profile = String::from_utf8(output.stderr).unwrap();
     for (part, count) in [("density 0.4\n", 1), ("density 0.2\n", 1), ("launches", 2), ("sddmm", 2)] {
@@ -465,7 +454,7 @@ fn help_tells_what_each_command_does() {
         ("bench kernel --help", &["spmm_t", "conv_weight_grad", "--isa", "--pattern", "--dense-reference"]),
         ("bench step --help", &["--model", "--batch-size"]),
     ] {
-        let output = rigl(folder.path(), args);
+        let output = output(folder.path(), args);
         // Lines are broken wherever they have to be.
         let text = String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(output.status.success());

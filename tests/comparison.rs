@@ -2,36 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-fn rigl(folder: &Path, args: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
-    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
-    command
-}
-
-fn output(folder: &Path, args: &str) -> Output {
-    rigl(folder, args).output().expect("the command under test was built")
-}
-
-/// Runs a command that succeeds and prints records only.
-fn records(folder: &Path, args: &str) -> Vec<Value> {
-    let output = output(folder, args);
-    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
-}
-
-fn failure(folder: &Path, args: &str) -> (i32, String) {
-    let output = output(folder, args);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && !message.contains("panicked"), "{args}: {message}");
-    (output.status.code().expect("no signal"), message)
-}
+use crate::running::{failure, output, records, rigl};
 
 /// When a run's last record was written.
 fn written(folder: &Path, run: &str) -> std::time::SystemTime {

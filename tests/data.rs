@@ -4,30 +4,15 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
-fn rigl(folder: &Path, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
-    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
-    command.output().expect("the command under test was built")
-}
+use crate::running::{self, parsed, records};
 
 /// Exit code, records and messages of a command.
 fn outcome(folder: &Path, args: &str) -> (i32, Vec<Value>, String) {
-    let output = rigl(folder, args);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(!message.contains("panicked"), "{args}: {message}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let records = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")));
-    (output.status.code().expect("no signal"), records.collect(), message)
-}
-
-fn records(folder: &Path, args: &str) -> Vec<Value> {
-    let (code, records, message) = outcome(folder, args);
-    assert_eq!(code, 0, "{args}: {message}");
-    records
+    let (code, printed, message) = running::outcome(folder, args);
+    (code, parsed(&printed), message)
 }
 
 /// Three classes by colour, six pictures each of several sizes, and two a class for testing. The last of `train/b` is
@@ -214,7 +199,7 @@ fn convolutional_networks_say_which_pictures_they_read() {
 fn data_sets_are_listed_fetched_and_verified() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let table = rigl(path, "data list");
+    let table = running::output(path, "data list");
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.contains("fashion-mnist-mini") && table.contains("32×32×3") && table.contains("RIGL_DATA_DIR"));
     let verified = &records(path, "data verify --json fashion-mnist-mini")[0];

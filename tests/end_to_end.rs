@@ -13,3 +13,4 @@ mod own_data;
 mod own_networks;
 mod published_numbers;
 mod resume;
+mod running;

@@ -2,36 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 use trainer::checkpoint::Checkpoint;
 
-fn rigl(folder: &Path, args: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
-    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
-    command
-}
-
-fn output(folder: &Path, args: &str) -> Output {
-    rigl(folder, args).output().expect("the command under test was built")
-}
-
-/// Runs a command that succeeds and prints records only.
-fn records(folder: &Path, args: &str) -> Vec<Value> {
-    let output = output(folder, args);
-    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
-}
-
-/// The message of a command that is refused.
-fn refused(folder: &Path, args: &str) -> String {
-    let output = output(folder, args);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{args}: {message}");
-    message
-}
+use crate::running::{output, records, refused, rigl};
 
 /// The records of a run's epochs, without times.
 fn epochs(run: &Path) -> Vec<Value> {

@@ -1,23 +1,10 @@
 //! Every method as a user runs it, on the embedded data.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
-fn rigl(folder: &Path, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
-    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
-    command.output().expect("the command under test was built")
-}
-
-/// The records of a command that succeeds.
-fn records(folder: &Path, args: &str) -> Vec<Value> {
-    let output = rigl(folder, args);
-    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
+use crate::running::{output, records};
 
 /// The last of them.
 fn done(folder: &Path, args: &str) -> Value {
@@ -118,7 +105,7 @@ fn what_cannot_be_is_refused_by_name() {
         ("--method gmp --init sparse-fan-in", "--init has no effect here"),
         ("--method lottery --ticket nowhere", "nowhere"),
     ] {
-        let output = rigl(folder.path(), &format!("train {args} --out out"));
+        let output = output(folder.path(), &format!("train {args} --out out"));
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(message.contains(expected), "{args}: {message}");
         assert!(!folder.path().join("out").exists(), "{args} left a folder");

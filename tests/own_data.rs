@@ -4,38 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
 use sparse_kernels::random::Key;
 
-/// Standard output of a command that succeeds.
-fn succeed(folder: &Path, args: &str) -> String {
-    let (code, output, message) = outcome(folder, args);
-    assert_eq!(code, 0, "{args}: {message}");
-    output
-}
-
-fn outcome(folder: &Path, args: &str) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
-    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
-    let output = command.output().expect("the command under test was built");
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(!message.contains("panicked"), "{args}: {message}");
-    (output.status.code().expect("no signal"), String::from_utf8(output.stdout).unwrap(), message)
-}
-
-/// The message of a command that is refused as a usage error.
-fn refused(folder: &Path, args: &str) -> String {
-    let (code, _, message) = outcome(folder, args);
-    assert_eq!(code, 2, "{args}: {message}");
-    message
-}
+use crate::running::{outcome, printed, refused};
 
 fn record(folder: &Path, args: &str) -> Value {
-    serde_json::from_str(succeed(folder, args).lines().last().unwrap()).unwrap()
+    serde_json::from_str(printed(folder, args).lines().last().unwrap()).unwrap()
 }
 
 /// The cells of CSV lines without quotes.
@@ -88,11 +66,11 @@ fn a_table_of_classes() {
     });
     fs::write(path.join("new.csv"), reordered).unwrap();
     for options in ["", " --batch-size 1", " --batch-size 3 --threads 1"] {
-        let predictions = cells(&succeed(path, &format!("predict run new.csv{options}")));
+        let predictions = cells(&printed(path, &format!("predict run new.csv{options}")));
         assert_eq!(predictions[0], ["input", "class", "probability"]);
         assert!(share(&predictions, 1, species) > 0.95, "{options}");
     }
-    let line = succeed(path, "predict run new.csv --json --top-k 2").lines().next().unwrap().to_owned();
+    let line = printed(path, "predict run new.csv --json --top-k 2").lines().next().unwrap().to_owned();
     let first: Value = serde_json::from_str(&line).unwrap();
     assert!(line.starts_with("{\"input\":\"new.csv:1\"") && first["classes"][0]["class"] == "setosa", "{line}");
     let (_, _, timing) = outcome(path, "predict run new.csv --batch-size 1 --time");
@@ -134,7 +112,7 @@ fn a_table_of_numbers() {
         let metrics = fs::read_to_string(path.join(out).join("metrics.jsonl")).unwrap();
         let epoch: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
         assert!(epoch["val_rmse"].is_f64() && epoch["val_accuracy"].is_null(), "{epoch}");
-        let predictions = cells(&succeed(path, &format!("predict {out} houses.csv")));
+        let predictions = cells(&printed(path, &format!("predict {out} houses.csv")));
         assert_eq!(predictions[0], ["input", "price", "tax"]);
         let error = |(cells, price): (&Vec<String>, &f64)| (cells[1].parse::<f64>().unwrap() - price).powi(2);
         let mean = predictions[1..].iter().zip(&prices).map(error).sum::<f64>() / 800.0;
@@ -164,7 +142,7 @@ fn a_table_of_labels() {
         let train = format!("train --json --data table --table {file}.csv --target {target} --loss bce --model mlp-64");
         let done = record(path, &format!("{train} --density 0.5 --epochs 20 --out {file}"));
         assert!(done["test_f1"].as_f64().unwrap() > 0.9 && done["test_precision_at_1"].is_f64(), "{done}");
-        let predictions = cells(&succeed(path, &format!("predict {file} names.csv")));
+        let predictions = cells(&printed(path, &format!("predict {file} names.csv")));
         assert_eq!(predictions[0], ["input", "labels", "hot", "wet"]);
         assert!(share(&predictions, 1, &labels) > 0.85);
     }
@@ -224,7 +202,7 @@ fn arrays_of_floats() {
         let train = format!("train --json --data table --table {file} --model {model} --normalize channels");
         let done = record(path, &format!("{train} --density 0.5 --epochs 8 --lr 0.05 --out {model}"));
         assert!(done["test_accuracy"].as_f64().unwrap() > 0.9, "{model}: {done}");
-        let predictions = cells(&succeed(path, &format!("predict {model} new.npy")));
+        let predictions = cells(&printed(path, &format!("predict {model} new.npy")));
         assert!(share(&predictions, 1, &expected) > 0.9, "{model}");
     }
     let sums = ["mlp-20", "lenet-5"].map(|run| record(path, &format!("eval --json {run}"))["samples"].clone());
@@ -288,10 +266,10 @@ fn folders_of_pictures_with_names() {
         let done = record(path, &format!("train --json --data image-folder {data} {common} --out {run}"));
         assert!(done["test_accuracy"].as_f64().unwrap() > 0.9, "{run}: {done}");
         assert_eq!(record(path, &format!("eval --json {run}"))["accuracy"], done["test_accuracy"], "{run}");
-        let predictions = cells(&succeed(path, &format!("predict {run} new")));
+        let predictions = cells(&printed(path, &format!("predict {run} new")));
         assert_eq!(predictions[1][0], "new/0-20.png");
         assert!(share(&predictions, 1, &expected) > 0.9, "{run}");
-        let single = cells(&succeed(path, &format!("predict {run} new/2-23.png --batch-size 1")));
+        let single = cells(&printed(path, &format!("predict {run} new/2-23.png --batch-size 1")));
         assert_eq!(single[1][1], "blue", "{run}");
     }
     let labels = fs::read_to_string(path.join("flat/labels.csv")).unwrap().replace("red-3,", "red-333,");

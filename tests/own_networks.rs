@@ -2,28 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
-fn rigl(folder: &Path, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
-    command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
-    command.output().expect("the command under test was built")
-}
-
-/// What a command that succeeds prints.
-fn printed(folder: &Path, args: &str) -> String {
-    let output = rigl(folder, args);
-    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn failure(folder: &Path, args: &str) -> String {
-    let output = rigl(folder, args);
-    assert!(!output.status.success(), "{args} succeeded");
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(!message.contains("panicked"), "{args}: {message}");
-    message
-}
+use crate::running::{printed, refused};
 
 fn checkpoint(folder: &Path, run: &str) -> Vec<u8> {
     fs::read(folder.join(run).join("checkpoint.safetensors")).unwrap()
@@ -139,17 +119,17 @@ fn wrong_files_are_refused_with_line_and_reason() {
         ),
     ] {
         fs::write(folder.join("net.toml"), text).unwrap();
-        let message = failure(folder, "train --model net.toml --steps 1");
+        let message = refused(folder, "train --model net.toml --steps 1");
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         let in_config = "model = \"net.toml\"\nsteps = 1\n";
         fs::write(folder.join("config.toml"), in_config).unwrap();
-        let message = failure(folder, "train --config config.toml");
+        let message = refused(folder, "train --config config.toml");
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     }
-    assert!(failure(folder, "train --model absent.toml").contains("absent.toml: "));
+    assert!(refused(folder, "train --model absent.toml").contains("absent.toml: "));
     fs::write(folder.join("net.toml"), OWN).unwrap();
     for args in ["--width 0.5", "--stem cifar"] {
-        assert!(failure(folder, &format!("train --model net.toml {args}")).contains("has no effect here"));
+        assert!(refused(folder, &format!("train --model net.toml {args}")).contains("has no effect here"));
     }
-    assert!(failure(folder, "compare --methods small-dense --model net.toml --steps 1").contains("by name"));
+    assert!(refused(folder, "compare --methods small-dense --model net.toml --steps 1").contains("by name"));
 }
