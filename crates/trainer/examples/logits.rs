@@ -52,11 +52,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut loader = BatchLoader::new(split.into(), &normalization, options)?;
     let (mut arena, mut rows) = (Arena::new(), Vec::new());
     while let Some(batch) = loader.next_batch()? {
-        let mut input = arena.take_activations(&cpu, batch.layout)?;
-        cpu.upload(&batch.images, input.data_mut())?;
+        let (layout, values) = batch.inputs.values();
+        let mut input = arena.take_activations(&cpu, layout)?;
+        cpu.upload(values, input.data_mut())?;
         let mut tape = Tape::new(&cpu, &mut arena, &mut network.parameters, Mode::Evaluation);
         let x = tape.input(input, false);
-        let logits = network.body.forward(&mut tape, x, 0.0, Key::new(0))?;
+        let logits = network.body.forward(&mut tape, x.into(), 0.0, Key::new(0))?;
         let Activations::Strips(strips) = tape.value(logits)? else { return Err("the logits are images".into()) };
         let samples = strips.layout.lanes();
         let mut columns = vec![0.0; classes * samples];

@@ -180,7 +180,7 @@ where
 {
     let Evaluated { split, normalization, measured, loader_threads } = evaluated;
     let batch_size = body.evaluation_batch().min(split.len());
-    let form = body.input_layout(batch_size).into();
+    let form = body.input_form(batch_size);
     let options = LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads: loader_threads };
     let mut loader = BatchLoader::new(split.clone(), normalization, options)?;
     let (mut evaluation, mut outputs) = (Evaluation::new(measured), Vec::new());
@@ -443,7 +443,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         let (first_epoch, first_batch) =
             (trainer.batches() / self.batches_per_epoch, (trainer.batches() % self.batches_per_epoch) as usize);
         let order = Order::Shuffled { seed: config.seed, first_epoch, first_batch, augment: config.augment };
-        let form = trainer.network.body.input_layout(batch_size).into();
+        let form = trainer.network.body.input_form(batch_size);
         let threads = config.loader_thread_count();
         let options = LoaderOptions { batch_size, form, order, drop_last: false, threads };
         let mut loader = BatchLoader::new(data.train.clone(), &self.input.normalization, options)?;
@@ -500,7 +500,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             if std::mem::take(&mut self.epoch_is_recorded) {
                 self.epoch = Mean::default();
             }
-            let report = self.parts.trainer.train_batch(batch.layout, &batch.images, &batch.targets)?;
+            let report = self.parts.trainer.train_on(batch)?;
             self.epoch.add(&report.loss);
             self.corrupt_images.extend(&batch.corrupt);
             self.forward_flops[0] += self.forward_flops[1];

@@ -11,6 +11,7 @@ use sparse_kernels::{ImageLayout, Layout, ShapeError, StripLayout};
 use super::Normalization;
 use super::dataset::Inputs;
 use super::normalization::{standardization, value_standardization};
+use super::sequences::LaneOrder;
 
 /// What a batch of pictures becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,13 @@ pub enum InputForm {
         /// Pixels of zeros on each side.
         border: usize,
         /// Samples in a strip, see [`ImageLayout::new`].
+        strip: usize,
+    },
+    /// Tokens, for an embedding.
+    Tokens {
+        /// Which are neighbours in the lanes.
+        order: LaneOrder,
+        /// Lanes in a strip, or what the width of a whole batch's strip is a multiple of.
         strip: usize,
     },
 }
@@ -46,7 +54,9 @@ impl InputForm {
     pub fn layout(self, samples: usize, shape: [usize; 3]) -> Result<Layout, ShapeError> {
         let [channels, height, width] = shape;
         Ok(match self {
-            Self::Features { strip } => StripLayout::new(samples, channels * height * width, strip)?.into(),
+            Self::Features { strip } | Self::Tokens { strip, .. } => {
+                StripLayout::new(samples, channels * height * width, strip)?.into()
+            }
             Self::Images { border, strip } => {
                 ImageLayout::new(samples, channels, [height, width], border, strip)?.into()
             }

@@ -304,12 +304,14 @@ mod tests {
         let mut loader = BatchLoader::new(split.clone(), &plain, options).unwrap();
         let (mut seen, mut corrupt, mut inputs) = (Vec::new(), BTreeSet::new(), Vec::new());
         while let Some(batch) = loader.next_batch().unwrap() {
-            let sparse_kernels::Layout::Images(layout) = batch.layout else { panic!("images were asked for") };
+            let (sparse_kernels::Layout::Images(layout), values) = batch.inputs.values() else {
+                panic!("images were asked for")
+            };
             assert_eq!(batch.targets.len(), layout.samples());
-            let red = |n| batch.images[layout.index(n, 0, [3, 3])].round() as u8;
+            let red = |n| values[layout.index(n, 0, [3, 3])].round() as u8;
             seen.extend(batch.targets.classes().iter().enumerate().map(|(n, &label)| (red(n), label)));
             corrupt.extend(&batch.corrupt);
-            inputs.extend_from_slice(&batch.images);
+            inputs.extend_from_slice(values);
         }
         (seen, corrupt, inputs)
     }

@@ -22,25 +22,12 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, ShapeError};
 
 use super::augment::{CropFlip, PAD};
+use super::batch::{Batch, BatchInputs};
 use super::dataset::{Inputs, Split, shuffle};
 use super::fill::AnyFiller;
 use super::picture::{Cut, PictureReader};
-use super::targets::Targets;
 use super::{DataError, InputForm, Normalization};
 use crate::data::Augment;
-
-/// One batch: inputs in the layout asked for, and targets.
-#[derive(Debug)]
-pub struct Batch {
-    /// The batch's samples, in the form of [`LoaderOptions::form`].
-    pub layout: Layout,
-    /// `layout.len()` inputs; padding and borders are zero.
-    pub images: Vec<f32>,
-    /// The targets of each sample: of `layout.samples()` of them.
-    pub targets: Targets,
-    /// The samples that another took the place of, because their files are broken. One may come several times.
-    pub corrupt: Vec<u32>,
-}
 
 /// In which order samples come, and what is done to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,9 +226,9 @@ impl BatchLoader {
             let (ready_sender, ready) = sync_channel(buffers);
             let (free, free_receiver) = sync_channel(buffers);
             for _ in 0..buffers {
-                let images = Vec::with_capacity(layout.len());
+                let inputs = BatchInputs::Values { layout, values: Vec::with_capacity(layout.len()) };
                 let targets = split.targets.none_of(layout.samples());
-                let batch = Batch { layout, images, targets, corrupt: Vec::new() };
+                let batch = Batch { inputs, targets, corrupt: Vec::new() };
                 free.send(batch).expect("the receiver is in scope");
             }
             let filler = AnyFiller::new(&split.inputs, split.shape, normalization);
@@ -437,10 +424,11 @@ impl Job {
         let split = &self.split;
         let first = batch_of_epoch * batch_size;
         let samples = &self.order[first..self.order.len().min(first + batch_size)];
-        batch.layout = form.layout(samples.len(), split.shape).expect("the form was checked in new");
         batch.targets.clear();
         batch.corrupt.clear();
-        let Batch { targets, corrupt, .. } = batch;
+        let Batch { inputs, targets, corrupt } = batch;
+        let BatchInputs::Values { layout, values: to } = inputs else { unreachable!("the loader makes values") };
+        *layout = form.layout(samples.len(), split.shape).expect("the form was checked in new");
         let key = match order {
             Order::Shuffled { augment: Augment::None, .. } | Order::Stored => None,
             Order::Shuffled { seed, first_epoch, .. } => {
@@ -450,7 +438,7 @@ impl Job {
         let change = |sample: u32| key.map(|key| key.with(sample.into()));
         let filler = match (&mut self.filler, &split.inputs) {
             (AnyFiller::Floats(filler), Inputs::Floats(values)) => {
-                return filler.fill(batch.layout, &mut batch.images, |n, to| {
+                return filler.fill(*layout, to, |n, to| {
                     to.copy_from_slice(&values[samples[n] as usize * to.len()..][..to.len()]);
                     targets.push_of(&split.targets, samples[n] as usize);
                     Ok(())
@@ -459,7 +447,7 @@ impl Job {
             (AnyFiller::Bytes(filler), _) => filler,
             (AnyFiller::Floats(_), _) => unreachable!("the filler is the split's"),
         };
-        filler.fill(batch.layout, &mut batch.images, |n, to| match &split.inputs {
+        filler.fill(*layout, to, |n, to| match &split.inputs {
             Inputs::Bytes(bytes) => {
                 let from = &bytes[samples[n] as usize * to.len()..][..to.len()];
                 match change(samples[n]) {
@@ -500,6 +488,7 @@ fn epoch_key(seed: u64, epoch: u64) -> Key {
 
 #[cfg(test)]
 mod tests {
+    use super::super::targets::Targets;
     use super::*;
     use proptest::prelude::*;
 
@@ -530,7 +519,8 @@ mod tests {
     fn epoch(loader: &mut BatchLoader) -> Vec<(u32, u32)> {
         let mut seen = Vec::new();
         while let Some(batch) = loader.next_batch().unwrap() {
-            let first = |sample| batch.images[at(batch.layout, 0, sample)].round() as u32;
+            let (layout, values) = batch.inputs.values();
+            let first = |sample| values[at(layout, 0, sample)].round() as u32;
             seen.extend(batch.targets.classes().iter().enumerate().map(|(sample, &label)| (first(sample), label)));
         }
         seen
@@ -578,7 +568,7 @@ mod tests {
             for _ in 0..3 {
                 let mut seen = Vec::new();
                 while let Some(batch) = loader.next_batch().unwrap() {
-                    seen.push(batch.layout.samples());
+                    seen.push(batch.inputs.values().0.samples());
                 }
                 assert_eq!(seen, sizes);
             }
@@ -592,8 +582,9 @@ mod tests {
         let mut loader = BatchLoader::new(split.clone(), &plain(), LoaderOptions { order, ..options }).unwrap();
         let mut batches = Vec::new();
         for _ in 0..2 {
-            while let Some(Batch { layout, images, targets, .. }) = loader.next_batch().unwrap() {
-                batches.push((*layout, images.clone(), targets.classes().to_vec()));
+            while let Some(Batch { inputs, targets, .. }) = loader.next_batch().unwrap() {
+                let (layout, values) = inputs.values();
+                batches.push((layout, values.to_vec(), targets.classes().to_vec()));
             }
         }
         batches
@@ -657,8 +648,8 @@ mod tests {
         let mut loader = BatchLoader::new(split.clone(), &plain(), options).unwrap();
         let mut seen = Vec::new();
         while let Some(batch) = loader.next_batch().unwrap() {
-            let Layout::Strips(layout) = batch.layout else { panic!("features were asked for") };
-            let picture = |n| (0..60).map(|feature| batch.images[layout.index(feature, n)].round()).collect();
+            let (Layout::Strips(layout), values) = batch.inputs.values() else { panic!("features were asked for") };
+            let picture = |n| (0..60).map(|feature| values[layout.index(feature, n)].round()).collect();
             seen.extend(batch.targets.classes().iter().enumerate().map(|(n, &label)| (label, picture(n))));
         }
         seen.sort_by_key(|&(label, _)| label);
@@ -705,7 +696,7 @@ mod tests {
             let mut places = std::collections::BTreeSet::new();
             for _ in 0..5 {
                 while let Some(batch) = loader.next_batch().unwrap() {
-                    places.insert(batch.images.as_ptr() as usize);
+                    places.insert(batch.inputs.values().1.as_ptr() as usize);
                 }
             }
             assert!(places.len() <= BUFFERS.max(threads * BUFFERS_OF_MANY), "{places:?}");

@@ -13,6 +13,7 @@
 //! Folders of pictures are read while they are trained on; of all others, the bytes are in memory.
 
 mod augment;
+mod batch;
 pub mod cifar;
 mod class_names;
 pub(crate) mod compressed;
@@ -29,6 +30,7 @@ mod normalization;
 mod picture;
 mod picture_end;
 mod picture_files;
+mod sequences;
 pub mod table;
 mod targets;
 
@@ -40,14 +42,16 @@ use self::known::{Format, IDX_FILES};
 use self::table::TABLE;
 
 pub use augment::Augment;
+pub use batch::{Batch, BatchInputs, HostInputs};
 pub use dataset::{Dataset, Inputs, Split, content_sums};
 pub use error::DataError;
 pub use fill::InputForm;
 pub use known::{EMBEDDED, Home, IMAGE_FOLDER, KNOWN, KnownSet, SETS, known_class_names};
-pub use loader::{Batch, BatchLoader, InputMaker, LoaderError, LoaderOptions, Order};
+pub use loader::{BatchLoader, InputMaker, LoaderError, LoaderOptions, Order};
 pub use normalization::{Normalization, Normalize};
 pub use picture::{Cut, PictureError, PictureReader};
 pub use picture_files::PictureFiles;
+pub use sequences::{LaneOrder, Sequences};
 pub use targets::{BatchTargets, Targets};
 
 macro_rules! embedded {

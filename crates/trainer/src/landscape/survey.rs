@@ -150,7 +150,7 @@ impl<'v, B: Backend> Survey<'v, B> {
             let t = f64::from(places.uniform(step));
             path.at(t, &mut point);
             self.go_to(&point)?;
-            let loss = self.evaluator.training_pass(batch.layout, &batch.images, &batch.targets, true)?;
+            let loss = self.evaluator.training_pass(batch, true)?;
             if !loss.sum.is_finite() {
                 let (curve, loss) = (path.curve(), loss.mean());
                 return Err(LandscapeError::Diverged { curve, step, loss, learning_rate }.into());
@@ -204,7 +204,7 @@ impl<'v, B: Backend> Survey<'v, B> {
             // So the running mean is that of all samples so far.
             let share = batch.targets.len() as f32 / samples as f32;
             self.evaluator.network.body.norms.iter_mut().for_each(|norm| norm.options.momentum = share);
-            self.evaluator.training_pass(batch.layout, &batch.images, &batch.targets, false)?;
+            self.evaluator.training_pass(batch, false)?;
         }
         Ok(())
     }
@@ -213,7 +213,7 @@ impl<'v, B: Backend> Survey<'v, B> {
     fn loader(&self, augment: Augment) -> crate::Result<BatchLoader> {
         let View { train, normalization, loader_threads: threads, batch_size, seed, .. } = &self.view;
         let order = Order::Shuffled { seed: *seed, first_epoch: 0, first_batch: 0, augment };
-        let form = self.network().body.input_layout(*batch_size).into();
+        let form = self.network().body.input_form(*batch_size);
         let options = LoaderOptions { batch_size: *batch_size, form, order, drop_last: false, threads: *threads };
         Ok(BatchLoader::new(train.clone(), normalization, options)?)
     }
@@ -225,7 +225,7 @@ mod tests {
     use sparse_kernels::cpu::Cpu;
 
     use super::*;
-    use crate::data::{Batch, Inputs};
+    use crate::data::Inputs;
     use crate::landscape::{Curve, Space};
     use crate::models::{Architecture, Format, Init, Initialization, ModelSpec};
 
@@ -294,12 +294,12 @@ mod tests {
             let mut path = Path::straight(curve, Point::of(&a), Point::of(&b));
             let mut survey = Survey::new(&cpu, a, 24, view.clone()).unwrap();
             let mut loader = survey.loader(Augment::None).unwrap();
-            let Batch { layout, images, targets, .. } = loader.next_batch().unwrap().unwrap();
+            let batch = loader.next_batch().unwrap().unwrap();
             let t = 0.375;
             let (mut point, mut gradient) = (path.start().zeros_like(), path.start().zeros_like());
             path.at(t, &mut point);
             survey.go_to(&point).unwrap();
-            survey.evaluator.training_pass(*layout, images, targets, true).unwrap();
+            survey.evaluator.training_pass(batch, true).unwrap();
             survey.read_gradient(&mut gradient).unwrap();
             // A step of rate 1 without momentum subtracts the gradient.
             let before = path.clone();
@@ -313,7 +313,7 @@ mod tests {
                 moved.control_points_mut()[control].arrays[array][i] += shift;
                 moved.at(t, &mut point);
                 survey.go_to(&point).unwrap();
-                survey.evaluator.evaluate_batch(*layout, images, targets).unwrap().mean()
+                survey.evaluator.evaluate_outputs(batch, &mut Vec::new()).unwrap().mean()
             };
             let (mut compared, mut largest) = (0, 0f32);
             for control in 0..curve.degree() - 1 {
@@ -433,8 +433,8 @@ mod tests {
         let mut whole = Survey::new(&cpu, model, 48, view(48)).unwrap();
         let evaluated = whole.evaluate(&point).unwrap().loss();
         let mut loader = whole.loader(Augment::None).unwrap();
-        let Batch { layout, images, targets, .. } = loader.next_batch().unwrap().unwrap();
-        let trained = whole.evaluator.training_pass(*layout, images, targets, false).unwrap().mean();
+        let batch = loader.next_batch().unwrap().unwrap();
+        let trained = whole.evaluator.training_pass(batch, false).unwrap().mean();
         assert!((evaluated / f64::from(trained) - 1.0).abs() < 1e-2, "{evaluated} {trained}");
         // Batches' moments are not quite those of the whole.
         assert!((loss / evaluated - 1.0).abs() < 0.2 && loss != evaluated, "{loss} {evaluated}");

@@ -23,7 +23,7 @@ pub use definition::{Definition, DefinitionError};
 pub use family::{Family, FirstWeights};
 pub use graph::{Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer};
 pub use name::{ModelName, Stem};
-pub use network::{Body, Layer, Network, WeightCount, activation_bytes, strip_of};
+pub use network::{Body, Layer, Network, NetworkInput, WeightCount, activation_bytes, strip_of};
 pub(crate) use sparsification::{DENSITY_RULE, complement, is_density, parse_density};
 pub use sparsification::{DensityOverride, Format, Init, Initialization, LayerRule, Sparsification};
 pub(crate) use spec::MOST_WIDTH;

@@ -15,6 +15,7 @@ use super::graph::{LayerKind, Node, PoolKind, ValueShape};
 use super::sparsification::{Format, Initialization};
 use super::stored::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
 
+use crate::data::{InputForm, Sequences};
 use crate::training::TrainingError;
 
 /// One layer's parameters.
@@ -97,7 +98,32 @@ pub struct Body {
     any_sparse_linear: bool,
 }
 
+/// What a network reads.
+#[derive(Debug)]
+pub enum NetworkInput<'i, B: Backend> {
+    /// Features or images.
+    Values(Var),
+    /// Tokens, one of each lane.
+    Tokens {
+        /// On the device.
+        tokens: &'i B::Indices,
+        /// How they lie.
+        sequences: Sequences,
+    },
+}
+
+impl<B: Backend> From<Var> for NetworkInput<'_, B> {
+    fn from(values: Var) -> Self {
+        Self::Values(values)
+    }
+}
+
 impl Body {
+    /// What a batch of `samples` inputs becomes.
+    pub fn input_form(&self, samples: usize) -> InputForm {
+        self.input_layout(samples).into()
+    }
+
     /// How a batch of `samples` inputs lies.
     pub fn input_layout(&self, samples: usize) -> Layout {
         match self.images[0] {
@@ -119,7 +145,7 @@ impl Body {
         }
     }
 
-    /// The forward pass from `x`, the network's input, to the logits.
+    /// The forward pass from the network's input to the logits.
     ///
     /// With `dropout`, a share of what [`Node::Dropout`] reads is dropped in training; `key` decides which.
     ///
@@ -128,10 +154,13 @@ impl Body {
     pub fn forward<B: Backend>(
         &self,
         tape: &mut Tape<'_, B>,
-        x: Var,
+        input: NetworkInput<'_, B>,
         dropout: f32,
         key: Key,
     ) -> Result<Var, autograd::Error> {
+        let NetworkInput::Values(x) = input else {
+            return Err(autograd::Error::Activations { op: "forward", got: "tokens", expected: "values" });
+        };
         let strip = strip_of(self.any_sparse_linear, tape.layout(x).samples());
         let mut values: Vec<Option<Var>> = vec![None; self.images.len()];
         values[0] = Some(x);

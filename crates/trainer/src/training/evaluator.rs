@@ -6,8 +6,8 @@ use sparse_kernels::{Activations, Backend, Layout, StripLayout, Strips};
 
 use super::error::TrainingError;
 use super::loss::Loss;
-use crate::data::{Batch, BatchTargets};
-use crate::models::Network;
+use crate::data::{Batch, BatchTargets, HostInputs, Sequences};
+use crate::models::{Network, NetworkInput};
 
 /// How a pass is made.
 pub(super) struct PassOptions {
@@ -21,9 +21,14 @@ pub(super) struct PassOptions {
 /// A batch on the host.
 #[derive(Clone, Copy)]
 pub(super) struct HostBatch<'a> {
-    pub layout: Layout,
-    pub images: &'a [f32],
+    pub inputs: HostInputs<'a>,
     pub targets: BatchTargets<'a>,
+}
+
+impl<'a> From<&'a Batch> for HostBatch<'a> {
+    fn from(batch: &'a Batch) -> Self {
+        Self { inputs: (&batch.inputs).into(), targets: (&batch.targets).into() }
+    }
 }
 
 /// What a pass needs beside the parameters, kept from one to the next.
@@ -32,10 +37,18 @@ pub(super) struct Workspace<'b, B: Backend> {
     backend: &'b B,
     pub(super) arena: Arena<B>,
     labels: Option<(usize, B::Indices)>,
+    tokens: Option<(usize, B::Indices)>,
     /// Targets that are numbers, in the order of the outputs on the device.
     numbers: Vec<f32>,
     /// Of the images of the last pass.
     images: Option<Layout>,
+}
+
+/// Inputs on the device.
+enum DeviceInputs<B: Backend> {
+    Values(Activations<B>),
+    /// In [`Workspace::tokens`].
+    Tokens(Sequences),
 }
 
 /// Targets on the device.
@@ -47,18 +60,27 @@ enum DeviceTargets<B: Backend> {
 
 impl<'b, B: Backend> Workspace<'b, B> {
     pub(super) fn new(backend: &'b B) -> Self {
-        Self { backend, arena: Arena::new(), labels: None, numbers: vec![], images: None }
+        Self { backend, arena: Arena::new(), labels: None, tokens: None, numbers: vec![], images: None }
     }
 
     /// Copies inputs to the device.
-    fn upload(&mut self, layout: Layout, images: &[f32]) -> Result<Activations<B>, TrainingError> {
-        // Images of batches of two sizes would take twice the memory; a change of size comes twice an epoch.
-        if matches!(layout, Layout::Images(_)) && self.images.replace(layout).is_some_and(|last| last != layout) {
-            self.arena.clear();
+    fn upload(&mut self, inputs: HostInputs<'_>) -> Result<DeviceInputs<B>, TrainingError> {
+        match inputs {
+            HostInputs::Values { layout, values } => {
+                // Images of batches of two sizes would take twice the memory; a change of size comes twice an epoch.
+                let is_new = |last| last != layout;
+                if matches!(layout, Layout::Images(_)) && self.images.replace(layout).is_some_and(is_new) {
+                    self.arena.clear();
+                }
+                let mut input = self.arena.take_activations(self.backend, layout)?;
+                self.backend.upload(values, input.data_mut())?;
+                Ok(DeviceInputs::Values(input))
+            }
+            HostInputs::Tokens { sequences, tokens } => {
+                upload_indices(self.backend, tokens, &mut self.tokens)?;
+                Ok(DeviceInputs::Tokens(sequences))
+            }
         }
-        let mut input = self.arena.take_activations(self.backend, layout)?;
-        self.backend.upload(images, input.data_mut())?;
-        Ok(input)
     }
 
     /// Copies targets to the device, for outputs of this layout.
@@ -72,11 +94,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
         let wrong = |needed: String, got: String| TrainingError::Targets { loss: loss.kind(), needed, samples, got };
         match (loss, targets) {
             (Loss::CrossEntropy { .. }, BatchTargets::Classes(labels)) => {
-                if self.labels.as_ref().is_none_or(|(room, _)| *room < labels.len()) {
-                    self.labels = Some((labels.len(), self.backend.index_zeros(labels.len())?));
-                }
-                let (_, buffer) = self.labels.as_mut().expect("made above");
-                self.backend.upload_indices(labels, buffer)?;
+                upload_indices(self.backend, labels, &mut self.labels)?;
                 Ok(DeviceTargets::Classes)
             }
             (Loss::Pointwise(_), BatchTargets::Numbers(values)) => {
@@ -105,16 +123,16 @@ impl<'b, B: Backend> Workspace<'b, B> {
     pub(super) fn pass(
         &mut self,
         network: &mut Network<B>,
-        HostBatch { layout, images, targets }: HostBatch<'_>,
+        HostBatch { inputs, targets }: HostBatch<'_>,
         options: PassOptions,
         growth: Option<&mut GrowthRequests>,
         outputs: Option<&mut Vec<f32>>,
     ) -> Result<DetachedLoss<B>, TrainingError> {
-        let input = self.upload(layout, images)?;
+        let input = self.upload(inputs)?;
         let PassOptions { mode, dropout, key, loss } = options;
-        let targets = self.upload_targets(targets, loss, network.output_layout(layout.samples()))?;
+        let targets = self.upload_targets(targets, loss, network.output_layout(inputs.lanes()))?;
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, mode);
-        let x = tape.input(input, false);
+        let x = network_input(&mut tape, input, &self.tokens);
         let logits = network.body.forward(&mut tape, x, dropout, key)?;
         if let Some(outputs) = outputs {
             tape.keep(logits);
@@ -143,13 +161,12 @@ impl<'b, B: Backend> Workspace<'b, B> {
     fn outputs(
         &mut self,
         network: &mut Network<B>,
-        layout: Layout,
-        images: &[f32],
+        inputs: HostInputs<'_>,
         outputs: &mut Vec<f32>,
     ) -> Result<(), TrainingError> {
-        let input = self.upload(layout, images)?;
+        let input = self.upload(inputs)?;
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Evaluation);
-        let x = tape.input(input, false);
+        let x = network_input(&mut tape, input, &self.tokens);
         let logits = network.body.forward(&mut tape, x, 0.0, Key::new(0))?;
         read_outputs(self.backend, tape.value(logits)?, outputs)
     }
@@ -171,6 +188,32 @@ impl<'b, B: Backend> Workspace<'b, B> {
         let options = PassOptions { mode, dropout: 0.0, key: Key::new(0), loss: loss.measured() };
         let loss = self.pass(network, batch, options, backward.then_some(&mut GrowthRequests::new()), outputs)?;
         Ok(self.read(vec![loss])?.remove(0))
+    }
+}
+
+/// Copies indices into a buffer with room for so many, which is made if need be.
+fn upload_indices<B: Backend>(
+    backend: &B,
+    indices: &[u32],
+    buffer: &mut Option<(usize, B::Indices)>,
+) -> Result<(), TrainingError> {
+    if buffer.as_ref().is_none_or(|(room, _)| *room < indices.len()) {
+        *buffer = Some((indices.len(), backend.index_zeros(indices.len())?));
+    }
+    let (_, buffer) = buffer.as_mut().expect("made above");
+    Ok(backend.upload_indices(indices, buffer)?)
+}
+
+/// What a network reads, on a tape.
+fn network_input<'i, B: Backend>(
+    tape: &mut Tape<'_, B>,
+    inputs: DeviceInputs<B>,
+    tokens: &'i Option<(usize, B::Indices)>,
+) -> NetworkInput<'i, B> {
+    match (inputs, tokens) {
+        (DeviceInputs::Values(values), _) => NetworkInput::Values(tape.input(values, false)),
+        (DeviceInputs::Tokens(sequences), Some((_, tokens))) => NetworkInput::Tokens { tokens, sequences },
+        (DeviceInputs::Tokens(_), None) => unreachable!("`Workspace::upload` has made the buffer"),
     }
 }
 
@@ -210,7 +253,8 @@ impl<'b, B: Backend> Evaluator<'b, B> {
         images: &[f32],
         targets: impl Into<BatchTargets<'a>>,
     ) -> Result<LossStats, TrainingError> {
-        let batch = HostBatch { layout: layout.into(), images, targets: targets.into() };
+        let inputs = HostInputs::Values { layout: layout.into(), values: images };
+        let batch = HostBatch { inputs, targets: targets.into() };
         self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.loss), false, None)
     }
 
@@ -219,8 +263,7 @@ impl<'b, B: Backend> Evaluator<'b, B> {
     /// # Errors
     /// [`TrainingError`].
     pub fn evaluate_outputs(&mut self, batch: &Batch, outputs: &mut Vec<f32>) -> Result<LossStats, TrainingError> {
-        let batch = HostBatch { layout: batch.layout, images: &batch.images, targets: (&batch.targets).into() };
-        self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.loss), false, Some(outputs))
+        self.workspace.measure(&mut self.network, batch.into(), (Mode::Evaluation, self.loss), false, Some(outputs))
     }
 
     /// The outputs for inputs in `layout`, one sample after the other, in place of what `outputs` holds.
@@ -233,7 +276,21 @@ impl<'b, B: Backend> Evaluator<'b, B> {
         images: &[f32],
         outputs: &mut Vec<f32>,
     ) -> Result<(), TrainingError> {
-        self.workspace.outputs(&mut self.network, layout.into(), images, outputs)
+        let inputs = HostInputs::Values { layout: layout.into(), values: images };
+        self.workspace.outputs(&mut self.network, inputs, outputs)
+    }
+
+    /// As [`Evaluator::outputs`], of tokens: the outputs of each lane.
+    ///
+    /// # Errors
+    /// [`TrainingError`].
+    pub fn outputs_of_tokens(
+        &mut self,
+        sequences: Sequences,
+        tokens: &[u32],
+        outputs: &mut Vec<f32>,
+    ) -> Result<(), TrainingError> {
+        self.workspace.outputs(&mut self.network, HostInputs::Tokens { sequences, tokens }, outputs)
     }
 
     /// One forward pass as in training, without dropout: normalisations take the batch's moments, and move the running ones.
@@ -241,14 +298,7 @@ impl<'b, B: Backend> Evaluator<'b, B> {
     ///
     /// # Errors
     /// [`TrainingError`].
-    pub fn training_pass<'a>(
-        &mut self,
-        layout: impl Into<Layout>,
-        images: &[f32],
-        targets: impl Into<BatchTargets<'a>>,
-        backward: bool,
-    ) -> Result<LossStats, TrainingError> {
-        let batch = HostBatch { layout: layout.into(), images, targets: targets.into() };
-        self.workspace.measure(&mut self.network, batch, (Mode::Training, self.loss), backward, None)
+    pub fn training_pass(&mut self, batch: &Batch, backward: bool) -> Result<LossStats, TrainingError> {
+        self.workspace.measure(&mut self.network, batch.into(), (Mode::Training, self.loss), backward, None)
     }
 }

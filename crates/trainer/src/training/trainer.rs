@@ -9,7 +9,7 @@ use sparse_kernels::{Backend, GrowRequest, Layout};
 use super::error::TrainingError;
 use super::evaluator::{HostBatch, PassOptions, Workspace};
 use super::options::StepOptions;
-use crate::data::{Batch, BatchTargets};
+use crate::data::{Batch, BatchTargets, HostInputs};
 use crate::models::Network;
 
 /// What a training step tells.
@@ -181,7 +181,19 @@ impl<'b, B: Backend> Trainer<'b, B> {
         images: &[f32],
         targets: impl Into<BatchTargets<'a>>,
     ) -> Result<StepReport, TrainingError> {
-        let layout = layout.into();
+        let inputs = HostInputs::Values { layout: layout.into(), values: images };
+        self.train(HostBatch { inputs, targets: targets.into() })
+    }
+
+    /// As [`Trainer::train_batch`], of any inputs.
+    ///
+    /// # Errors
+    /// As [`Trainer::train_batch`].
+    pub fn train_on(&mut self, batch: &Batch) -> Result<StepReport, TrainingError> {
+        self.train(batch.into())
+    }
+
+    fn train(&mut self, batch: HostBatch<'_>) -> Result<StepReport, TrainingError> {
         let sparse: Vec<_> = self.network.body.layers.iter().filter(|l| l.sparse).map(|l| l.weight).collect();
         let Update { intent, requests, dense, any, passes_left } = match self.update.take() {
             Some(update) => update,
@@ -200,7 +212,6 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let key = Key::new(self.options.seed).with_name("dropout").with(self.batches);
         let (dropout, loss) = (self.options.dropout, self.options.loss);
         let options = PassOptions { mode: Mode::Training, dropout, key, loss };
-        let batch = HostBatch { layout, images, targets: targets.into() };
         let loss = self.workspace.pass(&mut self.network, batch, options, backward.then_some(&mut growth), None)?;
         let learning_rate = self.options.learning_rate.at(self.step);
         self.unread.push(UnreadLoss { step: self.step, learning_rate, loss });
@@ -241,7 +252,8 @@ impl<'b, B: Backend> Trainer<'b, B> {
         images: &[f32],
         targets: impl Into<BatchTargets<'a>>,
     ) -> Result<LossStats, TrainingError> {
-        let batch = HostBatch { layout: layout.into(), images, targets: targets.into() };
+        let inputs = HostInputs::Values { layout: layout.into(), values: images };
+        let batch = HostBatch { inputs, targets: targets.into() };
         self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.options.loss), false, None)
     }
 
@@ -250,9 +262,8 @@ impl<'b, B: Backend> Trainer<'b, B> {
     /// # Errors
     /// [`TrainingError`].
     pub fn evaluate_outputs(&mut self, batch: &Batch, outputs: &mut Vec<f32>) -> Result<LossStats, TrainingError> {
-        let batch = HostBatch { layout: batch.layout, images: &batch.images, targets: (&batch.targets).into() };
         let how = (Mode::Evaluation, self.options.loss);
-        self.workspace.measure(&mut self.network, batch, how, false, Some(outputs))
+        self.workspace.measure(&mut self.network, batch.into(), how, false, Some(outputs))
     }
 
     fn apply(&mut self, updates: Vec<LayerUpdate>) -> Result<(), TrainingError> {

@@ -1,0 +1,98 @@
+//! What a network is given at a time.
+
+use sparse_kernels::Layout;
+
+use super::sequences::Sequences;
+use super::targets::Targets;
+
+/// One batch: inputs in the layout asked for, and targets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The inputs.
+    pub inputs: BatchInputs,
+    /// The targets of each sample; of tokens, a class of each lane, `u32::MAX` where there is none.
+    pub targets: Targets,
+    /// The samples that another took the place of, because their files are broken. One may come several times.
+    pub corrupt: Vec<u32>,
+}
+
+/// The inputs of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BatchInputs {
+    /// Features or images.
+    Values {
+        /// How they lie.
+        layout: Layout,
+        /// `layout.len()` of them; padding and borders are zero.
+        values: Vec<f32>,
+    },
+    /// Tokens.
+    Tokens {
+        /// How they lie.
+        sequences: Sequences,
+        /// One of each lane; 0 where there is none.
+        tokens: Vec<u32>,
+    },
+}
+
+/// The inputs of a batch, wherever they are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HostInputs<'a> {
+    /// Features or images.
+    Values {
+        /// How they lie.
+        layout: Layout,
+        /// `layout.len()` of them.
+        values: &'a [f32],
+    },
+    /// Tokens.
+    Tokens {
+        /// How they lie.
+        sequences: Sequences,
+        /// One of each lane.
+        tokens: &'a [u32],
+    },
+}
+
+impl HostInputs<'_> {
+    /// Lanes, or images.
+    pub fn lanes(&self) -> usize {
+        match self {
+            Self::Values { layout, .. } => layout.samples(),
+            Self::Tokens { sequences, .. } => sequences.lanes(),
+        }
+    }
+}
+
+impl BatchInputs {
+    /// Features or images, with how they lie.
+    ///
+    /// # Panics
+    /// If they are tokens.
+    pub fn values(&self) -> (Layout, &[f32]) {
+        match self {
+            Self::Values { layout, values } => (*layout, values),
+            Self::Tokens { .. } => panic!("the inputs are tokens"),
+        }
+    }
+
+    /// Tokens, with how they lie.
+    ///
+    /// # Panics
+    /// If they are values.
+    pub fn tokens(&self) -> (Sequences, &[u32]) {
+        match self {
+            Self::Tokens { sequences, tokens } => (*sequences, tokens),
+            Self::Values { .. } => panic!("the inputs are no tokens"),
+        }
+    }
+}
+
+impl<'a> From<&'a BatchInputs> for HostInputs<'a> {
+    fn from(inputs: &'a BatchInputs) -> Self {
+        match inputs {
+            BatchInputs::Values { layout, values } => Self::Values { layout: *layout, values },
+            BatchInputs::Tokens { sequences, tokens } => Self::Tokens { sequences: *sequences, tokens },
+        }
+    }
+}
