@@ -7,7 +7,8 @@
 // out of the cache) and combine what they find as a tree. Its lanes' losses and its number of right ones are a partial
 // result; `finish` adds those up.
 //
-// A label that is no class, or a logit that is not finite, makes loss and gradient NaN: drivers may assume that there is no
+// A lane with the label IGNORED has no loss, and a gradient of zeros. Any other label that is no class, or a logit that is not
+// finite, makes loss and gradient NaN: drivers may assume that there is no
 // NaN, so this is a flag beside the numbers, tested and set by bits.
 
 override QUADS: u32 = 8u;
@@ -17,13 +18,15 @@ const NAN_BITS = 0x7fc00000u;
 // What stands for no class yet, and the flag of a lane (in the class) or of a sum (in the number of right ones).
 const NONE = 0x7fffffffu;
 const BAD = 0x80000000u;
+// The label of a lane that does not count.
+const IGNORED = 0xffffffffu;
 
 struct Parameters {
     // Quads of lanes, padding included, in this launch and in a strip.
     quads: u32,
     strip_quads: u32,
     classes: u32,
-    // Lanes that count.
+    // Lanes without padding.
     lanes: u32,
     first_partial: u32,
     has_grad: u32,
@@ -117,7 +120,7 @@ fn softmax_cross_entropy(
         let lane = 4u * quad + i;
         if (lane < p.lanes) {
             label[i] = labels[lane];
-            is_live[i] = true;
+            is_live[i] = label[i] != IGNORED;
         }
     }
     bad = (best & vec4<u32>(BAD)) | select(vec4<u32>(0u), vec4<u32>(BAD), label >= vec4<u32>(p.classes));

@@ -44,7 +44,7 @@
 //!     let x = tape.input(x, false);
 //!     let y = tape.apply(weight, x)?;
 //!     let y = tape.bias_relu(bias, false, y)?;
-//!     let loss = tape.softmax_cross_entropy(y, &labels, 0.0)?;
+//!     let loss = tape.softmax_cross_entropy(y, &labels, 3, 0.0)?;
 //!     tape.backward(&[loss], &mut GrowthRequests::new(), &mut NoReduce)?;
 //!     losses.push(tape.read_loss(loss)?.mean());
 //!     drop(tape);

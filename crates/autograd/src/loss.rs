@@ -22,7 +22,7 @@ pub struct LossStats {
     pub sum: f32,
     /// Lanes whose largest logit is the label's, the lowest class winning a tie; 0 where there are no labels.
     pub correct: usize,
-    /// Lanes.
+    /// Lanes that count.
     pub lanes: usize,
 }
 
@@ -31,7 +31,7 @@ impl LossStats {
         Self { sum, correct: correct as usize, lanes }
     }
 
-    /// Mean over lanes: what the gradient is of. NaN without lanes.
+    /// Mean over the lanes that count: what the gradient is of. NaN without any.
     pub fn mean(&self) -> f32 {
         self.sum / self.lanes as f32
     }

@@ -7,7 +7,7 @@ use sparse_kernels::{Backend, BsrPattern, CsrPattern};
 use crate::Error;
 use crate::error::expect_equal;
 use crate::weights::latent::LatentWeight;
-use crate::weights::{Weight, gathered, positions};
+use crate::weights::{Geometry, Weight, gathered, positions};
 
 /// A parameter's place in its [`Parameters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -320,6 +320,22 @@ impl<B: Backend> Parameters<B> {
     pub(crate) fn weight(&self, op: &'static str, id: ParameterId) -> Result<&dyn Weight<B>, Error> {
         let parameter = self.checked(op, id)?;
         parameter.value.weight().ok_or_else(|| wrong_kind(op, parameter, "weight"))
+    }
+
+    /// Values of a matrix of all positions, row by row, and its numbers of rows and columns.
+    pub(crate) fn dense_matrix(
+        &self,
+        op: &'static str,
+        backend: &B,
+        id: ParameterId,
+    ) -> Result<(&B::Buffer, [usize; 2]), Error> {
+        let parameter = self.checked(op, id)?;
+        match parameter.value.weight().map(|weight| (weight, weight.geometry(backend))) {
+            Some((weight, Geometry::Linear { nrows, ncols, .. })) if self.topology(backend, id).is_none() => {
+                Ok((weight.values(), [nrows, ncols]))
+            }
+            _ => Err(wrong_kind(op, parameter, "dense matrix")),
+        }
     }
 
     /// A weight, and the sum of its dense gradients that growth over several passes has so far.

@@ -167,12 +167,31 @@ impl<'a, B: Backend> Tape<'a, B> {
         parameter: Option<ParameterId>,
         backward: impl FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -> Result<(), Error> + 'a,
     ) {
+        let storage = self.values.storage(output);
+        let made = (storage != self.values.storage(input)).then_some(storage);
+        self.push_node(output, made, parameter.as_slice(), backward);
+    }
+
+    /// As [`Tape::record`], of an operation on parameters alone, which made `output` in a buffer of its own.
+    pub(crate) fn record_source(
+        &mut self,
+        output: Var,
+        parameters: &[ParameterId],
+        backward: impl FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -> Result<(), Error> + 'a,
+    ) {
+        let made = Some(self.values.storage(output));
+        self.push_node(output, made, parameters, backward);
+    }
+
+    fn push_node(
+        &mut self,
+        output: Var,
+        made: Option<usize>,
+        parameters: &[ParameterId],
+        backward: impl FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -> Result<(), Error> + 'a,
+    ) {
         if self.values.requires_grad(output) {
-            let storage = self.values.storage(output);
-            let made = (storage != self.values.storage(input)).then_some(storage);
-            if let Some(ParameterId(i)) = parameter {
-                self.uses[i] += 1;
-            }
+            parameters.iter().for_each(|id| self.uses[id.0] += 1);
             self.nodes.push(Node { output, made, backward: Box::new(backward) });
         }
     }

@@ -197,7 +197,7 @@ fn a_network_with_tied_weights_has_the_gradients_of_central_differences() {
     let input = (StripLayout::sparse(lanes, 9), &normals("x", 9 * lanes)[..]);
     let report = gradcheck(&cpu, &mut network.parameters, input, 2e-3, |tape, x| {
         let logits = Network::forward(ids, tape, x)?;
-        Ok(Objective::Loss(tape.softmax_cross_entropy(logits, &labels, 0.1)?))
+        Ok(Objective::Loss(tape.softmax_cross_entropy(logits, &labels, lanes, 0.1)?))
     })
     .unwrap();
     // A pre-activation may lie within the step of its kink; all others must be right.
@@ -246,7 +246,7 @@ fn train_step(cpu: &Cpu, network: &mut Network, arena: &mut Arena<Cpu>, lanes: u
     let mut tape = Tape::new(cpu, arena, &mut network.parameters, mode);
     let x = tape.input(x, false);
     let logits = Network::forward(ids, &mut tape, x).unwrap();
-    let loss = tape.softmax_cross_entropy(logits, &labels, 0.0).unwrap();
+    let loss = tape.softmax_cross_entropy(logits, &labels, lanes, 0.0).unwrap();
     if mode == Mode::Training {
         tape.backward(&[loss], &mut GrowthRequests::new(), &mut NoReduce).unwrap();
     } else {
@@ -369,7 +369,7 @@ fn a_loss_is_differentiated_once() {
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
     let x = tape.input(x, false);
     let y = tape.apply(w, x).unwrap();
-    let loss = tape.softmax_cross_entropy(y, &labels, 0.0).unwrap();
+    let loss = tape.softmax_cross_entropy(y, &labels, 4, 0.0).unwrap();
     let mut backward = || tape.backward(&[loss], &mut GrowthRequests::new(), &mut NoReduce);
     assert!(backward().is_ok());
     assert!(matches!(backward(), Err(Error::Backward { .. })));
@@ -378,7 +378,7 @@ fn a_loss_is_differentiated_once() {
     let x = pack(&cpu, &mut arena, StripLayout::sparse(4, 2), &[1.0; 8]);
     let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
     let x = tape.input(x, false);
-    let loss = tape.softmax_cross_entropy(x, &labels, 0.0).unwrap();
+    let loss = tape.softmax_cross_entropy(x, &labels, 4, 0.0).unwrap();
     let result = tape.backward(&[loss], &mut GrowthRequests::new(), &mut NoReduce);
     assert!(matches!(result, Err(Error::Backward { .. })));
 }

@@ -18,6 +18,8 @@ pub(crate) mod linear;
 mod neural;
 #[cfg(feature = "nn")]
 mod norm;
+#[cfg(feature = "nn")]
+mod sequence;
 mod storage;
 
 #[cfg(feature = "conv")]
@@ -33,6 +35,10 @@ pub use linear::{
 pub use neural::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep};
 #[cfg(feature = "nn")]
 pub use norm::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
+#[cfg(feature = "nn")]
+pub(crate) use sequence::Rows;
+#[cfg(feature = "nn")]
+pub use sequence::SequenceNeural;
 pub use storage::Storage;
 
 /// Everything that the products need.
@@ -43,6 +49,6 @@ impl<B: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSpars
 
 /// Everything that training a network needs.
 #[cfg(feature = "nn")]
-pub trait Backend: Products + Neural + ImageNeural + BatchNorm + Optimizer {}
+pub trait Backend: Products + Neural + ImageNeural + SequenceNeural + BatchNorm + Optimizer {}
 #[cfg(feature = "nn")]
-impl<B: Products + Neural + ImageNeural + BatchNorm + Optimizer> Backend for B {}
+impl<B: Products + Neural + ImageNeural + SequenceNeural + BatchNorm + Optimizer> Backend for B {}

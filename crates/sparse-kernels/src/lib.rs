@@ -87,6 +87,7 @@
 //! | bias, ReLU, softmax cross-entropy, dropout, SGD, Adam (feature `nn`) | values | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | bias, ReLU, dropout, sum of two, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | max, average and global average pooling, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 (8 samples a strip: AVX2) | – | WGSL |
+//! | rows of a table by token, with gradients (feature `nn`) | strips | plain Rust | – | WGSL |
 //! | flattening and its inverse (feature `nn`) | images, strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //!
 //! NEON code (aarch64) was run under emulation only and never timed on a processor, the GPU's on
@@ -127,7 +128,7 @@ pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
 pub use backend::{
     Accumulate, Activation, AdamStep, Backend, BatchNorm, BatchNormOptions, CrossEntropy, ImageNeural, Neural,
-    Optimizer, PointwiseLoss, ReluMask, SgdStep,
+    Optimizer, PointwiseLoss, ReluMask, SequenceNeural, SgdStep,
 };
 #[cfg(feature = "conv")]
 pub use backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};

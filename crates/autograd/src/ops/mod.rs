@@ -7,6 +7,7 @@ mod bias_relu;
 mod concat;
 mod copy;
 mod dropout;
+mod embed;
 mod pointwise_loss;
 mod pool;
 mod relu;

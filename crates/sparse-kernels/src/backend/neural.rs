@@ -14,8 +14,13 @@ const MAX_CLASSES: usize = 1 << 24;
 pub struct CrossEntropy {
     /// Label smoothing ε: the target is `1 − ε + ε/C` for the label and `ε/C` elsewhere, C classes.
     pub label_smoothing: f32,
-    /// Factor on the gradient; `1 / lanes` gives the gradient of the mean loss.
+    /// Factor on the gradient; 1 by the number of lanes that count gives the gradient of the mean loss.
     pub gradient_scale: f32,
+}
+
+impl CrossEntropy {
+    /// The label of a lane that does not count: no loss, no gradient, not right.
+    pub const IGNORED: u32 = u32::MAX;
 }
 
 /// A loss of each output against a number, see [`Neural::pointwise_loss`].
@@ -76,8 +81,9 @@ pub trait Neural: Storage {
     /// `stats[1] =` number of lanes whose largest logit is the label's (the lowest class wins a tie), and, if asked,
     /// `grad = gradient_scale · (softmax − target)` with zeros in padding lanes.
     ///
-    /// `labels` holds at least as many as there are lanes; the first ones count. A label that is no class makes the loss
-    /// NaN, as does a logit that is not finite.
+    /// `labels` holds at least as many as there are lanes; the first ones count. A lane whose label is
+    /// [`CrossEntropy::IGNORED`] has no loss, a gradient of zeros, and is not counted as right. Any other label that is no
+    /// class makes the loss NaN, as does a logit that is not finite.
     ///
     /// # Errors
     /// If the shapes do not fit.

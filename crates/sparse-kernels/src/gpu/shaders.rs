@@ -29,6 +29,7 @@ shaders! {
         "shared/conv_load.wgsl" "conv_sparse_grad.wgsl";
     CONVERT: "convert.wgsl";
     DROPOUT: "dropout.wgsl";
+    EMBED: "embed.wgsl";
     FILL: "fill.wgsl";
     GATHER: "gather.wgsl";
     GEMM: "gemm.wgsl";

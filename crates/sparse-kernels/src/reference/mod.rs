@@ -7,6 +7,8 @@ pub mod conv;
 pub mod images;
 #[cfg(feature = "nn")]
 pub mod nn;
+#[cfg(feature = "nn")]
+pub mod sequence;
 
 use crate::backend::GrowRequest;
 use crate::{BsrPattern, Candidate, CsrPattern};

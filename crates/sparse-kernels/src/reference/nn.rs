@@ -48,7 +48,7 @@ pub struct CrossEntropyResult {
 }
 
 /// Softmax cross-entropy of `logits[class][lane]`, one lane per label. A lane with a label that is no class or a logit
-/// that is not finite has loss and gradient NaN and is not correct.
+/// that is not finite has loss and gradient NaN and is not correct; with [`CrossEntropy::IGNORED`] both are 0.
 ///
 /// # Panics
 /// If `logits` is not one row of `labels.len()` for each of `classes`.
@@ -63,6 +63,11 @@ pub fn softmax_cross_entropy(
     let epsilon = f64::from(parameters.label_smoothing);
     let mut result = CrossEntropyResult { loss: vec![f64::NAN; lanes], correct: 0, grad: vec![f64::NAN; logits.len()] };
     for lane in 0..lanes {
+        if labels[lane] == CrossEntropy::IGNORED {
+            result.loss[lane] = 0.0;
+            (0..classes).for_each(|c| result.grad[c * lanes + lane] = 0.0);
+            continue;
+        }
         let label = labels[lane] as usize;
         let x: Vec<f64> = (0..classes).map(|c| f64::from(logits[c * lanes + lane])).collect();
         if label >= classes || x.iter().any(|x| !x.is_finite()) {

@@ -11,6 +11,8 @@ pub mod linear;
 #[cfg(feature = "nn")]
 pub mod neural;
 pub mod refusals;
+#[cfg(feature = "nn")]
+pub mod sequence;
 
 use crate::reference::Exact;
 use crate::{MatrixMut, MatrixRef, Storage, StripLayout, Strips};

@@ -68,7 +68,11 @@ pub fn softmax_cross_entropy<B: Neural>(backend: &B, layout: StripLayout, parame
     let (classes, lanes, scale) = (layout.features(), layout.lanes(), parameters.gradient_scale);
     let key = Key::new(seed);
     let logits: Vec<f32> = (0..(classes * lanes) as u64).map(|i| key.below(i, 20) as f32 * 0.5 - 5.0).collect();
-    let labels: Vec<u32> = (0..lanes as u64).map(|i| key.with(1).below(i, classes as u64) as u32).collect();
+    // A third of the lanes do not count in every second case.
+    let is_ignored = |i: u64| seed % 2 == 1 && key.with(2).below(i, 3) == 0;
+    let label =
+        |i: u64| if is_ignored(i) { CrossEntropy::IGNORED } else { key.with(1).below(i, classes as u64) as u32 };
+    let labels: Vec<u32> = (0..lanes as u64).map(label).collect();
     let expected = reference::nn::softmax_cross_entropy(parameters, &logits, classes, &labels);
     let loss: f64 = expected.loss.iter().sum();
     let mut device_labels = backend.index_zeros(lanes).unwrap();
@@ -112,9 +116,14 @@ pub fn unusual_logits<B: Neural>(backend: &B) {
             assert!(grad[1].is_finite() && grad[3].is_finite());
         }
     }
-    for label in [2, u32::MAX] {
+    for label in [2, CrossEntropy::IGNORED - 1] {
         let (loss, correct, grad) = run(layout, &[0.0, 1.0, 0.0, 0.0], &[label, 0]);
         assert!(loss.is_nan() && correct == 1.0 && grad[0].is_nan() && grad[1].is_finite());
+    }
+    for logit in [0.0, f32::NAN, f32::INFINITY] {
+        let (loss, correct, grad) = run(layout, &[logit, 1.0, 0.0, 0.0], &[CrossEntropy::IGNORED, 0]);
+        assert!((loss - (-1f32).exp().ln_1p()).abs() < 1e-6 && correct == 1.0, "{loss}");
+        assert!(grad[0] == 0.0 && grad[2] == 0.0 && grad[1] < 0.0, "{grad:?}");
     }
     let (loss, correct, grad) = run(layout, &[3e4, -3e4, -3e4, 3e4], &[0, 1]);
     assert_eq!((loss, correct), (0.0, 2.0));

@@ -148,7 +148,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
                 let Loss::CrossEntropy { label_smoothing } = loss else {
                     unreachable!("targets are of the loss's kind")
                 };
-                tape.softmax_cross_entropy(logits, labels, label_smoothing)?
+                tape.softmax_cross_entropy(logits, labels, layout.samples(), label_smoothing)?
             }
         };
         if let Some(growth) = growth {

@@ -10,8 +10,11 @@ mod exp;
 mod images;
 mod pointwise_loss;
 mod rows;
+mod sequence;
 mod sgd;
 mod softmax_cross_entropy;
+#[allow(dead_code, reason = "the gates of recurrent networks take it")]
+mod tanh;
 
 use super::{Buffer, Cpu};
 use crate::backend::check::{Checked, Done};

@@ -9,7 +9,7 @@
 //!   each lane:            grad[label] -= scale·(1 - ε)
 //! ```
 //!
-//! `0 · x` is NaN where x is not finite, which makes loss and gradient of that lane NaN. Losses are summed in f64, in
+//! `0 · x` is NaN where x is not finite, which makes loss and gradient of that lane NaN, unless it is ignored. Losses are summed in f64, in
 //! the order of the lanes within a task and in the order of the tasks between them.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -95,11 +95,14 @@ impl Kernel for Units<'_> {
             let lanes = self.layout.lanes().saturating_sub(first_lane).min(UNIT);
             let start = self.layout.index(0, first_lane);
             let found = self.over_classes(isa, start);
-            // Factor and offset of pass 3; zero in padding lanes.
+            // Factor and offset of pass 3; zero in lanes that do not count.
             let (mut factor, mut offset) = ([0f32; UNIT], [0f32; UNIT]);
             for i in 0..lanes {
-                let label = self.labels[first_lane + i] as usize;
-                let mut poison = found.poison[i];
+                let label = self.labels[first_lane + i];
+                if label == CrossEntropy::IGNORED {
+                    continue;
+                }
+                let (label, mut poison) = (label as usize, found.poison[i]);
                 if label < classes {
                     let at_label = self.logits[start + label * self.layout.strip() + i] - found.top[i];
                     let mut lane_loss = f64::from(found.sum[i]).ln() - f64::from(1.0 - epsilon) * f64::from(at_label);
@@ -118,11 +121,15 @@ impl Kernel for Units<'_> {
             if let Some(grad) = self.grad {
                 self.scale_gradient(isa, grad, start, &factor, &offset);
                 for i in 0..lanes {
-                    let label = self.labels[first_lane + i] as usize;
-                    if label < classes {
-                        let at = start + label * self.layout.strip() + i;
-                        // SAFETY: label < classes, so `at` lies in this task's unit of the checked gradient.
-                        unsafe { *grad.get().add(at) -= scale * (1.0 - epsilon) };
+                    let label = self.labels[first_lane + i];
+                    let at = |class: usize| start + class * self.layout.strip() + i;
+                    if (label as usize) < classes {
+                        // SAFETY: label < classes, so the place lies in this task's unit of the checked gradient.
+                        unsafe { *grad.get().add(at(label as usize)) -= scale * (1.0 - epsilon) };
+                    } else if label == CrossEntropy::IGNORED {
+                        // A factor of zero leaves NaN where a logit is not finite.
+                        // SAFETY: as above, of each class.
+                        (0..classes).for_each(|class| unsafe { *grad.get().add(at(class)) = 0.0 });
                     }
                 }
             }

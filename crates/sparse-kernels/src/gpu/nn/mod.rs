@@ -9,6 +9,7 @@ mod images;
 mod lane_losses;
 mod optimizer;
 mod pointwise_loss;
+mod sequence;
 mod softmax_cross_entropy;
 mod sums;
 #[cfg(test)]
