@@ -1,5 +1,5 @@
-// X = act(X + bias) in place, and its backward: the gradient masked in place and summed over the lanes of each feature.
-// X in strips, [strip][feature][lane].
+// X = act(X + bias) in place, and its backward: the gradient masked in place and summed over the lanes of each feature; or the
+// sums alone, without ReLU. X in strips, [strip][feature][lane].
 //
 // Forward, an invocation has a quad of lanes. Backward, a workgroup has FEATURES features and a slice of their quads, of
 // which QUADS stand side by side in a line of memory: an invocation adds up every QUADS-th quad of its feature's slice, and
@@ -28,9 +28,9 @@ struct Parameters {
 @group(0) @binding(0) var<storage, read> bias: array<f32>;
 @group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
 
-@group(0) @binding(0) var<storage, read> y: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> grad: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(0) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(1) var<storage, read> y: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> grad: array<vec4<f32>>;
 
 @group(1) @binding(0) var<uniform> p: Parameters;
 
@@ -63,42 +63,74 @@ fn bias_relu(
 
 var<workgroup> shared_sums: array<f32, QUADS * FEATURES>;
 
-@compute @workgroup_size(QUADS, FEATURES)
-fn bias_relu_grad(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_id) local: vec3<u32>,
-) {
-    let id = group.x + group.y * groups.x;
+// What an invocation sums up: quads `start` to `end` of a feature, its own first.
+struct Slice {
+    id: u32,
+    feature: u32,
+    first: u32,
+    end: u32,
+}
+
+fn slice_of(id: u32, local: vec3<u32>) -> Slice {
     let feature_groups = (p.features + FEATURES - 1u) / FEATURES;
-    let feature = (id % feature_groups) * FEATURES + local.y;
     let slice = id / feature_groups;
     let start = slice * p.slice_quads;
-    let end = min(start + p.slice_quads, p.quads);
-    var sum = vec4<f32>(0.0);
-    if (feature < p.features) {
-        for (var k = start + local.x; k < end; k += QUADS) {
-            let at = (k / p.strip_quads * p.features + feature) * p.strip_quads + k % p.strip_quads;
-            var g = grad[at];
-            if (p.relu != 0u) {
-                g = select(vec4<f32>(0.0), g, y[at] > vec4<f32>(0.0));
-                grad[at] = g;
-            }
-            sum += g;
-        }
-    }
+    let feature = (id % feature_groups) * FEATURES + local.y;
+    // No quad of a feature that there is not.
+    let end = select(0u, min(start + p.slice_quads, p.quads), feature < p.features);
+    return Slice(slice, feature, start + local.x, end);
+}
+
+fn quad_at(feature: u32, quad: u32) -> u32 {
+    return (quad / p.strip_quads * p.features + feature) * p.strip_quads + quad % p.strip_quads;
+}
+
+// Adds up what the invocations of each feature have found.
+fn finish(slice: Slice, local: vec3<u32>, sum: vec4<f32>) {
     shared_sums[local.y * QUADS + local.x] = (sum.x + sum.y) + (sum.z + sum.w);
     workgroupBarrier();
-    if (local.x != 0u || feature >= p.features || start >= p.quads) {
+    if (local.x != 0u || slice.first >= slice.end) {
         return;
     }
     var total = 0.0;
     for (var i = 0u; i < QUADS; i++) {
         total += shared_sums[local.y * QUADS + i];
     }
-    let at = feature * p.slices + p.first_slice + slice;
+    let at = slice.feature * p.slices + p.first_slice + slice.id;
     if (p.accumulate != 0u) {
         total += sums[at];
     }
     sums[at] = total;
+}
+
+@compute @workgroup_size(QUADS, FEATURES)
+fn bias_relu_grad(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let slice = slice_of(group.x + group.y * groups.x, local);
+    var sum = vec4<f32>(0.0);
+    for (var k = slice.first; k < slice.end; k += QUADS) {
+        let at = quad_at(slice.feature, k);
+        let g = select(vec4<f32>(0.0), grad[at], y[at] > vec4<f32>(0.0));
+        grad[at] = g;
+        sum += g;
+    }
+    finish(slice, local, sum);
+}
+
+// The sums alone, of y.
+@compute @workgroup_size(QUADS, FEATURES)
+fn lane_sums(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let slice = slice_of(group.x + group.y * groups.x, local);
+    var sum = vec4<f32>(0.0);
+    for (var k = slice.first; k < slice.end; k += QUADS) {
+        sum += y[quad_at(slice.feature, k)];
+    }
+    finish(slice, local, sum);
 }

@@ -10,6 +10,7 @@
 //! | [`Parameters`] | weights, gradients and optimizer slots; moved as one when a pattern changes |
 //! | [`Arena`] | activation buffers, reused from step to step |
 //! | [`Tape`] | one forward pass, and its backward pass |
+//! | [`RecurrentState`] | what a recurrent layer carries from one window of a sequence to the next |
 //! | [`optim`] | SGD, Adam, AdamW; learning-rate schedules |
 //! | [`init`] | initial values, keyed by position |
 //! | [`gradcheck`] | central differences against [`Tape::backward`] |
@@ -75,6 +76,7 @@ pub use error::Error;
 pub use growth::{GrowthPasses, GrowthRequests};
 pub use loss::{DetachedLoss, Loss, LossStats};
 pub use ops::batch_norm::BatchNormLayer;
+pub use ops::recurrent::RecurrentState;
 pub use parameters::{Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
 pub use reduce::{NoReduce, Reduce, Reduction};
 pub use storage::{Mode, Var};

@@ -186,6 +186,14 @@ impl<B: Backend> Values<B> {
         self.stored[storage].activations = Some(images.into());
     }
 
+    /// Takes features by lanes out, which [`Values::read`] found and [`Values::strip_layout`] accepted.
+    pub fn take_strips(&mut self, storage: usize) -> Strips<B> {
+        match self.take(storage) {
+            Some(Activations::Strips(strips)) => strips,
+            _ => unreachable!("`read` found the buffer, and `strip_layout` that it is features by lanes"),
+        }
+    }
+
     /// Takes what a buffer holds, if it holds anything.
     pub fn take(&mut self, storage: usize) -> Option<Activations<B>> {
         self.stored[storage].activations.take()
@@ -222,6 +230,12 @@ impl<B: Backend> Values<B> {
     pub fn store(&mut self, activations: Activations<B>) -> usize {
         self.stored.push(Stored { activations: Some(activations), saved: None, pinned: false });
         self.stored.len() - 1
+    }
+
+    /// Stores a buffer that is no value but that a backward closure reads as one.
+    pub fn store_saved(&mut self, activations: Activations<B>) -> Saved {
+        let layout = activations.layout();
+        Saved { storage: self.store(activations), layout }
     }
 
     /// A new value in a new buffer.

@@ -333,6 +333,13 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         }
     }
 
+    /// Lets go what an operation saved; its buffer goes back, unless growth waits for it.
+    pub(crate) fn give_unless_pinned(&mut self, saved: Saved) {
+        if let Some(activations) = self.tape.values.take_unless_pinned(saved.storage) {
+            self.tape.arena.give(self.tape.backend, activations);
+        }
+    }
+
     /// A parameter's gradient, which counts as written from here on.
     pub(crate) fn parameter_gradient(&mut self, parameter: ParameterId) -> Result<ParameterGradient<'_, 'a, B>, Error> {
         let Tape { backend, parameters, values, .. } = &mut *self.tape;

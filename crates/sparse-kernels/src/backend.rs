@@ -19,6 +19,8 @@ mod neural;
 #[cfg(feature = "nn")]
 mod norm;
 #[cfg(feature = "nn")]
+mod recurrent;
+#[cfg(feature = "nn")]
 mod sequence;
 mod storage;
 
@@ -36,6 +38,8 @@ pub use neural::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdSt
 #[cfg(feature = "nn")]
 pub use norm::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
 #[cfg(feature = "nn")]
+pub use recurrent::{GruSaved, GruStep, GruStepGrad, LstmSaved, LstmStep, LstmStepGrad, Recurrent, Steps};
+#[cfg(feature = "nn")]
 pub(crate) use sequence::Rows;
 #[cfg(feature = "nn")]
 pub use sequence::SequenceNeural;
@@ -49,6 +53,6 @@ impl<B: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSpars
 
 /// Everything that training a network needs.
 #[cfg(feature = "nn")]
-pub trait Backend: Products + Neural + ImageNeural + SequenceNeural + BatchNorm + Optimizer {}
+pub trait Backend: Products + Neural + Recurrent + ImageNeural + SequenceNeural + BatchNorm + Optimizer {}
 #[cfg(feature = "nn")]
-impl<B: Products + Neural + ImageNeural + SequenceNeural + BatchNorm + Optimizer> Backend for B {}
+impl<B: Products + Neural + Recurrent + ImageNeural + SequenceNeural + BatchNorm + Optimizer> Backend for B {}

@@ -36,6 +36,13 @@ impl<B: Backend> Tape<'_, B> {
         let output = self.values.push_in_place(OP, x, self.layout(x), training);
         let saved = self.values.save(OP, output, relu.then_some(Need::Sign));
         self.record(x, output, Some(bias), move |pass, dy| {
+            // Without ReLU the gradient is handed on as it is, and Y may be gone.
+            if let (false, Activations::Strips(strips)) = (relu, &*dy) {
+                let ParameterGradient { backend, gradient, accumulate, .. } = pass.parameter_gradient(bias)?;
+                backend.lane_sums(strips, gradient, accumulate)?;
+                pass.accumulate_shared(x, dy)?;
+                return pass.use_done(bias);
+            }
             let mut dy = pass.own(dy)?;
             let ParameterGradient { backend, values, gradient, accumulate, .. } = pass.parameter_gradient(bias)?;
             match (values.saved(saved), &mut dy) {

@@ -10,6 +10,7 @@ mod dropout;
 mod embed;
 mod pointwise_loss;
 mod pool;
+pub(crate) mod recurrent;
 mod relu;
 mod reshape;
 mod softmax_cross_entropy;

@@ -84,10 +84,21 @@ pub(super) fn same_strips<B: Storage>(
     expected: &Strips<B>,
     got: &Strips<B>,
 ) -> Result<(), ShapeError> {
-    expect_equal(op, "number of features", expected.layout.features(), got.layout.features())?;
-    expect_equal(op, "number of lanes", expected.layout.lanes(), got.layout.lanes())?;
-    expect_equal(op, "lanes per strip", expected.layout.strip(), got.layout.strip())?;
-    strips_fit(backend, op, expected)?;
+    lies_as(backend, op, expected.layout, got)?;
+    strips_fit(backend, op, expected)
+}
+
+/// Checks that an operand is of this shape and order, and its buffer long enough.
+#[cfg(feature = "nn")]
+pub(super) fn lies_as<B: Storage>(
+    backend: &B,
+    op: &'static str,
+    expected: StripLayout,
+    got: &Strips<B>,
+) -> Result<(), ShapeError> {
+    expect_equal(op, "number of features", expected.features(), got.layout.features())?;
+    expect_equal(op, "number of lanes", expected.lanes(), got.layout.lanes())?;
+    expect_equal(op, "lanes per strip", expected.strip(), got.layout.strip())?;
     strips_fit(backend, op, got)
 }
 

@@ -68,6 +68,17 @@ pub trait Neural: Storage {
         self.run_bias_relu_grad(Checked(()), y, relu, grad, dbias, accumulate)
     }
 
+    /// `sums[f] = Σ_n x[f, n]`, added to `sums` with `accumulate`: in the order of [`Neural::bias_relu_grad`], whose sums
+    /// without ReLU these are.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn lane_sums(&self, x: &Strips<Self>, sums: &mut Self::Buffer, accumulate: bool) -> Result<(), BackendError> {
+        expect_equal("lane_sums", "number of sums", x.layout.features(), self.len(sums))?;
+        strips_fit(self, "lane_sums", x)?;
+        self.run_lane_sums(Checked(()), x, sums, accumulate)
+    }
+
     /// `to[i] += from[i]` over activations of one layout.
     ///
     /// # Errors
@@ -167,6 +178,9 @@ pub trait Neural: Storage {
         dbias: &mut Self::Buffer,
         accumulate: bool,
     ) -> Done;
+
+    #[doc(hidden)]
+    fn run_lane_sums(&self, _: Checked, x: &Strips<Self>, sums: &mut Self::Buffer, accumulate: bool) -> Done;
 
     #[doc(hidden)]
     fn run_softmax_cross_entropy(

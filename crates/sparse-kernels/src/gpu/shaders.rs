@@ -34,7 +34,9 @@ shaders! {
     GATHER: "gather.wgsl";
     GEMM: "gemm.wgsl";
     GROUP_SUM: "subgroups/group_sum.wgsl";
+    GRU: "shared/recurrent.wgsl" "gru.wgsl";
     IMAGES: "shared/images.wgsl" "images.wgsl";
+    LSTM: "shared/recurrent.wgsl" "lstm.wgsl";
     POINTWISE_LOSS: "pointwise_loss.wgsl";
     POOL: "shared/images.wgsl" "pool.wgsl";
     PROBE: "subgroups/probe.wgsl";

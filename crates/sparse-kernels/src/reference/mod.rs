@@ -8,6 +8,8 @@ pub mod images;
 #[cfg(feature = "nn")]
 pub mod nn;
 #[cfg(feature = "nn")]
+pub mod recurrent;
+#[cfg(feature = "nn")]
 pub mod sequence;
 
 use crate::backend::GrowRequest;

@@ -10,6 +10,8 @@ pub mod images;
 pub mod linear;
 #[cfg(feature = "nn")]
 pub mod neural;
+#[cfg(feature = "nn")]
+pub mod recurrent;
 pub mod refusals;
 #[cfg(feature = "nn")]
 pub mod sequence;

@@ -47,6 +47,9 @@ pub fn bias_relu<B: Neural>(backend: &B, layout: StripLayout, relu: bool, accumu
     let mut dbias = if accumulate { buffer(backend, &vec![2.0; features]) } else { poison(backend, features) };
     backend.bias_relu_grad(&y, relu, &mut g, &mut dbias, accumulate).unwrap();
     assert_eq!(read(backend, &g), expected_grad);
+    let mut sums = if accumulate { buffer(backend, &vec![2.0; features]) } else { poison(backend, features) };
+    backend.lane_sums(&g, &mut sums, accumulate).unwrap();
+    assert_eq!(host(backend, &sums), host(backend, &dbias));
     for (f, dbias) in host(backend, &dbias).into_iter().enumerate() {
         let expected = expected_dbias[f] + if accumulate { 2.0 } else { 0.0 };
         let size: f32 = expected_grad[f * lanes..][..lanes].iter().map(|g| g.abs()).sum();
@@ -277,6 +280,13 @@ pub fn wrong_shapes_are_refused<B: Neural + Optimizer>(backend: &B) {
     let labels = backend.index_zeros(2).unwrap();
     let error = backend.softmax_cross_entropy(parameters, &none, &labels, &mut zeros(2), None).unwrap_err();
     assert!(error.to_string().contains("number of classes"), "{error}");
+
+    let x = ones(StripLayout::sparse(2, 3));
+    assert!(
+        backend.lane_sums(&x, &mut zeros(3), false).is_ok() && backend.lane_sums(&x, &mut zeros(2), false).is_err()
+    );
+    let short = crate::Strips { layout: x.layout, data: zeros(x.layout.len() - 1) };
+    assert!(backend.lane_sums(&short, &mut zeros(3), false).is_err());
 
     let run = |loss, layouts: [StripLayout; 2], stats: usize, grad: Option<StripLayout>| {
         let ([y, t], mut grad) = (layouts.map(ones), grad.map(ones));

@@ -69,18 +69,35 @@ pub(super) fn backward(
     dbias: &mut [f32],
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    let layout = y.layout;
+    if relu {
+        sums(cpu, y.layout, Some(&y.data), SharedMut::new(&mut grad.data), dbias, accumulate);
+        Ok(())
+    } else {
+        lane_sums(cpu, grad, dbias, accumulate)
+    }
+}
+
+/// The sums of each feature's lanes.
+pub(super) fn lane_sums(
+    cpu: &Cpu,
+    x: &Strips<Cpu>,
+    sums_of_lanes: &mut [f32],
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    sums(cpu, x.layout, None, SharedMut::reading(&x.data), sums_of_lanes, accumulate);
+    Ok(())
+}
+
+/// Masks `grad` where `y` says so and sums it.
+fn sums(cpu: &Cpu, layout: StripLayout, y: Option<&[f32]>, grad: SharedMut, dbias: &mut [f32], accumulate: bool) {
     let lanes = (layout.strips() * layout.strip()).max(1);
     let features_per_task = (ELEMENTS_PER_TASK / lanes).max(1).next_multiple_of(GROUP);
-    let shared = SharedMut::new(&mut grad.data);
-    let y = relu.then_some(&y.data[..]);
     cpu.for_each_chunk(dbias, features_per_task, 8 * layout.len() as u64, |first_feature, dbias| {
         if !accumulate {
             dbias.fill(0.0);
         }
-        dispatch(cpu.isa, Backward { layout, first_feature, y, grad: shared, dbias });
+        dispatch(cpu.isa, Backward { layout, first_feature, y, grad, dbias });
     });
-    Ok(())
 }
 
 struct Backward<'a> {
@@ -88,7 +105,7 @@ struct Backward<'a> {
     first_feature: usize,
     /// Output of the forward pass; none without ReLU.
     y: Option<&'a [f32]>,
-    /// `layout.len()` elements, of which this task touches its features only.
+    /// `layout.len()` elements, of which this task touches its features only; read only without `y`.
     grad: SharedMut,
     /// Of this task's features.
     dbias: &'a mut [f32],
@@ -107,10 +124,14 @@ impl Kernel for Backward<'_> {
                     let start = s * self.layout.strip_pitch() + (first + group * GROUP + i) * strip;
                     // SAFETY: the row lies in the `layout.len()` elements that there are; it belongs to a
                     // feature of this task, and tasks have disjoint features.
-                    let row = unsafe { std::slice::from_raw_parts_mut(self.grad.get().add(start), strip) };
-                    *sum = match self.y {
-                        Some(y) => masked_sum(isa, &y[start..][..strip], row),
-                        None => plain_sum(isa, row),
+                    *sum = unsafe {
+                        let row = self.grad.get().add(start);
+                        match self.y {
+                            Some(y) => {
+                                masked_sum(isa, &y[start..][..strip], std::slice::from_raw_parts_mut(row, strip))
+                            }
+                            None => plain_sum(isa, std::slice::from_raw_parts(row, strip)),
+                        }
                     };
                 }
                 for (to, sum) in dbias.iter_mut().zip(isa.sum8(sums)) {

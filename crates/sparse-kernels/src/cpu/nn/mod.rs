@@ -9,11 +9,12 @@ mod dropout;
 mod exp;
 mod images;
 mod pointwise_loss;
+mod recurrent;
 mod rows;
 mod sequence;
 mod sgd;
+mod sigmoid;
 mod softmax_cross_entropy;
-#[allow(dead_code, reason = "the gates of recurrent networks take it")]
 mod tanh;
 
 use super::{Buffer, Cpu};
@@ -38,6 +39,11 @@ impl Neural for Cpu {
     ) -> Done {
         let _timed = self.timed("bias_relu_grad", 3 * grad.data.len(), 0);
         bias_relu::backward(self, y, relu, grad, dbias, accumulate)
+    }
+
+    fn run_lane_sums(&self, _: Checked, x: &Strips<Self>, sums: &mut Buffer, accumulate: bool) -> Done {
+        let _timed = self.timed("lane_sums", x.data.len(), 0);
+        bias_relu::lane_sums(self, x, sums, accumulate)
     }
 
     fn run_softmax_cross_entropy(

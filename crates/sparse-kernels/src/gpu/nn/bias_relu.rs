@@ -9,7 +9,8 @@ use super::sums::slices;
 use crate::{BackendError, Strips};
 
 static FORWARD: Kernel = Kernel::new("bias_relu", shaders::BIAS_RELU, &[Read, Write]);
-static BACKWARD: Kernel = Kernel::new("bias_relu_grad", shaders::BIAS_RELU, &[Read, Write, Write]);
+static BACKWARD: Kernel = Kernel::new("bias_relu_grad", shaders::BIAS_RELU, &[Write, Read, Write]);
+static LANE_SUMS: Kernel = Kernel::new("lane_sums", shaders::BIAS_RELU, &[Write, Read]);
 
 /// Features of a workgroup, and quads that it passes over at once of each.
 const FEATURES: usize = 8;
@@ -46,31 +47,55 @@ pub(super) fn backward(
     dbias: &Buffer,
     accumulate: bool,
 ) -> Result<(), BackendError> {
-    let layout = y.layout;
+    if relu { sums(gpu, &BACKWARD, &[y, grad], dbias, accumulate) } else { lane_sums(gpu, grad, dbias, accumulate) }
+}
+
+/// The sums of each feature's lanes.
+pub(super) fn lane_sums(
+    gpu: &Gpu,
+    x: &Strips<Gpu>,
+    sums_of_lanes: &Buffer,
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    sums(gpu, &LANE_SUMS, &[x], sums_of_lanes, accumulate)
+}
+
+/// Runs a kernel that sums the lanes of the last of some tensors of one layout.
+fn sums(
+    gpu: &Gpu,
+    kernel: &'static Kernel,
+    tensors: &[&Strips<Gpu>],
+    sums: &Buffer,
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    let Some(layout) = tensors.first().map(|tensor| tensor.layout) else { return Ok(()) };
     let windows = gpu.strip_windows("activations", layout.strips(), &[layout.strip_pitch()])?;
     let (strip_quads, groups) = (layout.strip() / QUAD, layout.features().div_ceil(FEATURES));
     let slices = slices(windows, strip_quads, QUADS, groups);
-    gpu.sum_in_slices(dbias, &slices, accumulate, |sums, accumulate, all| {
+    gpu.sum_in_slices(sums, &slices, accumulate, |sums, accumulate, all| {
         for slice in &slices {
             let quads = slice.strips.len() * strip_quads;
             let elements = slice.strips.len() * layout.strip_pitch();
+            let mut operands = vec![gpu.visible("sums", sums)?];
+            operands.extend(tensors.iter().map(|tensor| of_strips(tensor, &slice.strips)));
             gpu.launch(&Launch {
-                kernel: &BACKWARD,
+                kernel,
                 constants: &[],
                 params: &[
                     layout.features() as u32,
                     strip_quads as u32,
                     quads as u32,
                     0,
-                    u32::from(relu),
+                    0,
                     all as u32,
                     slice.first as u32,
                     slice.quads as u32,
                     u32::from(accumulate),
                 ],
-                operands: &[of_strips(y, &slice.strips), of_strips(grad, &slice.strips), gpu.visible("sums", sums)?],
+                operands: &operands,
                 workgroups: groups * slice.count,
-                work: Work::words(if relu { 3 } else { 1 } * elements),
+                // A gradient is read and written.
+                work: Work::words((2 * tensors.len() - 1) * elements),
             })?;
         }
         Ok(())

@@ -9,6 +9,7 @@ mod images;
 mod lane_losses;
 mod optimizer;
 mod pointwise_loss;
+mod recurrent;
 mod sequence;
 mod softmax_cross_entropy;
 mod sums;
@@ -37,6 +38,10 @@ impl Neural for Gpu {
         accumulate: bool,
     ) -> Done {
         bias_relu::backward(self, y, relu, grad, dbias, accumulate)
+    }
+
+    fn run_lane_sums(&self, _: Checked, x: &Strips<Self>, sums: &mut Buffer, accumulate: bool) -> Done {
+        bias_relu::lane_sums(self, x, sums, accumulate)
     }
 
     fn run_softmax_cross_entropy(

@@ -3,8 +3,10 @@
 use proptest::prelude::*;
 
 use super::super::testing::{gpu, gpu_with_limit};
+use crate::backend::Steps;
 use crate::random::Key;
-use crate::testing::{buffer, host, neural, poison, poisoned, read, strips};
+use crate::testing::recurrent::Case;
+use crate::testing::{buffer, host, neural, poison, poisoned, read, recurrent, strips};
 use crate::{CrossEntropy, Neural, SgdStep, Storage, StripLayout, Strips, reference};
 
 proptest! {
@@ -44,6 +46,16 @@ proptest! {
     }
 
     #[test]
+    fn steps_of_recurrent_layers(case in recurrent::cases()) {
+        if let Some(gpu) = gpu() {
+            recurrent::gru_step(gpu, case);
+            recurrent::gru_step_grad(gpu, case);
+            recurrent::lstm_step(gpu, case);
+            recurrent::lstm_step_grad(gpu, case);
+        }
+    }
+
+    #[test]
     fn sgd(
         len in 0usize..70, momentum in prop::sample::select(vec![0.0f32, 0.9]), nesterov: bool,
         weight_decay in prop::sample::select(vec![0.0f32, 0.01]), keep_velocity: bool
@@ -67,6 +79,7 @@ proptest! {
 fn wrong_input_is_refused() {
     if let Some(gpu) = gpu() {
         neural::wrong_shapes_are_refused(gpu);
+        recurrent::wrong_shapes_are_refused(gpu);
     }
 }
 
@@ -75,6 +88,7 @@ fn unusual_logits() {
     if let Some(gpu) = gpu() {
         neural::unusual_logits(gpu);
         neural::unusual_outputs(gpu);
+        recurrent::unusual_gates(gpu);
     }
 }
 
@@ -111,6 +125,17 @@ fn buffers_in_windows() {
         neural::dropout(&gpu, layout, 0.3, 4, false);
         neural::softmax_cross_entropy(&gpu, layout, SMOOTH, 1);
         neural::pointwise_loss(&gpu, layout, neural::POINTWISE_LOSSES[2], 0.5, 1);
+    }
+    // Steps whose strips begin where no window may, and a strip of all steps that fits.
+    for (all, count, features) in [(StripLayout::sparse(640, 0), 10, 7), (StripLayout::single(96, 0), 3, 5)] {
+        let steps = Steps::new(all, count).unwrap();
+        for step in 0..count {
+            let case = Case { features, steps, step };
+            recurrent::gru_step(&gpu, case);
+            recurrent::gru_step_grad(&gpu, case);
+            recurrent::lstm_step(&gpu, case);
+            recurrent::lstm_step_grad(&gpu, case);
+        }
     }
     neural::sgd(&gpu, 10_001, STEP, true);
     neural::sgd(&gpu, 10_001, SgdStep { momentum: 0.0, nesterov: false, ..STEP }, false);
@@ -178,6 +203,8 @@ fn nothing_at_all() {
     gpu.bias_relu_grad(&logits, true, &mut grad, &mut dbias, true).unwrap();
     assert_eq!(host(gpu, &dbias), [1.0; 7]);
     gpu.bias_relu_grad(&logits, true, &mut grad, &mut dbias, false).unwrap();
+    assert_eq!(host(gpu, &dbias), [0.0; 7]);
+    gpu.lane_sums(&logits, &mut dbias, true).unwrap();
     assert_eq!(host(gpu, &dbias), [0.0; 7]);
 }
 
