@@ -176,8 +176,7 @@ fn wrong_use_is_refused_with_what_would_be_right() {
         weight: StoredWeight::Dense { nrows, ncols, values: vec![0.5; nrows * ncols] },
         bias: vec![0.0; nrows],
     };
-    let model =
-        StoredModel { input: None, layers: vec![layer("fc1", 5, 20), layer("fc2", 10, 5)], convolutional: None };
+    let model = StoredModel { input: None, layers: vec![layer("fc1", 5, 20), layer("fc2", 10, 5)], parts: None };
     model.save(&folder.path().join("model.safetensors")).unwrap();
     let mut bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

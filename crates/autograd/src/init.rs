@@ -8,7 +8,7 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{BsrPattern, CsrPattern};
 
 /// Distribution of initial weights. `fan_in` and `fan_out` are those of [`FanIn`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Initializer {
     /// Uniform in ±√(6 / (fan_in + fan_out)) (Glorot and Bengio 2010, equation 16).
     XavierUniform,
@@ -25,6 +25,13 @@ pub enum Initializer {
     LecunNormal,
     /// Normal with deviation 0.01, whatever the layer.
     SmallNormal,
+    /// Uniform in ±1 / √fan_in: PyTorch's of linear and recurrent layers.
+    FanInUniform,
+    /// Normal with this deviation for a dense row; of [`FanIn::Sparse`], √(ncols / fan_in) times as much.
+    Normal {
+        /// The deviation.
+        deviation: f32,
+    },
 }
 
 /// What counts as a row's fan-in.
@@ -97,18 +104,22 @@ impl Initializer {
             Initializer::KaimingNormal => (2.0 / fan_in).sqrt(),
             Initializer::LecunNormal => fan_in.recip().sqrt(),
             Initializer::SmallNormal => 0.01,
+            Initializer::FanInUniform => fan_in.recip().sqrt(),
+            Initializer::Normal { deviation } => f64::from(deviation) * (ncols as f64 / fan_in).sqrt(),
         };
         scale as f32
     }
 
     fn draw(self, scale: f32, key: Key, position: u64) -> f32 {
         match self {
-            Initializer::XavierUniform | Initializer::XavierUniformConv { .. } | Initializer::KaimingUniform => {
-                scale * (2.0 * key.uniform(position) - 1.0)
-            }
-            Initializer::KaimingNormal | Initializer::LecunNormal | Initializer::SmallNormal => {
-                scale * key.normal(position)
-            }
+            Initializer::XavierUniform
+            | Initializer::XavierUniformConv { .. }
+            | Initializer::KaimingUniform
+            | Initializer::FanInUniform => scale * (2.0 * key.uniform(position) - 1.0),
+            Initializer::KaimingNormal
+            | Initializer::LecunNormal
+            | Initializer::SmallNormal
+            | Initializer::Normal { .. } => scale * key.normal(position),
         }
     }
 }

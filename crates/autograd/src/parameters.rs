@@ -117,6 +117,10 @@ impl<B: Backend> Parameter<B> {
         self.gradient.as_ref().filter(|_| self.gradient_written)
     }
 
+    pub(crate) fn gradient_mut(&mut self) -> Option<&mut B::Buffer> {
+        self.gradient.as_mut().filter(|_| self.gradient_written)
+    }
+
     /// The optimizer slots with their names, in order of creation.
     pub fn slots(&self) -> impl Iterator<Item = (&str, &B::Buffer)> {
         self.slots.iter().map(|(name, buffer)| (&name[..], buffer))

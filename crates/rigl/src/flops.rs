@@ -116,6 +116,7 @@ pub struct ConvGeometry {
 enum Operation {
     Linear { inputs: usize, outputs: usize },
     Conv(ConvGeometry),
+    Lookup { symbols: usize, features: usize },
 }
 
 /// What of a layer decides its cost.
@@ -136,6 +137,11 @@ impl LayerGeometry {
     /// A linear layer with bias and ReLU.
     pub fn linear(inputs: usize, outputs: usize) -> Self {
         Self { operation: Operation::Linear { inputs, outputs }, bias: true, relu: true }
+    }
+
+    /// An embedding: a row for each symbol, looked up at no operation.
+    pub fn embedding(symbols: usize, features: usize) -> Self {
+        Self { operation: Operation::Lookup { symbols, features }, bias: false, relu: false }
     }
 
     /// A convolution with bias and ReLU.
@@ -188,6 +194,7 @@ impl LayerGeometry {
     pub fn size(&self) -> usize {
         match self.operation {
             Operation::Linear { inputs, outputs } => inputs * outputs,
+            Operation::Lookup { symbols, features } => symbols * features,
             Operation::Conv(c) => c.output_channels * (c.input_channels / c.groups) * c.kernel[0] * c.kernel[1],
         }
     }
@@ -195,7 +202,7 @@ impl LayerGeometry {
     /// Height and width of the output; 1 × 1 for a linear layer.
     pub fn output_size(&self) -> [usize; 2] {
         match self.operation {
-            Operation::Linear { .. } => [1, 1],
+            Operation::Linear { .. } | Operation::Lookup { .. } => [1, 1],
             Operation::Conv(c) => [0, 1].map(|d| match c.padding {
                 Padding::Same => c.input_size[d].div_ceil(c.stride),
                 Padding::Valid => (c.input_size[d] - c.kernel[d]) / c.stride + 1,
@@ -207,6 +214,7 @@ impl LayerGeometry {
     /// Operations of one forward pass of one sample, see the module's page. `density` is `nnz / size` of the weight.
     pub fn forward_flops(&self, density: f64, convention: FlopsConvention) -> f64 {
         let (length, outputs) = match (self.operation, convention) {
+            (Operation::Lookup { .. }, _) => return 0.0,
             (Operation::Linear { inputs, outputs }, _) => (inputs, outputs),
             (Operation::Conv(c), FlopsConvention::Paper) => {
                 let [height, width] = notebook_output_size(&c);
@@ -243,6 +251,7 @@ impl LayerGeometry {
         let biases = match self.operation {
             _ if !self.bias => 0,
             Operation::Linear { outputs, .. } => outputs,
+            Operation::Lookup { .. } => 0,
             Operation::Conv(c) if is_depthwise(&c) => 1,
             Operation::Conv(c) => c.output_channels,
         };

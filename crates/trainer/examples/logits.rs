@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shape = match model.architecture()?.graph.values[0] {
         ValueShape::Features(features) => [1, 1, features],
         ValueShape::Image { channels, size: [height, width] } => [channels, height, width],
+        ValueShape::Token(_) => return Err("the model reads text".into()),
     };
     let normalization = model.input.as_ref().map(|input| input.normalization.clone());
     let normalization = normalization.unwrap_or(Normalization::Pixels { mean: 0.0, deviation: 1.0 });
@@ -57,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         cpu.upload(values, input.data_mut())?;
         let mut tape = Tape::new(&cpu, &mut arena, &mut network.parameters, Mode::Evaluation);
         let x = tape.input(input, false);
-        let logits = network.body.forward(&mut tape, x.into(), 0.0, Key::new(0))?;
+        let logits = network.body.forward(&cpu, &mut tape, x.into(), 0.0, Key::new(0))?;
         let Activations::Strips(strips) = tape.value(logits)? else { return Err("the logits are images".into()) };
         let samples = strips.layout.lanes();
         let mut columns = vec![0.0; classes * samples];

@@ -160,7 +160,7 @@ fn on_data(mut model: StoredModel, architecture: &Architecture, file: &str) -> c
             return Err(wrong(what, got, wanted));
         }
     }
-    if let Some(parts) = &mut model.convolutional {
+    if let Some(parts) = &mut model.parts {
         parts.spec = wanted.clone();
     }
     model.check().map_err(|error| ConfigError::InitFrom(CheckpointError::in_file(Path::new(file))(error).into()))?;

@@ -4,6 +4,7 @@
 //! transposed copy of the values is refreshed in the same call.
 
 mod adam;
+mod clip;
 mod schedule;
 mod sgd;
 
@@ -12,6 +13,7 @@ use sparse_kernels::Backend;
 use crate::{Error, Parameters};
 
 pub use adam::{Adam, AdamOptions};
+pub use clip::ClipNorm;
 pub use schedule::{Decay, Schedule};
 pub use sgd::{Sgd, SgdOptions};
 
@@ -77,7 +79,7 @@ impl Optimizer {
     pub fn slots(&self) -> &'static [&'static str] {
         match self {
             Optimizer::Sgd(sgd) => sgd.slots(),
-            Optimizer::Adam(_) => Adam::SLOTS,
+            Optimizer::Adam(adam) => adam.slots(),
         }
     }
 

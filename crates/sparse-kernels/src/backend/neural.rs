@@ -266,7 +266,10 @@ pub trait Optimizer: Storage {
         self.run_sgd(Checked(()), step, values, grad, velocity)
     }
 
-    /// One Adam step.
+    /// One Adam step, with its first and second moments.
+    ///
+    /// With `corrections`, the bias correction is each element's own: they hold `1 − β₁ⁿ` and `1 − β₂ⁿ` of elements that have
+    /// had n steps, begin at zero, and [`AdamStep::step`] says nothing.
     ///
     /// # Errors
     /// If the lengths differ or `step` is 0.
@@ -275,21 +278,44 @@ pub trait Optimizer: Storage {
         step: AdamStep,
         values: &mut Self::Buffer,
         grad: &Self::Buffer,
-        first: &mut Self::Buffer,
-        second: &mut Self::Buffer,
+        [first, second]: [&mut Self::Buffer; 2],
+        corrections: Option<[&mut Self::Buffer; 2]>,
     ) -> Result<(), BackendError> {
         let given = [
             ("length of the gradient", grad),
             ("length of the first moment", &*first),
             ("length of the second moment", &*second),
         ];
-        for (what, buffer) in given {
+        let of_elements = corrections.iter().flatten().map(|buffer| ("length of the corrections", &**buffer));
+        for (what, buffer) in given.into_iter().chain(of_elements) {
             expect_equal("adam", what, self.len(values), self.len(buffer))?;
         }
         if step.step == 0 {
             return Err(ShapeError::Rule { op: "adam", what: "step", got: 0, rule: "at least 1" }.into());
         }
-        self.run_adam(Checked(()), step, values, grad, first, second)
+        self.run_adam(Checked(()), step, values, grad, [first, second], corrections)
+    }
+
+    /// `sum[0] += Σ values²`, in an order that depends on the length only.
+    ///
+    /// # Errors
+    /// Unless `sum` has one element.
+    fn add_squares(&self, values: &Self::Buffer, sum: &mut Self::Buffer) -> Result<(), BackendError> {
+        expect_equal("add_squares", "length of the sum", 1, self.len(sum))?;
+        self.run_add_squares(Checked(()), values, sum)
+    }
+
+    /// `values *= min(1, largest / (√norm_squared[0] + 1e-6))` (Pascanu et al. 2013; PyTorch's `clip_grad_norm_`). A norm that
+    /// is not finite makes the values NaN or zero.
+    ///
+    /// # Errors
+    /// Unless `norm_squared` has one element and `largest` is above 0.
+    fn clip(&self, norm_squared: &Self::Buffer, largest: f32, values: &mut Self::Buffer) -> Result<(), BackendError> {
+        expect_equal("clip", "length of the squared norm", 1, self.len(norm_squared))?;
+        if largest.is_nan() || largest <= 0.0 {
+            return Err(ShapeError::Rule { op: "clip", what: "largest norm", got: 0, rule: "above 0" }.into());
+        }
+        self.run_clip(Checked(()), norm_squared, largest, values)
     }
 
     #[doc(hidden)]
@@ -309,7 +335,13 @@ pub trait Optimizer: Storage {
         step: AdamStep,
         values: &mut Self::Buffer,
         grad: &Self::Buffer,
-        first: &mut Self::Buffer,
-        second: &mut Self::Buffer,
+        moments: [&mut Self::Buffer; 2],
+        corrections: Option<[&mut Self::Buffer; 2]>,
     ) -> Done;
+
+    #[doc(hidden)]
+    fn run_add_squares(&self, _: Checked, values: &Self::Buffer, sum: &mut Self::Buffer) -> Done;
+
+    #[doc(hidden)]
+    fn run_clip(&self, _: Checked, norm_squared: &Self::Buffer, largest: f32, values: &mut Self::Buffer) -> Done;
 }

@@ -15,6 +15,7 @@ macro_rules! shaders {
 
 shaders! {
     ADAM: "adam.wgsl";
+    ADAM_OWN: "adam_own.wgsl";
     ADD: "add.wgsl";
     BATCH_NORM: "shared/images.wgsl" "batch_norm.wgsl";
     BIAS_RELU: "bias_relu.wgsl";
@@ -27,6 +28,7 @@ shaders! {
     CONV_SPARSE: "shared/conv_points.wgsl" "shared/conv_columns.wgsl" "shared/conv_load.wgsl" "conv_sparse.wgsl";
     CONV_SPARSE_GRAD: "shared/conv_points.wgsl" "shared/conv_grad.wgsl" "shared/conv_grad_columns.wgsl"
         "shared/conv_load.wgsl" "conv_sparse_grad.wgsl";
+    CLIP: "clip.wgsl";
     CONVERT: "convert.wgsl";
     DROPOUT: "dropout.wgsl";
     EMBED: "embed.wgsl";

@@ -226,23 +226,60 @@ pub const ADAM: AdamStep = AdamStep {
     step: 1,
 };
 
-pub fn adam<B: Optimizer>(backend: &B, len: usize, steps: u64, decoupled: bool) {
+/// `own`: with bias corrections of each element, of which every other one is a step younger.
+pub fn adam<B: Optimizer>(backend: &B, len: usize, steps: u64, decoupled: bool, own: bool) {
     let w = normals("w", len);
     let mut expected = [widen(&w), vec![0.0; len], vec![0.0; len]];
     let [mut got_w, mut got_m, mut got_v] =
         [buffer(backend, &w), backend.zeros(len).unwrap(), backend.zeros(len).unwrap()];
-    for step in 1..=steps {
-        let g = normals(&format!("g{step}"), len);
-        let step = AdamStep { step, decoupled, ..ADAM };
+    let mut corrections = [backend.zeros(len).unwrap(), backend.zeros(len).unwrap()];
+    for number in 1..=steps {
+        let g = normals(&format!("g{number}"), len);
+        let step = AdamStep { step: number, decoupled, ..ADAM };
+        if own && number == 2 {
+            // As an update does that replaces every other element by a new one at zero.
+            for (buffer, expected) in [&mut got_m, &mut got_v].into_iter().zip(&mut expected[1..]) {
+                let mut values = host(backend, buffer);
+                for i in (0..len).step_by(2) {
+                    (values[i], expected[i]) = (0.0, 0.0);
+                }
+                backend.upload(&values, buffer).unwrap();
+            }
+            for (buffer, beta) in corrections.iter_mut().zip([ADAM.beta1, ADAM.beta2]) {
+                let values: Vec<_> = (0..len).map(|i| if i % 2 == 0 { 0.0 } else { 1.0 - beta }).collect();
+                backend.upload(&values, buffer).unwrap();
+            }
+        }
         let [w, m, v] = &mut expected;
-        reference::nn::adam(step, w, &widen(&g), m, v);
-        backend.adam(step, &mut got_w, &buffer(backend, &g), &mut got_m, &mut got_v).unwrap();
+        for i in 0..len {
+            let age = if own && number > 1 && i % 2 == 0 { number - 1 } else { number };
+            let (at, step) = (i..=i, AdamStep { step: age, ..step });
+            reference::nn::adam(step, &mut w[at.clone()], &widen(&g[at.clone()]), &mut m[at.clone()], &mut v[at]);
+        }
+        let given = own.then(|| corrections.each_mut());
+        backend.adam(step, &mut got_w, &buffer(backend, &g), [&mut got_m, &mut got_v], given).unwrap();
     }
     for (got, expected) in [got_w, got_m, got_v].iter().zip(&expected) {
         for (&got, &expected) in host(backend, got).iter().zip(expected) {
             // An update is at most a few times the learning rate, a moment a few units.
             assert!((f64::from(got) - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{got} {expected}");
         }
+    }
+}
+
+pub fn clip<B: Optimizer>(backend: &B, len: usize, largest: f32) {
+    let g = normals("g", len);
+    let squares: f64 = g.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>() + 0.5;
+    let (mut sum, mut values) = (buffer(backend, &[0.5]), buffer(backend, &g));
+    backend.add_squares(&values, &mut sum).unwrap();
+    let got = f64::from(host(backend, &sum)[0]);
+    assert!((got - squares).abs() <= 1e-5 * squares, "{got} {squares}");
+    backend.clip(&sum, largest, &mut values).unwrap();
+    let factor = (f64::from(largest) / (squares.sqrt() + 1e-6)).min(1.0);
+    for (&got, &g) in host(backend, &values).iter().zip(&g) {
+        let expected = f64::from(g) * factor;
+        assert!((f64::from(got) - expected).abs() <= 1e-5 * expected.abs(), "{got} {expected}");
+        assert!(factor < 1.0 || got == g);
     }
 }
 
@@ -307,7 +344,7 @@ pub fn wrong_shapes_are_refused<B: Neural + Optimizer>(backend: &B) {
     assert!(backend.sgd(step, &mut zeros(3), &zeros(2), Some(&mut zeros(3))).is_err());
     let run = |step, lengths: [usize; 4]| {
         let [mut w, g, mut m, mut v] = lengths.map(zeros);
-        backend.adam(AdamStep { step, ..ADAM }, &mut w, &g, &mut m, &mut v).is_ok()
+        backend.adam(AdamStep { step, ..ADAM }, &mut w, &g, [&mut m, &mut v], None).is_ok()
     };
     assert!(run(1, [3; 4]) && !run(0, [3; 4]));
     assert!(!run(1, [3, 2, 3, 3]) && !run(1, [3, 3, 2, 3]) && !run(1, [3, 3, 3, 2]));

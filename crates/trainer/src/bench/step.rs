@@ -7,7 +7,7 @@ use sparse_kernels::profile::KernelTime;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, MatrixRef};
 
-use crate::data::Targets;
+use crate::data::{Batch, BatchInputs, InputForm, Sequences, Targets};
 use crate::device::ComputeDevice;
 use crate::error::Context;
 use crate::method::Method;
@@ -23,9 +23,7 @@ const TURN: Duration = Duration::from_millis(200);
 pub struct StepBench<'b, B: ComputeDevice> {
     backend: &'b B,
     trainer: Trainer<'b, B>,
-    layout: Layout,
-    images: Vec<f32>,
-    targets: Targets,
+    batch: Batch,
 }
 
 impl<'b, B: ComputeDevice> StepBench<'b, B> {
@@ -50,29 +48,18 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
         let (method, _) = fixed.scheduled_method(1)?;
         let mut options = config.step_options(1);
         options.learning_rate = autograd::optim::Schedule::constant(1e-6);
-        let layout = network.body.input_layout(batch_size);
         let key = Key::new(config.seed).with_name("bench");
-        let mut images = vec![0.0; layout.len()];
-        let values = architecture.inputs() * batch_size;
-        let numbers: Vec<f32> = (0..values as u64).map(|i| key.normal(i)).collect();
-        match layout {
-            Layout::Strips(layout) => {
-                let view = MatrixRef::new(&numbers, layout.features(), batch_size, batch_size)?;
-                layout.pack(view, &mut images)?;
+        let batch = match network.body.input_form(batch_size) {
+            InputForm::Tokens { order, strip } => {
+                let length = config.sequence().length;
+                tokens(Sequences::new(order, strip, [batch_size, length], false), architecture.classes(), key)
             }
-            Layout::Images(layout) => layout.pack(&numbers, &mut images)?,
-        }
-        let classes = architecture.classes() as u64;
-        let key = key.with_name("labels");
-        let targets = match config.loss.is_of_classes() {
-            true => Targets::Classes((0..batch_size as u64).map(|n| key.below(n, classes) as u32).collect()),
-            false => Targets::Numbers {
-                outputs: classes as usize,
-                values: (0..batch_size as u64 * classes).map(|i| key.below(i, 2) as f32).collect(),
-            },
+            InputForm::Features { .. } | InputForm::Images { .. } => {
+                values(network.body.input_layout(batch_size), architecture, &config, key)?
+            }
         };
         let trainer = Trainer::new(backend, network, config.optimizer_options(), method, options)?;
-        Ok(Self { backend, trainer, layout, images, targets })
+        Ok(Self { backend, trainer, batch })
     }
 
     /// Stored weights.
@@ -85,7 +72,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
     /// # Errors
     /// If it fails.
     pub fn step(&mut self) -> crate::Result<()> {
-        self.trainer.train_batch(self.layout, &self.images, &self.targets).context(|| "a step of the benchmark")?;
+        self.trainer.train_on(&self.batch).context(|| "a step of the benchmark")?;
         Ok(())
     }
 
@@ -122,4 +109,39 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
         self.step()?;
         Ok(self.backend.take_profile()?)
     }
+}
+
+/// Normal numbers with random labels.
+fn values(layout: Layout, architecture: &Architecture, config: &TrainConfig, key: Key) -> crate::Result<Batch> {
+    let batch_size = layout.samples();
+    let mut images = vec![0.0; layout.len()];
+    let values = architecture.inputs() * batch_size;
+    let numbers: Vec<f32> = (0..values as u64).map(|i| key.normal(i)).collect();
+    match layout {
+        Layout::Strips(layout) => {
+            let view = MatrixRef::new(&numbers, layout.features(), batch_size, batch_size)?;
+            layout.pack(view, &mut images)?;
+        }
+        Layout::Images(layout) => layout.pack(&numbers, &mut images)?,
+    }
+    let classes = architecture.classes() as u64;
+    let key = key.with_name("labels");
+    let targets = match config.loss.is_of_classes() {
+        true => Targets::Classes((0..batch_size as u64).map(|n| key.below(n, classes) as u32).collect()),
+        false => Targets::Numbers {
+            outputs: classes as usize,
+            values: (0..batch_size as u64 * classes).map(|i| key.below(i, 2) as f32).collect(),
+        },
+    };
+    Ok(Batch { inputs: BatchInputs::Values { layout, values: images }, targets, corrupt: vec![] })
+}
+
+/// Random tokens, with random ones behind them.
+fn tokens(sequences: Sequences, symbols: usize, key: Key) -> Batch {
+    let draw = |name: &str| -> Vec<u32> {
+        let key = key.with_name(name);
+        (0..sequences.lanes() as u64).map(|lane| key.below(lane, symbols as u64) as u32).collect()
+    };
+    let targets = Targets::Classes(draw("labels"));
+    Batch { inputs: BatchInputs::Tokens { sequences, tokens: draw("tokens") }, targets, corrupt: vec![] }
 }

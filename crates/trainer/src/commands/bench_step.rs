@@ -18,9 +18,8 @@ use crate::method::Method;
 use crate::models::{Architecture, Format, Sparsification, parse_density};
 use crate::report::{Significant, Table, bytes_text, print_record, print_text};
 use crate::settings::error::ConfigError;
-use crate::settings::{BatchArgs, FormatArgs, ModelArgs, TrainConfig, TrainOptions};
+use crate::settings::{BatchArgs, FormatArgs, ModelArgs, SequenceArgs, SpreadArgs, TrainConfig, TrainOptions};
 use crate::{fit, memory};
-use rigl::Distribution;
 
 /// `rigl bench step`.
 #[derive(Debug, Args)]
@@ -31,15 +30,18 @@ pub struct BenchStepArgs {
     /// The network's input, where its name does not say.
     #[command(flatten)]
     pub pictures: PictureArgs,
+    /// What the name of a text model leaves open.
+    #[command(flatten)]
+    pub sequence: SequenceArgs,
     /// Samples in a batch.
     #[command(flatten)]
     pub batch: BatchArgs,
     /// The network's densities, each in (0, 1]
     #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
     pub density: Vec<f64>,
-    /// How the density is distributed over the layers
-    #[arg(long, value_enum, default_value_t = Distribution::ErdosRenyiKernel)]
-    pub distribution: Distribution,
+    /// How the density is distributed over the layers.
+    #[command(flatten)]
+    pub spread: SpreadArgs,
     /// How sparse layers are stored.
     #[command(flatten)]
     pub format: FormatArgs,
@@ -99,7 +101,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     if args.worker {
         return args.machine.on_device(Worker(args));
     }
-    let architecture = fit::architecture(&args.pictures.spec(&args.network)?)?;
+    let architecture = fit::architecture(&args.pictures.spec(&args.network, &args.sequence)?)?;
     let config = config(args)?;
     let place = args.machine.on_device(Check { architecture: &architecture, batch_size: config.batch_size })?;
     config.check()?;
@@ -122,7 +124,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             event: "step",
             model: config.model.to_string(),
             batch_size: config.batch_size,
-            distribution: args.distribution.to_string(),
+            distribution: config.distribution.to_string(),
             format: config.format.to_string(),
             density: measurement.nnz as f64 / architecture.size() as f64,
             nnz: measurement.nnz,
@@ -184,8 +186,11 @@ impl OnDevice for Check<'_> {
 
 /// What the networks are trained with.
 fn config(args: &BenchStepArgs) -> Result<TrainConfig, ConfigError> {
-    let given = TrainOptions { seed: Some(args.machine.seed), ..TrainOptions::from(&args.network) };
-    TrainConfig::of(&given.or(&args.format).or(&args.batch))
+    TrainConfig::of(&TrainOptions { seed: Some(args.machine.seed), ..given(args) })
+}
+
+fn given(args: &BenchStepArgs) -> TrainOptions {
+    TrainOptions::from(&args.network).or(&args.sequence).or(&args.spread).or(&args.format).or(&args.batch)
 }
 
 fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
@@ -197,8 +202,7 @@ fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
 
 fn sparsification(args: &BenchStepArgs, density: f64) -> Result<Sparsification, ConfigError> {
     let method = Method::named(if density == 1.0 { "dense" } else { "static" });
-    let distribution = args.distribution;
-    Ok(TrainConfig { method, density, distribution, ..config(args)? }.sparsification())
+    Ok(TrainConfig { method, density, ..config(args)? }.sparsification())
 }
 
 fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) -> crate::Result<f64> {
@@ -209,16 +213,12 @@ fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) 
 
 /// Runs one turn of one density in a process of its own.
 fn measure(args: &BenchStepArgs, threads: usize, density: f64, profile: bool) -> crate::Result<Measurement> {
-    let config = config(args)?;
     let program = std::env::current_exe().context(|| "cannot find this program to run it again")?;
     let output = Command::new(program)
-        .args(["bench", "step", "--worker", "--model", &String::from(config.model.clone())])
-        .args(["--batch-size", &config.batch_size.to_string(), "--density", &density.to_string()])
-        .args(["--distribution", &args.distribution.to_string()])
-        .args(["--format", &config.format.to_string()])
+        .args(["bench", "step", "--worker", "--density", &density.to_string()])
+        .args(given(args).arguments()?)
         .args(args.pictures.image_size.iter().flat_map(|side| ["--image-size".to_owned(), side.to_string()]))
         .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
-        .args(args.network.stem.iter().flat_map(|stem| ["--stem".to_owned(), stem.to_string()]))
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
         .args(["--budget", &args.machine.budget.as_secs_f64().to_string()])
         .args(["--device", &args.machine.device.to_string()])
@@ -245,7 +245,7 @@ impl OnDevice for Worker<'_> {
         let Self(args) = self;
         let &[density] = &args.density[..] else { return Err("a worker measures one density".to_owned().into()) };
         let config = config(args)?;
-        let architecture = fit::architecture(&args.pictures.spec(&args.network)?)?;
+        let architecture = fit::architecture(&args.pictures.spec(&args.network, &args.sequence)?)?;
         let densities = sparsification(args, density)?.solve(&architecture)?;
         let mut bench = StepBench::new(backend, &architecture, &config, &densities)?;
         let best = backend.install(|| -> crate::Result<Duration> {

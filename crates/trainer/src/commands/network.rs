@@ -5,7 +5,7 @@ use clap::Args;
 use super::values::parse_count;
 use crate::models::{ModelName, ModelSpec};
 use crate::settings::error::ConfigError;
-use crate::settings::{ModelArgs, TrainConfig};
+use crate::settings::{ModelArgs, SequenceArgs, TrainConfig, TrainOptions};
 
 /// What a convolutional network reads and tells apart.
 #[derive(Debug, Clone, Args)]
@@ -14,7 +14,7 @@ pub struct PictureArgs {
     /// size, otherwise 224]
     #[arg(long, value_name = "PIXELS", value_parser = parse_count)]
     pub image_size: Option<usize>,
-    /// Classes of a convolutional network [default: 10 for wrn-D-K and lenet-5, a
+    /// Classes of a convolutional network, symbols of a text model [default: 10 for wrn-D-K and lenet-5, 256 for text models, a
     /// file's own number, otherwise 1000]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub classes: Option<usize>,
@@ -25,9 +25,10 @@ impl PictureArgs {
     ///
     /// # Errors
     /// [`ConfigError::NoEffect`] for an option that the network leaves without effect.
-    pub fn spec(&self, network: &ModelArgs) -> Result<ModelSpec, ConfigError> {
-        let config = TrainConfig::of(&network.into())?;
-        config.check_effect(&network.into())?;
+    pub fn spec(&self, network: &ModelArgs, sequence: &SequenceArgs) -> Result<ModelSpec, ConfigError> {
+        let given = TrainOptions::from(network).or(sequence);
+        let config = TrainConfig::of(&given)?;
+        config.check_effect(&given)?;
         if let ModelName::Hidden(_) = config.model {
             let rule = "a network whose inputs and outputs do not depend on the data, such as 20-64-3";
             return Err(ConfigError::Value { option: "model", value: config.model.to_string(), rule });
@@ -36,7 +37,7 @@ impl PictureArgs {
             ModelName::Own(definition) => (definition.reads_features(), false),
             name => (name.is_mlp(), name.is_mlp()),
         };
-        if self.image_size.is_some() && of_features {
+        if self.image_size.is_some() && (of_features || config.model.sequence().is_some()) {
             return Err(ConfigError::NoEffect { option: "image-size", needs: "a convolutional network" });
         }
         if self.classes.is_some() && is_mlp {
@@ -45,6 +46,6 @@ impl PictureArgs {
         let spec = ModelSpec::of(&config.model);
         let size = self.image_size.map_or(spec.size, |side| [side; 2]);
         let (channels, classes) = (spec.channels, self.classes.unwrap_or(spec.classes));
-        Ok(spec.on(channels, size, classes).with_stem(config.stem))
+        Ok(spec.on(channels, size, classes).with_stem(config.stem).with_sequence(&config.sequence()))
     }
 }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use autograd::optim::Optimizer;
 use clap::Args;
-use rigl::{FlopsConvention, LayerDensity, WeightStorage, nnz_for_density};
+use rigl::{LayerDensity, WeightStorage, nnz_for_density};
 use serde::Serialize;
 use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
@@ -18,8 +18,8 @@ use crate::models::{Architecture, Definition, Format, MOST_WIDTH, activation_byt
 use crate::report::{Significant, Table, bytes_text, dimensions, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{
-    BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, SpreadArgs, TrainConfig, TrainOptions,
-    UpdateArgs,
+    BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, SequenceArgs, SpreadArgs, TrainConfig,
+    TrainOptions, UpdateArgs,
 };
 
 /// `rigl plan`.
@@ -39,6 +39,9 @@ pub struct PlanArgs {
     /// The network's input, where its name does not say.
     #[command(flatten)]
     pub pictures: PictureArgs,
+    /// What the name of a text model leaves open.
+    #[command(flatten)]
+    pub sequence: SequenceArgs,
     /// The method, which decides the operations of training.
     #[command(flatten)]
     pub method: MethodArgs,
@@ -77,7 +80,8 @@ pub struct PlanArgs {
 impl PlanArgs {
     /// The settings of a training of this network.
     pub(super) fn config(&self) -> Result<TrainConfig, ConfigError> {
-        let given = TrainOptions::from(&self.network).or(&self.method).or(&self.density).or(&self.spread);
+        let given =
+            TrainOptions::from(&self.network).or(&self.sequence).or(&self.method).or(&self.density).or(&self.spread);
         TrainConfig::of(&given.or(&self.format).or(&self.updates).or(&self.batch).or(&self.counting))
     }
 }
@@ -156,7 +160,7 @@ struct TotalRecord {
 pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let mut config = args.config()?;
     let asked = config.sparsification();
-    let spec = args.pictures.spec(&args.network)?;
+    let spec = args.pictures.spec(&args.network, &args.sequence)?;
     let by_size = !matches!(args.width, Width::Factor(_));
     if config.model.family().is_none() && args.width != Width::Factor(1.0) {
         return Err(ConfigError::NoEffect { option: "width", needs: "a convolutional network by name" }.into());
@@ -177,6 +181,10 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let architecture = fit::architecture(&spec.clone().with_width(width))?;
     config.check()?;
     if args.as_toml {
+        if architecture.reads_tokens() {
+            let needs = "a network of features or images: those that read tokens have names only";
+            return Err(ConfigError::NoEffect { option: "as-toml", needs }.into());
+        }
         print_text(Definition::of(&architecture).to_toml().trim_end())?;
         return Ok(());
     }
@@ -191,7 +199,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     }
     let convention = config.flops_convention;
     let [sparse_flops, wide_flops] = architecture.forward_flops(&densities, convention);
-    let dense_flops: f64 = flops_of_dense(&dense_architecture, convention);
+    let dense_flops = dense_architecture.dense_flops(convention);
     let (built, _) = config.scheduled_method(args.steps)?;
     let step_flops = built.training_flops(built.mean_forward_flops(sparse_flops, wide_flops), wide_flops);
     let train_flops_ratio = rigl::flops::training_flops_ratio(step_flops, dense_flops, args.train_length);
@@ -349,9 +357,4 @@ fn bytes(
 fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> crate::Result<usize> {
     let cpu = Cpu::new(1, None)?;
     Ok(12 * architecture.parameters() + activation_bytes(&cpu, architecture, false, batch_size)?)
-}
-
-/// Operations of one sample's forward pass of a dense network.
-fn flops_of_dense(architecture: &Architecture, rule: FlopsConvention) -> f64 {
-    architecture.layers.iter().map(|layer| layer.geometry().forward_flops(1.0, rule)).sum()
 }

@@ -74,6 +74,9 @@ pub fn run(args: &PredictArgs) -> crate::Result<()> {
         );
     };
     let architecture = model.architecture()?;
+    if architecture.reads_tokens() {
+        return Err(format!("{}: reads text; rigl sample continues one", path.display()).into());
+    }
     let expected = Expected::of(&architecture, &input);
     let names = input.class_names.clone().or_else(|| known_class_names(&input.data));
     let outcomes = Outcomes::new(&input, names, architecture.classes(), args.top_k);

@@ -32,7 +32,7 @@ impl Description {
     pub fn of(model: &StoredModel) -> Self {
         Self {
             name: model.name(),
-            spec: model.convolutional.as_ref().map(|parts| parts.spec.clone()),
+            spec: model.parts.as_ref().map(|parts| parts.spec.clone()),
             nnz: model.nnz(),
             density: model.density(),
             input: model.input.clone(),

@@ -178,6 +178,14 @@ pub enum ExchangeError {
         /// The layer asked for.
         layer: String,
     },
+    /// A network of tokens.
+    #[error(
+        "{model} reads tokens; ONNX files are written for networks of features and images; export it to .safetensors"
+    )]
+    OnnxTokens {
+        /// The network.
+        model: String,
+    },
     /// A network too large for one ONNX file.
     #[error("an ONNX file of this network takes {bytes} bytes, and the format allows {most}; use --format safetensors")]
     OnnxSize {
@@ -265,6 +273,7 @@ impl Kinded for ExchangeError {
             | Self::LayerName { .. }
             | Self::Memory { .. }
             | Self::OnnxSize { .. }
+            | Self::OnnxTokens { .. }
             | Self::Architecture(_)
             | Self::Format { .. }
             | Self::Prune { .. } => Kind::Failure,

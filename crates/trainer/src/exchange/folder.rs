@@ -65,7 +65,7 @@ pub(super) fn write(
         MatrixFormat::MatrixMarket => MatrixFormat::MatrixMarket,
         MatrixFormat::Npz | MatrixFormat::Npy => MatrixFormat::Npy,
     };
-    for norm in model.convolutional.iter().flat_map(|parts| &parts.norms) {
+    for norm in model.parts.iter().flat_map(|parts| &parts.norms) {
         for (part, values) in [("affine", &norm.affine), ("running", &norm.running)] {
             formats::write_vector(&folder.join(format!("{}.{part}.{}", norm.name, vectors.extension())), values)?;
         }
@@ -270,8 +270,7 @@ mod tests {
         let folder = parent.path().join("inside");
         fs::create_dir(&folder).unwrap();
         for name in ["../x", "/tmp/x", "a/b", "a\\b", "..", ".x", "", "a\0b", "c:x"] {
-            let model =
-                StoredModel { input: None, layers: vec![layer(name, sparse(1, 2, &[(0, 1)]))], convolutional: None };
+            let model = StoredModel { input: None, layers: vec![layer(name, sparse(1, 2, &[(0, 1)]))], parts: None };
             let error = write(&folder, &model, MatrixFormat::Npz, false).unwrap_err();
             assert!(matches!(error, ExchangeError::LayerName { .. }), "{error}");
         }

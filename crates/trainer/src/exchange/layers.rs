@@ -65,7 +65,7 @@ pub(super) fn chain(layers: Vec<NamedLayer>) -> Result<StoredModel, CheckpointEr
         let bias = bias.unwrap_or_else(|| vec![0.0; if ncols == 0 { 0 } else { nrows }]);
         StoredLayer { name, weight: dense_if_full(weight), bias }
     });
-    let mut model = StoredModel { input: None, layers: stored.collect(), convolutional: None };
+    let mut model = StoredModel { input: None, layers: stored.collect(), parts: None };
     model.check_chain()?;
     for (index, layer) in model.layers.iter_mut().enumerate() {
         layer.name = model_name(index);

@@ -124,7 +124,7 @@ mod tests {
 
     fn model(weights: Vec<StoredWeight>) -> StoredModel {
         let layers = weights.into_iter().map(|weight| layer("fc", weight)).collect();
-        StoredModel { input: None, layers, convolutional: None }
+        StoredModel { input: None, layers, parts: None }
     }
 
     #[test]
@@ -204,8 +204,7 @@ mod tests {
         // 2^32 positions that take no memory as long as nobody makes a pattern of them: the length is a lie.
         let weight = StoredWeight::Dense { nrows: 1 << 16, ncols: 1 << 16, values: vec![0.0; 4] };
         let layers = vec![StoredLayer { name: "fc9".to_owned(), weight, bias: vec![] }];
-        let error =
-            prune(&mut StoredModel { input: None, layers, convolutional: None }, &[wanted(1, 1 << 32)]).unwrap_err();
+        let error = prune(&mut StoredModel { input: None, layers, parts: None }, &[wanted(1, 1 << 32)]).unwrap_err();
         assert!(error.to_string().starts_with("layer fc9: nnz is 4294967296, more than"), "{error}");
     }
 }

@@ -28,7 +28,7 @@ pub fn layer(name: &str, weight: StoredWeight) -> StoredLayer {
 pub fn example() -> StoredModel {
     let first = sparse(3, 5, &[(0, 1), (0, 4), (2, 0), (2, 2), (2, 3)]);
     let second = dense(2, 3, &[0.5, 0.0, -0.0, 0.3, 1e-45, -7.0]);
-    StoredModel { input: None, layers: vec![layer("fc1", first), layer("fc2", second)], convolutional: None }
+    StoredModel { input: None, layers: vec![layer("fc1", first), layer("fc2", second)], parts: None }
 }
 
 /// A layer in blocks that reach beyond its edges, and a dense one.
@@ -37,7 +37,7 @@ pub fn blocks() -> StoredModel {
     let values = (0..pattern.nnz()).map(|e| VALUES[e % 4]).collect();
     let first = StoredWeight::BlockSparse(Bsr::new(Arc::new(pattern), values).unwrap());
     let second = dense(2, 3, &[0.5, 0.0, -0.0, 0.3, 1e-45, -7.0]);
-    StoredModel { input: None, layers: vec![layer("fc1", first), layer("fc2", second)], convolutional: None }
+    StoredModel { input: None, layers: vec![layer("fc1", first), layer("fc2", second)], parts: None }
 }
 
 /// The same with every layer dense.

@@ -193,7 +193,7 @@ pub fn common_input(ends: &[End; 2]) -> crate::Result<ModelInput> {
 
 /// A network's name, with what the name leaves open.
 fn describe(model: &StoredModel) -> String {
-    match &model.convolutional {
+    match &model.parts {
         None => model.name().to_string(),
         Some(parts) => {
             let spec = &parts.spec;

@@ -63,7 +63,7 @@ impl Point {
             let bias = (!layer.bias.is_empty()).then(|| layer.bias.clone());
             [Some(layer.weight.values().to_vec()), bias].into_iter().flatten()
         };
-        let norms = model.convolutional.iter().flat_map(|parts| &parts.norms).map(|norm| norm.affine.clone());
+        let norms = model.parts.iter().flat_map(|parts| &parts.norms).map(|norm| norm.affine.clone());
         Self { arrays: model.layers.iter().flat_map(of_layer).chain(norms).collect() }
     }
 }

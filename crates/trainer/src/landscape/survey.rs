@@ -11,7 +11,7 @@ use super::{LandscapeError, MOMENTUM, Path, PathSgd, Point};
 use crate::data::{Augment, BatchLoader, LoaderOptions, Normalization, Order, Split};
 use crate::interrupt::Interrupt;
 use crate::metrics::{Mean, Measured};
-use crate::models::{Network, StoredModel};
+use crate::models::{Network, Norm, StoredModel};
 use crate::run::{Evaluated, RunError, evaluate};
 use crate::training::{Evaluator, Loss, TrainingError};
 
@@ -76,7 +76,7 @@ impl<'v, B: Backend> Survey<'v, B> {
     pub fn new(backend: &'v B, model: StoredModel, batch_size: usize, view: View<'v>) -> Result<Self, TrainingError> {
         let network = Network::from_stored(backend, model, batch_size)?;
         let of_layers = network.body.layers.iter().flat_map(|layer| [Some(layer.weight), layer.bias]);
-        let of_norms = network.body.norms.iter().map(|norm| Some(norm.affine));
+        let of_norms = network.body.norms.iter().map(|norm| Some(norm.affine()));
         let parameters: Vec<_> = of_layers.chain(of_norms).flatten().collect();
         let is_decayed = |&id: &ParameterId| network.parameters.get(id).value().decays();
         let decayed = parameters.iter().map(is_decayed).collect();
@@ -184,7 +184,7 @@ impl<'v, B: Backend> Survey<'v, B> {
 
     /// Sets the running moments of all normalisations to the means of the batches' moments over the training set.
     fn estimate_moments(&mut self) -> crate::Result<()> {
-        let norms = self.network().body.norms.clone();
+        let norms: Vec<_> = self.network().body.norms.iter().filter_map(Norm::batch).copied().collect();
         if norms.is_empty() {
             return Ok(());
         }
@@ -203,7 +203,10 @@ impl<'v, B: Backend> Survey<'v, B> {
             samples += batch.targets.len();
             // So the running mean is that of all samples so far.
             let share = batch.targets.len() as f32 / samples as f32;
-            self.evaluator.network.body.norms.iter_mut().for_each(|norm| norm.options.momentum = share);
+            for norm in &mut self.evaluator.network.body.norms {
+                let Norm::Batch(norm) = norm;
+                norm.options.momentum = share;
+            }
             self.evaluator.training_pass(batch, false)?;
         }
         Ok(())
@@ -424,7 +427,7 @@ mod tests {
         let far = Point { arrays: point.arrays.iter().map(|a| a.iter().map(|x| 1e20 * x).collect()).collect() };
         survey.evaluate(&far).unwrap();
         assert_eq!(survey.evaluate(&point).unwrap().loss(), loss);
-        for norm in &mut model.convolutional.as_mut().unwrap().norms {
+        for norm in &mut model.parts.as_mut().unwrap().norms {
             norm.running.iter_mut().for_each(|moment| *moment = 1e3);
         }
         let mut survey = Survey::new(&cpu, model.clone(), 16, view(16)).unwrap();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::data::Normalization;
-use crate::models::{ConvolutionalParts, ModelSpec, StoredLayer, StoredWeight};
+use crate::models::{ModelSpec, NetworkParts, StoredLayer, StoredWeight};
 
 fn mlp(sizes: [usize; 3]) -> StoredModel {
     let layer = |i: usize| StoredLayer {
@@ -15,7 +15,7 @@ fn mlp(sizes: [usize; 3]) -> StoredModel {
         bias: vec![0.0; sizes[i + 1]],
     };
     let input = ModelInput::new("mnist", Normalization::Pixels { mean: 0.5, deviation: 0.25 });
-    StoredModel { input: Some(input), layers: vec![layer(0), layer(1)], convolutional: None }
+    StoredModel { input: Some(input), layers: vec![layer(0), layer(1)], parts: None }
 }
 
 fn message(a: StoredModel, b: StoredModel) -> String {
@@ -55,7 +55,7 @@ fn ends_must_fit_each_other() {
 fn widths_are_told_apart() {
     let model = |width| {
         let spec = ModelSpec::of(&"lenet-5".parse().unwrap()).with_width(width);
-        StoredModel { convolutional: Some(ConvolutionalParts { spec, norms: vec![] }), ..mlp([20, 10, 3]) }
+        StoredModel { parts: Some(NetworkParts { spec, norms: vec![] }), ..mlp([20, 10, 3]) }
     };
     let text = message(model(1.0), model(0.5));
     assert!(text.contains("lenet-5 (images of 1×28×28, 10 classes, width 1,"), "{text}");

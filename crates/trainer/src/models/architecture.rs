@@ -30,6 +30,7 @@ impl Architecture {
     /// Values of one input: features, or channels times pixels.
     pub fn inputs(&self) -> usize {
         match self.graph.values[0] {
+            ValueShape::Token(_) => 1,
             ValueShape::Features(features) => features,
             ValueShape::Image { channels, size } => channels * size[0] * size[1],
         }
@@ -45,12 +46,17 @@ impl Architecture {
         self.spec.name.is_mlp()
     }
 
+    /// Whether it reads tokens.
+    pub fn reads_tokens(&self) -> bool {
+        matches!(self.graph.values[0], ValueShape::Token(_))
+    }
+
     /// Positions of all weight matrices.
     pub fn size(&self) -> usize {
         self.layers.iter().map(WeightLayer::size).sum()
     }
 
-    /// Operations of one sample's forward pass: `[at these densities, dense]`.
+    /// Operations of one sample's forward pass, or of one token's: `[at these densities, dense]`.
     pub fn forward_flops(&self, densities: &[LayerDensity], convention: FlopsConvention) -> [f64; 2] {
         let mut flops = [0.0; 2];
         for (layer, density) in self.layers.iter().zip(densities) {
@@ -58,13 +64,33 @@ impl Architecture {
                 *total += layer.geometry().forward_flops(density, convention);
             }
         }
-        flops
+        flops.map(|flops| flops + self.attention_flops())
+    }
+
+    /// Operations of one sample's forward pass of the dense network.
+    pub fn dense_flops(&self, convention: FlopsConvention) -> f64 {
+        let of_layers: f64 = self.layers.iter().map(|layer| layer.geometry().forward_flops(1.0, convention)).sum();
+        of_layers + self.attention_flops()
+    }
+
+    /// Operations of attention's two products, of one token on average: half of its sequence stands before it.
+    pub fn attention_flops(&self) -> f64 {
+        let length = self.spec.sequence.as_ref().map_or(0, |sequence| sequence.length);
+        let features = |node: &Node| match (node, node.output()) {
+            (Node::Attention { .. }, output) => match self.graph.values[output] {
+                ValueShape::Features(features) => features,
+                _ => 0,
+            },
+            _ => 0,
+        };
+        let features: usize = self.graph.nodes.iter().map(features).sum();
+        2.0 * features as f64 * (length + 1) as f64
     }
 
     /// Everything that is learned of the dense network: weights, biases, scales and shifts.
     pub fn parameters(&self) -> usize {
         let biases = self.layers.iter().filter(|layer| layer.bias).map(WeightLayer::rows).sum::<usize>();
-        self.size() + biases + self.norms.iter().map(|norm| 2 * norm.channels).sum::<usize>()
+        self.size() + biases + self.norms.iter().map(NormLayer::affine_len).sum::<usize>()
     }
 
     /// Whether some layer drops activations at the run's rate.

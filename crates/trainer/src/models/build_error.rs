@@ -16,15 +16,40 @@ pub(super) const LONGEST_NAME: usize = 100;
 #[non_exhaustive]
 pub enum BuildError {
     /// An operation on images gets features.
-    #[error("{layer} reads images but gets {features} features")]
+    #[error("{layer} reads images but gets {shape}")]
     NeedsImages {
         /// The operation.
         layer: String,
         /// What it gets.
+        shape: ValueShape,
+    },
+    /// An embedding gets something else than tokens.
+    #[error("{layer} reads tokens but gets {shape}")]
+    NeedsTokens {
+        /// The operation.
+        layer: String,
+        /// What it gets.
+        shape: ValueShape,
+    },
+    /// Heads must have equal shares of the features.
+    #[error("{heads} heads do not divide {features} features into equal parts")]
+    Heads {
+        /// The heads.
+        heads: usize,
+        /// The features.
         features: usize,
     },
+    /// Rotary positions turn pairs of features.
+    #[error("rotary positions turn pairs of features, but each head has {size}; choose an even number")]
+    OddHeads {
+        /// Features of a head.
+        size: usize,
+    },
     /// An operation on features gets images.
-    #[error("{layer} reads features but gets {shape}; put a flatten or global-average-pool before it")]
+    #[error(
+        "{layer} reads features but gets {shape}; put {} before it",
+        if matches!(shape, ValueShape::Token(_)) { "an embedding" } else { "a flatten or global-average-pool" }
+    )]
     NeedsFeatures {
         /// The operation.
         layer: String,

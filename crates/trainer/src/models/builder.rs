@@ -9,7 +9,9 @@ use super::ModelSpec;
 use super::architecture::Architecture;
 use super::build_error::{BuildError, LARGEST_NETWORK, LARGEST_VALUE, LONGEST_NAME, is_name};
 use super::family::FirstWeights;
-use super::graph::{Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer};
+use super::graph::{
+    Cell, Graph, LayerKind, Masking, Node, NormLayer, NormOver, PoolKind, ValueId, ValueShape, WeightLayer,
+};
 
 /// Puts a network together, one operation after the other: each reads values and makes one. The last one's are the logits.
 ///
@@ -143,6 +145,7 @@ impl Conv {
 
 fn check_value(layer: &str, shape: ValueShape) -> Result<(), BuildError> {
     let elements = match shape {
+        ValueShape::Token(symbols) => Some(symbols),
         ValueShape::Features(features) => Some(features),
         ValueShape::Image { channels, size: [height, width] } => {
             channels.checked_mul(height).and_then(|rows| rows.checked_mul(width))
@@ -219,7 +222,17 @@ impl Builder {
     pub(super) fn image(&self, layer: &str, value: ValueId) -> Result<(usize, [usize; 2]), BuildError> {
         match self.values[value] {
             ValueShape::Image { channels, size } => Ok((channels, size)),
-            ValueShape::Features(features) => Err(BuildError::NeedsImages { layer: layer.to_owned(), features }),
+            shape @ (ValueShape::Features(_) | ValueShape::Token(_)) => {
+                Err(BuildError::NeedsImages { layer: layer.to_owned(), shape })
+            }
+        }
+    }
+
+    /// Features of a value.
+    fn features_of(&self, layer: &str, value: ValueId) -> Result<usize, BuildError> {
+        match self.values[value] {
+            ValueShape::Features(features) => Ok(features),
+            shape => Err(BuildError::NeedsFeatures { layer: layer.to_owned(), shape }),
         }
     }
 
@@ -250,6 +263,7 @@ impl Builder {
         self.name(&layer.name)?;
         let (rows, columns) = match layer.kind {
             LayerKind::Linear { inputs, outputs } => (outputs, Some(inputs)),
+            LayerKind::Embedding { symbols, features } => (symbols, Some(features)),
             LayerKind::Conv { shape, .. } => {
                 let taps = shape.kernel()[0].checked_mul(shape.kernel()[1]);
                 (shape.rows(), taps.and_then(|taps| taps.checked_mul(shape.in_channels() / shape.groups())))
@@ -291,10 +305,7 @@ impl Builder {
         input: ValueId,
     ) -> Result<ValueId, BuildError> {
         let name = name.into();
-        let inputs = match self.values[input] {
-            ValueShape::Features(inputs) => inputs,
-            shape @ ValueShape::Image { .. } => return Err(BuildError::NeedsFeatures { layer: name, shape }),
-        };
+        let inputs = self.features_of(&name, input)?;
         let kind = LayerKind::Linear { inputs, outputs };
         self.weight_layer(name, kind, [bias, relu], ValueShape::Features(outputs), input)
     }
@@ -365,7 +376,8 @@ impl Builder {
         let name = name.into();
         let (channels, _) = self.image(&name, input)?;
         self.name(&name)?;
-        self.norms.push(NormLayer { name: name.clone(), channels, relu, relu6: false, zero_scale });
+        let over = NormOver::Batch;
+        self.norms.push(NormLayer { name: name.clone(), over, channels, relu, relu6: false, zero_scale });
         Ok((name, self.norms.len() - 1))
     }
 
@@ -453,6 +465,172 @@ impl Builder {
         let (sum, output) = (self.value(&name, self.values[input])?, self.value(&name, self.values[input])?);
         self.nodes.push(Node::AddNorm { norm, input, addend, sum, output });
         Ok((sum, output))
+    }
+
+    fn norm_of_features(
+        &mut self,
+        name: impl Into<String>,
+        over: NormOver,
+        input: ValueId,
+    ) -> Result<(String, usize), BuildError> {
+        let name = name.into();
+        let channels = self.features_of(&name, input)?;
+        self.name(&name)?;
+        let (relu, relu6, zero_scale) = (false, false, false);
+        self.norms.push(NormLayer { name: name.clone(), over, channels, relu, relu6, zero_scale });
+        Ok((name, self.norms.len() - 1))
+    }
+
+    /// A normalisation over the features of each token.
+    pub(super) fn norm_over(
+        &mut self,
+        name: impl Into<String>,
+        over: NormOver,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let (name, norm) = self.norm_of_features(name, over, input)?;
+        let output = self.value(&name, self.values[input])?;
+        self.nodes.push(Node::Norm { norm, input, residual: None, output });
+        Ok(output)
+    }
+
+    /// `input + addend`, and the normalisation of the sum: `(sum, normalised)`. Nothing else may read `input`.
+    pub(super) fn add_norm_over(
+        &mut self,
+        name: impl Into<String>,
+        over: NormOver,
+        addend: ValueId,
+        input: ValueId,
+    ) -> Result<(ValueId, ValueId), BuildError> {
+        let (name, norm) = self.norm_of_features(name, over, input)?;
+        self.same_shapes(&name, input, addend)?;
+        let (sum, output) = (self.value(&name, self.values[input])?, self.value(&name, self.values[input])?);
+        self.nodes.push(Node::AddNorm { norm, input, addend, sum, output });
+        Ok((sum, output))
+    }
+
+    /// A row of `features` numbers for each token, dense; with the name and number of `places`, a row for each place in a
+    /// sequence too, which is added.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the input is no tokens, a name is taken or unsound, or the network grows too large.
+    pub(super) fn embedding(
+        &mut self,
+        name: impl Into<String>,
+        features: usize,
+        places: Option<(&str, usize)>,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let name = name.into();
+        let kind = LayerKind::Embedding { symbols: self.symbols(&name, input)?, features };
+        self.embed(name, kind, places, input)
+    }
+
+    /// As [`Builder::embedding`], by the weight of the last layer, [`Builder::tied_head`].
+    pub(super) fn tied_embedding(
+        &mut self,
+        name: impl Into<String>,
+        features: usize,
+        places: Option<(&str, usize)>,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let name = name.into();
+        let kind = LayerKind::Linear { inputs: features, outputs: self.symbols(&name, input)? };
+        self.embed(name, kind, places, input)
+    }
+
+    fn symbols(&self, layer: &str, value: ValueId) -> Result<usize, BuildError> {
+        match self.values[value] {
+            ValueShape::Token(symbols) => Ok(symbols),
+            shape => Err(BuildError::NeedsTokens { layer: layer.to_owned(), shape }),
+        }
+    }
+
+    fn embed(
+        &mut self,
+        name: String,
+        kind: LayerKind,
+        places: Option<(&str, usize)>,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let layer = WeightLayer { name: name.clone(), kind, bias: false, relu: false, masking: Masking::Never };
+        let features = layer.columns();
+        let layer = self.layer(layer)?;
+        let position_layer = |&(place, symbols): &(&str, usize)| {
+            let kind = LayerKind::Embedding { symbols, features };
+            self.layer(WeightLayer { name: place.to_owned(), kind, bias: false, relu: false, masking: Masking::Never })
+        };
+        let positions = places.as_ref().map(position_layer).transpose()?;
+        let output = self.value(&name, ValueShape::Features(features))?;
+        self.nodes.push(Node::Embed { layer, positions, input, output });
+        Ok(output)
+    }
+
+    /// The last layer, by the weight of the embedding of this name.
+    pub(super) fn tied_head(&mut self, name: &str, input: ValueId) -> Result<ValueId, BuildError> {
+        let layer = self.layers.iter().position(|layer| layer.name == name).expect("the embedding stands before it");
+        let output = self.value(name, ValueShape::Features(self.layers[layer].rows()))?;
+        self.nodes.push(Node::Layer { layer, input, output });
+        Ok(output)
+    }
+
+    /// A recurrent layer: `NAME.input`, the products of the inputs for all gates, and `NAME.state`, those of its state.
+    ///
+    /// # Errors
+    /// As [`Builder::linear`].
+    pub(super) fn recurrent(
+        &mut self,
+        name: impl Into<String>,
+        cell: Cell,
+        width: usize,
+        input: ValueId,
+    ) -> Result<ValueId, BuildError> {
+        let name = name.into();
+        let rows = cell.gates().saturating_mul(width);
+        let gates = self.linear(format!("{name}.input"), rows, false, input)?;
+        let kind = LayerKind::Linear { inputs: width, outputs: rows };
+        let masking = self.masking;
+        let layer = WeightLayer { name: format!("{name}.state"), kind, bias: true, relu: false, masking };
+        let layer = self.layer(layer)?;
+        let output = self.value(&name, ValueShape::Features(width))?;
+        self.nodes.push(Node::Recurrent { cell, layer, input: gates, output });
+        Ok(output)
+    }
+
+    /// Causal attention with `heads` heads over query, key and value.
+    ///
+    /// # Errors
+    /// [`BuildError`] unless the three have one number of features, which the heads divide.
+    pub(super) fn attention(
+        &mut self,
+        heads: usize,
+        rotary: bool,
+        [query, key, value]: [ValueId; 3],
+    ) -> Result<ValueId, BuildError> {
+        const ATTENTION: &str = "attention";
+        let features = self.features_of(ATTENTION, query)?;
+        self.same_shapes(ATTENTION, query, key)?;
+        self.same_shapes(ATTENTION, query, value)?;
+        if heads == 0 || !features.is_multiple_of(heads) {
+            return Err(BuildError::Heads { heads, features });
+        }
+        if rotary && !(features / heads).is_multiple_of(2) {
+            return Err(BuildError::OddHeads { size: features / heads });
+        }
+        let output = self.value(ATTENTION, ValueShape::Features(features))?;
+        self.nodes.push(Node::Attention { heads, rotary, query, key, value, output });
+        Ok(output)
+    }
+
+    /// The Gaussian error linear unit.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the input is no features.
+    pub(super) fn gelu(&mut self, input: ValueId) -> Result<ValueId, BuildError> {
+        const GELU: &str = "gelu";
+        let output = self.value(GELU, ValueShape::Features(self.features_of(GELU, input)?))?;
+        self.nodes.push(Node::Gelu { input, output });
+        Ok(output)
     }
 
     fn same_shapes(&self, layer: &str, input: ValueId, other: ValueId) -> Result<(), BuildError> {

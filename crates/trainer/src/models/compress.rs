@@ -32,7 +32,7 @@ impl Compressed {
     /// # Errors
     /// [`CheckpointError::Mismatch`] if it is not a multi-layer perceptron, or no input is connected to an output.
     pub fn of(model: &StoredModel) -> Result<Self, CheckpointError> {
-        if model.convolutional.is_some() {
+        if model.parts.is_some() {
             return Err(CheckpointError::mismatch("the model", model.name(), "a multi-layer perceptron"));
         }
         let mut layers: Vec<Connections> = model.layers.iter().map(Connections::of).collect();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn model(layers: Vec<StoredLayer>) -> StoredModel {
-        StoredModel { input: None, layers, convolutional: None }
+        StoredModel { input: None, layers, parts: None }
     }
 
     fn run(model: &StoredModel, x: &[f32]) -> Vec<f32> {

@@ -28,6 +28,13 @@ pub enum FirstWeights {
     Lecun,
     /// By He's factor; the last layer begins small.
     He,
+    /// As PyTorch's linear layers: uniform in ±1/√fan_in; embeddings normal of deviation 1.
+    Recurrent,
+    /// As GPT-2's: normal of deviation 0.02, the last layers of branches 1/√(2 · layers) of that.
+    Transformer {
+        /// Blocks.
+        layers: usize,
+    },
 }
 
 impl PartialEq for Family {

@@ -24,6 +24,13 @@ pub enum LayerKind {
         /// How the paper's code pads, for counting operations its way.
         counted_as: Padding,
     },
+    /// A row of numbers for each symbol, or for each place in a sequence: looked up, not multiplied.
+    Embedding {
+        /// Rows.
+        symbols: usize,
+        /// Numbers of each.
+        features: usize,
+    },
 }
 
 impl LayerKind {
@@ -31,6 +38,7 @@ impl LayerKind {
     pub(super) fn geometry(&self) -> Result<LayerGeometry, FlopsError> {
         match *self {
             Self::Linear { inputs, outputs } => Ok(LayerGeometry::linear(inputs, outputs)),
+            Self::Embedding { symbols, features } => Ok(LayerGeometry::embedding(symbols, features)),
             Self::Conv { shape, size, counted_as } => LayerGeometry::conv(ConvGeometry {
                 input_channels: shape.in_channels(),
                 output_channels: shape.out_channels(),
@@ -77,6 +85,7 @@ impl WeightLayer {
         match self.kind {
             LayerKind::Linear { outputs, .. } => outputs,
             LayerKind::Conv { shape, .. } => shape.rows(),
+            LayerKind::Embedding { symbols, .. } => symbols,
         }
     }
 
@@ -85,13 +94,14 @@ impl WeightLayer {
         match self.kind {
             LayerKind::Linear { inputs, .. } => inputs,
             LayerKind::Conv { shape, .. } => shape.columns(),
+            LayerKind::Embedding { features, .. } => features,
         }
     }
 
     /// Taps of a filter; 1 for a linear layer.
     pub fn taps(&self) -> usize {
         match self.kind {
-            LayerKind::Linear { .. } => 1,
+            LayerKind::Linear { .. } | LayerKind::Embedding { .. } => 1,
             LayerKind::Conv { shape, .. } => shape.taps(),
         }
     }
@@ -105,7 +115,7 @@ impl WeightLayer {
     /// so c must divide a group's input channels and, with several groups, r its output channels.
     pub fn fits_blocks(&self, [r, c]: [usize; 2]) -> bool {
         match self.kind {
-            LayerKind::Linear { .. } => true,
+            LayerKind::Linear { .. } | LayerKind::Embedding { .. } => true,
             LayerKind::Conv { shape, .. } => {
                 let groups = shape.groups();
                 (shape.in_channels() / groups).is_multiple_of(c)
@@ -117,7 +127,7 @@ impl WeightLayer {
     /// Dimensions of the weight in PyTorch's order: `[outputs, inputs]` or `[O, C/G, kh, kw]`.
     pub fn dimensions(&self) -> Vec<usize> {
         match self.kind {
-            LayerKind::Linear { inputs, outputs } => vec![outputs, inputs],
+            LayerKind::Linear { .. } | LayerKind::Embedding { .. } => vec![self.rows(), self.columns()],
             LayerKind::Conv { shape, .. } => {
                 let [height, width] = shape.kernel();
                 vec![shape.rows(), shape.columns() / shape.taps(), height, width]
@@ -136,12 +146,25 @@ impl WeightLayer {
     }
 }
 
-/// A batch normalisation.
+/// What a normalisation normalises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOver {
+    /// A channel of all images of a batch, to mean 0 and variance 1 (Ioffe and Szegedy 2015).
+    Batch,
+    /// The features of a token, to mean 0 and variance 1 (Ba et al. 2016).
+    Features,
+    /// The features of a token, to a mean square of 1 (Zhang and Sennrich 2019).
+    RootMeanSquare,
+}
+
+/// A normalisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NormLayer {
     /// Its name, as in PyTorch's modules.
     pub name: String,
-    /// Channels.
+    /// What it normalises.
+    pub over: NormOver,
+    /// Channels, or features.
     pub channels: usize,
     /// Whether a ReLU follows.
     pub relu: bool,
@@ -152,6 +175,22 @@ pub struct NormLayer {
 }
 
 impl NormLayer {
+    /// Numbers of scale and shift.
+    pub fn affine_len(&self) -> usize {
+        match self.over {
+            NormOver::Batch | NormOver::Features => 2 * self.channels,
+            NormOver::RootMeanSquare => self.channels,
+        }
+    }
+
+    /// Numbers of running mean and variance.
+    pub fn running_len(&self) -> usize {
+        match self.over {
+            NormOver::Batch => 2 * self.channels,
+            NormOver::Features | NormOver::RootMeanSquare => 0,
+        }
+    }
+
     /// What follows it.
     pub fn activation(&self) -> Activation {
         match (self.relu, self.relu6) {
@@ -165,9 +204,11 @@ impl NormLayer {
 /// A place in [`Graph::values`].
 pub type ValueId = usize;
 
-/// Shape of one sample's activations.
+/// Shape of one sample's activations; in a network that reads tokens, of one token's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueShape {
+    /// A token, one of so many symbols.
+    Token(usize),
     /// Features.
     Features(usize),
     /// An image.
@@ -182,6 +223,7 @@ pub enum ValueShape {
 impl fmt::Display for ValueShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Token(symbols) => write!(f, "tokens of {symbols} symbols"),
             Self::Features(features) => write!(f, "{features} features"),
             Self::Image { channels, size: [height, width] } => write!(f, "images of {channels}×{height}×{width}"),
         }
@@ -219,7 +261,7 @@ pub enum Node {
         /// What it writes.
         output: ValueId,
     },
-    /// A batch normalisation, with its ReLU, behind `+ residual` if there is one.
+    /// A normalisation, with its ReLU, behind `+ residual` if there is one.
     Norm {
         /// Which, in [`super::Architecture::norms`].
         norm: usize,
@@ -230,7 +272,7 @@ pub enum Node {
         /// What it writes.
         output: ValueId,
     },
-    /// `sum = input + addend` and the batch normalisation of the sum, with its ReLU.
+    /// `sum = input + addend` and the normalisation of the sum, with its ReLU.
     AddNorm {
         /// Which, in [`super::Architecture::norms`].
         norm: usize,
@@ -300,13 +342,101 @@ pub enum Node {
         /// What it writes.
         output: ValueId,
     },
+    /// The Gaussian error linear unit, by its tanh approximation (Hendrycks and Gimpel 2016).
+    Gelu {
+        /// What it reads.
+        input: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// The row of each token in an embedding, and that of its place in the sequence.
+    Embed {
+        /// Which embedding, in [`super::Architecture::layers`]: one of the kind, or a linear layer that shares its weight.
+        layer: usize,
+        /// Which embedding of places, if there is one.
+        positions: Option<usize>,
+        /// The tokens.
+        input: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// Causal attention of each token to those before it and itself.
+    Attention {
+        /// Heads, each of an equal share of the features.
+        heads: usize,
+        /// Whether queries and keys are turned by their places (rotary positions).
+        rotary: bool,
+        /// The queries.
+        query: ValueId,
+        /// The keys.
+        key: ValueId,
+        /// The values.
+        value: ValueId,
+        /// What it writes.
+        output: ValueId,
+    },
+    /// A recurrent layer: reads the products of its inputs for all gates, a time step after the other.
+    Recurrent {
+        /// Its equations.
+        cell: Cell,
+        /// Which, in [`super::Architecture::layers`]: the weight that its state is multiplied by, with its bias.
+        layer: usize,
+        /// What it reads.
+        input: ValueId,
+        /// Its states.
+        output: ValueId,
+    },
+}
+
+/// The equations of a recurrent layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell {
+    /// Gated recurrent unit (Cho et al. 2014), the reset gate behind the product, as cuDNN and PyTorch have it.
+    Gru,
+    /// Long short-term memory (Hochreiter and Schmidhuber 1997) with forget gates.
+    Lstm,
+}
+
+impl Cell {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gru => "gru",
+            Self::Lstm => "lstm",
+        }
+    }
+
+    /// Gates, whose weights stand below each other: reset, update and new; or input, forget, cell and output.
+    pub fn gates(self) -> usize {
+        match self {
+            Self::Gru => 3,
+            Self::Lstm => 4,
+        }
+    }
+
+    /// Numbers that a sequence's state has, for each hidden feature.
+    pub fn states(self) -> usize {
+        match self {
+            Self::Gru => 1,
+            Self::Lstm => 2,
+        }
+    }
 }
 
 impl Node {
+    /// The layer with weights that it multiplies or looks up, if there is one.
+    pub fn layer(&self) -> Option<usize> {
+        match *self {
+            Self::Layer { layer, .. } | Self::Embed { layer, .. } | Self::Recurrent { layer, .. } => Some(layer),
+            _ => None,
+        }
+    }
+
     /// The values that it reads.
     pub fn inputs(&self) -> Vec<ValueId> {
         match *self {
             Self::Concat { ref inputs, .. } => inputs.clone(),
+            Self::Attention { query, key, value, .. } => vec![query, key, value],
             Self::Norm { input, residual: Some(other), .. }
             | Self::AddNorm { input, addend: other, .. }
             | Self::Add { input, addend: other, .. } => vec![input, other],
@@ -316,7 +446,10 @@ impl Node {
             | Self::GlobalAveragePool { input, .. }
             | Self::Flatten { input, .. }
             | Self::Dropout { input, .. }
-            | Self::Relu { input, .. } => vec![input],
+            | Self::Relu { input, .. }
+            | Self::Gelu { input, .. }
+            | Self::Embed { input, .. }
+            | Self::Recurrent { input, .. } => vec![input],
         }
     }
 
@@ -332,7 +465,11 @@ impl Node {
             | Self::Dropout { output, .. }
             | Self::Add { output, .. }
             | Self::Concat { output, .. }
-            | Self::Relu { output, .. } => output,
+            | Self::Relu { output, .. }
+            | Self::Gelu { output, .. }
+            | Self::Embed { output, .. }
+            | Self::Attention { output, .. }
+            | Self::Recurrent { output, .. } => output,
         }
     }
 
@@ -340,7 +477,7 @@ impl Node {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Layer { .. } => "layer",
-            Self::Norm { .. } | Self::AddNorm { .. } => "batch-norm",
+            Self::Norm { .. } | Self::AddNorm { .. } => "norm",
             Self::Pool { kind, .. } => kind.name(),
             Self::GlobalAveragePool { .. } => "global-average-pool",
             Self::Flatten { .. } => "flatten",
@@ -348,6 +485,10 @@ impl Node {
             Self::Add { .. } => "add",
             Self::Concat { .. } => "concat",
             Self::Relu { .. } => "relu",
+            Self::Gelu { .. } => "gelu",
+            Self::Embed { .. } => "embedding",
+            Self::Attention { .. } => "attention",
+            Self::Recurrent { cell, .. } => cell.name(),
         }
     }
 }

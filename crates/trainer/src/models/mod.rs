@@ -9,6 +9,7 @@ mod family;
 mod graph;
 mod name;
 mod network;
+mod sequence;
 mod sparsification;
 mod spec;
 mod stored;
@@ -21,11 +22,15 @@ pub use builder::{Builder, Conv};
 pub use compress::Compressed;
 pub use definition::{Definition, DefinitionError};
 pub use family::{Family, FirstWeights};
-pub use graph::{Graph, LayerKind, Masking, Node, NormLayer, PoolKind, ValueId, ValueShape, WeightLayer};
+pub use graph::{
+    Cell, Graph, LayerKind, Masking, Node, NormLayer, NormOver, PoolKind, ValueId, ValueShape, WeightLayer,
+};
 pub use name::{ModelName, Stem};
-pub use network::{Body, Layer, Network, NetworkInput, WeightCount, activation_bytes, strip_of};
+pub use network::{Body, Layer, Network, NetworkInput, Norm, States, WeightCount, activation_bytes, strip_of};
+pub(crate) use sequence::{EMBEDDING, READOUT};
+pub use sequence::{Positions, SequenceFamily, SequenceNorm, SequenceSpec, TrainingDefaults};
 pub(crate) use sparsification::{DENSITY_RULE, complement, is_density, parse_density};
 pub use sparsification::{DensityOverride, Format, Init, Initialization, LayerRule, Sparsification};
 pub(crate) use spec::MOST_WIDTH;
 pub use spec::ModelSpec;
-pub use stored::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
+pub use stored::{ModelInput, NetworkParts, StoredLayer, StoredModel, StoredNorm, StoredWeight};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::definition::Definition;
 use super::family::Family;
+use super::sequence::SequenceFamily;
 use crate::choice::choices;
 
 choices! {
@@ -36,6 +37,8 @@ pub enum ModelName {
     Hidden(Vec<usize>),
     /// A convolutional network: its family, and the numbers of its name.
     Convolutional(&'static Family, Vec<usize>),
+    /// A network that reads tokens: its family, and the numbers of its name.
+    Sequence(&'static SequenceFamily, Vec<usize>),
     /// A network of one's own. In files, its whole definition stands in place of a name.
     Own(Arc<Definition>),
 }
@@ -55,7 +58,15 @@ impl ModelName {
     pub fn family(&self) -> Option<&'static Family> {
         match self {
             Self::Convolutional(family, _) => Some(family),
-            Self::Lenet300x100 | Self::Mlp(_) | Self::Hidden(_) | Self::Own(_) => None,
+            Self::Lenet300x100 | Self::Mlp(_) | Self::Hidden(_) | Self::Sequence(..) | Self::Own(_) => None,
+        }
+    }
+
+    /// Its family, if it reads tokens.
+    pub fn sequence(&self) -> Option<&'static SequenceFamily> {
+        match self {
+            Self::Sequence(family, _) => Some(family),
+            _ => None,
         }
     }
 
@@ -65,7 +76,7 @@ impl ModelName {
         match self {
             Self::Lenet300x100 => &[784, 300, 100, 10],
             Self::Mlp(sizes) => sizes,
-            Self::Hidden(_) | Self::Convolutional(..) | Self::Own(_) => &[],
+            Self::Hidden(_) | Self::Convolutional(..) | Self::Sequence(..) | Self::Own(_) => &[],
         }
     }
 }
@@ -78,6 +89,7 @@ impl fmt::Display for ModelName {
             Self::Mlp(sizes) => f.pad(&join(sizes)),
             Self::Hidden(sizes) => f.pad(&format!("{HIDDEN}{}", join(sizes))),
             Self::Convolutional(family, numbers) => f.pad(&format!("{}{}", family.prefix, join(numbers))),
+            Self::Sequence(family, numbers) => f.pad(&format!("{}{}", family.prefix, join(numbers))),
             Self::Own(definition) => f.pad(definition.name()),
         }
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use autograd::{BatchNormLayer, DenseWeight, Geometry, Mode, ParameterId, Parameters, Tape, Var, Weight};
+use autograd::{
+    BatchNormLayer, DenseWeight, Geometry, Mode, ParameterId, Parameters, RecurrentState, Tape, Var, Weight,
+};
 use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
@@ -11,11 +13,11 @@ use sparse_kernels::{
 };
 
 use super::architecture::Architecture;
-use super::graph::{LayerKind, Node, PoolKind, ValueShape};
+use super::graph::{Cell, LayerKind, Node, NormOver, PoolKind, ValueShape};
 use super::sparsification::{Format, Initialization};
-use super::stored::{ConvolutionalParts, ModelInput, StoredLayer, StoredModel, StoredNorm, StoredWeight};
+use super::stored::{ModelInput, NetworkParts, StoredLayer, StoredModel, StoredNorm, StoredWeight};
 
-use crate::data::{InputForm, Sequences};
+use crate::data::{InputForm, LaneOrder, Sequences};
 use crate::training::TrainingError;
 
 /// One layer's parameters.
@@ -58,6 +60,29 @@ pub struct Network<B: Backend> {
     pub body: Body,
 }
 
+/// A normalisation's parameters.
+#[derive(Debug, Clone, Copy)]
+pub enum Norm {
+    /// Over a channel of a batch's images.
+    Batch(BatchNormLayer),
+}
+
+impl Norm {
+    /// Scale and shift.
+    pub fn affine(&self) -> ParameterId {
+        match self {
+            Self::Batch(norm) => norm.affine,
+        }
+    }
+
+    /// The batch normalisation, if it is one.
+    pub fn batch(&self) -> Option<&BatchNormLayer> {
+        match self {
+            Self::Batch(norm) => Some(norm),
+        }
+    }
+}
+
 /// How many weights a network stores, of how many positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WeightCount {
@@ -87,9 +112,13 @@ pub fn strip_of(any_sparse: bool, lanes: usize) -> usize {
 pub struct Body {
     /// Its layers with weights, in the order of the forward pass.
     pub layers: Vec<Layer>,
-    /// Its batch normalisations, in the order of the forward pass.
-    pub norms: Vec<BatchNormLayer>,
+    /// Its normalisations, in the order of the forward pass.
+    pub norms: Vec<Norm>,
     nodes: Vec<Node>,
+    /// Features of each value that is features, of one lane; 0 of others.
+    features: Vec<usize>,
+    /// Of a network that reads tokens, which are neighbours in the lanes, and how many a sequence has.
+    sequence: Option<(LaneOrder, usize)>,
     /// Of one sample: how the images of each value lie; none for features.
     images: Vec<Option<ImageLayout>>,
     /// How often each value is read.
@@ -106,10 +135,33 @@ pub enum NetworkInput<'i, B: Backend> {
     /// Tokens, one of each lane.
     Tokens {
         /// On the device.
-        tokens: &'i B::Indices,
+        tokens: &'i Arc<B::Indices>,
         /// How they lie.
         sequences: Sequences,
+        /// What recurrent layers begin with; afterwards, what they end with. It is made anew where it does not fit, and by
+        /// sequences that do not continue.
+        states: &'i mut States<B>,
     },
+}
+
+/// The states of a network's recurrent layers, in the order of the forward pass.
+#[derive(Debug)]
+pub struct States<B: Backend>(Vec<RecurrentState<B>>);
+
+impl<B: Backend> Default for States<B> {
+    fn default() -> Self {
+        Self(vec![])
+    }
+}
+
+impl<B: Backend> States<B> {
+    /// Of each layer: the numbers of its state, feature by feature, of all sequences.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn download(&self, backend: &B) -> Result<Vec<Vec<f32>>, autograd::Error> {
+        self.0.iter().map(|state| state.download(backend)).collect()
+    }
 }
 
 impl<B: Backend> From<Var> for NetworkInput<'_, B> {
@@ -121,7 +173,13 @@ impl<B: Backend> From<Var> for NetworkInput<'_, B> {
 impl Body {
     /// What a batch of `samples` inputs becomes.
     pub fn input_form(&self, samples: usize) -> InputForm {
-        self.input_layout(samples).into()
+        match self.sequence {
+            None => self.input_layout(samples).into(),
+            Some((order, _)) => {
+                let strip = if self.any_sparse_linear { StripLayout::SPARSE_STRIP } else { StripLayout::STRIP_UNIT };
+                InputForm::Tokens { order, strip }
+            }
+        }
     }
 
     /// How a batch of `samples` inputs lies.
@@ -135,14 +193,78 @@ impl Body {
         }
     }
 
-    /// Samples in a batch of an evaluation: what memory for images allows.
+    /// Samples in a batch of an evaluation: what memory for images allows; of tokens, sequences.
     pub fn evaluation_batch(&self) -> usize {
         const FEATURES: usize = 512;
         const PIXELS: usize = 1 << 17;
+        const TOKENS: usize = 1 << 13;
+        if let Some((order, length)) = self.sequence {
+            // A step of a recurrent network computes whole strips.
+            let least = if order == LaneOrder::TimeMajor { StripLayout::SPARSE_STRIP } else { 1 };
+            return (TOKENS / length.max(1)).max(least);
+        }
         match self.images[0] {
             None => FEATURES,
             Some(layout) => (PIXELS / (layout.size()[0] * layout.size()[1]).max(1)).clamp(1, FEATURES),
         }
+    }
+
+    /// Whether it has recurrent layers, whose states go from one batch to the next.
+    pub fn is_recurrent(&self) -> bool {
+        self.cells().next().is_some()
+    }
+
+    /// How the lanes of one time step lie, of so many sequences.
+    fn step_layout(&self, per_step: usize, features: usize) -> StripLayout {
+        let strip = strip_of(self.any_sparse_linear, per_step);
+        StripLayout::new(per_step, features, strip).expect("a multiple of the unit")
+    }
+
+    /// Zeros for sequences that begin.
+    fn begin_states<B: Backend>(
+        &self,
+        backend: &B,
+        sequences: Sequences,
+        states: &mut States<B>,
+    ) -> Result<(), autograd::Error> {
+        let fits = |state: &RecurrentState<B>| state.layout().lanes() == sequences.per_step;
+        if sequences.continues && !states.0.is_empty() && states.0.iter().all(fits) {
+            return Ok(());
+        }
+        self.new_states(backend, sequences.per_step).map(|new| *states = new)
+    }
+
+    /// The states of sequences that begin.
+    fn new_states<B: Backend>(&self, backend: &B, per_step: usize) -> Result<States<B>, autograd::Error> {
+        let state = |(cell, width): (Cell, usize)| {
+            let layout = self.step_layout(per_step, width);
+            match cell {
+                Cell::Gru => RecurrentState::gru(backend, layout),
+                Cell::Lstm => RecurrentState::lstm(backend, layout),
+            }
+        };
+        self.cells().map(state).collect::<Result<_, _>>().map(States)
+    }
+
+    /// Equations and width of each recurrent layer.
+    fn cells(&self) -> impl Iterator<Item = (Cell, usize)> {
+        self.nodes.iter().filter_map(|node| match *node {
+            Node::Recurrent { cell, output, .. } => Some((cell, self.features[output])),
+            _ => None,
+        })
+    }
+
+    /// The states that [`States::download`] gave, for sequences that go on.
+    ///
+    /// # Errors
+    /// If they are of another network, or the backend fails.
+    pub fn upload_states<B: Backend>(&self, backend: &B, host: &[Vec<f32>]) -> Result<States<B>, autograd::Error> {
+        let Some((values, (cell, width))) = host.first().zip(self.cells().next()) else { return Ok(States::default()) };
+        let mut states = self.new_states(backend, values.len() / (width * cell.states()))?;
+        for (state, values) in states.0.iter_mut().zip(host) {
+            state.upload(backend, values)?;
+        }
+        Ok(states)
     }
 
     /// The forward pass from the network's input to the logits.
@@ -153,23 +275,31 @@ impl Body {
     /// If the input's shape is not the network's, or the backend fails.
     pub fn forward<B: Backend>(
         &self,
+        backend: &B,
         tape: &mut Tape<'_, B>,
-        input: NetworkInput<'_, B>,
+        mut input: NetworkInput<'_, B>,
         dropout: f32,
         key: Key,
     ) -> Result<Var, autograd::Error> {
-        let NetworkInput::Values(x) = input else {
-            return Err(autograd::Error::Activations { op: "forward", got: "tokens", expected: "values" });
+        let lanes = match &input {
+            NetworkInput::Values(x) => tape.layout(*x).samples(),
+            NetworkInput::Tokens { sequences, .. } => sequences.lanes(),
         };
-        let strip = strip_of(self.any_sparse_linear, tape.layout(x).samples());
+        let strip = strip_of(self.any_sparse_linear, lanes);
+        if let NetworkInput::Tokens { sequences, states, .. } = &mut input {
+            self.begin_states(backend, *sequences, states)?;
+        }
+        let mut recurrent = 0;
         let mut values: Vec<Option<Var>> = vec![None; self.images.len()];
-        values[0] = Some(x);
-        if self.reads[0] > 1 {
-            tape.keep(x);
+        if let &NetworkInput::Values(x) = &input {
+            values[0] = Some(x);
+            if self.reads[0] > 1 {
+                tape.keep(x);
+            }
         }
         // Whether others read what a value stands in.
         let mut shared: Vec<bool> = self.reads.iter().map(|&reads| reads > 1).collect();
-        let mut last = x;
+        let mut last = values[0];
         for node in &self.nodes {
             let get = |value: usize| values[value].expect("nodes stand in an order in which they can run");
             let image = |value: usize| self.images[value].expect("what makes images has their layout");
@@ -183,18 +313,45 @@ impl Body {
                     (output, y)
                 }
                 Node::Norm { norm, input, residual, output } => {
-                    let (norm, layout) = (self.norms[norm], image(output));
-                    let y = match residual {
-                        Some(residual) => tape.batch_norm_add(norm, get(input), get(residual), layout)?,
-                        None => tape.batch_norm(norm, get(input), layout)?,
+                    let y = match (self.norms[norm], residual) {
+                        (Norm::Batch(norm), Some(residual)) => {
+                            tape.batch_norm_add(norm, get(input), get(residual), image(output))?
+                        }
+                        (Norm::Batch(norm), None) => tape.batch_norm(norm, get(input), image(output))?,
                     };
                     (output, y)
                 }
                 Node::AddNorm { norm, input, addend, sum, output } => {
                     let (input, addend) = (get(input), get(addend));
-                    let (of_both, y) = tape.add_batch_norm(self.norms[norm], input, addend, image(output))?;
+                    let (of_both, y) = match self.norms[norm] {
+                        Norm::Batch(norm) => tape.add_batch_norm(norm, input, addend, image(output))?,
+                    };
+                    if self.reads[sum] > 1 {
+                        tape.keep(of_both);
+                    }
                     values[sum] = Some(of_both);
                     (output, y)
+                }
+                Node::Recurrent { cell, layer, input: gates, output } => {
+                    let NetworkInput::Tokens { states, .. } = &mut input else { return Err(no_tokens(cell.name())) };
+                    let Layer { weight, bias, .. } = &self.layers[layer];
+                    let bias = bias.expect("the state of a recurrent layer has a bias");
+                    let state = &mut states.0[recurrent];
+                    recurrent += 1;
+                    let y = match cell {
+                        Cell::Gru => tape.gru(*weight, bias, get(gates), state)?,
+                        Cell::Lstm => tape.lstm(*weight, bias, get(gates), state)?,
+                    };
+                    (output, y)
+                }
+                Node::Gelu { .. } | Node::Attention { .. } => {
+                    return Err(autograd::Error::Activations { op: node.kind(), got: "a node", expected: "none yet" });
+                }
+                Node::Embed { layer, positions, output, .. } => {
+                    let NetworkInput::Tokens { tokens, .. } = &input else { return Err(no_tokens("embed")) };
+                    let layout = StripLayout::new(lanes, self.features[output], strip).expect("a multiple of the unit");
+                    let table = |layer: usize| self.layers[layer].weight;
+                    (output, tape.embed(table(layer), positions.map(table), tokens, layout)?)
                 }
                 Node::Pool { kind, window, input, output } => {
                     let (x, layout) = (get(input), image(output));
@@ -229,10 +386,14 @@ impl Body {
                 tape.keep(y);
             }
             values[output] = Some(y);
-            last = y;
+            last = Some(y);
         }
-        Ok(last)
+        last.ok_or(autograd::Error::Activations { op: "forward", got: "tokens", expected: "a layer that reads them" })
     }
+}
+
+fn no_tokens(op: &'static str) -> autograd::Error {
+    autograd::Error::Activations { op, got: "values", expected: "tokens" }
 }
 
 /// `x`, or a copy of it if other operations need it: for one that works in place, and leaves at best the sign as it is.
@@ -245,13 +406,27 @@ fn to_overwrite<B: Backend>(
     if shared || !tape.may_overwrite(x, keeps_sign) { tape.copy(x) } else { Ok(x) }
 }
 
+/// Features of a lane of a value that has such.
+fn features_of(shape: &ValueShape) -> usize {
+    match *shape {
+        ValueShape::Features(features) => features,
+        ValueShape::Token(_) | ValueShape::Image { .. } => 0,
+    }
+}
+
+/// Of a network that reads tokens, which are neighbours in the lanes, and how many a sequence has.
+fn sequence_of(architecture: &Architecture) -> Option<(LaneOrder, usize)> {
+    let family = architecture.spec.name.sequence()?;
+    Some((family.order(), architecture.spec.sequence.as_ref()?.length))
+}
+
 /// Whether a gradient is asked for each value: not of the network's input, nor of what is made of it without anything that
 /// learns.
 fn asks_gradient(architecture: &Architecture) -> Vec<bool> {
     let graph = &architecture.graph;
     let mut asks = vec![false; graph.values.len()];
     for node in &graph.nodes {
-        let learns = matches!(node, Node::Layer { .. } | Node::Norm { .. } | Node::AddNorm { .. });
+        let learns = node.layer().is_some() || matches!(node, Node::Norm { .. } | Node::AddNorm { .. });
         let asked = learns || node.inputs().into_iter().any(|input| asks[input]);
         asks[node.output()] = asked;
         if let &Node::AddNorm { input, addend, sum, .. } = node {
@@ -291,8 +466,9 @@ impl<B: Backend> Network<B> {
         for (i, (stored, layer)) in model.layers.into_iter().zip(&architecture.layers).enumerate() {
             let StoredLayer { name, weight, bias } = stored;
             let sparse = weight.is_sparse();
-            let (input, output) = ends(&architecture, i);
-            let input_grad = asks_gradient[input];
+            let ends = ends(&architecture, i);
+            // The state of a recurrent layer and the embedding that a last layer shares ask for gradients.
+            let input_grad = ends.is_none_or(|(input, _)| asks_gradient[input]);
             let parameter = format!("{name}.weight");
             let conv = matches!(layer.kind, LayerKind::Conv { .. });
             let target_nnz = weight.nnz();
@@ -302,7 +478,12 @@ impl<B: Backend> Network<B> {
                     let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: input_grad };
                     Geometry::Linear { nrows: outputs, ncols: inputs, options }
                 }
+                LayerKind::Embedding { symbols, features } => {
+                    let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: input_grad };
+                    Geometry::Linear { nrows: symbols, ncols: features, options }
+                }
                 LayerKind::Conv { shape, .. } => {
+                    let (input, output) = ends.expect("a convolution joins two values");
                     let layout = |value: usize| images[value].expect("a convolution joins images");
                     let options = ConvOptions { x: layout(input), y: layout(output), input_grad };
                     Geometry::Conv { shape, options }
@@ -316,12 +497,17 @@ impl<B: Backend> Network<B> {
             layers.push(Layer { name, weight, bias, relu: layer.relu, conv, sparse, target_nnz, full: None });
         }
         let mut norms = Vec::new();
-        let stored = model.convolutional.map_or(vec![], |parts| parts.norms);
+        let stored = model.parts.map_or(vec![], |parts| parts.norms);
         for (StoredNorm { name, affine, running }, layer) in stored.into_iter().zip(&architecture.norms) {
             let affine = parameters.add_vector(format!("{name}.affine"), backend.uploaded(&affine)?);
-            let running = parameters.add_statistics(format!("{name}.running"), backend.uploaded(&running)?);
-            let (options, activation) = (BatchNormOptions::default(), layer.activation());
-            norms.push(BatchNormLayer { affine, running, options, activation });
+            norms.push(match layer.over {
+                NormOver::Batch => {
+                    let running = parameters.add_statistics(format!("{name}.running"), backend.uploaded(&running)?);
+                    let (options, activation) = (BatchNormOptions::default(), layer.activation());
+                    Norm::Batch(BatchNormLayer { affine, running, options, activation })
+                }
+                NormOver::Features | NormOver::RootMeanSquare => unreachable!("none yet"),
+            });
         }
         let mut reads = vec![0; architecture.graph.values.len()];
         architecture.graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));
@@ -330,6 +516,8 @@ impl<B: Backend> Network<B> {
             norms,
             nodes: architecture.graph.nodes.clone(),
             images,
+            features: architecture.graph.values.iter().map(features_of).collect(),
+            sequence: sequence_of(&architecture),
             reads,
             input_features: architecture.inputs(),
             any_sparse_linear,
@@ -436,24 +624,20 @@ impl<B: Backend> Network<B> {
             let bias = bias.map(|bias| self.parameters.download_values(backend, bias)).transpose()?;
             layers.push(StoredLayer { name: name.clone(), weight, bias: bias.unwrap_or_default() });
         }
-        let convolutional = match self.architecture.is_mlp() {
+        let parts = match self.architecture.is_mlp() {
             true => None,
             false => {
-                let norm = |(norm, layer): (&BatchNormLayer, &super::NormLayer)| -> Result<_, TrainingError> {
-                    Ok(StoredNorm {
-                        name: layer.name.clone(),
-                        affine: self.parameters.download_values(backend, norm.affine)?,
-                        running: self.parameters.download_values(backend, norm.running)?,
-                    })
+                let norm = |(norm, layer): (&Norm, &super::NormLayer)| -> Result<_, TrainingError> {
+                    let values = |id| self.parameters.download_values(backend, id);
+                    let running = norm.batch().map(|norm| values(norm.running)).transpose()?;
+                    let (name, affine) = (layer.name.clone(), values(norm.affine())?);
+                    Ok(StoredNorm { name, affine, running: running.unwrap_or_default() })
                 };
                 let norms = self.body.norms.iter().zip(&self.architecture.norms).map(norm);
-                Some(ConvolutionalParts {
-                    spec: self.architecture.spec.clone(),
-                    norms: norms.collect::<Result<_, _>>()?,
-                })
+                Some(NetworkParts { spec: self.architecture.spec.clone(), norms: norms.collect::<Result<_, _>>()? })
             }
         };
-        Ok(StoredModel { input, layers, convolutional })
+        Ok(StoredModel { input, layers, parts })
     }
 
     /// A layer's weight.
@@ -509,13 +693,12 @@ fn weight_of<B: Backend>(
     })
 }
 
-/// Input and output of a layer.
-fn ends(architecture: &Architecture, index: usize) -> (usize, usize) {
-    let ends = architecture.graph.nodes.iter().find_map(|node| match *node {
+/// Input and output of a layer that is multiplied by a value.
+fn ends(architecture: &Architecture, index: usize) -> Option<(usize, usize)> {
+    architecture.graph.nodes.iter().find_map(|node| match *node {
         Node::Layer { layer, input, output } if layer == index => Some((input, output)),
         _ => None,
-    });
-    ends.expect("every layer stands in the graph")
+    })
 }
 
 /// The strip of networks with depthwise and other convolutions: measured in `docs/kernels.md`.
@@ -533,8 +716,8 @@ fn image_layouts<B: Backend>(
     let mut borders = vec![0; graph.values.len()];
     for (i, layer) in architecture.layers.iter().enumerate() {
         if let LayerKind::Conv { shape, size, .. } = layer.kind {
-            let ([of_x, of_y], (input, output)) =
-                (shape.borders(size).map_err(BackendError::from)?, ends(architecture, i));
+            let [of_x, of_y] = shape.borders(size).map_err(BackendError::from)?;
+            let Some((input, output)) = ends(architecture, i) else { continue };
             borders[input] = of_x.max(borders[input]);
             borders[output] = if asks_gradient[input] { of_y } else { 0 }.max(borders[output]);
         }
@@ -561,7 +744,7 @@ fn image_layouts<B: Backend>(
     }
     let shapes = architecture.layers.iter().filter_map(|layer| match layer.kind {
         LayerKind::Conv { shape, .. } => Some(shape),
-        LayerKind::Linear { .. } => None,
+        LayerKind::Linear { .. } | LayerKind::Embedding { .. } => None,
     });
     // Where depthwise convolutions like wide strips and the others narrow ones, something between.
     let (of_depthwise, of_others): (Vec<_>, Vec<_>) = shapes.partition(ConvShape::is_depthwise);
@@ -572,7 +755,7 @@ fn image_layouts<B: Backend>(
         (one, other) => one.or(other).unwrap_or(1),
     };
     let layout = |(shape, border): (&ValueShape, usize)| match *shape {
-        ValueShape::Features(_) => Ok(None),
+        ValueShape::Features(_) | ValueShape::Token(_) => Ok(None),
         ValueShape::Image { channels, size } => ImageLayout::new(1, channels, size, border, strip).map(Some),
     };
     let layouts = graph.values.iter().zip(borders).map(layout).collect::<Result<_, _>>();
@@ -622,6 +805,7 @@ pub fn activation_bytes<B: Backend>(
     let strip = strip_of(any_sparse_linear, samples);
     let len = |value: usize| match (images[value], graph.values[value]) {
         (Some(layout), _) => layout.with_samples(samples).len(),
+        (None, ValueShape::Token(_)) => 0,
         (None, ValueShape::Features(features)) => samples.next_multiple_of(strip) * features,
         (None, ValueShape::Image { .. }) => unreachable!("images have a layout"),
     };

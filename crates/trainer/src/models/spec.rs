@@ -4,23 +4,30 @@ use serde::{Deserialize, Serialize};
 
 use super::family::Family;
 use super::name::{ModelName, Stem};
+use super::sequence::SequenceSpec;
 
 /// A network's name with everything that the name leaves open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
     /// The name.
     pub name: ModelName,
-    /// Channels of a picture. A multi-layer perceptron reads features, and this is 0.
+    /// Channels of a picture; 0 of a network that reads features or tokens.
     pub channels: usize,
-    /// Height and width of a picture; 0 for a multi-layer perceptron.
+    /// Height and width of a picture; 0 of a network that reads features or tokens.
     pub size: [usize; 2],
-    /// Its classes.
+    /// Its classes; of a network that reads tokens, the symbols.
     pub classes: usize,
     /// Factor on the numbers of channels.
     pub width: f64,
     /// How a residual network begins; [`Stem::Auto`] has been resolved.
     pub stem: Stem,
+    /// Of a network that reads tokens, the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<SequenceSpec>,
 }
+
+/// Symbols of a network that reads tokens where nothing is said: bytes.
+const SYMBOLS: usize = 256;
 
 impl ModelSpec {
     /// The network of the paper's tables: LeNet-5 on MNIST, wide residual networks on CIFAR-10, all others on ImageNet; of one's
@@ -29,9 +36,12 @@ impl ModelSpec {
         let ([channels, height, width], classes) = match (name, name.family()) {
             (ModelName::Own(definition), _) => definition.assumed(),
             (_, Some(Family { pictures: [channels, side, classes], .. })) => ([*channels, *side, *side], *classes),
+            (ModelName::Sequence(..), _) => ([0; 3], SYMBOLS),
             (_, None) => ([0; 3], name.sizes().last().copied().unwrap_or(0)),
         };
-        Self { name: name.clone(), channels, size: [height, width], classes, width: 1.0, stem: Stem::Auto }.resolved()
+        let sequence = name.sequence().map(|_| SequenceSpec::default());
+        let (size, width, stem) = ([height, width], 1.0, Stem::Auto);
+        Self { name: name.clone(), channels, size, classes, width, stem, sequence }.resolved()
     }
 
     /// The same network on pictures of another shape.
@@ -44,6 +54,7 @@ impl ModelSpec {
         }
         let (channels, size) = match &self.name {
             name if name.is_mlp() => return self,
+            ModelName::Sequence(..) => return Self { classes, ..self },
             ModelName::Own(definition) if definition.reads_features() => {
                 (size.iter().fold(channels, |product, &side| product.saturating_mul(side)), [1; 2])
             }
@@ -55,7 +66,7 @@ impl ModelSpec {
     /// The same network with a factor on its numbers of channels; one's own has none.
     #[must_use]
     pub fn with_width(self, width: f64) -> Self {
-        if matches!(self.name, ModelName::Own(_)) { self } else { Self { width, ..self } }
+        if matches!(self.name, ModelName::Own(_) | ModelName::Sequence(..)) { self } else { Self { width, ..self } }
     }
 
     /// The same network with this beginning; [`Stem::Auto`] goes by the pictures' size.
@@ -64,8 +75,22 @@ impl ModelSpec {
         Self { stem, ..self }.resolved()
     }
 
+    /// The same network with these for the parts that its family has.
+    #[must_use]
+    pub fn with_sequence(self, sequence: &SequenceSpec) -> Self {
+        let Some(family) = self.name.sequence() else { return self };
+        let (given, default) = (sequence.clone(), SequenceSpec::default());
+        let sequence = match family.cell {
+            Some(_) => {
+                SequenceSpec { length: given.length, embedding: given.embedding, readout: given.readout, ..default }
+            }
+            None => SequenceSpec { embedding: default.embedding, readout: default.readout, ..given },
+        };
+        Self { sequence: Some(sequence), ..self }
+    }
+
     fn resolved(self) -> Self {
-        if matches!(self.name, ModelName::Own(_)) {
+        if matches!(self.name, ModelName::Own(_) | ModelName::Sequence(..)) {
             return Self { stem: Stem::Auto, ..self };
         }
         let small = self.size[0].min(self.size[1]) <= SMALL;

@@ -111,23 +111,23 @@ pub struct StoredLayer {
     pub bias: Vec<f32>,
 }
 
-/// One batch normalisation of C channels.
+/// One normalisation of C channels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredNorm {
     /// Its name.
     pub name: String,
-    /// Scale and shift, C values each.
+    /// Scale and shift, C values each; of a norm without shift, the scale.
     pub affine: Vec<f32>,
-    /// Running mean and variance, C values each.
+    /// Of a batch normalisation, running mean and variance, C values each.
     pub running: Vec<f32>,
 }
 
-/// What a convolutional network has beside its layers with weights.
+/// What a network has beside its layers with weights.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ConvolutionalParts {
+pub struct NetworkParts {
     /// What it is made from.
     pub spec: ModelSpec,
-    /// Its batch normalisations, in the order of the forward pass.
+    /// Its normalisations, in the order of the forward pass.
     pub norms: Vec<StoredNorm>,
 }
 
@@ -195,7 +195,7 @@ fn is_cross_entropy(loss: &LossKind) -> bool {
 /// # let path = folder.path().join("model.safetensors");
 /// # let weight = StoredWeight::Dense { nrows: 1, ncols: 2, values: vec![0.5, -1.0] };
 /// # let layers = vec![StoredLayer { name: "fc1".into(), weight, bias: vec![0.0] }];
-/// # StoredModel { input: None, layers, convolutional: None }.save(&path)?;
+/// # StoredModel { input: None, layers, parts: None }.save(&path)?;
 /// let mut model = StoredModel::load(&path)?;
 /// model.layers[0].bias[0] = 1.0;
 /// model.save(&path)?;
@@ -207,8 +207,8 @@ pub struct StoredModel {
     pub input: Option<ModelInput>,
     /// From input to output. Of a multi-layer perceptron, each layer reads what the one before it writes.
     pub layers: Vec<StoredLayer>,
-    /// The rest of a convolutional network; none for a multi-layer perceptron.
-    pub convolutional: Option<ConvolutionalParts>,
+    /// The rest of a network; none for a multi-layer perceptron, whose layers say everything.
+    pub parts: Option<NetworkParts>,
 }
 
 /// How the metadata describes a model.
@@ -289,16 +289,17 @@ impl StoredModel {
         let norm = |norm: &super::NormLayer| {
             let scale = if norm.zero_scale { 0.0 } else { 1.0 };
             let of = |first: f32, second: f32| [vec![first; norm.channels], vec![second; norm.channels]].concat();
-            StoredNorm { name: norm.name.clone(), affine: of(scale, 0.0), running: of(0.0, 1.0) }
+            let (mut affine, mut running) = (of(scale, 0.0), of(0.0, 1.0));
+            affine.truncate(norm.affine_len());
+            running.truncate(norm.running_len());
+            StoredNorm { name: norm.name.clone(), affine, running }
         };
-        let parts = || ConvolutionalParts {
-            spec: architecture.spec.clone(),
-            norms: architecture.norms.iter().map(norm).collect(),
-        };
+        let parts =
+            || NetworkParts { spec: architecture.spec.clone(), norms: architecture.norms.iter().map(norm).collect() };
         Self {
             input: None,
             layers: architecture.layers.iter().zip(topologies).map(layer).collect(),
-            convolutional: (!architecture.is_mlp()).then(parts),
+            parts: (!architecture.is_mlp()).then(parts),
         }
     }
 
@@ -321,7 +322,7 @@ impl StoredModel {
     /// # Panics
     /// If there is no layer.
     pub fn name(&self) -> ModelName {
-        if let Some(parts) = &self.convolutional {
+        if let Some(parts) = &self.parts {
             return parts.spec.name.clone();
         }
         let inputs = self.layers[0].weight.shape()[1];
@@ -334,7 +335,7 @@ impl StoredModel {
             return self.name() == *name;
         }
         // A definition of a network of the zoo is that network.
-        let spec = match (&self.convolutional, &self.layers[..]) {
+        let spec = match (&self.parts, &self.layers[..]) {
             (Some(parts), _) => ModelSpec { name: name.clone(), ..parts.spec.clone() },
             (None, [first, .., last]) => {
                 ModelSpec::of(name).on(first.weight.shape()[1], [1, 1], last.weight.shape()[0])
@@ -352,7 +353,7 @@ impl StoredModel {
     /// # Panics
     /// If there is no layer.
     pub fn architecture(&self) -> Result<Architecture, CheckpointError> {
-        let Some(parts) = &self.convolutional else { return Ok(Architecture::of(&self.name())) };
+        let Some(parts) = &self.parts else { return Ok(Architecture::of(&self.name())) };
         let impossible = |error| CheckpointError::mismatch("the model", &parts.spec.name, error);
         Architecture::new(&parts.spec).map_err(impossible)
     }
@@ -404,7 +405,7 @@ impl StoredModel {
                 .map(|l| LayerDescription { name: l.name.clone(), shape: l.weight.shape() })
                 .collect(),
             input: self.input.clone(),
-            spec: self.convolutional.as_ref().map(|parts| parts.spec.clone()),
+            spec: self.parts.as_ref().map(|parts| parts.spec.clone()),
         };
         checkpoint.set_section("model", &description);
         for StoredLayer { name, weight, bias } in &self.layers {
@@ -430,7 +431,7 @@ impl StoredModel {
                 insert("bias", TensorData::f32s(bias.as_slice()));
             }
         }
-        for norm in self.convolutional.iter().flat_map(|parts| &parts.norms) {
+        for norm in self.parts.iter().flat_map(|parts| &parts.norms) {
             for (part, values) in [("affine", &norm.affine), ("running", &norm.running)] {
                 checkpoint.tensors.insert(format!("{}.{part}", norm.name), TensorData::f32s(values.as_slice()));
             }
@@ -474,18 +475,23 @@ impl StoredModel {
             read_layer(checkpoint, layer, bias, taps)
         });
         let layers = described.collect::<Result<_, _>>()?;
-        let convolutional = match (spec, &architecture) {
+        let parts = match (spec, &architecture) {
             (Some(spec), Some(architecture)) => {
                 let norm = |norm: &super::NormLayer| -> Result<StoredNorm, CheckpointError> {
-                    let read = |part| checkpoint.f32s(&format!("{}.{part}", norm.name)).map(<[f32]>::to_vec);
-                    Ok(StoredNorm { name: norm.name.clone(), affine: read("affine")?, running: read("running")? })
+                    let read = |part, len| match len {
+                        0 => Ok(vec![]),
+                        _ => checkpoint.f32s(&format!("{}.{part}", norm.name)).map(<[f32]>::to_vec),
+                    };
+                    let affine = read("affine", norm.affine_len())?;
+                    let running = read("running", norm.running_len())?;
+                    Ok(StoredNorm { name: norm.name.clone(), affine, running })
                 };
                 let norms = architecture.norms.iter().map(norm).collect::<Result<_, _>>()?;
-                Some(ConvolutionalParts { spec, norms })
+                Some(NetworkParts { spec, norms })
             }
             _ => None,
         };
-        let model = Self { input, layers, convolutional };
+        let model = Self { input, layers, parts };
         model.check()?;
         let got = model.name().to_string();
         if got != name {
@@ -499,7 +505,7 @@ impl StoredModel {
     /// # Errors
     /// [`CheckpointError::Mismatch`] naming the first part that does not.
     pub fn check(&self) -> Result<(), CheckpointError> {
-        let Some(parts) = &self.convolutional else { return self.check_chain() };
+        let Some(parts) = &self.parts else { return self.check_chain() };
         let architecture = self.architecture()?;
         let expect = |what: String, got: String, expected: String| {
             if got == expected { Ok(()) } else { Err(CheckpointError::mismatch(what, got, expected)) }
@@ -525,9 +531,11 @@ impl StoredModel {
         }
         for (stored, norm) in parts.norms.iter().zip(&architecture.norms) {
             expect("the name of a normalisation".into(), stored.name.clone(), norm.name.clone())?;
-            for (part, values) in [("affine", &stored.affine), ("running", &stored.running)] {
+            let parts =
+                [("affine", &stored.affine, norm.affine_len()), ("running", &stored.running, norm.running_len())];
+            for (part, values, expected) in parts {
                 let what = format!("the number of values of {}.{part}", norm.name);
-                expect(what, values.len().to_string(), (2 * norm.channels).to_string())?;
+                expect(what, values.len().to_string(), expected.to_string())?;
             }
         }
         Ok(())
@@ -585,6 +593,13 @@ fn draw(architecture: &Architecture, layer: &WeightLayer, topology: Topology, fa
 fn initializer(architecture: &Architecture, layer: &WeightLayer) -> Initializer {
     match (architecture.first_weights, layer.kind) {
         (FirstWeights::Glorot, _) => Initializer::XavierUniformConv { taps: layer.taps() },
+        (FirstWeights::Recurrent, LayerKind::Embedding { .. }) => Initializer::Normal { deviation: 1.0 },
+        (FirstWeights::Recurrent, _) => Initializer::FanInUniform,
+        (FirstWeights::Transformer { layers }, _) => {
+            let ends_branch = layer.name.ends_with(".output") || layer.name.ends_with(".down");
+            let share = if ends_branch { (2.0 * layers as f32).sqrt().recip() } else { 1.0 };
+            Initializer::Normal { deviation: 0.02 * share }
+        }
         (_, LayerKind::Linear { outputs, .. }) if outputs == architecture.classes() => Initializer::SmallNormal,
         (FirstWeights::He, _) => Initializer::KaimingNormal,
         (FirstWeights::Lecun, _) => Initializer::LecunNormal,
@@ -704,7 +719,7 @@ mod tests {
         ] {
             let class_names = image_size.map(|_| vec!["cat".to_owned(), "dog".to_owned()]);
             let input = ModelInput { image_size, class_names, ..ModelInput::new("cifar10", normalization) };
-            let model = StoredModel { input: Some(input), layers: vec![layer.clone()], convolutional: None };
+            let model = StoredModel { input: Some(input), layers: vec![layer.clone()], parts: None };
             let bytes = model.to_checkpoint().to_bytes().unwrap();
             assert_eq!(StoredModel::from_checkpoint(&Checkpoint::from_bytes(&bytes).unwrap()).unwrap(), model);
         }
@@ -718,7 +733,7 @@ mod tests {
             StoredLayer { name: name.to_owned(), weight, bias: vec![0.0; 4] }
         };
         let layers = vec![layer("fc1"), layer("fc2")];
-        let mut model = StoredModel { input: None, layers, convolutional: None };
+        let mut model = StoredModel { input: None, layers, parts: None };
         assert_eq!(StoredModel::from_checkpoint(&model.to_checkpoint()).unwrap(), model);
         model.layers[1].name = "fc1".to_owned();
         let error = StoredModel::from_checkpoint(&model.to_checkpoint()).unwrap_err().to_string();

@@ -12,8 +12,10 @@ use super::table::TrainConfig;
 use crate::data::image_folder::FolderOptions;
 use crate::data::table::{TABLE, TableOptions, Trained};
 use crate::data::{self, DataError, Dataset, IMAGE_FOLDER};
-use crate::models::{Initialization, ModelSpec, Network, Sparsification};
-use crate::training::{Loss, LrSchedule, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow};
+use crate::models::{Initialization, ModelSpec, Network, SequenceSpec, Sparsification};
+use crate::training::{
+    Loss, LrSchedule, NewcomerMoments, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow,
+};
 
 impl TrainConfig {
     /// The data, before samples are held out; for a model that was `trained` on such data, with its columns and classes.
@@ -66,7 +68,19 @@ impl TrainConfig {
     pub fn spec(&self, data: &Dataset) -> ModelSpec {
         let [channels, height, width] = data.shape;
         let spec = ModelSpec::of(&self.model).on(channels, [height, width], data.classes);
-        spec.with_width(self.width).with_stem(self.stem)
+        spec.with_width(self.width).with_stem(self.stem).with_sequence(&self.sequence())
+    }
+
+    /// What the name of a network that reads tokens leaves open.
+    pub fn sequence(&self) -> SequenceSpec {
+        SequenceSpec {
+            length: self.sequence_length.unwrap_or(SequenceSpec::LENGTH),
+            embedding: self.embedding,
+            readout: self.readout.clone(),
+            positions: self.positions,
+            norm: self.norm,
+            tied: self.tie_embeddings,
+        }
     }
 
     /// Which weights exist.
@@ -100,6 +114,7 @@ impl TrainConfig {
             dropout: self.dropout as f32,
             seed: self.seed,
             growth_batches: self.growth_batches,
+            clip_norm: self.clip_norm.map(|norm| norm as f32),
         }
     }
 
@@ -116,7 +131,11 @@ impl TrainConfig {
             OptimizerOptions::Sgd(SgdOptions { momentum, nesterov, weight_decay, ..SgdOptions::default() })
         } else {
             let decoupled = self.optimizer == OptimizerKind::Adamw;
-            OptimizerOptions::Adam(AdamOptions { weight_decay, decoupled, ..AdamOptions::default() })
+            let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
+            let own_corrections = self.adam_newcomers == NewcomerMoments::Own;
+            let options =
+                AdamOptions { beta1, beta2, weight_decay, decoupled, own_corrections, ..AdamOptions::default() };
+            OptimizerOptions::Adam(options)
         }
     }
 

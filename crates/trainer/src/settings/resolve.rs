@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rigl::WeightStorage;
+use rigl::{Distribution, WeightStorage};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -23,6 +23,30 @@ const ADAM_LR: f64 = 1e-3;
 
 /// The default length of a run.
 const EPOCHS: u64 = 20;
+
+impl TrainOptions {
+    /// These settings as arguments of the command line.
+    ///
+    /// # Errors
+    /// [`ConfigError::Encoding`] if a path is not Unicode.
+    pub(crate) fn arguments(&self) -> Result<Vec<String>, ConfigError> {
+        let text = |value: &toml::Value| match value {
+            toml::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let mut arguments = Vec::new();
+        for (name, value) in toml::Table::try_from(self)? {
+            match &value {
+                // What may be repeated has no commas, and what is separated by commas may be repeated.
+                toml::Value::Array(values) => {
+                    arguments.extend(values.iter().map(|value| format!("--{name}={}", text(value))));
+                }
+                value => arguments.push(format!("--{name}={}", text(value))),
+            }
+        }
+        Ok(arguments)
+    }
+}
 
 impl Default for TrainConfig {
     fn default() -> Self {
@@ -70,7 +94,7 @@ impl TrainConfig {
                 return Err(ConfigError::InitFrom(mismatch.into()));
             }
             // What the name leaves open is the file's, but for what the data decides.
-            if let Some(parts) = &model.convolutional {
+            if let Some(parts) = &model.parts {
                 config.width = options.width.unwrap_or(parts.spec.width);
                 if parts.spec.name.family().is_some_and(|family| family.has_stem) {
                     config.stem = options.stem.unwrap_or(parts.spec.stem);
@@ -120,8 +144,20 @@ impl TrainConfig {
         if options.model.is_none() && config.data == TABLE {
             config.model = ModelName::Hidden(vec![300, 100]);
         }
+        let training = config.model.sequence().map(|family| family.training);
+        if let (None, Some(training)) = (options.optimizer, training) {
+            config.optimizer = if training.decoupled { OptimizerKind::Adamw } else { OptimizerKind::Adam };
+        }
         if options.lr.is_none() && config.optimizer != OptimizerKind::Sgd {
-            config.lr = ADAM_LR;
+            config.lr = training.map_or(ADAM_LR, |training| training.lr);
+        }
+        if let Some(training) = training {
+            config.warmup_steps = options.warmup_steps.unwrap_or(training.warmup_steps);
+            config.weight_decay = options.weight_decay.unwrap_or(training.weight_decay);
+            config.beta2 = options.beta2.unwrap_or(training.beta2);
+            config.clip_norm = options.clip_norm.or(Some(training.clip_norm));
+            config.batch_size = options.batch_size.unwrap_or(training.batch_size);
+            config.distribution = options.distribution.unwrap_or(Distribution::Uniform);
         }
         if options.normalize.is_none() {
             config.normalize = data::default_normalize(&config.data);

@@ -16,13 +16,17 @@ use crate::data::table::{Missing, TABLE};
 use crate::data::{self, Augment, IMAGE_FOLDER, Normalize};
 use crate::device::Device;
 use crate::method::{Method, MethodOption, method_parser};
-use crate::models::{DENSITY_RULE, DensityOverride, Format, Init, LayerRule, MOST_WIDTH, ModelName, Stem, is_density};
+use crate::models::{
+    DENSITY_RULE, DensityOverride, EMBEDDING, Format, Init, LayerRule, MOST_WIDTH, ModelName, Positions, READOUT,
+    SequenceNorm, Stem, is_density,
+};
 use crate::task::LossKind;
 use crate::tensorboard::Log;
-use crate::training::{BestBy, LrSchedule, OptimizerKind, UpdateSemantics};
+use crate::training::{BestBy, LrSchedule, NewcomerMoments, OptimizerKind, UpdateSemantics};
 
 const NETWORK: &str = "Network and data";
 const TASK: &str = "Tables and tasks";
+const SEQUENCES: &str = "Text models";
 const SPARSITY: &str = "Sparsity";
 const LENGTH: &str = "Length";
 const OPTIMIZATION: &str = "Optimization";
@@ -119,6 +123,31 @@ settings! {
         /// Error at which the Huber loss becomes linear, in standard deviations of the target
         huber_delta: f64 = 1.0, arg(value_name = "DELTA"), must |s| positive(s.huber_delta),
             needs |s| unless(s.loss == LossKind::Huber, "--loss huber");
+    }
+    /// What the name of a network that reads tokens leaves open.
+    SequenceArgs in SEQUENCES => {
+        /// Tokens of a sequence: how far back a Transformer looks, and over how many steps a recurrent network is trained at a
+        /// time
+        sequence_length: usize, arg(value_name = "TOKENS"), stated "128", saved(skip_serializing_if = "Option::is_none"),
+            must |s| unless(
+                s.sequence_length.is_none_or(|length| (1..=LONGEST_SEQUENCE).contains(&length)),
+                "at least 1 and at most 65536 tokens",
+            ),
+            needs |s| unless(s.model.sequence().is_some(), "a model gru-H, lstm-H or gpt-L-H-D");
+        /// Features of the embedding of a recurrent network's tokens
+        embedding: usize = EMBEDDING, arg(value_name = "FEATURES"), must |s| at_least_one(s.embedding as u64),
+            needs recurrent;
+        /// Hidden layers between a recurrent network's state and its outputs
+        readout: Vec<usize> = READOUT.to_vec(), arg(value_name = "FEATURES,...", value_delimiter = ','),
+            stated "256,128", must |s| unless(s.readout.iter().all(|&width| width > 0), "widths of at least 1"),
+            needs recurrent;
+        /// How a Transformer knows a token's place: learned embeddings, or rotary ones
+        positions: Positions = Positions::Learned, needs transformer;
+        /// What a Transformer normalises by: layer norm, or the root mean square
+        norm: SequenceNorm = SequenceNorm::Layer, needs transformer;
+        /// Let a Transformer's last layer share the weight of its embedding
+        tie_embeddings: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
+            require_equals = true, default_missing_value = "true"), needs transformer;
     }
     /// The method.
     MethodArgs in SPARSITY => {
@@ -267,6 +296,16 @@ settings! {
         /// Use Nesterov momentum with sgd
         nesterov: bool = true, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true"), needs sgd;
+        /// Decay of the first moment of adam and adamw, in [0, 1)
+        beta1: f64 = 0.9, arg(value_name = "BETA"), must |s| fraction(s.beta1), needs adam;
+        /// Decay of the second moment of adam and adamw, in [0, 1)
+        beta2: f64 = 0.999, arg(value_name = "BETA"), stated "0.99 for Transformers", must |s| fraction(s.beta2), needs adam;
+        /// How adam and adamw correct the moments of weights that an update has grown, which begin at zero: by the steps of
+        /// the run (shared), or by those since the weight has grown (own)
+        adam_newcomers: NewcomerMoments = NewcomerMoments::Shared, needs |s| adam(s).or(updates(s));
+        /// Largest norm of all gradients together: larger ones are scaled down to it
+        clip_norm: f64, arg(value_name = "NORM"), stated "none; 10 for recurrent networks, 1 for Transformers",
+            must |s| positive(s.clip_norm.unwrap_or(1.0));
         /// Weight decay, at least 0
         weight_decay: f64 = 1e-4, arg(value_name = "DECAY"), must |s| not_negative(s.weight_decay);
         /// Label smoothing: fraction of the training target spread over all classes, in [0, 1)
@@ -338,6 +377,9 @@ const NO_VALIDATION: &str =
 /// More is a slip: a batch of one would have 50 million inputs.
 const LARGEST_IMAGE: usize = 4096;
 
+/// More is a slip: attention takes time by the square of it.
+const LONGEST_SEQUENCE: usize = 1 << 16;
+
 /// More is a slip, not a machine.
 const MAX_THREADS: usize = 1024;
 
@@ -381,6 +423,14 @@ fn table(s: &TrainConfig) -> Unmet {
     unless(s.data == TABLE, "--data table")
 }
 
+fn recurrent(s: &TrainConfig) -> Unmet {
+    unless(s.model.sequence().is_some_and(|family| family.cell.is_some()), "a model gru-H or lstm-H")
+}
+
+fn transformer(s: &TrainConfig) -> Unmet {
+    unless(s.model.sequence().is_some_and(|family| family.cell.is_none()), "a model gpt-L-H-D")
+}
+
 fn sparse(s: &TrainConfig) -> Unmet {
     let prunes = s.method.info().storage == WeightStorage::DenseFirst;
     if s.init_from.is_some() && !prunes || s.ticket.is_some() {
@@ -408,6 +458,10 @@ fn drops(s: &TrainConfig) -> Unmet {
 
 fn steps(s: &TrainConfig) -> Unmet {
     unless(s.lr_schedule == LrSchedule::Step, "--lr-schedule step")
+}
+
+fn adam(s: &TrainConfig) -> Unmet {
+    unless(s.optimizer != OptimizerKind::Sgd, "--optimizer adam or adamw")
 }
 
 fn sgd(s: &TrainConfig) -> Unmet {

@@ -13,6 +13,8 @@ use crate::models::{Layer, ModelInput, StoredModel};
 const LATENT: &str = ".weight.latent";
 /// Begins the names of the tensors that hold a method's arrays.
 const OF_METHOD: &str = "method.";
+/// Begins the names of the tensors that hold the states of recurrent layers.
+const OF_STATE: &str = "state.";
 
 /// What a checkpoint holds of a training loop beside tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,6 +59,9 @@ impl<B: Backend> Trainer<'_, B> {
             optimizer_steps: self.optimizer.steps(),
             method,
         };
+        for (i, values) in self.workspace.states.training.download(self.backend)?.into_iter().enumerate() {
+            checkpoint.tensors.insert(format!("{OF_STATE}{i}"), TensorData::f32s(values));
+        }
         checkpoint.set_section("training", &state);
         Ok(checkpoint)
     }
@@ -106,7 +111,7 @@ impl<B: Backend> Trainer<'_, B> {
                 self.check_slots(checkpoint, &format!("{}.bias", layer.name), stored.bias.len())?;
             }
         }
-        let norms = stored.convolutional.iter().flat_map(|parts| &parts.norms);
+        let norms = stored.parts.iter().flat_map(|parts| &parts.norms);
         for norm in norms.clone() {
             self.check_slots(checkpoint, &format!("{}.affine", norm.name), norm.affine.len())?;
         }
@@ -128,12 +133,17 @@ impl<B: Backend> Trainer<'_, B> {
             }
         }
         for (norm, stored) in self.network.body.norms.iter().zip(norms) {
-            self.network.parameters.upload_values(self.backend, norm.affine, &stored.affine)?;
-            self.network.parameters.upload_values(self.backend, norm.running, &stored.running)?;
+            self.network.parameters.upload_values(self.backend, norm.affine(), &stored.affine)?;
+            if let Some(norm) = norm.batch() {
+                self.network.parameters.upload_values(self.backend, norm.running, &stored.running)?;
+            }
         }
         for (name, id, slot) in self.slots() {
             self.network.parameters.upload_slot(self.backend, id, slot, checkpoint.f32s(&name)?)?;
         }
+        let held = (0..).map_while(|i| checkpoint.f32s(&format!("{OF_STATE}{i}")).ok().map(<[f32]>::to_vec));
+        let held: Vec<_> = held.collect();
+        self.workspace.states.training = self.network.body.upload_states(self.backend, &held)?;
         self.optimizer.set_steps(state.optimizer_steps);
         self.update = None;
         self.unread.clear();

@@ -1,13 +1,15 @@
 //! A network that is used, not trained; and what a pass needs beside the parameters.
 
+use std::sync::Arc;
+
 use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Tape};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Activations, Backend, Layout, StripLayout, Strips};
+use sparse_kernels::{Activations, Backend, CrossEntropy, Layout, StripLayout, Strips};
 
 use super::error::TrainingError;
 use super::loss::Loss;
 use crate::data::{Batch, BatchTargets, HostInputs, Sequences};
-use crate::models::{Network, NetworkInput};
+use crate::models::{Network, NetworkInput, States};
 
 /// How a pass is made.
 pub(super) struct PassOptions {
@@ -37,11 +39,19 @@ pub(super) struct Workspace<'b, B: Backend> {
     backend: &'b B,
     pub(super) arena: Arena<B>,
     labels: Option<(usize, B::Indices)>,
-    tokens: Option<(usize, B::Indices)>,
+    tokens: Option<(usize, Arc<B::Indices>)>,
+    pub(super) states: BothStates<B>,
     /// Targets that are numbers, in the order of the outputs on the device.
     numbers: Vec<f32>,
     /// Of the images of the last pass.
     images: Option<Layout>,
+}
+
+/// The states of recurrent layers: an evaluation between two steps of training leaves those of training as they are.
+#[derive(Debug)]
+pub(super) struct BothStates<B: Backend> {
+    pub training: States<B>,
+    evaluation: States<B>,
 }
 
 /// Inputs on the device.
@@ -60,7 +70,8 @@ enum DeviceTargets<B: Backend> {
 
 impl<'b, B: Backend> Workspace<'b, B> {
     pub(super) fn new(backend: &'b B) -> Self {
-        Self { backend, arena: Arena::new(), labels: None, tokens: None, numbers: vec![], images: None }
+        let states = BothStates { training: States::default(), evaluation: States::default() };
+        Self { backend, arena: Arena::new(), labels: None, tokens: None, states, numbers: vec![], images: None }
     }
 
     /// Copies inputs to the device.
@@ -77,7 +88,11 @@ impl<'b, B: Backend> Workspace<'b, B> {
                 Ok(DeviceInputs::Values(input))
             }
             HostInputs::Tokens { sequences, tokens } => {
-                upload_indices(self.backend, tokens, &mut self.tokens)?;
+                // The tape of the pass before has let go of them.
+                let held = self.tokens.take().and_then(|(room, held)| Some((room, Arc::into_inner(held)?)));
+                let mut held = held;
+                upload_indices(self.backend, tokens, &mut held)?;
+                self.tokens = held.map(|(room, held)| (room, Arc::new(held)));
                 Ok(DeviceInputs::Tokens(sequences))
             }
         }
@@ -130,10 +145,17 @@ impl<'b, B: Backend> Workspace<'b, B> {
     ) -> Result<DetachedLoss<B>, TrainingError> {
         let input = self.upload(inputs)?;
         let PassOptions { mode, dropout, key, loss } = options;
+        let counted = match targets {
+            BatchTargets::Classes(labels) if matches!(inputs, HostInputs::Tokens { .. }) => {
+                labels.iter().filter(|&&label| label != CrossEntropy::IGNORED).count()
+            }
+            _ => inputs.lanes(),
+        };
         let targets = self.upload_targets(targets, loss, network.output_layout(inputs.lanes()))?;
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, mode);
-        let x = network_input(&mut tape, input, &self.tokens);
-        let logits = network.body.forward(&mut tape, x, dropout, key)?;
+        let states = if mode == Mode::Training { &mut self.states.training } else { &mut self.states.evaluation };
+        let x = network_input(&mut tape, input, &self.tokens, states);
+        let logits = network.body.forward(self.backend, &mut tape, x, dropout, key)?;
         if let Some(outputs) = outputs {
             tape.keep(logits);
             read_outputs(self.backend, tape.value(logits)?, outputs)?;
@@ -148,7 +170,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
                 let Loss::CrossEntropy { label_smoothing } = loss else {
                     unreachable!("targets are of the loss's kind")
                 };
-                tape.softmax_cross_entropy(logits, labels, layout.samples(), label_smoothing)?
+                tape.softmax_cross_entropy(logits, labels, counted, label_smoothing)?
             }
         };
         if let Some(growth) = growth {
@@ -166,8 +188,8 @@ impl<'b, B: Backend> Workspace<'b, B> {
     ) -> Result<(), TrainingError> {
         let input = self.upload(inputs)?;
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Evaluation);
-        let x = network_input(&mut tape, input, &self.tokens);
-        let logits = network.body.forward(&mut tape, x, 0.0, Key::new(0))?;
+        let x = network_input(&mut tape, input, &self.tokens, &mut self.states.evaluation);
+        let logits = network.body.forward(self.backend, &mut tape, x, 0.0, Key::new(0))?;
         read_outputs(self.backend, tape.value(logits)?, outputs)
     }
 
@@ -208,11 +230,12 @@ fn upload_indices<B: Backend>(
 fn network_input<'i, B: Backend>(
     tape: &mut Tape<'_, B>,
     inputs: DeviceInputs<B>,
-    tokens: &'i Option<(usize, B::Indices)>,
+    tokens: &'i Option<(usize, Arc<B::Indices>)>,
+    states: &'i mut States<B>,
 ) -> NetworkInput<'i, B> {
     match (inputs, tokens) {
         (DeviceInputs::Values(values), _) => NetworkInput::Values(tape.input(values, false)),
-        (DeviceInputs::Tokens(sequences), Some((_, tokens))) => NetworkInput::Tokens { tokens, sequences },
+        (DeviceInputs::Tokens(sequences), Some((_, tokens))) => NetworkInput::Tokens { tokens, sequences, states },
         (DeviceInputs::Tokens(_), None) => unreachable!("`Workspace::upload` has made the buffer"),
     }
 }

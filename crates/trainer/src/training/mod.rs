@@ -14,5 +14,5 @@ pub use best::{BestBy, BestEpoch, BestSoFar};
 pub use error::TrainingError;
 pub use evaluator::Evaluator;
 pub use loss::Loss;
-pub use options::{LrSchedule, OptimizerKind, StepOptions, UpdateSemantics, UpdateWindow};
+pub use options::{LrSchedule, NewcomerMoments, OptimizerKind, StepOptions, UpdateSemantics, UpdateWindow};
 pub use trainer::{StepReport, Trainer};

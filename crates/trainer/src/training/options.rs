@@ -22,6 +22,13 @@ choices! {
         /// Adam with decoupled weight decay.
         Adamw,
     }
+    /// How Adam corrects the moments of weights that an update has grown, which begin at zero.
+    NewcomerMoments {
+        /// By the steps of the run, as all others.
+        Shared,
+        /// By the steps since the weight has grown.
+        Own,
+    }
     /// How the learning rate changes.
     LrSchedule {
         /// Constant.
@@ -64,4 +71,6 @@ pub struct StepOptions {
     /// Batches over which an update adds up the gradient that it grows by. With more than one, a dense gradient of the sparse
     /// layers is held meanwhile.
     pub growth_batches: u64,
+    /// The largest norm of all gradients together, if there is one.
+    pub clip_norm: Option<f32>,
 }

@@ -1,6 +1,6 @@
 //! The training step: forward, backward, optimizer and topology, on any backend.
 
-use autograd::optim::{Optimizer, OptimizerOptions};
+use autograd::optim::{ClipNorm, Optimizer, OptimizerOptions};
 use autograd::{DetachedLoss, GrowthPasses, GrowthRequests, LossStats, Mode};
 use rigl::{GradientNeed, LayerUpdate, Method, StepIntent};
 use sparse_kernels::random::Key;
@@ -61,6 +61,7 @@ pub struct Trainer<'b, B: Backend> {
     pub(super) workspace: Workspace<'b, B>,
     pub(super) step: u64,
     pub(super) batches: u64,
+    clip: Option<ClipNorm<B>>,
     /// An update that has begun, and waits for more batches.
     pub(super) update: Option<Update>,
     /// Losses that are still on the device.
@@ -102,9 +103,10 @@ impl<'b, B: Backend> Trainer<'b, B> {
         options: StepOptions,
     ) -> Result<Self, TrainingError> {
         let optimizer = Optimizer::new(optimizer, backend, &mut network.parameters)?;
-        let workspace = Workspace::new(backend);
+        let clip = options.clip_norm.map(|norm| ClipNorm::new(backend, norm)).transpose()?;
+        let (workspace, step, batches) = (Workspace::new(backend), 0, 0);
         let (update, unread) = (None, vec![]);
-        Ok(Self { backend, network, optimizer, method, options, workspace, step: 0, batches: 0, update, unread })
+        Ok(Self { backend, network, optimizer, method, options, workspace, step, batches, clip, update, unread })
     }
 
     /// The step counter: what schedules and methods go by.
@@ -228,6 +230,9 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let mut topology_changed = !updates.is_empty();
         self.apply(updates)?;
         if intent.optimizer_step {
+            if let Some(clip) = &mut self.clip {
+                clip.clip(self.backend, &mut self.network.parameters)?;
+            }
             self.optimizer.step(self.backend, &mut self.network.parameters, learning_rate)?;
         }
         self.batches += 1;

@@ -3,29 +3,31 @@
 //! `m ← β₁·m + (1 − β₁)·g`, `v ← β₂·v + (1 − β₂)·g²`, `w ← w − η/(1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)`; the factors that do
 //! not depend on the element are computed once, in f64.
 
+use crate::AdamStep;
 use crate::cpu::isa::{Isa, Kernel, dispatch};
-use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
-use crate::{AdamStep, BackendError};
+use crate::cpu::{Buffer, Cpu, ELEMENTS_PER_TASK, SharedMut};
 
 pub(super) fn run(
     cpu: &Cpu,
     step: AdamStep,
     values: &mut [f32],
     grad: &[f32],
-    first: &mut [f32],
-    second: &mut [f32],
-) -> Result<(), BackendError> {
+    [first, second]: [&mut Buffer; 2],
+    corrections: Option<[&mut Buffer; 2]>,
+) {
     let factors = Factors::new(step);
-    let (first, second) = (SharedMut::new(first), SharedMut::new(second));
+    let moments = [SharedMut::new(first), SharedMut::new(second)];
+    let corrections = corrections.map(|pair| pair.map(|buffer| SharedMut::new(buffer)));
     cpu.for_each_chunk(values, ELEMENTS_PER_TASK, 8 * grad.len() as u64, |start, values| {
         let len = values.len();
         // SAFETY: as long as `values`, which was checked; chunks are disjoint.
-        let first = unsafe { std::slice::from_raw_parts_mut(first.get().add(start), len) };
-        // SAFETY: as above.
-        let second = unsafe { std::slice::from_raw_parts_mut(second.get().add(start), len) };
-        dispatch(cpu.isa, Adam { factors, values, grad: &grad[start..][..len], first, second });
+        let part = |of: SharedMut| unsafe { std::slice::from_raw_parts_mut(of.get().add(start), len) };
+        let ([first, second], grad) = (moments.map(part), &grad[start..][..len]);
+        match corrections.map(|pair| pair.map(part)) {
+            None => dispatch(cpu.isa, Adam { factors, values, grad, first, second }),
+            Some(corrections) => dispatch(cpu.isa, OwnAdam { factors, values, grad, first, second, corrections }),
+        }
     });
-    Ok(())
 }
 
 /// What does not depend on the element.
@@ -43,6 +45,8 @@ struct Factors {
     rate: f32,
     /// `1 / √(1 − β₂ᵗ)`.
     root: f32,
+    /// `−η`, for corrections of each element.
+    minus_rate: f32,
     epsilon: f32,
 }
 
@@ -61,6 +65,7 @@ impl Factors {
             shrink: shrink as f32,
             rate: (-learning_rate / correction(beta1)) as f32,
             root: (1.0 / correction(beta2).sqrt()) as f32,
+            minus_rate: -step.learning_rate,
             epsilon: step.epsilon,
         }
     }
@@ -100,6 +105,34 @@ impl Kernel for Adam<'_> {
     }
 }
 
+/// With bias corrections of each element: `1 − β₁ⁿ` and `1 − β₂ⁿ` after its n-th step, as averages of 1.
+struct OwnAdam<'a> {
+    factors: Factors,
+    values: &'a mut [f32],
+    grad: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    corrections: [&'a mut [f32]; 2],
+}
+
+impl Kernel for OwnAdam<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        let Self { factors: f, values, grad, first, second, corrections: [c1, c2] } = self;
+        for i in 0..values.len().min(grad.len()).min(first.len()).min(second.len()).min(c1.len()).min(c2.len()) {
+            let g = f.decay.mul_add(values[i], grad[i]);
+            let m = f.beta1.mul_add(first[i], f.one_minus_beta1 * g);
+            let v = f.beta2.mul_add(second[i], f.one_minus_beta2 * g * g);
+            let (n1, n2) = (f.beta1.mul_add(c1[i], f.one_minus_beta1), f.beta2.mul_add(c2[i], f.one_minus_beta2));
+            (first[i], second[i], c1[i], c2[i]) = (m, v, n1, n2);
+            let direction = (m / n1) / ((v / n2).sqrt() + f.epsilon);
+            values[i] = f.minus_rate.mul_add(direction, f.shrink * values[i]);
+        }
+    }
+}
+
 #[inline(always)]
 fn update<I: Isa>(isa: I, f: Factors, values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32]) {
     let (beta1, one_minus_beta1) = (isa.splat(f.beta1), isa.splat(f.one_minus_beta1));
@@ -135,9 +168,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_reference(len in 0usize..70, steps in 1u64..5, decoupled: bool) {
+        fn agrees_with_the_reference(len in 0usize..70, steps in 1u64..5, decoupled: bool, own: bool) {
             for cpu in BACKENDS.iter() {
-                neural::adam(cpu, len, steps, decoupled);
+                neural::adam(cpu, len, steps, decoupled, own);
             }
         }
     }
@@ -147,7 +180,7 @@ mod tests {
         let (w, g) = (normals("w", 300_001), normals("g", 300_001));
         same_for_all_threads(|cpu| {
             let (mut w, mut m, mut v) = (buffer(&w), buffer(&g), Buffer::zeros(300_001));
-            cpu.adam(AdamStep { step: 3, ..ADAM }, &mut w, &buffer(&g), &mut m, &mut v).unwrap();
+            cpu.adam(AdamStep { step: 3, ..ADAM }, &mut w, &buffer(&g), [&mut m, &mut v], None).unwrap();
             [&w[..], &m[..], &v[..]].concat()
         });
     }

@@ -5,6 +5,7 @@
 
 mod adam;
 mod bias_relu;
+mod clip;
 mod dropout;
 mod exp;
 mod images;
@@ -98,11 +99,24 @@ impl Optimizer for Cpu {
         step: AdamStep,
         values: &mut Buffer,
         grad: &Buffer,
-        first: &mut Buffer,
-        second: &mut Buffer,
+        moments: [&mut Buffer; 2],
+        corrections: Option<[&mut Buffer; 2]>,
     ) -> Done {
-        let _timed = self.timed("adam", 7 * values.len(), 0);
-        adam::run(self, step, values, grad, first, second)
+        let _timed = self.timed("adam", (if corrections.is_some() { 11 } else { 7 }) * values.len(), 0);
+        adam::run(self, step, values, grad, moments, corrections);
+        Ok(())
+    }
+
+    fn run_add_squares(&self, _: Checked, values: &Buffer, sum: &mut Buffer) -> Done {
+        let _timed = self.timed("add_squares", values.len(), 0);
+        clip::squares(self, values, &mut sum[0]);
+        Ok(())
+    }
+
+    fn run_clip(&self, _: Checked, norm_squared: &Buffer, largest: f32, values: &mut Buffer) -> Done {
+        let _timed = self.timed("clip", 2 * values.len(), 0);
+        clip::clip(self, norm_squared[0], largest, values);
+        Ok(())
     }
 }
 

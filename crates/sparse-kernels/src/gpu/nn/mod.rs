@@ -91,10 +91,18 @@ impl Optimizer for Gpu {
         step: AdamStep,
         values: &mut Buffer,
         grad: &Buffer,
-        first: &mut Buffer,
-        second: &mut Buffer,
+        moments: [&mut Buffer; 2],
+        corrections: Option<[&mut Buffer; 2]>,
     ) -> Done {
-        optimizer::adam(self, step, [values, grad, first, second])
+        optimizer::adam(self, step, values, grad, moments.map(|b| &*b), corrections.map(|pair| pair.map(|b| &*b)))
+    }
+
+    fn run_add_squares(&self, _: Checked, values: &Buffer, sum: &mut Buffer) -> Done {
+        optimizer::add_squares(self, values, sum)
+    }
+
+    fn run_clip(&self, _: Checked, norm_squared: &Buffer, largest: f32, values: &mut Buffer) -> Done {
+        optimizer::clip(self, norm_squared, largest, values)
     }
 }
 

@@ -68,9 +68,16 @@ proptest! {
     }
 
     #[test]
-    fn adam(len in 0usize..70, steps in 1u64..5, decoupled: bool) {
+    fn adam(len in 0usize..70, steps in 1u64..5, decoupled: bool, own: bool) {
         if let Some(gpu) = gpu() {
-            neural::adam(gpu, len, steps, decoupled);
+            neural::adam(gpu, len, steps, decoupled, own);
+        }
+    }
+
+    #[test]
+    fn clip(len in 0usize..300, largest in 0.1f32..40.0) {
+        if let Some(gpu) = gpu() {
+            neural::clip(gpu, len, largest);
         }
     }
 }
@@ -113,7 +120,9 @@ fn large_shapes() {
         neural::pointwise_loss(gpu, StripLayout::sparse(20_001, 10), loss, 0.5, 3);
     }
     neural::sgd(gpu, 100_003, STEP, true);
-    neural::adam(gpu, 100_003, 1, true);
+    neural::adam(gpu, 100_003, 1, true, false);
+    neural::adam(gpu, 100_003, 2, true, true);
+    neural::clip(gpu, 300_003, 10.0);
 }
 
 #[test]
@@ -139,7 +148,9 @@ fn buffers_in_windows() {
     }
     neural::sgd(&gpu, 10_001, STEP, true);
     neural::sgd(&gpu, 10_001, SgdStep { momentum: 0.0, nesterov: false, ..STEP }, false);
-    neural::adam(&gpu, 10_001, 2, false);
+    neural::adam(&gpu, 10_001, 2, false, false);
+    neural::adam(&gpu, 10_001, 2, false, true);
+    neural::clip(&gpu, 10_001, 10.0);
 }
 
 /// More workgroups than a dimension of the grid has.

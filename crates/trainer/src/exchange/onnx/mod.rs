@@ -57,6 +57,9 @@ const OF_INTS: i64 = 7;
 pub(super) fn to_bytes(model: &StoredModel) -> Result<Vec<u8>, ExchangeError> {
     let architecture = model.architecture().map_err(ExchangeError::Architecture)?;
     check_size(&architecture)?;
+    if architecture.reads_tokens() {
+        return Err(ExchangeError::OnnxTokens { model: architecture.name().to_string() });
+    }
     let mut file = File::default();
     let (input, output) = ("input", "logits");
     let mut values: Vec<String> = (0..architecture.graph.values.len()).map(|value| format!("value{value}")).collect();
@@ -120,7 +123,7 @@ impl Network<'_> {
     }
 
     fn norm(&self, norm: usize) -> Option<&StoredNorm> {
-        self.model.convolutional.as_ref()?.norms.get(norm)
+        self.model.parts.as_ref()?.norms.get(norm)
     }
 }
 
@@ -177,6 +180,7 @@ impl File {
         let (dimensions, axes, features) = match shape {
             ValueShape::Features(features) => (vec![features], vec![1], features),
             ValueShape::Image { channels, size } => (vec![channels, 1, 1], vec![1, 2, 3], channels * size[0] * size[1]),
+            ValueShape::Token(_) => return input.to_owned(),
         };
         match normalization {
             Normalization::Pixels { mean, deviation } => {
@@ -195,6 +199,7 @@ impl File {
                 let dimensions = match shape {
                     ValueShape::Features(features) => vec![features],
                     ValueShape::Image { channels, size: [height, width] } => vec![channels, height, width],
+                    ValueShape::Token(_) => vec![],
                 };
                 for (name, values) in [("input.mean", mean), ("input.deviation", deviation)] {
                     let values: Vec<_> = values.iter().map(|&value| value as f32).collect();
@@ -273,6 +278,9 @@ impl File {
             }
             &Node::Relu { input, output } => self.operation("Relu", &[value(input)], value(output), &[]),
             Node::Dropout { input, output, .. } => self.operation("Identity", &[value(*input)], value(*output), &[]),
+            Node::Gelu { .. } | Node::Embed { .. } | Node::Attention { .. } | Node::Recurrent { .. } => {
+                unreachable!("networks that read tokens are refused")
+            }
         }
         Ok(())
     }
@@ -290,6 +298,7 @@ impl File {
         let activation = if *relu { Activation::Relu } else { Activation::None };
         self.activated(activation, output, |file, output| match kind {
             LayerKind::Linear { .. } => file.operation("Gemm", &inputs, output, &[Attribute::Int("transB", 1)]),
+            LayerKind::Embedding { .. } => unreachable!("networks that read tokens are refused"),
             LayerKind::Conv { shape, .. } => {
                 let [above, left] = shape.padding();
                 let attributes = [
@@ -352,6 +361,7 @@ impl File {
 fn value_info(name: &str, shape: ValueShape) -> Message {
     let sizes = match shape {
         ValueShape::Features(features) => vec![features],
+        ValueShape::Token(_) => vec![],
         ValueShape::Image { channels, size: [height, width] } => vec![channels, height, width],
     };
     let batch = Message::default().text(2, "batch");
@@ -405,7 +415,7 @@ mod tests {
             bias: vec![0.0; nrows],
         };
         let layers = vec![layer("fc1", 40_000, 784), layer("fc2", 40_000, 40_000), layer("fc3", 10, 40_000)];
-        let error = to_bytes(&StoredModel { input: None, layers, convolutional: None }).unwrap_err().to_string();
+        let error = to_bytes(&StoredModel { input: None, layers, parts: None }).unwrap_err().to_string();
         let expected = "takes 6528408616 bytes, and the format allows 2147483647; use --format safetensors";
         assert!(error.ends_with(expected), "{error}");
     }

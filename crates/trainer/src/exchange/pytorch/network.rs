@@ -17,7 +17,7 @@ use super::super::description::Description;
 use super::super::layers::{check_finite_vector, check_finite_weight, dense_if_full};
 use super::tensors::{at_nonzeros, check_one_way, floats, list, masked, read_sparse, shape_key, shape_text};
 use crate::models::{
-    Architecture, ConvolutionalParts, LayerKind, MOST_WIDTH, ModelName, ModelSpec, Node, NormLayer, Stem, StoredLayer,
+    Architecture, LayerKind, MOST_WIDTH, ModelName, ModelSpec, NetworkParts, Node, NormLayer, Stem, StoredLayer,
     StoredModel, StoredNorm, StoredWeight, WeightLayer,
 };
 
@@ -175,7 +175,7 @@ pub(super) fn read(mut tensors: Tensors<'_>, options: &NetworkOptions) -> Result
     if let (true, Some(input)) = (new_head, &mut input) {
         input.class_names = None;
     }
-    Ok(StoredModel { input, layers, convolutional: Some(ConvolutionalParts { spec, norms }) })
+    Ok(StoredModel { input, layers, parts: Some(NetworkParts { spec, norms }) })
 }
 
 /// Whether the file has the last layer of the network, with its number of classes.

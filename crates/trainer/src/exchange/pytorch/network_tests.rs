@@ -32,7 +32,7 @@ fn network(name: &str, side: usize, width: f64, format: Format) -> StoredModel {
         .collect();
     let initialization = Initialization { format, init: Init::DenseFanIn, seed: 4 };
     let mut model = StoredModel::random(&architecture, &densities, initialization).unwrap();
-    for (i, norm) in model.convolutional.iter_mut().flat_map(|parts| &mut parts.norms).enumerate() {
+    for (i, norm) in model.parts.iter_mut().flat_map(|parts| &mut parts.norms).enumerate() {
         for (j, value) in norm.affine.iter_mut().chain(&mut norm.running).enumerate() {
             *value = 0.1 + ((3 * i + 7 * j) % 11) as f32 / 13.0;
         }
@@ -127,7 +127,7 @@ fn biases_before_normalisations_move_the_means() {
     let bytes = foreign(&model, as_it_is, vec![("features.0.bias", bias())]);
     let small = NetworkOptions { image_size: Some(32), ..options(0.05) };
     let read = from_bytes_as(&bytes, None, &small).unwrap();
-    let mean = |model: &StoredModel| model.convolutional.as_ref().unwrap().norms[0].running.clone();
+    let mean = |model: &StoredModel| model.parts.as_ref().unwrap().norms[0].running.clone();
     let (before, after) = (mean(&model), mean(&read));
     let expected = [before[0] - 0.5, before[1] + 0.25, before[2] - 2.0];
     assert_eq!((&after[..3], &after[3..]), (&expected[..], &before[3..]));

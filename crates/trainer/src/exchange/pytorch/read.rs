@@ -60,7 +60,7 @@ pub fn from_bytes_as(
             return Err(TensorsError::NoEffect { option, needs: "a file of another program: this is a model of rigl" });
         }
         let model = StoredModel::from_checkpoint(&Checkpoint::from_bytes(bytes)?)?;
-        if let Some(parts) = &model.convolutional {
+        if let Some(parts) = &model.parts {
             for norm in &parts.norms {
                 check_finite_vector(&norm.name, "affine", &norm.affine)?;
                 check_finite_vector(&norm.name, "running", &norm.running)?;

@@ -132,7 +132,7 @@ fn the_same_model_gives_the_same_bytes() {
 fn indices_beyond_32_bits_with_sign_are_wide() {
     let ncols = 3_000_000_000;
     let wide = layer("fc1", sparse(2, ncols, &[(0, 1), (1, 2_999_999_999)]));
-    let model = StoredModel { input: None, layers: vec![wide], convolutional: None };
+    let model = StoredModel { input: None, layers: vec![wide], parts: None };
     let bytes = to_bytes(&model, false).unwrap();
     assert_eq!(header(&bytes)["fc1.weight.col_indices"]["dtype"], "I64");
     assert_eq!(header(&bytes)["fc1.weight.crow_indices"]["dtype"], "I64");

@@ -139,13 +139,13 @@ impl Writer {
 pub fn to_bytes(model: &StoredModel, dense: bool) -> Result<Vec<u8>, ExchangeError> {
     let mut writer = Writer::default();
     // A convolutional network says its weights' dimensions; those of others are the matrices'.
-    let architecture = model.convolutional.as_ref().and_then(|_| model.architecture().ok());
+    let architecture = model.parts.as_ref().and_then(|_| model.architecture().ok());
     for (i, layer) in model.layers.iter().enumerate() {
         let dimensions = architecture.as_ref().map(|architecture| architecture.layers[i].dimensions());
         writer.weight(layer, &dimensions.unwrap_or_else(|| layer.weight.shape().to_vec()), dense)?;
         writer.bias(layer);
     }
-    model.convolutional.iter().flat_map(|parts| &parts.norms).for_each(|norm| writer.norm(norm));
+    model.parts.iter().flat_map(|parts| &parts.norms).for_each(|norm| writer.norm(norm));
     writer.metadata.insert(Description::KEY.to_owned(), Description::of(model).to_json());
     Ok(writer.finish())
 }

@@ -27,6 +27,7 @@ impl Builder {
         let shape = match input {
             ValueShape::Features(features) => InputShape::Features(Some(features)),
             ValueShape::Image { channels, size } => InputShape::Images { channels: Some(channels), size: Some(size) },
+            ValueShape::Token(_) => unreachable!("{NO_TOKENS}"),
         };
         let input_of_file = Input { shape, classes: Some(classes), open: false };
         let first_weights = FirstWeights::He;
@@ -39,6 +40,7 @@ impl Builder {
             classes,
             width: 1.0,
             stem: Stem::Auto,
+            sequence: None,
         };
         Self::new(&spec, input, first_weights)
     }
@@ -229,6 +231,9 @@ fn step(
 impl Definition {
     /// The network as a file has it, under its own name. The data may have other sizes than those it was built for, if its name
     /// says none.
+    ///
+    /// # Panics
+    /// If it reads tokens: such networks have names only.
     pub fn of(architecture: &Architecture) -> Self {
         let ModelSpec { name, channels, size, classes, .. } = &architecture.spec;
         if let ModelName::Own(definition) = name {
@@ -237,6 +242,7 @@ impl Definition {
         let shape = match architecture.graph.values[0] {
             ValueShape::Features(features) => InputShape::Features(Some(features)),
             ValueShape::Image { .. } => InputShape::Images { channels: Some(*channels), size: Some(*size) },
+            ValueShape::Token(_) => unreachable!("{NO_TOKENS}"),
         };
         let input = Input { shape, classes: Some(*classes), open: !name.is_mlp() };
         // A network of another width is none of the zoo's.
@@ -247,6 +253,9 @@ impl Definition {
         described(architecture, name, input)
     }
 }
+
+/// What callers see to.
+const NO_TOKENS: &str = "networks that read tokens have no definition, only names";
 
 /// The definition of a network that has been built.
 fn described(architecture: &Architecture, name: String, input: Input) -> Definition {
@@ -288,6 +297,7 @@ fn described(architecture: &Architecture, name: String, input: Input) -> Definit
                         masking,
                         counted_as,
                     }),
+                    LayerKind::Embedding { .. } => unreachable!("{NO_TOKENS}"),
                 };
                 let last = push(step(op, name, vec![of[input]]));
                 of[output] = with_relu(*relu, last, &mut push);
@@ -325,6 +335,9 @@ fn described(architecture: &Architecture, name: String, input: Input) -> Definit
                 of[*output] = push(step(Op::Concat, "", inputs));
             }
             &Node::Relu { input, output } => of[output] = push(step(Op::Relu, "", vec![of[input]])),
+            Node::Gelu { .. } | Node::Embed { .. } | Node::Attention { .. } | Node::Recurrent { .. } => {
+                unreachable!("{NO_TOKENS}")
+            }
         }
     }
     Definition { name, input, first_weights: architecture.first_weights, steps, lines: vec![], file: None }

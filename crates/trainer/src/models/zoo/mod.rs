@@ -1,7 +1,9 @@
 //! The networks, one family a file. Names of layers are those of PyTorch's modules where there are such.
 
+mod gpt;
 mod lenet;
 mod mobilenet;
+mod recurrent;
 mod resnet;
 mod vgg;
 mod wide_resnet;
@@ -17,6 +19,7 @@ use super::definition::{Definition, build};
 use super::family::{Family, FirstWeights};
 use super::graph::{ValueShape, WeightLayer};
 use super::name::{HIDDEN, ModelName, Stem};
+use super::sequence::SequenceFamily;
 use super::spec::ModelSpec;
 use crate::report::dimensions;
 
@@ -32,6 +35,9 @@ static FAMILIES: [(&Family, Build); 6] = [
     (&mobilenet::MOBILENET_RELU6, mobilenet::mobilenet_v2_relu6),
     (&vgg::VGG, vgg::vgg_16),
 ];
+
+/// Every family of networks that read tokens.
+static SEQUENCE_FAMILIES: [&SequenceFamily; 3] = [&recurrent::GRU, &recurrent::LSTM, &gpt::GPT];
 
 impl FromStr for ModelName {
     type Err = String;
@@ -55,6 +61,11 @@ impl FromStr for ModelName {
                 (None, None) => {}
             }
         }
+        for family in SEQUENCE_FAMILIES {
+            let Some(numbers) = name.strip_prefix(family.prefix) else { continue };
+            let numbers = numbers.split('-').map(number).collect::<Option<Vec<_>>>().filter(|n| (family.has)(n));
+            return numbers.map(|numbers| Self::Sequence(family, numbers)).ok_or_else(|| family.rule.to_owned());
+        }
         // Column indices are u32.
         let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size > 0).map(|size| size as usize);
         let sizes = |text: &str| text.split('-').map(size).collect::<Option<Vec<_>>>();
@@ -64,9 +75,10 @@ impl FromStr for ModelName {
         match sizes(name) {
             Some(sizes) if sizes.len() >= 2 => Ok(Self::Mlp(sizes)),
             _ => Err(format!(
-                "the models are lenet-300-100, {}, a multi-layer perceptron given by its hidden layers, such as mlp-300-100, or by \
-                 all layer sizes, such as 784-300-100-10, or a file such as net.toml",
-                FAMILIES.map(|(family, _)| family.names).join(", ")
+                "the models are lenet-300-100, {}, {}, a multi-layer perceptron given by its hidden layers, such as mlp-300-100, or \
+                 by all layer sizes, such as 784-300-100-10, or a file such as net.toml",
+                FAMILIES.map(|(family, _)| family.names).join(", "),
+                SEQUENCE_FAMILIES.map(|family| family.names).join(", ")
             )),
         }
     }
@@ -101,6 +113,20 @@ impl Architecture {
                 let mut builder = Builder::new(spec, input, family.first_weights);
                 builder.check_input()?;
                 build(&mut builder, numbers)?;
+                builder.finish()
+            }
+            ModelName::Sequence(family, numbers) => {
+                let sequence = spec.sequence.clone().unwrap_or_default();
+                let first_weights = match family.cell {
+                    Some(_) => FirstWeights::Recurrent,
+                    None => FirstWeights::Transformer { layers: numbers[0] },
+                };
+                let mut builder = Builder::new(spec, ValueShape::Token(spec.classes), first_weights);
+                builder.check_input()?;
+                match family.cell {
+                    Some(cell) => recurrent::recurrent(&mut builder, cell, numbers, &sequence)?,
+                    None => gpt::gpt(&mut builder, numbers, &sequence)?,
+                }
                 builder.finish()
             }
             name => {

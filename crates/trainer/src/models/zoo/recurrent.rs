@@ -1,0 +1,56 @@
+//! Recurrent language models: the paper's of one GRU (section 4.2 and appendix I), and the same of LSTMs.
+
+use super::super::build_error::BuildError;
+use super::super::builder::Builder;
+use super::super::graph::{Cell, Masking};
+use super::super::sequence::{SequenceFamily, SequenceSpec, TrainingDefaults};
+
+/// The paper's (appendix I).
+const TRAINING: TrainingDefaults = TrainingDefaults {
+    decoupled: false,
+    lr: 7e-4,
+    warmup_steps: 0,
+    weight_decay: 5e-4,
+    beta2: 0.999,
+    clip_norm: 10.0,
+    batch_size: 32,
+};
+
+pub(super) static GRU: SequenceFamily = SequenceFamily {
+    prefix: "gru-",
+    names: "gru-H",
+    rule: "it must be gru-H, or gru-H-H… for stacked layers, with widths H of at least 1, such as gru-512",
+    has: |widths| widths.iter().all(|&width| width > 0),
+    cell: Some(Cell::Gru),
+    training: TRAINING,
+};
+
+pub(super) static LSTM: SequenceFamily = SequenceFamily {
+    prefix: "lstm-",
+    names: "lstm-H",
+    rule: "it must be lstm-H, or lstm-H-H… for stacked layers, with widths H of at least 1, such as lstm-512",
+    has: |widths| widths.iter().all(|&width| width > 0),
+    cell: Some(Cell::Lstm),
+    training: TRAINING,
+};
+
+/// An embedding, recurrent layers of these widths, and a readout of linear layers with ReLU between them.
+pub(super) fn recurrent(
+    builder: &mut Builder,
+    cell: Cell,
+    widths: &[usize],
+    sequence: &SequenceSpec,
+) -> Result<(), BuildError> {
+    let tokens = builder.input();
+    let mut x = builder.embedding("embedding", sequence.embedding, None, tokens)?;
+    for (i, &width) in widths.iter().enumerate() {
+        x = builder.recurrent(format!("{}.l{i}", cell.name()), cell, width, x)?;
+        x = builder.dropout(format!("{}.l{i}", cell.name()), x)?;
+    }
+    for (i, &outputs) in sequence.readout.iter().enumerate() {
+        x = builder.linear(format!("readout.{i}"), outputs, true, x)?;
+    }
+    builder.masking = Masking::Any;
+    builder.linear(format!("readout.{}", sequence.readout.len()), builder.spec.classes, false, x)?;
+    Ok(())
+}
