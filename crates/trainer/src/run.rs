@@ -264,6 +264,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 huber_delta: (parts.config.loss == LossKind::Huber).then_some(parts.config.huber_delta),
                 table: parts.data.table.as_deref().cloned(),
                 target_scale: parts.data.target_scale.clone(),
+                alphabet: parts.data.alphabet.clone(),
             },
             data_sha256: parts.data.sha256(),
             batches_per_epoch,

@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::data::fetch::{FetchError, Fetched, Origin, fetch, verify};
 use crate::data::image_folder::{self, FolderOptions};
 use crate::data::table::TABLE;
-use crate::data::{DataError, EMBEDDED, IMAGE_FOLDER, KNOWN, KnownSet};
+use crate::data::text::{TEXT, TINY_SHAKESPEARE, TINY_SHAKESPEARE_CHARACTERS, is_text, tiny_shakespeare_is_published};
+use crate::data::{DataError, EMBEDDED, IMAGE_FOLDER, KNOWN, KnownSet, is_in_folder};
 use crate::interrupt::Interrupt;
 use crate::report::{Table, print_record, print_text};
 
@@ -172,18 +173,23 @@ fn run_list(args: &DataListArgs) -> crate::Result<()> {
         let set = KnownSet::named(name).ok();
         let found = match set {
             Some(set) => set.find(data_dir.as_deref()).ok().and_then(|files| Some(files[0].parent()?.to_owned())),
-            None if name == TABLE => None,
+            None if !is_in_folder(name) => None,
             None => data_dir.clone().filter(|folder| image_folder::load(folder, &FolderOptions::default()).is_ok()),
         };
-        let embedded = name == EMBEDDED;
+        let embedded = name == EMBEDDED || name == TINY_SHAKESPEARE;
+        let (of_text, characters) = TINY_SHAKESPEARE_CHARACTERS;
+        let known = match set {
+            Some(set) => Some((set.classes, set.samples)),
+            None => (name == TINY_SHAKESPEARE).then_some((of_text, characters)),
+        };
         let record = ListRecord {
             event: "data",
             action: "list",
             name,
-            classes: set.map(|set| set.classes),
+            classes: known.map(|(classes, _)| classes),
             shape: set.map(|set| set.shape),
-            train: set.map(|set| set.samples[0]),
-            test: set.map(|set| set.samples[1]),
+            train: known.map(|(_, [train, _])| train),
+            test: known.map(|(_, [_, test])| test),
             embedded,
             found: found.filter(|_| !embedded),
         };
@@ -192,10 +198,14 @@ fn run_list(args: &DataListArgs) -> crate::Result<()> {
             continue;
         }
         let number = |number: Option<usize>| number.map_or("any".to_owned(), |number| number.to_string());
-        let shape = record.shape.map_or("any".to_owned(), |[c, h, w]| format!("{h}×{w}×{c}"));
+        let shape = match record.shape {
+            Some([c, h, w]) => format!("{h}×{w}×{c}"),
+            None => if is_text(name) { "text" } else { "any" }.to_owned(),
+        };
         let found = match &record.found {
             Some(folder) => folder.display().to_string(),
             None if name == TABLE => "give --table".to_owned(),
+            None if name == TEXT => "give --text".to_owned(),
             None => if embedded { "embedded" } else { "no" }.to_owned(),
         };
         table.row([name.to_owned(), number(record.classes), number(record.train), number(record.test), shape, found]);
@@ -213,6 +223,8 @@ fn run_fetch(args: &DataFetchArgs) -> crate::Result<()> {
     let set = match KnownSet::named(&args.name) {
         Err(_) if args.name == IMAGE_FOLDER => return Err(FetchError::NoHome { name: IMAGE_FOLDER }.into()),
         Err(_) if args.name == TABLE => return Err(FetchError::NoHome { name: TABLE }.into()),
+        Err(_) if args.name == TEXT => return Err(FetchError::NoHome { name: TEXT }.into()),
+        Err(_) if args.name == TINY_SHAKESPEARE => return Err(FetchError::NoHome { name: TINY_SHAKESPEARE }.into()),
         set => set?,
     };
     let home = set.home.ok_or(FetchError::NoHome { name: set.name })?;
@@ -254,6 +266,12 @@ fn run_verify(args: &DataVerifyArgs) -> crate::Result<()> {
     if args.name == TABLE {
         return Err("a table is verified when it is read: rigl train --data table --table FILE".to_owned().into());
     }
+    if args.name == TEXT {
+        return Err("a text is verified when it is read: rigl train --data text --text FILE".to_owned().into());
+    }
+    if args.name == TINY_SHAKESPEARE {
+        return verify_tiny_shakespeare(args.json);
+    }
     let set = KnownSet::named(&args.name)?;
     let (path, verified) = if set.name == EMBEDDED {
         (None, verify(set, &[])?)
@@ -265,6 +283,31 @@ fn run_verify(args: &DataVerifyArgs) -> crate::Result<()> {
     print(&record("verify", set, path.clone(), &verified), "is in", args.json)?;
     if verified.verified == Some(false) {
         return Err(VerifyError::Content { name: set.name, path }.into());
+    }
+    Ok(())
+}
+
+/// The record of the embedded text.
+#[derive(Debug, Serialize)]
+struct TextRecord {
+    event: &'static str,
+    action: &'static str,
+    name: &'static str,
+    symbols: usize,
+    classes: usize,
+    verified: bool,
+}
+
+fn verify_tiny_shakespeare(json: bool) -> crate::Result<()> {
+    let [symbols, classes] = tiny_shakespeare_is_published()?;
+    let (event, action, name) = ("data", "verify", TINY_SHAKESPEARE);
+    match json {
+        true => print_record(&TextRecord { event, action, name, symbols, classes, verified: true })?,
+        false => {
+            print_text(format_args!(
+                "{name} is in the program: {symbols} characters, {classes} different, as published"
+            ))?;
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::model_data::{self, Source};
 use super::values::parse_count;
-use crate::data;
+use crate::data::{self, text::TEXT};
 use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_device};
 use crate::fit::check_fit;
 use crate::interrupt::Interrupt;
@@ -45,6 +45,10 @@ pub struct EvalArgs {
     /// run's table]
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
+    /// Files of a text to evaluate on, all of it, with the symbols that the model was trained on [default: the test text of the
+    /// run]
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
+    pub text: Vec<PathBuf>,
     /// Which samples: the test set or the whole training set
     #[arg(long, value_enum, default_value_t = EvalSplit::Test)]
     pub split: EvalSplit,
@@ -98,9 +102,17 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
     let interrupt = Interrupt::install()?;
     let (model, checkpoint) = load_model_of(&args.model, args.which)?;
     let trained_on = model.input.clone();
-    let name = args.data.as_deref().or(trained_on.as_ref().map(|input| &*input.data)).unwrap_or(data::EMBEDDED);
+    let of_text = trained_on.as_ref().is_some_and(|input| input.alphabet.is_some());
+    let trained_data = || trained_on.as_ref().map(|input| &*input.data);
+    let name = match &args.data {
+        Some(name) => name,
+        // Whatever text it was trained on.
+        None if of_text && !args.text.is_empty() => TEXT,
+        None => trained_data().unwrap_or(data::EMBEDDED),
+    };
     let (data_dir, table) = (args.data_dir.as_deref(), args.table.as_deref());
-    let data = model_data::load(Source { model: &args.model, name, data_dir, table }, trained_on.as_ref())?;
+    let data =
+        model_data::load(Source { model: &args.model, name, data_dir, table, text: &args.text }, trained_on.as_ref())?;
     let loss = trained_on.as_ref().map_or(Loss::default(), ModelInput::loss);
     check_fit(&model.architecture()?, &data)?;
     // A model goes on to see what it was trained to see.

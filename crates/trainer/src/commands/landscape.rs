@@ -187,13 +187,14 @@ pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
     let input = common_input(&ends)?;
     let architecture = ends[0].model.architecture()?;
     let trained = args.curves.iter().any(|curve| curve.is_trained());
-    check_effects(args, trained, !architecture.norms.is_empty(), input.data != data::EMBEDDED)?;
+    check_effects(args, trained, !architecture.norms.is_empty(), data::is_in_folder(&input.data))?;
     if !input.loss.is_of_classes() {
         return Err(
             format!("landscapes are of classifiers; these models were trained with --loss {}", input.loss).into()
         );
     }
-    let source = Source { model: &args.a, name: &input.data, data_dir: args.data_dir.as_deref(), table: None };
+    let source =
+        Source { model: &args.a, name: &input.data, data_dir: args.data_dir.as_deref(), table: None, text: &[] };
     let data = model_data::load(source, Some(&input))?;
     check_fit(&architecture, &data)?;
     let batch_size = args.batch_size.unwrap_or(BATCH_SIZE).min(data.train.len());

@@ -1,9 +1,10 @@
 //! The data for a model that has been trained: as the model saw it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
-use crate::data::table::{TABLE, Trained};
+use crate::data::table::TABLE;
+use crate::data::text::TEXT;
 use crate::data::{self, Dataset};
 use crate::models::ModelInput;
 use crate::run_dir::{data_dir_for, run_config};
@@ -21,6 +22,8 @@ pub(super) struct Source<'a> {
     pub data_dir: Option<&'a Path>,
     /// The table that was given, all rows of which are the test set.
     pub table: Option<&'a Path>,
+    /// Files of a text that were given, which are the test text.
+    pub text: &'a [PathBuf],
 }
 
 /// The data set, with the columns, classes and scales that the model was trained with.
@@ -28,23 +31,31 @@ pub(super) struct Source<'a> {
 /// # Errors
 /// If it is unavailable, or has classes that the model does not know.
 pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate::Result<Dataset> {
-    let Source { model, name, data_dir, table } = source;
-    if data_dir.is_some() && (name == data::EMBEDDED || name == TABLE) {
+    let Source { model, name, data_dir, table, text } = source;
+    if data_dir.is_some() && !data::is_in_folder(name) {
         return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS }.into());
     }
     if table.is_some() && name != TABLE {
         return Err(ConfigError::NoEffect { option: "table", needs: "a model that was trained on a table" }.into());
     }
+    if !text.is_empty() && name != TEXT {
+        return Err(ConfigError::NoEffect { option: "text", needs: "a model that was trained on a text" }.into());
+    }
     let mut config = run_config(model).unwrap_or_default();
     config.data = name.to_owned();
     config.loss = trained_on.map_or(config.loss, |input| input.loss);
-    config.data_dir = if name == data::EMBEDDED { None } else { data_dir_for(data_dir, model) };
+    config.data_dir = if !data::is_in_folder(name) { None } else { data_dir_for(data_dir, model) };
     config.image_size = trained_on.and_then(|input| input.image_size).unwrap_or(DEFAULT_IMAGE_SIZE);
     if let Some(table) = table {
         config.table = Some(table.to_owned());
         config.test_table.clone_from(&config.table);
     }
-    let mut data = config.load_data(trained_on.map(trained))?;
+    if !text.is_empty() {
+        config.text = text.to_vec();
+        config.text_valid.clear();
+        config.text_test.clone_from(&config.text);
+    }
+    let mut data = config.load_data(trained_on)?;
     match trained_on.and_then(|input| input.class_names.as_deref()) {
         Some(names) => {
             let missing = data.number_classes(names)?;
@@ -64,8 +75,4 @@ pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate
         data.scale_targets(Some(scale));
     }
     Ok(data)
-}
-
-fn trained(input: &ModelInput) -> Trained<'_> {
-    Trained { columns: input.table.as_ref(), class_names: input.class_names.as_deref() }
 }

@@ -414,6 +414,7 @@ mod tests {
             table: None,
             class_names: None,
             target_scale: None,
+            alphabet: None,
         }
     }
 

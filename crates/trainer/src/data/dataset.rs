@@ -9,8 +9,10 @@ use sparse_kernels::random::Key;
 use super::error::DataError;
 use super::normalization::{Normalization, Normalize, value_moments};
 use super::picture_files::PictureFiles;
+use super::sequences::LaneOrder;
 use super::table::TableColumns;
 use super::targets::Targets;
+use super::text::{Alphabet, Text};
 use crate::task::TargetScale;
 
 /// Inputs of a split.
@@ -22,28 +24,54 @@ pub enum Inputs {
     Files(PictureFiles),
     /// Numbers, in the order of bytes. NaN is a missing one.
     Floats(Vec<f32>),
+    /// A text, each token of which is to be foreseen. A sample is a window.
+    Text(Text),
 }
 
 /// Samples with what is to be learned of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
-    /// Channels, height and width of each image, as it is read; of features `[1, 1, features]`.
+    /// Channels, height and width of each image, as it is read; of features `[1, 1, features]`, of a text `[1, 1, length]` with
+    /// the tokens of a window.
     pub shape: [usize; 3],
     /// The inputs.
     pub inputs: Inputs,
-    /// The targets.
+    /// The targets; none of a text, whose tokens are its targets.
     pub targets: Targets,
 }
 
 impl Split {
-    /// Number of samples.
+    /// A text.
+    pub fn of_text(text: Text) -> Self {
+        Self { shape: [1, 1, text.length()], inputs: Inputs::Text(text), targets: Targets::Classes(Vec::new()) }
+    }
+
+    /// Number of samples; of a text, windows of an epoch of training.
     pub fn len(&self) -> usize {
-        self.targets.len()
+        self.text().map_or(self.targets.len(), Text::training_windows)
     }
 
     /// Whether there is no sample.
     pub fn is_empty(&self) -> bool {
-        self.targets.is_empty()
+        self.len() == 0
+    }
+
+    /// The text, if it is one.
+    pub fn text(&self) -> Option<&Text> {
+        match &self.inputs {
+            Inputs::Text(text) => Some(text),
+            Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Files(_) => None,
+        }
+    }
+
+    /// Batches of an epoch of training, and the samples in all of them. Of a text that comes in streams
+    /// ([`LaneOrder::TimeMajor`]), the windows beyond equally long streams are left out.
+    pub fn epoch(&self, batch_size: usize, order: Option<LaneOrder>) -> [usize; 2] {
+        let batch_size = batch_size.min(self.len()).max(1);
+        match order {
+            Some(LaneOrder::TimeMajor) => [self.len() / batch_size, self.len() / batch_size * batch_size],
+            Some(LaneOrder::SequenceMajor) | None => [self.len().div_ceil(batch_size), self.len()],
+        }
     }
 
     /// The class of each sample; none where samples have numbers.
@@ -54,7 +82,7 @@ impl Split {
     /// The files of all images, if they are in files.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         let files = match &self.inputs {
-            Inputs::Bytes(_) | Inputs::Floats(_) => None,
+            Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) => None,
             Inputs::Files(files) => Some(files),
         };
         let labels = (0..).zip(self.labels());
@@ -65,7 +93,7 @@ impl Split {
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.inputs {
             Inputs::Bytes(bytes) => Some(bytes),
-            Inputs::Files(_) | Inputs::Floats(_) => None,
+            Inputs::Files(_) | Inputs::Floats(_) | Inputs::Text(_) => None,
         }
     }
 
@@ -98,6 +126,7 @@ impl Split {
             Inputs::Bytes(bytes) => Inputs::Bytes(chosen(bytes, features, samples)),
             Inputs::Floats(values) => Inputs::Floats(chosen(values, features, samples)),
             Inputs::Files(files) => Inputs::Files(files.select(samples)),
+            Inputs::Text(_) => unreachable!("a text is cut, its windows are not chosen"),
         };
         Self { shape: self.shape, inputs, targets: self.targets.select(samples) }
     }
@@ -128,6 +157,8 @@ pub struct Dataset {
     pub class_names: Option<Vec<String>>,
     /// How targets that are numbers were scaled, see [`Dataset::scale_targets`].
     pub target_scale: Option<TargetScale>,
+    /// The symbols of a text.
+    pub alphabet: Option<Alphabet>,
 }
 
 impl Dataset {
@@ -137,12 +168,20 @@ impl Dataset {
     }
 
     /// Moves `round(fraction · samples)` training samples, chosen by `seed`, to [`Dataset::validation`]. Both parts
-    /// keep the order of the original. A fraction of 0 changes nothing.
+    /// keep the order of the original. Of a text it is the end of what is trained on, as many tokens as the fraction is of the whole
+    /// text. A fraction of 0 changes nothing.
     ///
     /// # Errors
-    /// [`DataError::Fraction`] unless `0 <= fraction < 1` and both parts have a sample.
+    /// [`DataError::Fraction`] unless `0 <= fraction < 1` and both parts have a sample; [`DataError::Text`] if a part is too short.
     pub fn hold_out(&mut self, fraction: f64, seed: u64) -> Result<(), DataError> {
         if fraction == 0.0 {
+            return Ok(());
+        }
+        if let Inputs::Text(text) = &self.train.inputs {
+            let (train, validation) = text.cut(fraction);
+            let (train, validation) = (train.for_training()?, validation.checked("validation")?);
+            self.validation = Some(Arc::new(Split::of_text(validation)));
+            self.train = Arc::new(Split::of_text(train));
             return Ok(());
         }
         let samples = self.train.len();
@@ -193,6 +232,10 @@ impl Dataset {
             sum.update((split.len() as u64).to_le_bytes());
             match (&split.inputs, &split.targets) {
                 (Inputs::Files(files), _) => files.digest(split.labels(), &mut sum),
+                (Inputs::Text(text), _) => {
+                    sum.update((text.tokens().len() as u64).to_le_bytes());
+                    add_words(&mut sum, text.tokens(), u16::to_le_bytes);
+                }
                 (Inputs::Bytes(bytes), Targets::Classes(classes)) => {
                     sum.update(bytes);
                     // No set of bytes has more classes than a byte can tell apart.
@@ -202,7 +245,7 @@ impl Dataset {
                     match inputs {
                         Inputs::Bytes(bytes) => sum.update(bytes),
                         Inputs::Floats(values) => add_words(&mut sum, values, |value| value.to_le_bytes()),
-                        Inputs::Files(_) => {}
+                        Inputs::Files(_) | Inputs::Text(_) => {}
                     }
                     match targets {
                         Targets::Classes(classes) => add_words(&mut sum, classes, |class| class.to_le_bytes()),
@@ -216,11 +259,11 @@ impl Dataset {
 
     /// How its values become inputs, by the training set (without those held out). Files are not read for this: of them,
     /// all but [`Normalize::PerImage`] and [`Normalize::None`] gives the channels' figures of ImageNet. A column that stands
-    /// for a word of a table stays 0 or 1.
+    /// for a word of a table stays 0 or 1. Tokens are not normalised, whatever is asked for.
     pub fn normalization(&self, normalize: Normalize) -> Normalization {
         match (normalize, &self.train.inputs) {
+            (Normalize::None, _) | (_, Inputs::Text(_)) => Normalization::Pixels { mean: 0.0, deviation: 1.0 },
             (Normalize::PerImage, _) => Normalization::PerImage,
-            (Normalize::None, _) => Normalization::Pixels { mean: 0.0, deviation: 1.0 },
             (_, Inputs::Files(_)) => Normalization::of_imagenet(),
             (Normalize::Pixels, Inputs::Bytes(bytes)) => Normalization::of_pixels(bytes),
             (Normalize::Channels, Inputs::Bytes(bytes)) => Normalization::of_channels(bytes, self.shape),
@@ -258,7 +301,7 @@ pub fn content_sums(data: &Dataset) -> [u128; 2] {
     })
 }
 
-fn add_words<T: Copy>(sum: &mut Sha256, words: &[T], bytes: impl Fn(T) -> [u8; 4]) {
+fn add_words<T: Copy, const N: usize>(sum: &mut Sha256, words: &[T], bytes: impl Fn(T) -> [u8; N]) {
     for part in words.chunks(4096) {
         sum.update(part.iter().flat_map(|&word| bytes(word)).collect::<Vec<u8>>());
     }

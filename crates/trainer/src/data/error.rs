@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::picture::PictureError;
 use super::table::TableError;
+use super::text::TextError;
 use crate::error::{Kind, Kinded};
 use crate::report::listed;
 
@@ -58,6 +59,12 @@ pub enum DataError {
     /// The data set is a table, and no file was given.
     #[error("data: table needs a file; give it with --table FILE")]
     NoTable,
+    /// The data set is a text, and no file was given.
+    #[error("data: text needs a file; give it with --text FILE")]
+    NoText,
+    /// A text cannot be used.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// A table or an array is not what was asked for.
     #[error("{}: {source}", file.display())]
     Table {
@@ -266,7 +273,9 @@ impl Kinded for DataError {
             | Self::ClassNames { .. }
             | Self::NoPicture { .. }
             | Self::TestFraction { .. }
-            | Self::NoTable => Kind::Usage,
+            | Self::NoTable
+            | Self::NoText
+            | Self::Text(_) => Kind::Usage,
             Self::Table { source, .. } => match **source {
                 TableError::Arrays(_) | TableError::Csv(_) => Kind::Failure,
                 _ => Kind::Usage,

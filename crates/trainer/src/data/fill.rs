@@ -148,11 +148,12 @@ pub(super) enum AnyFiller {
 }
 
 impl AnyFiller {
-    /// As [`Filler::new`], for these inputs.
-    pub(super) fn new(inputs: &Inputs, shape: [usize; 3], normalization: &Normalization) -> Self {
+    /// As [`Filler::new`], for these inputs; none for a text, whose tokens are no values.
+    pub(super) fn new(inputs: &Inputs, shape: [usize; 3], normalization: &Normalization) -> Option<Self> {
         match inputs {
-            Inputs::Bytes(_) | Inputs::Files(_) => Self::Bytes(Filler::new(shape, normalization)),
-            Inputs::Floats(_) => Self::Floats(Filler::new(shape, normalization)),
+            Inputs::Bytes(_) | Inputs::Files(_) => Some(Self::Bytes(Filler::new(shape, normalization))),
+            Inputs::Floats(_) => Some(Self::Floats(Filler::new(shape, normalization))),
+            Inputs::Text(_) => None,
         }
     }
 }

@@ -75,6 +75,7 @@ pub fn load(data_dir: &Path, options: &FolderOptions) -> Result<Dataset, DataErr
         table: None,
         class_names: None,
         target_scale: None,
+        alphabet: None,
     })
 }
 
@@ -544,7 +545,7 @@ mod tests {
         fn pictures_path(&self, sample: u32) -> PathBuf {
             match &self.inputs {
                 Inputs::Files(files) => files.path(sample, self.labels()[sample as usize]),
-                Inputs::Bytes(_) | Inputs::Floats(_) => panic!("pictures in memory have no path"),
+                Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) => panic!("what is in memory has no path"),
             }
         }
     }

@@ -6,13 +6,14 @@ use super::cifar::Records;
 use super::compressed;
 use super::error::DataError;
 use super::table::TABLE;
+use super::text::{TEXT, TINY_SHAKESPEARE};
 
 /// The data set that needs no files.
 pub const EMBEDDED: &str = "fashion-mnist-mini";
 /// The data set that is a folder of pictures.
 pub const IMAGE_FOLDER: &str = "image-folder";
 /// Every name that [`load`](super::load) knows.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 14] = [
     EMBEDDED,
     "fashion-mnist",
     "mnist",
@@ -25,7 +26,14 @@ pub const KNOWN: [&str; 12] = [
     "emnist-bymerge",
     IMAGE_FOLDER,
     TABLE,
+    TINY_SHAKESPEARE,
+    TEXT,
 ];
+
+/// Whether a data set is looked for in the folder of data sets: it is not part of the program, and has no files of its own names.
+pub fn is_in_folder(name: &str) -> bool {
+    ![EMBEDDED, TABLE, TINY_SHAKESPEARE, TEXT].contains(&name)
+}
 
 /// A data set by its name.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +137,7 @@ pub fn known_class_names(name: &str) -> Option<Vec<String>> {
     Some(names.map(str::to_owned).to_vec())
 }
 
-/// Every data set but the image folders, in the order of [`KNOWN`].
+/// Every data set of images but the image folders, in the order of [`KNOWN`].
 ///
 /// MD5 sums are those that the publishers give or that torchvision checks. Sums of contents were taken of files whose MD5
 /// sums, or published means and deviations, were right.

@@ -26,6 +26,9 @@ use super::batch::{Batch, BatchInputs};
 use super::dataset::{Inputs, Split, shuffle};
 use super::fill::AnyFiller;
 use super::picture::{Cut, PictureReader};
+use super::sequences::Sequences;
+use super::targets::Targets;
+use super::text::{TextBatches, TextEpoch};
 use super::{DataError, InputForm, Normalization};
 use crate::data::Augment;
 
@@ -92,6 +95,14 @@ pub enum LoaderError {
     Augment {
         /// The change.
         augment: Augment,
+    },
+    /// What is asked for cannot be made of the samples.
+    #[error("the samples are {got}; the network reads {expected}")]
+    Form {
+        /// What they are.
+        got: &'static str,
+        /// What is asked for.
+        expected: &'static str,
     },
     /// The normalization is of pictures with another number of channels.
     #[error("the normalisation is for images with {expected} channels; these have {got}")]
@@ -190,12 +201,15 @@ impl BatchLoader {
             Inputs::Bytes(bytes) => bytes.len(),
             Inputs::Floats(values) => values.len(),
             Inputs::Files(files) => files.len() * features,
+            Inputs::Text(_) => samples * features,
         };
         if values != samples * features {
             return Err(LoaderError::Split { samples, features, values });
         }
-        let batches_per_epoch = match batch_size {
-            0 => 0,
+        let text = text_batches(&split, options)?;
+        let batches_per_epoch = match (batch_size, &text) {
+            (0, _) => 0,
+            (_, Some(text)) => text.count(),
             _ if drop_last => samples / batch_size,
             _ => samples.div_ceil(batch_size),
         };
@@ -205,8 +219,8 @@ impl BatchLoader {
         check_normalization(normalization, split.shape)?;
         if let Order::Shuffled { augment, .. } = order {
             match (augment, &split.inputs) {
-                (Augment::CropFlip, Inputs::Files(_) | Inputs::Floats(_))
-                | (Augment::RandomResizedCropFlip, Inputs::Bytes(_) | Inputs::Floats(_)) => {
+                (Augment::CropFlip, Inputs::Files(_) | Inputs::Floats(_) | Inputs::Text(_))
+                | (Augment::RandomResizedCropFlip, Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_)) => {
                     return Err(LoaderError::Augment { augment });
                 }
                 (Augment::CropFlip, _) if height.min(width) <= PAD => return Err(LoaderError::Small { height, width }),
@@ -226,15 +240,25 @@ impl BatchLoader {
             let (ready_sender, ready) = sync_channel(buffers);
             let (free, free_receiver) = sync_channel(buffers);
             for _ in 0..buffers {
-                let inputs = BatchInputs::Values { layout, values: Vec::with_capacity(layout.len()) };
+                let inputs = match form {
+                    InputForm::Tokens { order, strip } => {
+                        let sequences = Sequences::new(order, strip, [0, width], false);
+                        BatchInputs::Tokens { sequences, tokens: Vec::new() }
+                    }
+                    _ => BatchInputs::Values { layout, values: Vec::with_capacity(layout.len()) },
+                };
                 let targets = split.targets.none_of(layout.samples());
                 let batch = Batch { inputs, targets, corrupt: Vec::new() };
                 free.send(batch).expect("the receiver is in scope");
             }
-            let filler = AnyFiller::new(&split.inputs, split.shape, normalization);
+            let maker = match (&text, AnyFiller::new(&split.inputs, split.shape, normalization)) {
+                (Some(text), _) => Maker::Text(text.clone(), TextEpoch::default()),
+                (None, Some(filler)) => Maker::Samples(filler),
+                (None, None) => unreachable!("a text has its batches"),
+            };
             let reader = PictureReader::new(height);
             let (split, stop) = (split.clone(), stop.clone());
-            let job = Job { split, options, batches_per_epoch, filler, reader, order: Vec::new(), stop };
+            let job = Job { split, options, batches_per_epoch, maker, reader, order: Vec::new(), stop };
             let thread = thread::Builder::new().name("batch loader".to_owned()).spawn(move || {
                 // The caller has been told of an error, or is gone.
                 let _ = job.run((first_batch + index..).step_by(threads), &free_receiver, &ready_sender);
@@ -296,6 +320,22 @@ impl Drop for BatchLoader {
     }
 }
 
+/// The batches of a text; none of other samples, which must not be asked for as tokens.
+fn text_batches(split: &Split, options: LoaderOptions) -> Result<Option<TextBatches>, LoaderError> {
+    let seed = match options.order {
+        Order::Shuffled { seed, .. } => Some(seed),
+        Order::Stored => None,
+    };
+    match (split.text(), options.form) {
+        (Some(text), InputForm::Tokens { order, strip }) => {
+            Ok(Some(TextBatches::new(text, order, strip, options.batch_size, seed)))
+        }
+        (Some(_), _) => Err(LoaderError::Form { got: "a text", expected: "values" }),
+        (None, InputForm::Tokens { .. }) => Err(LoaderError::Form { got: "values", expected: "a text" }),
+        (None, _) => Ok(None),
+    }
+}
+
 /// A normalization must have numbers of these samples.
 fn check_normalization(normalization: &Normalization, shape: [usize; 3]) -> Result<(), LoaderError> {
     let (channels, features) = (shape[0], shape.iter().product());
@@ -320,10 +360,11 @@ impl InputMaker {
     /// For bytes or numbers of samples of `[channels, height, width]`.
     ///
     /// # Errors
-    /// [`LoaderError`] if the normalization has numbers of other samples.
+    /// [`LoaderError`] if the normalization has numbers of other samples, or they are a text.
     pub fn new(inputs: Inputs, shape: [usize; 3], normalization: &Normalization) -> Result<Self, LoaderError> {
         check_normalization(normalization, shape)?;
         let filler = AnyFiller::new(&inputs, shape, normalization);
+        let filler = filler.ok_or(LoaderError::Form { got: "a text", expected: "values" })?;
         Ok(Self { inputs, shape, filler })
     }
 
@@ -333,6 +374,7 @@ impl InputMaker {
             Inputs::Bytes(bytes) => bytes.len(),
             Inputs::Floats(values) => values.len(),
             Inputs::Files(files) => return files.len(),
+            Inputs::Text(_) => unreachable!("refused in new"),
         };
         values / self.shape.iter().product::<usize>().max(1)
     }
@@ -371,12 +413,20 @@ enum End {
     Failed(DataError),
 }
 
+/// How a worker makes batches.
+enum Maker {
+    /// Of samples by themselves.
+    Samples(AnyFiller),
+    /// Of a text, with what was drawn for the epoch.
+    Text(TextBatches, TextEpoch),
+}
+
 /// What a worker does.
 struct Job {
     split: Arc<Split>,
     options: LoaderOptions,
     batches_per_epoch: usize,
-    filler: AnyFiller,
+    maker: Maker,
     reader: PictureReader,
     /// The epoch's samples.
     order: Vec<u32>,
@@ -396,9 +446,13 @@ impl Job {
         for number in numbers {
             let (epoch, batch_of_epoch) = (number / self.batches_per_epoch, number % self.batches_per_epoch);
             if ordered != Some(epoch) {
-                match self.options.order {
-                    Order::Stored => self.order = (0..self.split.len() as u32).collect(),
-                    Order::Shuffled { seed, first_epoch, .. } => {
+                match (self.options.order, &mut self.maker) {
+                    (order, Maker::Text(text, drawn)) => {
+                        let first = if let Order::Shuffled { first_epoch, .. } = order { first_epoch } else { 0 };
+                        text.begin(first + epoch as u64, drawn);
+                    }
+                    (Order::Stored, _) => self.order = (0..self.split.len() as u32).collect(),
+                    (Order::Shuffled { seed, first_epoch, .. }, _) => {
                         shuffle(
                             &mut keyed,
                             &mut self.order,
@@ -422,12 +476,20 @@ impl Job {
     fn prepare(&mut self, epoch: u64, batch_of_epoch: usize, batch: &mut Batch) -> Result<(), End> {
         let LoaderOptions { batch_size, form, order, .. } = self.options;
         let split = &self.split;
+        let Batch { inputs, targets, corrupt } = batch;
+        corrupt.clear();
+        let (filler, layout, to) = match (&mut self.maker, inputs) {
+            (Maker::Text(text, drawn), BatchInputs::Tokens { sequences, tokens }) => {
+                let Targets::Classes(targets) = targets else { unreachable!("the targets of a text are its tokens") };
+                *sequences = text.fill(drawn, batch_of_epoch, tokens, targets);
+                return Ok(());
+            }
+            (Maker::Samples(filler), BatchInputs::Values { layout, values }) => (filler, layout, values),
+            _ => unreachable!("buffers are of the form that is made"),
+        };
+        targets.clear();
         let first = batch_of_epoch * batch_size;
         let samples = &self.order[first..self.order.len().min(first + batch_size)];
-        batch.targets.clear();
-        batch.corrupt.clear();
-        let Batch { inputs, targets, corrupt } = batch;
-        let BatchInputs::Values { layout, values: to } = inputs else { unreachable!("the loader makes values") };
         *layout = form.layout(samples.len(), split.shape).expect("the form was checked in new");
         let key = match order {
             Order::Shuffled { augment: Augment::None, .. } | Order::Stored => None,
@@ -436,7 +498,7 @@ impl Job {
             }
         };
         let change = |sample: u32| key.map(|key| key.with(sample.into()));
-        let filler = match (&mut self.filler, &split.inputs) {
+        let filler = match (filler, &split.inputs) {
             (AnyFiller::Floats(filler), Inputs::Floats(values)) => {
                 return filler.fill(*layout, to, |n, to| {
                     to.copy_from_slice(&values[samples[n] as usize * to.len()..][..to.len()]);
@@ -477,7 +539,7 @@ impl Job {
                 }
                 Err(End::Failed(files.none_readable(split.labels())))
             }
-            Inputs::Floats(_) => unreachable!("the filler is the split's"),
+            Inputs::Floats(_) | Inputs::Text(_) => unreachable!("the filler is the split's"),
         })
     }
 }
@@ -488,7 +550,6 @@ fn epoch_key(seed: u64, epoch: u64) -> Key {
 
 #[cfg(test)]
 mod tests {
-    use super::super::targets::Targets;
     use super::*;
     use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Data sets of labelled images, and batches of them in the layout that the kernels want.
+//! Data sets of labelled images, tables and texts, and batches of them in the layout that the kernels want.
 //!
 //! | name | train / test | source |
 //! | --- | --- | --- |
@@ -8,6 +8,7 @@
 //! | `cifar10` | 50,000 / 10,000 colour 32 × 32, 10 classes | six files of binary records in a folder |
 //! | `cifar100` | 50,000 / 10,000 colour 32 × 32, 100 classes | two files of binary records in a folder |
 //! | `table` | rows of a table or arrays of numbers, see [`table`] | a file |
+//! | `tiny-shakespeare`, `text` | a text, see [`text`] | embedded; files |
 //! | `image-folder` | any number, size and classes | `train/CLASS/*.jpg` and `val/CLASS/*.jpg` in a folder |
 //!
 //! Folders of pictures are read while they are trained on; of all others, the bytes are in memory.
@@ -33,6 +34,7 @@ mod picture_files;
 mod sequences;
 pub mod table;
 mod targets;
+pub mod text;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,13 +42,14 @@ use std::sync::Arc;
 use self::image_folder::FolderOptions;
 use self::known::{Format, IDX_FILES};
 use self::table::TABLE;
+use self::text::{DEFAULT_SHARE, TEXT, TINY_SHAKESPEARE, is_text};
 
 pub use augment::Augment;
 pub use batch::{Batch, BatchInputs, HostInputs};
 pub use dataset::{Dataset, Inputs, Split, content_sums};
 pub use error::DataError;
 pub use fill::InputForm;
-pub use known::{EMBEDDED, Home, IMAGE_FOLDER, KNOWN, KnownSet, SETS, known_class_names};
+pub use known::{EMBEDDED, Home, IMAGE_FOLDER, KNOWN, KnownSet, SETS, is_in_folder, known_class_names};
 pub use loader::{BatchLoader, InputMaker, LoaderError, LoaderOptions, Order};
 pub use normalization::{Normalization, Normalize};
 pub use picture::{Cut, PictureError, PictureReader};
@@ -74,6 +77,7 @@ pub fn default_normalize(name: &str) -> Normalize {
         Ok(set) if set.shape[0] > 1 => Normalize::Channels,
         _ if name == IMAGE_FOLDER => Normalize::Channels,
         _ if name == TABLE => Normalize::Features,
+        _ if is_text(name) => Normalize::None,
         _ => Normalize::Pixels,
     }
 }
@@ -95,7 +99,7 @@ pub fn default_augment(name: &str) -> Augment {
 /// Loads a data set by name. The files of one that is not embedded are looked for in `data_dir/name` (of CIFAR also in
 /// `cifar-10`, `cifar-10-batches-bin` and the like), then in `data_dir` (unless that folder is named after another data
 /// set, whose files have the same names), plain, `.gz` or `.xz`. For an image folder, see [`image_folder`], the
-/// images are 224 × 224 pixels large.
+/// images are 224 × 224 pixels large; for a text, windows are [`text::DEFAULT_LENGTH`] symbols long.
 ///
 /// # Errors
 /// [`DataError`]: an unknown name, no folder, a missing or broken file.
@@ -116,6 +120,12 @@ pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset, DataError> {
 pub fn load_sized(name: &str, data_dir: Option<&Path>, image_size: usize) -> Result<Dataset, DataError> {
     if name == TABLE {
         return Err(DataError::NoTable);
+    }
+    if name == TEXT {
+        return Err(DataError::NoText);
+    }
+    if name == TINY_SHAKESPEARE {
+        return text::load_tiny_shakespeare(text::DEFAULT_LENGTH, DEFAULT_SHARE, None);
     }
     if name == IMAGE_FOLDER {
         let missing = || DataError::NoFolder { name: name.to_owned(), files: Vec::new() };
@@ -179,6 +189,7 @@ fn read(set: &KnownSet, files: &[PathBuf]) -> Result<Dataset, DataError> {
         table: None,
         class_names: None,
         target_scale: None,
+        alphabet: None,
     })
 }
 
@@ -306,7 +317,7 @@ mod tests {
             message("imagenet", None),
             "data: unknown data set \"imagenet\"; choose one of fashion-mnist-mini, fashion-mnist, mnist, \
              cifar10, cifar100, emnist-balanced, emnist-letters, emnist-digits, emnist-byclass, emnist-bymerge, image-folder, \
-             table"
+             table, tiny-shakespeare, text"
         );
         let hint = message("mnist", None);
         for part in ["--data-dir DIR", "RIGL_DATA_DIR", "DIR/mnist", "t10k-labels-idx1-ubyte", ".gz"] {

@@ -15,6 +15,7 @@ use super::{Architecture, Initialization, LayerKind, ModelSpec, WeightLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::data::Normalization;
 use crate::data::table::TableColumns;
+use crate::data::text::Alphabet;
 use crate::models::{Format, Init, ModelName};
 use crate::report::dimensions;
 use crate::task::{LossKind, TargetScale};
@@ -159,6 +160,9 @@ pub struct ModelInput {
     /// How the numbers that it predicts are scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_scale: Option<TargetScale>,
+    /// The symbols of the text that it was trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alphabet: Option<Alphabet>,
 }
 
 impl ModelInput {
@@ -174,6 +178,7 @@ impl ModelInput {
             huber_delta: None,
             table: None,
             target_scale: None,
+            alphabet: None,
         }
     }
 

@@ -11,18 +11,20 @@ use super::resolve::check_window;
 use super::table::TrainConfig;
 use crate::data::image_folder::FolderOptions;
 use crate::data::table::{TABLE, TableOptions, Trained};
+use crate::data::text::{TEXT, TINY_SHAKESPEARE, TextOptions};
 use crate::data::{self, DataError, Dataset, IMAGE_FOLDER};
-use crate::models::{Initialization, ModelSpec, Network, SequenceSpec, Sparsification};
+use crate::models::{Initialization, ModelInput, ModelSpec, Network, SequenceSpec, Sparsification};
 use crate::training::{
     Loss, LrSchedule, NewcomerMoments, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow,
 };
 
 impl TrainConfig {
-    /// The data, before samples are held out; for a model that was `trained` on such data, with its columns and classes.
+    /// The data, before samples are held out; for a model that was `trained` on such data, with its columns, classes and alphabet.
     ///
     /// # Errors
     /// [`DataError`] if it is unavailable.
-    pub fn load_data(&self, trained: Option<Trained<'_>>) -> Result<Dataset, DataError> {
+    pub fn load_data(&self, trained: Option<&ModelInput>) -> Result<Dataset, DataError> {
+        let alphabet = trained.and_then(|input| input.alphabet.as_ref());
         match &self.table {
             Some(table) if self.data == TABLE => data::table::load(
                 &TableOptions {
@@ -36,7 +38,8 @@ impl TrainConfig {
                     one_hot: self.one_hot,
                     loss: self.loss,
                 },
-                trained,
+                trained
+                    .map(|input| Trained { columns: input.table.as_ref(), class_names: input.class_names.as_deref() }),
             ),
             _ if self.data == IMAGE_FOLDER && self.data_dir.is_some() => {
                 let options = FolderOptions {
@@ -47,8 +50,27 @@ impl TrainConfig {
                 };
                 data::image_folder::load(self.data_dir.as_deref().unwrap_or(Path::new("")), &options)
             }
+            _ if self.data == TEXT => {
+                let options = TextOptions {
+                    train: self.text.clone(),
+                    valid: self.text_valid.clone(),
+                    test: self.text_test.clone(),
+                    test_fraction: self.test_fraction,
+                    symbols: self.text_symbols,
+                    sequence_length: self.window(),
+                };
+                data::text::load(&options, alphabet)
+            }
+            _ if self.data == TINY_SHAKESPEARE => {
+                data::text::load_tiny_shakespeare(self.window(), self.test_fraction, alphabet)
+            }
             _ => data::load_sized(&self.data, self.data_dir.as_deref(), self.image_size),
         }
+    }
+
+    /// Symbols of a window of a text.
+    fn window(&self) -> usize {
+        data::text::DEFAULT_LENGTH
     }
 
     /// The data of a run: with the samples held out, and targets scaled.

@@ -12,6 +12,7 @@ use super::table::{DATA_IN_FOLDERS, RESUMABLE, TrainConfig, TrainOptions};
 use crate::checkpoint::CheckpointError;
 use crate::data;
 use crate::data::table::TABLE;
+use crate::data::text::{self, TINY_SHAKESPEARE, TextSymbols, is_text};
 use crate::device::available_threads;
 use crate::method::MethodOption;
 use crate::models::{ModelName, complement};
@@ -165,6 +166,14 @@ impl TrainConfig {
         if options.augment.is_none() {
             config.augment = data::default_augment(&config.data);
         }
+        if is_text(&config.data) {
+            let share = if config.text_valid.is_empty() { text::DEFAULT_SHARE } else { 0.0 };
+            config.val_fraction = options.val_fraction.unwrap_or(share);
+            config.test_fraction = options.test_fraction.unwrap_or(text::DEFAULT_SHARE);
+        }
+        if options.text_symbols.is_none() && config.data == TINY_SHAKESPEARE {
+            config.text_symbols = TextSymbols::Characters;
+        }
         Ok(config)
     }
 
@@ -173,7 +182,10 @@ impl TrainConfig {
         for file in [&mut self.table, &mut self.test_table, &mut self.labels] {
             *file = file.take().map(|file| std::path::absolute(&file).unwrap_or(file));
         }
-        if self.data == data::EMBEDDED || self.data == TABLE {
+        for file in [&mut self.text, &mut self.text_valid, &mut self.text_test].into_iter().flatten() {
+            *file = std::path::absolute(&*file).unwrap_or_else(|_| file.clone());
+        }
+        if !data::is_in_folder(&self.data) {
             self.data_dir = None;
         } else {
             // The run's own settings must find it from any folder.
@@ -199,7 +211,7 @@ impl TrainConfig {
         let mut table = toml::Table::try_from(read_options(file)?)?;
         table.extend(given);
         let (_, mut config) = Self::with_defaults(table)?;
-        if given_data_dir && (config.data == data::EMBEDDED || config.data == TABLE) {
+        if given_data_dir && !data::is_in_folder(&config.data) {
             return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS });
         }
         config.find_data(env_data_dir);
@@ -222,6 +234,11 @@ impl TrainConfig {
         (config.epochs, config.steps) = (epochs, steps);
         config.check()?;
         Ok(config)
+    }
+
+    /// Whether there are validation samples.
+    pub fn has_validation(&self) -> bool {
+        self.val_fraction > 0.0 || !self.text_valid.is_empty()
     }
 
     /// What makes one epoch better than another.

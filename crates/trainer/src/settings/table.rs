@@ -13,6 +13,7 @@ use super::error::ConfigError;
 use super::macros::{in_effect, or_default, settings};
 use crate::data::image_folder::{DEFAULT_IMAGE_SIZE, DEFAULT_TEST_FRACTION};
 use crate::data::table::{Missing, TABLE};
+use crate::data::text::{TEXT, TextSymbols, is_text};
 use crate::data::{self, Augment, IMAGE_FOLDER, Normalize};
 use crate::device::Device;
 use crate::method::{Method, MethodOption, method_parser};
@@ -27,6 +28,7 @@ use crate::training::{BestBy, LrSchedule, NewcomerMoments, OptimizerKind, Update
 const NETWORK: &str = "Network and data";
 const TASK: &str = "Tables and tasks";
 const SEQUENCES: &str = "Text models";
+const TEXTS: &str = "Text";
 const SPARSITY: &str = "Sparsity";
 const LENGTH: &str = "Length";
 const OPTIMIZATION: &str = "Optimization";
@@ -55,29 +57,34 @@ settings! {
     /// The data.
     DataArgs in NETWORK => {
         /// The data set: fashion-mnist-mini (built in); fashion-mnist, mnist, cifar10, cifar100, emnist-balanced (-letters,
-        /// -digits, -byclass, -bymerge) or image-folder from --data-dir; or table from --table
+        /// -digits, -byclass, -bymerge) or image-folder from --data-dir; table from --table; text from --text, or tiny-shakespeare (built in)
         data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME");
         /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
         /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test, or train alone; .jpeg and .png
         /// too)
         data_dir: PathBuf, arg(value_name = "DIR"), stated "the environment variable RIGL_DATA_DIR",
-            needs |s| unless(s.data != data::EMBEDDED && s.data != TABLE, DATA_IN_FOLDERS);
-        /// Fraction of the training samples to hold out and evaluate after each epoch, in [0, 1)
-        val_fraction: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.val_fraction);
+            needs |s| unless(data::is_in_folder(&s.data), DATA_IN_FOLDERS);
+        /// Fraction of the training samples to hold out and evaluate after each epoch, in [0, 1); of a text, that much of it before
+        /// the test share
+        val_fraction: f64 = 0.0, arg(value_name = "FRACTION"), stated "0.05 for text without --text-valid",
+            must |s| fraction(s.val_fraction).or(
+                unless(s.val_fraction == 0.0 || s.text_valid.is_empty(), "left out with --text-valid, which is the validation text")
+            );
         /// Evaluate on the test set after each epoch too, not only at the end
         eval_test: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true");
         /// How inputs are normalised: which values the mean and standard deviation are computed over
-        normalize: Normalize = Normalize::Pixels, stated "channels for colour images, features for tables",
+        normalize: Normalize = Normalize::Pixels, stated "channels for colour images, features for tables, none for text",
             must |s| unless(
                 s.data != IMAGE_FOLDER || s.normalize != Normalize::Pixels,
                 "channels, per-image or none with --data image-folder",
-            );
+            ).or(unless(!is_text(&s.data) || s.normalize == Normalize::None, "none with a text"));
         /// Random changes to the training images, drawn anew in each epoch
         augment: Augment = Augment::None,
             stated "crop-flip for cifar10 and cifar100, random-resized-crop-flip for image-folder",
             must |s| match (s.augment, s.data == IMAGE_FOLDER) {
                 (Augment::CropFlip | Augment::RandomResizedCropFlip, _) if s.data == TABLE => Some("none with --data table"),
+                (Augment::CropFlip | Augment::RandomResizedCropFlip, _) if is_text(&s.data) => Some("none with a text"),
                 (Augment::CropFlip, true) => Some("none or random-resized-crop-flip with --data image-folder"),
                 (Augment::RandomResizedCropFlip, false) => Some("none or crop-flip without --data image-folder"),
                 _ => None,
@@ -93,12 +100,15 @@ settings! {
         table: PathBuf, arg(value_name = "FILE"), needs table;
         /// Table with the same columns to use as the test set
         test_table: PathBuf, arg(value_name = "FILE"), needs table;
-        /// Fraction of the samples to use as the test set if the data has none, in (0, 1); the same samples in every run
-        test_fraction: f64 = DEFAULT_TEST_FRACTION, arg(value_name = "FRACTION"),
+        /// Fraction of the samples to use as the test set if the data has none, in (0, 1); the same samples in every run. Of a text,
+        /// its end
+        test_fraction: f64 = DEFAULT_TEST_FRACTION, arg(value_name = "FRACTION"), stated "0.05 for text",
             must |s| unless(s.test_fraction > 0.0 && s.test_fraction < 1.0, "above 0 and below 1"),
             needs |s| unless(
-                s.data == IMAGE_FOLDER || s.data == TABLE && s.test_table.is_none(),
-                "--data image-folder, or --data table without --test-table",
+                s.data == IMAGE_FOLDER
+                    || s.data == TABLE && s.test_table.is_none()
+                    || is_text(&s.data) && s.text_test.is_empty(),
+                "--data image-folder, --data table without --test-table, or a text without --text-test",
             );
         /// Columns to predict, or the array of targets; with --labels, the column of the class
         target: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','),
@@ -123,6 +133,22 @@ settings! {
         /// Error at which the Huber loss becomes linear, in standard deviations of the target
         huber_delta: f64 = 1.0, arg(value_name = "DELTA"), must |s| positive(s.huber_delta),
             needs |s| unless(s.loss == LossKind::Huber, "--loss huber");
+    }
+    /// Data that is a text.
+    TextArgs in TEXTS => {
+        /// The files of --data text, one text in this order: as they are, .gz, .xz or .zip (docs/text.md describes them)
+        text: Vec<PathBuf> = Vec::new(), arg(value_name = "FILE,...", value_delimiter = ','), needs text;
+        /// Files of the validation text; without them, the validation text is --val-fraction of --text, before the test text
+        text_valid: Vec<PathBuf> = Vec::new(), arg(value_name = "FILE,...", value_delimiter = ','), needs text;
+        /// Files of the test text; without them, the test text is --test-fraction of --text, at its end
+        text_test: Vec<PathBuf> = Vec::new(), arg(value_name = "FILE,...", value_delimiter = ','), needs text;
+        /// What the symbols of a text are: its bytes, or the characters that occur in it
+        text_symbols: TextSymbols = TextSymbols::Bytes, stated "characters for tiny-shakespeare",
+            must |s| unless(
+                is_text(&s.data) == (s.data == TEXT) || s.text_symbols == TextSymbols::Characters,
+                "characters with --data tiny-shakespeare",
+            ),
+            needs text;
     }
     /// What the name of a network that reads tokens leaves open.
     SequenceArgs in SEQUENCES => {
@@ -335,12 +361,12 @@ settings! {
             must |s| match s.keep_best {
                 None => None,
                 Some(BestBy::Accuracy) if !s.loss.is_of_classes() => Some("loss: only samples with a class have an accuracy"),
-                Some(_) => unless(s.val_fraction > 0.0, NO_VALIDATION),
+                Some(_) => unless(s.has_validation(), NO_VALIDATION),
             };
         /// End the run after this many epochs in a row without a better validation loss (accuracy with --keep-best accuracy)
         early_stopping: u64, arg(value_name = "EPOCHS"), saved(skip_serializing_if = "Option::is_none"),
             must |s| at_least_one(s.early_stopping.unwrap_or(1)).or(
-                unless(s.early_stopping.is_none() || s.val_fraction > 0.0, NO_VALIDATION)
+                unless(s.early_stopping.is_none() || s.has_validation(), NO_VALIDATION)
             );
         /// Also write the records' numbers as event files of TensorBoard, into the run's folder
         log: Log, arg(value_name = "FORMAT"), saved(skip_serializing_if = "Option::is_none");
@@ -353,7 +379,7 @@ settings! {
 }
 
 /// Options that leave a run's result as it is, and so may change when it is resumed.
-pub const RESUMABLE: [&str; 11] = [
+pub const RESUMABLE: [&str; 14] = [
     "checkpoint-every",
     "data-dir",
     "device",
@@ -364,6 +390,9 @@ pub const RESUMABLE: [&str; 11] = [
     "log",
     "table",
     "test-table",
+    "text",
+    "text-test",
+    "text-valid",
     "threads",
 ];
 
@@ -429,6 +458,10 @@ fn recurrent(s: &TrainConfig) -> Unmet {
 
 fn transformer(s: &TrainConfig) -> Unmet {
     unless(s.model.sequence().is_some_and(|family| family.cell.is_none()), "a model gpt-L-H-D")
+}
+
+fn text(s: &TrainConfig) -> Unmet {
+    unless(s.data == TEXT, "--data text")
 }
 
 fn sparse(s: &TrainConfig) -> Unmet {

@@ -130,6 +130,7 @@ pub fn load(options: &TableOptions, trained: Option<Trained<'_>>) -> Result<Data
         table: first.columns.map(Arc::new),
         class_names: first.classes,
         target_scale: None,
+        alphabet: None,
     })
 }
 
