@@ -3,6 +3,7 @@
 //! | loss | measures |
 //! | --- | --- |
 //! | cross-entropy | `accuracy`; `top5_accuracy` of more than five classes |
+//! | cross-entropy of a text | `accuracy`; `bits_per_character`, the mean loss by ln 2. A byte counts as a character |
 //! | mse, huber | `rmse`, in the units of the targets, over all outputs; `r2`, the mean over the outputs of `1 − Σ(y − t)² / Σ(t − mean t)²` |
 //! | bce | `f1` over all labels of all samples (micro), `macro_f1`, the mean of the labels' F1 that occur; `precision_at_K` for K = 1, 3, 5, the share of a sample's K most likely labels that it has |
 //!
@@ -56,6 +57,31 @@ pub struct Measured<'a> {
     pub outputs: usize,
     /// How numbers are scaled, if they are.
     pub scale: Option<&'a TargetScale>,
+    /// Whether the samples are the symbols of a text.
+    pub is_text: bool,
+}
+
+impl Measured<'_> {
+    /// Whether a measure needs more of a batch than its loss.
+    pub fn needs_outputs(&self) -> bool {
+        !self.is_text
+    }
+}
+
+/// The name of the measure of texts in records.
+pub const BITS: &str = "bits_per_character";
+
+/// A loss in bits.
+pub fn bits(nats: f64) -> f64 {
+    nats / std::f64::consts::LN_2
+}
+
+/// A loss for people: `loss 0.3417`, of a text `loss 1.0623 (1.533 bits/character)`.
+pub(crate) fn loss_text(loss: f64, is_text: bool) -> String {
+    match is_text {
+        true => format!("loss {loss:.4} ({:.3} bits/character)", bits(loss)),
+        false => format!("loss {loss:.4}"),
+    }
 }
 
 /// The results of an evaluation.
@@ -69,6 +95,7 @@ pub struct Evaluation {
 #[derive(Debug, Clone, PartialEq)]
 enum Scores {
     Classes { outputs: usize, top: u64 },
+    Symbols,
     Numbers { deviations: Vec<f64>, of_outputs: Vec<Squares> },
     Labels { counts: Vec<Counts>, hits: [u64; PRECISIONS.len()] },
 }
@@ -98,8 +125,9 @@ const TOP: usize = 5;
 impl Evaluation {
     /// Of no sample.
     pub fn new(measured: Measured<'_>) -> Self {
-        let Measured { loss, outputs, scale } = measured;
+        let Measured { loss, outputs, scale, is_text } = measured;
         let scores = match loss {
+            LossKind::CrossEntropy if is_text => Scores::Symbols,
             LossKind::CrossEntropy => Scores::Classes { outputs, top: 0 },
             LossKind::Mse | LossKind::Huber => {
                 let deviations = scale.map_or(vec![1.0; outputs], |scale| scale.deviation.clone());
@@ -110,10 +138,11 @@ impl Evaluation {
         Self { mean: Mean::default(), scores }
     }
 
-    /// Adds a batch with its outputs, one sample after the other.
+    /// Adds a batch with its outputs, one sample after the other; none are needed of a text.
     pub fn add(&mut self, stats: &LossStats, targets: &Targets, outputs: &[f32]) {
         self.mean.add(stats);
         match (&mut self.scores, targets) {
+            (Scores::Symbols, _) => {}
             (Scores::Classes { outputs: count, top }, Targets::Classes(labels)) => {
                 // Of fewer classes each is among the first five.
                 let ranked = if *count > TOP { labels } else { &[][..] };
@@ -153,15 +182,21 @@ impl Evaluation {
         self.mean.samples()
     }
 
+    /// Whether the samples were the symbols of a text.
+    pub fn is_text(&self) -> bool {
+        self.scores == Scores::Symbols
+    }
+
     /// Share of right answers, where there are classes.
     pub fn accuracy(&self) -> Option<f64> {
-        matches!(self.scores, Scores::Classes { .. }).then(|| self.mean.accuracy())
+        matches!(self.scores, Scores::Classes { .. } | Scores::Symbols).then(|| self.mean.accuracy())
     }
 
     /// The measures of the task by name, accuracy excepted.
     pub fn others(&self) -> Vec<(String, f64)> {
         let samples = self.mean.samples().max(1) as f64;
         match &self.scores {
+            Scores::Symbols => vec![(BITS.to_owned(), bits(self.loss()))],
             Scores::Classes { outputs, .. } if *outputs <= TOP => vec![],
             Scores::Classes { top, .. } => vec![("top5_accuracy".to_owned(), *top as f64 / samples)],
             Scores::Numbers { deviations, of_outputs } => {
@@ -199,11 +234,12 @@ impl Evaluation {
 
     /// Loss and measures for people: `loss 0.3417 accuracy 87.65%`, others two spaces apart.
     pub fn text(&self) -> String {
-        let mut text = format!("loss {:.4}", self.loss());
+        let is_text = self.is_text();
+        let mut text = loss_text(self.loss(), is_text);
         if let Some(accuracy) = self.accuracy() {
             text += &format!(" accuracy {:.2}%", 100.0 * accuracy);
         }
-        for (name, value) in self.others() {
+        for (name, value) in self.others().into_iter().filter(|_| !is_text) {
             let name = name.replace('_', " ");
             match name.ends_with("accuracy") || name.starts_with("precision") {
                 true => text += &format!("  {name} {:.2}%", 100.0 * value),
@@ -249,7 +285,7 @@ mod tests {
     use super::*;
 
     fn evaluation(loss: LossKind, outputs: usize, scale: Option<&TargetScale>) -> Evaluation {
-        Evaluation::new(Measured { loss, outputs, scale })
+        Evaluation::new(Measured { loss, outputs, scale, is_text: false })
     }
 
     fn stats(lanes: usize) -> LossStats {
@@ -270,6 +306,17 @@ mod tests {
         six.add(&stats(1), &Targets::Classes(vec![9]), &outputs[..6]);
         assert_eq!((value(&six, "top5_accuracy"), six.accuracy(), six.loss()), (1.0 / 3.0, Some(0.0), 0.5));
         assert!(evaluation(LossKind::CrossEntropy, 5, None).others().is_empty());
+    }
+
+    #[test]
+    fn a_text_is_measured_in_bits() {
+        let measured = Measured { loss: LossKind::CrossEntropy, outputs: 256, scale: None, is_text: true };
+        let mut evaluation = Evaluation::new(measured);
+        evaluation.add(&LossStats { sum: 3.0, correct: 1, lanes: 2 }, &Targets::Classes(vec![7, u32::MAX, 8]), &[]);
+        evaluation.add(&LossStats { sum: 1.0, correct: 1, lanes: 2 }, &Targets::Classes(vec![7, 8]), &[]);
+        assert_eq!((evaluation.loss(), evaluation.samples(), evaluation.accuracy()), (1.0, 4, Some(0.5)));
+        assert_eq!(evaluation.others(), [(BITS.to_owned(), std::f64::consts::LOG2_E)]);
+        assert_eq!(evaluation.text(), "loss 1.0000 (1.443 bits/character) accuracy 50.00%");
     }
 
     /// Figures of scikit-learn 1.5: `mean_squared_error(...) ** 0.5`, `r2_score(...)`.

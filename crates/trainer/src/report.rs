@@ -9,6 +9,8 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::metrics::loss_text;
+
 /// Sizes for people: `300×784`.
 pub fn dimensions(sizes: &[usize]) -> String {
     sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("×")
@@ -64,9 +66,11 @@ pub struct Status {
     pub step: u64,
     /// Mean loss of the epoch so far.
     pub loss: f64,
+    /// Whether the samples are the symbols of a text.
+    pub is_text: bool,
     /// Share of right answers in the epoch so far, where there are classes.
     pub accuracy: Option<f64>,
-    /// Samples trained on in a second.
+    /// Samples trained on in a second; of a text, symbols.
     pub samples_per_second: f64,
     /// nnz / size of the sparse layers.
     pub density: f64,
@@ -74,13 +78,19 @@ pub struct Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { loss, accuracy, samples_per_second, density, .. } = self;
-        write!(f, "training loss {loss:.4}")?;
-        if let Some(accuracy) = accuracy {
+        let Self { loss, is_text, accuracy, samples_per_second, density, .. } = *self;
+        write!(f, "training {}", loss_text(loss, is_text))?;
+        // Beside the bits of a text there is no room for it on a line.
+        if let Some(accuracy) = accuracy.filter(|_| !is_text) {
             write!(f, " accuracy {:.2}%", 100.0 * accuracy)?;
         }
-        write!(f, "  density {}  {samples_per_second:.0} samples/s", Significant(*density))
+        write!(f, "  density {}  {}", Significant(density), rate_text(samples_per_second, is_text))
     }
+}
+
+/// Samples in a second for people; of a text, symbols.
+pub(crate) fn rate_text(samples_per_second: f64, is_text: bool) -> String {
+    format!("{samples_per_second:.0} {}/s", if is_text { "tokens" } else { "samples" })
 }
 
 /// Progress of a run on standard error.
@@ -298,9 +308,17 @@ mod tests {
 
     #[test]
     fn a_status_reads_as_a_line() {
-        let status =
-            Status { step: 120, loss: 0.51234, accuracy: Some(0.8567), samples_per_second: 50_123.4, density: 0.1 };
+        let status = Status {
+            step: 120,
+            loss: 0.51234,
+            is_text: false,
+            accuracy: Some(0.8567),
+            samples_per_second: 50_123.4,
+            density: 0.1,
+        };
         assert_eq!(status.to_string(), "training loss 0.5123 accuracy 85.67%  density 0.100  50123 samples/s");
+        let status = Status { is_text: true, ..status };
+        assert_eq!(status.to_string(), "training loss 0.5123 (0.739 bits/character)  density 0.100  50123 tokens/s");
     }
 
     #[test]

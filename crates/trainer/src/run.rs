@@ -27,11 +27,12 @@ use sparse_kernels::BackendError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::table::TABLE;
+use crate::data::text::Text;
 use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Split};
 use crate::device::{ComputeDevice, backend_error};
 use crate::error::{Context, Error, Kind, Kinded, Result};
 use crate::interrupt::Interrupt;
-use crate::metrics::{Evaluation, Mean, Measured};
+use crate::metrics::{BITS, Evaluation, Mean, Measured, bits};
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
 use crate::run_dir::{RunDir, RunDirError};
@@ -114,7 +115,7 @@ struct EpochRecord {
     test_loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     test_accuracy: Option<f64>,
-    /// Other measures, see [`crate::metrics`], with `val_` or `test_` before their names.
+    /// Other measures, see [`crate::metrics`], with `train_`, `val_` or `test_` before their names.
     #[serde(flatten)]
     others: BTreeMap<String, f64>,
     /// Learning rate of the epoch's last step.
@@ -164,8 +165,8 @@ pub struct Evaluated<'a> {
     pub loader_threads: usize,
 }
 
-/// Loss and measures on a split for a network, by a function that finds a batch's loss and its outputs, one sample after the
-/// other.
+/// Loss and measures on a split for a network, by a function that finds a batch's loss and, where they are asked for, its outputs,
+/// one sample after the other.
 ///
 /// # Errors
 /// The function's; [`RunError::Evaluation`] if interrupted.
@@ -173,7 +174,7 @@ pub fn evaluate<E>(
     evaluated: Evaluated<'_>,
     body: &Body,
     interrupt: &Interrupt,
-    mut batch: impl FnMut(&crate::data::Batch, &mut Vec<f32>) -> Result<autograd::LossStats, E>,
+    mut batch: impl FnMut(&crate::data::Batch, Option<&mut Vec<f32>>) -> Result<autograd::LossStats, E>,
 ) -> Result<Evaluation>
 where
     Error: From<E>,
@@ -188,7 +189,7 @@ where
         if interrupt.requested() {
             return Err(RunError::Evaluation.into());
         }
-        let stats = batch(next, &mut outputs)?;
+        let stats = batch(next, measured.needs_outputs().then_some(&mut outputs))?;
         evaluation.add(&stats, &next.targets, &outputs);
     }
     Ok(evaluation)
@@ -220,6 +221,9 @@ pub struct Run<'a, B: ComputeDevice> {
     input: ModelInput,
     data_sha256: String,
     batches_per_epoch: u64,
+    /// Of a text, symbols.
+    samples_per_epoch: u64,
+    samples_per_batch: u64,
     records: u64,
     epoch: Mean,
     /// Whether that epoch is over and recorded, so that the next batch begins another.
@@ -252,7 +256,9 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     /// A run at its start.
     pub fn new(parts: RunParts<'a, B>) -> Self {
         let normalization = parts.data.normalization(parts.config.normalize);
-        let batches_per_epoch = parts.data.train.len().div_ceil(parts.config.batch_size) as u64;
+        let order = parts.trainer.network.body.input_form(parts.config.batch_size).order();
+        let [batches, samples] = parts.data.train.epoch(parts.config.batch_size, order);
+        let per_sample = parts.data.train.text().map_or(1, Text::length);
         Self {
             input: ModelInput {
                 data: parts.data.name.clone(),
@@ -267,7 +273,9 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 alphabet: parts.data.alphabet.clone(),
             },
             data_sha256: parts.data.sha256(),
-            batches_per_epoch,
+            batches_per_epoch: batches as u64,
+            samples_per_epoch: (samples * per_sample) as u64,
+            samples_per_batch: (per_sample * parts.config.batch_size.min(parts.data.train.len())) as u64,
             records: 0,
             epoch: Mean::default(),
             epoch_is_recorded: false,
@@ -412,12 +420,12 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         }
     }
 
-    /// Samples trained on that led here, with repetitions.
+    /// Samples trained on that led here, with repetitions; of a text, symbols.
     pub fn samples(&self) -> u64 {
         // Whole epochs, then whole batches: only an epoch's last batch is smaller.
-        let RunParts { data, config, trainer, .. } = &self.parts;
-        let (epochs, rest) = (trainer.batches() / self.batches_per_epoch, trainer.batches() % self.batches_per_epoch);
-        epochs * data.train.len() as u64 + rest * config.batch_size as u64
+        let batches = self.parts.trainer.batches();
+        let (epochs, rest) = (batches / self.batches_per_epoch, batches % self.batches_per_epoch);
+        epochs * self.samples_per_epoch + rest * self.samples_per_batch
     }
 
     /// Trains to the end and saves the final checkpoint.
@@ -536,6 +544,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         Status {
             step: trainer.step(),
             loss: self.epoch.loss(),
+            is_text: self.parts.data.alphabet.is_some(),
             accuracy: self.train_accuracy(),
             samples_per_second: self.samples_per_second(),
             density: trainer.network.cost(*device).density(),
@@ -565,6 +574,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 .flat_map(|(set, found)| {
                     found.others().into_iter().map(move |(name, value)| (format!("{set}_{name}"), value))
                 })
+                .chain(data.alphabet.iter().map(|_| (format!("train_{BITS}"), bits(self.epoch.loss()))))
                 .collect(),
             lr: self.parts.trainer.learning_rate(self.parts.trainer.step().saturating_sub(1)),
             nnz: cost.nnz,
@@ -631,6 +641,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             loss: config.loss,
             outputs: trainer.network.architecture.classes(),
             scale: data.target_scale.as_ref(),
+            is_text: data.alphabet.is_some(),
         };
         let loader_threads = config.loader_thread_count();
         let evaluated = Evaluated { split, normalization: &self.input.normalization, measured, loader_threads };

@@ -125,7 +125,12 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
         EvalSplit::Train => &data.train,
     };
     let threads = args.threads.unwrap_or_else(available_threads);
-    let measured = Measured { loss: loss.kind(), outputs: model.outputs(), scale: data.target_scale.as_ref() };
+    let measured = Measured {
+        loss: loss.kind(),
+        outputs: model.outputs(),
+        scale: data.target_scale.as_ref(),
+        is_text: data.alphabet.is_some(),
+    };
     let loader_threads = data::default_loader_threads(name);
     let evaluated = Evaluated { split, normalization: &normalization, measured, loader_threads };
     let work = Evaluating { model, evaluated, loss, interrupt: &interrupt };
@@ -147,13 +152,16 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
     } else {
         print_text(format_args!("{} of {}", model_name, checkpoint.display()))?;
         let (samples, data) = (found.samples(), data.name);
-        match found.accuracy() {
+        match found.accuracy().filter(|_| !found.is_text()) {
             Some(accuracy) => print_text(format_args!(
                 "accuracy {:.2}%  loss {:.4}  on {samples} samples of {data}",
                 100.0 * accuracy,
                 found.loss()
             ))?,
-            None => print_text(format_args!("{}  on {samples} samples of {data}", found.text()))?,
+            None => {
+                let samples = if found.is_text() { format!("{samples} symbols") } else { format!("{samples} samples") };
+                print_text(format_args!("{}  on {samples} of {data}", found.text()))?;
+            }
         }
     }
     Ok(())

@@ -417,7 +417,14 @@ impl<'j> Job<'j> {
             loss += share * (f64::from(stats.mean()) - loss);
             accuracy += share * (stats.correct as f64 / stats.lanes as f64 - accuracy);
             let samples_per_second = samples as f64 / start.elapsed().as_secs_f64();
-            progress.step(&Status { step, loss, accuracy: Some(accuracy), samples_per_second, density });
+            progress.step(&Status {
+                step,
+                loss,
+                is_text: false,
+                accuracy: Some(accuracy),
+                samples_per_second,
+                density,
+            });
         })?;
         progress.finish();
         Ok(())

@@ -20,9 +20,9 @@ use crate::first_model::FirstModel;
 use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
 use crate::memory;
-use crate::metrics::Evaluation;
+use crate::metrics::{Evaluation, loss_text};
 use crate::models::Architecture;
-use crate::report::{Significant, Table, dimensions, print_record, print_text, wrapped};
+use crate::report::{Significant, Table, dimensions, print_record, print_text, rate_text, wrapped};
 use crate::run::{Run, RunParts};
 use crate::run_checkpoints::{BEST, Found, newest_checkpoint};
 use crate::run_dir::{RunDir, RunInfo};
@@ -104,7 +104,7 @@ struct DoneRecord {
     inference_flops: f64,
     train_flops: f64,
     steps: u64,
-    /// Samples trained on, with repetitions.
+    /// Samples trained on, with repetitions; of a text, symbols.
     samples: u64,
     train_seconds: f64,
     samples_per_second: f64,
@@ -290,7 +290,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         print_record(&done)?;
     } else {
         let flops = [sparse_flops, dense_flops];
-        let ending = ending(&done, config, run.epochs());
+        let ending = ending(&done, config, run.epochs(), test.is_text());
         print_tables(architecture, &densities, &done, &test, flops, &place, &ending)?;
     }
     Ok(())
@@ -310,11 +310,15 @@ fn heading<B: ComputeDevice>(
     let nnz: usize = densities.iter().map(|density| density.nnz).sum();
     let density = Significant(nnz as f64 / size as f64);
     let from = if step > 0 { format!("step {step} to {total_steps}") } else { format!("{total_steps} steps") };
-    let (train, folder) = (data.train.len(), run.run_dir().path().display().to_string());
+    let samples = match (data.train.text(), &data.alphabet) {
+        (Some(text), Some(alphabet)) => format!("{} {}s", text.tokens().len(), alphabet.symbols().singular()),
+        _ => format!("{} samples", data.train.len()),
+    };
+    let folder = run.run_dir().path().display().to_string();
     let parts = [
         format!("{}, {}", config.model, config.method),
         format!("{nnz} of {size} weights (density {density}), {} other parameters", parameters - size),
-        format!("{train} samples of {}", data.name),
+        format!("{samples} of {}", data.name),
         format!("{from} on {place}"),
         format!("in {folder}"),
     ];
@@ -322,7 +326,7 @@ fn heading<B: ComputeDevice>(
 }
 
 /// What `keep-best` and `early-stopping` did, a line each.
-fn ending(done: &DoneRecord, config: &TrainConfig, epochs: u64) -> Vec<String> {
+fn ending(done: &DoneRecord, config: &TrainConfig, epochs: u64, is_text: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let by = config.best_by();
     if done.stopped_early == Some(true) {
@@ -331,11 +335,11 @@ fn ending(done: &DoneRecord, config: &TrainConfig, epochs: u64) -> Vec<String> {
     }
     if let Some(BestRecord { epoch: BestEpoch { epoch, step, value }, .. }) = done.best {
         let value = match by {
-            BestBy::Loss => format!("{value:.4}"),
-            BestBy::Accuracy => format!("{:.2}%", 100.0 * value),
+            BestBy::Loss => loss_text(value, is_text),
+            BestBy::Accuracy => format!("accuracy {:.2}%", 100.0 * value),
         };
         let file = if config.keep_best.is_some() { format!(", in {BEST}") } else { String::new() };
-        lines.push(format!("best validation {by} {value} at epoch {epoch}, step {step}{file}"));
+        lines.push(format!("best validation {value} at epoch {epoch}, step {step}{file}"));
     }
     lines
 }
@@ -420,14 +424,15 @@ fn print_tables(
     totals.row(["density".to_owned(), Significant(done.density).to_string(), "1.00".to_owned(), ratio(done.density)]);
     let size = architecture.size();
     totals.row(["nnz".to_owned(), done.nnz.to_string(), size.to_string(), ratio(done.nnz as f64 / size as f64)]);
+    let of = if test.is_text() { "token" } else { "sample" };
     totals.row([
-        "inference flops/sample".to_owned(),
+        format!("inference flops/{of}"),
         format!("{sparse:.0}"),
         format!("{dense:.0}"),
         ratio(done.inference_flops_ratio),
     ]);
     totals.row([
-        "training flops/sample".to_owned(),
+        format!("training flops/{of}"),
         format!("{:.0}", done.train_flops_ratio * 3.0 * dense),
         format!("{:.0}", 3.0 * dense),
         ratio(done.train_flops_ratio),
@@ -444,11 +449,11 @@ fn print_tables(
     }
     print_text(format_args!("{totals}"))?;
     ending.iter().try_for_each(print_text)?;
-    match test.accuracy() {
+    match test.accuracy().filter(|_| !test.is_text()) {
         Some(accuracy) => print_text(format_args!("test accuracy {:.2}%  loss {:.4}", 100.0 * accuracy, test.loss()))?,
         None => print_text(format_args!("test {}", test.text()))?,
     }
-    let per_second = done.samples_per_second;
-    print_text(format_args!("trained in {:.1} s, {per_second:.0} samples/s on {place}", done.train_seconds))?;
+    let per_second = rate_text(done.samples_per_second, test.is_text());
+    print_text(format_args!("trained in {:.1} s, {per_second} on {place}", done.train_seconds))?;
     print_text(format_args!("results: {}", Path::new(&done.run_dir).display()))
 }

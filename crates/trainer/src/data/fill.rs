@@ -47,6 +47,14 @@ impl From<Layout> for InputForm {
 }
 
 impl InputForm {
+    /// Which tokens are neighbours, if it is of tokens.
+    pub fn order(self) -> Option<LaneOrder> {
+        match self {
+            Self::Tokens { order, .. } => Some(order),
+            Self::Features { .. } | Self::Images { .. } => None,
+        }
+    }
+
     /// The layout of `samples` pictures of `[channels, height, width]`.
     ///
     /// # Errors

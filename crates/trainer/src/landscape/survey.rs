@@ -110,7 +110,7 @@ impl<'v, B: Backend> Survey<'v, B> {
         self.estimate_moments()?;
         let View { split, normalization, loader_threads, interrupt, loss, .. } = &self.view;
         let outputs = self.evaluator.network.architecture.classes();
-        let measured = Measured { loss: loss.kind(), outputs, scale: None };
+        let measured = Measured { loss: loss.kind(), outputs, scale: None, is_text: split.text().is_some() };
         let evaluated = Evaluated { split, normalization, measured, loader_threads: *loader_threads };
         let body = self.evaluator.network.body.clone();
         let evaluator = &mut self.evaluator;
@@ -316,7 +316,7 @@ mod tests {
                 moved.control_points_mut()[control].arrays[array][i] += shift;
                 moved.at(t, &mut point);
                 survey.go_to(&point).unwrap();
-                survey.evaluator.evaluate_outputs(batch, &mut Vec::new()).unwrap().mean()
+                survey.evaluator.evaluate_outputs(batch, None).unwrap().mean()
             };
             let (mut compared, mut largest) = (0, 0f32);
             for control in 0..curve.degree() - 1 {

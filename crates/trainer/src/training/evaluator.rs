@@ -281,12 +281,16 @@ impl<'b, B: Backend> Evaluator<'b, B> {
         self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.loss), false, None)
     }
 
-    /// [`Evaluator::evaluate_batch`], and the outputs, one sample after the other.
+    /// [`Evaluator::evaluate_batch`], of any inputs, and if asked for the outputs, one sample after the other.
     ///
     /// # Errors
     /// [`TrainingError`].
-    pub fn evaluate_outputs(&mut self, batch: &Batch, outputs: &mut Vec<f32>) -> Result<LossStats, TrainingError> {
-        self.workspace.measure(&mut self.network, batch.into(), (Mode::Evaluation, self.loss), false, Some(outputs))
+    pub fn evaluate_outputs(
+        &mut self,
+        batch: &Batch,
+        outputs: Option<&mut Vec<f32>>,
+    ) -> Result<LossStats, TrainingError> {
+        self.workspace.measure(&mut self.network, batch.into(), (Mode::Evaluation, self.loss), false, outputs)
     }
 
     /// The outputs for inputs in `layout`, one sample after the other, in place of what `outputs` holds.

@@ -262,13 +262,17 @@ impl<'b, B: Backend> Trainer<'b, B> {
         self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.options.loss), false, None)
     }
 
-    /// [`Trainer::evaluate_batch`], and the outputs, one sample after the other.
+    /// [`Trainer::evaluate_batch`], of any inputs, and if asked for the outputs, one sample after the other.
     ///
     /// # Errors
     /// [`TrainingError`].
-    pub fn evaluate_outputs(&mut self, batch: &Batch, outputs: &mut Vec<f32>) -> Result<LossStats, TrainingError> {
+    pub fn evaluate_outputs(
+        &mut self,
+        batch: &Batch,
+        outputs: Option<&mut Vec<f32>>,
+    ) -> Result<LossStats, TrainingError> {
         let how = (Mode::Evaluation, self.options.loss);
-        self.workspace.measure(&mut self.network, batch.into(), how, false, Some(outputs))
+        self.workspace.measure(&mut self.network, batch.into(), how, false, outputs)
     }
 
     fn apply(&mut self, updates: Vec<LayerUpdate>) -> Result<(), TrainingError> {
