@@ -172,7 +172,7 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.push_node(output, made, parameter.as_slice(), backward);
     }
 
-    /// As [`Tape::record`], of an operation on parameters alone, which made `output` in a buffer of its own.
+    /// As [`Tape::record`], of an operation on parameters alone or several of them, which made `output` in a buffer of its own.
     pub(crate) fn record_source(
         &mut self,
         output: Var,
