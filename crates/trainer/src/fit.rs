@@ -9,6 +9,12 @@ use crate::settings::error::ConfigError;
 /// A network must read what the data has, and know its classes.
 pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {
     let model = architecture.name();
+    check_text(&model, data)?;
+    if architecture.reads_tokens() {
+        let (symbols, classes, data) = (architecture.classes(), data.classes, data.name.clone());
+        let model = model.to_string();
+        return if symbols == classes { Ok(()) } else { Err(ConfigError::Symbols { model, symbols, data, classes }) };
+    }
     let ModelSpec { channels, size: [height, width], classes, .. } = architecture.spec;
     let expected = [channels, height, width];
     let reads_images = matches!(architecture.graph.values[0], ValueShape::Image { .. });
@@ -40,6 +46,15 @@ pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(
     Ok(())
 }
 
+/// A network of text must have a text, and no other network.
+fn check_text(model: &ModelName, data: &Dataset) -> Result<(), ConfigError> {
+    match (model.sequence().is_some(), data.alphabet.is_some()) {
+        (true, false) => Err(ConfigError::NoText { model: model.to_string(), data: data.name.clone() }),
+        (false, true) => Err(ConfigError::Text { model: model.to_string(), data: data.name.clone() }),
+        _ => Ok(()),
+    }
+}
+
 /// The network of a specification.
 pub(crate) fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError> {
     Architecture::new(spec).map_err(|source| {
@@ -58,6 +73,7 @@ pub(crate) fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError
 
 /// The network of these settings on a data set. From here on they name a network of the zoo, if a file defines one.
 pub(crate) fn settle(config: &mut TrainConfig, data: &Dataset) -> Result<Architecture, ConfigError> {
+    check_text(&config.model, data)?;
     let architecture = architecture(&config.spec(data))?;
     if let (ModelName::Own(definition), false) = (&config.model, matches!(architecture.spec.name, ModelName::Own(_))) {
         let name = definition.name().parse().unwrap_or_else(|_| architecture.name());

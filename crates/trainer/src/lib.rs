@@ -33,6 +33,7 @@ pub mod report;
 pub mod run;
 pub mod run_checkpoints;
 pub mod run_dir;
+pub mod sample;
 pub mod settings;
 pub mod task;
 pub mod tensorboard;

@@ -44,6 +44,16 @@ pub fn print_text(text: impl fmt::Display) -> io::Result<()> {
     written.map_err(output_error)
 }
 
+/// Writes a part of a text to standard output, at once.
+///
+/// # Errors
+/// As [`print_text`].
+pub fn print_part(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(output_error)
+}
+
 /// An error of standard output.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output: {0}")]

@@ -102,19 +102,20 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
     let interrupt = Interrupt::install()?;
     let (model, checkpoint) = load_model_of(&args.model, args.which)?;
     let trained_on = model.input.clone();
-    let of_text = trained_on.as_ref().is_some_and(|input| input.alphabet.is_some());
+    let architecture = model.architecture()?;
     let trained_data = || trained_on.as_ref().map(|input| &*input.data);
     let name = match &args.data {
         Some(name) => name,
         // Whatever text it was trained on.
-        None if of_text && !args.text.is_empty() => TEXT,
+        None if architecture.reads_tokens() && !args.text.is_empty() => TEXT,
         None => trained_data().unwrap_or(data::EMBEDDED),
     };
     let (data_dir, table) = (args.data_dir.as_deref(), args.table.as_deref());
-    let data =
-        model_data::load(Source { model: &args.model, name, data_dir, table, text: &args.text }, trained_on.as_ref())?;
+    let sequence_length = architecture.spec.sequence.as_ref().map(|sequence| sequence.length);
+    let source = Source { model: &args.model, name, data_dir, table, text: &args.text, sequence_length };
+    let data = model_data::load(source, trained_on.as_ref())?;
     let loss = trained_on.as_ref().map_or(Loss::default(), ModelInput::loss);
-    check_fit(&model.architecture()?, &data)?;
+    check_fit(&architecture, &data)?;
     // A model goes on to see what it was trained to see.
     let default = || data.normalization(data::default_normalize(name));
     let normalization = trained_on.as_ref().map_or_else(default, |input| input.normalization.clone());

@@ -193,8 +193,9 @@ pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
             format!("landscapes are of classifiers; these models were trained with --loss {}", input.loss).into()
         );
     }
-    let source =
-        Source { model: &args.a, name: &input.data, data_dir: args.data_dir.as_deref(), table: None, text: &[] };
+    let sequence_length = architecture.spec.sequence.as_ref().map(|sequence| sequence.length);
+    let (name, data_dir) = (input.data.as_str(), args.data_dir.as_deref());
+    let source = Source { model: &args.a, name, data_dir, table: None, text: &[], sequence_length };
     let data = model_data::load(source, Some(&input))?;
     check_fit(&architecture, &data)?;
     let batch_size = args.batch_size.unwrap_or(BATCH_SIZE).min(data.train.len());

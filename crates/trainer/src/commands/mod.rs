@@ -20,6 +20,7 @@ mod network;
 mod plan;
 mod predict;
 mod report;
+mod sample;
 mod summary;
 pub(crate) mod train;
 mod values;
@@ -70,7 +71,7 @@ impl Command {
     pub fn only_tells(&self) -> bool {
         match self {
             Self::Bench(_) | Self::Completions(_) | Self::Compress(_) | Self::Devices(_) => true,
-            Self::Eval(_) | Self::Plan(_) | Self::Predict(_) | Self::Report(_) => true,
+            Self::Eval(_) | Self::Plan(_) | Self::Predict(_) | Self::Report(_) | Self::Sample(_) => true,
             Self::Data(command) => command.only_tells(),
             Self::Compare(_) | Self::Export(_) | Self::Import(_) | Self::Landscape(_) | Self::Train(_) => false,
         }
@@ -116,6 +117,8 @@ commands! {
     Eval(eval::EvalArgs),
     /// Predict classes, numbers or labels of new pictures, table rows or arrays.
     Predict(predict::PredictArgs),
+    /// Print text from a model that was trained on a text, symbol by symbol.
+    Sample(sample::SampleArgs),
     /// Remove a perceptron's unconnected units, and show what remains.
     Compress(compress::CompressArgs),
     /// Show the loss along paths between two trained networks: a line, and curves trained for a low loss.

@@ -24,6 +24,8 @@ pub(super) struct Source<'a> {
     pub table: Option<&'a Path>,
     /// Files of a text that were given, which are the test text.
     pub text: &'a [PathBuf],
+    /// Symbols of a window, of a model of text.
+    pub sequence_length: Option<usize>,
 }
 
 /// The data set, with the columns, classes and scales that the model was trained with.
@@ -31,7 +33,7 @@ pub(super) struct Source<'a> {
 /// # Errors
 /// If it is unavailable, or has classes that the model does not know.
 pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate::Result<Dataset> {
-    let Source { model, name, data_dir, table, text } = source;
+    let Source { model, name, data_dir, table, text, sequence_length } = source;
     if data_dir.is_some() && !data::is_in_folder(name) {
         return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS }.into());
     }
@@ -50,6 +52,7 @@ pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate
         config.table = Some(table.to_owned());
         config.test_table.clone_from(&config.table);
     }
+    config.sequence_length = sequence_length;
     if !text.is_empty() {
         config.text = text.to_vec();
         config.text_valid.clear();

@@ -21,7 +21,7 @@ use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
 use crate::memory;
 use crate::metrics::{Evaluation, loss_text};
-use crate::models::Architecture;
+use crate::models::{Architecture, SequenceFamily};
 use crate::report::{Significant, Table, dimensions, print_record, print_text, rate_text, wrapped};
 use crate::run::{Run, RunParts};
 use crate::run_checkpoints::{BEST, Found, newest_checkpoint};
@@ -155,8 +155,9 @@ pub fn run(args: &TrainArgs) -> crate::Result<()> {
     let data = config.training_data()?;
     let architecture = fit::settle(&mut config, &data)?;
     check_fit(&architecture, &data)?;
-    let batches_per_epoch = data.train.len().div_ceil(config.batch_size) as u64;
-    let total_steps = config.total_steps(batches_per_epoch);
+    let order = config.model.sequence().map(SequenceFamily::order);
+    let [batches_per_epoch, _] = data.train.epoch(config.batch_size, order);
+    let total_steps = config.total_steps(batches_per_epoch as u64);
     let work = Train { args, config: &config, data: &data, architecture: &architecture, total_steps, interrupt };
     on_device(config.device, config.thread_count(), work)
 }

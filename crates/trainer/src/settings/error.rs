@@ -150,6 +150,38 @@ pub enum ConfigError {
         /// Classes of the data set.
         classes: usize,
     },
+    /// A network of text on other data.
+    #[error(
+        "model: {model} reads text, but the samples of {data} are none; --data tiny-shakespeare, or --data text with --text FILE, would fit"
+    )]
+    NoText {
+        /// The model.
+        model: String,
+        /// The data set.
+        data: String,
+    },
+    /// Another network on a text.
+    #[error("model: {model} reads no text, but {data} is one; a model such as gru-512 or gpt-6-6-384 would fit")]
+    Text {
+        /// The model.
+        model: String,
+        /// The data set.
+        data: String,
+    },
+    /// A network of another number of symbols.
+    #[error(
+        "model: {model} knows {symbols} symbols, but {data} has {classes}; a model trained on this text, or on another of the same alphabet, would fit"
+    )]
+    Symbols {
+        /// The model.
+        model: String,
+        /// Its symbols.
+        symbols: usize,
+        /// The data set.
+        data: String,
+        /// Symbols of the text.
+        classes: usize,
+    },
     /// Images whose shape differs from the network's input.
     #[error(
         "model: {model} takes images of {expected} and has {outputs} classes, but {data} has images of {got} and \

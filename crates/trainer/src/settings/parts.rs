@@ -57,20 +57,15 @@ impl TrainConfig {
                     test: self.text_test.clone(),
                     test_fraction: self.test_fraction,
                     symbols: self.text_symbols,
-                    sequence_length: self.window(),
+                    sequence_length: self.sequence().length,
                 };
                 data::text::load(&options, alphabet)
             }
             _ if self.data == TINY_SHAKESPEARE => {
-                data::text::load_tiny_shakespeare(self.window(), self.test_fraction, alphabet)
+                data::text::load_tiny_shakespeare(self.sequence().length, self.test_fraction, alphabet)
             }
             _ => data::load_sized(&self.data, self.data_dir.as_deref(), self.image_size),
         }
-    }
-
-    /// Symbols of a window of a text.
-    fn window(&self) -> usize {
-        data::text::DEFAULT_LENGTH
     }
 
     /// The data of a run: with the samples held out, and targets scaled.

@@ -145,6 +145,12 @@ impl TrainConfig {
         if options.model.is_none() && config.data == TABLE {
             config.model = ModelName::Hidden(vec![300, 100]);
         }
+        if options.model.is_none() && is_text(&config.data) {
+            config.model = "gru-512".parse().expect("the paper's network");
+        }
+        if options.data.is_none() && config.model.sequence().is_some() {
+            config.data = TINY_SHAKESPEARE.to_owned();
+        }
         let training = config.model.sequence().map(|family| family.training);
         if let (None, Some(training)) = (options.optimizer, training) {
             config.optimizer = if training.decoupled { OptimizerKind::Adamw } else { OptimizerKind::Adam };

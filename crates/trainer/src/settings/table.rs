@@ -43,7 +43,7 @@ settings! {
         /// or a file that defines one, such as net.toml (docs/own-networks.md)
         model: ModelName = ModelName::Lenet300x100,
             arg(value_name = "NAME|FILE.toml", value_parser = ModelName::of_setting),
-            read(default, deserialize_with = "model_setting"), stated "mlp-300-100 for tables";
+            read(default, deserialize_with = "model_setting"), stated "mlp-300-100 for tables, gru-512 for texts";
         /// First layers of a residual network: those for ImageNet or for CIFAR; auto chooses by image size
         stem: Stem = Stem::Auto, needs |s| unless(s.model.family().is_some_and(|f| f.has_stem), "a model resnet-18, -34 or -50");
     }
@@ -58,7 +58,7 @@ settings! {
     DataArgs in NETWORK => {
         /// The data set: fashion-mnist-mini (built in); fashion-mnist, mnist, cifar10, cifar100, emnist-balanced (-letters,
         /// -digits, -byclass, -bymerge) or image-folder from --data-dir; table from --table; text from --text, or tiny-shakespeare (built in)
-        data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME");
+        data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME"), stated "tiny-shakespeare for models of text";
         /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
         /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test, or train alone; .jpeg and .png
         /// too)

@@ -27,6 +27,7 @@ use super::error::DataError;
 pub use alphabet::{Alphabet, TextSymbols};
 pub(crate) use batches::{TextBatches, TextEpoch};
 pub use error::TextError;
+pub(crate) use error::character_text;
 pub use span::Text;
 
 /// The name of the data set that is files of text.
