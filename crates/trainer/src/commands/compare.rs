@@ -10,10 +10,11 @@ use serde_json::Value;
 use super::report::write_and_print;
 use crate::atomic_file::write_atomic;
 use crate::comparison::{
-    Asked, COMPARISON, ComparisonError, ComparisonProgress, Definition, Outcome, Plan, PlannedRun, Results, RunFolder,
-    RunState, Said, Seeds, failure_file, run_child, settings_file, write_report,
+    Asked, COMPARISON, ComparisonError, ComparisonProgress, Definition, EpochValues, Outcome, Plan, PlannedRun,
+    Results, RunFolder, RunState, Said, Seeds, failure_file, run_child, settings_file, write_report,
 };
 use crate::interrupt::Interrupt;
+use crate::metrics::BITS;
 use crate::models::parse_density;
 use crate::report::print_record;
 use crate::settings::error::ConfigError;
@@ -262,8 +263,12 @@ fn done_record(run: &PlannedRun, definition: &Definition, out: &Path) -> crate::
     values.insert("arm".to_owned(), arm.name.clone().into());
     values.insert("method".to_owned(), arm.method.clone().into());
     values.insert("density_asked".to_owned(), run.place.density.into());
-    if let Some(accuracy) = folder.epochs.last().and_then(|epoch| epoch.val_accuracy) {
-        values.insert("val_accuracy".to_owned(), accuracy.into());
+    let of_validation = |value: fn(&EpochValues) -> Option<f64>| folder.epochs.last().and_then(value);
+    for (name, value) in [
+        ("val_accuracy".to_owned(), of_validation(|epoch| epoch.val_accuracy)),
+        (format!("val_{BITS}"), of_validation(|epoch| epoch.val_bits_per_character)),
+    ] {
+        values.extend(value.map(|value| (name, value.into())));
     }
     Ok(record)
 }

@@ -1,8 +1,8 @@
 //! The figures of a report.
 
 use super::statistics::evenly;
-use super::summary::{PublishedRow, Row, Summary, TimeUnit, percent};
-use super::{ComparisonError, Group, RankedOn, Results, RunFolder, Sample};
+use super::summary::{PublishedRow, Row, Summary, TimeUnit};
+use super::{ComparisonError, Group, Measure, RankedOn, Ranking, Results, RunFolder, Sample};
 use crate::figure::canvas::{Anchor, Canvas, LETTERS, Plot, draw, fit, stand_alone, text_width};
 use crate::figure::palette::{Ink, series_of_arm};
 use crate::figure::scale::Scale;
@@ -28,7 +28,7 @@ pub(super) struct Figure {
     pub caption: String,
 }
 
-/// What accuracy is set against.
+/// What results are set against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cost {
     /// Operations of the training.
@@ -42,11 +42,11 @@ pub(super) enum Cost {
 pub(super) enum Quantity {
     /// Loss on the training batches.
     Loss,
-    /// Share of right answers on the best samples there are.
-    Accuracy(Judged),
+    /// What arms are ranked by, on the best samples there are.
+    Result(Measure, Judged),
 }
 
-/// On which samples accuracy was taken during the training.
+/// On which samples results were taken during the training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Judged {
     /// The test set.
@@ -59,27 +59,30 @@ pub(super) enum Judged {
 
 impl Judged {
     /// The first of validation, test and training samples that all runs were judged on; none if there is none.
-    pub fn of(results: &Results) -> Option<Self> {
+    pub fn of(results: &Results, by: Measure) -> Option<Self> {
         let runs: Vec<&RunFolder> = results.groups.iter().flat_map(|g| g.finished().map(|(_, run)| run)).collect();
         let all =
-            |judged: &Self| runs.iter().all(|run| run.epochs.iter().all(|epoch| judged.accuracy(epoch).is_some()));
+            |judged: &Self| runs.iter().all(|run| run.epochs.iter().all(|epoch| judged.value(by, epoch).is_some()));
         [Self::Validation, Self::Test, Self::Training].into_iter().find(all)
     }
 
-    fn accuracy(self, epoch: &super::EpochValues) -> Option<f64> {
-        match self {
-            Self::Test => epoch.test_accuracy,
-            Self::Validation => epoch.val_accuracy,
-            Self::Training => epoch.train_accuracy,
+    fn value(self, by: Measure, epoch: &super::EpochValues) -> Option<f64> {
+        match (by, self) {
+            (Measure::Accuracy, Self::Test) => epoch.test_accuracy,
+            (Measure::Accuracy, Self::Validation) => epoch.val_accuracy,
+            (Measure::Accuracy, Self::Training) => epoch.train_accuracy,
+            (Measure::BitsPerCharacter, Self::Test) => epoch.test_bits_per_character,
+            (Measure::BitsPerCharacter, Self::Validation) => epoch.val_bits_per_character,
+            (Measure::BitsPerCharacter, Self::Training) => epoch.train_bits_per_character,
         }
     }
 
     /// For titles.
-    fn accuracy_name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
-            Self::Test => "test accuracy",
-            Self::Validation => "validation accuracy",
-            Self::Training => "training accuracy",
+            Self::Test => "test",
+            Self::Validation => "validation",
+            Self::Training => "training",
         }
     }
 
@@ -87,7 +90,7 @@ impl Judged {
     fn samples(self) -> &'static str {
         match self {
             Self::Test => "the test set",
-            Self::Validation => "the samples held out of the training set",
+            Self::Validation => "the validation samples",
             Self::Training => "the training batches",
         }
     }
@@ -121,7 +124,7 @@ fn key_at(canvas: &Canvas<'_>, series: usize, [x, y]: [f64; 2]) -> Result<(), St
     canvas.marker([x + KEY[0] / 2.0 - 1.0, y], series, 4.2)
 }
 
-/// A group's place in a plot of accuracy.
+/// A group's place in a plot of results.
 struct Place<'r> {
     arm: usize,
     at: [f64; 2],
@@ -131,7 +134,7 @@ struct Place<'r> {
 }
 
 fn places<'r>(results: &Results, summary: &'r Summary, cost: Cost, unit: TimeUnit) -> Vec<Place<'r>> {
-    let on = summary.ranked_on;
+    let ranking @ Ranking { on, by } = summary.ranking();
     let place = |(group, row): (&Group, &'r Row)| {
         let x = match cost {
             Cost::Flops => row.train_flops_ratio?,
@@ -144,46 +147,51 @@ fn places<'r>(results: &Results, summary: &'r Summary, cost: Cost, unit: TimeUni
         let run = |(_, run): (_, &RunFolder)| {
             let done = run.done.as_ref()?;
             let x = if cost == Cost::Flops { x } else { done.train_seconds / unit.seconds };
-            Some([x, 100.0 * on.accuracy(run)?])
+            Some([x, by.shown(ranking.at_end(run)?)])
         };
-        let (mean, deviation) = row.accuracy(on);
+        let (mean, deviation) = row.result(by, on);
         Some(Place {
             arm: group.arm,
-            at: [x, 100.0 * mean?],
-            spread: [spread_x, 100.0 * deviation.unwrap_or(0.0)],
+            at: [x, by.shown(mean?)],
+            spread: [spread_x, by.shown(deviation.unwrap_or(0.0))],
             runs: group.finished().filter_map(run).collect(),
             // Published numbers are accuracies on the test set.
-            published: if on == RankedOn::Test { &row.published } else { &[] },
+            published: if shows_published(ranking) { &row.published } else { &[] },
         })
     };
     results.groups.iter().zip(&summary.rows).filter_map(place).collect()
+}
+
+fn shows_published(ranking: Ranking) -> bool {
+    ranking == Ranking { on: RankedOn::Test, by: Measure::Accuracy }
 }
 
 fn seconds_unit(summary: &Summary) -> TimeUnit {
     TimeUnit::of(summary.rows.iter().filter_map(|row| row.train_seconds_mean).fold(0.0, f64::max))
 }
 
-/// Accuracy against what the training cost.
+/// Results against what the training cost.
 ///
 /// # Errors
 /// If it cannot be drawn.
-pub(super) fn accuracy(results: &Results, summary: &Summary, cost: Cost) -> Result<Figure, ComparisonError> {
+pub(super) fn against_cost(results: &Results, summary: &Summary, cost: Cost) -> Result<Figure, ComparisonError> {
     let what = heading(results, summary, cost);
     let svg = draw(&what, SIZE, |canvas| paint_accuracy(canvas, results, summary, cost, AXES))?;
     let repeated = results.groups.iter().any(|group| group.finished().count() > 1);
-    let on = summary.ranked_on;
-    let published = on == RankedOn::Test && summary.rows.iter().any(|row| !row.published.is_empty());
-    let name = on.accuracy_name();
-    let name = name[..1].to_uppercase() + &name[1..];
+    let ranking = summary.ranking();
+    let published = shows_published(ranking) && summary.rows.iter().any(|row| !row.published.is_empty());
+    let name = ranking.name();
+    let name = name[..1].to_uppercase() + &name[1..] + ranking.by.in_unit();
+    let better = ranking.by.better();
     let reference =
         results.reference.as_ref().map_or("the dense network".to_owned(), |r| format!("the dense {}", r.model));
     let mut caption = match cost {
         Cost::Flops => format!(
-            "{name} in percent against the operations of the whole training, relative to those of {reference}. Higher is \
-             better, further left is cheaper."
+            "{name} against the operations of the whole training, relative to those of {reference}. {better}, further left is \
+             cheaper."
         ),
         Cost::Seconds => format!(
-            "{name} in percent against the time of the whole training, in {}. Higher is better, further left is faster.",
+            "{name} against the time of the whole training, in {}. {better}, further left is faster.",
             match seconds_unit(summary).name {
                 "s" => "seconds",
                 "min" => "minutes",
@@ -198,7 +206,7 @@ pub(super) fn accuracy(results: &Results, summary: &Summary, cost: Cost) -> Resu
         " Each mark is one run; lines join the densities of one arm."
     };
     if results.dense().is_some() {
-        caption += " The dashed line marks the dense network's accuracy.";
+        caption += &format!(" The dashed line marks the dense network's {}.", ranking.by.name());
     }
     if cost == Cost::Flops {
         caption += " Marks that would overlap are moved apart sideways.";
@@ -240,7 +248,7 @@ pub(super) fn accuracy_file(results: &Results, summary: &Summary, cost: Cost) ->
 
 fn heading(results: &Results, summary: &Summary, cost: Cost) -> String {
     let against = if cost == Cost::Flops { "operations" } else { "time" };
-    format!("{}: {} against {against} of training", results.title, summary.ranked_on.accuracy_name())
+    format!("{}: {} against {against} of training", results.title, summary.ranking().name())
 }
 
 fn paint_accuracy(
@@ -267,7 +275,7 @@ fn paint_accuracy(
         place.runs.iter().map(|run| run[1]).chain(ends).chain(published)
     });
     let (x, y) =
-        (Scale::fitting(title, &xs, 5), Scale::linear(format!("{} in %", summary.ranked_on.accuracy_name()), ys, 6));
+        (Scale::fitting(title, &xs, 5), Scale::linear(summary.ranked_by.axis(summary.ranked_on.name()), ys, 6));
     let plot = canvas.plot(top_left, bottom_right, x, y)?;
     if let Some(dense) = dense_arm(results).and_then(|arm| places.iter().find(|place| place.arm == arm)) {
         plot.level(dense.at[1])?;
@@ -353,9 +361,9 @@ struct Curve {
 fn curves(results: &Results, density: Option<f64>, quantity: Quantity) -> Vec<Curve> {
     let value = |epoch: &super::EpochValues| match quantity {
         Quantity::Loss => Some(epoch.train_loss),
-        Quantity::Accuracy(judged) => judged.accuracy(epoch).map(|share| 100.0 * share),
+        Quantity::Result(by, judged) => judged.value(by, epoch).map(|value| by.shown(value)),
     };
-    let of_batches = matches!(quantity, Quantity::Loss | Quantity::Accuracy(Judged::Training));
+    let of_batches = matches!(quantity, Quantity::Loss | Quantity::Result(_, Judged::Training));
     let curve = |group: &Group| {
         let runs: Vec<&RunFolder> = group.finished().map(|(_, run)| run).collect();
         let epochs = runs.iter().map(|run| run.epochs.len() - usize::from(of_batches && ends_with_few_batches(run)));
@@ -421,7 +429,7 @@ fn spread(heights: &[f64], [top, bottom]: [f64; 2]) -> Vec<f64> {
     places.enumerate().map(|(i, place)| place + LINE * i as f64).collect()
 }
 
-/// Loss or accuracy over the steps of the training, of all arms at a density and of the dense network; none if nothing was
+/// Loss or results over the steps of the training, of all arms at a density and of the dense network; none if nothing was
 /// recorded more than once.
 ///
 /// # Errors
@@ -436,8 +444,14 @@ pub(super) fn training_curves(
         return Ok(None);
     }
     let (name, unit, samples) = match quantity {
-        Quantity::Loss => ("training loss", "Cross-entropy in nats", "the training batches"),
-        Quantity::Accuracy(judged) => (judged.accuracy_name(), "Accuracy in percent", judged.samples()),
+        Quantity::Loss => ("training loss".to_owned(), "Cross-entropy in nats", "the training batches"),
+        Quantity::Result(by, judged) => {
+            let unit = match by {
+                Measure::Accuracy => "Accuracy in percent",
+                Measure::BitsPerCharacter => "Bits per character",
+            };
+            (format!("{} {}", judged.name(), by.name()), unit, judged.samples())
+        }
     };
     let at = density.map_or(String::new(), |density| format!(" at density {density}"));
     let mut title = format!("{name}{at}");
@@ -448,7 +462,7 @@ pub(super) fn training_curves(
     let values: Vec<f64> = match quantity {
         // A band below 0 would break a logarithmic axis.
         Quantity::Loss => all().flat_map(|(_, sample)| [sample.min, sample.max]).collect(),
-        Quantity::Accuracy(_) => all().flat_map(|(_, sample)| ends(sample)).collect(),
+        Quantity::Result(..) => all().flat_map(|(_, sample)| ends(sample)).collect(),
     };
     // As high as the names need.
     let [[left, top], [_, bottom]] = AXES;
@@ -459,8 +473,8 @@ pub(super) fn training_curves(
     let svg = draw(&what, [width, height + more], |canvas| {
         let last = all().map(|(step, _)| *step).fold(0.0, f64::max);
         let y = match quantity {
-            Quantity::Loss => Scale::fitting(name, &values, 6),
-            Quantity::Accuracy(_) => Scale::linear(format!("{name} in %"), values.iter().copied(), 6),
+            Quantity::Loss => Scale::fitting(name.clone(), &values, 6),
+            Quantity::Result(by, judged) => Scale::linear(by.axis(judged.name()), values.iter().copied(), 6),
         };
         let plot = canvas.plot([left, top], [right, bottom], Scale::between("step", 0.0, last * 1.02, 4), y)?;
         for curve in &curves {
@@ -496,7 +510,7 @@ fn paint_band(plot: &Plot<'_, '_>, curve: &Curve, quantity: Quantity, ink: Ink) 
     }
     let ends = |sample: &Sample| match quantity {
         Quantity::Loss => [sample.min, sample.max],
-        Quantity::Accuracy(_) => [sample.mean - sample.spread(), sample.mean + sample.spread()],
+        Quantity::Result(..) => [sample.mean - sample.spread(), sample.mean + sample.spread()],
     };
     let side = |end: usize| curve.points.iter().map(|(step, s)| [*step, ends(s)[end]]).collect::<Vec<_>>();
     plot.band(&side(0), &side(1), ink)
@@ -697,12 +711,6 @@ pub(super) fn layer_history(results: &Results, group: &Group) -> Result<Option<F
     let caption =
         format!("The share of each layer's weights that exist, over the steps of training, for one seed.{chosen}");
     Ok(Some(Figure { title: name, svg, caption }))
-}
-
-/// A share in percent, with its sign, for sentences.
-pub(super) fn points(share: f64) -> String {
-    let text = percent(share.abs());
-    if share < 0.0 { format!("−{text}") } else { format!("+{text}") }
 }
 
 #[cfg(test)]

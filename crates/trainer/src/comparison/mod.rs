@@ -32,6 +32,6 @@ pub use progress::ComparisonProgress;
 pub use report_files::{REPORT, write_report};
 pub use results::{Group, GroupRun, Reference, Results};
 pub use run_folder::{DoneValues, EpochValues, Machine, RunFolder};
-pub use score::RankedOn;
+pub use score::{Measure, RankedOn, Ranking};
 pub use statistics::Sample;
 pub use summary::{PublishedRow, Row, Summary};

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::charts::{self, Cost, Figure, Judged, Quantity};
 use super::heat_map::{self, Maps};
 use super::run_folder::deciding_settings;
-use super::summary::{Row, Summary, TimeUnit, percent, percent_and_deviation};
-use super::{ComparisonError, Group, Machine, RankedOn, Results, RunFolder, Sample};
+use super::summary::{Row, Summary, TimeUnit};
+use super::{ComparisonError, Group, Machine, Measure, RankedOn, Ranking, Results, RunFolder, Sample};
 use crate::figure::canvas::{FIGURE_RULES, escape};
 use crate::figure::palette::{self, Ink};
 use crate::report::Significant;
@@ -71,9 +71,18 @@ fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Mean and deviation in percent, which stay on one line.
-fn percents(mean: f64, deviation: Option<f64>) -> String {
-    format!("{}\u{a0}%", percent_and_deviation(mean, deviation)).replace(' ', "\u{a0}")
+/// A result with its deviation and unit, which stay on one line.
+fn results_text(by: Measure, mean: f64, deviation: Option<f64>) -> String {
+    let unit = match by {
+        Measure::Accuracy => "%",
+        Measure::BitsPerCharacter => by.name(),
+    };
+    format!("{}\u{a0}{unit}", by.text_and_deviation(mean, deviation).replace(' ', "\u{a0}"))
+}
+
+/// The text with its first letter as a capital.
+fn capitalized(text: &str) -> String {
+    text[..1].to_uppercase() + &text[1..]
 }
 
 fn plural(count: usize, word: &str) -> String {
@@ -119,42 +128,44 @@ type Ranked<'r> = (&'r Group, &'r Row, f64);
 
 /// What a reader would ask first.
 fn in_short(results: &Results, summary: &Summary) -> String {
-    let (mut items, on) = (Vec::new(), summary.ranked_on);
+    let (mut items, ranking @ Ranking { on, by }) = (Vec::new(), summary.ranking());
     let rows = || results.groups.iter().zip(&summary.rows);
     if let Some((_, row)) = rows().find(|(group, row)| group.is_dense() && row.runs > 0) {
-        let (mean, deviation) = row.accuracy(on);
-        items.extend(
-            mean.map(|mean| format!("The dense network reaches {} on {}.", percents(mean, deviation), on.samples())),
-        );
+        let (mean, deviation) = row.result(by, on);
+        let reached =
+            |mean| format!("The dense network reaches {} on {}.", results_text(by, mean, deviation), on.samples());
+        items.extend(mean.map(reached));
     }
     for density in charts::densities(results) {
         let mut ranked: Vec<Ranked<'_>> = rows()
             .filter(|(group, _)| !group.is_dense() && group.density == density)
-            .filter_map(|(group, row)| Some((group, row, row.accuracy(on).0?)))
+            .filter_map(|(group, row)| Some((group, row, row.result(by, on).0?)))
             .collect();
-        ranked.sort_by(|a, b| b.2.total_cmp(&a.2));
-        items.extend(ranking(&ranked, on).map(|text| format!("At density {density}, {text}")));
+        ranked.sort_by(|a, b| by.gain(b.2).total_cmp(&by.gain(a.2)));
+        items.extend(ranked_text(&ranked, ranking).map(|text| format!("At density {density}, {text}")));
     }
     if items.is_empty() {
         return String::new();
     }
     let items: String = items.iter().map(|item| format!("<li>{item}</li>\n")).collect();
-    let note = on.sentence();
+    let note = ranking.sentence();
     format!(
         "<section>\n<h2>In short</h2>\n<ul class=\"short\">\n{items}</ul>\n<p class=\"note\">{note}</p>\n</section>\n"
     )
 }
 
 /// The best arm, what it costs, and how sure it is that it is the best.
-fn ranking(ranked: &[Ranked<'_>], on: RankedOn) -> Option<String> {
+fn ranked_text(ranked: &[Ranked<'_>], ranking: Ranking) -> Option<String> {
+    let Ranking { on, by } = ranking;
     let &(best_group, best, mean) = ranked.first()?;
-    let accuracy = percents(mean, best.accuracy(on).1);
+    let result = results_text(by, mean, best.result(by, on).1);
     let mut text = match ranked.len() {
-        1 => format!("{} reaches {accuracy}", escape(&best.arm)),
-        _ => format!("{} has the highest mean {}, {accuracy}", escape(&best.arm), on.accuracy_name()),
+        1 => format!("{} reaches {result}", escape(&best.arm)),
+        _ => format!("{} has {} mean {}, {result}", escape(&best.arm), by.best(), ranking.name()),
     };
-    if let Some(difference) = best.accuracy_minus_dense_mean {
-        text += &format!(", {} points against dense", charts::points(difference));
+    let unit = by.difference_unit();
+    if let Some(difference) = best.minus_dense(by) {
+        text += &format!(", {} {unit} against dense", by.difference(difference));
     }
     let costs = [(best.train_flops_ratio, "the operations"), (best.step_time_ratio, "the time of a step")];
     let costs: Vec<_> =
@@ -165,28 +176,28 @@ fn ranking(ranked: &[Ranked<'_>], on: RankedOn) -> Option<String> {
     text += ".";
     let Some(&(second_group, second, _)) = ranked.get(1) else { return Some(text) };
     let name = escape(&second.arm);
-    let Some(pairs) = paired(best_group, second_group, on) else { return Some(text) };
-    let difference = charts::points(pairs.mean);
+    let Some(pairs) = paired(best_group, second_group, ranking) else { return Some(text) };
+    let difference = by.difference(pairs.mean);
     text += &match pairs.standard_error() {
-        None => format!(" {name} is next; the difference of {difference} points comes from a single seed."),
-        Some(error) if pairs.mean > 2.0 * error => {
-            let (mean, error) = (percent(pairs.mean), percent(error));
-            format!(" {name} is next, {mean} ± {error} points behind (standard error, same seeds).")
+        None => format!(" {name} is next; the difference of {difference} {unit} comes from a single seed."),
+        Some(error) if by.gain(pairs.mean) > 2.0 * error => {
+            let (mean, error) = (by.text(by.gain(pairs.mean)), by.text(error));
+            format!(" {name} is next, {mean} ± {error} {unit} behind (standard error, same seeds).")
         }
         Some(error) => format!(
-            " The difference from {name} is within noise: {difference} ± {} points (standard error, same seeds).",
-            percent(error)
+            " The difference from {name} is within noise: {difference} ± {} {unit} (standard error, same seeds).",
+            by.text(error)
         ),
     };
     Some(text)
 }
 
-/// Accuracy of one group minus that of another with the same seed.
-fn paired(a: &Group, b: &Group, on: RankedOn) -> Option<Sample> {
-    let accuracy = |run: &RunFolder| on.accuracy(run);
+/// The result of one group minus that of another with the same seed.
+fn paired(a: &Group, b: &Group, ranking: Ranking) -> Option<Sample> {
+    let result = |run: &RunFolder| ranking.at_end(run);
     Sample::of(a.finished().filter_map(|(run, folder)| {
         let (_, other) = b.finished().find(|(other, _)| other.seed == run.seed)?;
-        Some(accuracy(folder)? - accuracy(other)?)
+        Some(result(folder)? - result(other)?)
     }))
 }
 
@@ -202,16 +213,21 @@ fn table(results: &Results, summary: &Summary) -> Result<String, ComparisonError
     let mut html = "<section>\n<h2>Results</h2>\n<div class=\"scroll\"><table>\n<thead>\n<tr>".to_owned();
     html += "<th class=\"text\" rowspan=\"2\">Arm</th><th rowspan=\"2\">Density</th>";
     let validated = summary.ranked_on == RankedOn::Validation;
-    let ranked = if validated { "Validation accuracy" } else { "Test accuracy" };
+    let (by, unit_of) = (summary.ranked_by, summary.ranked_by.unit());
+    let ranked = capitalized(&summary.ranking().name());
     html += &format!("<th class=\"group\" colspan=\"{spans}\">{ranked}</th>");
-    html += if validated { "<th rowspan=\"2\">Test accuracy<small>%</small></th>" } else { "" };
+    if validated {
+        html += &format!("<th rowspan=\"2\">Test {}<small>{unit_of}</small></th>", by.name());
+    }
     html += "<th rowspan=\"2\">Runs</th>";
     html += "<th class=\"group\" colspan=\"2\">Operations</th>";
     html += &format!("<th class=\"group\" colspan=\"{spans}\">Training time</th>");
     html += "<th rowspan=\"2\">Step<small>ms</small></th><th rowspan=\"2\">Memory<small>MiB</small></th>";
     html += if published { "<th rowspan=\"2\">Published<small>%</small></th>" } else { "" };
-    html += "</tr>\n<tr><th>mean ± s.d.<small>%</small></th>";
-    html += if with_dense { "<th>vs dense<small>points</small></th>" } else { "" };
+    html += &format!("</tr>\n<tr><th>mean ± s.d.<small>{unit_of}</small></th>");
+    if with_dense {
+        html += &format!("<th>vs dense<small>{}</small></th>", by.difference_unit());
+    }
     html += "<th>training<small>dense = 1</small></th><th>inference<small>dense = 1</small></th>";
     html += &format!("<th>mean<small>{}</small></th>", unit.name);
     html += if with_dense { "<th>ratio<small>dense = 1</small></th>" } else { "" };
@@ -231,16 +247,16 @@ fn table(results: &Results, summary: &Summary) -> Result<String, ComparisonError
             );
         }
         html += &format!("<td>{}</td>", row.density);
-        let accuracy = |on: RankedOn| {
-            let (mean, deviation) = row.accuracy(on);
-            cell(mean, |mean| percent_and_deviation(mean, deviation))
+        let result = |on: RankedOn| {
+            let (mean, deviation) = row.result(by, on);
+            cell(mean, |mean| by.text_and_deviation(mean, deviation))
         };
-        html += &accuracy(summary.ranked_on);
+        html += &result(summary.ranked_on);
         if with_dense {
-            html += &cell(row.accuracy_minus_dense_mean, charts::points);
+            html += &cell(row.minus_dense(by), |difference| by.difference(difference));
         }
         if validated {
-            html += &accuracy(RankedOn::Test);
+            html += &result(RankedOn::Test);
         }
         let all = row.runs + row.unfinished;
         let of_all = if row.unfinished == 0 { String::new() } else { format!(" of {all}") };
@@ -261,16 +277,24 @@ fn table(results: &Results, summary: &Summary) -> Result<String, ComparisonError
         html += "</tr>\n";
     }
     html += "</tbody>\n</table></div>\n";
-    let mut notes = vec![
-        "Accuracies are those at the end of a run, never the best along the way; s.d. is the sample standard deviation over the \
-         seeds."
-            .to_owned(),
-    ];
+    let results_are = match by {
+        Measure::Accuracy => "Accuracies are",
+        Measure::BitsPerCharacter => "Bits per character, of which fewer are better, are",
+    };
+    let mut notes = vec![format!(
+        "{results_are} those at the end of a run, never the best along the way; s.d. is the sample standard deviation over the seeds."
+    )];
     if validated {
-        notes.push(
-            "Arms are compared by validation accuracy. The test accuracy beside it had no part in any choice."
-                .to_owned(),
-        );
+        notes.push(match by {
+            Measure::Accuracy => {
+                "Arms are compared by validation accuracy. The test accuracy beside it had no part in any choice."
+                    .to_owned()
+            }
+            Measure::BitsPerCharacter => {
+                "Arms are compared by the validation text. The test text beside it had no part in any choice."
+                    .to_owned()
+            }
+        });
     }
     if with_dense {
         notes.push("“vs dense” is the mean difference from the dense run with the same seed.".to_owned());
@@ -297,7 +321,7 @@ fn sources(summary: &Summary) -> String {
         for published in &row.published {
             let parts = [published.source.as_deref(), published.note.as_deref()];
             let text = parts.iter().flatten().map(|text| escape(text)).collect::<Vec<_>>().join("; ");
-            let number = percents(published.accuracy, published.deviation);
+            let number = results_text(Measure::Accuracy, published.accuracy, published.deviation);
             let what = format!("{} at density {} ({number})", escape(&row.arm), row.density);
             match items.iter_mut().find(|(other, _)| *other == text) {
                 _ if text.is_empty() => {}
@@ -345,19 +369,25 @@ const BY_ARM: &str = " by-arm";
 
 fn costs(results: &Results, summary: &Summary) -> Result<String, ComparisonError> {
     let figures =
-        [charts::accuracy(results, summary, Cost::Flops)?, charts::accuracy(results, summary, Cost::Seconds)?];
-    Ok(section("Accuracy and its cost", &figures, BY_ARM))
+        [charts::against_cost(results, summary, Cost::Flops)?, charts::against_cost(results, summary, Cost::Seconds)?];
+    let title = match summary.ranked_by {
+        Measure::Accuracy => "Accuracy and its cost",
+        Measure::BitsPerCharacter => "Bits per character and their cost",
+    };
+    Ok(section(title, &figures, BY_ARM))
 }
 
 fn training(results: &Results) -> Result<String, ComparisonError> {
-    let judged = Judged::of(results);
+    let by = Measure::of(results);
+    let judged = Judged::of(results, by);
     let mut densities: Vec<Option<f64>> = charts::densities(results).into_iter().map(Some).collect();
     if densities.is_empty() {
         densities.push(None);
     }
     let mut figures = Vec::new();
     for density in densities {
-        for quantity in [Some(Quantity::Loss), judged.map(Quantity::Accuracy)].into_iter().flatten() {
+        for quantity in [Some(Quantity::Loss), judged.map(|judged| Quantity::Result(by, judged))].into_iter().flatten()
+        {
             figures.extend(charts::training_curves(results, density, quantity)?);
         }
     }
@@ -550,8 +580,11 @@ fn runs(results: &Results, summary: &Summary) -> String {
     let validated = summary.ranked_on == RankedOn::Validation;
     let mut html = "<section>\n<h2>Runs</h2>\n<div class=\"scroll\"><table class=\"runs\">\n<thead><tr>".to_owned();
     html += "<th class=\"text\">Arm</th><th>Density</th><th>Seed</th>";
-    html += if validated { "<th>Validation<small>%</small></th>" } else { "" };
-    html += "<th>Test<small>%</small></th><th>Test loss</th>";
+    let (by, unit) = (summary.ranked_by, summary.ranked_by.unit());
+    if validated {
+        html += &format!("<th>Validation<small>{unit}</small></th>");
+    }
+    html += &format!("<th>Test<small>{unit}</small></th><th>Test loss</th>");
     html += "<th>Training<small>s</small></th><th>Step<small>ms</small></th><th class=\"text\">Folder</th></tr></thead>\n<tbody>\n";
     for (i, group) in results.groups.iter().enumerate() {
         for (j, run) in group.runs.iter().enumerate() {
@@ -564,9 +597,9 @@ fn runs(results: &Results, summary: &Summary) -> String {
             match folder.and_then(|folder| Some((folder, folder.done.as_ref()?))) {
                 Some((folder, done)) => {
                     if validated {
-                        html += &cell(RankedOn::Validation.accuracy(folder), percent);
+                        html += &cell(by.at_end(RankedOn::Validation, folder), |value| by.text(value));
                     }
-                    html += &cell(Some(done.test_accuracy), percent);
+                    html += &cell(by.at_end(RankedOn::Test, folder), |value| by.text(value));
                     html += &cell(Some(done.test_loss), |loss| format!("{loss:.4}"));
                     html += &cell(Some(done.train_seconds), |seconds| Significant(seconds).to_string());
                     html += &cell(done.step_time_ns.map(|ns| ns as f64 / 1e6), |ms| Significant(ms).to_string());

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::PlannedRun;
 use super::summary::percent;
+use crate::metrics::BITS;
 use crate::report::Significant;
 
 /// Progress of a comparison.
@@ -64,13 +65,16 @@ impl ComparisonProgress {
     /// The present run is finished, now or before.
     pub fn finish_run(&mut self, run: &PlannedRun, record: &Value, before: bool) {
         // With validation samples, the test set is not looked at along the way.
-        let held_out = run.config.val_fraction > 0.0;
-        let (name, key) = if held_out { ("validation", "val_accuracy") } else { ("test", "test_accuracy") };
-        let accuracy = record[key].as_f64().map_or("–".to_owned(), percent);
+        let (name, set) = if run.config.has_validation() { ("validation", "val") } else { ("test", "test") };
+        let value = |measure: &str| record[format!("{set}_{measure}")].as_f64();
+        let result = match value(BITS) {
+            Some(bits) => format!("{bits:.3} bits/character"),
+            None => format!("accuracy {}%", value("accuracy").map_or("–".to_owned(), percent)),
+        };
         let seconds = record["train_seconds"].as_f64().map_or(String::new(), |s| format!("  {} s", Significant(s)));
         let note = if before { "  (was there)" } else { "" };
         if !self.silent {
-            self.line(&format!("{}  {name} accuracy {accuracy}%{seconds}{note}", self.message(run, "")));
+            self.line(&format!("{}  {name} {result}{seconds}{note}", self.message(run, "")));
         }
     }
 

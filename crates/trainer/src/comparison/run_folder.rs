@@ -46,6 +46,12 @@ pub struct EpochValues {
     pub val_accuracy: Option<f64>,
     /// Share of right answers on the test set, with `eval-test`.
     pub test_accuracy: Option<f64>,
+    /// Of a text, the loss of the epoch's batches in bits.
+    pub train_bits_per_character: Option<f64>,
+    /// The same of the validation text.
+    pub val_bits_per_character: Option<f64>,
+    /// The same of the test text, with `eval-test`.
+    pub test_bits_per_character: Option<f64>,
 }
 
 /// The record of a finished run.
@@ -55,6 +61,8 @@ pub struct DoneValues {
     pub test_accuracy: f64,
     /// Mean loss there.
     pub test_loss: f64,
+    /// The same in bits, of a text.
+    pub test_bits_per_character: Option<f64>,
     /// Stored weights.
     pub nnz: usize,
     /// Stored weights of all positions.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::results::{Group, Reference, Results};
 use super::run_folder::model_name;
-use super::{DoneValues, RankedOn, Sample};
+use super::{DoneValues, Measure, RankedOn, Ranking, Sample};
 use crate::report::{Significant, Table, bytes_text};
 
 /// A row: means over the seeds that have finished. What no run of the row has is `None`.
@@ -38,6 +38,24 @@ pub struct Row {
     pub test_accuracy_sd: Option<f64>,
     /// Loss on the test set.
     pub test_loss_mean: Option<f64>,
+    /// Of texts, the loss on the validation text in bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_bits_per_character_mean: Option<f64>,
+    /// Its sample standard deviation over the seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_bits_per_character_sd: Option<f64>,
+    /// Of texts, the loss on the test text in bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_bits_per_character_mean: Option<f64>,
+    /// Its sample standard deviation over the seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_bits_per_character_sd: Option<f64>,
+    /// Bits on the samples of [`Summary::ranked_on`] less those of the dense network with the same seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_minus_dense_mean: Option<f64>,
+    /// Standard error of that mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_minus_dense_se: Option<f64>,
     /// Accuracy on the samples of [`Summary::ranked_on`] less that of the dense network with the same seed.
     pub accuracy_minus_dense_mean: Option<f64>,
     /// Standard error of that mean.
@@ -87,8 +105,10 @@ pub struct Summary {
     pub finished: usize,
     /// All runs.
     pub runs: usize,
-    /// The samples whose accuracy ranks the arms.
+    /// The samples that rank the arms.
     pub ranked_on: RankedOn,
+    /// What is measured on them.
+    pub ranked_by: Measure,
     /// The rows, arm by arm.
     pub rows: Vec<Row>,
 }
@@ -99,9 +119,24 @@ impl Summary {
         let [finished, runs] = results.progress();
         let dense_step = dense_step_time(results);
         let ranked_on = RankedOn::of(results);
+        let ranked_by = Measure::of(results);
         let rows = results.groups.iter().map(|group| row(results, group, dense_step, ranked_on)).collect();
         let reference_model = results.reference.as_ref().map(|reference| reference.model.clone());
-        Self { event: "summary", title: results.title.clone(), reference_model, finished, runs, ranked_on, rows }
+        Self {
+            event: "summary",
+            title: results.title.clone(),
+            reference_model,
+            finished,
+            runs,
+            ranked_on,
+            ranked_by,
+            rows,
+        }
+    }
+
+    /// What the arms are ranked by.
+    pub fn ranking(&self) -> Ranking {
+        Ranking { on: self.ranked_on, by: self.ranked_by }
     }
 }
 
@@ -111,16 +146,19 @@ fn row(results: &Results, group: &Group, dense_step: Option<f64>, ranked_on: Ran
     let all = |value: fn(&DoneValues) -> f64| Sample::of(done.iter().map(|done| value(done)));
     let some = |value: &dyn Fn(&DoneValues) -> Option<f64>| Sample::of(done.iter().filter_map(|done| value(done)));
     let accuracy = all(|done| done.test_accuracy);
-    let validation = Sample::of(runs.iter().filter_map(|(_, folder)| RankedOn::Validation.accuracy(folder)));
+    let of_runs = |by: Measure, on: RankedOn| Sample::of(runs.iter().filter_map(|(_, folder)| by.at_end(on, folder)));
+    let validation = of_runs(Measure::Accuracy, RankedOn::Validation);
+    let bits = [RankedOn::Validation, RankedOn::Test].map(|on| of_runs(Measure::BitsPerCharacter, on));
     let seconds = all(|done| done.train_seconds);
     let dense = results.dense().filter(|_| !group.is_dense());
     // Seed by seed, so that what a seed does to both does not count.
-    let paired = dense.and_then(|dense| {
+    let paired = |by: Measure| {
         Sample::of(runs.iter().filter_map(|(run, folder)| {
-            let (_, other) = dense.finished().find(|(other, _)| other.seed == run.seed)?;
-            Some(ranked_on.accuracy(folder)? - ranked_on.accuracy(other)?)
+            let (_, other) = dense?.finished().find(|(other, _)| other.seed == run.seed)?;
+            Some(by.at_end(ranked_on, folder)? - by.at_end(ranked_on, other)?)
         }))
-    });
+    };
+    let (bits_paired, paired) = (paired(Measure::BitsPerCharacter), paired(Measure::Accuracy));
     let reference = results.reference.as_ref();
     let train_flops_ratio = some(&|done| {
         let absolute = reference.and_then(|reference| Some(done.total_train_flops()? / reference.train_flops));
@@ -154,6 +192,12 @@ fn row(results: &Results, group: &Group, dense_step: Option<f64>, ranked_on: Ran
         test_accuracy_mean: mean(accuracy),
         test_accuracy_sd: accuracy.and_then(|sample| sample.deviation),
         test_loss_mean: mean(all(|done| done.test_loss)),
+        val_bits_per_character_mean: mean(bits[0]),
+        val_bits_per_character_sd: bits[0].and_then(|sample| sample.deviation),
+        test_bits_per_character_mean: mean(bits[1]),
+        test_bits_per_character_sd: bits[1].and_then(|sample| sample.deviation),
+        bits_minus_dense_mean: mean(bits_paired),
+        bits_minus_dense_se: bits_paired.and_then(|sample| sample.standard_error()),
         accuracy_minus_dense_mean: mean(paired),
         accuracy_minus_dense_se: paired.and_then(|sample| sample.standard_error()),
         train_flops_ratio: mean(train_flops_ratio),
@@ -218,11 +262,25 @@ impl TimeUnit {
 }
 
 impl Row {
-    /// Mean share of right answers on these samples, and its sample standard deviation over the seeds.
-    pub fn accuracy(&self, on: RankedOn) -> (Option<f64>, Option<f64>) {
-        match on {
-            RankedOn::Validation => (self.val_accuracy_mean, self.val_accuracy_sd),
-            RankedOn::Test => (self.test_accuracy_mean, self.test_accuracy_sd),
+    /// Mean of what is measured on these samples, and its sample standard deviation over the seeds.
+    pub fn result(&self, by: Measure, on: RankedOn) -> (Option<f64>, Option<f64>) {
+        match (by, on) {
+            (Measure::Accuracy, RankedOn::Validation) => (self.val_accuracy_mean, self.val_accuracy_sd),
+            (Measure::Accuracy, RankedOn::Test) => (self.test_accuracy_mean, self.test_accuracy_sd),
+            (Measure::BitsPerCharacter, RankedOn::Validation) => {
+                (self.val_bits_per_character_mean, self.val_bits_per_character_sd)
+            }
+            (Measure::BitsPerCharacter, RankedOn::Test) => {
+                (self.test_bits_per_character_mean, self.test_bits_per_character_sd)
+            }
+        }
+    }
+
+    /// The same on the samples that rank the arms, less that of the dense network.
+    pub fn minus_dense(&self, by: Measure) -> Option<f64> {
+        match by {
+            Measure::Accuracy => self.accuracy_minus_dense_mean,
+            Measure::BitsPerCharacter => self.bits_minus_dense_mean,
         }
     }
 
@@ -233,27 +291,33 @@ impl Row {
     }
 }
 
-/// For a terminal of 80 columns: a table of accuracies, one of costs, and what ranks the arms.
+/// For a terminal of 80 columns: a table of results, one of costs, and what ranks the arms.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("–".to_owned(), show);
         let ratio = |value: f64| format!("{}×", Significant(value));
-        let headings = ["arm", "density", "validation %", "test %", "vs dense", "runs", "published %"];
+        let by = self.ranked_by;
+        let headings = match by {
+            Measure::Accuracy => ["arm", "density", "validation %", "test %", "vs dense", "runs", "published %"],
+            Measure::BitsPerCharacter => {
+                ["arm", "density", "validation bits", "test bits", "vs dense", "runs", "published %"]
+            }
+        };
         let mut accuracies = Table::new(headings).without_empty_columns();
         let headings = ["arm", "density", "train ops", "infer ops", "seconds", "of dense", "ms/step", "memory"];
         let mut costs = Table::new(headings).without_empty_columns();
         for row in &self.rows {
-            let accuracy = |on: RankedOn| {
-                let (mean, deviation) = row.accuracy(on);
-                text(mean, &|mean| percent_and_deviation(mean, deviation))
+            let result = |on: RankedOn| {
+                let (mean, deviation) = row.result(by, on);
+                text(mean, &|mean| by.text_and_deviation(mean, deviation))
             };
             let of_all = row.runs + row.unfinished;
             accuracies.row([
                 row.arm.clone(),
                 row.density.to_string(),
-                accuracy(RankedOn::Validation),
-                accuracy(RankedOn::Test),
-                text(row.accuracy_minus_dense_mean, &|mean| format!("{:+.2}", 100.0 * mean)),
+                result(RankedOn::Validation),
+                result(RankedOn::Test),
+                text(row.minus_dense(by), &|mean| by.difference(mean).replace('−', "-")),
                 if row.unfinished == 0 { row.runs.to_string() } else { format!("{} of {of_all}", row.runs) },
                 if row.published.is_empty() { "–".to_owned() } else { row.published_text() },
             ]);
@@ -268,7 +332,7 @@ impl fmt::Display for Summary {
                 row.peak_rss_bytes.map_or("–".to_owned(), bytes_text),
             ]);
         }
-        writeln!(f, "{accuracies}\n{costs}\n{}", self.ranked_on.sentence())
+        writeln!(f, "{accuracies}\n{costs}\n{}", self.ranking().sentence())
     }
 }
 
