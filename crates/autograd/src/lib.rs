@@ -77,6 +77,7 @@ pub use growth::{GrowthPasses, GrowthRequests};
 pub use loss::{DetachedLoss, Loss, LossStats};
 pub use ops::batch_norm::BatchNormLayer;
 pub use ops::recurrent::RecurrentState;
+pub use ops::feature_norm::FeatureNormLayer;
 pub use parameters::{Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
 pub use reduce::{NoReduce, Reduce, Reduction};
 pub use storage::{Mode, Var};

@@ -89,6 +89,7 @@
 //! | max, average and global average pooling, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 (8 samples a strip: AVX2) | – | WGSL |
 //! | rows of a table by token, with gradients (feature `nn`) | strips | plain Rust | – | WGSL |
 //! | steps of GRU and LSTM, with gradients (feature `nn`) | strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | layer and RMS normalisation, GELU, with gradients (feature `nn`) | strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | flattening and its inverse (feature `nn`) | images, strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //!
 //! NEON code (aarch64) was run under emulation only and never timed on a processor, the GPU's on
@@ -128,9 +129,9 @@ mod testing;
 pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
 pub use backend::{
-    Accumulate, Activation, AdamStep, Backend, BatchNorm, BatchNormOptions, CrossEntropy, GruSaved, GruStep,
-    GruStepGrad, ImageNeural, LstmSaved, LstmStep, LstmStepGrad, Neural, Optimizer, PointwiseLoss, Recurrent, ReluMask,
-    SequenceNeural, SgdStep, Steps,
+    Accumulate, Activation, AdamStep, Backend, BatchNorm, BatchNormOptions, CrossEntropy, FeatureNorm, Gelu, GruSaved,
+    GruStep, GruStepGrad, ImageNeural, LstmSaved, LstmStep, LstmStepGrad, Neural, NormKind, Optimizer, PointwiseLoss,
+    Recurrent, ReluMask, SequenceNeural, SgdStep, Steps,
 };
 #[cfg(feature = "conv")]
 pub use backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};

@@ -8,6 +8,8 @@ mod concat;
 mod copy;
 mod dropout;
 mod embed;
+pub(crate) mod feature_norm;
+mod gelu;
 mod pointwise_loss;
 mod pool;
 pub(crate) mod recurrent;

@@ -2,10 +2,47 @@
 //!
 //! A lane is a token. Of `count` sequences of `length` tokens, token `t` of sequence `n` is lane `n · length + t`.
 
-use super::check::{Checked, Done, strips_fit};
+use super::check::{Checked, Done, same_strips, strips_fit};
 use super::storage::Storage;
 use crate::error::expect_equal;
 use crate::{BackendError, ShapeError, Strips};
+
+/// What a normalisation over features does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Layer normalisation (Ba et al. 2016): `(x − mean) / √(variance + ε) · scale + shift`, the variance biased.
+    Layer,
+    /// RMS normalisation (Zhang and Sennrich 2019): `x / √(mean of x² + ε) · scale`.
+    Rms,
+}
+
+/// A normalisation of each lane over its features.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FeatureNorm {
+    /// What it does.
+    pub kind: NormKind,
+    /// ε, 1e-5 as a rule.
+    pub epsilon: f32,
+}
+
+impl FeatureNorm {
+    /// Learned numbers for so many features: `[scale…, shift…]`, or `[scale…]` of RMS normalisation.
+    pub fn parameters(&self, features: usize) -> usize {
+        match self.kind {
+            NormKind::Layer => 2 * features,
+            NormKind::Rms => features,
+        }
+    }
+}
+
+/// Which form of GELU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))) / 2`, as GPT-2 has it; PyTorch's `approximate="tanh"`.
+    Tanh,
+    /// `x · (1 + erf(x / √2)) / 2`, PyTorch's default.
+    Exact,
+}
 
 /// Operations of sequence models, fused where that saves a pass over memory.
 pub trait SequenceNeural: Storage {
@@ -69,6 +106,99 @@ pub trait SequenceNeural: Storage {
         self.run_embed_grad(Checked(()), Rows::Places(length), dx, dpositions, accumulate)
     }
 
+    /// `y[f, n] = (x[f, n] − mean[n]) · rstd[n] · scale[f] + shift[f]` with mean and deviation of each lane over its
+    /// features, see [`NormKind`]. `moments` is written for the backward pass: `mean` and `rstd`, two features of the same
+    /// lanes. Padding lanes of both become zero.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or there are no features.
+    ///
+    /// # Cost
+    /// One pass over x and y, and two over x within the cache (one of RMS normalisation).
+    fn feature_norm(
+        &self,
+        norm: FeatureNorm,
+        affine: &Self::Buffer,
+        x: &Strips<Self>,
+        y: &mut Strips<Self>,
+        moments: &mut Strips<Self>,
+    ) -> Result<(), BackendError> {
+        norm_fits(self, "feature_norm", norm, ("length of scale and shift", affine), [x, &*y, &*moments])?;
+        self.run_feature_norm(Checked(()), norm, affine, NormInput::Plain(x), y, moments)
+    }
+
+    /// `x += residual`, then [`SequenceNeural::feature_norm`] of the sum, in its first pass.
+    ///
+    /// # Errors
+    /// As [`SequenceNeural::feature_norm`].
+    fn add_feature_norm(
+        &self,
+        norm: FeatureNorm,
+        affine: &Self::Buffer,
+        residual: &Strips<Self>,
+        x: &mut Strips<Self>,
+        y: &mut Strips<Self>,
+        moments: &mut Strips<Self>,
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "add_feature_norm";
+        same_strips(self, NAME, x, residual)?;
+        norm_fits(self, NAME, norm, ("length of scale and shift", affine), [&*x, &*y, &*moments])?;
+        self.run_feature_norm(Checked(()), norm, affine, NormInput::Sum { residual, x }, y, moments)
+    }
+
+    /// Backward of [`SequenceNeural::feature_norm`] with its `moments`: with `x̂ = (x − mean) · rstd`,
+    /// `dx = rstd · (dy · scale − mean over f of (dy · scale) − x̂ · mean over f of (dy · scale · x̂))` is added to `to`, or
+    /// without it replaces dy; RMS normalisation has no second term. `daffine` takes `Σ_n dy · x̂` and `Σ_n dy` for each
+    /// feature, or has them added with `accumulate`.
+    ///
+    /// # Errors
+    /// As [`SequenceNeural::feature_norm`].
+    ///
+    /// # Cost
+    /// One pass over x, dy and dx, and one over x and dy within the cache.
+    #[expect(clippy::too_many_arguments, reason = "what a fused pass works on")]
+    fn feature_norm_grad(
+        &self,
+        kind: NormKind,
+        affine: &Self::Buffer,
+        moments: &Strips<Self>,
+        x: &Strips<Self>,
+        dy: &mut Strips<Self>,
+        to: Option<&mut Strips<Self>>,
+        daffine: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "feature_norm_grad";
+        let norm = FeatureNorm { kind, epsilon: 0.0 };
+        norm_fits(self, NAME, norm, ("length of scale and shift", affine), [x, &*dy, moments])?;
+        expect_equal(NAME, "length of the gradient", self.len(affine), self.len(daffine))?;
+        if let Some(to) = &to {
+            same_strips(self, NAME, x, to)?;
+        }
+        let operands = NormGrad { affine, moments, x, dy, to, daffine, accumulate };
+        self.run_feature_norm_grad(Checked(()), kind, operands)
+    }
+
+    /// `y = x · Φ(x)`, Φ being the normal distribution or an approximation of it, see [`Gelu`]. Error: at most 4e-7 · abs(x)
+    /// on CPUs.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn gelu(&self, kind: Gelu, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
+        same_strips(self, "gelu", x, y)?;
+        self.run_gelu(Checked(()), kind, x, y)
+    }
+
+    /// Backward of [`SequenceNeural::gelu`], in place: `grad = grad · (Φ(x) + x · Φ'(x))`, a factor with an error of at most
+    /// 8e-7 on CPUs.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn gelu_grad(&self, kind: Gelu, x: &Strips<Self>, grad: &mut Strips<Self>) -> Result<(), BackendError> {
+        same_strips(self, "gelu_grad", x, grad)?;
+        self.run_gelu_grad(Checked(()), kind, x, grad)
+    }
+
     #[doc(hidden)]
     fn run_embed(
         &self,
@@ -88,6 +218,72 @@ pub trait SequenceNeural: Storage {
         grad: &mut Self::Buffer,
         accumulate: bool,
     ) -> Done;
+
+    #[doc(hidden)]
+    fn run_feature_norm(
+        &self,
+        _: Checked,
+        norm: FeatureNorm,
+        affine: &Self::Buffer,
+        input: NormInput<'_, Self>,
+        y: &mut Strips<Self>,
+        moments: &mut Strips<Self>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_feature_norm_grad(&self, _: Checked, kind: NormKind, operands: NormGrad<'_, Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_gelu(&self, _: Checked, kind: Gelu, x: &Strips<Self>, y: &mut Strips<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_gelu_grad(&self, _: Checked, kind: Gelu, x: &Strips<Self>, grad: &mut Strips<Self>) -> Done;
+}
+
+/// What a normalisation reads.
+#[derive(Debug)]
+pub enum NormInput<'a, B: Storage> {
+    /// Activations.
+    Plain(&'a Strips<B>),
+    /// Activations to which others are to be added first.
+    Sum {
+        /// What is added.
+        residual: &'a Strips<B>,
+        /// What becomes the sum.
+        x: &'a mut Strips<B>,
+    },
+}
+
+/// Operands of [`SequenceNeural::feature_norm_grad`].
+#[derive(Debug)]
+pub struct NormGrad<'a, B: Storage> {
+    pub affine: &'a B::Buffer,
+    pub moments: &'a Strips<B>,
+    pub x: &'a Strips<B>,
+    pub dy: &'a mut Strips<B>,
+    pub to: Option<&'a mut Strips<B>>,
+    pub daffine: &'a mut B::Buffer,
+    pub accumulate: bool,
+}
+
+/// Checks x, y, the moments of x and the learned numbers of a normalisation.
+fn norm_fits<B: Storage>(
+    backend: &B,
+    op: &'static str,
+    norm: FeatureNorm,
+    (what, affine): (&'static str, &B::Buffer),
+    [x, y, moments]: [&Strips<B>; 3],
+) -> Result<(), ShapeError> {
+    let features = x.layout.features();
+    if features == 0 {
+        return Err(ShapeError::Rule { op, what: "number of features", got: 0, rule: "at least 1" });
+    }
+    same_strips(backend, op, x, y)?;
+    expect_equal(op, "number of moments", 2, moments.layout.features())?;
+    expect_equal(op, "lanes of the moments", x.layout.lanes(), moments.layout.lanes())?;
+    expect_equal(op, "lanes per strip of the moments", x.layout.strip(), moments.layout.strip())?;
+    strips_fit(backend, op, moments)?;
+    expect_equal(op, what, norm.parameters(features), backend.len(affine))
 }
 
 /// Which row of a gradient each lane is added to.

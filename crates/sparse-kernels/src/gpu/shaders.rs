@@ -32,8 +32,10 @@ shaders! {
     CONVERT: "convert.wgsl";
     DROPOUT: "dropout.wgsl";
     EMBED: "embed.wgsl";
+    FEATURE_NORM: "feature_norm.wgsl";
     FILL: "fill.wgsl";
     GATHER: "gather.wgsl";
+    GELU: "gelu.wgsl";
     GEMM: "gemm.wgsl";
     GROUP_SUM: "subgroups/group_sum.wgsl";
     GRU: "shared/recurrent.wgsl" "gru.wgsl";

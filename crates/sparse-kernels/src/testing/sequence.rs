@@ -3,7 +3,7 @@
 use super::neural::normals;
 use super::{buffer, host, poison, poisoned, read, strips};
 use crate::random::Key;
-use crate::{SequenceNeural, Storage, StripLayout, reference};
+use crate::{FeatureNorm, Gelu, NormKind, SequenceNeural, Storage, StripLayout, reference};
 
 fn indices<B: Storage>(backend: &B, from: &[u32]) -> B::Indices {
     let mut indices = backend.index_zeros(from.len()).unwrap();
@@ -79,6 +79,144 @@ pub fn tokens_that_are_no_symbols<B: SequenceNeural>(backend: &B) {
     assert_eq!(host(backend, &dtable), [1.0, 5.0, 0.0, 0.0, 3.0, 7.0]);
 }
 
+fn widen(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Whether numbers are those of the reference to within `bound`.
+#[track_caller]
+fn near(what: &str, got: &[f32], expected: &[f64], bound: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let bound = bound * (1.0 + expected.abs());
+        assert!((f64::from(got) - expected).abs() <= bound, "{what} entry {i}: {got} {expected}");
+    }
+}
+
+pub fn feature_norm<B: SequenceNeural>(
+    backend: &B,
+    layout: StripLayout,
+    norm: FeatureNorm,
+    accumulate: bool,
+    seed: u32,
+) {
+    let (features, lanes) = (layout.features(), layout.lanes());
+    let [x, residual, dy] = ["x", "residual", "dy"].map(|name| normals(&format!("{name}{seed}"), features * lanes));
+    let affine = normals("affine", norm.parameters(features));
+    let device_affine = buffer(backend, &affine);
+    let poisoned_moments = || poisoned(backend, layout.with_features(2));
+    // Lanes whose numbers are almost the same have a large 1 / deviation, and a gradient as large.
+    let wide = |x: &[f64]| {
+        let deviation = |lane: usize| {
+            let of_lane = |f: usize| x[f * lanes + lane];
+            let mean = (0..features).map(of_lane).sum::<f64>() / features as f64;
+            ((0..features).map(|f| (of_lane(f) - mean).powi(2)).sum::<f64>() / features as f64).sqrt()
+        };
+        let kind = norm.kind == NormKind::Layer;
+        (0..lanes).map(|lane| if kind { deviation(lane).max(1e-3).recip() } else { 30.0 }).fold(1.0, f64::max)
+    };
+
+    let (mut y, mut moments) = (poisoned(backend, layout), poisoned_moments());
+    let device_x = strips(backend, layout, &x);
+    backend.feature_norm(norm, &device_affine, &device_x, &mut y, &mut moments).unwrap();
+    let plain = widen(&x);
+    let expected = reference::sequence::feature_norm(norm, &affine, features, &plain);
+    near("norm", &read(backend, &y), &expected, 1e-6 * wide(&plain));
+    read(backend, &moments);
+
+    let mut sum = strips(backend, layout, &x);
+    let (mut y, mut moments) = (poisoned(backend, layout), poisoned_moments());
+    let device_residual = strips(backend, layout, &residual);
+    backend.add_feature_norm(norm, &device_affine, &device_residual, &mut sum, &mut y, &mut moments).unwrap();
+    let added: Vec<f32> = x.iter().zip(&residual).map(|(x, residual)| x + residual).collect();
+    assert_eq!(read(backend, &sum), added);
+    let x = widen(&added);
+    let expected = reference::sequence::feature_norm(norm, &affine, features, &x);
+    let bound = 2e-6 * wide(&x);
+    near("norm of a sum", &read(backend, &y), &expected, bound);
+
+    let (dx, daffine) = reference::sequence::feature_norm_grad(norm, &affine, features, &x, &widen(&dy));
+    for add in [false, true] {
+        let (mut grad, before) = gradient(backend, affine.len(), accumulate);
+        let mut dy = strips(backend, layout, &dy);
+        let mut to = strips(backend, layout, &residual);
+        let target = add.then_some(&mut to);
+        backend
+            .feature_norm_grad(norm.kind, &device_affine, &moments, &sum, &mut dy, target, &mut grad, accumulate)
+            .unwrap();
+        let expected: Vec<f64> = match add {
+            true => dx.iter().zip(&residual).map(|(dx, &before)| dx + f64::from(before)).collect(),
+            false => dx.clone(),
+        };
+        near("gradient", &read(backend, if add { &to } else { &dy }), &expected, bound * wide(&x));
+        let expected: Vec<f64> = daffine.iter().map(|sum| sum + before).collect();
+        near("gradient of scale and shift", &host(backend, &grad), &expected, bound * (lanes + 8) as f64);
+    }
+}
+
+/// A mean of 1000 deviations.
+pub fn large_means_do_not_cancel<B: SequenceNeural>(backend: &B) {
+    let layout = StripLayout::sparse(5, 640);
+    // Eighths are exact.
+    let x: Vec<f32> = normals("x", 3200).iter().map(|x| 1000.0 + (8.0 * x).round() / 8.0).collect();
+    let norm = FeatureNorm { kind: NormKind::Layer, epsilon: 1e-5 };
+    let affine = [vec![1.0; 640], vec![0.0; 640]].concat();
+    let (mut y, mut moments) = (poisoned(backend, layout), poisoned(backend, layout.with_features(2)));
+    let device_x = strips(backend, layout, &x);
+    backend.feature_norm(norm, &buffer(backend, &affine), &device_x, &mut y, &mut moments).unwrap();
+    let expected = reference::sequence::feature_norm(norm, &affine, 640, &widen(&x));
+    near("norm", &read(backend, &y), &expected, 2e-4);
+}
+
+pub fn gelu<B: SequenceNeural>(backend: &B, layout: StripLayout, seed: u64) {
+    let len = layout.features() * layout.lanes();
+    let x: Vec<f32> = normals(&format!("x{seed}"), len).iter().map(|x| 2.0 * x).collect();
+    let dy = normals("dy", len);
+    for kind in [Gelu::Tanh, Gelu::Exact] {
+        let device_x = strips(backend, layout, &x);
+        let (mut y, mut grad) = (poisoned(backend, layout), strips(backend, layout, &dy));
+        backend.gelu(kind, &device_x, &mut y).unwrap();
+        backend.gelu_grad(kind, &device_x, &mut grad).unwrap();
+        let expected: Vec<[f64; 2]> = x.iter().map(|&x| reference::sequence::gelu(kind, f64::from(x))).collect();
+        let values: Vec<f64> = expected.iter().map(|[y, _]| *y).collect();
+        near("gelu", &read(backend, &y), &values, 2e-6);
+        let grads: Vec<f64> = expected.iter().zip(&dy).map(|([_, slope], &dy)| slope * f64::from(dy)).collect();
+        near("gradient of gelu", &read(backend, &grad), &grads, 4e-6);
+    }
+}
+
+/// The largest errors, of y relative to x, and of the derivative; and what becomes of numbers that are out of range.
+pub fn gelu_error<B: SequenceNeural>(backend: &B, bounds: [f64; 2]) {
+    let len = 1 << 20;
+    let mut x: Vec<f32> = (0..len).map(|i| (i as f32 - 524_288.0) * (16.0 / 524_288.0)).collect();
+    let odd = [f32::NAN, f32::INFINITY, 1e20, f32::MAX, -1e20, -100.0, 0.0];
+    x.extend(odd);
+    let layout = StripLayout::sparse(x.len(), 1);
+    for kind in [Gelu::Tanh, Gelu::Exact] {
+        let device_x = strips(backend, layout, &x);
+        let (mut y, mut grad) = (poisoned(backend, layout), strips(backend, layout, &vec![1.0; x.len()]));
+        backend.gelu(kind, &device_x, &mut y).unwrap();
+        backend.gelu_grad(kind, &device_x, &mut grad).unwrap();
+        let (y, grad) = (read(backend, &y), read(backend, &grad));
+        let mut worst = [0f64; 2];
+        for i in 0..len {
+            let [value, slope] = reference::sequence::gelu(kind, f64::from(x[i]));
+            let errors = [
+                (f64::from(y[i]) - value).abs() / f64::from(x[i].abs()).max(1e-30),
+                (f64::from(grad[i]) - slope).abs(),
+            ];
+            worst = [worst[0].max(errors[0]), worst[1].max(errors[1])];
+        }
+        println!("{kind:?}: {} {}", worst[0], worst[1]);
+        assert!(worst[0] < bounds[0] && worst[1] < bounds[1], "{kind:?}: {worst:?}");
+        let (y, grad) = (&y[len..], &grad[len..]);
+        assert!(y[0].is_nan() && grad[0].is_nan(), "{kind:?}: {y:?} {grad:?}");
+        assert_eq!(y[1..4], odd[1..4], "{kind:?}");
+        assert!(grad[1..4].iter().all(|&slope| slope == 1.0) && grad[4..6].iter().all(|slope| slope.abs() < 1e-30));
+        assert!(y[4].abs() < 1e-12 && y[5].abs() < 1e-30 && y[6] == 0.0 && grad[6] == 0.5, "{kind:?}: {y:?} {grad:?}");
+    }
+}
+
 /// What all operations of sequence models must refuse.
 pub fn wrong_shapes_are_refused<B: SequenceNeural>(backend: &B) {
     let zeros = |len| backend.zeros(len).unwrap();
@@ -99,4 +237,28 @@ pub fn wrong_shapes_are_refused<B: SequenceNeural>(backend: &B) {
     assert!(grad(4, 3) && !grad(5, 3) && !grad(4, 2));
     let grad = |len: usize, length| backend.embed_positions_grad(length, &ones(3, 2), &mut zeros(len), false).is_ok();
     assert!(grad(4, 2) && !grad(4, 3) && !grad(0, 0));
+
+    let norm = |features: [usize; 3], moments: usize, affine: usize, kind| {
+        let [x, residual, y] = features.map(|features| ones(3, features));
+        let (mut x, mut y, mut moments, affine) = (x, y, ones(3, moments), zeros(affine));
+        let norm = FeatureNorm { kind, epsilon: 1e-5 };
+        let plain = backend.feature_norm(norm, &affine, &x, &mut y, &mut moments).is_ok();
+        let sum = backend.add_feature_norm(norm, &affine, &residual, &mut x, &mut y, &mut moments).is_ok();
+        (plain, sum)
+    };
+    assert_eq!(norm([4; 3], 2, 8, NormKind::Layer), (true, true));
+    assert_eq!(norm([4, 5, 4], 2, 4, NormKind::Rms), (true, false));
+    assert_eq!(norm([4, 4, 5], 2, 8, NormKind::Layer), (false, false));
+    assert_eq!(norm([4; 3], 1, 8, NormKind::Layer), (false, false));
+    assert_eq!(norm([4; 3], 2, 4, NormKind::Layer), (false, false));
+    assert_eq!(norm([0; 3], 2, 0, NormKind::Layer), (false, false));
+    let grad = |dy: usize, to: usize, daffine: usize| {
+        let (affine, moments, x) = (zeros(8), ones(3, 2), ones(3, 4));
+        let (mut dy, mut to, mut daffine) = (ones(3, dy), ones(3, to), zeros(daffine));
+        let to = Some(&mut to);
+        backend.feature_norm_grad(NormKind::Layer, &affine, &moments, &x, &mut dy, to, &mut daffine, false).is_ok()
+    };
+    assert!(grad(4, 4, 8) && !grad(5, 4, 8) && !grad(4, 5, 8) && !grad(4, 4, 4));
+    assert!(backend.gelu(Gelu::Exact, &ones(3, 4), &mut ones(3, 5)).is_err());
+    assert!(backend.gelu_grad(Gelu::Tanh, &ones(3, 4), &mut ones(2, 4)).is_err());
 }

@@ -1,13 +1,15 @@
 //! Operations of sequence models.
 
 mod embed;
+mod gelu;
+mod norm;
 #[cfg(test)]
 mod tests;
 
 use super::super::{Buffer, Gpu, Indices};
 use crate::Strips;
 use crate::backend::check::{Checked, Done};
-use crate::backend::{Rows, SequenceNeural};
+use crate::backend::{FeatureNorm, Gelu, NormGrad, NormInput, NormKind, Rows, SequenceNeural};
 
 impl SequenceNeural for Gpu {
     fn run_embed(
@@ -30,5 +32,29 @@ impl SequenceNeural for Gpu {
         accumulate: bool,
     ) -> Done {
         embed::backward(self, &rows, dx, grad, accumulate)
+    }
+
+    fn run_feature_norm(
+        &self,
+        _: Checked,
+        norm: FeatureNorm,
+        affine: &Buffer,
+        input: NormInput<'_, Self>,
+        y: &mut Strips<Self>,
+        moments: &mut Strips<Self>,
+    ) -> Done {
+        norm::forward(self, norm, affine, &input, y, moments)
+    }
+
+    fn run_feature_norm_grad(&self, _: Checked, kind: NormKind, operands: NormGrad<'_, Self>) -> Done {
+        norm::backward(self, kind, operands)
+    }
+
+    fn run_gelu(&self, _: Checked, kind: Gelu, x: &Strips<Self>, y: &mut Strips<Self>) -> Done {
+        gelu::forward(self, kind, &x.data, &y.data)
+    }
+
+    fn run_gelu_grad(&self, _: Checked, kind: Gelu, x: &Strips<Self>, grad: &mut Strips<Self>) -> Done {
+        gelu::backward(self, kind, &x.data, &grad.data)
     }
 }

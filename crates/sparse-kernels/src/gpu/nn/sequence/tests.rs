@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::super::super::testing::{gpu, gpu_with_limit};
-use crate::StripLayout;
 use crate::testing::{neural, sequence};
+use crate::{FeatureNorm, NormKind, StripLayout};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -18,6 +18,24 @@ proptest! {
             sequence::embed(gpu, layout, symbols, length, accumulate, seed);
         }
     }
+
+    #[test]
+    fn feature_norm(
+        layout in neural::layouts(), more in 0usize..40, is_rms: bool, accumulate: bool, seed in 0u32..100
+    ) {
+        if let Some(gpu) = gpu() {
+            let layout = layout.with_features(1 + layout.features() + more);
+            let kind = if is_rms { NormKind::Rms } else { NormKind::Layer };
+            sequence::feature_norm(gpu, layout, FeatureNorm { kind, epsilon: 1e-5 }, accumulate, seed);
+        }
+    }
+
+    #[test]
+    fn gelu(layout in neural::layouts(), seed in 0u64..100) {
+        if let Some(gpu) = gpu() {
+            sequence::gelu(gpu, layout, seed);
+        }
+    }
 }
 
 #[test]
@@ -25,6 +43,7 @@ fn wrong_input_is_refused() {
     if let Some(gpu) = gpu() {
         sequence::wrong_shapes_are_refused(gpu);
         sequence::tokens_that_are_no_symbols(gpu);
+        sequence::large_means_do_not_cancel(gpu);
     }
 }
 
@@ -33,6 +52,9 @@ fn large_shapes() {
     let Some(gpu) = gpu() else { return };
     sequence::embed(gpu, StripLayout::sparse(1003, 300), 100, 77, false, 1);
     sequence::embed(gpu, StripLayout::single(1003, 300), 3, 0, true, 1);
+    let norm = FeatureNorm { kind: NormKind::Layer, epsilon: 1e-5 };
+    sequence::feature_norm(gpu, StripLayout::sparse(3003, 37), norm, true, 1);
+    sequence::gelu(gpu, StripLayout::sparse(3003, 300), 1);
     // More rows than a dimension of the grid has workgroups.
     sequence::embed(gpu, StripLayout::sparse(40, 1), 70_000, 5, false, 1);
 }
@@ -43,5 +65,7 @@ fn buffers_in_windows() {
     for layout in [StripLayout::sparse(300, 21), StripLayout::new(900, 5, 16).unwrap(), StripLayout::single(200, 3)] {
         sequence::embed(&gpu, layout, 9, 13, false, 1);
         sequence::embed(&gpu, layout, 9, 13, true, 2);
+        sequence::feature_norm(&gpu, layout, FeatureNorm { kind: NormKind::Layer, epsilon: 1e-5 }, true, 1);
+        sequence::gelu(&gpu, layout, 1);
     }
 }
