@@ -204,8 +204,9 @@ impl<'v, B: Backend> Survey<'v, B> {
             // So the running mean is that of all samples so far.
             let share = batch.targets.len() as f32 / samples as f32;
             for norm in &mut self.evaluator.network.body.norms {
-                let Norm::Batch(norm) = norm;
-                norm.options.momentum = share;
+                if let Norm::Batch(norm) = norm {
+                    norm.options.momentum = share;
+                }
             }
             self.evaluator.training_pass(batch, false)?;
         }

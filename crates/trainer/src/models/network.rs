@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use autograd::{
-    BatchNormLayer, DenseWeight, Geometry, Mode, ParameterId, Parameters, RecurrentState, Tape, Var, Weight,
+    BatchNormLayer, DenseWeight, FeatureNormLayer, Geometry, Mode, ParameterId, Parameters, RecurrentState, Tape, Var,
+    Weight,
 };
 use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
-    Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, ImageLayout, Layout,
-    PlanOptions, StripLayout,
+    Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, FeatureNorm, Gelu,
+    ImageLayout, Layout, NormKind, PlanOptions, StripLayout,
 };
 
 use super::architecture::Architecture;
@@ -65,6 +66,8 @@ pub struct Network<B: Backend> {
 pub enum Norm {
     /// Over a channel of a batch's images.
     Batch(BatchNormLayer),
+    /// Over the features of each token.
+    Features(FeatureNormLayer),
 }
 
 impl Norm {
@@ -72,13 +75,21 @@ impl Norm {
     pub fn affine(&self) -> ParameterId {
         match self {
             Self::Batch(norm) => norm.affine,
+            Self::Features(norm) => norm.affine,
         }
+    }
+
+    fn of_features(affine: ParameterId, kind: NormKind) -> Self {
+        // PyTorch's.
+        let norm = FeatureNorm { kind, epsilon: 1e-5 };
+        Self::Features(FeatureNormLayer { affine, norm })
     }
 
     /// The batch normalisation, if it is one.
     pub fn batch(&self) -> Option<&BatchNormLayer> {
         match self {
             Self::Batch(norm) => Some(norm),
+            Self::Features(_) => None,
         }
     }
 }
@@ -318,6 +329,7 @@ impl Body {
                             tape.batch_norm_add(norm, get(input), get(residual), image(output))?
                         }
                         (Norm::Batch(norm), None) => tape.batch_norm(norm, get(input), image(output))?,
+                        (Norm::Features(norm), _) => tape.feature_norm(norm, get(input))?,
                     };
                     (output, y)
                 }
@@ -325,6 +337,7 @@ impl Body {
                     let (input, addend) = (get(input), get(addend));
                     let (of_both, y) = match self.norms[norm] {
                         Norm::Batch(norm) => tape.add_batch_norm(norm, input, addend, image(output))?,
+                        Norm::Features(norm) => tape.add_feature_norm(norm, input, addend)?,
                     };
                     if self.reads[sum] > 1 {
                         tape.keep(of_both);
@@ -344,7 +357,8 @@ impl Body {
                     };
                     (output, y)
                 }
-                Node::Gelu { .. } | Node::Attention { .. } => {
+                Node::Gelu { input, output } => (output, tape.gelu(Gelu::Tanh, get(input))?),
+                Node::Attention { .. } => {
                     return Err(autograd::Error::Activations { op: node.kind(), got: "a node", expected: "none yet" });
                 }
                 Node::Embed { layer, positions, output, .. } => {
@@ -506,7 +520,8 @@ impl<B: Backend> Network<B> {
                     let (options, activation) = (BatchNormOptions::default(), layer.activation());
                     Norm::Batch(BatchNormLayer { affine, running, options, activation })
                 }
-                NormOver::Features | NormOver::RootMeanSquare => unreachable!("none yet"),
+                NormOver::Features => Norm::of_features(affine, NormKind::Layer),
+                NormOver::RootMeanSquare => Norm::of_features(affine, NormKind::Rms),
             });
         }
         let mut reads = vec![0; architecture.graph.values.len()];

@@ -9,6 +9,8 @@
 //! | bias `[outputs]` | `<layer>.bias` | F32 |
 //! | dense weight of a convolution `[O, C/G, kh, kw]`; sparse, a matrix of `[O, C/G · kh · kw]` | as above | as above |
 //! | batch normalisation of C channels | `<norm>.weight`, `.bias`, `.running_mean`, `.running_var` | F32 |
+//! | layer normalisation, RMS norm of C features | `<norm>.weight` and `.bias`, `<norm>.weight` | F32 |
+//! | recurrent layer i | `gru.weight_ih_l<i>`, `gru.weight_hh_l<i>`, `gru.bias_ih_l<i>`, `gru.bias_hh_l<i>`; `lstm` likewise | as above |
 //!
 //! Neither tells how many columns there are, so the metadata has `<layer>.weight.shape` with a value such as
 //! `[300, 784]`, and for a sparse convolution `<layer>.weight.dimensions` with `[64, 32, 3, 3]`. Written files have `format` `pt`
@@ -26,6 +28,9 @@
 //! sparse matrix that follows another the shape need not be told. Anything else in the file is an error, not left out. Our own
 //! checkpoints are read too, and keep what is known of their inputs.
 //!
+//! Recurrent layers have the names and the order of gates of `torch.nn.GRU` and `torch.nn.LSTM` (`gru.weight_ih_l0`, say), and
+//! such files are known by them; a Transformer's file from elsewhere needs its name, which says how many heads there are.
+//!
 //! Convolutional networks are known by the names of their layers: our own exports, and torchvision's ResNet-18, -34 and -50,
 //! MobileNet-v2 and VGG-16 with batch normalisation.
 
@@ -33,6 +38,7 @@ mod network;
 #[cfg(test)]
 mod network_tests;
 mod read;
+mod sequences;
 mod tensors;
 #[cfg(test)]
 mod tests;

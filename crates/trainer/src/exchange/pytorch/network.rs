@@ -15,6 +15,7 @@ use safetensors::tensor::TensorView;
 use super::super::TensorsError;
 use super::super::description::Description;
 use super::super::layers::{check_finite_vector, check_finite_weight, dense_if_full};
+use super::sequences;
 use super::tensors::{at_nonzeros, check_one_way, floats, list, masked, read_sparse, shape_key, shape_text};
 use crate::models::{
     Architecture, LayerKind, MOST_WIDTH, ModelName, ModelSpec, NetworkParts, Node, NormLayer, Stem, StoredLayer,
@@ -68,7 +69,9 @@ impl<'d> Tensors<'d> {
         const WRAPPER: &str = "module.";
         let wrapped = tensors.iter().all(|(name, _)| name.starts_with(WRAPPER));
         let bare = |name: String| if wrapped { name[WRAPPER.len()..].to_owned() } else { name };
-        Self { left: tensors.into_iter().map(|(name, view)| (bare(name), view)).collect(), metadata }
+        let ours = |name: String| sequences::of_torch(&name).unwrap_or(name);
+        let left = tensors.into_iter().map(|(name, view)| (ours(bare(name)), view)).collect();
+        Self { left, metadata: metadata.into_iter().map(|(key, value)| (ours(key), value)).collect() }
     }
 
     /// Whether they are of a convolutional network rather than of linear layers.
@@ -77,7 +80,8 @@ impl<'d> Tensors<'d> {
             let is_weight = name.ends_with(".weight") || name.ends_with(".weight_orig");
             name.ends_with(".running_mean") || is_weight && view.shape().len() == 4
         };
-        self.left.iter().any(of_network) || self.description().is_some_and(|description| description.spec.is_some())
+        let is_described = || self.description().is_some_and(|description| description.spec.is_some());
+        self.left.iter().any(of_network) || self.recurrent().is_some() || is_described()
     }
 
     pub(super) fn description(&self) -> Option<Description> {
@@ -105,6 +109,10 @@ impl<'d> Tensors<'d> {
         let told = ["weight.dimensions", "weight.shape"].iter();
         told.filter_map(|part| self.metadata.get(&format!("{layer}.{part}")))
             .find_map(|text| serde_json::from_str(text).ok())
+    }
+
+    fn recurrent(&self) -> Option<ModelName> {
+        sequences::recurrent(|layer| self.dimensions(layer))
     }
 
     /// All that are left, for messages.
@@ -201,6 +209,9 @@ fn spec(
         (None, None) => infer(tensors)?,
     };
     let base = described.cloned().unwrap_or_else(|| ModelSpec::of(&name));
+    if name.sequence().is_some() {
+        return Ok(sequences::spec(base, |layer| tensors.dimensions(layer), |tensor| tensors.get(tensor).is_some()));
+    }
     // The last layer's name may depend on the pictures' size.
     let asked = options.image_size.map_or(base.size, |side| [side; 2]);
     let Ok(architecture) = Architecture::new(&base.clone().on(base.channels, asked, base.classes)) else {
@@ -226,6 +237,9 @@ fn spec(
 
 /// The known network with the most convolutions of which the file has every one.
 fn infer(tensors: &Tensors<'_>) -> Result<ModelName, TensorsError> {
+    if let Some(recurrent) = tensors.recurrent() {
+        return Ok(recurrent);
+    }
     let mut best: Option<(usize, ModelName)> = None;
     for name in KNOWN {
         let Ok(name) = name.parse::<ModelName>() else { continue };
@@ -315,8 +329,12 @@ fn read_norm(tensors: &mut Tensors<'_>, norm: &NormLayer, model: &str) -> Result
         expect_shape(&name, view.shape(), &[norm.channels], model)?;
         floats(&name, &view)
     };
-    let affine = [read("weight")?, read("bias")?].concat();
-    let running = [read("running_mean")?, read("running_var")?].concat();
+    let mut parts = |names: [&str; 2], len: usize| -> Result<Vec<f32>, TensorsError> {
+        let parts = names.into_iter().take(len / norm.channels).map(&mut read);
+        Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())
+    };
+    let affine = parts(["weight", "bias"], norm.affine_len())?;
+    let running = parts(["running_mean", "running_var"], norm.running_len())?;
     Ok(StoredNorm { name: norm.name.clone(), affine, running })
 }
 

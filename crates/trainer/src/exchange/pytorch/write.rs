@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, View};
 use super::super::ExchangeError;
 use super::super::description::Description;
 use super::super::layers::whole;
+use super::sequences;
 use super::tensors::shape_key;
 use crate::models::{StoredLayer, StoredModel, StoredNorm, StoredWeight};
 
@@ -104,19 +105,20 @@ impl Writer {
         self.tensors.insert(format!("{}.bias", layer.name), tensor);
     }
 
-    fn norm(&mut self, norm: &StoredNorm) {
-        let channels = norm.affine.len() / 2;
-        let parts = [("weight", "bias", &norm.affine), ("running_mean", "running_var", &norm.running)];
-        for (first, second, values) in parts {
-            for (part, values) in [(first, &values[..channels]), (second, &values[channels..])] {
-                self.tensors.insert(format!("{}.{part}", norm.name), Tensor::f32s(&[channels], values));
-            }
+    fn norm(&mut self, norm: &StoredNorm, channels: usize) {
+        let affine = ["weight", "bias"].into_iter().zip(norm.affine.chunks_exact(channels));
+        let running = ["running_mean", "running_var"].into_iter().zip(norm.running.chunks_exact(channels));
+        for (part, values) in affine.chain(running) {
+            self.tensors.insert(format!("{}.{part}", norm.name), Tensor::f32s(&[channels], values));
         }
     }
 
     /// The crate's own metadata is a hash map, whose order changes from run to run. So the file is made without, and
     /// its header then gets ours.
     fn finish(mut self) -> Vec<u8> {
+        let torch = |name: String| sequences::to_torch(&name).unwrap_or(name);
+        self.tensors = self.tensors.into_iter().map(|(name, tensor)| (torch(name), tensor)).collect();
+        self.metadata = self.metadata.into_iter().map(|(key, value)| (torch(key), value)).collect();
         self.metadata.insert("format".to_owned(), "pt".to_owned());
         let bare = safetensors::serialize(&self.tensors, None).expect("every tensor has the bytes of its shape");
         let (length, rest) = bare.split_at(size_of::<u64>());
@@ -145,7 +147,9 @@ pub fn to_bytes(model: &StoredModel, dense: bool) -> Result<Vec<u8>, ExchangeErr
         writer.weight(layer, &dimensions.unwrap_or_else(|| layer.weight.shape().to_vec()), dense)?;
         writer.bias(layer);
     }
-    model.parts.iter().flat_map(|parts| &parts.norms).for_each(|norm| writer.norm(norm));
+    let norms = model.parts.iter().flat_map(|parts| &parts.norms);
+    let described = architecture.iter().flat_map(|architecture| &architecture.norms);
+    norms.zip(described).for_each(|(norm, described)| writer.norm(norm, described.channels));
     writer.metadata.insert(Description::KEY.to_owned(), Description::of(model).to_json());
     Ok(writer.finish())
 }
