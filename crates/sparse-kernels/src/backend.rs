@@ -40,7 +40,7 @@ pub use norm::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
 #[cfg(feature = "nn")]
 pub use recurrent::{GruSaved, GruStep, GruStepGrad, LstmSaved, LstmStep, LstmStepGrad, Recurrent, Steps};
 #[cfg(feature = "nn")]
-pub use sequence::{FeatureNorm, Gelu, NormKind, SequenceNeural};
+pub use sequence::{Attention, AttentionGrad, FeatureNorm, Gelu, NormKind, SequenceNeural};
 #[cfg(feature = "nn")]
 pub(crate) use sequence::{NormGrad, NormInput, Rows};
 pub use storage::Storage;

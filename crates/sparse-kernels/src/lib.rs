@@ -89,6 +89,7 @@
 //! | max, average and global average pooling, with gradients (feature `nn`) | images | scalar, NEON, AVX2, AVX-512 (8 samples a strip: AVX2) | – | WGSL |
 //! | rows of a table by token, with gradients (feature `nn`) | strips | plain Rust | – | WGSL |
 //! | steps of GRU and LSTM, with gradients (feature `nn`) | strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | causal attention, with gradients (feature `nn`) | strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | layer and RMS normalisation, GELU, with gradients (feature `nn`) | strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | flattening and its inverse (feature `nn`) | images, strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //!
@@ -129,9 +130,9 @@ mod testing;
 pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
 pub use backend::{
-    Accumulate, Activation, AdamStep, Backend, BatchNorm, BatchNormOptions, CrossEntropy, FeatureNorm, Gelu, GruSaved,
-    GruStep, GruStepGrad, ImageNeural, LstmSaved, LstmStep, LstmStepGrad, Neural, NormKind, Optimizer, PointwiseLoss,
-    Recurrent, ReluMask, SequenceNeural, SgdStep, Steps,
+    Accumulate, Activation, AdamStep, Attention, AttentionGrad, Backend, BatchNorm, BatchNormOptions, CrossEntropy,
+    FeatureNorm, Gelu, GruSaved, GruStep, GruStepGrad, ImageNeural, LstmSaved, LstmStep, LstmStepGrad, Neural,
+    NormKind, Optimizer, PointwiseLoss, Recurrent, ReluMask, SequenceNeural, SgdStep, Steps,
 };
 #[cfg(feature = "conv")]
 pub use backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};

@@ -2,6 +2,7 @@
 //! [`crate::Tape`]; nothing lists them.
 
 mod add;
+mod attention;
 pub(crate) mod batch_norm;
 mod bias_relu;
 mod concat;

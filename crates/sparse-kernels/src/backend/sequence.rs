@@ -44,6 +44,59 @@ pub enum Gelu {
     Exact,
 }
 
+/// Causal attention of several heads over sequences of one length (Vaswani et al. 2017): token t sees tokens 0 to t.
+///
+/// A head has `F / heads` features, one head after the other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attention {
+    /// Number of heads.
+    pub heads: usize,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Base of rotary positions, 10000 as a rule; none without. Queries and keys of token t are turned (Su et al. 2021): feature
+    /// d of a head's F together with d + F/2, as GPT-NeoX and LLaMA pair them, by the angle `t · base^(−2d/F)`.
+    pub rotary: Option<f32>,
+}
+
+impl Attention {
+    /// Cosine and sine of each token's angle, `[pair][token]`, for heads of so many features.
+    pub(crate) fn angles(&self, head_size: usize) -> Vec<[f32; 2]> {
+        let Some(base) = self.rotary else { return Vec::new() };
+        let of_pair = |pair: usize| {
+            let angle = f64::from(base).powf(-((2 * pair) as f64) / head_size as f64);
+            let (step_sin, step_cos) = angle.sin_cos();
+            // One turn after the other: each adds about a rounding of f64.
+            let turn =
+                move |&[cos, sin]: &[f64; 2]| Some([cos * step_cos - sin * step_sin, sin * step_cos + cos * step_sin]);
+            std::iter::successors(Some([1.0, 0.0]), turn).take(self.length).map(|angle| angle.map(|x| x as f32))
+        };
+        (0..head_size / 2).flat_map(of_pair).collect()
+    }
+}
+
+/// Operands of [`SequenceNeural::attention_grad`].
+#[derive(Debug)]
+pub struct AttentionGrad<'a, B: Storage> {
+    /// Queries of the forward pass.
+    pub q: &'a Strips<B>,
+    /// Keys of the forward pass.
+    pub k: &'a Strips<B>,
+    /// Values of the forward pass.
+    pub v: &'a Strips<B>,
+    /// Its output.
+    pub o: &'a Strips<B>,
+    /// Its logarithms of sums.
+    pub lse: &'a Strips<B>,
+    /// The gradient of its output.
+    pub grad: &'a Strips<B>,
+    /// Overwritten by the gradient of the queries.
+    pub dq: &'a mut Strips<B>,
+    /// Overwritten by the gradient of the keys.
+    pub dk: &'a mut Strips<B>,
+    /// Overwritten by the gradient of the values.
+    pub dv: &'a mut Strips<B>,
+}
+
 /// Operations of sequence models, fused where that saves a pass over memory.
 pub trait SequenceNeural: Storage {
     /// `x[f, n] = table[tokens[n], f] + positions[n % length, f]`, with a row-major `table` of one row of features for each
@@ -199,6 +252,50 @@ pub trait SequenceNeural: Storage {
         self.run_gelu_grad(Checked(()), kind, x, grad)
     }
 
+    /// Of each head h and sequence: `S[i, j] = Σ_f q[f, i] · k[f, j] / √(head size)` for `j <= i`,
+    /// `o[f, i] = Σ_j softmax(S)[i, j] · v[f, j]`, and `lse[h, i] = ln Σ_j exp(S[i, j])` for the backward pass. Lanes are whole
+    /// sequences; padding lanes of both outputs become zero. No matrix of length² is held.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, heads do not divide the features or the length not the lanes, or the head size is odd with
+    /// rotary positions.
+    ///
+    /// # Cost
+    /// `2 · F · lanes · (length + 1)` operations, and about 8 for each number of the softmax.
+    fn attention(
+        &self,
+        attention: Attention,
+        [q, k, v]: [&Strips<Self>; 3],
+        o: &mut Strips<Self>,
+        lse: &mut Strips<Self>,
+    ) -> Result<(), BackendError> {
+        const NAME: &str = "attention";
+        attention_fits(self, NAME, attention, q, lse)?;
+        [k, v, &*o].into_iter().try_for_each(|x| same_strips(self, NAME, q, x))?;
+        if q.layout.lanes() == 0 {
+            return Ok(());
+        }
+        self.run_attention(Checked(()), attention, [q, k, v], o, lse)
+    }
+
+    /// Backward of [`SequenceNeural::attention`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cost
+    /// `5 · F · lanes · (length + 1)` operations.
+    fn attention_grad(&self, attention: Attention, operands: AttentionGrad<'_, Self>) -> Result<(), BackendError> {
+        const NAME: &str = "attention_grad";
+        let AttentionGrad { q, k, v, o, lse, grad, dq, dk, dv } = &operands;
+        attention_fits(self, NAME, attention, q, lse)?;
+        [*k, v, o, grad, dq, dk, dv].into_iter().try_for_each(|x| same_strips(self, NAME, q, x))?;
+        if q.layout.lanes() == 0 {
+            return Ok(());
+        }
+        self.run_attention_grad(Checked(()), attention, operands)
+    }
+
     #[doc(hidden)]
     fn run_embed(
         &self,
@@ -235,6 +332,19 @@ pub trait SequenceNeural: Storage {
 
     #[doc(hidden)]
     fn run_gelu(&self, _: Checked, kind: Gelu, x: &Strips<Self>, y: &mut Strips<Self>) -> Done;
+
+    #[doc(hidden)]
+    fn run_attention(
+        &self,
+        _: Checked,
+        attention: Attention,
+        operands: [&Strips<Self>; 3],
+        o: &mut Strips<Self>,
+        lse: &mut Strips<Self>,
+    ) -> Done;
+
+    #[doc(hidden)]
+    fn run_attention_grad(&self, _: Checked, attention: Attention, operands: AttentionGrad<'_, Self>) -> Done;
 
     #[doc(hidden)]
     fn run_gelu_grad(&self, _: Checked, kind: Gelu, x: &Strips<Self>, grad: &mut Strips<Self>) -> Done;
@@ -284,6 +394,37 @@ fn norm_fits<B: Storage>(
     expect_equal(op, "lanes per strip of the moments", x.layout.strip(), moments.layout.strip())?;
     strips_fit(backend, op, moments)?;
     expect_equal(op, what, norm.parameters(features), backend.len(affine))
+}
+
+/// Checks that lanes are whole sequences, features whole heads, and that there is a sum for each head and lane.
+fn attention_fits<B: Storage>(
+    backend: &B,
+    op: &'static str,
+    attention: Attention,
+    q: &Strips<B>,
+    lse: &Strips<B>,
+) -> Result<(), ShapeError> {
+    let Attention { heads, length, rotary } = attention;
+    let (features, lanes) = (q.layout.features(), q.layout.lanes());
+    let rule = |what, got, rule| Err(ShapeError::Rule { op, what, got, rule });
+    if heads == 0 || features == 0 || !features.is_multiple_of(heads) {
+        return rule("number of heads", heads, "a divisor of the features, of which there are some");
+    }
+    if length == 0 || !lanes.is_multiple_of(length) {
+        return rule("length of a sequence", length, "a divisor of the lanes");
+    }
+    if let Some(base) = rotary {
+        if !(features / heads).is_multiple_of(2) {
+            return rule("head size", features / heads, "even with rotary positions");
+        }
+        if !(base > 0.0 && base.is_finite()) {
+            return rule("base of the rotary positions", base as usize, "finite and above 0");
+        }
+    }
+    expect_equal(op, "number of sums", heads, lse.layout.features())?;
+    expect_equal(op, "lanes of the sums", lanes, lse.layout.lanes())?;
+    expect_equal(op, "lanes per strip of the sums", q.layout.strip(), lse.layout.strip())?;
+    strips_fit(backend, op, lse)
 }
 
 /// Which row of a gradient each lane is added to.

@@ -86,6 +86,9 @@ pub struct Gpu {
     partials: Mutex<Option<Buffer>>,
     /// Memory of growth.
     growth: Mutex<scratch::Scratch>,
+    /// Cosines and sines of attention's positions.
+    #[cfg(feature = "nn")]
+    angles: nn::Angles,
     /// Whether neighbours can exchange numbers, once that is known.
     subgroup_exchange: OnceLock<bool>,
 }
@@ -111,6 +114,8 @@ impl Gpu {
             readback: Mutex::default(),
             partials: Mutex::default(),
             growth: Mutex::default(),
+            #[cfg(feature = "nn")]
+            angles: Mutex::default(),
             subgroup_exchange: OnceLock::new(),
         })
     }

@@ -17,6 +17,7 @@ shaders! {
     ADAM: "adam.wgsl";
     ADAM_OWN: "adam_own.wgsl";
     ADD: "add.wgsl";
+    ATTENTION: "attention.wgsl";
     BATCH_NORM: "shared/images.wgsl" "batch_norm.wgsl";
     BIAS_RELU: "bias_relu.wgsl";
     BLOCK_NORMS: "block_norms.wgsl";

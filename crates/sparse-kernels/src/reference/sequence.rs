@@ -1,6 +1,6 @@
 //! Operations of sequence models: row-major `[feature][lane]` operands, f64 sums.
 
-use crate::{FeatureNorm, Gelu, NormKind};
+use crate::{Attention, FeatureNorm, Gelu, NormKind};
 
 /// `x[f, n] = table[tokens[n], f] + positions[n % length, f]`; one rounding, so kernels must agree exactly. NaN where a token
 /// is no symbol.
@@ -82,6 +82,75 @@ pub fn feature_norm_grad(
         }
     }
     (dx, daffine)
+}
+
+/// Rotary positions of `[feature][lane]`, or their inverse.
+fn turned(attention: Attention, features: usize, x: &[f64], is_back: bool) -> Vec<f64> {
+    let (mut turned, lanes, head_size) = (x.to_vec(), x.len() / features, features / attention.heads);
+    let Some(base) = attention.rotary else { return turned };
+    for pair in 0..features / 2 {
+        let (head, pair) = (pair / (head_size / 2), pair % (head_size / 2));
+        let rows = [head * head_size + pair, head * head_size + pair + head_size / 2];
+        let slope = f64::from(base).powf(-2.0 * pair as f64 / head_size as f64);
+        for lane in 0..lanes {
+            let angle = (lane % attention.length) as f64 * if is_back { -slope } else { slope };
+            let [a, b] = rows.map(|row| x[row * lanes + lane]);
+            turned[rows[0] * lanes + lane] = a * angle.cos() - b * angle.sin();
+            turned[rows[1] * lanes + lane] = a * angle.sin() + b * angle.cos();
+        }
+    }
+    turned
+}
+
+/// What [`attention`] finds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionResult {
+    /// The output, `[feature][lane]`.
+    pub o: Vec<f64>,
+    /// `ln Σ exp(S)` of each head and lane.
+    pub lse: Vec<f64>,
+    /// Gradients of q, k and v.
+    pub grads: [Vec<f64>; 3],
+}
+
+/// Causal attention, and the gradients for the gradient `grad` of the output.
+pub fn attention(attention: Attention, features: usize, operands: [&[f32]; 4]) -> AttentionResult {
+    let [q, k, v, grad] = operands.map(|x| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>());
+    let [q, k] = [q, k].map(|x| turned(attention, features, &x, false));
+    let (lanes, length, head_size) = (q.len() / features, attention.length, features / attention.heads);
+    let scale = 1.0 / (head_size as f64).sqrt();
+    let mut result = AttentionResult {
+        o: vec![0.0; q.len()],
+        lse: vec![0.0; attention.heads * lanes],
+        grads: [(); 3].map(|()| vec![0.0; q.len()]),
+    };
+    for (head, lane) in (0..attention.heads).flat_map(|head| (0..lanes).map(move |lane| (head, lane))) {
+        let at = |f: usize, lane: usize| (head * head_size + f) * lanes + lane;
+        let over_features = |of: &dyn Fn(usize) -> f64| (0..head_size).map(of).sum::<f64>();
+        let seen = lane / length * length..lane + 1;
+        let scores: Vec<f64> =
+            seen.clone().map(|key| scale * over_features(&|f| q[at(f, lane)] * k[at(f, key)])).collect();
+        let top = scores.iter().copied().fold(f64::MIN, f64::max);
+        let lse = top + scores.iter().map(|score| (score - top).exp()).sum::<f64>().ln();
+        result.lse[head * lanes + lane] = lse;
+        let parts: Vec<f64> = scores.iter().map(|score| (score - lse).exp()).collect();
+        for f in 0..head_size {
+            result.o[at(f, lane)] = seen.clone().zip(&parts).map(|(key, part)| part * v[at(f, key)]).sum();
+        }
+        let product = over_features(&|f| grad[at(f, lane)] * result.o[at(f, lane)]);
+        for (key, part) in seen.zip(&parts) {
+            let slope = scale * part * (over_features(&|f| grad[at(f, lane)] * v[at(f, key)]) - product);
+            for f in 0..head_size {
+                result.grads[0][at(f, lane)] += slope * k[at(f, key)];
+                result.grads[1][at(f, key)] += slope * q[at(f, lane)];
+                result.grads[2][at(f, key)] += part * grad[at(f, lane)];
+            }
+        }
+    }
+    for i in 0..2 {
+        result.grads[i] = turned(attention, features, &result.grads[i], true);
+    }
+    result
 }
 
 /// GELU and its derivative.

@@ -1,9 +1,11 @@
 //! Operations of sequence models against the reference.
 
+use proptest::prelude::*;
+
 use super::neural::normals;
 use super::{buffer, host, poison, poisoned, read, strips};
 use crate::random::Key;
-use crate::{FeatureNorm, Gelu, NormKind, SequenceNeural, Storage, StripLayout, reference};
+use crate::{Attention, AttentionGrad, FeatureNorm, Gelu, NormKind, SequenceNeural, Storage, StripLayout, reference};
 
 fn indices<B: Storage>(backend: &B, from: &[u32]) -> B::Indices {
     let mut indices = backend.index_zeros(from.len()).unwrap();
@@ -217,6 +219,68 @@ pub fn gelu_error<B: SequenceNeural>(backend: &B, bounds: [f64; 2]) {
     }
 }
 
+/// Heads, their size, length and number of sequences, strip, and whether positions are rotary.
+pub fn attentions() -> impl Strategy<Value = (StripLayout, Attention)> {
+    let strips = prop::sample::select(vec![16usize, 32, 48, 0]);
+    (1usize..4, 1usize..40, 1usize..75, 0usize..5, strips, any::<bool>()).prop_map(
+        |(heads, size, length, count, strip, is_rotary)| {
+            let lanes = length * count;
+            let strip = if strip == 0 { lanes.next_multiple_of(16).max(16) } else { strip };
+            let layout = StripLayout::new(lanes, heads * size, strip).unwrap();
+            let rotary = (is_rotary && size.is_multiple_of(2)).then_some(100.0);
+            (layout, Attention { heads, length, rotary })
+        },
+    )
+}
+
+pub fn attention<B: SequenceNeural>(backend: &B, layout: StripLayout, attention: Attention, seed: u32) {
+    let (features, lanes) = (layout.features(), layout.lanes());
+    let names = ["q", "k", "v", "grad"];
+    let host_operands = names.map(|name| normals(&format!("{name}{seed}"), features * lanes));
+    let expected = reference::sequence::attention(attention, features, host_operands.each_ref().map(|x| &x[..]));
+    let [q, k, v, grad] = host_operands.each_ref().map(|x| strips(backend, layout, x));
+    let (mut o, mut lse) = (poisoned(backend, layout), poisoned(backend, layout.with_features(attention.heads)));
+    let [mut dq, mut dk, mut dv] = [(); 3].map(|()| poisoned(backend, layout));
+    backend.attention(attention, [&q, &k, &v], &mut o, &mut lse).unwrap();
+    let operands =
+        AttentionGrad { q: &q, k: &k, v: &v, o: &o, lse: &lse, grad: &grad, dq: &mut dq, dk: &mut dk, dv: &mut dv };
+    backend.attention_grad(attention, operands).unwrap();
+    near("output", &read(backend, &o), &expected.o, 1e-5);
+    near("sums", &read(backend, &lse), &expected.lse, 1e-5);
+    // A gradient is a sum over up to `length` tokens, of terms of about √(head size).
+    let bound = 2e-5 * (1.0 + (features as f64 / attention.heads as f64).sqrt() * 0.2);
+    for ((what, got), expected) in [("dq", dq), ("dk", dk), ("dv", dv)].into_iter().zip(&expected.grads) {
+        near(what, &read(backend, &got), expected, bound);
+    }
+}
+
+/// The past does not depend on the future, by one bit, and scores beyond exp's range do no harm.
+pub fn attention_is_causal_and_stable<B: SequenceNeural>(backend: &B) {
+    let (layout, length) = (StripLayout::sparse(90, 14), 45);
+    let attention = Attention { heads: 2, length, rotary: None };
+    let run = |seed: usize, scale: f32| {
+        // Tokens from the 30th on are others with another seed.
+        let operand = |name: &str| {
+            let [first, second] = [normals(name, 90 * 14), normals(&format!("{name}{seed}"), 90 * 14)];
+            let data: Vec<f32> =
+                (0..90 * 14).map(|i| scale * if i % 90 % length < 30 { first[i] } else { second[i] }).collect();
+            strips(backend, layout, &data)
+        };
+        let (mut o, mut lse) = (poisoned(backend, layout), poisoned(backend, layout.with_features(2)));
+        let [q, k, v] = ["q", "k", "v"].map(operand);
+        backend.attention(attention, [&q, &k, &v], &mut o, &mut lse).unwrap();
+        (read(backend, &o), read(backend, &lse))
+    };
+    let [(a, _), (b, _)] = [1, 2].map(|seed| run(seed, 1.0));
+    for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+        assert_eq!(a.to_bits() == b.to_bits(), i % 90 % length < 30, "{i}: {a} {b}");
+    }
+    // Scores of some 1e5.
+    let (o, lse) = run(1, 300.0);
+    assert!(o.iter().all(|o| o.is_finite() && o.abs() < 2000.0) && lse.iter().all(|lse| lse.is_finite()));
+    assert!(lse.iter().any(|&lse| lse > 1e4));
+}
+
 /// What all operations of sequence models must refuse.
 pub fn wrong_shapes_are_refused<B: SequenceNeural>(backend: &B) {
     let zeros = |len| backend.zeros(len).unwrap();
@@ -261,4 +325,31 @@ pub fn wrong_shapes_are_refused<B: SequenceNeural>(backend: &B) {
     assert!(grad(4, 4, 8) && !grad(5, 4, 8) && !grad(4, 5, 8) && !grad(4, 4, 4));
     assert!(backend.gelu(Gelu::Exact, &ones(3, 4), &mut ones(3, 5)).is_err());
     assert!(backend.gelu_grad(Gelu::Tanh, &ones(3, 4), &mut ones(2, 4)).is_err());
+
+    let run = |heads, length, rotary, k: usize, o: usize, lse: usize| {
+        let attention = Attention { heads, length, rotary };
+        let [q, k, v, mut o, mut lse] = [4, k, 4, o, lse].map(|features| ones(6, features));
+        let result = backend.attention(attention, [&q, &k, &v], &mut o, &mut lse).map_err(|e| e.to_string());
+        let (grad, [mut dq, mut dk, mut dv]) =
+            (ones(6, 4), [4, k.layout.features(), 4].map(|features| ones(6, features)));
+        let operands =
+            AttentionGrad { q: &q, k: &k, v: &v, o: &o, lse: &lse, grad: &grad, dq: &mut dq, dk: &mut dk, dv: &mut dv };
+        assert_eq!(backend.attention_grad(attention, operands).is_ok(), result.is_ok());
+        result
+    };
+    assert!(run(2, 3, None, 4, 4, 2).is_ok() && run(1, 6, Some(10.0), 4, 4, 1).is_ok());
+    for (heads, length, rotary, k, o, lse, what) in [
+        (3, 3, None, 4, 4, 3, "number of heads"),
+        (0, 3, None, 4, 4, 0, "number of heads"),
+        (2, 4, None, 4, 4, 2, "length of a sequence"),
+        (2, 0, None, 4, 4, 2, "length of a sequence"),
+        (4, 3, Some(10.0), 4, 4, 4, "head size"),
+        (2, 3, Some(-1.0), 4, 4, 2, "base"),
+        (2, 3, None, 5, 4, 2, "number of features"),
+        (2, 3, None, 4, 5, 2, "number of features"),
+        (2, 3, None, 4, 4, 1, "number of sums"),
+    ] {
+        let error = run(heads, length, rotary, k, o, lse).unwrap_err();
+        assert!(error.contains(what), "{error}");
+    }
 }

@@ -129,6 +129,19 @@ pub(crate) trait EightLanes: Isa {
     /// # Safety
     /// `to` is valid for writing `P` floats; any alignment.
     unsafe fn store_first<const P: usize>(self, to: *mut f32, value: Self::V);
+    /// Lane `j` of vector `i` becomes lane `i` of vector `j`.
+    #[inline(always)]
+    fn transpose(self, vectors: [Self::V; 8]) -> [Self::V; 8] {
+        const { assert!(Self::LANES == 8) };
+        let mut square = [[0f32; 8]; 8];
+        for (to, vector) in square.iter_mut().zip(vectors) {
+            // SAFETY: eight floats.
+            unsafe { self.store(to.as_mut_ptr(), vector) };
+        }
+        let turned: [[f32; 8]; 8] = array_of(|j| array_of(|i| square[i][j]));
+        // SAFETY: eight floats.
+        array_of(|j| unsafe { self.load(turned[j].as_ptr()) })
+    }
 }
 
 /// Two columns in one load: loads are what limits the kernels.

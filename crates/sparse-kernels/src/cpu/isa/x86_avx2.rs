@@ -319,6 +319,40 @@ impl EightLanes for Avx2 {
             }
         }
     }
+    #[inline(always)]
+    fn transpose(self, v: [__m256; 8]) -> [__m256; 8] {
+        // SAFETY: see above.
+        unsafe {
+            // Spelt out: closures here are compiled as functions of their own.
+            let (a0, a1) = (_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+            let (b0, b1) = (_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+            let (c0, c1) = (_mm256_unpacklo_ps(v[4], v[5]), _mm256_unpackhi_ps(v[4], v[5]));
+            let (d0, d1) = (_mm256_unpacklo_ps(v[6], v[7]), _mm256_unpackhi_ps(v[6], v[7]));
+            // Of rows 0 to 3, then 4 to 7: columns j and j + 4.
+            let low = [
+                _mm256_shuffle_ps::<0b01_00_01_00>(a0, b0),
+                _mm256_shuffle_ps::<0b11_10_11_10>(a0, b0),
+                _mm256_shuffle_ps::<0b01_00_01_00>(a1, b1),
+                _mm256_shuffle_ps::<0b11_10_11_10>(a1, b1),
+            ];
+            let high = [
+                _mm256_shuffle_ps::<0b01_00_01_00>(c0, d0),
+                _mm256_shuffle_ps::<0b11_10_11_10>(c0, d0),
+                _mm256_shuffle_ps::<0b01_00_01_00>(c1, d1),
+                _mm256_shuffle_ps::<0b11_10_11_10>(c1, d1),
+            ];
+            [
+                _mm256_permute2f128_ps::<0x20>(low[0], high[0]),
+                _mm256_permute2f128_ps::<0x20>(low[1], high[1]),
+                _mm256_permute2f128_ps::<0x20>(low[2], high[2]),
+                _mm256_permute2f128_ps::<0x20>(low[3], high[3]),
+                _mm256_permute2f128_ps::<0x31>(low[0], high[0]),
+                _mm256_permute2f128_ps::<0x31>(low[1], high[1]),
+                _mm256_permute2f128_ps::<0x31>(low[2], high[2]),
+                _mm256_permute2f128_ps::<0x31>(low[3], high[3]),
+            ]
+        }
+    }
 }
 
 /// One float at each of four columns. (`vgatherdps` takes 1.3 times as long.)

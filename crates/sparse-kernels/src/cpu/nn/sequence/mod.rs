@@ -1,12 +1,15 @@
 //! Operations of sequence models.
 
+mod attention;
 mod embed;
 mod gelu;
 mod norm;
 
 use crate::Strips;
 use crate::backend::check::{Checked, Done};
-use crate::backend::{FeatureNorm, Gelu, NormGrad, NormInput, NormKind, Rows, SequenceNeural};
+use crate::backend::{
+    Attention, AttentionGrad, FeatureNorm, Gelu, NormGrad, NormInput, NormKind, Rows, SequenceNeural,
+};
 use crate::cpu::{Buffer, Cpu, SharedMut};
 
 impl SequenceNeural for Cpu {
@@ -75,6 +78,26 @@ impl SequenceNeural for Cpu {
     fn run_gelu_grad(&self, _: Checked, kind: Gelu, x: &Strips<Self>, grad: &mut Strips<Self>) -> Done {
         let _timed = self.timed("gelu_grad", 3 * x.data.len(), 0);
         gelu::backward(self, kind, &x.data, &mut grad.data);
+        Ok(())
+    }
+
+    fn run_attention(
+        &self,
+        _: Checked,
+        attention: Attention,
+        operands: [&Strips<Self>; 3],
+        o: &mut Strips<Self>,
+        lse: &mut Strips<Self>,
+    ) -> Done {
+        let _timed = self.timed("attention", 4 * o.data.len(), 2 * o.data.len() * attention.length);
+        attention::forward(self, attention, operands, o, lse);
+        Ok(())
+    }
+
+    fn run_attention_grad(&self, _: Checked, attention: Attention, operands: AttentionGrad<'_, Self>) -> Done {
+        let elements = operands.q.data.len();
+        let _timed = self.timed("attention_grad", 8 * elements, 5 * elements * attention.length);
+        attention::backward(self, attention, operands);
         Ok(())
     }
 }

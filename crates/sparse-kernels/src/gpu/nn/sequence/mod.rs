@@ -1,15 +1,20 @@
 //! Operations of sequence models.
 
+mod attention;
 mod embed;
 mod gelu;
 mod norm;
 #[cfg(test)]
 mod tests;
 
+pub(in super::super) use attention::Angles;
+
 use super::super::{Buffer, Gpu, Indices};
 use crate::Strips;
 use crate::backend::check::{Checked, Done};
-use crate::backend::{FeatureNorm, Gelu, NormGrad, NormInput, NormKind, Rows, SequenceNeural};
+use crate::backend::{
+    Attention, AttentionGrad, FeatureNorm, Gelu, NormGrad, NormInput, NormKind, Rows, SequenceNeural,
+};
 
 impl SequenceNeural for Gpu {
     fn run_embed(
@@ -56,5 +61,20 @@ impl SequenceNeural for Gpu {
 
     fn run_gelu_grad(&self, _: Checked, kind: Gelu, x: &Strips<Self>, grad: &mut Strips<Self>) -> Done {
         gelu::backward(self, kind, &x.data, &grad.data)
+    }
+
+    fn run_attention(
+        &self,
+        _: Checked,
+        attention: Attention,
+        operands: [&Strips<Self>; 3],
+        o: &mut Strips<Self>,
+        lse: &mut Strips<Self>,
+    ) -> Done {
+        attention::forward(self, attention, operands, o, lse)
+    }
+
+    fn run_attention_grad(&self, _: Checked, attention: Attention, operands: AttentionGrad<'_, Self>) -> Done {
+        attention::backward(self, attention, operands)
     }
 }

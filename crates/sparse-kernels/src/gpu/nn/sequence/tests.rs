@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::super::testing::{gpu, gpu_with_limit};
 use crate::testing::{neural, sequence};
-use crate::{FeatureNorm, NormKind, StripLayout};
+use crate::{Attention, FeatureNorm, NormKind, StripLayout};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -36,6 +36,13 @@ proptest! {
             sequence::gelu(gpu, layout, seed);
         }
     }
+
+    #[test]
+    fn attention((layout, attention) in sequence::attentions(), seed in 0u32..100) {
+        if let Some(gpu) = gpu() {
+            sequence::attention(gpu, layout, attention, seed);
+        }
+    }
 }
 
 #[test]
@@ -44,6 +51,7 @@ fn wrong_input_is_refused() {
         sequence::wrong_shapes_are_refused(gpu);
         sequence::tokens_that_are_no_symbols(gpu);
         sequence::large_means_do_not_cancel(gpu);
+        sequence::attention_is_causal_and_stable(gpu);
     }
 }
 
@@ -55,6 +63,7 @@ fn large_shapes() {
     let norm = FeatureNorm { kind: NormKind::Layer, epsilon: 1e-5 };
     sequence::feature_norm(gpu, StripLayout::sparse(3003, 37), norm, true, 1);
     sequence::gelu(gpu, StripLayout::sparse(3003, 300), 1);
+    sequence::attention(gpu, StripLayout::sparse(400, 80), Attention { heads: 2, length: 200, rotary: Some(1e4) }, 1);
     // More rows than a dimension of the grid has workgroups.
     sequence::embed(gpu, StripLayout::sparse(40, 1), 70_000, 5, false, 1);
 }
