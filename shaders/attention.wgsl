@@ -254,9 +254,9 @@ fn attention_grad_keys(
                 var of_value = 0.0;
                 // Queries before the key see nothing of it.
                 for (var i = select(0u, local.x, tile == my.token); i < count; i++) {
-                    let from = place(p.features, first + f, my.lane + tile + i);
-                    of_key += slopes[i * SIDE + local.x] * q[from];
-                    of_value += scores[i * SIDE + local.x] * grad[from];
+                    let source = place(p.features, first + f, my.lane + tile + i);
+                    of_key += slopes[i * SIDE + local.x] * q[source];
+                    of_value += scores[i * SIDE + local.x] * grad[source];
                 }
                 of_key *= p.scale;
                 if (tile > my.token) {
