@@ -14,3 +14,4 @@ mod own_networks;
 mod published_numbers;
 mod resume;
 mod running;
+mod text;

@@ -161,7 +161,9 @@ pub enum ConfigError {
         data: String,
     },
     /// Another network on a text.
-    #[error("model: {model} reads no text, but {data} is one; a model such as gru-512 or gpt-6-6-384 would fit")]
+    #[error(
+        "model: {model} reads no text, but the data set {data} is one; a model such as gru-512 or gpt-6-6-384 would fit"
+    )]
     Text {
         /// The model.
         model: String,
