@@ -117,6 +117,10 @@ mod tests {
             ("--data image-folder --normalize pixels", "normalize: pixels"),
             ("--data image-folder --augment crop-flip", "augment: crop-flip"),
             ("--data cifar10 --augment random-resized-crop-flip", "augment: random-resized-crop-flip"),
+            ("--model gru-64 --normalize pixels", "normalize: pixels"),
+            ("--model gru-64 --augment crop-flip", "augment: crop-flip"),
+            ("--model gru-64 --loss mse", "loss: mse"),
+            ("--data text --text a --text-valid b --val-fraction 0.1", "val-fraction: 0.1"),
             ("--drop-fraction 1.1", "drop-fraction: 1.1"),
             ("--drop-schedule inverse-power --drop-exponent 0", "drop-exponent: 0"),
             ("--erk-power=-1", "erk-power: -1"),
@@ -174,6 +178,10 @@ mod tests {
             "--lr-gamma 0.5",
             "--data-dir /data",
             "--data cifar10 --image-size 32",
+            "--text a",
+            "--model gru-64 --text-symbols characters",
+            "--data text --text a --text-test b --test-fraction 0.2",
+            "--model gru-64 --data-dir /data",
         ] {
             let message = message(resolve(line));
             assert!(message.contains("has no effect here: it needs "), "{line}: {message}");
@@ -230,6 +238,16 @@ mod tests {
         assert_eq!(input("--data cifar10"), (Normalize::Channels, Augment::CropFlip));
         assert_eq!(input("--data cifar100 --augment none"), (Normalize::Channels, Augment::None));
         assert_eq!(input("--normalize per-image --augment crop-flip"), (Normalize::PerImage, Augment::CropFlip));
+        let text = |line: &str| {
+            let config = resolve(line).unwrap();
+            let shares = [config.val_fraction, config.test_fraction];
+            assert_eq!((config.normalize, config.augment, config.data_dir), (Normalize::None, Augment::None, None));
+            (format!("{} {} {}", config.model, config.data, config.text_symbols), shares)
+        };
+        assert_eq!(text("--model gru-64"), ("gru-64 tiny-shakespeare characters".to_owned(), [0.05, 0.05]));
+        assert_eq!(text("--data text --text a --val-fraction 0"), ("gru-512 text bytes".to_owned(), [0.0, 0.05]));
+        assert_eq!(text("--data text --text a --text-valid b").1, [0.0, 0.05]);
+        assert!(resolve("--data text --text a").unwrap().text[0].is_absolute());
     }
 
     /// The file written to a run's folder gives the same run.
@@ -242,6 +260,8 @@ mod tests {
             "--data cifar10 --normalize pixels --augment none",
             "--data image-folder --image-size 64 --loader-threads 4",
             "--method dense --data mnist --data-dir /data --lr-schedule step --lr-milestones 10,20",
+            "--model gru-64 --val-fraction 0.2",
+            "--data text --text /a,/b --text-test /c --text-symbols characters",
             "--density-override fc1=0.05 --density-override *=1 --drop-schedule inverse-power --begin-step 5 --json",
         ] {
             let config = resolve(line).unwrap();
