@@ -197,3 +197,20 @@ impl Ranking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_bits_and_more_right_answers_are_better() {
+        let [accuracy, bits] = [Measure::Accuracy, Measure::BitsPerCharacter];
+        assert!(accuracy.gain(0.1) > 0.0 && bits.gain(-0.1) > 0.0);
+        assert_eq!((accuracy.text(0.8567), bits.text(1.53249)), ("85.67".to_owned(), "1.532".to_owned()));
+        assert_eq!(bits.text_and_deviation(1.5, Some(0.01)), "1.500 ± 0.010");
+        assert_eq!((accuracy.difference(-0.012), bits.difference(0.02)), ("−1.20".to_owned(), "+0.020".to_owned()));
+        let ranking = Ranking { on: RankedOn::Validation, by: bits };
+        let expected = "Arms are ranked by validation bits per character; the test set has no part in the ranking.";
+        assert_eq!(ranking.sentence(), expected);
+    }
+}
