@@ -56,12 +56,12 @@ fn a_text_is_learned_evaluated_and_gone_on_with() {
     let shown = printed(path, "eval run");
     assert!(shown.contains("bits/character) accuracy ") && shown.contains("on 1499 symbols of text"), "{shown}");
 
-    let sample = "sample run --length 60 --prompt KING --seed 5";
+    let sample = "sample run --length 60 --prompt MEN: --seed 5";
     let text = printed(path, sample);
     let [start, rest] = [&text[..4], &text[4..]];
-    assert_eq!((start, rest.trim_end_matches('\n').len() <= 60, rest.chars().count()), ("KING", true, 61));
+    assert_eq!((start, rest.trim_end_matches('\n').len() <= 60, rest.chars().count()), ("MEN:", true, 61));
     assert_eq!(printed(path, &format!("{sample} --threads 1")), text);
-    assert_ne!(printed(path, "sample run --length 60 --prompt KING --seed 6"), text);
+    assert_ne!(printed(path, "sample run --length 60 --prompt MEN: --seed 6"), text);
     let record = &records(path, &format!("{sample} --json"))[0];
     assert_eq!((record["text"].as_str().unwrap(), &record["symbols"]), (&rest[..60], &60.into()));
     let likeliest = printed(path, "sample run --length 20 --temperature 0");

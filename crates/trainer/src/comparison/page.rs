@@ -161,7 +161,14 @@ fn ranked_text(ranked: &[Ranked<'_>], ranking: Ranking) -> Option<String> {
     let result = results_text(by, mean, best.result(by, on).1);
     let mut text = match ranked.len() {
         1 => format!("{} reaches {result}", escape(&best.arm)),
-        _ => format!("{} has {} mean {}, {result}", escape(&best.arm), by.best(), ranking.name()),
+        _ => {
+            // The name of the measure is the unit of bits.
+            let result = match by {
+                Measure::Accuracy => result,
+                Measure::BitsPerCharacter => by.text_and_deviation(mean, best.result(by, on).1),
+            };
+            format!("{} has {} mean {}, {result}", escape(&best.arm), by.best(), ranking.name())
+        }
     };
     let unit = by.difference_unit();
     if let Some(difference) = best.minus_dense(by) {
