@@ -8,6 +8,7 @@ use std::sync::Arc;
 use safetensors::SafeTensors;
 use sparse_kernels::Csr;
 use trainer::checkpoint::{Checkpoint, TensorData, read_header};
+use trainer::data::text::{self, TextSymbols};
 use trainer::data::{cifar as cifar_format, idx};
 use trainer::exchange::pytorch;
 use trainer::formats::{Matrix, matrix_market, npy, npz, smtx};
@@ -21,7 +22,7 @@ pub type Target = fn(&[u8]);
 
 /// Every format, by the name of its fuzz target and of its folder in `fuzz/seeds`.
 #[allow(dead_code, reason = "a fuzz target runs one of them")]
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("idx", idx),
     ("cifar", cifar),
     ("safetensors", safetensors),
@@ -30,6 +31,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("smtx", smtx),
     ("toml", toml),
     ("network", network),
+    ("text", text),
 ];
 
 /// Bytes that any parser may use, whatever the input.
@@ -72,6 +74,21 @@ pub fn cifar(bytes: &[u8]) {
     if let Ok(count) = bounded(bytes, UNFOLDED, parse) {
         assert!((1..=4).contains(&count) && labels.len() == count && images.len() == count * 3072);
         assert!(labels.iter().all(|&label| label < 10));
+    }
+}
+
+/// Texts, plain or compressed.
+pub fn text(bytes: &[u8]) {
+    for symbols in [TextSymbols::Bytes, TextSymbols::Characters] {
+        let parse = |bytes: &[u8]| text::parse(Path::new("text"), bytes, symbols);
+        let Ok((alphabet, tokens)) = bounded(bytes, UNFOLDED, parse) else { continue };
+        assert!(!tokens.is_empty() && tokens.iter().all(|&token| usize::from(token) < alphabet.len()));
+        // What is printed is read as the same tokens.
+        let mut printed = Vec::new();
+        tokens.iter().for_each(|&token| alphabet.append(token, &mut printed));
+        if let Ok(printed) = std::str::from_utf8(&printed) {
+            assert_eq!(alphabet.tokens(printed), Ok(tokens));
+        }
     }
 }
 

@@ -483,6 +483,6 @@ mod tests {
     #[test]
     fn the_names_are_those_of_the_sets() {
         assert_eq!(SETS.map(|set| set.name), KNOWN[..SETS.len()]);
-        assert_eq!(KNOWN[SETS.len()..], [IMAGE_FOLDER, TABLE]);
+        assert_eq!(KNOWN[SETS.len()..], [IMAGE_FOLDER, TABLE, TINY_SHAKESPEARE, TEXT]);
     }
 }

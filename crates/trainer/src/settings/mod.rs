@@ -317,6 +317,7 @@ mod tests {
             let default = match default {
                 toml::Value::String(text) => text.clone(),
                 toml::Value::Array(list) if list.is_empty() => continue,
+                toml::Value::Array(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
                 other => other.to_string(),
             };
             let stated = stated.unwrap_or_else(|| panic!("--{name}: the default {default} is not stated"));

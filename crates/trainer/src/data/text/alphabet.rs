@@ -67,9 +67,15 @@ impl Alphabet {
     /// # Errors
     /// [`TextError::Characters`] if there are more than [`Alphabet::MOST`].
     pub(super) fn of_texts<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self, TextError> {
-        let mut occurs = vec![false; char::MAX as usize + 1];
-        texts.flat_map(str::chars).for_each(|character| occurs[character as usize] = true);
-        let code_points = (0..=char::MAX as u32).filter(|&code| occurs[code as usize]);
+        let mut occurs: Vec<bool> = Vec::new();
+        for character in texts.flat_map(str::chars) {
+            let code = character as usize;
+            if occurs.len() <= code {
+                occurs.resize(code + 1, false);
+            }
+            occurs[code] = true;
+        }
+        let code_points = (0..occurs.len() as u32).filter(|&code| occurs[code as usize]);
         let characters: Arc<[char]> = code_points.filter_map(char::from_u32).collect();
         match characters.len() {
             count if count > Self::MOST => Err(TextError::Characters { characters: count, most: Self::MOST }),

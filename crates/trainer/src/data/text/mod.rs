@@ -93,6 +93,17 @@ pub fn load(options: &TextOptions, trained: Option<&Alphabet>) -> Result<Dataset
     dataset(TEXT, alphabet, (train, validation, test), trained.is_none())
 }
 
+/// The symbols and tokens of what is in a file, by itself.
+///
+/// # Errors
+/// [`DataError`] naming the file.
+pub fn parse(file: &Path, bytes: &[u8], symbols: TextSymbols) -> Result<(Alphabet, Vec<u16>), DataError> {
+    let source = Source::unfolded(file, bytes)?;
+    let alphabet = alphabet_of(std::slice::from_ref(&source), symbols)?;
+    let tokens = source.tokens(&alphabet)?;
+    Ok((alphabet, tokens))
+}
+
 /// The embedded text, in windows of this length; for a model that was `trained` on another, with that one's alphabet.
 ///
 /// # Errors
