@@ -162,7 +162,8 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let asked = config.sparsification();
     let spec = args.pictures.spec(&args.network, &args.sequence)?;
     let by_size = !matches!(args.width, Width::Factor(_));
-    if config.model.family().is_none() && args.width != Width::Factor(1.0) {
+    let has_width = config.model.family().is_some() || config.model.sequence().is_some();
+    if !has_width && args.width != Width::Factor(1.0) {
         return Err(ConfigError::NoEffect { option: "width", needs: "a convolutional network by name" }.into());
     }
     if by_size && config.method.is_dense() {

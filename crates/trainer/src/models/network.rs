@@ -9,8 +9,8 @@ use autograd::{
 use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
-    Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, FeatureNorm, Gelu,
-    ImageLayout, Layout, NormKind, PlanOptions, StripLayout,
+    Attention, Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, FeatureNorm,
+    Gelu, ImageLayout, Layout, NormKind, PlanOptions, StripLayout,
 };
 
 use super::architecture::Architecture;
@@ -117,6 +117,9 @@ impl WeightCount {
 pub fn strip_of(any_sparse: bool, lanes: usize) -> usize {
     if any_sparse { StripLayout::SPARSE_STRIP } else { StripLayout::single(lanes, 0).strip() }
 }
+
+/// Of the angles by which rotary positions turn (Su et al. 2021, section 3.2.2).
+const ROTARY_BASE: f32 = 10_000.0;
 
 /// What a network computes, apart from the parameters' values.
 #[derive(Debug, Clone)]
@@ -358,8 +361,11 @@ impl Body {
                     (output, y)
                 }
                 Node::Gelu { input, output } => (output, tape.gelu(Gelu::Tanh, get(input))?),
-                Node::Attention { .. } => {
-                    return Err(autograd::Error::Activations { op: node.kind(), got: "a node", expected: "none yet" });
+                Node::Attention { heads, rotary, query, key, value, output } => {
+                    let NetworkInput::Tokens { sequences, .. } = &input else { return Err(no_tokens("attention")) };
+                    let rotary = rotary.then_some(ROTARY_BASE);
+                    let attention = Attention { heads, length: sequences.length, rotary };
+                    (output, tape.attention(attention, get(query), get(key), get(value))?)
                 }
                 Node::Embed { layer, positions, output, .. } => {
                     let NetworkInput::Tokens { tokens, .. } = &input else { return Err(no_tokens("embed")) };

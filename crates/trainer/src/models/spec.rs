@@ -17,7 +17,7 @@ pub struct ModelSpec {
     pub size: [usize; 2],
     /// Its classes; of a network that reads tokens, the symbols.
     pub classes: usize,
-    /// Factor on the numbers of channels.
+    /// Factor on the numbers of channels; of a network that reads tokens, on its features, but for a recurrent one's embedding.
     pub width: f64,
     /// How a residual network begins; [`Stem::Auto`] has been resolved.
     pub stem: Stem,
@@ -66,7 +66,7 @@ impl ModelSpec {
     /// The same network with a factor on its numbers of channels; one's own has none.
     #[must_use]
     pub fn with_width(self, width: f64) -> Self {
-        if matches!(self.name, ModelName::Own(_) | ModelName::Sequence(..)) { self } else { Self { width, ..self } }
+        if matches!(self.name, ModelName::Own(_)) { self } else { Self { width, ..self } }
     }
 
     /// The same network with this beginning; [`Stem::Auto`] goes by the pictures' size.

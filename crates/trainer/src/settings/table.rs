@@ -49,10 +49,13 @@ settings! {
     }
     /// The network's width.
     WidthArgs in NETWORK => {
-        /// Multiplier for the channel counts of a convolutional network, rounded down
+        /// Multiplier for the channel counts of a convolutional network, or the features of a text model, rounded down
         width: f64 = 1.0, arg(value_name = "FACTOR"),
             must |s| unless(s.width > 0.0 && s.width <= MOST_WIDTH, "above 0 and at most 16"),
-            needs |s| unless(s.model.family().is_some(), "a convolutional network by name");
+            needs |s| unless(
+                s.model.family().is_some() || s.model.sequence().is_some(),
+                "a convolutional network by name or a text model",
+            );
     }
     /// The data.
     DataArgs in NETWORK => {

@@ -29,6 +29,11 @@ const EXPANSION: usize = 4;
 pub(super) fn gpt(builder: &mut Builder, numbers: &[usize], sequence: &SequenceSpec) -> Result<(), BuildError> {
     let &[layers, heads, width] = numbers else { unreachable!("names of the family have three numbers") };
     let (rotary, norm) = (sequence.positions == Positions::Rotary, sequence.norm.into());
+    let width = match builder.spec.width {
+        1.0 => width,
+        // Heads have an even number of features, so that rotary positions can turn them.
+        _ => heads * (builder.spec.scaled(width) / heads / 2 * 2).max(2),
+    };
     let places = (!rotary).then_some(("position_embedding", sequence.length));
     let tokens = builder.input();
     let head = if sequence.tied { "head" } else { "token_embedding" };

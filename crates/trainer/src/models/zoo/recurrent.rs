@@ -41,16 +41,17 @@ pub(super) fn recurrent(
     widths: &[usize],
     sequence: &SequenceSpec,
 ) -> Result<(), BuildError> {
+    let spec = builder.spec.clone();
     let tokens = builder.input();
     let mut x = builder.embedding("embedding", sequence.embedding, None, tokens)?;
     for (i, &width) in widths.iter().enumerate() {
-        x = builder.recurrent(format!("{}.l{i}", cell.name()), cell, width, x)?;
+        x = builder.recurrent(format!("{}.l{i}", cell.name()), cell, spec.scaled(width), x)?;
         x = builder.dropout(format!("{}.l{i}", cell.name()), x)?;
     }
     for (i, &outputs) in sequence.readout.iter().enumerate() {
-        x = builder.linear(format!("readout.{i}"), outputs, true, x)?;
+        x = builder.linear(format!("readout.{i}"), spec.scaled(outputs), true, x)?;
     }
     builder.masking = Masking::Any;
-    builder.linear(format!("readout.{}", sequence.readout.len()), builder.spec.classes, false, x)?;
+    builder.linear(format!("readout.{}", sequence.readout.len()), spec.classes, false, x)?;
     Ok(())
 }
