@@ -41,6 +41,10 @@ pub struct Tape<'a, B: Backend> {
     uses: Vec<usize>,
     pub(crate) stats: Vec<Option<B::Buffer>>,
     ran: bool,
+    /// Factor on the gradients of losses.
+    pub(crate) share: f32,
+    /// Whether gradients of passes before stay, and those of this one are added.
+    adds: bool,
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
@@ -48,7 +52,18 @@ impl<'a, B: Backend> Tape<'a, B> {
     pub fn new(backend: &'a B, arena: &'a mut Arena<B>, parameters: &'a mut Parameters<B>, mode: Mode) -> Self {
         let uses = vec![0; parameters.len()];
         let (nodes, grads, stats) = Default::default();
-        Self { backend, arena, parameters, values: Values::new(mode), nodes, grads, uses, stats, ran: false }
+        let (values, ran, share, adds) = (Values::new(mode), false, 1.0, false);
+        Self { backend, arena, parameters, values, nodes, grads, uses, stats, ran, share, adds }
+    }
+
+    /// Makes the pass one of a part of a batch: the gradients of losses are those of the mean times `share`, the part's share
+    /// of the batch, and with `adds` they are added to those of the parts before. Call it before the loss.
+    #[must_use]
+    pub fn part(self, share: f32, adds: bool) -> Self {
+        // A tape is dropped by giving back its buffers, so that its fields cannot be moved out.
+        let mut tape = self;
+        (tape.share, tape.adds) = (share, adds);
+        tape
     }
 
     /// What the tape is for.
@@ -123,7 +138,9 @@ impl<'a, B: Backend> Tape<'a, B> {
             return Err(Error::Backward { reason: "it has run on this tape already" });
         }
         growth.check(self.backend, self.parameters)?;
-        self.parameters.clear_gradients();
+        if !self.adds {
+            self.parameters.clear_gradients();
+        }
         self.grads.resize_with(self.values.len(), || None);
         let nodes = std::mem::take(&mut self.nodes);
         let finished = vec![false; self.uses.len()];

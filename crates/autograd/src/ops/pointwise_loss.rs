@@ -20,10 +20,11 @@ impl<B: Backend> Tape<'_, B> {
     pub fn pointwise_loss(&mut self, loss: PointwiseLoss, outputs: Var, targets: Var) -> Result<Loss, Error> {
         let of_targets = self.values.read(OP, targets)?;
         self.values.strip_layout(OP, targets)?;
+        let share = self.share;
         let result = self.loss(OP, outputs, |backend, values, storage, stats, grad| {
             let (outputs, targets) = (values.strips(storage), values.strips(of_targets));
             let count = outputs.layout.lanes() * outputs.layout.features();
-            backend.pointwise_loss(loss, 1.0 / count.max(1) as f32, outputs, targets, stats, grad)
+            backend.pointwise_loss(loss, share / count.max(1) as f32, outputs, targets, stats, grad)
         })?;
         self.used(OP, targets);
         Ok(result)

@@ -26,7 +26,7 @@ impl<B: Backend> Tape<'_, B> {
         counted: usize,
         label_smoothing: f32,
     ) -> Result<Loss, Error> {
-        let parameters = CrossEntropy { label_smoothing, gradient_scale: 1.0 / counted.max(1) as f32 };
+        let parameters = CrossEntropy { label_smoothing, gradient_scale: self.share / counted.max(1) as f32 };
         let loss = self.loss(OP, logits, |backend, values, storage, stats, grad| {
             backend.softmax_cross_entropy(parameters, values.strips(storage), labels, stats, grad)
         })?;

@@ -205,7 +205,9 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let step_flops = built.training_flops(built.mean_forward_flops(sparse_flops, wide_flops), wide_flops);
     let train_flops_ratio = rigl::flops::training_flops_ratio(step_flops, dense_flops, args.train_length);
 
-    let mut table = Table::new(["layer", "shape", "density", "nnz", "stored", "flops/sample"]);
+    let sample = if architecture.reads_tokens() { "token" } else { "sample" };
+    let of_sample = if sample == "token" { "flops/token" } else { "flops/sample" };
+    let mut table = Table::new(["layer", "shape", "density", "nnz", "stored", of_sample]);
     let paper_size = |density: f64, layer: &crate::models::WeightLayer| layer.geometry().paper_size_bytes(density);
     let mut paper_size_bytes = 0.0;
     for (layer, solved) in architecture.layers.iter().zip(&densities) {
@@ -245,7 +247,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
 
     let nnz: usize = densities.iter().map(|d| d.nnz).sum();
     let bytes = bytes(&config, &architecture, &densities, built.as_ref())?;
-    let dense_training_bytes = dense_training_bytes(&dense_architecture, config.batch_size)?;
+    let dense_training_bytes = dense_training_bytes(&dense_architecture, config.computed_at_a_time(usize::MAX))?;
     let total = TotalRecord {
         event: "total",
         width,
@@ -278,8 +280,8 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     let count = |value: f64| format!("{value:.0}");
     let size = |bytes: f64| bytes_text(bytes as u64);
     row("weights", nnz as f64, dense_architecture.size() as f64, &count);
-    row("inference flops/sample", sparse_flops, dense_flops, &count);
-    row("training flops/sample", train_flops_ratio * 3.0 * dense_flops, 3.0 * dense_flops, &count);
+    row(&format!("inference flops/{sample}"), sparse_flops, dense_flops, &count);
+    row(&format!("training flops/{sample}"), train_flops_ratio * 3.0 * dense_flops, 3.0 * dense_flops, &count);
     row("size, bitmask format", paper_size_bytes, dense_paper_size, &size);
     row(
         &format!("size, {}", config.format.to_string().to_uppercase().replace('X', "x")),
@@ -345,7 +347,7 @@ fn bytes(
     let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
     let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
     let any_sparse_linear = network.body.layers.iter().any(|layer| layer.sparse && !layer.conv);
-    let activations = activation_bytes(&cpu, architecture, any_sparse_linear, config.batch_size)?;
+    let activations = activation_bytes(&cpu, architecture, any_sparse_linear, config.computed_at_a_time(usize::MAX))?;
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
     let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
     let growth = if config.growth_batches > 1 && config.method.info().grows_by_gradient { 4 * positions } else { 0 };

@@ -189,11 +189,13 @@ impl Body {
     pub fn input_form(&self, samples: usize) -> InputForm {
         match self.sequence {
             None => self.input_layout(samples).into(),
-            Some((order, _)) => {
-                let strip = if self.any_sparse_linear { StripLayout::SPARSE_STRIP } else { StripLayout::STRIP_UNIT };
-                InputForm::Tokens { order, strip }
-            }
+            Some((order, _)) => InputForm::Tokens { order, strip: self.unit() },
         }
+    }
+
+    /// What the lanes of a time step are a multiple of.
+    pub(crate) fn unit(&self) -> usize {
+        if self.any_sparse_linear { StripLayout::SPARSE_STRIP } else { StripLayout::STRIP_UNIT }
     }
 
     /// How a batch of `samples` inputs lies.
@@ -823,6 +825,11 @@ pub fn activation_bytes<B: Backend>(
 ) -> Result<usize, TrainingError> {
     let graph = &architecture.graph;
     let images = image_layouts(backend, architecture, samples)?;
+    let unit = if any_sparse_linear { StripLayout::SPARSE_STRIP } else { StripLayout::STRIP_UNIT };
+    let samples = match sequence_of(architecture) {
+        Some((order, length)) => Sequences::new(order, unit, [samples, length], false).lanes(),
+        None => samples,
+    };
     let strip = strip_of(any_sparse_linear, samples);
     let len = |value: usize| match (images[value], graph.values[value]) {
         (Some(layout), _) => layout.with_samples(samples).len(),
@@ -834,7 +841,13 @@ pub fn activation_bytes<B: Backend>(
     let values = (0..graph.values.len()).filter(|&value| !in_place[value]).map(len).collect::<Vec<_>>();
     // The gradients of an operation's output and input, and one that waits for the other way around a block.
     let largest = values.iter().copied().max().unwrap_or(0);
-    Ok(4 * (values.iter().sum::<usize>() + 3 * largest))
+    // A recurrent layer keeps the states before each step, and those of a gate or of its cell.
+    let kept = |node: &Node| match *node {
+        Node::Recurrent { output, .. } => 2 * len(output),
+        _ => 0,
+    };
+    let kept: usize = graph.nodes.iter().map(kept).sum();
+    Ok(4 * (values.iter().sum::<usize>() + kept + 3 * largest))
 }
 
 /// The layers whose topology a method manages. Of a block-sparse layer it sees the blocks, see [`Layers`].

@@ -81,6 +81,11 @@ impl TrainConfig {
         Ok(data)
     }
 
+    /// Samples that are computed at a time, of a training set of so many.
+    pub fn computed_at_a_time(&self, samples: usize) -> usize {
+        self.batch_size.min(samples).min(self.micro_batch.unwrap_or(usize::MAX))
+    }
+
     /// The network, on the pictures of a data set.
     pub fn spec(&self, data: &Dataset) -> ModelSpec {
         let [channels, height, width] = data.shape;
@@ -131,6 +136,7 @@ impl TrainConfig {
             dropout: self.dropout as f32,
             seed: self.seed,
             growth_batches: self.growth_batches,
+            micro_batch: self.micro_batch,
             clip_norm: self.clip_norm.map(|norm| norm as f32),
         }
     }

@@ -299,6 +299,16 @@ settings! {
     BatchArgs in LENGTH => {
         /// Samples in a batch; the last batch of an epoch may be smaller
         batch_size: usize = 100, arg(value_name = "SAMPLES"), must |s| at_least_one(s.batch_size as u64);
+        /// Samples of a batch that are computed at a time: their gradients are added up, so that a large batch needs the memory
+        /// of a small one
+        micro_batch: usize, arg(value_name = "SAMPLES"), stated "the whole batch",
+            saved(skip_serializing_if = "Option::is_none"),
+            must |s| at_least_one(s.micro_batch.unwrap_or(1) as u64).or(
+                unless(
+                    s.micro_batch.is_none() || s.format == Format::Csr || !s.method.info().grows_by_gradient,
+                    "left out with rigl in blocks, which grows by the gradient of one pass",
+                )
+            );
     }
     /// How weights change.
     OptimizationArgs in OPTIMIZATION => {

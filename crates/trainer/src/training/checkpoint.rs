@@ -13,7 +13,7 @@ use crate::models::{Layer, ModelInput, StoredModel};
 const LATENT: &str = ".weight.latent";
 /// Begins the names of the tensors that hold a method's arrays.
 const OF_METHOD: &str = "method.";
-/// Begins the names of the tensors that hold the states of recurrent layers.
+/// Begins the names of the tensors that hold the states of recurrent layers, by part of the batch and layer.
 const OF_STATE: &str = "state.";
 
 /// What a checkpoint holds of a training loop beside tensors.
@@ -59,8 +59,10 @@ impl<B: Backend> Trainer<'_, B> {
             optimizer_steps: self.optimizer.steps(),
             method,
         };
-        for (i, values) in self.workspace.states.training.download(self.backend)?.into_iter().enumerate() {
-            checkpoint.tensors.insert(format!("{OF_STATE}{i}"), TensorData::f32s(values));
+        for (part, states) in self.workspace.states.training.iter().enumerate() {
+            for (i, values) in states.download(self.backend)?.into_iter().enumerate() {
+                checkpoint.tensors.insert(format!("{OF_STATE}{part}.{i}"), TensorData::f32s(values));
+            }
         }
         checkpoint.set_section("training", &state);
         Ok(checkpoint)
@@ -141,9 +143,13 @@ impl<B: Backend> Trainer<'_, B> {
         for (name, id, slot) in self.slots() {
             self.network.parameters.upload_slot(self.backend, id, slot, checkpoint.f32s(&name)?)?;
         }
-        let held = (0..).map_while(|i| checkpoint.f32s(&format!("{OF_STATE}{i}")).ok().map(<[f32]>::to_vec));
-        let held: Vec<_> = held.collect();
-        self.workspace.states.training = self.network.body.upload_states(self.backend, &held)?;
+        let stored_state =
+            |part: usize, i: usize| Some(checkpoint.f32s(&format!("{OF_STATE}{part}.{i}")).ok()?.to_vec());
+        let of_part = |part| (0..).map_while(|i| stored_state(part, i)).collect::<Vec<_>>();
+        let held = (0..).map(of_part).take_while(|states| !states.is_empty());
+        let body = &self.network.body;
+        self.workspace.states.training =
+            held.map(|states| body.upload_states(self.backend, &states)).collect::<Result<_, _>>()?;
         self.optimizer.set_steps(state.optimizer_steps);
         self.update = None;
         self.unread.clear();

@@ -18,6 +18,21 @@ pub(super) struct PassOptions {
     pub dropout: f32,
     pub key: Key,
     pub loss: Loss,
+    pub part: PassPart,
+}
+
+/// Which part of a batch a pass is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PassPart {
+    /// Its number.
+    pub number: usize,
+    /// Its share of the batch.
+    pub share: f32,
+}
+
+impl PassPart {
+    /// All of it.
+    pub const WHOLE: Self = Self { number: 0, share: 1.0 };
 }
 
 /// A batch on the host.
@@ -50,8 +65,21 @@ pub(super) struct Workspace<'b, B: Backend> {
 /// The states of recurrent layers: an evaluation between two steps of training leaves those of training as they are.
 #[derive(Debug)]
 pub(super) struct BothStates<B: Backend> {
-    pub training: States<B>,
+    /// Of each part of a batch.
+    pub training: Vec<States<B>>,
     evaluation: States<B>,
+}
+
+impl<B: Backend> BothStates<B> {
+    fn of(&mut self, mode: Mode, part: usize) -> &mut States<B> {
+        if mode == Mode::Evaluation {
+            return &mut self.evaluation;
+        }
+        if self.training.len() <= part {
+            self.training.resize_with(part + 1, States::default);
+        }
+        &mut self.training[part]
+    }
 }
 
 /// Inputs on the device.
@@ -70,7 +98,7 @@ enum DeviceTargets<B: Backend> {
 
 impl<'b, B: Backend> Workspace<'b, B> {
     pub(super) fn new(backend: &'b B) -> Self {
-        let states = BothStates { training: States::default(), evaluation: States::default() };
+        let states = BothStates { training: vec![], evaluation: States::default() };
         Self { backend, arena: Arena::new(), labels: None, tokens: None, states, numbers: vec![], images: None }
     }
 
@@ -144,7 +172,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
         outputs: Option<&mut Vec<f32>>,
     ) -> Result<DetachedLoss<B>, TrainingError> {
         let input = self.upload(inputs)?;
-        let PassOptions { mode, dropout, key, loss } = options;
+        let PassOptions { mode, dropout, key, loss, part } = options;
         let counted = match targets {
             BatchTargets::Classes(labels) if matches!(inputs, HostInputs::Tokens { .. }) => {
                 labels.iter().filter(|&&label| label != CrossEntropy::IGNORED).count()
@@ -152,8 +180,9 @@ impl<'b, B: Backend> Workspace<'b, B> {
             _ => inputs.lanes(),
         };
         let targets = self.upload_targets(targets, loss, network.output_layout(inputs.lanes()))?;
-        let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, mode);
-        let states = if mode == Mode::Training { &mut self.states.training } else { &mut self.states.evaluation };
+        let tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, mode);
+        let mut tape = tape.part(part.share, part.number > 0);
+        let states = self.states.of(mode, part.number);
         let x = network_input(&mut tape, input, &self.tokens, states);
         let logits = network.body.forward(self.backend, &mut tape, x, dropout, key)?;
         if let Some(outputs) = outputs {
@@ -207,7 +236,8 @@ impl<'b, B: Backend> Workspace<'b, B> {
         backward: bool,
         outputs: Option<&mut Vec<f32>>,
     ) -> Result<LossStats, TrainingError> {
-        let options = PassOptions { mode, dropout: 0.0, key: Key::new(0), loss: loss.measured() };
+        let options =
+            PassOptions { mode, dropout: 0.0, key: Key::new(0), loss: loss.measured(), part: PassPart::WHOLE };
         let loss = self.pass(network, batch, options, backward.then_some(&mut GrowthRequests::new()), outputs)?;
         Ok(self.read(vec![loss])?.remove(0))
     }

@@ -6,6 +6,7 @@ mod error;
 mod evaluator;
 mod loss;
 mod options;
+mod parts;
 #[cfg(test)]
 mod tests;
 mod trainer;

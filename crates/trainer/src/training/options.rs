@@ -71,6 +71,8 @@ pub struct StepOptions {
     /// Batches over which an update adds up the gradient that it grows by. With more than one, a dense gradient of the sparse
     /// layers is held meanwhile.
     pub growth_batches: u64,
+    /// Samples or sequences that are computed at a time, if not the whole batch.
+    pub micro_batch: Option<usize>,
     /// The largest norm of all gradients together, if there is one.
     pub clip_norm: Option<f32>,
 }

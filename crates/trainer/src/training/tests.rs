@@ -268,6 +268,94 @@ fn activations_take_what_was_estimated() {
     }
 }
 
+/// The gradients of a batch's parts are added up to those of the batch, of features, images and tokens, also where an update
+/// looks for connections to grow; recurrent states go on part by part.
+#[test]
+fn parts_of_a_batch_add_up() {
+    use crate::data::{Batch, BatchInputs, InputForm, Sequences, Targets};
+    let cpu = Cpu::new(1, None).unwrap();
+    for (name, clips) in
+        [("20-30-10", false), ("lenet-5", false), ("gru-12", true), ("lstm-12", true), ("gpt-1-2-16", true)]
+    {
+        let model: ModelName = name.parse().unwrap();
+        let of_tokens = model.sequence().is_some();
+        let run = |micro_batch: Option<usize>| {
+            let config = TrainConfig {
+                model: model.clone(),
+                micro_batch,
+                density: 0.5,
+                update_interval: 2,
+                end_step: Some(5),
+                sequence_length: Some(6),
+                embedding: 8,
+                readout: vec![16],
+                momentum: 0.0,
+                lr: 0.05,
+                clip_norm: clips.then_some(0.5),
+                ..TrainConfig::default()
+            };
+            let spec = crate::models::ModelSpec::of(&model).with_sequence(&config.sequence());
+            let spec = if of_tokens { spec.on(0, [0; 2], 7) } else { spec };
+            let architecture = Architecture::new(&spec).unwrap();
+            let densities = config.sparsification().solve(&architecture).unwrap();
+            let network = Network::new(&cpu, &architecture, &densities, config.initialization(), 10).unwrap();
+            let mut trainer = config.trainer(&cpu, network, 20).unwrap();
+            let key = Key::new(3);
+            for step in 0..6u64 {
+                let form = trainer.network.body.input_form(10);
+                let inputs = match form {
+                    InputForm::Tokens { order, strip } => {
+                        let sequences = Sequences::new(order, strip, [10, 6], step > 0);
+                        // Lanes of no sequence have no target.
+                        let mut tokens = vec![0; sequences.lanes()];
+                        let mut targets = vec![u32::MAX; sequences.lanes()];
+                        for (n, t) in (0..10).flat_map(|n| (0..6).map(move |t| (n, t))) {
+                            let at = |t: usize| key.with(step).below((n * 10 + t) as u64, 7) as u32;
+                            (tokens[sequences.lane(n, t)], targets[sequences.lane(n, t)]) = (at(t), at(t + 1));
+                        }
+                        targets[sequences.lane(2, 3)] = u32::MAX;
+                        Batch {
+                            inputs: BatchInputs::Tokens { sequences, tokens },
+                            targets: Targets::Classes(targets),
+                            corrupt: vec![],
+                        }
+                    }
+                    _ => {
+                        let layout = trainer.network.body.input_layout(10);
+                        let of_samples: Vec<_> = (0..7840).map(|i| key.with(step).normal(i)).collect();
+                        let mut values = vec![0.0; layout.len()];
+                        match layout {
+                            Layout::Strips(layout) => (0..200).for_each(|i| {
+                                values[layout.index(i / 10, i % 10)] = of_samples[i];
+                            }),
+                            Layout::Images(layout) => layout.pack(&of_samples, &mut values).unwrap(),
+                        }
+                        let targets = (0..10).map(|n| key.with(step).below(n, 10) as u32).collect();
+                        Batch {
+                            inputs: BatchInputs::Values { layout, values },
+                            targets: Targets::Classes(targets),
+                            corrupt: vec![],
+                        }
+                    }
+                };
+                trainer.train_on(&inputs).unwrap();
+            }
+            trainer.network.to_stored(&cpu, None).unwrap()
+        };
+        let whole = run(None);
+        for size in [3, 4, 9] {
+            let parts = run(Some(size));
+            for (a, b) in whole.layers.iter().zip(&parts.layers) {
+                assert_eq!(a.weight.topology(), b.weight.topology(), "{name} {}", a.name);
+                let pairs = a.weight.values().iter().zip(b.weight.values()).chain(a.bias.iter().zip(&b.bias));
+                let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 2e-5, "{name} in parts of {size}, {}: {worst}", a.name);
+            }
+        }
+        assert_eq!(run(Some(10)), whole);
+    }
+}
+
 /// An update waits for its batches, and looks at all of them: in whatever order they come.
 #[test]
 fn updates_may_add_up_several_batches() {

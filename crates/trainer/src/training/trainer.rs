@@ -7,8 +7,9 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{Backend, GrowRequest, Layout};
 
 use super::error::TrainingError;
-use super::evaluator::{HostBatch, PassOptions, Workspace};
+use super::evaluator::{HostBatch, PassOptions, PassPart, Workspace};
 use super::options::StepOptions;
+use super::parts::parts;
 use crate::data::{Batch, BatchTargets, HostInputs};
 use crate::models::Network;
 
@@ -201,25 +202,35 @@ impl<'b, B: Backend> Trainer<'b, B> {
             Some(update) => update,
             None => self.begin_step(&sparse)?,
         };
-        let passes = match (self.options.growth_batches, passes_left) {
-            (0 | 1, _) => GrowthPasses::One,
-            (_, 0 | 1) => GrowthPasses::Last,
+        let parts = match self.options.micro_batch {
+            Some(size) => parts(batch, size, &self.network.body),
+            None => vec![],
+        };
+        let is_last_batch = passes_left <= 1;
+        let passes = |part: usize| match (self.options.growth_batches <= 1, is_last_batch, parts.len()) {
+            (true, _, 0 | 1) => GrowthPasses::One,
+            (_, true, count) if part + 1 >= count => GrowthPasses::Last,
             _ => GrowthPasses::More,
         };
-        let mut growth = GrowthRequests::new();
-        requests.iter().for_each(|(parameter, request)| growth.add(*parameter, passes, request.clone()));
-        dense.iter().for_each(|&parameter| growth.add_dense(parameter));
         // At an update that takes the optimizer's place, gradients are of use only where the method asks for them.
         let backward = intent.optimizer_step || any;
         let key = Key::new(self.options.seed).with_name("dropout").with(self.batches);
-        let (dropout, loss) = (self.options.dropout, self.options.loss);
-        let options = PassOptions { mode: Mode::Training, dropout, key, loss };
-        let loss = self.workspace.pass(&mut self.network, batch, options, backward.then_some(&mut growth), None)?;
+        let (mode, dropout, loss) = (Mode::Training, self.options.dropout, self.options.loss);
         let learning_rate = self.options.learning_rate.at(self.step);
-        self.unread.push(UnreadLoss { step: self.step, learning_rate, loss });
+        let mut growth = GrowthRequests::new();
+        for number in 0..parts.len().max(1) {
+            growth = GrowthRequests::new();
+            requests.iter().for_each(|(parameter, request)| growth.add(*parameter, passes(number), request.clone()));
+            dense.iter().for_each(|&parameter| growth.add_dense(parameter));
+            let (batch, share) = parts.get(number).map_or((batch, 1.0), |part| (part.batch(), part.share));
+            let key = if number == 0 { key } else { key.with_name("part").with(number as u64) };
+            let options = PassOptions { mode, dropout, key, loss, part: PassPart { number, share } };
+            let loss = self.workspace.pass(&mut self.network, batch, options, backward.then_some(&mut growth), None)?;
+            self.unread.push(UnreadLoss { step: self.step, learning_rate, loss });
+        }
         let is_due = self.unread.len() >= self.backend.results_per_reading();
         let loss = if is_due { self.read_losses()? } else { NO_LOSS };
-        if passes == GrowthPasses::More && !requests.is_empty() {
+        if !is_last_batch && !requests.is_empty() {
             self.batches += 1;
             self.update = Some(Update { intent, requests, dense, any, passes_left: passes_left - 1 });
             return Ok(StepReport { loss, optimizer_stepped: false, topology_changed: false });

@@ -1,0 +1,99 @@
+//! A batch in parts, whose gradients are added up: a step of a large batch in the memory of a small one.
+
+use sparse_kernels::{CrossEntropy, Layout};
+
+use super::evaluator::HostBatch;
+use crate::data::{BatchInputs, BatchTargets, HostInputs, Sequences, Targets};
+use crate::models::Body;
+
+/// A part of a batch.
+#[derive(Debug)]
+pub(super) struct Part {
+    inputs: BatchInputs,
+    targets: Targets,
+    /// Of what the batch's mean loss is over.
+    pub share: f32,
+}
+
+impl Part {
+    pub fn batch(&self) -> HostBatch<'_> {
+        HostBatch { inputs: (&self.inputs).into(), targets: (&self.targets).into() }
+    }
+}
+
+/// The parts of a batch, of up to `size` samples or sequences each; none if the batch is no larger.
+pub(super) fn parts(HostBatch { inputs, targets }: HostBatch<'_>, size: usize, body: &Body) -> Vec<Part> {
+    let samples = match inputs {
+        HostInputs::Values { layout, .. } => layout.samples(),
+        HostInputs::Tokens { sequences, .. } => sequences.count,
+    };
+    if samples <= size {
+        return vec![];
+    }
+    let ranges = (0..samples).step_by(size).map(|first| (first, size.min(samples - first)));
+    let parts: Vec<_> = ranges.map(|(first, count)| part(inputs, targets, [first, count], body)).collect();
+    let all: usize = parts.iter().map(|(counted, ..)| counted).sum();
+    let share = |counted: usize| counted as f32 / all.max(1) as f32;
+    parts.into_iter().map(|(counted, inputs, targets)| Part { inputs, targets, share: share(counted) }).collect()
+}
+
+/// How much counts of `count` samples from `first` on, and they.
+fn part(
+    inputs: HostInputs<'_>,
+    targets: BatchTargets<'_>,
+    [first, count]: [usize; 2],
+    body: &Body,
+) -> (usize, BatchInputs, Targets) {
+    match (inputs, targets) {
+        (HostInputs::Tokens { sequences, tokens }, BatchTargets::Classes(labels)) => {
+            let part = Sequences::new(sequences.order, body.unit(), [count, sequences.length], sequences.continues);
+            let (mut of_part, mut next) = (vec![0; part.lanes()], vec![CrossEntropy::IGNORED; part.lanes()]);
+            for n in 0..count {
+                for t in 0..part.length {
+                    let (to, from) = (part.lane(n, t), sequences.lane(first + n, t));
+                    (of_part[to], next[to]) = (tokens[from], labels[from]);
+                }
+            }
+            let counted = next.iter().filter(|&&label| label != CrossEntropy::IGNORED).count();
+            (counted, BatchInputs::Tokens { sequences: part, tokens: of_part }, Targets::Classes(next))
+        }
+        (HostInputs::Values { layout, values }, targets) => {
+            let to = body.input_layout(count);
+            let targets = match targets {
+                BatchTargets::Classes(labels) => Targets::Classes(labels[first..][..count].to_vec()),
+                BatchTargets::Numbers(values) => {
+                    let outputs = values.len() / layout.samples();
+                    Targets::Numbers { outputs, values: values[first * outputs..][..count * outputs].to_vec() }
+                }
+            };
+            (count, BatchInputs::Values { layout: to, values: moved(layout, values, first, to) }, targets)
+        }
+        (HostInputs::Tokens { .. }, BatchTargets::Numbers(_)) => unreachable!("the targets of tokens are tokens"),
+    }
+}
+
+/// The samples from `first` on, laid out as `to`.
+fn moved(from: Layout, values: &[f32], first: usize, to: Layout) -> Vec<f32> {
+    let mut moved = vec![0.0; to.len()];
+    match (from, to) {
+        (Layout::Strips(from), Layout::Strips(to)) => {
+            for f in 0..to.features() {
+                for n in 0..to.lanes() {
+                    moved[to.index(f, n)] = values[from.index(f, first + n)];
+                }
+            }
+        }
+        (Layout::Images(from), Layout::Images(to)) => {
+            let [height, width] = to.size();
+            for c in 0..to.channels() {
+                for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+                    for n in 0..to.samples() {
+                        moved[to.index(n, c, [y, x])] = values[from.index(first + n, c, [y, x])];
+                    }
+                }
+            }
+        }
+        _ => unreachable!("a network reads images or features"),
+    }
+    moved
+}
