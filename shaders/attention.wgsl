@@ -273,8 +273,8 @@ fn attention_grad_keys(
 
 // Cosine and sine, [pair][token].
 @group(0) @binding(0) var<storage, read> angles: array<vec2<f32>>;
-@group(0) @binding(1) var<storage, read> unturned: array<f32>;
-@group(0) @binding(2) var<storage, read_write> turned: array<f32>;
+@group(0) @binding(1) var<storage, read_write> turned: array<f32>;
+@group(0) @binding(2) var<storage, read> unturned: array<f32>;
 
 // Places of both features of an invocation's pair, and its cosine and sine.
 struct Pair {

@@ -88,7 +88,7 @@ pub struct Gpu {
     growth: Mutex<scratch::Scratch>,
     /// Cosines and sines of attention's positions.
     #[cfg(feature = "nn")]
-    angles: nn::Angles,
+    angles: Mutex<scratch::Angles>,
     /// Whether neighbours can exchange numbers, once that is known.
     subgroup_exchange: OnceLock<bool>,
 }

@@ -1,6 +1,13 @@
-//! Growth's memory.
+//! Memory that growth and attention keep.
+
+#[cfg(feature = "nn")]
+use std::{collections::HashMap, sync::Arc};
 
 use super::buffer::DeviceBuffer;
+
+/// Cosines and sines of rotary positions, `[pair][token]`, by base, length and head size: uploaded once.
+#[cfg(feature = "nn")]
+pub(super) type Angles = HashMap<(u32, usize, usize), Arc<DeviceBuffer<f32>>>;
 
 /// Memory on the device that growth needs, kept from one layer to the next.
 #[derive(Debug, Default)]

@@ -16,8 +16,6 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-pub(super) use sequence::Angles;
-
 use super::kernel::Operand;
 use super::{Buffer, Gpu, Indices};
 use crate::backend::check::{Checked, Done};

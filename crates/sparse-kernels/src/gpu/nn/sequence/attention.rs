@@ -1,7 +1,6 @@
 //! Causal attention and its gradients.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::super::super::device::lock;
 use super::super::super::elementwise::GROUP;
@@ -17,14 +16,11 @@ static QUERIES: Kernel =
     Kernel::new("attention_grad_queries", shaders::ATTENTION, &[Read, Read, Read, Read, Read, Read, Write]);
 static KEYS: Kernel =
     Kernel::new("attention_grad_keys", shaders::ATTENTION, &[Read, Read, Read, Read, Read, Read, Write, Write]);
-static TURN: Kernel = Kernel::new("turn", shaders::ATTENTION, &[Read, Read, Write]).called("rotary");
+static TURN: Kernel = Kernel::new("turn", shaders::ATTENTION, &[Read, Write, Read]).called("rotary");
 static TURN_BACK: Kernel = Kernel::new("turn_back", shaders::ATTENTION, &[Read, Write]).called("rotary_grad");
 
 /// Tokens of a workgroup.
 const SIDE: usize = 16;
-
-/// Cosines and sines of rotary positions, `[pair][token]`, by base, length and head size: uploaded once.
-pub(in super::super::super) type Angles = Mutex<HashMap<(u32, usize, usize), Arc<Buffer>>>;
 
 /// What all launches of a call share.
 struct Call<'a> {
@@ -110,8 +106,8 @@ impl<'a> Call<'a> {
                 return run([q_whole, k_whole, rest]);
             }
             let [to_q, to_k] = [scratch.window(0, q.len()), scratch.window(len, k.len())];
-            self.turn(&TURN, &[q_whole, to_q])?;
-            self.turn(&TURN, &[k_whole, to_k])?;
+            self.turn(&TURN, &[to_q, q_whole])?;
+            self.turn(&TURN, &[to_k, k_whole])?;
             run([to_q, to_k, rest])
         })
     }

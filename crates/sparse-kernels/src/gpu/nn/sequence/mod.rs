@@ -7,8 +7,6 @@ mod norm;
 #[cfg(test)]
 mod tests;
 
-pub(in super::super) use attention::Angles;
-
 use super::super::{Buffer, Gpu, Indices};
 use crate::Strips;
 use crate::backend::check::{Checked, Done};

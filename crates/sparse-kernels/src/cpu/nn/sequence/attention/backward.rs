@@ -1,8 +1,9 @@
 //! The backward pass of one head of one sequence.
 
 use super::super::super::exp::exp;
+use super::call::{Call, Head};
+use super::rows;
 use super::tiles::{Accumulate, Before, dots, later};
-use super::{Call, Head, rows};
 use crate::StripLayout;
 use crate::cpu::isa::{EightLanes, Isa, Kernel, array_of, dispatch};
 use crate::cpu::{Cpu, SharedMut};

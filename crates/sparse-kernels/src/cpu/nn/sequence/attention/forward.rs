@@ -1,8 +1,9 @@
 //! The forward pass of one head of one sequence.
 
 use super::super::super::exp::exp;
+use super::call::{Call, Head};
+use super::rows;
 use super::tiles::{Accumulate, Before, WIDEST, dots, later};
-use super::{Call, Head, rows};
 use crate::StripLayout;
 use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
 use crate::cpu::{Cpu, SharedMut};
@@ -131,11 +132,11 @@ impl Forward<'_> {
             }
             let inverse: [I::V; 2] = array_of(|v| isa.div(isa.splat(1.0), isa.add(sum[v], poison[v])));
             for f in 0..head_size {
-                for v in 0..2 {
+                for (v, inverse) in inverse.into_iter().enumerate() {
                     // SAFETY: rows of `pitch` floats.
                     unsafe {
                         let at = o.add(f * pitch + first + v * I::LANES);
-                        isa.store(at, isa.mul(isa.load(at), inverse[v]));
+                        isa.store(at, isa.mul(isa.load(at), inverse));
                     }
                 }
             }

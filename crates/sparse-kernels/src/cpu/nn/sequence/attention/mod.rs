@@ -24,53 +24,17 @@
 //! Scores that causality forbids are skipped by tiles; in the tiles on the diagonal, they are set to zero as probabilities.
 
 mod backward;
+mod call;
 mod forward;
 mod rows;
 mod tiles;
 
+use call::{Call, Head};
 use rows::Rotary;
 
 use crate::backend::{Attention, AttentionGrad};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{StripLayout, Strips};
-
-/// What all tasks of a call share.
-#[derive(Clone, Copy)]
-struct Call<'a> {
-    /// Of q, k, v and o; one feature a head in `lse`.
-    layout: StripLayout,
-    length: usize,
-    head_size: usize,
-    rotary: Option<&'a Rotary>,
-}
-
-impl Call<'_> {
-    /// Floats of a row of the scratch: at least 16 more than there are tokens, and an odd number of lines.
-    fn pitch(&self) -> usize {
-        self.length.next_multiple_of(32) + 16
-    }
-
-    /// Rows of an operand, to whole groups of features whatever the instruction set.
-    fn rows(&self) -> usize {
-        self.head_size.next_multiple_of(24)
-    }
-
-    /// 1 / √(head size).
-    fn scale(&self) -> f32 {
-        (self.head_size as f32).sqrt().recip()
-    }
-}
-
-/// Where one head of one sequence stands.
-#[derive(Clone, Copy)]
-struct Head {
-    /// Number of the head.
-    head: usize,
-    /// Its first feature.
-    feature: usize,
-    /// The first lane of the sequence.
-    lane: usize,
-}
 
 fn heads(attention: Attention, layout: StripLayout) -> impl Fn(usize) -> Head {
     let head_size = layout.features() / attention.heads;

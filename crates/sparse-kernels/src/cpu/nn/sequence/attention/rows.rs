@@ -107,9 +107,9 @@ pub(super) unsafe fn write<I: Isa>(
                 // SAFETY: i + LANES <= len, the length of both.
                 unsafe { isa.store(to.add(i), isa.mul(isa.load(part.as_ptr().add(i)), scales)) };
             }
-            for i in whole..len {
+            for (i, value) in part.iter().enumerate().skip(whole) {
                 // SAFETY: as above.
-                unsafe { *to.add(i) = part[i] * scale };
+                unsafe { *to.add(i) = value * scale };
             }
             t += len;
         }
