@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use trainer::models::StoredModel;
 
 use crate::running::{failure, outcome, printed, records, refused};
 
@@ -186,6 +187,15 @@ fn wrong_texts_are_refused_with_what_would_be_right() {
     printed(path, &format!("{GRU} --data text --text train.txt --text-symbols characters --steps 3 --out run"));
     let message = refused(path, "eval run --text euro");
     assert!(message.contains("euro: line 1") && message.contains("'€'"), "{message}");
+    // A run that begins with a model knows the characters that the model knows, and no others.
+    let other = "--data text --text valid.txt --steps 2";
+    let begun = printed(path, &format!("{GRU} {other} --init-from run --out begun").replace("--density 0.5", ""));
+    assert!(begun.contains("\"done\""), "{begun}");
+    let alphabet =
+        |run: &str| StoredModel::load(&path.join(run).join("checkpoint.safetensors")).unwrap().input.unwrap().alphabet;
+    assert!(alphabet("begun").is_some() && alphabet("begun") == alphabet("run"));
+    let begun = format!("{GRU} --data text --text euro --init-from run").replace("--density 0.5", "");
+    assert!(refused(path, &begun).contains("'€' (U+20AC)"));
     printed(path, "train --json --model 784-10 --steps 1 --out image");
     let message = failure(path, "sample image").1;
     assert!(

@@ -21,7 +21,7 @@ use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
 use crate::memory;
 use crate::metrics::{Evaluation, loss_text};
-use crate::models::{Architecture, SequenceFamily};
+use crate::models::{Architecture, ModelInput, SequenceFamily, StoredModel};
 use crate::report::{Significant, Table, dimensions, print_record, print_text, rate_text, wrapped};
 use crate::run::{Run, RunParts};
 use crate::run_checkpoints::{BEST, Found, newest_checkpoint};
@@ -152,7 +152,7 @@ pub fn run(args: &TrainArgs) -> crate::Result<()> {
         None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
     let interrupt = Interrupt::install()?;
-    let data = config.training_data()?;
+    let data = config.training_data(first_input(args, &config).as_ref())?;
     let architecture = fit::settle(&mut config, &data)?;
     check_fit(&architecture, &data)?;
     let order = config.model.sequence().map(SequenceFamily::order);
@@ -160,6 +160,15 @@ pub fn run(args: &TrainArgs) -> crate::Result<()> {
     let total_steps = config.total_steps(batches_per_epoch as u64);
     let work = Train { args, config: &config, data: &data, architecture: &architecture, total_steps, interrupt };
     on_device(config.device, config.thread_count(), work)
+}
+
+/// What the inputs of the model are that the run goes on from or begins with, if there is one.
+fn first_input(args: &TrainArgs, config: &TrainConfig) -> Option<ModelInput> {
+    let path = [&args.resume, &config.init_from, &config.ticket].into_iter().flatten().next()?;
+    // Whatever is wrong with it is said when it is needed.
+    let checkpoint =
+        if path.is_dir() { newest_checkpoint(path).ok()?.0?.checkpoint } else { Checkpoint::load(path).ok()? };
+    StoredModel::from_checkpoint(&checkpoint).ok()?.input
 }
 
 /// A run, wherever it computes.

@@ -8,7 +8,7 @@ use sparse_kernels::cpu::Cpu;
 use super::definition::{Arm, BIG_SPARSE, DENSE, RUNS, SMALL_DENSE, run_name};
 use super::run_folder::deciding_settings;
 use super::{ComparisonError, Definition, PlannedName, RunFolder};
-use crate::data::{Dataset, Split};
+use crate::data::{DataError, Dataset, Split};
 use crate::models::{ModelName, SequenceFamily, width};
 use crate::run_dir::CONFIG;
 use crate::settings::error::ConfigError;
@@ -60,7 +60,7 @@ impl Plan {
         // Seeds need no memory.
         for run in plan.runs.iter().filter(|run| run.place.seed == plan.runs[0].place.seed) {
             let architecture = fit::architecture(&run.config.spec(&data))?;
-            let batch_size = run.config.batch_size.min(epoch(&run.config, &data)[1].max(1));
+            let batch_size = run.config.batch_size.min(epoch(&run.config, &data)?[1].max(1));
             memory::check(&cpu, &architecture, batch_size)?;
             if run.config.init_from.is_none() && run.config.ticket.is_none() {
                 let densities = run.config.sparsification().solve(&architecture)?;
@@ -207,18 +207,18 @@ fn arm_config(
 }
 
 /// Batches of an epoch of a run, and the samples that it trains on.
-fn epoch(config: &TrainConfig, data: &Dataset) -> [usize; 2] {
-    match data.train.text() {
+fn epoch(config: &TrainConfig, data: &Dataset) -> Result<[usize; 2], DataError> {
+    Ok(match data.train.text() {
         Some(text) => {
             let order = config.model.sequence().map(SequenceFamily::order);
-            Split::of_text(text.cut(config.val_fraction).0).epoch(config.batch_size, order)
+            Split::of_text(text.cut(config.val_fraction).0.for_training()?).epoch(config.batch_size, order)
         }
         None => {
             let held_out = (config.val_fraction * data.train.len() as f64).round() as usize;
             let samples = data.train.len().saturating_sub(held_out).max(1);
             [samples.div_ceil(config.batch_size), samples]
         }
-    }
+    })
 }
 
 /// What `rigl train` checks before its first step, but for the memory; returns the run's steps.
@@ -228,7 +228,7 @@ fn check(config: &TrainConfig, data: &Dataset) -> crate::Result<u64> {
     if config.init_from.is_none() {
         config.sparsification().solve(&architecture)?;
     }
-    let total_steps = config.total_steps(epoch(config, data)[0] as u64);
+    let total_steps = config.total_steps(epoch(config, data)?[0] as u64);
     config.scheduled_method(total_steps)?;
     Ok(total_steps)
 }

@@ -169,19 +169,21 @@ impl Dataset {
 
     /// Moves `round(fraction · samples)` training samples, chosen by `seed`, to [`Dataset::validation`]. Both parts
     /// keep the order of the original. Of a text it is the end of what is trained on, as many tokens as the fraction is of the whole
-    /// text. A fraction of 0 changes nothing.
+    /// text. A fraction of 0 holds nothing out.
     ///
     /// # Errors
-    /// [`DataError::Fraction`] unless `0 <= fraction < 1` and both parts have a sample; [`DataError::Text`] if a part is too short.
+    /// [`DataError::Fraction`] unless `0 <= fraction < 1` and both parts have a sample; [`DataError::Text`] if a part is too short: what
+    /// is left for training must have a whole window.
     pub fn hold_out(&mut self, fraction: f64, seed: u64) -> Result<(), DataError> {
-        if fraction == 0.0 {
-            return Ok(());
-        }
         if let Inputs::Text(text) = &self.train.inputs {
             let (train, validation) = text.cut(fraction);
-            let (train, validation) = (train.for_training()?, validation.checked("validation")?);
-            self.validation = Some(Arc::new(Split::of_text(validation)));
-            self.train = Arc::new(Split::of_text(train));
+            if fraction != 0.0 {
+                self.validation = Some(Arc::new(Split::of_text(validation.checked("validation")?)));
+            }
+            self.train = Arc::new(Split::of_text(train.for_training()?));
+            return Ok(());
+        }
+        if fraction == 0.0 {
             return Ok(());
         }
         let samples = self.train.len();

@@ -11,7 +11,7 @@ use super::resolve::check_window;
 use super::table::TrainConfig;
 use crate::data::image_folder::FolderOptions;
 use crate::data::table::{TABLE, TableOptions, Trained};
-use crate::data::text::{TEXT, TINY_SHAKESPEARE, TextOptions};
+use crate::data::text::{TEXT, TINY_SHAKESPEARE, TextOptions, is_text};
 use crate::data::{self, DataError, Dataset, IMAGE_FOLDER};
 use crate::models::{Initialization, ModelInput, ModelSpec, Network, SequenceSpec, Sparsification};
 use crate::training::{
@@ -68,12 +68,13 @@ impl TrainConfig {
         }
     }
 
-    /// The data of a run: with the samples held out, and targets scaled.
+    /// The data of a run: with the samples held out, and targets scaled. A text has the alphabet of the model that the run goes on
+    /// from or begins with, if it has one.
     ///
     /// # Errors
     /// [`DataError`] if it is unavailable, or nothing is left of it.
-    pub fn training_data(&self) -> Result<Dataset, DataError> {
-        let mut data = self.load_data(None)?;
+    pub fn training_data(&self, first: Option<&ModelInput>) -> Result<Dataset, DataError> {
+        let mut data = self.load_data(first.filter(|_| is_text(&self.data)))?;
         data.hold_out(self.val_fraction, self.seed)?;
         if self.loss.is_regression() {
             data.scale_targets(None);

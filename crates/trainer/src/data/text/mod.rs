@@ -90,7 +90,7 @@ pub fn load(options: &TextOptions, trained: Option<&Alphabet>) -> Result<Dataset
     };
     let (validation, test) = (part(&options.valid)?, part(&options.test)?);
     let (train, test) = test.map_or_else(|| train.cut(options.test_fraction), |test| (train.clone(), test));
-    dataset(TEXT, alphabet, (train, validation, test), trained.is_none())
+    dataset(TEXT, alphabet, (train, validation, test))
 }
 
 /// The symbols and tokens of what is in a file, by itself.
@@ -119,7 +119,7 @@ pub fn load_tiny_shakespeare(
         None => alphabet_of(&source, TextSymbols::Characters)?,
     };
     let (train, test) = text(&source, &alphabet, sequence_length)?.cut(test_fraction);
-    dataset(TINY_SHAKESPEARE, alphabet, (train, None, test), trained.is_none())
+    dataset(TINY_SHAKESPEARE, alphabet, (train, None, test))
 }
 
 fn tiny_shakespeare() -> Result<Source, DataError> {
@@ -158,14 +158,12 @@ fn text(sources: &[Source], alphabet: &Alphabet, length: usize) -> Result<Text, 
     Ok(Text { range: 0..tokens.len(), tokens, length })
 }
 
-/// Of a text that is trained on, that part must have a whole window.
 fn dataset(
     name: &str,
     alphabet: Alphabet,
     (train, validation, test): (Text, Option<Text>, Text),
-    is_trained_on: bool,
 ) -> Result<Dataset, DataError> {
-    let train = if is_trained_on { train.for_training()? } else { train.checked("training")? };
+    let train = train.checked("training")?;
     let validation = validation.map(|text| text.checked("validation")).transpose()?;
     let test = test.checked("test")?;
     let split = |text| Arc::new(Split::of_text(text));

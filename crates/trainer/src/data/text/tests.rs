@@ -99,7 +99,7 @@ fn what_is_wrong_with_a_text_is_said_with_its_place() {
     assert_eq!(load(&options(&[&train], characters), alphabet.as_ref()).unwrap().classes, 11);
 
     let short = TextOptions { sequence_length: 50, ..options(&[&train], characters) };
-    let told = message(&short, None);
+    let told = load(&short, None).unwrap().hold_out(0.0, 0).unwrap_err().to_string();
     assert!(
         told.contains("the training text has 49 symbols; it must have at least 51, as windows of 50 need"),
         "{told}"
