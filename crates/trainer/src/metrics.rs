@@ -13,7 +13,7 @@ use autograd::LossStats;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Targets;
-use crate::task::{LossKind, TargetScale};
+use crate::task::{LossKind, TargetScale, bits, loss_text};
 
 /// Loss and accuracy over a number of samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -70,19 +70,6 @@ impl Measured<'_> {
 
 /// The name of the measure of texts in records.
 pub const BITS: &str = "bits_per_character";
-
-/// A loss in bits.
-pub fn bits(nats: f64) -> f64 {
-    nats / std::f64::consts::LN_2
-}
-
-/// A loss for people: `loss 0.3417`, of a text `loss 1.0623 (1.533 bits/character)`.
-pub(crate) fn loss_text(loss: f64, is_text: bool) -> String {
-    match is_text {
-        true => format!("loss {loss:.4} ({:.3} bits/character)", bits(loss)),
-        false => format!("loss {loss:.4}"),
-    }
-}
 
 /// The results of an evaluation.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::metrics::loss_text;
+use crate::task::loss_text;
 
 /// Sizes for people: `300×784`.
 pub fn dimensions(sizes: &[usize]) -> String {

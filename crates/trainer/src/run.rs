@@ -32,12 +32,12 @@ use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Spl
 use crate::device::{ComputeDevice, backend_error};
 use crate::error::{Context, Error, Kind, Kinded, Result};
 use crate::interrupt::Interrupt;
-use crate::metrics::{BITS, Evaluation, Mean, Measured, bits};
+use crate::metrics::{BITS, Evaluation, Mean, Measured};
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::TrainConfig;
-use crate::task::LossKind;
+use crate::task::{LossKind, bits};
 use crate::tensorboard::{EventLog, Log};
 use crate::topology_record::TopologyRecord;
 use crate::training::{BestBy, BestSoFar, Trainer};

@@ -32,6 +32,19 @@ impl LossKind {
     }
 }
 
+/// A loss in bits.
+pub fn bits(nats: f64) -> f64 {
+    nats / std::f64::consts::LN_2
+}
+
+/// A loss for people: `loss 0.3417`, of a text `loss 1.0623 (1.533 bits/character)`.
+pub(crate) fn loss_text(loss: f64, is_text: bool) -> String {
+    match is_text {
+        true => format!("loss {loss:.4} ({:.3} bits/character)", bits(loss)),
+        false => format!("loss {loss:.4}"),
+    }
+}
+
 /// How numbers to be predicted are scaled: `t = (number − mean) / deviation`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetScale {

@@ -20,7 +20,7 @@ use crate::first_model::FirstModel;
 use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
 use crate::memory;
-use crate::metrics::{Evaluation, loss_text};
+use crate::metrics::Evaluation;
 use crate::models::{Architecture, ModelInput, SequenceFamily, StoredModel};
 use crate::report::{Significant, Table, dimensions, print_record, print_text, rate_text, wrapped};
 use crate::run::{Run, RunParts};
@@ -28,6 +28,7 @@ use crate::run_checkpoints::{BEST, Found, newest_checkpoint};
 use crate::run_dir::{RunDir, RunInfo};
 use crate::settings::error::ConfigError;
 use crate::settings::{RUN, TrainConfig, TrainOptions};
+use crate::task::loss_text;
 use crate::training::{BestBy, BestEpoch, Trainer};
 
 const TRAIN_EXAMPLES: &str = "\
