@@ -12,8 +12,9 @@ use rigl_benches::{
 use sparse_kernels::cpu::{Cpu, Workspace};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
-    BlockSparseLinear, DenseConv, DenseLinear, GrowRequest, MatrixMut, MatrixRef, Op, SparseConv, SparseLinear,
-    SparseMatrix, Storage,
+    BlockSparseLinear, DenseConv, DenseLinear, GrowRequest, GruSaved, GruStep, GruStepGrad, LstmSaved, LstmStep,
+    LstmStepGrad, MatrixMut, MatrixRef, Op, Recurrent, SparseConv, SparseLinear, SparseMatrix, Steps, Storage,
+    StripLayout, Strips,
 };
 
 fn products(criterion: &mut Criterion) {
@@ -210,5 +211,88 @@ fn topology_update(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products, block_products, convolutions, few_lanes, topology_update);
+/// A window of a recurrent layer of 512 features with 32 sequences: products with the lanes of one step, and what follows them.
+fn recurrent(criterion: &mut Criterion) {
+    const WIDTH: usize = 512;
+    const COUNT: usize = 16;
+    let cpu = Cpu::new(1, None).expect("every machine has one thread");
+    let filled = |layout: StripLayout| {
+        let mut strips = Strips::zeros(&cpu, layout).expect("memory for the activations");
+        let key = Key::new(5);
+        strips.data.iter_mut().zip(0..).for_each(|(x, i)| *x = key.normal(i));
+        strips
+    };
+    let steps = Steps::new(StripLayout::sparse(32 * COUNT, 0), COUNT).expect("whole strips");
+    for (name, gates) in [("gru", 3), ("lstm", 4)] {
+        let (all, one) = (steps.all(WIDTH), steps.one(WIDTH));
+        let [all_gates, one_gates] = [steps.all(gates * WIDTH), steps.one(gates * WIDTH)];
+        let (mut found, mut hidden, mut all_hidden) = (filled(all_gates), filled(one_gates), filled(all_gates));
+        let [mut state, mut cell, mut product, mut carried] = [0; 4].map(|_| filled(one));
+        let [mut y, mut previous, mut other] = [0; 3].map(|_| filled(all));
+        let (bias, dy) = (cpu.zeros(gates * WIDTH).expect("memory for the bias"), filled(all));
+        let mut group = criterion.benchmark_group(format!("{name}/{WIDTH}x32x{COUNT}"));
+        let mut forward = |step, found: &mut Strips<Cpu>, hidden: &Strips<Cpu>, previous: &mut Strips<Cpu>| {
+            let (state, y, other) = (&mut state, &mut y, &mut other);
+            let done = match gates {
+                3 => {
+                    let saved = Some(GruSaved { previous, hidden_n: other });
+                    cpu.gru_step(GruStep { step, gates: found, hidden, state, y, saved })
+                }
+                _ => {
+                    let (cell, saved) = (&mut cell, Some(LstmSaved { previous, previous_cell: other }));
+                    cpu.lstm_step(LstmStep { step, gates: found, hidden, state, cell, y, saved })
+                }
+            };
+            done.expect("shapes fit");
+        };
+        group.bench_function("steps", |b| {
+            b.iter(|| (0..COUNT).for_each(|step| forward(step, &mut found, &hidden, &mut previous)))
+        });
+        let saved = filled(all);
+        let mut backward = |step, found: &mut Strips<Cpu>, hidden: &mut Strips<Cpu>, product: &Strips<Cpu>| {
+            let (dy, previous, hidden_n, carried, all_hidden) = (&dy, &saved, &saved, &mut carried, &mut all_hidden);
+            let done = match gates {
+                3 => cpu.gru_step_grad(GruStepGrad {
+                    step,
+                    dy,
+                    gates: found,
+                    previous,
+                    hidden_n,
+                    product,
+                    carried,
+                    hidden,
+                    all_hidden,
+                }),
+                _ => {
+                    let previous_cell = previous;
+                    cpu.lstm_step_grad(LstmStepGrad { step, dy, gates: found, previous_cell, product, carried, hidden })
+                }
+            };
+            done.expect("shapes fit");
+        };
+        group.bench_function("steps_grad", |b| {
+            b.iter(|| (0..COUNT).rev().for_each(|step| backward(step, &mut found, &mut hidden, &product)))
+        });
+        for density in [0.25, 0.1] {
+            let weight = sparse_operands(&cpu, [gates * WIDTH, WIDTH, 32], density).weight;
+            let mut gradient = cpu.zeros(weight.values.len()).expect("memory for the gradient");
+            let h = filled(one);
+            group.throughput(Throughput::Elements(2 * (weight.values.len() * 32 * COUNT) as u64));
+            group.bench_function(format!("products/{density}"), |b| {
+                let product = |_| cpu.spmm_bias_relu(&weight, &bias, false, &h, &mut hidden).expect("shapes fit");
+                b.iter(|| (0..COUNT).for_each(product))
+            });
+            group.bench_function(format!("products_t/{density}"), |b| {
+                let back = |_| cpu.spmm(Op::Transpose, &weight, &hidden, &mut product).expect("shapes fit");
+                b.iter(|| (0..COUNT).for_each(back))
+            });
+            group.bench_function(format!("sddmm/{density}"), |b| {
+                b.iter(|| cpu.sddmm(&weight.plan, &found, &previous, &mut gradient, false).expect("shapes fit"))
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, products, block_products, convolutions, few_lanes, topology_update, recurrent);
 criterion_main!(benches);

@@ -13,8 +13,8 @@ use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::{Cpu, ELEMENTS_PER_TASK, SharedMut};
 use crate::{BackendError, StripLayout, Strips};
 
-/// Elements of a strip that a task sums one after the other, two pages: of less, each strip's part is waited for.
-const RUN: usize = 2048;
+/// Elements of a strip that a task sums one after the other, eight pages: of less, each strip's part is waited for.
+const RUN: usize = 8192;
 /// Features whose sums are reduced together: `Isa::sum8` turns eight vectors into eight sums.
 const GROUP: usize = 8;
 
@@ -93,8 +93,7 @@ pub(super) fn lane_sums(
 /// Masks `grad` where `y` says so and sums it.
 fn sums(cpu: &Cpu, layout: StripLayout, y: Option<&[f32]>, grad: SharedMut, dbias: &mut [f32], accumulate: bool) {
     let lanes = (layout.strips() * layout.strip()).max(1);
-    let features_per_task =
-        (ELEMENTS_PER_TASK / lanes).max(RUN / layout.strip()).max(1).next_multiple_of(GROUP);
+    let features_per_task = (ELEMENTS_PER_TASK / lanes).max(RUN / layout.strip()).max(1).next_multiple_of(GROUP);
     cpu.for_each_chunk(dbias, features_per_task, 8 * layout.len() as u64, |first_feature, dbias| {
         if !accumulate {
             dbias.fill(0.0);

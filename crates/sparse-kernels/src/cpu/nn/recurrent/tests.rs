@@ -23,6 +23,20 @@ proptest! {
     }
 }
 
+/// Several tasks a strip, in parallel.
+#[test]
+fn wide_layers_agree_with_the_reference() {
+    for all in [StripLayout::sparse(3 * 96, 0), StripLayout::single(3 * 96, 0)] {
+        let case = Case { features: 333, steps: Steps::new(all, 3).unwrap(), step: 1 };
+        for cpu in BACKENDS.iter() {
+            recurrent::gru_step(cpu, case);
+            recurrent::gru_step_grad(cpu, case);
+            recurrent::lstm_step(cpu, case);
+            recurrent::lstm_step_grad(cpu, case);
+        }
+    }
+}
+
 #[test]
 fn threads_do_not_change_the_result() {
     for all in [StripLayout::sparse(3 * 96, 0), StripLayout::single(3 * 96, 0)] {
