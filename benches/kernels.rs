@@ -3,6 +3,8 @@
 //! `rigl bench kernel` measures the same, with checked results and alternating sides; use this one to look for a
 //! regression.
 
+use std::time::Instant;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rigl::topology::{kept_pattern, random_growth, rewire, select_kept};
 use rigl_benches::{
@@ -270,8 +272,19 @@ fn recurrent(criterion: &mut Criterion) {
             };
             done.expect("shapes fit");
         };
+        // A step replaces gates by their gradients, so each window has its own.
+        let mut pristine = filled(all_gates);
+        pristine.data.iter_mut().for_each(|x| *x = x.abs().min(1.0));
         group.bench_function("steps_grad", |b| {
-            b.iter(|| (0..COUNT).rev().for_each(|step| backward(step, &mut found, &mut hidden, &product)))
+            b.iter_custom(|windows| {
+                let mut window = || {
+                    cpu.copy(&pristine.data, &mut found.data).expect("equal lengths");
+                    let start = Instant::now();
+                    (0..COUNT).rev().for_each(|step| backward(step, &mut found, &mut hidden, &product));
+                    start.elapsed()
+                };
+                (0..windows).map(|_| window()).sum()
+            })
         });
         for density in [0.25, 0.1] {
             let weight = sparse_operands(&cpu, [gates * WIDTH, WIDTH, 32], density).weight;
@@ -279,12 +292,12 @@ fn recurrent(criterion: &mut Criterion) {
             let h = filled(one);
             group.throughput(Throughput::Elements(2 * (weight.values.len() * 32 * COUNT) as u64));
             group.bench_function(format!("products/{density}"), |b| {
-                let product = |_| cpu.spmm_bias_relu(&weight, &bias, false, &h, &mut hidden).expect("shapes fit");
-                b.iter(|| (0..COUNT).for_each(product))
+                let mut run = |_| cpu.spmm_bias_relu(&weight, &bias, false, &h, &mut hidden).expect("shapes fit");
+                b.iter(|| (0..COUNT).for_each(&mut run))
             });
             group.bench_function(format!("products_t/{density}"), |b| {
-                let back = |_| cpu.spmm(Op::Transpose, &weight, &hidden, &mut product).expect("shapes fit");
-                b.iter(|| (0..COUNT).for_each(back))
+                let mut run = |_| cpu.spmm(Op::Transpose, &weight, &hidden, &mut product).expect("shapes fit");
+                b.iter(|| (0..COUNT).for_each(&mut run))
             });
             group.bench_function(format!("sddmm/{density}"), |b| {
                 b.iter(|| cpu.sddmm(&weight.plan, &found, &previous, &mut gradient, false).expect("shapes fit"))
