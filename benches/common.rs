@@ -21,6 +21,9 @@ pub const DENSITIES: [f64; 5] = [0.5, 0.2, 0.1, 0.05, 0.02];
 /// Convolutions with 3 × 3 filters: channels (of inputs and outputs), height and width, samples.
 pub const CONVOLUTIONS: [[usize; 3]; 2] = [[64, 32, 32], [256, 14, 16]];
 
+/// Heads, their size, tokens of a sequence, sequences.
+pub const ATTENTIONS: [[usize; 4]; 3] = [[8, 80, 128, 8], [6, 64, 256, 4], [8, 64, 512, 2]];
+
 /// A sparse matrix with a uniform pattern, and activations.
 pub struct Operands {
     /// The weight.
@@ -134,7 +137,11 @@ pub fn conv_weight(cpu: &Cpu, operands: &ConvOperands, density: f64) -> (ConvWei
     (weight, cpu.zeros(nnz).expect("memory for the gradient"))
 }
 
-fn activations(cpu: &Cpu, layout: StripLayout) -> Strips<Cpu> {
+/// Activations of uniform numbers from -0.5 to 0.5.
+///
+/// # Panics
+/// If memory runs out.
+pub fn activations(cpu: &Cpu, layout: StripLayout) -> Strips<Cpu> {
     let key = Key::new(2).with_name("activations");
     let mut strips = Strips::zeros(cpu, layout).expect("memory for activations");
     for feature in 0..layout.features() {

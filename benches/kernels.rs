@@ -8,15 +8,15 @@ use std::time::Instant;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rigl::topology::{kept_pattern, random_growth, rewire, select_kept};
 use rigl_benches::{
-    CONVOLUTIONS, ConvOperands, DENSITIES, Operands, SHAPES, block_operands, conv_operands, conv_weight,
-    dense_operands, sparse_operands,
+    ATTENTIONS, CONVOLUTIONS, ConvOperands, DENSITIES, Operands, SHAPES, activations, block_operands, conv_operands,
+    conv_weight, dense_operands, sparse_operands,
 };
 use sparse_kernels::cpu::{Cpu, Workspace};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
-    BlockSparseLinear, DenseConv, DenseLinear, GrowRequest, GruSaved, GruStep, GruStepGrad, LstmSaved, LstmStep,
-    LstmStepGrad, MatrixMut, MatrixRef, Op, Recurrent, SparseConv, SparseLinear, SparseMatrix, Steps, Storage,
-    StripLayout, Strips,
+    Attention, AttentionGrad, BlockSparseLinear, DenseConv, DenseLinear, FeatureNorm, Gelu, GrowRequest, GruSaved,
+    GruStep, GruStepGrad, LstmSaved, LstmStep, LstmStepGrad, MatrixMut, MatrixRef, NormKind, Op, Recurrent,
+    SequenceNeural, SparseConv, SparseLinear, SparseMatrix, Steps, Storage, StripLayout, Strips,
 };
 
 fn products(criterion: &mut Criterion) {
@@ -132,6 +132,69 @@ fn convolutions(criterion: &mut Criterion) {
         }
         group.finish();
     }
+}
+
+/// What a Transformer has between its products: causal attention, counted without what causality skips, and passes over 1024
+/// tokens of 640 features.
+fn transformers(criterion: &mut Criterion) {
+    let cpu = Cpu::new(1, None).expect("every machine has one thread");
+    for [heads, head_size, length, count] in ATTENTIONS {
+        let layout = StripLayout::sparse(length * count, heads * head_size);
+        let [q, k, v, mut o, grad] = [(); 5].map(|()| activations(&cpu, layout));
+        let [mut dq, mut dk, mut dv] = [(); 3].map(|()| activations(&cpu, layout));
+        let mut lse = activations(&cpu, layout.with_features(heads));
+        let attention = Attention { heads, length, rotary: None };
+        let mut group = criterion.benchmark_group(format!("attention/{heads}x{head_size}x{length}x{count}"));
+        let product = (layout.features() * layout.lanes() * (length + 1)) as u64;
+        group.throughput(Throughput::Elements(2 * product));
+        group.bench_function("forward", |b| {
+            b.iter(|| cpu.attention(attention, [&q, &k, &v], &mut o, &mut lse).expect("shapes fit"))
+        });
+        group.throughput(Throughput::Elements(5 * product));
+        group.bench_function("backward", |b| {
+            b.iter(|| {
+                let (o, lse, grad, dq, dk, dv) = (&o, &lse, &grad, &mut dq, &mut dk, &mut dv);
+                let operands = AttentionGrad { q: &q, k: &k, v: &v, o, lse, grad, dq, dk, dv };
+                cpu.attention_grad(attention, operands).expect("shapes fit");
+            })
+        });
+        group.finish();
+    }
+    let (features, layout) = (640, StripLayout::sparse(1024, 640));
+    let [residual, mut x, mut y, mut grad, mut sum] = [(); 5].map(|()| activations(&cpu, layout));
+    let mut moments = activations(&cpu, layout.with_features(2));
+    let [mut affine, mut daffine] = [(); 2].map(|()| cpu.zeros(2 * features).expect("memory for a vector"));
+    affine.fill(0.5);
+    let norm = FeatureNorm { kind: NormKind::Layer, epsilon: 1e-5 };
+    let mut group = criterion.benchmark_group("passes/640x1024");
+    let bytes = 4 * layout.len() as u64;
+    group.throughput(Throughput::Bytes(4 * bytes));
+    group.bench_function("add_feature_norm", |b| {
+        b.iter(|| cpu.add_feature_norm(norm, &affine, &residual, &mut x, &mut y, &mut moments).expect("shapes fit"))
+    });
+    cpu.feature_norm(norm, &affine, &residual, &mut y, &mut moments).expect("shapes fit");
+    group.bench_function("feature_norm_grad", |b| {
+        b.iter(|| {
+            let (grad, sum) = (&mut grad, Some(&mut sum));
+            cpu.feature_norm_grad(norm.kind, &affine, &moments, &residual, grad, sum, &mut daffine, false)
+                .expect("shapes fit");
+        })
+    });
+    for kind in [Gelu::Tanh, Gelu::Exact] {
+        group.throughput(Throughput::Bytes(2 * bytes));
+        group.bench_function(format!("gelu/{kind:?}"), |b| {
+            b.iter(|| cpu.gelu(kind, &residual, &mut y).expect("shapes fit"))
+        });
+        group.throughput(Throughput::Bytes(3 * bytes));
+        // Of the same gradient each time, whose copy is timed too: gradients of gradients would end in subnormal numbers.
+        group.bench_function(format!("gelu_grad/{kind:?}"), |b| {
+            b.iter(|| {
+                cpu.copy(&residual.data, &mut y.data).expect("one length");
+                cpu.gelu_grad(kind, &residual, &mut y).expect("shapes fit");
+            })
+        });
+    }
+    group.finish();
 }
 
 /// Row-major products with 1, 4 and 8 lanes, sparse and dense.
@@ -307,5 +370,5 @@ fn recurrent(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products, block_products, convolutions, few_lanes, topology_update, recurrent);
+criterion_group!(benches, products, block_products, convolutions, transformers, recurrent, few_lanes, topology_update);
 criterion_main!(benches);

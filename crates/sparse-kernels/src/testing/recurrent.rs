@@ -330,6 +330,9 @@ pub fn unusual_gates<B: Recurrent>(backend: &B) {
     assert!(is_near(&y, [f32::NAN, 0.5, 0.0, 0.5]), "{y:?}");
 }
 
+/// A call of an operation on a step's number and all its operands.
+type Run<'r, B> = &'r dyn Fn(usize, &mut [Strips<B>]) -> Result<(), String>;
+
 /// Each operand wrong in each way.
 pub fn wrong_shapes_are_refused<B: Recurrent>(backend: &B) {
     let steps = Steps::new(StripLayout::sparse(96, 0), 3).unwrap();
@@ -345,7 +348,7 @@ pub fn wrong_shapes_are_refused<B: Recurrent>(backend: &B) {
         .into_iter()
         .chain([Strips { layout, data: backend.zeros(layout.len() - 1).unwrap() }])
     };
-    let check = |name: &str, layouts: &[StripLayout], run: &dyn Fn(usize, &mut [Strips<B>]) -> Result<(), String>| {
+    let check = |name: &str, layouts: &[StripLayout], run: Run<'_, B>| {
         let right = || layouts.iter().map(|&layout| zeros(layout)).collect::<Vec<_>>();
         run(2, &mut right()).unwrap();
         let error = run(3, &mut right()).unwrap_err();

@@ -405,6 +405,10 @@ mod tests {
 
     /// A data set of the size of the real one, without pictures.
     fn outline(name: &str) -> Dataset {
+        if data::text::is_text(name) {
+            let text = data::text::load_tiny_shakespeare(128, 0.05, None).unwrap();
+            return Dataset { name: name.to_owned(), ..text };
+        }
         // Of image folders, ImageNet.
         let imagenet = ([3, 224, 224], 1000, [1_281_167, 50_000]);
         let (shape, classes, samples) =
@@ -428,7 +432,10 @@ mod tests {
     }
 
     /// File, runs a seed, published numbers, and the sum of these in hundredths of a percent.
-    const EXPERIMENTS: [(&str, usize, usize, u32); 6] = [
+    const EXPERIMENTS: [(&str, usize, usize, u32); 9] = [
+        ("gpt-shakespeare.toml", 6, 0, 0),
+        ("gru-text-small.toml", 13, 0, 0),
+        ("gru-text.toml", 13, 0, 0),
         ("lenet-fashion-mnist.toml", 9, 6, 52_830),
         ("lenet-mnist-compression.toml", 1, 1, 9_852),
         ("mobilenet-v1-imagenet.toml", 11, 11, 75_720),
@@ -448,10 +455,22 @@ mod tests {
         for (name, runs, published, sum) in EXPERIMENTS {
             let path = folder.join(name);
             let text = std::fs::read_to_string(&path).unwrap();
-            assert!(text.contains(&format!("#   rigl compare --config experiments/{name} --data-dir DIR\n")), "{name}");
             let definition = Definition::read(&path).unwrap_or_else(|error| panic!("{error:#}"));
-            let data = outline(definition.settings["data"].as_str().unwrap());
-            let plan = Plan::on(&data, definition, &TrainOptions::default(), None);
+            let data =
+                definition.settings.get("data").map_or(data::text::TINY_SHAKESPEARE, |data| data.as_str().unwrap());
+            // The paper's text is a file of one's own.
+            let rest = match data {
+                data::text::TINY_SHAKESPEARE => "\n",
+                data::text::TEXT => " --text classics-train.txt.xz",
+                _ => " --data-dir DIR\n",
+            };
+            assert!(text.contains(&format!("#   rigl compare --config experiments/{name}{rest}")), "{name}");
+            let given = TrainOptions {
+                text: (data == data::text::TEXT).then(|| vec![std::path::PathBuf::from("classics-train.txt.xz")]),
+                ..TrainOptions::default()
+            };
+            let data = outline(data);
+            let plan = Plan::on(&data, definition, &given, None);
             let Plan { definition, runs: planned } = plan.unwrap_or_else(|error| panic!("{name}: {error:#}"));
             assert_eq!(planned.len(), runs * definition.seeds.len(), "{name}");
             for number in &definition.published {

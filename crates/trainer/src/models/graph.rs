@@ -477,7 +477,7 @@ impl Node {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Layer { .. } => "layer",
-            Self::Norm { .. } | Self::AddNorm { .. } => "norm",
+            Self::Norm { .. } | Self::AddNorm { .. } => "batch-norm",
             Self::Pool { kind, .. } => kind.name(),
             Self::GlobalAveragePool { .. } => "global-average-pool",
             Self::Flatten { .. } => "flatten",

@@ -2,7 +2,7 @@
 
 use super::super::sigmoid::sigmoid;
 use super::super::tanh::tanh;
-use super::{Operand, Part, Work, complement};
+use super::part::{Operand, Part, Work, complement};
 use crate::backend::{GruStep, GruStepGrad, Steps};
 use crate::cpu::Cpu;
 use crate::cpu::isa::{Isa, Kernel};

@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::super::testing::*;
 use super::*;
+use crate::StripLayout;
+use crate::backend::Steps;
 use crate::backend::{GruSaved, LstmSaved};
 use crate::testing::recurrent::{self, Case};
 
