@@ -70,6 +70,8 @@ pub struct TrainingDefaults {
     pub clip_norm: f64,
     /// Sequences in a batch.
     pub batch_size: usize,
+    /// Passes over the text.
+    pub epochs: u64,
 }
 
 impl SequenceFamily {

@@ -15,7 +15,7 @@ use crate::data::table::TABLE;
 use crate::data::text::{self, TINY_SHAKESPEARE, TextSymbols, is_text};
 use crate::device::available_threads;
 use crate::method::MethodOption;
-use crate::models::{ModelName, complement};
+use crate::models::{Init, ModelName, complement};
 use crate::run_checkpoints::load_model;
 use crate::training::{BestBy, OptimizerKind};
 
@@ -141,7 +141,6 @@ impl TrainConfig {
         if config.method.is_dense() {
             config.density = 1.0;
         }
-        config.epochs = config.epochs.or(Some(EPOCHS)).filter(|_| config.steps.is_none());
         if options.model.is_none() && config.data == TABLE {
             config.model = ModelName::Hidden(vec![300, 100]);
         }
@@ -165,7 +164,10 @@ impl TrainConfig {
             config.clip_norm = options.clip_norm.or(Some(training.clip_norm));
             config.batch_size = options.batch_size.unwrap_or(training.batch_size);
             config.distribution = options.distribution.unwrap_or(Distribution::Uniform);
+            config.init = options.init.unwrap_or(Init::SparseFanIn);
         }
+        let epochs = training.map_or(EPOCHS, |training| training.epochs);
+        config.epochs = config.epochs.or(Some(epochs)).filter(|_| config.steps.is_none());
         if options.normalize.is_none() {
             config.normalize = data::default_normalize(&config.data);
         }

@@ -231,7 +231,7 @@ settings! {
     /// What the network begins with.
     BeginningArgs in SPARSITY => {
         /// What the standard deviation of initial weights is computed from
-        init: Init = Init::DenseFanIn,
+        init: Init = Init::DenseFanIn, stated "sparse-fan-in for text models",
             needs |s| unless(
                 sparse(s).is_none() && begins_sparse(s),
                 "a new network that is sparse from the start: otherwise both choices are the same",
@@ -290,7 +290,7 @@ settings! {
     /// How long the run is.
     LengthArgs in LENGTH => {
         /// Length of the run in passes over the training set
-        epochs: u64, arg(value_name = "N", conflicts_with = "steps"), stated "20",
+        epochs: u64, arg(value_name = "N", conflicts_with = "steps"), stated "20; 3 for recurrent networks, 10 for Transformers",
             must |s| at_least_one(s.epochs.unwrap_or(1));
         /// Length of the run in training steps (batches)
         steps: u64, arg(value_name = "N"), must |s| at_least_one(s.steps.unwrap_or(1));
@@ -315,7 +315,8 @@ settings! {
         /// The optimizer
         optimizer: OptimizerKind = OptimizerKind::Sgd;
         /// Learning rate, above 0
-        lr: f64 = 0.1, arg(value_name = "RATE"), stated "0.001 for adam and adamw", must |s| positive(s.lr);
+        lr: f64 = 0.1, arg(value_name = "RATE"), stated "0.001 for adam and adamw, 0.003 for recurrent networks",
+            must |s| positive(s.lr);
         /// How the learning rate changes
         lr_schedule: LrSchedule = LrSchedule::Cosine,
             must |s| unless(
@@ -329,7 +330,7 @@ settings! {
         lr_gamma: f64 = 0.1, arg(value_name = "FACTOR"),
             must |s| unless(s.lr_gamma > 0.0 && s.lr_gamma <= 1.0, "above 0 and at most 1"), needs steps;
         /// Steps over which the learning rate first rises from 0
-        warmup_steps: u64 = 0, arg(value_name = "STEPS");
+        warmup_steps: u64 = 0, arg(value_name = "STEPS"), stated "100 for Transformers";
         /// Momentum of sgd, in [0, 1)
         momentum: f64 = 0.9, arg(value_name = "M"), must |s| fraction(s.momentum), needs sgd;
         /// Use Nesterov momentum with sgd
@@ -346,7 +347,7 @@ settings! {
         clip_norm: f64, arg(value_name = "NORM"), stated "none; 10 for recurrent networks, 1 for Transformers",
             must |s| positive(s.clip_norm.unwrap_or(1.0));
         /// Weight decay, at least 0
-        weight_decay: f64 = 1e-4, arg(value_name = "DECAY"), must |s| not_negative(s.weight_decay);
+        weight_decay: f64 = 1e-4, arg(value_name = "DECAY"), stated "0 for recurrent networks, 0.1 for Transformers", must |s| not_negative(s.weight_decay);
         /// Label smoothing: fraction of the training target spread over all classes, in [0, 1)
         label_smoothing: f64 = 0.0, arg(value_name = "FRACTION"), must |s| fraction(s.label_smoothing),
             needs |s| unless(s.loss.is_of_classes(), "--loss cross-entropy");

@@ -19,6 +19,7 @@ pub(super) static GPT: SequenceFamily = SequenceFamily {
         beta2: 0.99,
         clip_norm: 1.0,
         batch_size: 16,
+        epochs: 10,
     },
 };
 
