@@ -69,7 +69,8 @@ fn a_text_is_learned_evaluated_and_gone_on_with() {
     assert_eq!(printed(path, "sample run --length 20 --top-k 1 --seed 9"), likeliest);
     let message = failure(path, "sample run --prompt été").1;
     assert!(
-        message.contains("--prompt: the character 'é' (U+00E9) is none of the ") && message.contains("abcdef"),
+        message.contains("--prompt: unknown character 'é' (U+00E9); the model was trained on these ")
+            && message.contains("abcdef"),
         "{message}"
     );
 }

@@ -21,11 +21,11 @@ Examples:
   rigl sample runs/1
       500 symbols from a model of text
   rigl sample runs/1 --prompt \"ROMEO:\" --temperature 0.8 --length 2000
-      goes on from a prompt, with fewer surprises
+      continues a prompt, with fewer surprises
   rigl sample runs/1 --top-k 20 --seed 7
       another text, without unlikely symbols
   rigl sample runs/1 --prompt \"To be\" --temperature 0 --json
-      always the likeliest symbol, as a JSON record";
+      always the most likely symbol, as a JSON record";
 
 /// `rigl sample`.
 #[derive(Debug, Args)]
@@ -36,16 +36,16 @@ pub struct SampleArgs {
     /// Which checkpoint of a run folder
     #[arg(long, value_enum, default_value_t = Which::Newest)]
     pub which: Which,
-    /// Text to go on from; it is printed first [default: none; the model begins a line]
+    /// Text to continue; it is printed first [default: none; the model starts a new line]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
-    /// Below 1 likely symbols become likelier, above 1 less likely; at 0 always the likeliest is chosen
+    /// Below 1 favours likely symbols, above 1 unlikely ones; 0 always takes the most likely symbol
     #[arg(long, value_name = "T", default_value = "1", value_parser = parse_temperature)]
     pub temperature: f64,
-    /// Choose among this many of the likeliest symbols [default: all]
+    /// Sample from this many of the most likely symbols [default: all]
     #[arg(long, value_name = "K", value_parser = parse_count)]
     pub top_k: Option<usize>,
-    /// Symbols to print behind the prompt
+    /// Symbols to generate after the prompt
     #[arg(long, value_name = "N", default_value = "500", value_parser = parse_count)]
     pub length: usize,
     /// Random seed; a seed gives the same text on any number of threads
@@ -122,8 +122,7 @@ fn prompt_tokens(prompt: Option<&str>, alphabet: &Alphabet) -> crate::Result<Vec
             Alphabet::Characters(characters) => characters.iter().collect(),
         };
         let (character, count) = (character_text(character), alphabet.len());
-        format!("--prompt: the character {character} is none of the {count} that the model was trained on: {known:?}")
-            .into()
+        format!("--prompt: unknown character {character}; the model was trained on these {count}: {known:?}").into()
     })
 }
 
@@ -204,10 +203,7 @@ mod tests {
             assert_eq!(prompt_tokens(none, &alphabet).unwrap(), [0]);
         }
         let message = prompt_tokens(Some("aé"), &alphabet).unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "--prompt: the character 'é' (U+00E9) is none of the 3 that the model was trained on: \"\\nab\""
-        );
+        assert_eq!(message, "--prompt: unknown character 'é' (U+00E9); the model was trained on these 3: \"\\nab\"");
         assert_eq!(prompt_tokens(Some("é"), &Alphabet::Bytes).unwrap(), [0xc3, 0xa9]);
         assert_eq!(parse_temperature("0"), Ok(0.0));
         assert!(["-1", "inf", "nan", "hot"].iter().all(|text| parse_temperature(text).is_err()));

@@ -163,18 +163,18 @@ settings! {
                 "at least 1 and at most 65536 tokens",
             ),
             needs |s| unless(s.model.sequence().is_some(), "a model gru-H, lstm-H or gpt-L-H-D");
-        /// Features of the embedding of a recurrent network's tokens
+        /// Embedding width of a recurrent network
         embedding: usize = EMBEDDING, arg(value_name = "FEATURES"), must |s| at_least_one(s.embedding as u64),
             needs recurrent;
         /// Hidden layers between a recurrent network's state and its outputs
         readout: Vec<usize> = READOUT.to_vec(), arg(value_name = "FEATURES,...", value_delimiter = ','),
             stated "256,128", must |s| unless(s.readout.iter().all(|&width| width > 0), "widths of at least 1"),
             needs recurrent;
-        /// How a Transformer knows a token's place: learned embeddings, or rotary ones
+        /// Position encoding of a Transformer: learned embeddings, or rotary
         positions: Positions = Positions::Learned, needs transformer;
-        /// What a Transformer normalises by: layer norm, or the root mean square
+        /// Normalisation of a Transformer: layer norm or RMS norm
         norm: SequenceNorm = SequenceNorm::Layer, needs transformer;
-        /// Let a Transformer's last layer share the weight of its embedding
+        /// Tie a Transformer's output layer to its embedding
         tie_embeddings: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true"), needs transformer;
     }
@@ -299,8 +299,8 @@ settings! {
     BatchArgs in LENGTH => {
         /// Samples in a batch; the last batch of an epoch may be smaller
         batch_size: usize = 100, arg(value_name = "SAMPLES"), must |s| at_least_one(s.batch_size as u64);
-        /// Samples of a batch that are computed at a time: their gradients are added up, so that a large batch needs the memory
-        /// of a small one
+        /// Split each batch into parts of this many samples and accumulate their gradients, so that a large batch needs the
+        /// memory of a small one
         micro_batch: usize, arg(value_name = "SAMPLES"), stated "the whole batch",
             saved(skip_serializing_if = "Option::is_none"),
             must |s| at_least_one(s.micro_batch.unwrap_or(1) as u64).or(
@@ -340,10 +340,10 @@ settings! {
         beta1: f64 = 0.9, arg(value_name = "BETA"), must |s| fraction(s.beta1), needs adam;
         /// Decay of the second moment of adam and adamw, in [0, 1)
         beta2: f64 = 0.999, arg(value_name = "BETA"), stated "0.99 for Transformers", must |s| fraction(s.beta2), needs adam;
-        /// How adam and adamw correct the moments of weights that an update has grown, which begin at zero: by the steps of
-        /// the run (shared), or by those since the weight has grown (own)
+        /// Bias correction of adam and adamw for grown weights, whose moments start at zero: by the steps of the run (shared),
+        /// or by the steps since the weight was grown (own)
         adam_newcomers: NewcomerMoments = NewcomerMoments::Shared, needs |s| adam(s).or(updates(s));
-        /// Largest norm of all gradients together: larger ones are scaled down to it
+        /// Clip the gradients to this global norm
         clip_norm: f64, arg(value_name = "NORM"), stated "none; 10 for recurrent networks, 1 for Transformers",
             must |s| positive(s.clip_norm.unwrap_or(1.0));
         /// Weight decay, at least 0

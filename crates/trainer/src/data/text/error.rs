@@ -7,14 +7,14 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum TextError {
     /// A file has no symbol.
-    #[error("{}: is empty; a text must have symbols to learn from", file.display())]
+    #[error("{}: is empty; a text must have at least one symbol", file.display())]
     Empty {
         /// The file.
         file: PathBuf,
     },
     /// Bytes that are no characters.
     #[error(
-        "{}: byte {offset} (line {line}) begins no character: the text is not UTF-8; convert it, or train on its bytes \
+        "{}: byte {offset} (line {line}) is not valid UTF-8; convert it, or train on its bytes \
          (--text-symbols bytes)",
         file.display()
     )]
@@ -28,7 +28,7 @@ pub enum TextError {
     },
     /// A character that the model has no symbol for.
     #[error(
-        "{}: line {line}: the character {} is none of the {symbols} characters of the training text; remove it, or train on a \
+        "{}: line {line}: the character {} is not among the {symbols} characters of the training text; remove it, or train on a \
          text that has it or on bytes (--text-symbols bytes)",
         file.display(),
         character_text(*character)

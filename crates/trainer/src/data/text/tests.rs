@@ -84,14 +84,14 @@ fn what_is_wrong_with_a_text_is_said_with_its_place() {
     assert!(message(&options(&[], characters), None).contains("give it with --text FILE"));
     let broken = written(folder.path(), "broken", b"good\nbad: \xff and more of it\n");
     let told = message(&options(&[&broken], characters), None);
-    assert!(told.contains("byte 10 (line 2) begins no character") && told.contains("--text-symbols bytes"), "{told}");
+    assert!(told.contains("byte 10 (line 2) is not valid UTF-8") && told.contains("--text-symbols bytes"), "{told}");
     assert!(load(&options(&[&broken], TextSymbols::Bytes), None).is_ok());
 
     let (train, test) = ("abcdefghij\n".repeat(5), "abc\nabc\nab€c\n");
     let [train, test] = [("train", train.as_str()), ("test", test)].map(|(n, text)| written(folder.path(), n, text));
     let with_test = TextOptions { test: vec![test.clone()], ..options(&[&train], characters) };
     let told = message(&with_test, None);
-    let expected = "test: line 3: the character '€' (U+20AC) is none of the 11 characters of the training text";
+    let expected = "test: line 3: the character '€' (U+20AC) is not among the 11 characters of the training text";
     assert!(told.contains(expected), "{told}");
     // The text of an evaluation, for a model that was trained on another.
     let alphabet = load(&options(&[&train], characters), None).unwrap().alphabet;
