@@ -8,6 +8,10 @@ use serde_json::Value;
 pub fn rigl(folder: &Path, args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rigl-under-test"));
     command.current_dir(folder).env_remove("RIGL_DATA_DIR").args(args.split_whitespace());
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Without it, a Vulkan driver prints an error of its own.
+        command.env("XDG_RUNTIME_DIR", folder);
+    }
     command
 }
 
