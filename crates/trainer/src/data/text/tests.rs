@@ -80,7 +80,7 @@ fn what_is_wrong_with_a_text_is_said_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let characters = TextSymbols::Characters;
     let empty = written(folder.path(), "empty", "");
-    assert!(message(&options(&[&empty], characters), None).contains("is empty; a text must have symbols"));
+    assert!(message(&options(&[&empty], characters), None).contains("is empty; a text must have at least one symbol"));
     assert!(message(&options(&[], characters), None).contains("give it with --text FILE"));
     let broken = written(folder.path(), "broken", b"good\nbad: \xff and more of it\n");
     let told = message(&options(&[&broken], characters), None);
