@@ -66,6 +66,18 @@ pub enum DistributionError {
         /// Names of all layers.
         layers: String,
     },
+    /// Gates with densities of their own that blocks would span.
+    #[error(
+        "layer {layer}: gates of {rows} rows cannot have densities of their own in blocks of {block_rows} rows; a block's rows must divide a gate's"
+    )]
+    SplitBlocks {
+        /// Name of the layer.
+        layer: String,
+        /// Rows of a gate.
+        rows: usize,
+        /// Rows of a block.
+        block_rows: usize,
+    },
     /// Not a power for the shape's score.
     #[error("the power of distribution erk is {got}; it must be finite and not negative")]
     Power {

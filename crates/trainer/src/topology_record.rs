@@ -131,7 +131,7 @@ mod tests {
         let architecture = Architecture::of(&model.parse().unwrap());
         let config = crate::settings::TrainConfig { density: 0.3, format, ..Default::default() };
         let densities = config.sparsification().solve(&architecture).unwrap();
-        let initialization = Initialization { format, init: Init::DenseFanIn, seed: 3 };
+        let initialization = Initialization::new(format, Init::DenseFanIn, 3);
         let stored = StoredModel::random(&architecture, &densities, initialization).unwrap();
         Network::from_stored(cpu, stored, 8).unwrap()
     }

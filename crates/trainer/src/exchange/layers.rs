@@ -221,8 +221,7 @@ mod tests {
         let architecture = Architecture::of(&"5-4-3".parse().unwrap());
         let density = rigl::LayerDensity { density: 0.5, nnz: 7, size: 20 };
         let densities = [density, rigl::LayerDensity { nnz: 6, size: 12, ..density }];
-        let initialization =
-            Initialization { format: crate::models::Format::Csr, init: crate::models::Init::DenseFanIn, seed: 9 };
+        let initialization = Initialization::new(crate::models::Format::Csr, crate::models::Init::DenseFanIn, 9);
         let network = Network::new(&cpu, &architecture, &densities, initialization, 8).unwrap();
         for layer in &network.body.layers {
             let pattern = network.parameters.pattern(&cpu, layer.weight).unwrap();

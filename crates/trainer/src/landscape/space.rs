@@ -159,7 +159,7 @@ mod tests {
         };
         let densities: Vec<_> = architecture.layers.iter().zip(nnz).map(density).collect();
         let format: Format = format.parse().unwrap();
-        StoredModel::random(&architecture, &densities, Initialization { format, init: Init::DenseFanIn, seed }).unwrap()
+        StoredModel::random(&architecture, &densities, Initialization::new(format, Init::DenseFanIn, seed)).unwrap()
     }
 
     /// Positions that are stored, row-major.

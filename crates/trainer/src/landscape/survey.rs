@@ -273,7 +273,7 @@ mod tests {
             LayerDensity { density, nnz, size: layer.size() }
         };
         let densities: Vec<_> = architecture.layers.iter().map(of_layer).collect();
-        let initialization = Initialization { format: Format::Csr, init: Init::SparseFanIn, seed };
+        let initialization = Initialization::new(Format::Csr, Init::SparseFanIn, seed);
         StoredModel::random(architecture, &densities, initialization).unwrap()
     }
 

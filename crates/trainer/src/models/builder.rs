@@ -360,7 +360,8 @@ impl Builder {
     ) -> Result<ValueId, BuildError> {
         let fused = bias && relu;
         let masking = self.masking;
-        let layer = self.layer(WeightLayer { name: name.clone(), kind, bias, relu: fused, masking })?;
+        let layer = WeightLayer { name: name.clone(), kind, bias, relu: fused, masking, gates: &[] };
+        let layer = self.layer(layer)?;
         let output = self.value(&name, shape)?;
         self.nodes.push(Node::Layer { layer, input, output });
         if relu && !fused { self.relu(output) } else { Ok(output) }
@@ -553,12 +554,13 @@ impl Builder {
         places: Option<(&str, usize)>,
         input: ValueId,
     ) -> Result<ValueId, BuildError> {
-        let layer = WeightLayer { name: name.clone(), kind, bias: false, relu: false, masking: Masking::Never };
+        let dense =
+            |name, kind| WeightLayer { name, kind, bias: false, relu: false, masking: Masking::Never, gates: &[] };
+        let layer = dense(name.clone(), kind);
         let features = layer.columns();
         let layer = self.layer(layer)?;
         let position_layer = |&(place, symbols): &(&str, usize)| {
-            let kind = LayerKind::Embedding { symbols, features };
-            self.layer(WeightLayer { name: place.to_owned(), kind, bias: false, relu: false, masking: Masking::Never })
+            self.layer(dense(place.to_owned(), LayerKind::Embedding { symbols, features }))
         };
         let positions = places.as_ref().map(position_layer).transpose()?;
         let output = self.value(&name, ValueShape::Features(features))?;
@@ -586,14 +588,17 @@ impl Builder {
         input: ValueId,
     ) -> Result<ValueId, BuildError> {
         let name = name.into();
-        let rows = cell.gates().saturating_mul(width);
-        let gates = self.linear(format!("{name}.input"), rows, false, input)?;
+        let (gates, masking) = (cell.gates(), self.masking);
+        let rows = gates.len().saturating_mul(width);
+        let products = self.linear(format!("{name}.input"), rows, false, input)?;
+        if let Some(layer) = self.layers.last_mut() {
+            layer.gates = gates;
+        }
         let kind = LayerKind::Linear { inputs: width, outputs: rows };
-        let masking = self.masking;
-        let layer = WeightLayer { name: format!("{name}.state"), kind, bias: true, relu: false, masking };
+        let layer = WeightLayer { name: format!("{name}.state"), kind, bias: true, relu: false, masking, gates };
         let layer = self.layer(layer)?;
         let output = self.value(&name, ValueShape::Features(width))?;
-        self.nodes.push(Node::Recurrent { cell, layer, input: gates, output });
+        self.nodes.push(Node::Recurrent { cell, layer, input: products, output });
         Ok(output)
     }
 

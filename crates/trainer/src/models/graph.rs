@@ -77,6 +77,8 @@ pub struct WeightLayer {
     pub relu: bool,
     /// Whether its weights may be left out.
     pub masking: Masking,
+    /// Of a recurrent layer, the gates whose rows stand below each other; else none.
+    pub gates: &'static [&'static str],
 }
 
 impl WeightLayer {
@@ -406,11 +408,11 @@ impl Cell {
         }
     }
 
-    /// Gates, whose weights stand below each other: reset, update and new; or input, forget, cell and output.
-    pub fn gates(self) -> usize {
+    /// Gates, whose weights stand below each other.
+    pub fn gates(self) -> &'static [&'static str] {
         match self {
-            Self::Gru => 3,
-            Self::Lstm => 4,
+            Self::Gru => &["reset", "update", "new"],
+            Self::Lstm => &["input", "forget", "cell", "output"],
         }
     }
 

@@ -6,6 +6,7 @@ mod builder;
 mod compress;
 mod definition;
 mod family;
+mod gates;
 mod graph;
 mod name;
 mod network;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sparse_kernels::BsrPattern;
 
 use super::architecture::Architecture;
+use super::gates::{self, Gates};
 use super::graph::{Masking, WeightLayer};
 use crate::choice::{choices, serde_through_text};
 use crate::method::Method;
@@ -69,7 +70,8 @@ impl fmt::Display for Format {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct DensityOverride {
-    /// A layer's name, in which `*` stands for any characters. Of several patterns that match, the last one counts.
+    /// A layer's name, in which `*` stands for any characters; or, if no layer matches, that of a gate, such as
+    /// `gru.l0.state.new`. Of several patterns that match, the last one counts; a gate's goes before its layer's.
     pub pattern: String,
     /// nnz / size of the layers it names, in (0, 1]; none for what the distribution gives them, whatever the model's rule.
     pub density: Option<f64>,
@@ -121,7 +123,7 @@ pub(crate) fn is_density(density: f64) -> bool {
 serde_through_text!(Format, DensityOverride);
 
 /// How a new network is stored, and its first values drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Initialization {
     /// How sparse layers are stored.
     pub format: Format,
@@ -129,6 +131,15 @@ pub struct Initialization {
     pub init: Init,
     /// The run's seed.
     pub seed: u64,
+    /// Densities of layers and of single gates; only the gates' matter here.
+    pub overrides: Vec<DensityOverride>,
+}
+
+impl Initialization {
+    /// Without densities of gates.
+    pub fn new(format: Format, init: Init, seed: u64) -> Self {
+        Self { format, init, seed, overrides: vec![] }
+    }
 }
 
 /// How dense a network is to be, and how that is spread over its layers.
@@ -164,8 +175,12 @@ impl Sparsification {
     /// fewer values than the whole matrix has all its weights. So has, uncounted and whatever an override says, a convolution
     /// that blocks do not fit ([`WeightLayer::fits_blocks`]): the first one, of three channels, and depthwise ones.
     ///
+    /// Where single gates of a recurrent layer have densities of their own, its other gates have the layer's, and the layer has
+    /// what comes of it. As with overrides of layers, this changes nothing elsewhere.
+    ///
     /// # Errors
-    /// [`DistributionError`] if a density or an override is impossible, or a layer would be left empty.
+    /// [`DistributionError`] if a density or an override is impossible, a layer would be left empty, or a gate with a density
+    /// of its own is no whole number of blocks high.
     pub fn solve(&self, architecture: &Architecture) -> Result<Vec<LayerDensity>, DistributionError> {
         let shapes: Vec<_> = architecture.layers.iter().map(WeightLayer::shape).collect();
         if self.method.is_dense() {
@@ -185,11 +200,10 @@ impl Sparsification {
             }
         }
         for DensityOverride { pattern, density } in &self.overrides {
-            let wanted = Override { pattern: pattern.clone(), density: 1.0 };
             let layers = architecture.layers.iter().zip(&mut by_hand);
-            let mut matching = layers.filter(|(layer, _)| wanted.matches(&layer.name)).peekable();
-            if matching.peek().is_none() {
-                let names: Vec<_> = shapes.iter().map(|shape| &*shape.name).collect();
+            let mut matching = layers.filter(|(layer, _)| gates::matches(pattern, &layer.name)).peekable();
+            if matching.peek().is_none() && !architecture.layers.iter().any(|layer| names_gate(pattern, layer)) {
+                let names: Vec<_> = architecture.layers.iter().map(name_with_gates).collect();
                 return Err(DistributionError::NoSuchLayer { pattern: pattern.clone(), layers: names.join(", ") });
             }
             matching.for_each(|(_, by_hand)| *by_hand = *density);
@@ -210,7 +224,24 @@ impl Sparsification {
                 .zip(&architecture.layers)
                 .for_each(|(solved, layer)| in_blocks(solved, layer, block_size));
         }
+        for (solved, layer) in layers.iter_mut().zip(&architecture.layers) {
+            if let Some(gates) = Gates::of(layer, &architecture.layers, self.format, &self.overrides) {
+                *solved = gates.solve(*solved)?;
+            }
+        }
         Ok(layers)
+    }
+}
+
+fn names_gate(pattern: &str, layer: &WeightLayer) -> bool {
+    layer.gates.iter().any(|gate| gates::matches(pattern, &format!("{}.{gate}", layer.name)))
+}
+
+/// For messages.
+fn name_with_gates(layer: &WeightLayer) -> String {
+    match layer.gates {
+        [] => layer.name.clone(),
+        gates => format!("{} (gates: {}.{{{}}})", layer.name, layer.name, gates.join(",")),
     }
 }
 

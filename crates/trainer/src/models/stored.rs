@@ -11,6 +11,7 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{Bsr, BsrPattern, Csr, CsrPattern, FormatError};
 
 use super::family::FirstWeights;
+use super::gates::Gates;
 use super::{Architecture, Initialization, LayerKind, ModelSpec, WeightLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::data::Normalization;
@@ -254,17 +255,21 @@ impl StoredModel {
     pub fn random(
         architecture: &Architecture,
         densities: &[LayerDensity],
-        Initialization { format, init, seed }: Initialization,
+        Initialization { format, init, seed, overrides }: Initialization,
     ) -> Result<Self, TopologyError> {
         let topology = |(layer, density): (&WeightLayer, &LayerDensity)| -> Result<Topology, TopologyError> {
             let (nrows, ncols) = (layer.rows(), layer.columns());
             let key = Key::new(seed).with_name("pattern").with_name(&layer.name);
+            let gates = Gates::of(layer, &architecture.layers, format, &overrides);
+            let pattern = |rows, columns, count| match &gates {
+                Some(gates) => gates.random_pattern(count, key),
+                None => random_pattern(rows, columns, count, key).map(Arc::new),
+            };
             Ok(match format {
                 _ if density.nnz >= density.size => Topology::Full,
-                Format::Csr => Topology::Sparse(Arc::new(random_pattern(nrows, ncols, density.nnz, key)?)),
+                Format::Csr => Topology::Sparse(pattern(nrows, ncols, density.nnz)?),
                 Format::Bsr([r, c]) => {
-                    let (rows, columns) = (nrows.div_ceil(r), ncols.div_ceil(c));
-                    let blocks = Arc::new(random_pattern(rows, columns, density.nnz / (r * c), key)?);
+                    let blocks = pattern(nrows.div_ceil(r), ncols.div_ceil(c), density.nnz / (r * c))?;
                     let pattern = BsrPattern::from_blocks(nrows, ncols, [r, c], blocks)?;
                     Topology::Blocks(Arc::new(pattern.with_taps(layer.taps())?))
                 }
@@ -662,7 +667,7 @@ mod tests {
         let [format, other] = [Format::Bsr([4, 8]), Format::Csr];
         let density = |nnz, size| LayerDensity { density: 0.5, nnz, size };
         let densities = [density(128, 210), density(64, 30)];
-        let initialization = Initialization { format, init: Init::SparseFanIn, seed: 3 };
+        let initialization = Initialization::new(format, Init::SparseFanIn, 3);
         let model = StoredModel::random(&architecture, &densities, initialization).unwrap();
         assert_eq!((model.format(), model.layers[0].weight.nnz()), (format, 128));
         assert_eq!(model.layers[1].weight.storage(), "dense");
@@ -678,7 +683,7 @@ mod tests {
         assert!(error.starts_with("tensor fc1.weight: ") && error.contains('3'), "{error}");
         // A position has the value that it has in CSR, with the dense layer's fan-in.
         let drawn = |format| {
-            let initialization = Initialization { format, init: Init::DenseFanIn, seed: 3 };
+            let initialization = Initialization::new(format, Init::DenseFanIn, 3);
             StoredModel::random(&architecture, &densities, initialization).unwrap().layers[0].weight.to_dense()
         };
         let both = drawn(format).into_iter().zip(drawn(other)).filter(|&(a, b)| a != 0.0 && b != 0.0);
@@ -697,7 +702,7 @@ mod tests {
                 Format::Bsr(size) if !layer.fits_blocks(size) => LayerDensity { nnz: density.size, ..*density },
                 _ => *density,
             });
-            let initialization = Initialization { format, init: Init::DenseFanIn, seed: 3 };
+            let initialization = Initialization::new(format, Init::DenseFanIn, 3);
             StoredModel::random(&architecture, &densities.collect::<Vec<_>>(), initialization).unwrap()
         };
         let (blocks, csr) = (drawn(Format::Bsr([8, 4])), drawn(Format::Csr));

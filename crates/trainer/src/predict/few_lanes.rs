@@ -109,7 +109,7 @@ mod tests {
                 LayerDensity { density: share, nnz, size: layer.size() }
             };
             let densities: Vec<_> = architecture.layers.iter().map(density).collect();
-            let initialization = Initialization { format, init: Init::SparseFanIn, seed: 1 };
+            let initialization = Initialization::new(format, Init::SparseFanIn, 1);
             let mut model = StoredModel::random(&architecture, &densities, initialization).unwrap();
             model.layers.iter_mut().for_each(|layer| layer.bias.iter_mut().for_each(|bias| *bias = 0.1));
             for samples in [1, 3, 8] {

@@ -121,7 +121,12 @@ impl TrainConfig {
 
     /// How a new network's weights are stored and drawn.
     pub fn initialization(&self) -> Initialization {
-        Initialization { format: self.format, init: self.init, seed: self.seed }
+        Initialization {
+            format: self.format,
+            init: self.init,
+            seed: self.seed,
+            overrides: self.density_override.clone(),
+        }
     }
 
     /// What each step of a run of `total_steps` does.

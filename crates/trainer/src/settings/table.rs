@@ -212,7 +212,8 @@ settings! {
             ),
             needs sparse;
         /// Density of the layers whose names match, such as fc1=0.05 or fc*=0.2 (`*` matches any characters); conv1=free
-        /// applies the distribution to a layer that the model keeps dense; repeatable, the last match wins
+        /// applies the distribution to a layer that the model keeps dense; gru.l0.state.new=0.5 sets the first density of one
+        /// gate of a recurrent layer; repeatable, the last match wins
         density_override: Vec<DensityOverride> = Vec::new(), arg(value_name = "PATTERN=DENSITY", action = Append),
             needs sparse;
     }

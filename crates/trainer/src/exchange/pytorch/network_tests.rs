@@ -30,7 +30,7 @@ fn network(name: &str, side: usize, width: f64, format: Format) -> StoredModel {
             LayerDensity { density: nnz as f64 / size as f64, nnz, size }
         })
         .collect();
-    let initialization = Initialization { format, init: Init::DenseFanIn, seed: 4 };
+    let initialization = Initialization::new(format, Init::DenseFanIn, 4);
     let mut model = StoredModel::random(&architecture, &densities, initialization).unwrap();
     for (i, norm) in model.parts.iter_mut().flat_map(|parts| &mut parts.norms).enumerate() {
         for (j, value) in norm.affine.iter_mut().chain(&mut norm.running).enumerate() {

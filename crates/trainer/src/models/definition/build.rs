@@ -281,7 +281,7 @@ fn described(architecture: &Architecture, name: String, input: Input) -> Definit
         };
         match node {
             &Node::Layer { layer, input, output } => {
-                let WeightLayer { name, kind, bias, relu, masking } = &layers[layer];
+                let WeightLayer { name, kind, bias, relu, masking, .. } = &layers[layer];
                 let (bias, masking) = (*bias, *masking);
                 let op = match *kind {
                     LayerKind::Linear { outputs: number, .. } => {
