@@ -11,6 +11,7 @@ fn checkpoints_do_not_depend_on_threads() {
         ("wide", "--model 784-1200-1000-10 --batch-size 256 --steps 40 --update-interval 5 --dropout 0.1"),
         ("set", "--method set --optimizer adam --steps 100 --update-interval 10 --density 0.02"),
         ("dense", "--method dense --steps 50"),
+        ("shards", "--shards 5 --steps 60 --update-interval 10 --dropout 0.1"),
         ("blocks", "--format bsr8x8 --steps 150 --update-interval 10"),
         (
             "wide blocks",

@@ -188,6 +188,8 @@ fn losses_of_convolutional_networks_follow_the_cpu() {
     let Some(gpu) = gpu() else { return };
     losses_agree(&gpu, &TrainConfig { lr: 0.1, density: 0.3, ..config("lenet-5", "static", 20) }, 50);
     losses_agree(&gpu, &TrainConfig { lr: 0.02, density: 0.2, ..config("wrn-10-1", "static", 8) }, 7);
+    let in_shards = TrainConfig { shards: Some(2), ..config("wrn-10-1", "static", 8) };
+    losses_agree(&gpu, &TrainConfig { lr: 0.02, density: 0.2, ..in_shards }, 5);
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/networks/mixed.toml");
     let model = ModelName::of_setting(file).unwrap();
     let mixed = TrainConfig { model, lr: 0.05, density: 0.3, dropout: 0.1, ..config("lenet-5", "static", 20) };
@@ -234,6 +236,7 @@ fn topology_updates_follow_the_cpu() {
     let Some(gpu) = gpu() else { return };
     let update = |config: TrainConfig| TrainConfig { update_interval: 3, begin_step: Some(3), ..config };
     updates_agree(&gpu, &update(config("lenet-300-100", "rigl", 64)), 10);
+    updates_agree(&gpu, &update(TrainConfig { shards: Some(3), ..config("lenet-300-100", "rigl", 64) }), 5);
     updates_agree(&gpu, &update(TrainConfig { lr: 0.02, ..config("lenet-5", "rigl", 20) }), 8);
     updates_agree(
         &gpu,

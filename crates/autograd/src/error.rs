@@ -97,6 +97,9 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// Workers that do not reach each other, or do not agree.
+    #[error("{0}")]
+    Reduce(String),
 }
 
 impl From<ShapeError> for Error {

@@ -31,8 +31,8 @@ pub struct GrowthRequests {
 #[derive(Debug)]
 pub(crate) struct Entry {
     parameter: ParameterId,
-    passes: GrowthPasses,
-    request: GrowRequest,
+    pub(crate) passes: GrowthPasses,
+    pub(crate) request: GrowRequest,
     pub(crate) found: Option<Vec<Candidate>>,
 }
 

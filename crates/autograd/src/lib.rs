@@ -61,12 +61,14 @@ mod arena;
 mod error;
 pub mod gradcheck;
 mod growth;
+mod growth_tiles;
 pub mod init;
 mod loss;
 mod ops;
 pub mod optim;
 mod parameters;
 mod reduce;
+mod shards;
 mod storage;
 mod tape;
 mod weights;
@@ -74,16 +76,20 @@ mod weights;
 pub use arena::{Arena, ArenaStats};
 pub use error::Error;
 pub use growth::{GrowthPasses, GrowthRequests};
+pub use growth_tiles::{BestGrowth, Growth};
 pub use loss::{DetachedLoss, Loss, LossStats};
-pub use ops::batch_norm::BatchNormLayer;
+pub use ops::batch_norm::{BatchNormLayer, ShardMoments};
 pub use ops::feature_norm::FeatureNormLayer;
 pub use ops::recurrent::RecurrentState;
 pub use parameters::{Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
-pub use reduce::{NoReduce, Reduce, Reduction};
+pub use reduce::{NoReduce, Reduce};
+pub use shards::{Shards, SumOf, Tree};
 pub use storage::{Mode, Var};
 pub use tape::Tape;
 pub use weights::dense::DenseWeight;
 pub use weights::{Geometry, Pair, Weight};
 
+#[cfg(test)]
+mod shards_tests;
 #[cfg(test)]
 mod tests;

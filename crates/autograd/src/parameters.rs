@@ -6,6 +6,7 @@ use sparse_kernels::{Backend, BsrPattern, CsrPattern};
 
 use crate::Error;
 use crate::error::expect_equal;
+use crate::shards::SumOf;
 use crate::weights::latent::LatentWeight;
 use crate::weights::{Geometry, Weight, gathered, positions};
 
@@ -368,9 +369,59 @@ impl<B: Backend> Parameters<B> {
         Ok((weight, gradient, std::mem::replace(dense_gradient_written, true)))
     }
 
-    pub(crate) fn written_dense_gradient(&mut self, id: ParameterId) -> Option<&mut B::Buffer> {
-        let parameter = &mut self.list[id.0];
-        parameter.dense_gradient.as_mut().filter(|_| parameter.dense_gradient_written)
+    /// Puts a sum over shards in its place, and returns what was there.
+    ///
+    /// # Panics
+    /// If the parameter is of another store with more parameters.
+    pub fn set_gradient(&mut self, of: SumOf, sum: B::Buffer) -> Option<B::Buffer> {
+        let parameter = &mut self.list[of.parameter().0];
+        match of {
+            SumOf::Gradient(_) => {
+                parameter.gradient_written = true;
+                parameter.gradient.replace(sum)
+            }
+            SumOf::DenseGradient(_) => {
+                parameter.dense_gradient_written = true;
+                parameter.dense_gradient.replace(sum)
+            }
+        }
+    }
+
+    /// As [`Parameters::set_gradient`], from the host, into the buffer that is there.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    ///
+    /// # Panics
+    /// As [`Parameters::set_gradient`].
+    pub fn upload_gradient(&mut self, backend: &B, of: SumOf, sum: &[f32]) -> Result<(), Error> {
+        let parameter = &mut self.list[of.parameter().0];
+        let (gradient, written) = match of {
+            SumOf::Gradient(_) => (&mut parameter.gradient, &mut parameter.gradient_written),
+            SumOf::DenseGradient(_) => (&mut parameter.dense_gradient, &mut parameter.dense_gradient_written),
+        };
+        let gradient = match gradient {
+            Some(gradient) if backend.len(gradient) == sum.len() => gradient,
+            none => none.insert(backend.zeros(sum.len())?),
+        };
+        backend.upload(sum, gradient)?;
+        *written = true;
+        Ok(())
+    }
+
+    /// Moves running moments towards those of a batch: `running += momentum · (moments − running)`.
+    ///
+    /// # Errors
+    /// If the parameter is not statistics of this length, or the backend fails.
+    pub fn move_running(&mut self, backend: &B, id: ParameterId, momentum: f32, moments: &[f32]) -> Result<(), Error> {
+        const OP: &str = "move_running";
+        let mut running = vec![0.0; backend.len(self.statistics(OP, id)?)];
+        expect_equal(OP, "number of moments", running.len(), moments.len())?;
+        backend.download(self.statistics(OP, id)?, &mut running)?;
+        for (running, moment) in running.iter_mut().zip(moments) {
+            *running += momentum * (moment - *running);
+        }
+        Ok(backend.upload(&running, self.statistics_mut(OP, id)?)?)
     }
 
     /// Numbers that no optimizer changes, to be changed by a forward pass.
@@ -410,11 +461,6 @@ impl<B: Backend> Parameters<B> {
             None => gradient.insert(backend.zeros(backend.len(value.values()))?),
         };
         Ok((value, gradient, std::mem::replace(gradient_written, true)))
-    }
-
-    pub(crate) fn written_gradient(&mut self, id: ParameterId) -> Option<&mut B::Buffer> {
-        let parameter = &mut self.list[id.0];
-        parameter.gradient.as_mut().filter(|_| parameter.gradient_written)
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Parameter<B>> {

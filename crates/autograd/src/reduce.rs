@@ -1,40 +1,62 @@
-//! The one place through which everything passes that data-parallel workers would have to combine.
+//! The one place through which everything passes that data-parallel workers have to combine.
 
 use sparse_kernels::{Backend, Candidate};
 
-use crate::{Error, ParameterId};
-
-/// What one worker has computed for one parameter.
-#[derive(Debug)]
-pub enum Reduction<'r, B: Backend> {
-    /// The gradient, complete for this worker's lanes; to be replaced by the combination over all workers. For a sparse
-    /// parameter it is one number per stored entry, so that an all-reduce moves nnz values.
-    Gradient(&'r mut B::Buffer),
-    /// The gradient at all positions of a sparse parameter, where it was asked for; to be replaced as the gradient is.
-    DenseGradient(&'r mut B::Buffer),
-    /// The candidates for growth of this worker's lanes, in order of position; to be replaced by those of all workers.
-    Candidates(&'r mut Vec<Candidate>),
-}
+use crate::{Arena, Error, Growth, Parameters, SumOf, Tree};
 
 /// Combines gradients and growth candidates between workers: where data parallelism attaches.
 ///
-/// [`crate::Tape::backward`] calls it once for each parameter that has been used, as soon as the parameter's last use
-/// has added its share, so that communication can run beside the rest of the pass. All workers that build the same
-/// graph call it in the same order.
+/// The backward pass of a tape over shards ([`crate::Tape::over`]) calls [`Reduce::sum`] or [`Reduce::grow`] once for each
+/// parameter that has been used, as soon as the parameter's last use has added its share, so that communication can run
+/// beside the rest of the pass; in the end it calls [`Reduce::finish`]. All workers that build the same graph make the same
+/// calls in the same order.
 pub trait Reduce<B: Backend> {
-    /// Replaces `what` by its combination over all workers.
+    /// Takes what this worker knows of a sum: the nodes of [`Tree::spans`] of its shards. Returns the sum over all shards, or
+    /// none where [`Reduce::finish`] will bring it. Buffers are the arena's.
     ///
     /// # Errors
     /// If the workers cannot be reached or the backend fails; the backward pass ends with that error.
-    fn reduce(&mut self, backend: &B, parameter: ParameterId, what: Reduction<'_, B>) -> Result<(), Error>;
+    fn sum(
+        &mut self,
+        backend: &B,
+        arena: &mut Arena<B>,
+        of: SumOf,
+        known: Tree<B::Buffer>,
+    ) -> Result<Option<B::Buffer>, Error>;
+
+    /// The candidates for growth over the shards of all workers, in order of position.
+    ///
+    /// # Errors
+    /// As [`Reduce::sum`].
+    fn grow(&mut self, growth: &Growth<'_, B>) -> Result<Vec<Candidate>, Error>;
+
+    /// Puts the sums that are still under way in their places.
+    ///
+    /// # Errors
+    /// As [`Reduce::sum`].
+    fn finish(&mut self, backend: &B, arena: &mut Arena<B>, parameters: &mut Parameters<B>) -> Result<(), Error>;
 }
 
-/// One worker: everything stays as it is.
+/// One worker, which computes all shards.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoReduce;
 
 impl<B: Backend> Reduce<B> for NoReduce {
-    fn reduce(&mut self, _: &B, _: ParameterId, _: Reduction<'_, B>) -> Result<(), Error> {
+    fn sum(&mut self, _: &B, _: &mut Arena<B>, _: SumOf, known: Tree<B::Buffer>) -> Result<Option<B::Buffer>, Error> {
+        known.into_root().map(Some).ok_or(Error::Backward { reason: "some shards are those of other workers" })
+    }
+
+    fn grow(&mut self, growth: &Growth<'_, B>) -> Result<Vec<Candidate>, Error> {
+        let mut best = growth.best();
+        for tile in growth.tiles() {
+            let sum = growth.tile(tile.clone())?.into_root();
+            let sum = sum.ok_or(Error::Backward { reason: "some shards are those of other workers" })?;
+            best.offer(tile, &sum);
+        }
+        Ok(best.into_candidates())
+    }
+
+    fn finish(&mut self, _: &B, _: &mut Arena<B>, _: &mut Parameters<B>) -> Result<(), Error> {
         Ok(())
     }
 }

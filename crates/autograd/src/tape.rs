@@ -8,13 +8,17 @@
 //! An operation is a method of [`Tape`] in a file of its own; the tape knows none of them. Values and their buffers stand
 //! in `storage.rs`, growth in `growth.rs`.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use sparse_kernels::{Activations, Backend, Images, Layout, Strips};
 
-use crate::growth::GrowthRequests;
+use crate::growth::{GrowthPasses, GrowthRequests};
+use crate::growth_tiles::Growth;
+use crate::ops::batch_norm::{BatchNormLayer, ShardMoments};
 use crate::parameters::{ParameterId, ParameterValue, Parameters};
-use crate::reduce::{Reduce, Reduction};
+use crate::reduce::Reduce;
+use crate::shards::{ShardSums, Shards, SumOf};
 use crate::storage::{Gradient, Mode, Saved, Values, Var};
 use crate::{Arena, Error};
 
@@ -22,6 +26,8 @@ type BackwardFn<'a, B> = Box<dyn FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -
 
 struct Node<'a, B: Backend> {
     output: Var,
+    /// The shard that it is of.
+    shard: usize,
     /// The buffer that this operation made; free once the node has run, since all users have run before.
     made: Option<usize>,
     backward: BackwardFn<'a, B>,
@@ -45,6 +51,19 @@ pub struct Tape<'a, B: Backend> {
     pub(crate) share: f32,
     /// Whether gradients of passes before stay, and those of this one are added.
     adds: bool,
+    /// Of a tape over shards.
+    pub(crate) shards: Option<OverShards<B>>,
+}
+
+/// What a tape over shards knows beside its nodes.
+pub(crate) struct OverShards<B: Backend> {
+    shards: Shards,
+    /// The shard that operations are recorded for.
+    pub current: usize,
+    /// How often each parameter is used in each shard.
+    uses: HashMap<(ParameterId, usize), usize>,
+    /// Moments that batch normalisations have found.
+    pub moments: Vec<(BatchNormLayer, usize, B::Buffer)>,
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
@@ -52,8 +71,48 @@ impl<'a, B: Backend> Tape<'a, B> {
     pub fn new(backend: &'a B, arena: &'a mut Arena<B>, parameters: &'a mut Parameters<B>, mode: Mode) -> Self {
         let uses = vec![0; parameters.len()];
         let (nodes, grads, stats) = Default::default();
-        let (values, ran, share, adds) = (Values::new(mode), false, 1.0, false);
-        Self { backend, arena, parameters, values, nodes, grads, uses, stats, ran, share, adds }
+        let (values, ran, share, adds, shards) = (Values::new(mode), false, 1.0, false, None);
+        Self { backend, arena, parameters, values, nodes, grads, uses, stats, ran, share, adds, shards }
+    }
+
+    /// Makes the tape one over shards of a batch: gradients are computed for each shard by itself, and added up along the tree
+    /// of [`Tree`](crate::Tree). Call [`Tape::shard`] before the operations of each.
+    ///
+    /// Operations may be recorded shard by shard, or all shards' of one layer and then the next layer's. The backward pass
+    /// goes the same way back: the second order makes each parameter's gradient whole before it goes on to the layer before.
+    #[must_use]
+    pub fn over(self, shards: Shards) -> Self {
+        let mut tape = self;
+        let current = shards.own().start;
+        tape.shards = Some(OverShards { shards, current, uses: HashMap::new(), moments: vec![] });
+        tape
+    }
+
+    /// Operations that follow are those of this shard, whose share of the batch is `share`: its losses' gradients are those of
+    /// the mean times that.
+    ///
+    /// # Panics
+    /// If the tape is not over this shard.
+    pub fn shard(&mut self, shard: usize, share: f32) {
+        self.share = share;
+        let over = self.shards.as_mut().filter(|over| over.shards.own().contains(&shard));
+        over.unwrap_or_else(|| panic!("the tape is not over shard {shard}")).current = shard;
+    }
+
+    /// Takes out the moments that the batch normalisations of a tape over shards have found: such a tape leaves the running
+    /// ones as they are.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn take_moments(&mut self) -> Result<Vec<ShardMoments>, Error> {
+        let found = self.shards.as_mut().map(|over| std::mem::take(&mut over.moments)).unwrap_or_default();
+        let download = |(layer, shard, buffer)| {
+            let mut moments = vec![0.0; self.backend.len(&buffer)];
+            self.backend.download(&buffer, &mut moments)?;
+            self.arena.give_buffer(self.backend, buffer);
+            Ok(ShardMoments { layer, shard, moments })
+        };
+        found.into_iter().map(download).collect()
     }
 
     /// Makes the pass one of a part of a batch: the gradients of losses are those of the mean times `share`, the part's share
@@ -144,11 +203,15 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.grads.resize_with(self.values.len(), || None);
         let nodes = std::mem::take(&mut self.nodes);
         let finished = vec![false; self.uses.len()];
-        let mut pass = Backward { tape: self, growth, reduce, pending: Vec::new(), finished };
+        let sums = self.shards.as_mut().map(|over| ShardSums::new(over.shards.count(), std::mem::take(&mut over.uses)));
+        let mut pass = Backward { tape: self, growth, reduce, pending: Vec::new(), finished, sums };
         for (var, seed) in seeds {
             pass.accumulate(var, seed)?;
         }
         for node in nodes.into_iter().rev() {
+            if let Some(sums) = &mut pass.sums {
+                sums.shard = node.shard;
+            }
             if let Some(grad) = pass.tape.grads[node.output.0].take() {
                 (node.backward)(&mut pass, grad)?;
             }
@@ -157,7 +220,11 @@ impl<'a, B: Backend> Tape<'a, B> {
             }
         }
         // What has uses that the losses do not depend on is not finished yet.
-        (0..pass.finished.len()).try_for_each(|i| pass.finish(ParameterId(i)))
+        (0..pass.finished.len()).try_for_each(|i| pass.finish(ParameterId(i)))?;
+        match pass.sums {
+            Some(_) => reduce.finish(self.backend, self.arena, self.parameters),
+            None => Ok(()),
+        }
     }
 
     // ---- for operations ----
@@ -209,7 +276,11 @@ impl<'a, B: Backend> Tape<'a, B> {
     ) {
         if self.values.requires_grad(output) {
             parameters.iter().for_each(|id| self.uses[id.0] += 1);
-            self.nodes.push(Node { output, made, backward: Box::new(backward) });
+            let shard = self.shards.as_ref().map_or(0, |over| over.current);
+            if let Some(over) = &mut self.shards {
+                parameters.iter().for_each(|&id| *over.uses.entry((id, shard)).or_default() += 1);
+            }
+            self.nodes.push(Node { output, shard, made, backward: Box::new(backward) });
         }
     }
 }
@@ -238,10 +309,12 @@ pub(crate) struct Backward<'p, 'a, B: Backend> {
     pub(crate) tape: &'p mut Tape<'a, B>,
     growth: &'p mut GrowthRequests,
     reduce: &'p mut dyn Reduce<B>,
-    /// Uses that wait for growth: (parameter, dY, X).
-    pending: Vec<(ParameterId, Gradient<B>, Saved)>,
+    /// Uses that wait for growth: (parameter, shard, dY, X).
+    pending: Vec<(ParameterId, usize, Gradient<B>, Saved)>,
     /// Parameters that have been reduced.
     finished: Vec<bool>,
+    /// Of a tape over shards.
+    sums: Option<ShardSums<B>>,
 }
 
 /// What an operation's parameter gradient needs at the same time.
@@ -357,10 +430,18 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         }
     }
 
-    /// A parameter's gradient, which counts as written from here on.
+    /// A parameter's gradient, which counts as written from here on; on a tape over shards, that of the current shard.
     pub(crate) fn parameter_gradient(&mut self, parameter: ParameterId) -> Result<ParameterGradient<'_, 'a, B>, Error> {
-        let Tape { backend, parameters, values, .. } = &mut *self.tape;
-        let (parameter, gradient, accumulate) = parameters.write_gradient(backend, parameter)?;
+        let Tape { backend, parameters, values, arena, .. } = &mut *self.tape;
+        let (parameter, gradient, accumulate) = match &mut self.sums {
+            None => parameters.write_gradient(backend, parameter)?,
+            Some(sums) => {
+                let value = parameters.get(parameter).value();
+                let of = SumOf::Gradient(parameter);
+                let (leaf, accumulate) = sums.leaf(backend, arena, of, backend.len(value.values()))?;
+                (value, leaf, accumulate)
+            }
+        };
         Ok(ParameterGradient { backend, values, parameter, gradient, accumulate })
     }
 
@@ -369,15 +450,24 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
     pub(crate) fn weight_used(&mut self, weight: ParameterId, dy: Gradient<B>, x: Saved) -> Result<(), Error> {
         if self.growth.position(weight).is_some() {
             self.tape.values.set_pinned(x.storage, true);
-            self.pending.push((weight, dy, x));
+            let shard = self.sums.as_ref().map_or(0, |sums| sums.shard);
+            self.pending.push((weight, shard, dy, x));
         } else {
             let ParameterGradient { backend, values, parameter, gradient, accumulate } =
                 self.parameter_gradient(weight)?;
             let value = parameter.weight().expect("the forward pass found a weight");
             value.weight_grad(backend, (&dy, values.saved(x)), gradient, accumulate)?;
             if self.growth.wants_dense(weight) {
-                let Tape { parameters, values, .. } = &mut *self.tape;
-                let (value, gradient, accumulate) = parameters.write_dense_gradient(backend, weight)?;
+                let Tape { backend, parameters, values, arena, .. } = &mut *self.tape;
+                let (value, gradient, accumulate) = match &mut self.sums {
+                    None => parameters.write_dense_gradient(backend, weight)?,
+                    Some(sums) => {
+                        let value = parameters.weight("dense gradient", weight)?;
+                        let len = value.geometry(backend).positions();
+                        let (leaf, accumulate) = sums.leaf(backend, arena, SumOf::DenseGradient(weight), len)?;
+                        (value, leaf, accumulate)
+                    }
+                };
                 value.dense_grad(backend, (&dy, values.saved(x)), gradient, accumulate)?;
             }
             self.release(dy);
@@ -387,6 +477,9 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
 
     /// Notes that one use of a parameter is done; after the last one, its gradient or its candidates are complete.
     pub(crate) fn use_done(&mut self, parameter: ParameterId) -> Result<(), Error> {
+        if let Some(sums) = &mut self.sums {
+            sums.use_done(self.tape.backend, self.tape.arena, parameter)?;
+        }
         let uses = &mut self.tape.uses[parameter.0];
         *uses -= 1;
         if *uses == 0 { self.finish(parameter) } else { Ok(()) }
@@ -399,31 +492,45 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         if let Some(i) = self.growth.position(parameter) {
             return self.grow(parameter, i);
         }
-        let tape = &mut *self.tape;
-        if let Some(gradient) = tape.parameters.written_gradient(parameter) {
-            self.reduce.reduce(tape.backend, parameter, Reduction::Gradient(gradient))?;
+        let Some(sums) = &mut self.sums else { return Ok(()) };
+        for of in [SumOf::Gradient(parameter), SumOf::DenseGradient(parameter)] {
+            let Some(known) = sums.take(of) else { continue };
+            let Tape { backend, parameters, arena, .. } = &mut *self.tape;
+            if let Some(sum) = self.reduce.sum(backend, arena, of, known)? {
+                if let Some(old) = parameters.set_gradient(of, sum) {
+                    arena.give_buffer(backend, old);
+                }
+            }
         }
-        match tape.parameters.written_dense_gradient(parameter) {
-            Some(gradient) => self.reduce.reduce(tape.backend, parameter, Reduction::DenseGradient(gradient)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn grow(&mut self, parameter: ParameterId, request: usize) -> Result<(), Error> {
         let (uses, others): (Vec<_>, _) =
             std::mem::take(&mut self.pending).into_iter().partition(|(waiting, ..)| *waiting == parameter);
         self.pending = others;
-        let Tape { backend, parameters, values, .. } = &mut *self.tape;
-        for (_, _, x) in &uses {
+        let Tape { backend, parameters, values, shards, .. } = &mut *self.tape;
+        for (.., x) in &uses {
             values.saved(*x);
         }
-        let pairs: Vec<_> = uses.iter().map(|(_, dy, x)| (&**dy, values.activations(x.storage))).collect();
+        let pairs = uses.iter().map(|(_, shard, dy, x)| (*shard, (&**dy, values.activations(x.storage))));
         let wanted = &mut self.growth.entries[request];
-        if let Some(mut candidates) = wanted.candidates(*backend, parameters, &pairs)? {
-            self.reduce.reduce(backend, parameter, Reduction::Candidates(&mut candidates))?;
-            wanted.found = Some(candidates);
-        }
-        for (_, dy, x) in uses {
+        wanted.found = match shards {
+            None => {
+                let pairs: Vec<_> = pairs.map(|(_, pair)| pair).collect();
+                wanted.candidates(*backend, parameters, &pairs)?
+            }
+            Some(_) if wanted.passes != GrowthPasses::One => {
+                return Err(Error::Backward { reason: "growth over shards is over one pass" });
+            }
+            Some(over) => {
+                let weight = parameters.weight("growth", parameter)?;
+                let growth =
+                    Growth::new(*backend, parameter, weight, &wanted.request, over.shards.count(), pairs.collect());
+                Some(self.reduce.grow(&growth)?)
+            }
+        };
+        for (_, _, dy, x) in uses {
             self.release(dy);
             self.tape.values.set_pinned(x.storage, false);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sparse_kernels::cpu::Cpu;
+use sparse_kernels::cpu::{Buffer, Cpu};
 use sparse_kernels::random::Key;
 use sparse_kernels::reference;
 use sparse_kernels::{
@@ -14,8 +14,8 @@ use sparse_kernels::{
 use crate::gradcheck::{Objective, gradcheck};
 use crate::optim::{Adam, AdamOptions, Sgd, SgdOptions};
 use crate::{
-    Arena, BatchNormLayer, DenseWeight, Error, Geometry, GrowthPasses, GrowthRequests, Mode, NoReduce, ParameterId,
-    Parameters, Reduce, Reduction, Tape,
+    Arena, BatchNormLayer, DenseWeight, Error, Geometry, Growth, GrowthPasses, GrowthRequests, Mode, NoReduce,
+    ParameterId, Parameters, Reduce, Shards, SumOf, Tape, Tree,
 };
 
 pub(crate) fn cpu() -> Cpu {
@@ -388,30 +388,51 @@ fn a_loss_is_differentiated_once() {
 pub(crate) struct Recorder(pub Vec<(ParameterId, bool)>);
 
 impl Reduce<Cpu> for Recorder {
-    fn reduce(&mut self, backend: &Cpu, parameter: ParameterId, what: Reduction<'_, Cpu>) -> Result<(), Error> {
-        let is_gradient = match what {
-            Reduction::Gradient(gradient) => {
-                // As if there were two workers with the same lanes.
-                gradient.iter_mut().for_each(|g| *g *= 2.0);
-                true
-            }
-            Reduction::DenseGradient(gradient) => {
-                gradient.iter_mut().for_each(|g| *g *= 2.0);
-                false
-            }
-            Reduction::Candidates(candidates) => {
-                candidates.truncate(1);
-                false
-            }
-        };
-        self.0.push((parameter, is_gradient));
-        backend.synchronize()?;
+    fn sum(&mut self, _: &Cpu, _: &mut Arena<Cpu>, of: SumOf, known: Tree<Buffer>) -> Result<Option<Buffer>, Error> {
+        self.0.push((of.parameter(), matches!(of, SumOf::Gradient(_))));
+        // As if there were two workers with the same lanes.
+        let mut sum = known.into_root().unwrap();
+        sum.iter_mut().for_each(|g| *g *= 2.0);
+        Ok(Some(sum))
+    }
+
+    fn grow(&mut self, growth: &Growth<'_, Cpu>) -> Result<Vec<Candidate>, Error> {
+        self.0.push((growth.parameter(), false));
+        let mut candidates = NoReduce.grow(growth)?;
+        candidates.truncate(1);
+        Ok(candidates)
+    }
+
+    fn finish(&mut self, _: &Cpu, _: &mut Arena<Cpu>, _: &mut Parameters<Cpu>) -> Result<(), Error> {
         Ok(())
     }
 }
 
 /// Forward and backward of `W·x₁` and `W·x₂` with given output gradients.
 pub(crate) fn two_uses(
+    growth: &mut GrowthRequests,
+    parameters: &mut Parameters<Cpu>,
+    w: ParameterId,
+    uses: &[(Vec<f32>, Vec<f32>)],
+    lanes: usize,
+) {
+    uses_over(None, growth, &mut NoReduce, parameters, w, uses, lanes);
+}
+
+/// The same, each use being a shard.
+pub(crate) fn two_shards(
+    growth: &mut GrowthRequests,
+    reduce: &mut dyn Reduce<Cpu>,
+    parameters: &mut Parameters<Cpu>,
+    w: ParameterId,
+    uses: &[(Vec<f32>, Vec<f32>)],
+    lanes: usize,
+) {
+    uses_over(Some(Shards::all(uses.len())), growth, reduce, parameters, w, uses, lanes);
+}
+
+fn uses_over(
+    shards: Option<Shards>,
     growth: &mut GrowthRequests,
     reduce: &mut dyn Reduce<Cpu>,
     parameters: &mut Parameters<Cpu>,
@@ -423,14 +444,22 @@ pub(crate) fn two_uses(
     let x: Vec<_> = uses.iter().map(|u| pack(&cpu, &mut arena, StripLayout::sparse(lanes, 7), &u.0)).collect();
     let dy: Vec<_> = uses.iter().map(|u| pack(&cpu, &mut arena, StripLayout::sparse(lanes, 6), &u.1)).collect();
     let mut tape = Tape::new(&cpu, &mut arena, parameters, Mode::Training);
-    let seed = |(x, dy)| {
+    let is_over_shards = shards.is_some();
+    if let Some(shards) = shards {
+        tape = tape.over(shards);
+    }
+    let seed = |(shard, (x, dy))| {
+        if is_over_shards {
+            tape.shard(shard, 1.0);
+        }
         let x = tape.input(x, true);
         (tape.apply(w, x).unwrap(), Activations::from(dy))
     };
-    let seeds = x.into_iter().zip(dy).map(seed).collect();
+    let seeds = x.into_iter().zip(dy).enumerate().map(seed).collect();
     tape.backward_from(seeds, growth, reduce).unwrap();
     drop(tape);
-    assert_eq!(arena.free_bytes(), arena.stats().allocated_bytes, "everything is back");
+    // A sum over shards has become the gradient.
+    assert!(is_over_shards || arena.free_bytes() == arena.stats().allocated_bytes, "everything is back");
 }
 
 #[test]
@@ -447,7 +476,7 @@ fn growth_over_two_uses_is_growth_over_all_their_lanes() {
 
     let mut growth = GrowthRequests::new();
     growth.add(w, GrowthPasses::One, request.clone());
-    two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 32);
+    two_uses(&mut growth, &mut parameters, w, &uses, 32);
     assert!(parameters.get(w).gradient().is_none(), "no SDDMM where growth is asked for");
     let candidates = growth.take(w).unwrap();
     assert_eq!(candidates.len(), count);
@@ -466,11 +495,11 @@ fn growth_over_two_uses_is_growth_over_all_their_lanes() {
     // The hook sees candidates or gradient, once, after the last use.
     growth.add(w, GrowthPasses::One, request);
     let mut recorder = Recorder::default();
-    two_uses(&mut growth, &mut recorder, &mut parameters, w, &uses, 32);
+    two_shards(&mut growth, &mut recorder, &mut parameters, w, &uses, 32);
     assert_eq!(recorder.0, [(w, false)]);
     assert_eq!(growth.take(w).unwrap(), [expected[0]]);
     let mut recorder = Recorder::default();
-    two_uses(&mut GrowthRequests::new(), &mut recorder, &mut parameters, w, &uses, 32);
+    two_shards(&mut GrowthRequests::new(), &mut recorder, &mut parameters, w, &uses, 32);
     assert_eq!(recorder.0, [(w, true)]);
     let doubled = parameters.download_gradient(&cpu, w).unwrap().unwrap();
     for (i, (row, column)) in exclude.positions().enumerate() {
@@ -494,13 +523,13 @@ fn growth_of_blocks_is_over_the_grid() {
     let mut growth = GrowthRequests::new();
     let request = GrowRequest { exclude, count, ties };
     growth.add(w, GrowthPasses::One, request.clone());
-    two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 32);
+    two_uses(&mut growth, &mut parameters, w, &uses, 32);
     assert!(parameters.get(w).gradient().is_none());
     let expected = reference::grow_blocks([6, 7], [4, 2], &request, &uses[0].1, &uses[0].0, 32);
     assert_eq!(growth.take(w).unwrap(), expected);
     // Without a part in the loss, all blocks score 0.
     growth.add(w, GrowthPasses::One, request);
-    two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &[], 32);
+    two_uses(&mut growth, &mut parameters, w, &[], 32);
     let candidates = growth.take(w).unwrap();
     assert!(candidates.len() == 3 && candidates.iter().all(|c| c.score == 0.0));
 }
@@ -581,7 +610,7 @@ fn growth_of_a_parameter_without_part_in_the_loss_falls_to_the_ties() {
     let exclude = Arc::new(CsrPattern::new(6, 7, vec![0; 7], vec![]).unwrap());
     let mut growth = GrowthRequests::new();
     growth.add(w, GrowthPasses::One, GrowRequest { exclude, count: 5, ties: Key::new(3) });
-    two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &[], 32);
+    two_uses(&mut growth, &mut parameters, w, &[], 32);
     let candidates: Vec<Candidate> = growth.take(w).unwrap();
     assert_eq!(candidates.len(), 5);
     assert!(candidates.iter().all(|c| c.score == 0.0));
@@ -715,7 +744,7 @@ fn growth_over_several_passes_finds_what_one_pass_over_all_finds() {
             let mut growth = GrowthRequests::new();
             growth.add(w, passes, GrowRequest { exclude: exclude.clone(), count, ties });
             let uses: Vec<_> = uses.iter().map(|name| use_of(name)).collect();
-            two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 20);
+            two_uses(&mut growth, &mut parameters, w, &uses, 20);
             let taken = growth.take(w);
             assert_eq!(taken.is_some(), passes != GrowthPasses::More);
             found = taken.or(found);

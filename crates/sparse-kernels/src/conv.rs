@@ -41,6 +41,15 @@ impl ConvShape {
         Ok(Self { out_channels, in_channels, kernel, stride: [1; 2], padding: [0; 2], dilation: [1; 2], groups: 1 })
     }
 
+    /// With another number of output channels.
+    ///
+    /// # Errors
+    /// [`ShapeError::Rule`] if it is 0, or the groups do not divide it.
+    pub fn with_out_channels(self, out_channels: usize) -> Result<Self, ShapeError> {
+        positive("out_channels", out_channels)?;
+        Self { out_channels, ..self }.with_groups(self.groups)
+    }
+
     /// With another stride, `[rows, columns]`.
     ///
     /// # Errors

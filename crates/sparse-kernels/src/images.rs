@@ -56,6 +56,12 @@ impl ImageLayout {
         Self { samples, ..self }
     }
 
+    /// The same with another number of channels.
+    #[must_use]
+    pub fn with_channels(self, channels: usize) -> Self {
+        Self { channels, ..self }
+    }
+
     /// Checks that images of layout `got` and `len` elements are laid out so, but for the number of samples.
     pub(crate) fn expect(&self, op: &'static str, what: &'static str, got: Self, len: usize) -> Result<(), ShapeError> {
         expect_equal(op, "channels", self.channels, got.channels)?;

@@ -21,6 +21,17 @@ pub struct BatchNormLayer {
     pub activation: Activation,
 }
 
+/// The moments that a batch normalisation has found in a shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShardMoments {
+    /// The layer.
+    pub layer: BatchNormLayer,
+    /// Of which shard they are.
+    pub shard: usize,
+    /// As they would have gone into the running ones: `[mean; C] ‖ [variance; C]`, the variance unbiased.
+    pub moments: Vec<f32>,
+}
+
 impl<B: Backend> Tape<'_, B> {
     /// `y = act(γ · (x − μ) / √(v + ε) + β)` per channel, `act` being the layer's activation: in training with the batch's
     /// moments, which move the running ones too; in evaluation with the running ones. `y` lies as `layout`, samples aside.
@@ -103,17 +114,31 @@ impl<B: Backend> Tape<'_, B> {
             None => None,
         };
         let mut moments = self.arena.take_buffer(self.backend, 2 * channels)?;
+        let mut of_shard = match &self.shards {
+            Some(_) => Some(self.arena.take_buffer(self.backend, 2 * channels)?),
+            None => None,
+        };
         // Taken out for the time of the call, since the parameters are lent mutably too.
         let mut x = self.values.take_images(storage);
         let added = addend.map(|addend| self.values.take_images(addend));
-        let running = self.parameters.statistics_mut(OP, layer.running);
-        let found = running.and_then(|running| {
-            Ok(self.backend.batch_moments(layer.options, added.as_ref(), &mut x, running, &mut moments)?)
+        let found = match &mut of_shard {
+            None => self.parameters.statistics_mut(OP, layer.running).map(|running| (layer.options, running)),
+            // Moved all the way, from 0, running moments are those of the shard.
+            Some(of_shard) => {
+                let options = BatchNormOptions { momentum: 1.0, ..layer.options };
+                self.backend.fill(0.0, of_shard).map(|()| (options, of_shard)).map_err(Error::from)
+            }
+        };
+        let found = found.and_then(|(options, running)| {
+            Ok(self.backend.batch_moments(options, added.as_ref(), &mut x, running, &mut moments)?)
         });
         if let (Some(addend), Some(added)) = (addend, added) {
             self.values.put_images(addend, added);
         }
         self.values.put_images(storage, x);
+        if let (Some(of_shard), Some(over)) = (of_shard, &mut self.shards) {
+            over.moments.push((layer, over.current, of_shard));
+        }
         found.map(|()| moments)
     }
 

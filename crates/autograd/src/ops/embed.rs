@@ -64,13 +64,12 @@ impl<'a, B: Backend> Tape<'a, B> {
 
 #[cfg(test)]
 mod tests {
-    use sparse_kernels::cpu::Cpu;
     use sparse_kernels::{Activations, Storage, Strips};
 
     use super::*;
     use crate::gradcheck::{Objective, gradcheck};
-    use crate::tests::{cpu, dense, normals, sparse};
-    use crate::{Arena, GrowthRequests, Parameters, Reduce, Reduction};
+    use crate::tests::{Recorder, cpu, dense, normals, sparse};
+    use crate::{Arena, GrowthRequests, Parameters, Shards};
 
     /// Tokens of 3 symbols.
     fn tokens(lanes: usize) -> Arc<Vec<u32>> {
@@ -98,16 +97,6 @@ mod tests {
         }
     }
 
-    /// How often each parameter was reduced.
-    struct Count(Vec<usize>);
-    impl Reduce<Cpu> for Count {
-        fn reduce(&mut self, _: &Cpu, parameter: ParameterId, what: Reduction<'_, Cpu>) -> Result<(), Error> {
-            assert!(matches!(what, Reduction::Gradient(_)));
-            self.0[parameter.index()] += 1;
-            Ok(())
-        }
-    }
-
     #[test]
     fn a_tied_table_is_reduced_once_with_the_whole_gradient() {
         let cpu = cpu();
@@ -115,14 +104,14 @@ mod tests {
         let table = dense(&mut parameters, "table", 3, 2);
         let positions = dense(&mut parameters, "positions", 2, 2);
         let layout = StripLayout::sparse(4, 2);
-        let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training);
+        let mut tape = Tape::new(&cpu, &mut arena, &mut parameters, Mode::Training).over(Shards::all(1));
         let x = tape.embed(table, Some(positions), &tokens(4), layout).unwrap();
         let logits = tape.apply(table, x).unwrap();
         let loss = tape.softmax_cross_entropy(logits, &vec![0, 1, 2, 0], 4, 0.0).unwrap();
-        let mut count = Count(vec![0; 2]);
-        tape.backward(&[loss], &mut GrowthRequests::new(), &mut count).unwrap();
+        let mut recorder = Recorder::default();
+        tape.backward(&[loss], &mut GrowthRequests::new(), &mut recorder).unwrap();
         drop(tape);
-        assert_eq!(count.0, [1, 1]);
+        assert_eq!(recorder.0, [(positions, true), (table, true)]);
         // Symbol 2 is no token here: what its row has comes from the output alone.
         let gradient = parameters.get(table).gradient().unwrap();
         assert!(gradient.iter().all(|&g| g != 0.0), "{gradient:?}");

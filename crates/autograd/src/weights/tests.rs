@@ -9,7 +9,7 @@ use sparse_kernels::{Activations, ConvShape, CsrPattern, ImageLayout, Storage};
 use crate::optim::{Sgd, SgdOptions};
 use crate::tests::{
     Recorder, block_conv, block_sparse, cpu, dense, dense_conv, image_layouts, normals, random_pattern, sparse,
-    sparse_conv, two_uses,
+    sparse_conv, two_shards, two_uses,
 };
 use crate::{Arena, Error, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Tape, Weight};
 
@@ -48,16 +48,16 @@ fn a_dense_gradient_comes_beside_the_gradient() {
     growth.add_dense(w);
     growth.add_dense(w);
     let mut recorder = Recorder::default();
-    two_uses(&mut growth, &mut recorder, &mut parameters, w, &uses, 32);
+    two_shards(&mut growth, &mut recorder, &mut parameters, w, &uses, 32);
     // The hook, which doubles, has seen both, once.
     assert_eq!(recorder.0, [(w, true), (w, false)]);
     let doubled: Vec<f32> = expected.iter().map(|g| 2.0 * g).collect();
     assert_eq!(parameters.download_dense_gradient(&cpu, w).unwrap().unwrap(), doubled);
     assert_eq!(parameters.download_gradient(&cpu, w).unwrap().unwrap(), at(&pattern, &doubled));
     // Over again, not on top; and not without being asked for.
-    two_uses(&mut growth, &mut NoReduce, &mut parameters, w, &uses, 32);
+    two_uses(&mut growth, &mut parameters, w, &uses, 32);
     assert_eq!(parameters.download_dense_gradient(&cpu, w).unwrap().unwrap(), expected);
-    two_uses(&mut GrowthRequests::new(), &mut NoReduce, &mut parameters, w, &uses, 32);
+    two_uses(&mut GrowthRequests::new(), &mut parameters, w, &uses, 32);
     assert_eq!(parameters.download_dense_gradient(&cpu, w).unwrap(), None);
     assert_eq!(parameters.download_gradient(&cpu, w).unwrap().unwrap(), at(&pattern, &expected));
 }
@@ -156,7 +156,7 @@ fn latent_weights_all_learn_and_some_are_seen() {
 
     let mut sgd = Sgd::new(SgdOptions { momentum: 0.5, ..SgdOptions::default() }, &cpu, &mut parameters).unwrap();
     let (uses, gradient) = two_products();
-    two_uses(&mut GrowthRequests::new(), &mut NoReduce, &mut parameters, w, &uses, 32);
+    two_uses(&mut GrowthRequests::new(), &mut parameters, w, &uses, 32);
     assert_eq!(parameters.download_gradient(&cpu, w).unwrap().unwrap(), gradient);
     sgd.step(&cpu, &mut parameters, 0.25).unwrap();
     let moved: Vec<f32> = behind.iter().zip(&gradient).map(|(w, g)| w - 0.25 * g).collect();
@@ -200,7 +200,7 @@ fn dense_weights_become_sparse_with_their_slots() {
         let refused = parameters.sparsify(&cpu, w, pattern.clone());
         assert!(matches!(refused, Err(Error::Kind { expected: "dense matrix or convolution", .. })));
     }
-    two_uses(&mut GrowthRequests::new(), &mut NoReduce, &mut parameters, linear, &uses, 32);
+    two_uses(&mut GrowthRequests::new(), &mut parameters, linear, &uses, 32);
     assert_eq!(parameters.download_gradient(&cpu, linear).unwrap().unwrap(), at(&pattern, &gradient));
     let [_, _, of_conv] = convolve(&mut parameters, conv, layouts, &mut GrowthRequests::new());
     assert_eq!(of_conv.len(), pattern.nnz());

@@ -41,7 +41,8 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
         let config = TrainConfig { dropout: 0.0, begin_step: None, end_step: None, ..config.clone() };
         let initialization = Initialization { init: Init::DenseFanIn, ..config.initialization() };
         let batch_size = config.batch_size;
-        let network = Network::new(backend, architecture, densities, initialization, batch_size)?;
+        let at_a_time = config.computed_at_a_time(batch_size);
+        let network = Network::new(backend, architecture, densities, initialization, at_a_time)?;
         // A fixed pattern takes the step that every method takes between updates. The learning rate is small, so that
         // the loss stays finite however often the step is repeated.
         let fixed = TrainConfig { method: Method::named("static"), method_option: vec![], ..config.clone() };

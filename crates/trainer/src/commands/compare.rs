@@ -244,14 +244,23 @@ fn arguments(run: &PlannedRun, state: RunState, settings: &Path, out: &Path) -> 
     // What may have changed since the run was begun.
     let table = toml::Table::try_from(&run.config)?;
     for key in RESUMABLE.iter().filter(|&&key| key != "json") {
-        let text = match table.get(*key) {
-            None => continue,
-            Some(toml::Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-        };
-        arguments.extend([format!("--{key}").into(), text.into()]);
+        if let Some(text) = table.get(*key).and_then(as_argument) {
+            arguments.extend([format!("--{key}").into(), text.into()]);
+        }
     }
     Ok(arguments)
+}
+
+/// A setting as the command line has it; none of an empty list, which is said by leaving it out.
+fn as_argument(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Array(items) => {
+            let items: Vec<_> = items.iter().filter_map(as_argument).collect();
+            (!items.is_empty()).then(|| items.join(","))
+        }
+        other => Some(other.to_string()),
+    }
 }
 
 /// The record of a finished run, with its place in the comparison.
@@ -281,4 +290,19 @@ fn interrupted(definition: &Definition, out: &Path) -> crate::Result<ComparisonE
         write_report(&results, out)?;
     }
     Ok(ComparisonError::Interrupted { finished, total, out: out.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_told_as_the_command_line_has_them() {
+        let table: toml::Table =
+            "files = ['a.txt', 'b.txt']\nnone = []\nthreads = 2\nname = 'cpu'\nshown = true".parse().unwrap();
+        let told = |key: &str| as_argument(&table[key]);
+        assert_eq!(told("files").as_deref(), Some("a.txt,b.txt"));
+        assert_eq!(told("none"), None);
+        assert_eq!(["threads", "name", "shown"].map(|key| told(key).unwrap()), ["2", "cpu", "true"]);
+    }
 }

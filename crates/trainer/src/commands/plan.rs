@@ -247,7 +247,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
 
     let nnz: usize = densities.iter().map(|d| d.nnz).sum();
     let bytes = bytes(&config, &architecture, &densities, built.as_ref())?;
-    let dense_training_bytes = dense_training_bytes(&dense_architecture, config.computed_at_a_time(usize::MAX))?;
+    let dense_training_bytes = dense_training_bytes(&dense_architecture, config.held_at_a_time(usize::MAX))?;
     let total = TotalRecord {
         event: "total",
         width,
@@ -347,7 +347,7 @@ fn bytes(
     let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
     let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
     let any_sparse_linear = network.body.layers.iter().any(|layer| layer.sparse && !layer.conv);
-    let activations = activation_bytes(&cpu, architecture, any_sparse_linear, config.computed_at_a_time(usize::MAX))?;
+    let activations = activation_bytes(&cpu, architecture, any_sparse_linear, config.held_at_a_time(usize::MAX))?;
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
     let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
     let growth = if config.growth_batches > 1 && config.method.info().grows_by_gradient { 4 * positions } else { 0 };

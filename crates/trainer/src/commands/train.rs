@@ -193,7 +193,7 @@ impl OnDevice for Train<'_> {
 fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     let Train { args, config, data, architecture, total_steps, interrupt } = work;
     let (method, window) = config.scheduled_method(total_steps)?;
-    memory::check(device, architecture, config.computed_at_a_time(data.train.len()))?;
+    memory::check(device, architecture, config.held_at_a_time(data.train.len()))?;
     let place = device.place();
     let info = RunInfo::new(place.clone());
     let resumed = args.resume.as_ref().map(|folder| open(folder, &info)).transpose()?;
@@ -210,7 +210,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     let begins_dense = config.method.info().storage == rigl::WeightStorage::DenseFirst;
     if found.is_none() && (config.init_from.is_none() || begins_dense) && config.ticket.is_none() {
         let densities = config.sparsification().solve(architecture)?;
-        memory::check_weights(device, architecture, config, &densities, config.computed_at_a_time(data.train.len()))?;
+        memory::check_weights(device, architecture, config, &densities, config.held_at_a_time(data.train.len()))?;
     }
     let first = FirstModel::of(config, architecture, found.as_ref())?;
     let updates = config.method.info().updates;
@@ -264,7 +264,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     let cost = run.trainer().network.cost(device);
     let training_flops = run.trainer().method.training_flops(run.mean_forward_flops(), dense_flops);
     let peak_rss_bytes = peak_rss_bytes();
-    let batch_size = config.computed_at_a_time(data.train.len());
+    let batch_size = config.held_at_a_time(data.train.len());
     let measured = TrainConfig { batch_size, ..config.clone() };
     let step_times = match step_times(device, &measured, architecture, &densities, train_seconds) {
         // A card that has room for the run may have none for the dense network beside it.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use autograd::{
-    BatchNormLayer, DenseWeight, FeatureNormLayer, Geometry, Mode, ParameterId, Parameters, RecurrentState, Tape, Var,
-    Weight,
+    BatchNormLayer, DenseWeight, FeatureNormLayer, Geometry, Mode, ParameterId, Parameters, RecurrentState,
+    ShardMoments, Tape, Var, Weight,
 };
 use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
@@ -158,6 +158,31 @@ pub enum NetworkInput<'i, B: Backend> {
     },
 }
 
+/// What one shard of a batch begins with.
+#[derive(Debug)]
+pub struct ShardInput<'i, B: Backend> {
+    /// The shard's number and its share of the batch, on a tape over shards.
+    pub place: Option<(usize, f32)>,
+    /// What the network reads.
+    pub input: NetworkInput<'i, B>,
+    /// What decides which activations are dropped.
+    pub key: Key,
+}
+
+/// A forward pass under way.
+struct Pass<'i, B: Backend> {
+    place: Option<(usize, f32)>,
+    input: NetworkInput<'i, B>,
+    key: Key,
+    lanes: usize,
+    /// Recurrent layers that have run.
+    recurrent: usize,
+    values: Vec<Option<Var>>,
+    /// Whether others read what a value stands in.
+    shared: Vec<bool>,
+    last: Option<Var>,
+}
+
 /// The states of a network's recurrent layers, in the order of the forward pass.
 #[derive(Debug)]
 pub struct States<B: Backend>(Vec<RecurrentState<B>>);
@@ -293,19 +318,56 @@ impl Body {
         &self,
         backend: &B,
         tape: &mut Tape<'_, B>,
-        mut input: NetworkInput<'_, B>,
+        input: NetworkInput<'_, B>,
         dropout: f32,
         key: Key,
     ) -> Result<Var, autograd::Error> {
+        let logits = self.forward_shards(backend, tape, vec![ShardInput { place: None, input, key }], dropout)?;
+        Ok(logits[0])
+    }
+
+    /// The forward pass of several shards of a batch, layer by layer, so that the backward pass makes the gradient of a layer
+    /// whole before it goes on to the layer before. The logits of each shard.
+    ///
+    /// # Errors
+    /// As [`Body::forward`].
+    pub fn forward_shards<B: Backend>(
+        &self,
+        backend: &B,
+        tape: &mut Tape<'_, B>,
+        shards: Vec<ShardInput<'_, B>>,
+        dropout: f32,
+    ) -> Result<Vec<Var>, autograd::Error> {
+        let mut passes = Vec::with_capacity(shards.len());
+        for shard in shards {
+            passes.push(self.begin(backend, tape, shard)?);
+        }
+        for node in &self.nodes {
+            for pass in &mut passes {
+                if let Some((shard, share)) = pass.place {
+                    tape.shard(shard, share);
+                }
+                self.step(tape, node, pass, dropout)?;
+            }
+        }
+        let no_logits =
+            autograd::Error::Activations { op: "forward", got: "tokens", expected: "a layer that reads them" };
+        passes.into_iter().map(|pass| pass.last.ok_or_else(|| no_logits.clone())).collect()
+    }
+
+    fn begin<'i, B: Backend>(
+        &self,
+        backend: &B,
+        tape: &mut Tape<'_, B>,
+        ShardInput { place, mut input, key }: ShardInput<'i, B>,
+    ) -> Result<Pass<'i, B>, autograd::Error> {
         let lanes = match &input {
             NetworkInput::Values(x) => tape.layout(*x).samples(),
             NetworkInput::Tokens { sequences, .. } => sequences.lanes(),
         };
-        let strip = strip_of(self.any_sparse_linear, lanes);
         if let NetworkInput::Tokens { sequences, states, .. } = &mut input {
             self.begin_states(backend, *sequences, states)?;
         }
-        let mut recurrent = 0;
         let mut values: Vec<Option<Var>> = vec![None; self.images.len()];
         if let &NetworkInput::Values(x) = &input {
             values[0] = Some(x);
@@ -313,104 +375,114 @@ impl Body {
                 tape.keep(x);
             }
         }
-        // Whether others read what a value stands in.
-        let mut shared: Vec<bool> = self.reads.iter().map(|&reads| reads > 1).collect();
-        let mut last = values[0];
-        for node in &self.nodes {
-            let get = |value: usize| values[value].expect("nodes stand in an order in which they can run");
-            let image = |value: usize| self.images[value].expect("what makes images has their layout");
-            let (output, y) = match *node {
-                Node::Layer { layer, input, output } => {
-                    let (Layer { weight, bias, relu, .. }, x) = (&self.layers[layer], get(input));
-                    let y = match bias {
-                        Some(bias) => tape.apply_bias_relu(*weight, *bias, *relu, x)?,
-                        None => tape.apply(*weight, x)?,
-                    };
-                    (output, y)
-                }
-                Node::Norm { norm, input, residual, output } => {
-                    let y = match (self.norms[norm], residual) {
-                        (Norm::Batch(norm), Some(residual)) => {
-                            tape.batch_norm_add(norm, get(input), get(residual), image(output))?
-                        }
-                        (Norm::Batch(norm), None) => tape.batch_norm(norm, get(input), image(output))?,
-                        (Norm::Features(norm), _) => tape.feature_norm(norm, get(input))?,
-                    };
-                    (output, y)
-                }
-                Node::AddNorm { norm, input, addend, sum, output } => {
-                    let (input, addend) = (get(input), get(addend));
-                    let (of_both, y) = match self.norms[norm] {
-                        Norm::Batch(norm) => tape.add_batch_norm(norm, input, addend, image(output))?,
-                        Norm::Features(norm) => tape.add_feature_norm(norm, input, addend)?,
-                    };
-                    if self.reads[sum] > 1 {
-                        tape.keep(of_both);
-                    }
-                    values[sum] = Some(of_both);
-                    (output, y)
-                }
-                Node::Recurrent { cell, layer, input: gates, output } => {
-                    let NetworkInput::Tokens { states, .. } = &mut input else { return Err(no_tokens(cell.name())) };
-                    let Layer { weight, bias, .. } = &self.layers[layer];
-                    let bias = bias.expect("the state of a recurrent layer has a bias");
-                    let state = &mut states.0[recurrent];
-                    recurrent += 1;
-                    let y = match cell {
-                        Cell::Gru => tape.gru(*weight, bias, get(gates), state)?,
-                        Cell::Lstm => tape.lstm(*weight, bias, get(gates), state)?,
-                    };
-                    (output, y)
-                }
-                Node::Gelu { input, output } => (output, tape.gelu(Gelu::Tanh, get(input))?),
-                Node::Attention { heads, rotary, query, key, value, output } => {
-                    let NetworkInput::Tokens { sequences, .. } = &input else { return Err(no_tokens("attention")) };
-                    let rotary = rotary.then_some(ROTARY_BASE);
-                    let attention = Attention { heads, length: sequences.length, rotary };
-                    (output, tape.attention(attention, get(query), get(key), get(value))?)
-                }
-                Node::Embed { layer, positions, output, .. } => {
-                    let NetworkInput::Tokens { tokens, .. } = &input else { return Err(no_tokens("embed")) };
-                    let layout = StripLayout::new(lanes, self.features[output], strip).expect("a multiple of the unit");
-                    let table = |layer: usize| self.layers[layer].weight;
-                    (output, tape.embed(table(layer), positions.map(table), tokens, layout)?)
-                }
-                Node::Pool { kind, window, input, output } => {
-                    let (x, layout) = (get(input), image(output));
-                    let y = match kind {
-                        PoolKind::Max => tape.max_pool(window, x, layout)?,
-                        PoolKind::Average => tape.avg_pool(window, x, layout)?,
-                    };
-                    (output, y)
-                }
-                Node::GlobalAveragePool { input, output } => (output, tape.global_avg_pool(get(input), strip)?),
-                Node::Flatten { input, output } => (output, tape.flatten(get(input), strip)?),
-                Node::Dropout { ref name, input, output } => {
-                    let drops = tape.mode() == Mode::Training && dropout > 0.0;
-                    let x = if drops { to_overwrite(tape, get(input), shared[input], true)? } else { get(input) };
-                    shared[output] |= shared[input] && !drops;
-                    (output, tape.dropout(key.with_name(name), dropout, x)?)
-                }
-                Node::Add { input, addend, output } => {
-                    let x = to_overwrite(tape, get(input), shared[input], false)?;
-                    (output, tape.add(x, get(addend))?)
-                }
-                Node::Concat { ref inputs, output } => {
-                    let xs: Vec<_> = inputs.iter().map(|&input| get(input)).collect();
-                    (output, tape.concat(&xs, image(output))?)
-                }
-                Node::Relu { input, output } => {
-                    let x = to_overwrite(tape, get(input), shared[input], false)?;
-                    (output, tape.relu(x)?)
-                }
-            };
-            if self.reads[output] > 1 {
-                tape.keep(y);
+        let shared = self.reads.iter().map(|&reads| reads > 1).collect();
+        Ok(Pass { place, input, key, lanes, recurrent: 0, last: values[0], values, shared })
+    }
+
+    /// One operation of a pass.
+    fn step<B: Backend>(
+        &self,
+        tape: &mut Tape<'_, B>,
+        node: &Node,
+        pass: &mut Pass<'_, B>,
+        dropout: f32,
+    ) -> Result<(), autograd::Error> {
+        let Pass { input, values, shared, recurrent, .. } = pass;
+        let (lanes, key) = (pass.lanes, pass.key);
+        let strip = strip_of(self.any_sparse_linear, lanes);
+        let get = |value: usize| values[value].expect("nodes stand in an order in which they can run");
+        let image = |value: usize| self.images[value].expect("what makes images has their layout");
+        let (output, y) = match *node {
+            Node::Layer { layer, input, output } => {
+                let (Layer { weight, bias, relu, .. }, x) = (&self.layers[layer], get(input));
+                let y = match bias {
+                    Some(bias) => tape.apply_bias_relu(*weight, *bias, *relu, x)?,
+                    None => tape.apply(*weight, x)?,
+                };
+                (output, y)
             }
-            values[output] = Some(y);
-            last = Some(y);
+            Node::Norm { norm, input, residual, output } => {
+                let y = match (self.norms[norm], residual) {
+                    (Norm::Batch(norm), Some(residual)) => {
+                        tape.batch_norm_add(norm, get(input), get(residual), image(output))?
+                    }
+                    (Norm::Batch(norm), None) => tape.batch_norm(norm, get(input), image(output))?,
+                    (Norm::Features(norm), _) => tape.feature_norm(norm, get(input))?,
+                };
+                (output, y)
+            }
+            Node::AddNorm { norm, input, addend, sum, output } => {
+                let (input, addend) = (get(input), get(addend));
+                let (of_both, y) = match self.norms[norm] {
+                    Norm::Batch(norm) => tape.add_batch_norm(norm, input, addend, image(output))?,
+                    Norm::Features(norm) => tape.add_feature_norm(norm, input, addend)?,
+                };
+                if self.reads[sum] > 1 {
+                    tape.keep(of_both);
+                }
+                values[sum] = Some(of_both);
+                (output, y)
+            }
+            Node::Recurrent { cell, layer, input: gates, output } => {
+                let NetworkInput::Tokens { states, .. } = input else { return Err(no_tokens(cell.name())) };
+                let Layer { weight, bias, .. } = &self.layers[layer];
+                let bias = bias.expect("the state of a recurrent layer has a bias");
+                let state = &mut states.0[*recurrent];
+                *recurrent += 1;
+                let y = match cell {
+                    Cell::Gru => tape.gru(*weight, bias, get(gates), state)?,
+                    Cell::Lstm => tape.lstm(*weight, bias, get(gates), state)?,
+                };
+                (output, y)
+            }
+            Node::Gelu { input, output } => (output, tape.gelu(Gelu::Tanh, get(input))?),
+            Node::Attention { heads, rotary, query, key, value, output } => {
+                let NetworkInput::Tokens { sequences, .. } = &*input else { return Err(no_tokens("attention")) };
+                let rotary = rotary.then_some(ROTARY_BASE);
+                let attention = Attention { heads, length: sequences.length, rotary };
+                (output, tape.attention(attention, get(query), get(key), get(value))?)
+            }
+            Node::Embed { layer, positions, output, .. } => {
+                let NetworkInput::Tokens { tokens, .. } = &*input else { return Err(no_tokens("embed")) };
+                let layout = StripLayout::new(lanes, self.features[output], strip).expect("a multiple of the unit");
+                let table = |layer: usize| self.layers[layer].weight;
+                (output, tape.embed(table(layer), positions.map(table), tokens, layout)?)
+            }
+            Node::Pool { kind, window, input, output } => {
+                let (x, layout) = (get(input), image(output));
+                let y = match kind {
+                    PoolKind::Max => tape.max_pool(window, x, layout)?,
+                    PoolKind::Average => tape.avg_pool(window, x, layout)?,
+                };
+                (output, y)
+            }
+            Node::GlobalAveragePool { input, output } => (output, tape.global_avg_pool(get(input), strip)?),
+            Node::Flatten { input, output } => (output, tape.flatten(get(input), strip)?),
+            Node::Dropout { ref name, input, output } => {
+                let drops = tape.mode() == Mode::Training && dropout > 0.0;
+                let x = if drops { to_overwrite(tape, get(input), shared[input], true)? } else { get(input) };
+                shared[output] |= shared[input] && !drops;
+                (output, tape.dropout(key.with_name(name), dropout, x)?)
+            }
+            Node::Add { input, addend, output } => {
+                let x = to_overwrite(tape, get(input), shared[input], false)?;
+                (output, tape.add(x, get(addend))?)
+            }
+            Node::Concat { ref inputs, output } => {
+                let xs: Vec<_> = inputs.iter().map(|&input| get(input)).collect();
+                (output, tape.concat(&xs, image(output))?)
+            }
+            Node::Relu { input, output } => {
+                let x = to_overwrite(tape, get(input), shared[input], false)?;
+                (output, tape.relu(x)?)
+            }
+        };
+        if self.reads[output] > 1 {
+            tape.keep(y);
         }
-        last.ok_or(autograd::Error::Activations { op: "forward", got: "tokens", expected: "a layer that reads them" })
+        values[output] = Some(y);
+        pass.last = Some(y);
+        Ok(())
     }
 }
 
@@ -546,6 +618,28 @@ impl<B: Backend> Network<B> {
             any_sparse_linear,
         };
         Ok(Self { architecture, parameters, body })
+    }
+
+    /// Moves the running moments of batch normalisations towards the mean of those of a batch's shards, each with its share.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn move_running(&mut self, backend: &B, found: &[ShardMoments], shares: &[f32]) -> Result<(), autograd::Error> {
+        for norm in self.body.norms.iter().filter_map(Norm::batch) {
+            let mut mean = vec![];
+            let mut of_norm: Vec<_> = found.iter().filter(|found| found.layer.running == norm.running).collect();
+            of_norm.sort_unstable_by_key(|found| found.shard);
+            for ShardMoments { shard, moments, .. } in of_norm {
+                mean.resize(moments.len(), 0.0f64);
+                let share = f64::from(shares[*shard]);
+                mean.iter_mut().zip(moments).for_each(|(mean, &moment)| *mean += share * f64::from(moment));
+            }
+            let mean: Vec<_> = mean.into_iter().map(|mean| mean as f32).collect();
+            if !mean.is_empty() {
+                self.parameters.move_running(backend, norm.running, norm.options.momentum, &mean)?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets a method have the network that stores its weights like this and is to have so many in each layer. Optimizer slots

@@ -84,6 +84,11 @@ impl TrainConfig {
 
     /// Samples that are computed at a time, of a training set of so many.
     pub fn computed_at_a_time(&self, samples: usize) -> usize {
+        self.held_at_a_time(samples).div_ceil(self.shards.unwrap_or(1))
+    }
+
+    /// Samples whose activations are held at a time: those of all shards.
+    pub fn held_at_a_time(&self, samples: usize) -> usize {
         self.batch_size.min(samples).min(self.micro_batch.unwrap_or(usize::MAX))
     }
 
@@ -143,6 +148,7 @@ impl TrainConfig {
             seed: self.seed,
             growth_batches: self.growth_batches,
             micro_batch: self.micro_batch,
+            shards: self.shards,
             clip_norm: self.clip_norm.map(|norm| norm as f32),
         }
     }

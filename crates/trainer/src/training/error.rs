@@ -41,6 +41,9 @@ pub enum TrainingError {
     /// The method failed.
     #[error(transparent)]
     Method(#[from] rigl::MethodError),
+    /// The ranks do not reach each other, or do not agree.
+    #[error(transparent)]
+    Ranks(#[from] ranks::RanksError),
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] sparse_kernels::BackendError),

@@ -1,38 +1,42 @@
 //! A network that is used, not trained; and what a pass needs beside the parameters.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Tape};
+use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Reduce, ShardMoments, Shards, Tape};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Activations, Backend, CrossEntropy, Layout, StripLayout, Strips};
 
 use super::error::TrainingError;
 use super::loss::Loss;
 use crate::data::{Batch, BatchTargets, HostInputs, Sequences};
-use crate::models::{Network, NetworkInput, States};
+use crate::models::{Network, NetworkInput, ShardInput, States};
 
 /// How a pass is made.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct PassOptions {
     pub mode: Mode,
-    /// Share of hidden activations dropped, and what decides which.
+    /// Share of hidden activations dropped.
     pub dropout: f32,
-    pub key: Key,
     pub loss: Loss,
-    pub part: PassPart,
 }
 
-/// Which part of a batch a pass is of.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PassPart {
+/// A batch, or a part or shard of one.
+pub(super) struct PassBatch<'a> {
+    pub batch: HostBatch<'a>,
     /// Its number.
     pub number: usize,
     /// Its share of the batch.
     pub share: f32,
+    /// What decides which activations are dropped.
+    pub key: Key,
 }
 
-impl PassPart {
-    /// All of it.
-    pub const WHOLE: Self = Self { number: 0, share: 1.0 };
+impl<'a> PassBatch<'a> {
+    /// All of it, without dropout.
+    pub fn whole(batch: HostBatch<'a>) -> Self {
+        Self { batch, number: 0, share: 1.0, key: Key::new(0) }
+    }
 }
 
 /// A batch on the host.
@@ -40,6 +44,18 @@ impl PassPart {
 pub(super) struct HostBatch<'a> {
     pub inputs: HostInputs<'a>,
     pub targets: BatchTargets<'a>,
+}
+
+impl HostBatch<'_> {
+    /// Samples, or tokens that have a target: what the loss is a mean over.
+    pub fn counted(&self) -> usize {
+        match (self.inputs, self.targets) {
+            (HostInputs::Tokens { .. }, BatchTargets::Classes(labels)) => {
+                labels.iter().filter(|&&label| label != CrossEntropy::IGNORED).count()
+            }
+            (inputs, _) => inputs.lanes(),
+        }
+    }
 }
 
 impl<'a> From<&'a Batch> for HostBatch<'a> {
@@ -53,8 +69,10 @@ impl<'a> From<&'a Batch> for HostBatch<'a> {
 pub(super) struct Workspace<'b, B: Backend> {
     backend: &'b B,
     pub(super) arena: Arena<B>,
-    labels: Option<(usize, B::Indices)>,
-    tokens: Option<(usize, Arc<B::Indices>)>,
+    /// Of each shard of a pass: how many there is room for, and they.
+    labels: Vec<Option<(usize, B::Indices)>>,
+    /// Likewise.
+    tokens: Vec<Option<(usize, Arc<B::Indices>)>>,
     pub(super) states: BothStates<B>,
     /// Targets that are numbers, in the order of the outputs on the device.
     numbers: Vec<f32>,
@@ -71,14 +89,15 @@ pub(super) struct BothStates<B: Backend> {
 }
 
 impl<B: Backend> BothStates<B> {
-    fn of(&mut self, mode: Mode, part: usize) -> &mut States<B> {
+    /// Of parts next to each other.
+    fn of(&mut self, mode: Mode, parts: Range<usize>) -> &mut [States<B>] {
         if mode == Mode::Evaluation {
-            return &mut self.evaluation;
+            return std::slice::from_mut(&mut self.evaluation);
         }
-        if self.training.len() <= part {
-            self.training.resize_with(part + 1, States::default);
+        if self.training.len() < parts.end {
+            self.training.resize_with(parts.end, States::default);
         }
-        &mut self.training[part]
+        &mut self.training[parts]
     }
 }
 
@@ -99,11 +118,11 @@ enum DeviceTargets<B: Backend> {
 impl<'b, B: Backend> Workspace<'b, B> {
     pub(super) fn new(backend: &'b B) -> Self {
         let states = BothStates { training: vec![], evaluation: States::default() };
-        Self { backend, arena: Arena::new(), labels: None, tokens: None, states, numbers: vec![], images: None }
+        Self { backend, arena: Arena::new(), labels: vec![], tokens: vec![], states, numbers: vec![], images: None }
     }
 
-    /// Copies inputs to the device.
-    fn upload(&mut self, inputs: HostInputs<'_>) -> Result<DeviceInputs<B>, TrainingError> {
+    /// Copies the inputs of the pass's shard `slot` to the device.
+    fn upload(&mut self, slot: usize, inputs: HostInputs<'_>) -> Result<DeviceInputs<B>, TrainingError> {
         match inputs {
             HostInputs::Values { layout, values } => {
                 // Images of batches of two sizes would take twice the memory; a change of size comes twice an epoch.
@@ -116,19 +135,22 @@ impl<'b, B: Backend> Workspace<'b, B> {
                 Ok(DeviceInputs::Values(input))
             }
             HostInputs::Tokens { sequences, tokens } => {
+                if self.tokens.len() <= slot {
+                    self.tokens.resize_with(slot + 1, || None);
+                }
                 // The tape of the pass before has let go of them.
-                let held = self.tokens.take().and_then(|(room, held)| Some((room, Arc::into_inner(held)?)));
-                let mut held = held;
+                let mut held = self.tokens[slot].take().and_then(|(room, held)| Some((room, Arc::into_inner(held)?)));
                 upload_indices(self.backend, tokens, &mut held)?;
-                self.tokens = held.map(|(room, held)| (room, Arc::new(held)));
+                self.tokens[slot] = held.map(|(room, held)| (room, Arc::new(held)));
                 Ok(DeviceInputs::Tokens(sequences))
             }
         }
     }
 
-    /// Copies targets to the device, for outputs of this layout.
+    /// Copies the targets of the pass's shard `slot` to the device, for outputs of this layout.
     fn upload_targets(
         &mut self,
+        slot: usize,
         targets: BatchTargets<'_>,
         loss: Loss,
         outputs: StripLayout,
@@ -137,7 +159,10 @@ impl<'b, B: Backend> Workspace<'b, B> {
         let wrong = |needed: String, got: String| TrainingError::Targets { loss: loss.kind(), needed, samples, got };
         match (loss, targets) {
             (Loss::CrossEntropy { .. }, BatchTargets::Classes(labels)) => {
-                upload_indices(self.backend, labels, &mut self.labels)?;
+                if self.labels.len() <= slot {
+                    self.labels.resize_with(slot + 1, || None);
+                }
+                upload_indices(self.backend, labels, &mut self.labels[slot])?;
                 Ok(DeviceTargets::Classes)
             }
             (Loss::Pointwise(_), BatchTargets::Numbers(values)) => {
@@ -166,46 +191,90 @@ impl<'b, B: Backend> Workspace<'b, B> {
     pub(super) fn pass(
         &mut self,
         network: &mut Network<B>,
-        HostBatch { inputs, targets }: HostBatch<'_>,
+        batch: PassBatch<'_>,
         options: PassOptions,
         growth: Option<&mut GrowthRequests>,
         outputs: Option<&mut Vec<f32>>,
     ) -> Result<DetachedLoss<B>, TrainingError> {
-        let input = self.upload(inputs)?;
-        let PassOptions { mode, dropout, key, loss, part } = options;
-        let counted = match targets {
-            BatchTargets::Classes(labels) if matches!(inputs, HostInputs::Tokens { .. }) => {
-                labels.iter().filter(|&&label| label != CrossEntropy::IGNORED).count()
-            }
-            _ => inputs.lanes(),
-        };
-        let targets = self.upload_targets(targets, loss, network.output_layout(inputs.lanes()))?;
+        let mut alone = NoReduce;
+        let backward = growth.map(|growth| (growth, &mut alone as &mut dyn Reduce<B>));
+        let (mut losses, _) = self.passes(network, None, vec![batch], options, backward, outputs)?;
+        Ok(losses.remove(0))
+    }
+
+    /// As [`Workspace::pass`], of shards next to each other, layer by layer. The loss of each, and the moments that batch
+    /// normalisations have found, which have not gone into the running ones.
+    pub(super) fn pass_shards(
+        &mut self,
+        network: &mut Network<B>,
+        shards: Shards,
+        batches: Vec<PassBatch<'_>>,
+        options: PassOptions,
+        backward: Option<(&mut GrowthRequests, &mut dyn Reduce<B>)>,
+    ) -> Result<(Vec<DetachedLoss<B>>, Vec<ShardMoments>), TrainingError> {
+        self.passes(network, Some(shards), batches, options, backward, None)
+    }
+
+    fn passes(
+        &mut self,
+        network: &mut Network<B>,
+        shards: Option<Shards>,
+        batches: Vec<PassBatch<'_>>,
+        PassOptions { mode, dropout, loss }: PassOptions,
+        backward: Option<(&mut GrowthRequests, &mut dyn Reduce<B>)>,
+        mut outputs: Option<&mut Vec<f32>>,
+    ) -> Result<(Vec<DetachedLoss<B>>, Vec<ShardMoments>), TrainingError> {
+        let first = &batches[0];
+        let (numbers, share, adds) = (first.number..first.number + batches.len(), first.share, first.number > 0);
+        let (mut on_device, mut targets) = (vec![], vec![]);
+        for (slot, PassBatch { batch, .. }) in batches.iter().enumerate() {
+            on_device.push(self.upload(slot, batch.inputs)?);
+            let outputs = network.output_layout(batch.inputs.lanes());
+            targets.push(self.upload_targets(slot, batch.targets, loss, outputs)?);
+        }
         let tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, mode);
-        let mut tape = tape.part(part.share, part.number > 0);
-        let states = self.states.of(mode, part.number);
-        let x = network_input(&mut tape, input, &self.tokens, states);
-        let logits = network.body.forward(self.backend, &mut tape, x, dropout, key)?;
-        if let Some(outputs) = outputs {
-            tape.keep(logits);
-            read_outputs(self.backend, tape.value(logits)?, outputs)?;
-        }
-        let loss = match (loss, targets) {
-            (Loss::Pointwise(loss), DeviceTargets::Numbers(targets)) => {
-                let targets = tape.input(targets, false);
-                tape.pointwise_loss(loss, logits, targets)?
-            }
-            (loss, _) => {
-                let (_, labels) = self.labels.as_ref().expect("`upload_targets` has made it");
-                let Loss::CrossEntropy { label_smoothing } = loss else {
-                    unreachable!("targets are of the loss's kind")
-                };
-                tape.softmax_cross_entropy(logits, labels, counted, label_smoothing)?
-            }
+        let is_over_shards = shards.is_some();
+        let mut tape = match shards {
+            Some(shards) => tape.over(shards),
+            None => tape.part(share, adds),
         };
-        if let Some(growth) = growth {
-            tape.backward(&[loss], growth, &mut NoReduce)?;
+        let mut inputs = Vec::with_capacity(batches.len());
+        let states = self.states.of(mode, numbers).iter_mut();
+        for (slot, ((batch, input), states)) in batches.iter().zip(on_device).zip(states).enumerate() {
+            let place = is_over_shards.then_some((batch.number, batch.share));
+            let input = network_input(&mut tape, input, self.tokens.get(slot), states);
+            inputs.push(ShardInput { place, input, key: batch.key });
         }
-        Ok(tape.detach_loss(loss)?)
+        let logits = network.body.forward_shards(self.backend, &mut tape, inputs, dropout)?;
+        let mut losses = Vec::with_capacity(batches.len());
+        for (slot, ((batch, &logits), targets)) in batches.iter().zip(&logits).zip(targets).enumerate() {
+            if is_over_shards {
+                tape.shard(batch.number, batch.share);
+            }
+            if let Some(outputs) = &mut outputs {
+                tape.keep(logits);
+                read_outputs(self.backend, tape.value(logits)?, outputs)?;
+            }
+            losses.push(match (loss, targets) {
+                (Loss::Pointwise(loss), DeviceTargets::Numbers(targets)) => {
+                    let targets = tape.input(targets, false);
+                    tape.pointwise_loss(loss, logits, targets)?
+                }
+                (loss, _) => {
+                    let (_, labels) = self.labels[slot].as_ref().expect("`upload_targets` has made it");
+                    let Loss::CrossEntropy { label_smoothing } = loss else {
+                        unreachable!("targets are of the loss's kind")
+                    };
+                    tape.softmax_cross_entropy(logits, labels, batch.batch.counted(), label_smoothing)?
+                }
+            });
+        }
+        if let Some((growth, reduce)) = backward {
+            tape.backward(&losses, growth, reduce)?;
+        }
+        let moments = tape.take_moments()?;
+        let losses = losses.into_iter().map(|loss| tape.detach_loss(loss)).collect::<Result<_, _>>()?;
+        Ok((losses, moments))
     }
 
     /// One forward pass without targets: the outputs, one sample after the other.
@@ -215,9 +284,9 @@ impl<'b, B: Backend> Workspace<'b, B> {
         inputs: HostInputs<'_>,
         outputs: &mut Vec<f32>,
     ) -> Result<(), TrainingError> {
-        let input = self.upload(inputs)?;
+        let input = self.upload(0, inputs)?;
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Evaluation);
-        let x = network_input(&mut tape, input, &self.tokens, &mut self.states.evaluation);
+        let x = network_input(&mut tape, input, self.tokens.first(), &mut self.states.evaluation);
         let logits = network.body.forward(self.backend, &mut tape, x, 0.0, Key::new(0))?;
         read_outputs(self.backend, tape.value(logits)?, outputs)
     }
@@ -236,9 +305,10 @@ impl<'b, B: Backend> Workspace<'b, B> {
         backward: bool,
         outputs: Option<&mut Vec<f32>>,
     ) -> Result<LossStats, TrainingError> {
-        let options =
-            PassOptions { mode, dropout: 0.0, key: Key::new(0), loss: loss.measured(), part: PassPart::WHOLE };
-        let loss = self.pass(network, batch, options, backward.then_some(&mut GrowthRequests::new()), outputs)?;
+        let options = PassOptions { mode, dropout: 0.0, loss: loss.measured() };
+        let mut growth = GrowthRequests::new();
+        let batch = PassBatch::whole(batch);
+        let loss = self.pass(network, batch, options, backward.then_some(&mut growth), outputs)?;
         Ok(self.read(vec![loss])?.remove(0))
     }
 }
@@ -260,13 +330,15 @@ fn upload_indices<B: Backend>(
 fn network_input<'i, B: Backend>(
     tape: &mut Tape<'_, B>,
     inputs: DeviceInputs<B>,
-    tokens: &'i Option<(usize, Arc<B::Indices>)>,
+    tokens: Option<&'i Option<(usize, Arc<B::Indices>)>>,
     states: &'i mut States<B>,
 ) -> NetworkInput<'i, B> {
     match (inputs, tokens) {
         (DeviceInputs::Values(values), _) => NetworkInput::Values(tape.input(values, false)),
-        (DeviceInputs::Tokens(sequences), Some((_, tokens))) => NetworkInput::Tokens { tokens, sequences, states },
-        (DeviceInputs::Tokens(_), None) => unreachable!("`Workspace::upload` has made the buffer"),
+        (DeviceInputs::Tokens(sequences), Some(Some((_, tokens)))) => {
+            NetworkInput::Tokens { tokens, sequences, states }
+        }
+        (DeviceInputs::Tokens(_), _) => unreachable!("`Workspace::upload` has made the buffer"),
     }
 }
 

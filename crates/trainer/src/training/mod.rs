@@ -4,6 +4,7 @@ mod best;
 mod checkpoint;
 mod error;
 mod evaluator;
+mod found;
 mod loss;
 mod options;
 mod parts;

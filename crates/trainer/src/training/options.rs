@@ -73,6 +73,9 @@ pub struct StepOptions {
     pub growth_batches: u64,
     /// Samples or sequences that are computed at a time, if not the whole batch.
     pub micro_batch: Option<usize>,
+    /// Shards into which a batch is cut: each is normalised by itself, and their gradients are added up along one tree, so that it
+    /// does not matter who computes which.
+    pub shards: Option<usize>,
     /// The largest norm of all gradients together, if there is one.
     pub clip_norm: Option<f32>,
 }

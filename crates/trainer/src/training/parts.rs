@@ -23,15 +23,46 @@ impl Part {
 
 /// The parts of a batch, of up to `size` samples or sequences each; none if the batch is no larger.
 pub(super) fn parts(HostBatch { inputs, targets }: HostBatch<'_>, size: usize, body: &Body) -> Vec<Part> {
-    let samples = match inputs {
-        HostInputs::Values { layout, .. } => layout.samples(),
-        HostInputs::Tokens { sequences, .. } => sequences.count,
-    };
+    let samples = samples_of(inputs);
     if samples <= size {
         return vec![];
     }
-    let ranges = (0..samples).step_by(size).map(|first| (first, size.min(samples - first)));
-    let parts: Vec<_> = ranges.map(|(first, count)| part(inputs, targets, [first, count], body)).collect();
+    let ranges = (0..samples).step_by(size).map(|first| [first, size.min(samples - first)]);
+    of_ranges(inputs, targets, ranges, body)
+}
+
+/// The shards of a batch: `count` parts whose sizes differ by one at most. If there are fewer samples, the other shards have a
+/// sample that does not count.
+pub(super) fn shards(HostBatch { inputs, targets }: HostBatch<'_>, count: usize, body: &Body) -> Vec<Part> {
+    let samples = samples_of(inputs);
+    let first = |shard: usize| shard * samples / count;
+    let ranges = (0..count).map(|shard| [first(shard), first(shard + 1) - first(shard)]);
+    let sizes: Vec<_> = ranges.clone().map(|[_, size]| size).collect();
+    let mut parts = of_ranges(inputs, targets, ranges.map(|[first, size]| [first.min(samples - 1), size.max(1)]), body);
+    if samples < count {
+        let all: usize =
+            parts.iter().zip(&sizes).map(|(part, &size)| if size > 0 { part.batch().counted() } else { 0 }).sum();
+        for (part, size) in parts.iter_mut().zip(sizes) {
+            part.share = if size > 0 { part.batch().counted() as f32 / all.max(1) as f32 } else { 0.0 };
+        }
+    }
+    parts
+}
+
+fn samples_of(inputs: HostInputs<'_>) -> usize {
+    match inputs {
+        HostInputs::Values { layout, .. } => layout.samples(),
+        HostInputs::Tokens { sequences, .. } => sequences.count,
+    }
+}
+
+fn of_ranges(
+    inputs: HostInputs<'_>,
+    targets: BatchTargets<'_>,
+    ranges: impl Iterator<Item = [usize; 2]>,
+    body: &Body,
+) -> Vec<Part> {
+    let parts: Vec<_> = ranges.map(|range| part(inputs, targets, range, body)).collect();
     let all: usize = parts.iter().map(|(counted, ..)| counted).sum();
     let share = |counted: usize| counted as f32 / all.max(1) as f32;
     parts.into_iter().map(|(counted, inputs, targets)| Part { inputs, targets, share: share(counted) }).collect()

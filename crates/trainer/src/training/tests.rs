@@ -1,11 +1,16 @@
+use std::sync::Arc;
+
 use super::*;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, StripLayout};
 
 use crate::checkpoint::{Checkpoint, TensorData};
 use crate::first_model::FirstModel;
-use crate::models::{Architecture, Format, ModelName, Network};
+use crate::method::Method;
+use crate::models::{Architecture, Format, ModelName, Network, StoredModel};
 use crate::settings::TrainConfig;
+use ranks::Ranks;
+use ranks::local::local_ranks;
 use sparse_kernels::cpu::Cpu;
 
 fn strips(layout: Layout) -> StripLayout {
@@ -268,91 +273,208 @@ fn activations_take_what_was_estimated() {
     }
 }
 
+/// Weights after six steps of a small network of any kind, with an update at every second one.
+fn trained_on_random(cpu: &Cpu, name: &str, density: f64, change: impl Fn(&mut TrainConfig)) -> StoredModel {
+    trained_as(None, cpu, name, density, change)
+}
+
+/// The same, as one of several ranks.
+fn trained_as(
+    ranks: Option<Ranks>,
+    cpu: &Cpu,
+    name: &str,
+    density: f64,
+    change: impl Fn(&mut TrainConfig),
+) -> StoredModel {
+    use crate::data::{Batch, BatchInputs, InputForm, Sequences, Targets};
+    let model: ModelName = name.parse().unwrap();
+    let mut config = TrainConfig {
+        model: model.clone(),
+        batch_size: 10,
+        density,
+        update_interval: 2,
+        end_step: Some(5),
+        sequence_length: Some(6),
+        embedding: 8,
+        readout: vec![16],
+        momentum: 0.0,
+        lr: 0.05,
+        ..TrainConfig::default()
+    };
+    change(&mut config);
+    let spec = crate::models::ModelSpec::of(&model).with_sequence(&config.sequence());
+    let spec = if model.sequence().is_some() { spec.on(0, [0; 2], 7) } else { spec };
+    let architecture = Architecture::new(&spec).unwrap();
+    let densities = config.sparsification().solve(&architecture).unwrap();
+    let first = FirstModel::random(&config, &architecture, densities).unwrap();
+    let network = first.network(cpu, &config, config.computed_at_a_time(10)).unwrap();
+    let mut trainer = config.trainer(cpu, network, 20).unwrap();
+    ranks.into_iter().for_each(|ranks| trainer.join(ranks).unwrap());
+    let key = Key::new(3);
+    for step in 0..6u64 {
+        // The last batch is a small one, of images.
+        let samples = if step == 5 && model.sequence().is_none() { 2 } else { 10 };
+        let form = trainer.network.body.input_form(samples);
+        let inputs = match form {
+            InputForm::Tokens { order, strip } => {
+                let sequences = Sequences::new(order, strip, [10, 6], step > 0);
+                // Lanes of no sequence have no target.
+                let mut tokens = vec![0; sequences.lanes()];
+                let mut targets = vec![u32::MAX; sequences.lanes()];
+                for (n, t) in (0..10).flat_map(|n| (0..6).map(move |t| (n, t))) {
+                    let at = |t: usize| key.with(step).below((n * 10 + t) as u64, 7) as u32;
+                    (tokens[sequences.lane(n, t)], targets[sequences.lane(n, t)]) = (at(t), at(t + 1));
+                }
+                targets[sequences.lane(2, 3)] = u32::MAX;
+                Batch {
+                    inputs: BatchInputs::Tokens { sequences, tokens },
+                    targets: Targets::Classes(targets),
+                    corrupt: vec![],
+                }
+            }
+            _ => {
+                let layout = trainer.network.body.input_layout(samples);
+                let inputs = architecture.inputs();
+                let of_samples: Vec<_> = (0..(inputs * samples) as u64).map(|i| key.with(step).normal(i)).collect();
+                let mut values = vec![0.0; layout.len()];
+                match layout {
+                    Layout::Strips(layout) => (0..inputs * samples).for_each(|i| {
+                        values[layout.index(i / samples, i % samples)] = of_samples[i];
+                    }),
+                    Layout::Images(layout) => layout.pack(&of_samples, &mut values).unwrap(),
+                }
+                let targets = (0..samples as u64).map(|n| key.with(step).below(n, 10) as u32).collect();
+                Batch {
+                    inputs: BatchInputs::Values { layout, values },
+                    targets: Targets::Classes(targets),
+                    corrupt: vec![],
+                }
+            }
+        };
+        trainer.train_on(&inputs).unwrap();
+    }
+    trainer.network.to_stored(cpu, None).unwrap()
+}
+
+/// The same patterns, and values that differ by rounding only.
+fn assert_near(whole: &StoredModel, parts: &StoredModel, what: &str) {
+    for (a, b) in whole.layers.iter().zip(&parts.layers) {
+        assert_eq!(a.weight.topology(), b.weight.topology(), "{what}, {}", a.name);
+        let pairs = a.weight.values().iter().zip(b.weight.values()).chain(a.bias.iter().zip(&b.bias));
+        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 2e-5, "{what}, {}: {worst}", a.name);
+    }
+}
+
+const WITHOUT_BATCH_NORMS: [(&str, bool); 5] =
+    [("20-30-10", false), ("lenet-5", false), ("gru-12", true), ("lstm-12", true), ("gpt-1-2-16", true)];
+
 /// The gradients of a batch's parts are added up to those of the batch, of features, images and tokens, also where an update
 /// looks for connections to grow; recurrent states go on part by part.
 #[test]
 fn parts_of_a_batch_add_up() {
-    use crate::data::{Batch, BatchInputs, InputForm, Sequences, Targets};
     let cpu = Cpu::new(1, None).unwrap();
-    for (name, clips) in
-        [("20-30-10", false), ("lenet-5", false), ("gru-12", true), ("lstm-12", true), ("gpt-1-2-16", true)]
-    {
-        let model: ModelName = name.parse().unwrap();
-        let of_tokens = model.sequence().is_some();
+    for (name, clips) in WITHOUT_BATCH_NORMS {
         let run = |micro_batch: Option<usize>| {
-            let config = TrainConfig {
-                model: model.clone(),
-                micro_batch,
-                density: 0.5,
-                update_interval: 2,
-                end_step: Some(5),
-                sequence_length: Some(6),
-                embedding: 8,
-                readout: vec![16],
-                momentum: 0.0,
-                lr: 0.05,
-                clip_norm: clips.then_some(0.5),
-                ..TrainConfig::default()
-            };
-            let spec = crate::models::ModelSpec::of(&model).with_sequence(&config.sequence());
-            let spec = if of_tokens { spec.on(0, [0; 2], 7) } else { spec };
-            let architecture = Architecture::new(&spec).unwrap();
-            let densities = config.sparsification().solve(&architecture).unwrap();
-            let network = Network::new(&cpu, &architecture, &densities, config.initialization(), 10).unwrap();
-            let mut trainer = config.trainer(&cpu, network, 20).unwrap();
-            let key = Key::new(3);
-            for step in 0..6u64 {
-                let form = trainer.network.body.input_form(10);
-                let inputs = match form {
-                    InputForm::Tokens { order, strip } => {
-                        let sequences = Sequences::new(order, strip, [10, 6], step > 0);
-                        // Lanes of no sequence have no target.
-                        let mut tokens = vec![0; sequences.lanes()];
-                        let mut targets = vec![u32::MAX; sequences.lanes()];
-                        for (n, t) in (0..10).flat_map(|n| (0..6).map(move |t| (n, t))) {
-                            let at = |t: usize| key.with(step).below((n * 10 + t) as u64, 7) as u32;
-                            (tokens[sequences.lane(n, t)], targets[sequences.lane(n, t)]) = (at(t), at(t + 1));
-                        }
-                        targets[sequences.lane(2, 3)] = u32::MAX;
-                        Batch {
-                            inputs: BatchInputs::Tokens { sequences, tokens },
-                            targets: Targets::Classes(targets),
-                            corrupt: vec![],
-                        }
-                    }
-                    _ => {
-                        let layout = trainer.network.body.input_layout(10);
-                        let of_samples: Vec<_> = (0..7840).map(|i| key.with(step).normal(i)).collect();
-                        let mut values = vec![0.0; layout.len()];
-                        match layout {
-                            Layout::Strips(layout) => (0..200).for_each(|i| {
-                                values[layout.index(i / 10, i % 10)] = of_samples[i];
-                            }),
-                            Layout::Images(layout) => layout.pack(&of_samples, &mut values).unwrap(),
-                        }
-                        let targets = (0..10).map(|n| key.with(step).below(n, 10) as u32).collect();
-                        Batch {
-                            inputs: BatchInputs::Values { layout, values },
-                            targets: Targets::Classes(targets),
-                            corrupt: vec![],
-                        }
-                    }
-                };
-                trainer.train_on(&inputs).unwrap();
-            }
-            trainer.network.to_stored(&cpu, None).unwrap()
+            trained_on_random(&cpu, name, 0.5, |config| {
+                (config.micro_batch, config.clip_norm) = (micro_batch, clips.then_some(0.5));
+            })
         };
         let whole = run(None);
         for size in [3, 4, 9] {
-            let parts = run(Some(size));
-            for (a, b) in whole.layers.iter().zip(&parts.layers) {
-                assert_eq!(a.weight.topology(), b.weight.topology(), "{name} {}", a.name);
-                let pairs = a.weight.values().iter().zip(b.weight.values()).chain(a.bias.iter().zip(&b.bias));
-                let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(worst < 2e-5, "{name} in parts of {size}, {}: {worst}", a.name);
-            }
+            assert_near(&whole, &run(Some(size)), &format!("{name} in parts of {size}"));
         }
         assert_eq!(run(Some(10)), whole);
+    }
+}
+
+/// So are those of shards, also of blocks, with a gradient at all positions, and where there are more shards than samples.
+#[test]
+fn shards_of_a_batch_add_up() {
+    let cpu = Cpu::new(1, None).unwrap();
+    for (name, clips) in WITHOUT_BATCH_NORMS {
+        for (method, format) in [("rigl", "csr"), ("rigl", "bsr2x2"), ("snfs", "csr")] {
+            let run = |shards: Option<usize>| {
+                trained_on_random(&cpu, name, 0.5, |config| {
+                    (config.shards, config.clip_norm) = (shards, clips.then_some(0.5));
+                    (config.method, config.format) = (Method::named(method), format.parse().unwrap());
+                })
+            };
+            let whole = run(None);
+            for count in [1, 2, 3, 8] {
+                assert_near(&whole, &run(Some(count)), &format!("{name}, {method}, {format}, {count} shards"));
+            }
+        }
+    }
+}
+
+/// Shards of a network with batch normalisation have moments of their own: as many batches of that size have.
+#[test]
+fn shards_are_normalised_by_themselves() {
+    let cpu = Cpu::new(1, None).unwrap();
+    let run = |shards: Option<usize>| {
+        trained_on_random(&cpu, "wrn-10-1", 0.5, |config| (config.shards, config.batch_size) = (shards, 10))
+    };
+    let (whole, one, two) = (run(None), run(Some(1)), run(Some(2)));
+    let running = |model: &StoredModel| model.parts.as_ref().unwrap().norms[0].running.clone();
+    let differ = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(differ(&running(&whole), &running(&one)) < 1e-5, "one shard is the batch");
+    let values = |model: &StoredModel| model.layers[1].weight.values().to_vec();
+    assert!(differ(&values(&whole), &values(&one)) < 1e-4 && differ(&values(&whole), &values(&two)) > 1e-3);
+    assert!(running(&two).iter().all(|x| x.is_finite()));
+}
+
+/// Nor on the number of ranks: any number of them ends with the weights of one, to the bit.
+#[test]
+fn ranks_together_are_one() {
+    for (name, method, format) in [
+        ("20-30-10", "rigl", "csr"),
+        ("20-30-10", "rigl", "bsr2x2"),
+        ("20-30-10", "gmp", "csr"),
+        ("20-30-10", "dnw", "csr"),
+        ("lenet-5", "rigl", "bsr4x1"),
+        ("wrn-10-1", "rigl", "csr"),
+        ("wrn-10-1", "snfs", "csr"),
+        ("gru-12", "rigl", "csr"),
+        ("lstm-12", "set", "csr"),
+        ("gpt-1-2-16", "rigl", "csr"),
+    ] {
+        let change = |config: &mut TrainConfig| {
+            (config.method, config.format) = (Method::named(method), format.parse().unwrap());
+            (config.shards, config.dropout, config.clip_norm) = (Some(5), 0.2, Some(1.0));
+        };
+        let train = |ranks| trained_as(ranks, &Cpu::new(1, None).unwrap(), name, 0.4, change);
+        let alone = train(None);
+        for count in [1, 2, 3, 5] {
+            let models: Vec<_> = std::thread::scope(|scope| {
+                let start = |rank| scope.spawn(move || train(Some(Arc::new(rank))));
+                let threads: Vec<_> = local_ranks(count).into_iter().map(start).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(models.iter().all(|model| *model == alone), "{name}, {method}, {format}: {count} ranks");
+        }
+    }
+}
+
+#[test]
+fn each_rank_has_a_shard() {
+    let config = TrainConfig { shards: Some(2), ..config("rigl") };
+    let cpu = Cpu::new(1, None).unwrap();
+    let mut trainer = trainer(&cpu, &config, 20);
+    let third = local_ranks(3).remove(2);
+    let refused = trainer.join(Arc::new(third)).unwrap_err().to_string();
+    assert!(refused.contains("3 ranks for 2 shards") && refused.contains("--shards 3"), "{refused}");
+}
+
+/// Nothing depends on the number of threads.
+#[test]
+fn shards_are_the_same_on_any_number_of_threads() {
+    for name in ["wrn-10-1", "gru-12"] {
+        let run = |threads| {
+            let cpu = Cpu::new(threads, None).unwrap();
+            trained_on_random(&cpu, name, 0.3, |config| (config.shards, config.dropout) = (Some(4), 0.2))
+        };
+        assert_eq!(run(1), run(3), "{name}");
     }
 }
 

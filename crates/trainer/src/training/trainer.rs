@@ -1,17 +1,19 @@
 //! The training step: forward, backward, optimizer and topology, on any backend.
 
 use autograd::optim::{ClipNorm, Optimizer, OptimizerOptions};
-use autograd::{DetachedLoss, GrowthPasses, GrowthRequests, LossStats, Mode};
+use autograd::{DetachedLoss, GrowthPasses, GrowthRequests, LossStats, Mode, NoReduce, Reduce, Shards};
 use rigl::{GradientNeed, LayerUpdate, Method, StepIntent};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Backend, GrowRequest, Layout};
 
 use super::error::TrainingError;
-use super::evaluator::{HostBatch, PassOptions, PassPart, Workspace};
+use super::evaluator::{HostBatch, PassBatch, PassOptions, Workspace};
+use super::found::Found;
 use super::options::StepOptions;
-use super::parts::parts;
+use super::parts::{parts, shards};
 use crate::data::{Batch, BatchTargets, HostInputs};
-use crate::models::Network;
+use crate::models::{Network, Norm};
+use ranks::{RankReduce, Ranks, RanksError};
 
 /// What a training step tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +29,20 @@ pub struct StepReport {
 
 /// Of no batch.
 const NO_LOSS: LossStats = LossStats { sum: 0.0, correct: 0, lanes: 0 };
+
+/// The sum of losses, each with its step and learning rate; the error of the first that is not finite.
+fn summed(losses: impl Iterator<Item = ((u64, f32), LossStats)>) -> Result<LossStats, TrainingError> {
+    let mut sum = NO_LOSS;
+    for ((step, learning_rate), loss) in losses {
+        if !loss.sum.is_finite() {
+            return Err(TrainingError::Diverged { step, loss: loss.mean(), learning_rate });
+        }
+        sum.sum += loss.sum;
+        sum.correct += loss.correct;
+        sum.lanes += loss.lanes;
+    }
+    Ok(sum)
+}
 
 /// A network in training.
 ///
@@ -67,6 +83,8 @@ pub struct Trainer<'b, B: Backend> {
     pub(super) update: Option<Update>,
     /// Losses that are still on the device.
     pub(super) unread: Vec<UnreadLoss<B>>,
+    /// The other ranks, which compute the other shards.
+    ranks: Option<RankReduce>,
 }
 
 /// A step's loss that is still on the device.
@@ -106,8 +124,23 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let optimizer = Optimizer::new(optimizer, backend, &mut network.parameters)?;
         let clip = options.clip_norm.map(|norm| ClipNorm::new(backend, norm)).transpose()?;
         let (workspace, step, batches) = (Workspace::new(backend), 0, 0);
-        let (update, unread) = (None, vec![]);
-        Ok(Self { backend, network, optimizer, method, options, workspace, step, batches, clip, update, unread })
+        let (update, unread, ranks) = (None, vec![], None);
+        Ok(Self { backend, network, optimizer, method, options, workspace, step, batches, clip, update, unread, ranks })
+    }
+
+    /// Trains as one of several ranks from now on, all of which have the same state and get the same batches: this one computes
+    /// its shards of them.
+    ///
+    /// # Errors
+    /// [`RanksError::FewShards`].
+    pub fn join(&mut self, ranks: Ranks) -> Result<(), RanksError> {
+        self.ranks = Some(RankReduce::new(ranks, self.options.shards.unwrap_or(1))?);
+        Ok(())
+    }
+
+    /// The ranks, if it is one of several.
+    pub fn ranks(&self) -> Option<&RankReduce> {
+        self.ranks.as_ref()
     }
 
     /// The step counter: what schedules and methods go by.
@@ -158,20 +191,11 @@ impl<'b, B: Backend> Trainer<'b, B> {
     pub fn read_losses(&mut self) -> Result<LossStats, TrainingError> {
         let (steps, losses): (Vec<_>, Vec<_>) =
             self.unread.drain(..).map(|unread| ((unread.step, unread.learning_rate), unread.loss)).unzip();
-        let mut sum = NO_LOSS;
         if losses.is_empty() {
-            return Ok(sum);
+            return Ok(NO_LOSS);
         }
         let stats = self.workspace.read(losses)?;
-        for ((step, learning_rate), loss) in steps.into_iter().zip(stats) {
-            if !loss.sum.is_finite() {
-                return Err(TrainingError::Diverged { step, loss: loss.mean(), learning_rate });
-            }
-            sum.sum += loss.sum;
-            sum.correct += loss.correct;
-            sum.lanes += loss.lanes;
-        }
-        Ok(sum)
+        summed(steps.into_iter().zip(stats))
     }
 
     /// Trains on one batch: `images` in `layout`, a class of each lane or numbers, as the loss needs.
@@ -217,19 +241,64 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let key = Key::new(self.options.seed).with_name("dropout").with(self.batches);
         let (mode, dropout, loss) = (Mode::Training, self.options.dropout, self.options.loss);
         let learning_rate = self.options.learning_rate.at(self.step);
+        let options = PassOptions { mode, dropout, loss };
         let mut growth = GrowthRequests::new();
-        for number in 0..parts.len().max(1) {
-            growth = GrowthRequests::new();
-            requests.iter().for_each(|(parameter, request)| growth.add(*parameter, passes(number), request.clone()));
+        let ask = |growth: &mut GrowthRequests, passes| {
+            requests.iter().for_each(|(parameter, request)| growth.add(*parameter, passes, request.clone()));
             dense.iter().for_each(|&parameter| growth.add_dense(parameter));
-            let (batch, share) = parts.get(number).map_or((batch, 1.0), |part| (part.batch(), part.share));
-            let key = if number == 0 { key } else { key.with_name("part").with(number as u64) };
-            let options = PassOptions { mode, dropout, key, loss, part: PassPart { number, share } };
-            let loss = self.workspace.pass(&mut self.network, batch, options, backward.then_some(&mut growth), None)?;
-            self.unread.push(UnreadLoss { step: self.step, learning_rate, loss });
+        };
+        let part_key = |number: usize| if number == 0 { key } else { key.with_name("part").with(number as u64) };
+        let mut losses = vec![];
+        let mut loss_of_all = None;
+        if let Some(count) = self.options.shards {
+            ask(&mut growth, GrowthPasses::One);
+            let shards = shards(batch, count, &self.network.body);
+            let own = self.ranks.as_ref().map_or(0..count, RankReduce::own);
+            let of_shard = |number: usize| {
+                let shard = &shards[number];
+                PassBatch { batch: shard.batch(), number, share: shard.share, key: part_key(number) }
+            };
+            let batches = own.clone().map(of_shard).collect();
+            let mut alone = NoReduce;
+            let reduce: &mut dyn Reduce<B> = match &mut self.ranks {
+                Some(ranks) => ranks,
+                None => &mut alone,
+            };
+            let backward = backward.then_some((&mut growth, reduce));
+            let over = Shards::some(count, own);
+            let (of_shards, mut moments) =
+                self.workspace.pass_shards(&mut self.network, over, batches, options, backward)?;
+            let shares: Vec<_> = shards.iter().map(|shard| shard.share).collect();
+            match &mut self.ranks {
+                Some(ranks) => {
+                    let own = self.workspace.read(of_shards)?;
+                    let norms = self.network.body.norms.iter().filter_map(Norm::batch).copied().collect();
+                    let found = Found { norms, losses: own, moments };
+                    let all = found.of_all_ranks(ranks)?;
+                    loss_of_all = Some(all.losses);
+                    moments = all.moments;
+                }
+                None => losses = of_shards,
+            }
+            self.network.move_running(self.backend, &moments, &shares)?;
+        } else {
+            for number in 0..parts.len().max(1) {
+                growth = GrowthRequests::new();
+                ask(&mut growth, passes(number));
+                let (batch, share) = parts.get(number).map_or((batch, 1.0), |part| (part.batch(), part.share));
+                let batch = PassBatch { batch, number, share, key: part_key(number) };
+                let backward = backward.then_some(&mut growth);
+                losses.push(self.workspace.pass(&mut self.network, batch, options, backward, None)?);
+            }
         }
+        let unread = losses.into_iter().map(|loss| UnreadLoss { step: self.step, learning_rate, loss });
+        self.unread.extend(unread);
         let is_due = self.unread.len() >= self.backend.results_per_reading();
-        let loss = if is_due { self.read_losses()? } else { NO_LOSS };
+        let loss = match loss_of_all {
+            Some(losses) => summed(losses.into_iter().map(|loss| ((self.step, learning_rate), loss)))?,
+            None if is_due => self.read_losses()?,
+            None => NO_LOSS,
+        };
         if !is_last_batch && !requests.is_empty() {
             self.batches += 1;
             self.update = Some(Update { intent, requests, dense, any, passes_left: passes_left - 1 });

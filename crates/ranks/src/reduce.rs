@@ -1,0 +1,352 @@
+//! Sums over the shards of all ranks, and growth from them, with the bits of one rank.
+//!
+//! ```text
+//! backward pass   a gradient is whole on this rank → its nodes of the tree go into the bucket
+//!                 the bucket is full → cut it into a chunk for each rank, send each its chunk of the nodes      (1)
+//! (1) has come    add up my chunk along the tree, send the sum to all                                           (2)
+//! finish          all of (2) have come → the gradients
+//!
+//! growth          for each round of as many tiles as ranks: send each rank one tile's nodes; it keeps its best
+//!                 the best of two ranks, of four, …; the first rank tells all
+//! ```
+//!
+//! A bucket of n numbers of which each rank has one node costs a rank `2 · (R − 1) / R · 4n` bytes, as much as the best
+//! all-reduces do. A rank whose shards are no node of the tree by themselves (three ranks, eight shards) sends more nodes in
+//! (1).
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use autograd::{Arena, BestGrowth, Error, Growth, Parameters, Reduce, SumOf, Tree};
+use bytemuck::{cast_slice, cast_slice_mut};
+use sparse_kernels::{Backend, Candidate};
+
+use super::{Exchange, Ranks, RanksError, Traffic, shards_of};
+
+/// Bytes of a bucket: what is sent while backward goes on.
+pub const BUCKET_BYTES: usize = 1 << 20;
+
+/// Combines what ranks have computed, each of some shards.
+#[derive(Debug)]
+pub struct RankReduce {
+    ranks: Ranks,
+    shards: usize,
+    bucket_bytes: usize,
+    /// Nodes that each rank has.
+    nodes: Vec<Vec<Range<usize>>>,
+    bucket: Bucket,
+    under_way: VecDeque<UnderWay>,
+    /// Of the next exchange.
+    number: u64,
+    traffic: Traffic,
+}
+
+/// Gradients one behind the other.
+#[derive(Debug, Default)]
+struct Bucket {
+    sums: Vec<(SumOf, usize)>,
+    /// Of each node of this rank.
+    nodes: Vec<Vec<f32>>,
+    len: usize,
+}
+
+/// A bucket that has been sent.
+#[derive(Debug)]
+struct UnderWay {
+    /// Of the exchange of its sums.
+    number: u64,
+    sums: Vec<(SumOf, usize)>,
+    len: usize,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Nodes are sent to whoever adds them up.
+    Nodes(Box<dyn Exchange>),
+    /// Sums are sent to all.
+    Sums(Box<dyn Exchange>),
+}
+
+/// The part of `len` numbers that a rank adds up.
+fn chunk(rank: usize, ranks: usize, len: usize) -> Range<usize> {
+    rank * len / ranks..(rank + 1) * len / ranks
+}
+
+fn numbers(bytes: &[u8]) -> Vec<f32> {
+    let mut numbers = vec![0.0f32; bytes.len() / size_of::<f32>()];
+    cast_slice_mut(&mut numbers).copy_from_slice(bytes);
+    numbers
+}
+
+fn add(mut sum: Vec<f32>, other: Vec<f32>) -> Result<Vec<f32>, Error> {
+    sum.iter_mut().zip(&other).for_each(|(sum, other)| *sum += other);
+    Ok(sum)
+}
+
+fn failed(error: RanksError) -> Error {
+    Error::Reduce(error.to_string())
+}
+
+impl RankReduce {
+    /// For batches of so many shards.
+    ///
+    /// # Errors
+    /// [`RanksError::FewShards`].
+    pub fn new(ranks: Ranks, shards: usize) -> Result<Self, RanksError> {
+        let count = ranks.count();
+        if count > shards {
+            return Err(RanksError::FewShards { ranks: count, shards });
+        }
+        let nodes = (0..count).map(|rank| Tree::<()>::spans(shards, shards_of(rank, count, shards))).collect();
+        Ok(Self {
+            ranks,
+            shards,
+            bucket_bytes: BUCKET_BYTES,
+            nodes,
+            bucket: Bucket::default(),
+            under_way: VecDeque::new(),
+            number: 0,
+            traffic: Traffic::default(),
+        })
+    }
+
+    /// With buckets of another size.
+    #[must_use]
+    pub fn with_buckets(self, bucket_bytes: usize) -> Self {
+        Self { bucket_bytes, ..self }
+    }
+
+    /// The ranks.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
+    }
+
+    /// The shards that this rank computes.
+    pub fn own(&self) -> Range<usize> {
+        shards_of(self.ranks.rank(), self.ranks.count(), self.shards)
+    }
+
+    /// Bytes sent so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// The number of the next exchange. All ranks ask for them in the same order.
+    fn next(&mut self) -> u64 {
+        self.number += 1;
+        self.number - 1
+    }
+
+    /// The same message to all ranks, and the messages of all, of these lengths.
+    ///
+    /// # Errors
+    /// If the ranks cannot be reached.
+    pub fn gather(&mut self, own: &[u8], lengths: Vec<usize>) -> Result<Vec<Vec<u8>>, RanksError> {
+        let (number, count) = (self.next(), self.ranks.count());
+        self.traffic.other += (own.len() * (count - 1)) as u64;
+        self.ranks.exchange(number, vec![own.to_vec(); count], lengths)?.wait()
+    }
+
+    /// As [`RankReduce::gather`], of lengths that the other ranks do not know.
+    ///
+    /// # Errors
+    /// As [`RankReduce::gather`].
+    pub fn gather_any(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>, RanksError> {
+        let lengths = self.gather(&(own.len() as u64).to_le_bytes(), vec![8; self.ranks.count()])?;
+        let length = |bytes: Vec<u8>| bytes.try_into().map_or(0, u64::from_le_bytes) as usize;
+        self.gather(own, lengths.into_iter().map(length).collect())
+    }
+
+    /// Something of each shard of the batch, `per_shard` bytes each, from what there is of the own shards.
+    ///
+    /// # Errors
+    /// As [`RankReduce::gather`].
+    pub fn gather_shards(&mut self, own: &[u8], per_shard: usize) -> Result<Vec<u8>, RanksError> {
+        let count = self.ranks.count();
+        let length = |rank| shards_of(rank, count, self.shards).len() * per_shard;
+        Ok(self.gather(own, (0..count).map(length).collect())?.concat())
+    }
+
+    /// Bytes that go to other ranks.
+    fn to_others(&self, messages: &[Vec<u8>]) -> u64 {
+        let me = self.ranks.rank();
+        messages.iter().enumerate().filter(|(rank, _)| *rank != me).map(|(_, message)| message.len() as u64).sum()
+    }
+
+    /// Sends the bucket.
+    fn send(&mut self) -> Result<(), Error> {
+        let Bucket { sums, nodes, len } = std::mem::take(&mut self.bucket);
+        if sums.is_empty() {
+            return Ok(());
+        }
+        let (me, count) = (self.ranks.rank(), self.ranks.count());
+        let to = |rank| nodes.iter().flat_map(|node| cast_slice(&node[chunk(rank, count, len)])).copied().collect();
+        let messages: Vec<Vec<u8>> = (0..count).map(to).collect();
+        let mine = chunk(me, count, len).len();
+        let lengths = self.nodes.iter().map(|nodes| nodes.len() * mine * size_of::<f32>()).collect();
+        self.traffic.values += self.to_others(&messages);
+        let [of_nodes, number] = [self.next(), self.next()];
+        let exchange = self.ranks.exchange(of_nodes, messages, lengths).map_err(failed)?;
+        self.under_way.push_back(UnderWay { number, sums, len, stage: Stage::Nodes(exchange) });
+        Ok(())
+    }
+
+    /// Adds up the nodes of a chunk of `len` numbers that have come from all ranks.
+    fn added(&self, messages: Vec<Vec<u8>>, len: usize) -> Result<Vec<f32>, Error> {
+        let mut tree = Tree::new(self.shards);
+        for (spans, message) in self.nodes.iter().zip(messages) {
+            let message = numbers(&message);
+            for (i, span) in spans.iter().enumerate() {
+                tree.insert(span.clone(), message[i * len..][..len].to_vec(), add)?;
+            }
+        }
+        tree.into_root().ok_or(Error::Backward { reason: "a shard is missing" })
+    }
+
+    /// Moves what has come one stage on; with `wait` to the end of the first stage of all.
+    fn progress(&mut self, wait: bool) -> Result<(), Error> {
+        for _ in 0..self.under_way.len() {
+            let Some(UnderWay { number, sums, len, stage }) = self.under_way.pop_front() else { break };
+            let stage = match stage {
+                Stage::Nodes(mut exchange) => {
+                    if wait || exchange.is_done().map_err(failed)? {
+                        let (me, count) = (self.ranks.rank(), self.ranks.count());
+                        let mine = chunk(me, count, len).len();
+                        let sum = self.added(exchange.wait().map_err(failed)?, mine)?;
+                        let messages = vec![cast_slice(&sum).to_vec(); count];
+                        let length = |rank| chunk(rank, count, len).len() * size_of::<f32>();
+                        self.traffic.values += self.to_others(&messages);
+                        let exchange = self.ranks.exchange(number, messages, (0..count).map(length).collect());
+                        Stage::Sums(exchange.map_err(failed)?)
+                    } else {
+                        Stage::Nodes(exchange)
+                    }
+                }
+                Stage::Sums(mut exchange) => {
+                    exchange.is_done().map_err(failed)?;
+                    Stage::Sums(exchange)
+                }
+            };
+            self.under_way.push_back(UnderWay { number, sums, len, stage });
+        }
+        Ok(())
+    }
+
+    /// One exchange for growth, waited for.
+    fn grow_exchange(&mut self, messages: Vec<Vec<u8>>, lengths: Vec<usize>) -> Result<Vec<Vec<u8>>, Error> {
+        self.traffic.growth += self.to_others(&messages);
+        let number = self.next();
+        self.ranks.exchange(number, messages, lengths).and_then(|exchange| exchange.wait()).map_err(failed)
+    }
+
+    /// The best candidates of two ranks, of four, …, at rank 0, and from there everywhere.
+    fn best_of_all(&mut self, mut best: BestGrowth<'_>) -> Result<Vec<Candidate>, Error> {
+        let (me, count, most) = (self.ranks.rank(), self.ranks.count(), best.most());
+        let one = |rank: usize, message: Vec<u8>| -> Vec<Vec<u8>> {
+            let mut messages = vec![vec![]; count];
+            messages[rank] = message;
+            messages
+        };
+        let mut distance = 1;
+        while distance < count {
+            let is_even = me.is_multiple_of(2 * distance);
+            let (mut messages, mut lengths) = (vec![vec![]; count], vec![0; count]);
+            if me % (2 * distance) == distance {
+                messages = one(me - distance, to_bytes(&best.best_so_far(), most));
+            } else if is_even && me + distance < count {
+                lengths[me + distance] = most * CANDIDATE_BYTES;
+            }
+            let received = self.grow_exchange(messages, lengths)?;
+            best.offer_candidates(received.iter().flat_map(|message| from_bytes(message)));
+            distance *= 2;
+        }
+        let mut lengths = vec![0; count];
+        lengths[0] = most * CANDIDATE_BYTES;
+        let found = if me == 0 { vec![to_bytes(&best.into_candidates(), most); count] } else { vec![vec![]; count] };
+        let received = self.grow_exchange(found, lengths)?;
+        Ok(received.iter().flat_map(|message| from_bytes(message)).collect())
+    }
+}
+
+const CANDIDATE_BYTES: usize = 12;
+
+/// Candidates, and as many that are none as make `most`.
+fn to_bytes(candidates: &[Candidate], most: usize) -> Vec<u8> {
+    let none = Candidate { row: u32::MAX, column: u32::MAX, score: 0.0 };
+    let all = candidates.iter().chain(std::iter::repeat(&none)).take(most);
+    all.flat_map(|c| [c.row, c.column, c.score.to_bits()]).flat_map(u32::to_le_bytes).collect()
+}
+
+fn from_bytes(bytes: &[u8]) -> impl Iterator<Item = Candidate> {
+    let candidate = |bytes: &[u8]| {
+        let [row, column, score] =
+            [0, 4, 8].map(|at| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes")));
+        Candidate { row, column, score: f32::from_bits(score) }
+    };
+    bytes.chunks_exact(CANDIDATE_BYTES).map(candidate).filter(|candidate| candidate.row != u32::MAX)
+}
+
+impl<B: Backend> Reduce<B> for RankReduce {
+    fn sum(
+        &mut self,
+        backend: &B,
+        arena: &mut Arena<B>,
+        of: SumOf,
+        known: Tree<B::Buffer>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        let known = known.into_nodes();
+        self.bucket.nodes.resize_with(known.len(), Vec::new);
+        let mut len = 0;
+        for (node, (_, buffer)) in self.bucket.nodes.iter_mut().zip(known) {
+            len = backend.len(&buffer);
+            let first = node.len();
+            node.resize(first + len, 0.0);
+            backend.download(&buffer, &mut node[first..])?;
+            arena.give_buffer(backend, buffer);
+        }
+        self.bucket.sums.push((of, len));
+        self.bucket.len += len;
+        if self.bucket.len * size_of::<f32>() >= self.bucket_bytes {
+            self.send()?;
+        }
+        self.progress(false)?;
+        Ok(None)
+    }
+
+    fn grow(&mut self, growth: &Growth<'_, B>) -> Result<Vec<Candidate>, Error> {
+        let (me, count) = (self.ranks.rank(), self.ranks.count());
+        let mut best = growth.best();
+        for round in growth.tiles().chunks(count) {
+            let mut messages = vec![vec![]; count];
+            for (message, rows) in messages.iter_mut().zip(round) {
+                let nodes = growth.tile(rows.clone())?.into_nodes();
+                *message = nodes.iter().flat_map(|(_, node)| cast_slice(node)).copied().collect();
+            }
+            let positions = round.get(me).map_or(0, |rows| growth.positions(rows));
+            let lengths = self.nodes.iter().map(|nodes| nodes.len() * positions * size_of::<f32>()).collect();
+            let received = self.grow_exchange(messages, lengths)?;
+            if let Some(rows) = round.get(me) {
+                best.offer(rows.clone(), &self.added(received, positions)?);
+            }
+            self.progress(false)?;
+        }
+        self.best_of_all(best)
+    }
+
+    fn finish(&mut self, backend: &B, _: &mut Arena<B>, parameters: &mut Parameters<B>) -> Result<(), Error> {
+        self.send()?;
+        self.progress(true)?;
+        while let Some(UnderWay { sums, stage, .. }) = self.under_way.pop_front() {
+            let Stage::Sums(exchange) = stage else { unreachable!("all nodes have come") };
+            let all = numbers(&exchange.wait().map_err(failed)?.concat());
+            let mut rest = &all[..];
+            for (of, len) in sums {
+                let (sum, others) = rest.split_at(len);
+                parameters.upload_gradient(backend, of, sum)?;
+                rest = others;
+            }
+        }
+        Ok(())
+    }
+}
