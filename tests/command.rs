@@ -461,3 +461,17 @@ fn help_tells_what_each_command_does() {
         assert!(!text.contains("--worker"));
     }
 }
+
+/// Otherwise each of them would train the same network.
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn several_processes_need_mpi() {
+    for name in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"] {
+        let program = env!("CARGO_BIN_EXE_rigl-under-test");
+        let output =
+            std::process::Command::new(program).args(["train", "--steps", "1"]).env(name, "4").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("4 processes") && said.contains("--features mpi"), "{said}");
+    }
+}

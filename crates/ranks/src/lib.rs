@@ -39,6 +39,11 @@ pub trait Transport: Debug + Send + Sync {
         messages: Vec<Vec<u8>>,
         lengths: Vec<usize>,
     ) -> Result<Box<dyn Exchange>, RanksError>;
+
+    /// Ends this process and all others at once, with this exit code.
+    fn abort(&self, code: u8) -> ! {
+        std::process::exit(code.into())
+    }
 }
 
 /// An exchange under way.

@@ -74,13 +74,6 @@ impl MpiRanks {
             Link { rank: rank as usize, count: count as usize, world, calls: Mutex::new(()), _universe: universe };
         Ok(Self { link: Arc::new(link), patience })
     }
-
-    /// Ends all ranks at once, with this exit code.
-    pub fn abort(&self, code: u8) -> ! {
-        // SAFETY: MPI is initialised; nothing is used afterwards.
-        unsafe { ffi::MPI_Abort(self.link.world, c_int::from(code)) };
-        std::process::exit(i32::from(code))
-    }
 }
 
 impl Link {
@@ -109,6 +102,12 @@ impl Transport for MpiRanks {
 
     fn count(&self) -> usize {
         self.link.count
+    }
+
+    fn abort(&self, code: u8) -> ! {
+        // SAFETY: MPI is initialised; nothing is used afterwards.
+        unsafe { ffi::MPI_Abort(self.link.world, c_int::from(code)) };
+        std::process::exit(code.into())
     }
 
     fn exchange(

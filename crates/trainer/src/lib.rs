@@ -23,6 +23,7 @@ mod fit;
 pub mod formats;
 pub mod interrupt;
 pub mod landscape;
+pub mod launch;
 mod memory;
 pub mod method;
 pub mod metrics;

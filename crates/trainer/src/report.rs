@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -26,6 +27,24 @@ pub(crate) fn listed(names: &[String]) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
 }
 
+/// Whether this process says nothing.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process says nothing: another one of the same run speaks.
+pub fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+/// Whether this process says nothing.
+pub fn is_silent() -> bool {
+    SILENT.load(Ordering::Relaxed)
+}
+
+/// Where log lines go: standard error, unless this process says nothing.
+pub fn log_writer() -> Box<dyn Write> {
+    if is_silent() { Box::new(io::sink()) } else { Box::new(io::stderr()) }
+}
+
 /// Writes one record as a line of standard output, at once.
 ///
 /// # Errors
@@ -39,6 +58,9 @@ pub fn print_record(record: &impl Serialize) -> io::Result<()> {
 /// # Errors
 /// What the stream reports, with its name; a closed pipe is an error, not a panic.
 pub fn print_text(text: impl fmt::Display) -> io::Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     let mut stdout = io::stdout().lock();
     let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
     written.map_err(output_error)
@@ -49,6 +71,9 @@ pub fn print_text(text: impl fmt::Display) -> io::Result<()> {
 /// # Errors
 /// As [`print_text`].
 pub fn print_part(text: &str) -> io::Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(output_error)
@@ -120,7 +145,7 @@ pub enum Progress {
 impl Progress {
     /// The kind that suits standard error, or none with `json`.
     pub fn new(total_steps: u64, json: bool) -> Self {
-        if json {
+        if json || is_silent() {
             Self::Silent
         } else if io::stderr().is_terminal() {
             // Fits 80 columns.

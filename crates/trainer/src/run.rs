@@ -490,7 +490,8 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             // Within an update over several batches there is no state to save: what is due comes after it.
             owed |= due;
             let between = !self.parts.trainer.is_within_update();
-            if self.parts.interrupt.requested() && between {
+            let asked = self.parts.interrupt.requested();
+            if self.parts.trainer.stops(asked) && between {
                 return Err(self.stop()?.into());
             }
             if finished {
@@ -636,6 +637,9 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     /// [`RunError::Evaluation`] if interrupted, or if the device fails.
     pub fn evaluate(&mut self, split: &Arc<Split>) -> Result<Evaluation> {
         let RunParts { trainer, config, interrupt, data, .. } = &mut self.parts;
+        // Ranks stop between two steps, together.
+        let never = Interrupt::default();
+        let interrupt = if trainer.has_ranks() { &never } else { &*interrupt };
         let body = trainer.network.body.clone();
         let measured = Measured {
             loss: config.loss,

@@ -188,6 +188,13 @@ pub(crate) fn run_config(model: &Path) -> Option<TrainConfig> {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// None if another process writes the folder.
+    files: Option<Files>,
+}
+
+/// What is open in the folder.
+#[derive(Debug)]
+struct Files {
     metrics: File,
     topology: File,
     /// Locked as long as it is open.
@@ -195,6 +202,11 @@ pub struct RunDir {
 }
 
 impl RunDir {
+    /// The folder of a run that another process writes: whatever this one writes goes nowhere.
+    pub fn of_another(path: &Path) -> Self {
+        Self { path: path.to_owned(), files: None }
+    }
+
     /// Makes the folder and writes `config.toml` and `run.json`. Without `config.out` it is
     /// `runs/<date>-<model>-<method>-d<density>-s<seed>`, with a number behind it if there is such a folder.
     ///
@@ -217,7 +229,7 @@ impl RunDir {
         if let Some(file) = [CONFIG, CHECKPOINTS, FINAL].into_iter().find(|file| path.join(file).exists()) {
             return Err(RunDirError::Occupied { path, file });
         }
-        for (file, name) in [(&folder.metrics, METRICS), (&folder.topology, TOPOLOGY)] {
+        for (file, name) in folder.logs() {
             file.set_len(0).map_err(|source| RunDirError::Io { path: path.join(name), source })?;
         }
         folder.write_start(info)?;
@@ -264,7 +276,12 @@ impl RunDir {
         }
         let metrics = open(METRICS, File::options().append(true))?;
         let topology = open(TOPOLOGY, File::options().append(true))?;
-        Ok(Self { path, metrics, topology, _lock: lock })
+        Ok(Self { path, files: Some(Files { metrics, topology, _lock: lock }) })
+    }
+
+    /// The files that records are appended to, with their names.
+    fn logs(&self) -> impl Iterator<Item = (&File, &'static str)> {
+        self.files.iter().flat_map(|files| [(&files.metrics, METRICS), (&files.topology, TOPOLOGY)])
     }
 
     /// Puts a checkpoint that cannot be used out of the way.
@@ -306,6 +323,9 @@ impl RunDir {
     /// If it cannot be written; what was there is there still.
     pub fn save(&mut self, checkpoint: &Checkpoint, step: u64, keep: usize) -> Result<PathBuf, RunDirError> {
         let folder = self.path.join(CHECKPOINTS);
+        if self.files.is_none() {
+            return Ok(folder);
+        }
         if !folder.exists() {
             let made = fs::create_dir(&folder).and_then(|()| sync_folder(&folder));
             made.map_err(|source| RunDirError::Io { path: folder.clone(), source })?;
@@ -343,6 +363,9 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError`].
     pub fn extend(&mut self, config: &TrainConfig) -> Result<(), RunDirError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
         let last = self.path.join(FINAL);
         match fs::remove_file(&last) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -354,8 +377,11 @@ impl RunDir {
     }
 
     fn save_as(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<(), RunDirError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
         // The records that the checkpoint counts must not be lost where the checkpoint is not.
-        for (file, name) in [(&self.metrics, METRICS), (&self.topology, TOPOLOGY)] {
+        for (file, name) in self.logs() {
             file.sync_data().map_err(|source| RunDirError::Io { path: self.path.join(name), source })?;
         }
         Ok(checkpoint.save_atomic(path)?)
@@ -371,7 +397,8 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError`] if it is not JSON or cannot be written.
     pub fn append(&mut self, record: &impl Serialize) -> Result<(), RunDirError> {
-        append_line(&mut self.metrics, &self.path.join(METRICS), record)
+        let Some(files) = &mut self.files else { return Ok(()) };
+        append_line(&mut files.metrics, &self.path.join(METRICS), record)
     }
 
     /// Appends one record to `topology.jsonl`, as one write.
@@ -379,7 +406,8 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::Io`].
     pub fn append_topology(&mut self, record: &TopologyRecord) -> Result<(), RunDirError> {
-        append_line(&mut self.topology, &self.path.join(TOPOLOGY), record)
+        let Some(files) = &mut self.files else { return Ok(()) };
+        append_line(&mut files.topology, &self.path.join(TOPOLOGY), record)
     }
 
     /// Whether `topology.jsonl` has no record: its first one says what all are of.
@@ -387,7 +415,8 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::Io`].
     pub fn topology_is_empty(&self) -> Result<bool, RunDirError> {
-        let metadata = self.topology.metadata();
+        let Some(files) = &self.files else { return Ok(false) };
+        let metadata = files.topology.metadata();
         let metadata = metadata.map_err(|source| RunDirError::Io { path: self.path.join(TOPOLOGY), source })?;
         Ok(metadata.len() == 0)
     }
@@ -398,6 +427,7 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::Io`].
     pub fn cut_topology(&mut self, epochs: u64) -> Result<(), RunDirError> {
+        let Some(files) = &self.files else { return Ok(()) };
         let path = self.path.join(TOPOLOGY);
         let in_file = |source| RunDirError::Io { path: path.clone(), source };
         let bytes = fs::read(&path).map_err(in_file)?;
@@ -406,7 +436,7 @@ impl RunDir {
             line.ends_with(b"\n") && record.is_ok_and(|record| record.epoch <= epochs)
         };
         let end: usize = bytes.split_inclusive(|&byte| byte == b'\n').take_while(stays).map(<[u8]>::len).sum();
-        self.topology.set_len(end as u64).map_err(in_file)
+        files.topology.set_len(end as u64).map_err(in_file)
     }
 
     /// Cuts `metrics.jsonl` back to its first `records` lines, and returns the last of them that is left.
@@ -414,6 +444,7 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::Io`].
     pub fn cut_metrics(&mut self, records: u64) -> Result<Option<Value>, RunDirError> {
+        let Some(files) = &self.files else { return Ok(None) };
         let path = self.path.join(METRICS);
         let in_file = |source| RunDirError::Io { path: path.clone(), source };
         let bytes = fs::read(&path).map_err(in_file)?;
@@ -423,7 +454,7 @@ impl RunDir {
         if found < records {
             tracing::warn!("{} holds {found} records where {records} were written", path.display());
         }
-        self.metrics.set_len(end as u64).map_err(in_file)?;
+        files.metrics.set_len(end as u64).map_err(in_file)?;
         let last = ends.len().checked_sub(2).map(|start| &bytes[ends[start]..end]);
         Ok(last.and_then(|line| serde_json::from_slice(line).ok()))
     }
@@ -506,7 +537,7 @@ mod tests {
         assert_eq!((&run["starts"][0]["threads"], &run["starts"][1]["isa"]), (&2.into(), &"scalar".into()));
         assert!(run["starts"][1]["started_unix_seconds"].as_u64().unwrap() > 1_700_000_000);
         // A line that was cut by a crash goes with those after the mark.
-        folder.metrics.write_all(b"{\"event\":").unwrap();
+        folder.files.as_mut().unwrap().metrics.write_all(b"{\"event\":").unwrap();
         assert_eq!(folder.cut_metrics(2).unwrap().unwrap()["epoch"], 2);
         folder.append(&serde_json::json!({ "epoch": 30 })).unwrap();
         let metrics = fs::read_to_string(out.join(METRICS)).unwrap();
@@ -520,7 +551,7 @@ mod tests {
             assert_eq!(folder.topology_is_empty().unwrap(), epoch == 0);
             folder.append_topology(&TopologyRecord { epoch, nnz: vec![5], ..Default::default() }).unwrap();
         }
-        folder.topology.write_all(b"{\"epoch\":1").unwrap();
+        folder.files.as_mut().unwrap().topology.write_all(b"{\"epoch\":1").unwrap();
         let epochs = || {
             let topology = fs::read_to_string(out.join(TOPOLOGY)).unwrap();
             topology

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ranks::{Ranks, RanksError};
 use rigl::LayerDensity;
 use serde::Serialize;
 use serde_json::Value;
@@ -19,6 +20,7 @@ use crate::error::{Context, Kind};
 use crate::first_model::FirstModel;
 use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
+use crate::launch::{self, Agreement};
 use crate::memory;
 use crate::metrics::Evaluation;
 use crate::models::{Architecture, ModelInput, SequenceFamily, StoredModel};
@@ -119,12 +121,26 @@ struct DoneRecord {
     /// Training pictures that others took the place of, where data may have broken ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     corrupt_images: Option<usize>,
+    /// Of several ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ranks: Option<RanksRecord>,
     /// The epoch whose checkpoint is kept as the best one.
     #[serde(skip_serializing_if = "Option::is_none")]
     best: Option<BestRecord>,
     /// Whether the run ended for want of a better epoch, where it may.
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped_early: Option<bool>,
+}
+
+/// The ranks of a run in a record.
+#[derive(Debug, Serialize)]
+struct RanksRecord {
+    count: usize,
+    shards: usize,
+    /// Bytes that rank 0 has sent to others in this process: gradients, growth, everything else.
+    sent_value_bytes: u64,
+    sent_growth_bytes: u64,
+    sent_other_bytes: u64,
 }
 
 /// The best epoch in a record.
@@ -146,21 +162,56 @@ const LARGEST_DENSE: usize = 1 << 26;
 /// If the settings are impossible, the data is unavailable, the run diverges or is interrupted, or its folder cannot be
 /// written.
 pub fn run(args: &TrainArgs) -> crate::Result<()> {
+    match launch::ranks(PATIENCE)? {
+        None => run_as(args, None),
+        Some(ranks) => launch::together(&ranks, || run_as(args, Some(&ranks))),
+    }
+}
+
+/// A rank that says nothing for so long counts as lost: longer than a checkpoint takes to be written.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Shards of a batch where several ranks train and nothing is said: the same for up to so many ranks.
+const SHARDS: usize = 8;
+
+fn run_as(args: &TrainArgs, ranks: Option<&Ranks>) -> crate::Result<()> {
+    let interrupt = Interrupt::install()?;
+    let (config, data, architecture) = match ranks {
+        None => prepare(args, None)?,
+        Some(ranks) => {
+            let agreement = Agreement::new(ranks)?;
+            let prepared = agreement.all(prepare(args, Some(ranks)))?;
+            agreement.same("settings", &prepared.0.fingerprint().to_string())?;
+            agreement.same("data", &prepared.1.sha256())?;
+            prepared
+        }
+    };
+    let order = config.model.sequence().map(SequenceFamily::order);
+    let [batches_per_epoch, _] = data.train.epoch(config.batch_size, order);
+    let total_steps = config.total_steps(batches_per_epoch as u64);
+    let (config, data, architecture) = (&config, &data, &architecture);
+    let work = Train { args, config, data, architecture, total_steps, interrupt, ranks };
+    on_device(config.device, config.thread_count(), work)
+}
+
+/// Settings, data and network.
+fn prepare(args: &TrainArgs, ranks: Option<&Ranks>) -> crate::Result<(TrainConfig, Dataset, Architecture)> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let mut config = match &args.resume {
         Some(run) if args.extend => TrainConfig::extend(&args.options, &RunDir::config_path(run)?, data_dir)?,
         Some(run) => TrainConfig::resume(&args.options, &RunDir::config_path(run)?, data_dir)?,
         None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
-    let interrupt = Interrupt::install()?;
+    if let Some(ranks) = ranks {
+        let shards = *config.shards.get_or_insert(SHARDS.max(ranks.count()));
+        config.check()?;
+        if shards < ranks.count() {
+            return Err(RanksError::FewShards { ranks: ranks.count(), shards }.into());
+        }
+    }
     let data = config.training_data(first_input(args, &config).as_ref())?;
     let architecture = fit::settle(&mut config, &data)?;
     check_fit(&architecture, &data)?;
-    let order = config.model.sequence().map(SequenceFamily::order);
-    let [batches_per_epoch, _] = data.train.epoch(config.batch_size, order);
-    let total_steps = config.total_steps(batches_per_epoch as u64);
-    let work = Train { args, config: &config, data: &data, architecture: &architecture, total_steps, interrupt };
-    on_device(config.device, config.thread_count(), work)
+    Ok((config, data, architecture))
 }
 
 /// What the inputs of the model are that the run goes on from or begins with, if there is one.
@@ -180,6 +231,8 @@ struct Train<'a> {
     architecture: &'a Architecture,
     total_steps: u64,
     interrupt: Interrupt,
+    /// The ranks of the run, if it has several.
+    ranks: Option<&'a Ranks>,
 }
 
 impl OnDevice for Train<'_> {
@@ -191,12 +244,13 @@ impl OnDevice for Train<'_> {
 }
 
 fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
-    let Train { args, config, data, architecture, total_steps, interrupt } = work;
+    let Train { args, config, data, architecture, total_steps, interrupt, ranks } = work;
+    let is_first = ranks.is_none_or(|ranks| ranks.rank() == 0);
     let (method, window) = config.scheduled_method(total_steps)?;
     memory::check(device, architecture, config.held_at_a_time(data.train.len()))?;
     let place = device.place();
     let info = RunInfo::new(place.clone());
-    let resumed = args.resume.as_ref().map(|folder| open(folder, &info)).transpose()?;
+    let resumed = args.resume.as_ref().map(|folder| open(folder, &info, is_first)).transpose()?;
     let (opened, found) = match resumed {
         Some((run_dir, found)) => (Some(run_dir), found),
         None => (None, None),
@@ -227,9 +281,13 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     }
     let network = first.network(device, config, config.computed_at_a_time(data.train.len()))?;
     let (optimizer, steps) = (config.optimizer_options(), config.step_options(total_steps));
-    let trainer = Trainer::new(device, network, optimizer, method, steps)?;
+    let mut trainer = Trainer::new(device, network, optimizer, method, steps)?;
+    if let Some(ranks) = ranks {
+        trainer.join(ranks.clone())?;
+    }
     let run_dir = match opened {
         Some(run_dir) => run_dir,
+        None if !is_first => RunDir::of_another(config.out.as_deref().unwrap_or("runs".as_ref())),
         None => RunDir::create(config, &info)?,
     };
     let mut run = Run::new(RunParts { device, config, data, trainer, run_dir, total_steps, interrupt });
@@ -240,7 +298,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
             run.begin_extension()?;
         }
     }
-    if !config.json {
+    if !config.json && is_first {
         // Progress is no reason to fail when nobody reads it.
         let _ = io::stderr().write_all(heading(&mut run, config, data, total_steps, &place).as_bytes());
     }
@@ -249,7 +307,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     }
     let steps_before = run.trainer().batches();
     device.install(|| run.train())?;
-    if args.profile {
+    if args.profile && is_first {
         let steps = run.trainer().batches() - steps_before;
         eprint!("{}", profile_table(&device.take_profile()?, steps));
     }
@@ -258,6 +316,9 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         Kind::Interrupted => run.interrupted().into(),
         _ => error,
     })?;
+    if !is_first {
+        return Ok(());
+    }
 
     let densities = run.trainer().network.densities(device);
     let [sparse_flops, dense_flops] = architecture.forward_flops(&densities, config.flops_convention);
@@ -283,6 +344,16 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         inference_flops_ratio: sparse_flops / dense_flops,
         inference_flops: sparse_flops,
         train_flops: training_flops,
+        ranks: ranks.map(|ranks| {
+            let sent = run.trainer().traffic();
+            RanksRecord {
+                count: ranks.count(),
+                shards: config.shards.unwrap_or(1),
+                sent_value_bytes: sent.values,
+                sent_growth_bytes: sent.growth,
+                sent_other_bytes: sent.other,
+            }
+        }),
         steps: run.trainer().step(),
         samples: run.samples(),
         train_seconds,
@@ -362,7 +433,10 @@ fn steps_of(checkpoint: &Checkpoint) -> Result<u64, CheckpointError> {
 }
 
 /// The run in `folder` and its newest whole checkpoint. Those that are incomplete are set aside.
-fn open(folder: &Path, info: &RunInfo) -> crate::Result<(RunDir, Option<Found>)> {
+fn open(folder: &Path, info: &RunInfo, is_first: bool) -> crate::Result<(RunDir, Option<Found>)> {
+    if !is_first {
+        return Ok((RunDir::of_another(folder), newest_checkpoint(folder)?.0));
+    }
     let run_dir = RunDir::open(folder, info)?;
     let (found, unusable) = newest_checkpoint(folder)?;
     for unusable in unusable {

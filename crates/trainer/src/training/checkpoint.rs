@@ -1,11 +1,12 @@
 //! The state of a training loop in a checkpoint, and back.
 
+use ranks::{RankReduce, RanksError};
 use rigl::MethodState;
 use serde::{Deserialize, Serialize};
 use sparse_kernels::Backend;
 
 use super::error::TrainingError;
-use super::trainer::Trainer;
+use super::trainer::{Trainer, locked};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::models::{Layer, ModelInput, StoredModel};
 
@@ -26,6 +27,41 @@ struct TrainingState {
     optimizer: String,
     optimizer_steps: u64,
     method: MethodState,
+}
+
+/// The states of the recurrent layers in each shard, from those of the own shards.
+fn states_of_all_ranks(of_parts: Vec<Vec<Vec<f32>>>, ranks: &mut RankReduce) -> Result<Vec<Vec<Vec<f32>>>, RanksError> {
+    let own = of_parts.get(ranks.own()).unwrap_or_default();
+    let mut message = Vec::new();
+    for layers in own {
+        message.extend((layers.len() as u64).to_le_bytes());
+        for values in layers {
+            message.extend((values.len() as u64).to_le_bytes());
+            message.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+    }
+    let all = ranks.gather_any(&message)?.concat();
+    let (mut rest, mut of_parts) = (&all[..], vec![]);
+    while !rest.is_empty() {
+        let layers = number(&mut rest);
+        of_parts.push((0..layers).map(|_| numbers(&mut rest)).collect());
+    }
+    Ok(of_parts)
+}
+
+/// Takes a number from the front.
+fn number(bytes: &mut &[u8]) -> usize {
+    let (first, rest) = bytes.split_at(8);
+    *bytes = rest;
+    u64::from_le_bytes(first.try_into().expect("8 bytes")) as usize
+}
+
+/// Takes as many numbers from the front as the first one says.
+fn numbers(bytes: &mut &[u8]) -> Vec<f32> {
+    let count = number(bytes);
+    let (first, rest) = bytes.split_at(4 * count);
+    *bytes = rest;
+    first.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("4 bytes"))).collect()
 }
 
 impl<B: Backend> Trainer<'_, B> {
@@ -59,8 +95,15 @@ impl<B: Backend> Trainer<'_, B> {
             optimizer_steps: self.optimizer.steps(),
             method,
         };
-        for (part, states) in self.workspace.states.training.iter().enumerate() {
-            for (i, values) in states.download(self.backend)?.into_iter().enumerate() {
+        let mut of_parts = vec![];
+        for states in &self.workspace.states.training {
+            of_parts.push(states.download(self.backend)?);
+        }
+        if let Some(ranks) = &self.ranks {
+            of_parts = states_of_all_ranks(of_parts, &mut locked(ranks))?;
+        }
+        for (part, states) in of_parts.into_iter().enumerate() {
+            for (i, values) in states.into_iter().enumerate() {
                 checkpoint.tensors.insert(format!("{OF_STATE}{part}.{i}"), TensorData::f32s(values));
             }
         }

@@ -1,5 +1,7 @@
 //! The training step: forward, backward, optimizer and topology, on any backend.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use autograd::optim::{ClipNorm, Optimizer, OptimizerOptions};
 use autograd::{DetachedLoss, GrowthPasses, GrowthRequests, LossStats, Mode, NoReduce, Reduce, Shards};
 use rigl::{GradientNeed, LayerUpdate, Method, StepIntent};
@@ -13,7 +15,7 @@ use super::options::StepOptions;
 use super::parts::{parts, shards};
 use crate::data::{Batch, BatchTargets, HostInputs};
 use crate::models::{Network, Norm};
-use ranks::{RankReduce, Ranks, RanksError};
+use ranks::{RankReduce, Ranks, RanksError, Traffic};
 
 /// What a training step tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,6 +31,11 @@ pub struct StepReport {
 
 /// Of no batch.
 const NO_LOSS: LossStats = LossStats { sum: 0.0, correct: 0, lanes: 0 };
+
+/// The ranks, for one exchange or several.
+pub(super) fn locked(ranks: &Mutex<RankReduce>) -> MutexGuard<'_, RankReduce> {
+    ranks.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The sum of losses, each with its step and learning rate; the error of the first that is not finite.
 fn summed(losses: impl Iterator<Item = ((u64, f32), LossStats)>) -> Result<LossStats, TrainingError> {
@@ -84,7 +91,9 @@ pub struct Trainer<'b, B: Backend> {
     /// Losses that are still on the device.
     pub(super) unread: Vec<UnreadLoss<B>>,
     /// The other ranks, which compute the other shards.
-    ranks: Option<RankReduce>,
+    pub(super) ranks: Option<Mutex<RankReduce>>,
+    /// Whether this rank has been asked to stop, and whether some rank had been at the last step.
+    asked_to_stop: [bool; 2],
 }
 
 /// A step's loss that is still on the device.
@@ -124,8 +133,22 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let optimizer = Optimizer::new(optimizer, backend, &mut network.parameters)?;
         let clip = options.clip_norm.map(|norm| ClipNorm::new(backend, norm)).transpose()?;
         let (workspace, step, batches) = (Workspace::new(backend), 0, 0);
-        let (update, unread, ranks) = (None, vec![], None);
-        Ok(Self { backend, network, optimizer, method, options, workspace, step, batches, clip, update, unread, ranks })
+        let (update, unread, ranks, asked_to_stop) = (None, vec![], None, [false; 2]);
+        Ok(Self {
+            backend,
+            network,
+            optimizer,
+            method,
+            options,
+            workspace,
+            step,
+            batches,
+            clip,
+            update,
+            unread,
+            ranks,
+            asked_to_stop,
+        })
     }
 
     /// Trains as one of several ranks from now on, all of which have the same state and get the same batches: this one computes
@@ -134,13 +157,25 @@ impl<'b, B: Backend> Trainer<'b, B> {
     /// # Errors
     /// [`RanksError::FewShards`].
     pub fn join(&mut self, ranks: Ranks) -> Result<(), RanksError> {
-        self.ranks = Some(RankReduce::new(ranks, self.options.shards.unwrap_or(1))?);
+        self.ranks = Some(Mutex::new(RankReduce::new(ranks, self.options.shards.unwrap_or(1))?));
         Ok(())
     }
 
-    /// The ranks, if it is one of several.
-    pub fn ranks(&self) -> Option<&RankReduce> {
-        self.ranks.as_ref()
+    /// Whether to stop after the last step, which all ranks answer alike: if one of them has been asked to, as `asked` says of this
+    /// one, by the step before.
+    pub fn stops(&mut self, asked: bool) -> bool {
+        self.asked_to_stop[0] |= asked;
+        if self.ranks.is_some() { self.asked_to_stop[1] } else { asked }
+    }
+
+    /// Whether it is one of several ranks.
+    pub fn has_ranks(&self) -> bool {
+        self.ranks.is_some()
+    }
+
+    /// What has been sent to other ranks so far.
+    pub fn traffic(&self) -> Traffic {
+        self.ranks.as_ref().map(|ranks| locked(ranks).traffic()).unwrap_or_default()
     }
 
     /// The step counter: what schedules and methods go by.
@@ -253,15 +288,16 @@ impl<'b, B: Backend> Trainer<'b, B> {
         if let Some(count) = self.options.shards {
             ask(&mut growth, GrowthPasses::One);
             let shards = shards(batch, count, &self.network.body);
-            let own = self.ranks.as_ref().map_or(0..count, RankReduce::own);
+            let own = self.ranks.as_ref().map_or(0..count, |ranks| locked(ranks).own());
             let of_shard = |number: usize| {
                 let shard = &shards[number];
                 PassBatch { batch: shard.batch(), number, share: shard.share, key: part_key(number) }
             };
             let batches = own.clone().map(of_shard).collect();
             let mut alone = NoReduce;
-            let reduce: &mut dyn Reduce<B> = match &mut self.ranks {
-                Some(ranks) => ranks,
+            let mut ranks = self.ranks.as_ref().map(locked);
+            let reduce: &mut dyn Reduce<B> = match &mut ranks {
+                Some(ranks) => &mut **ranks,
                 None => &mut alone,
             };
             let backward = backward.then_some((&mut growth, reduce));
@@ -269,17 +305,19 @@ impl<'b, B: Backend> Trainer<'b, B> {
             let (of_shards, mut moments) =
                 self.workspace.pass_shards(&mut self.network, over, batches, options, backward)?;
             let shares: Vec<_> = shards.iter().map(|shard| shard.share).collect();
-            match &mut self.ranks {
+            match &mut ranks {
                 Some(ranks) => {
                     let own = self.workspace.read(of_shards)?;
                     let norms = self.network.body.norms.iter().filter_map(Norm::batch).copied().collect();
-                    let found = Found { norms, losses: own, moments };
+                    let found = Found { norms, losses: own, moments, asked_to_stop: self.asked_to_stop[0] };
                     let all = found.of_all_ranks(ranks)?;
+                    self.asked_to_stop[1] = all.asked_to_stop;
                     loss_of_all = Some(all.losses);
                     moments = all.moments;
                 }
                 None => losses = of_shards,
             }
+            drop(ranks);
             self.network.move_running(self.backend, &moments, &shares)?;
         } else {
             for number in 0..parts.len().max(1) {

@@ -1,0 +1,180 @@
+//! Processes that one run was started as: `mpirun -n 4 rigl train …`.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use ranks::{RankReduce, Ranks, RanksError};
+
+use crate::commands;
+use crate::error::{Error, Kind, Kinded};
+use crate::report;
+use crate::run::RunError;
+use crate::training::TrainingError;
+
+/// A launch that cannot be, or in which ranks do not agree.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// This program cannot take part.
+    #[error(
+        "{count} processes of this run were started, but this program was built without MPI; build it with: \
+         cargo build --release --features mpi"
+    )]
+    WithoutMpi {
+        /// Processes.
+        count: usize,
+    },
+    /// Each process is alone.
+    #[error(
+        "{count} processes of this run were started, but this program's MPI library sees one; start it with the mpirun of the \
+         library that it was built with"
+    )]
+    OtherLibrary {
+        /// Processes.
+        count: usize,
+    },
+    /// One rank could not begin, and so none can.
+    #[error("rank {rank}: {message}")]
+    OneFailed {
+        /// The rank.
+        rank: usize,
+        /// Its error.
+        message: String,
+        /// Whether it is of settings.
+        is_usage: bool,
+    },
+    /// Ranks see different things.
+    #[error("rank {rank} has other {what} than rank 0: all ranks need the same")]
+    Different {
+        /// The rank.
+        rank: usize,
+        /// What differs.
+        what: &'static str,
+    },
+}
+
+impl Kinded for LaunchError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::OneFailed { is_usage: false, .. } => Kind::Failure,
+            _ => Kind::Usage,
+        }
+    }
+}
+
+impl Kinded for RanksError {
+    fn kind(&self) -> Kind {
+        if matches!(self, Self::FewShards { .. }) { Kind::Usage } else { Kind::Failure }
+    }
+}
+
+/// How many processes this one was started with, as Open MPI, MPICH and Slurm say it.
+fn started() -> usize {
+    let said = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+    said.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(1)
+}
+
+/// The other processes, if there are any. A rank that says nothing for so long counts as lost.
+///
+/// # Errors
+/// [`LaunchError`], [`RanksError`].
+pub fn ranks(patience: Duration) -> crate::Result<Option<Ranks>> {
+    match started() {
+        0 | 1 => Ok(None),
+        count => join(count, patience).map(Some),
+    }
+}
+
+#[cfg(not(feature = "mpi"))]
+fn join(count: usize, _: Duration) -> crate::Result<Ranks> {
+    Err(LaunchError::WithoutMpi { count }.into())
+}
+
+#[cfg(feature = "mpi")]
+fn join(count: usize, patience: Duration) -> crate::Result<Ranks> {
+    let ranks: Ranks = std::sync::Arc::new(ranks::mpi::MpiRanks::join(patience)?);
+    if ranks.count() == 1 {
+        return Err(LaunchError::OtherLibrary { count }.into());
+    }
+    Ok(ranks)
+}
+
+/// Does the work of one rank of several: rank 0 speaks for all. An error that all ranks have ends them in order; one that this rank
+/// has alone ends all at once.
+///
+/// # Errors
+/// Those of the work that all ranks have.
+pub fn together<T>(ranks: &Ranks, work: impl FnOnce() -> crate::Result<T>) -> crate::Result<T> {
+    if ranks.rank() > 0 {
+        report::silence();
+    }
+    let result = work();
+    match result {
+        Err(error) if !is_of_all(&error) => {
+            eprintln!("rank {}: {}", ranks.rank(), commands::message(&error));
+            ranks.abort(commands::exit_code(&error))
+        }
+        result => result,
+    }
+}
+
+fn is_of_all(error: &Error) -> bool {
+    let of_all = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<LaunchError>()
+            || matches!(cause.downcast_ref(), Some(RunError::Interrupted { .. } | RunError::Evaluation))
+            || matches!(cause.downcast_ref(), Some(TrainingError::Diverged { .. }))
+    };
+    error.cause.chain().any(of_all)
+}
+
+/// What ranks say to each other before a run begins.
+#[derive(Debug)]
+pub struct Agreement(Mutex<RankReduce>);
+
+impl Agreement {
+    /// Between these ranks.
+    ///
+    /// # Errors
+    /// [`RanksError`].
+    pub fn new(ranks: &Ranks) -> Result<Self, RanksError> {
+        RankReduce::new(ranks.clone(), ranks.count()).map(|reduce| Self(Mutex::new(reduce)))
+    }
+
+    fn gather(&self, own: &str) -> Result<Vec<String>, RanksError> {
+        let mut reduce = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let all = reduce.gather_any(own.as_bytes())?;
+        Ok(all.into_iter().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect())
+    }
+
+    /// The result, if all ranks have one; else the error of the first that has none.
+    ///
+    /// # Errors
+    /// [`LaunchError::OneFailed`], [`RanksError`].
+    pub fn all<T>(&self, result: crate::Result<T>) -> crate::Result<T> {
+        let own = match &result {
+            Ok(_) => String::new(),
+            // Its kind, and what happened.
+            Err(error) => format!("{}{error}", if error.kind == Kind::Usage { 'u' } else { 'f' }),
+        };
+        let said = self.gather(&own)?;
+        match said.iter().position(|said| !said.is_empty()) {
+            None => result,
+            Some(rank) => {
+                let (is_usage, message) = (said[rank].starts_with('u'), said[rank][1..].to_owned());
+                Err(LaunchError::OneFailed { rank, message, is_usage }.into())
+            }
+        }
+    }
+
+    /// All ranks must have the same.
+    ///
+    /// # Errors
+    /// [`LaunchError::Different`], [`RanksError`].
+    pub fn same(&self, what: &'static str, own: &str) -> crate::Result<()> {
+        let all = self.gather(own)?;
+        match all.iter().position(|other| *other != all[0]) {
+            Some(rank) => Err(LaunchError::Different { rank, what }.into()),
+            None => Ok(()),
+        }
+    }
+}

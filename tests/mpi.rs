@@ -1,0 +1,218 @@
+//! Runs of several processes, by the MPI library that is installed: `cargo test --release -p rigl-tests --features mpi --test mpi`.
+//! `RIGL_KILLS=20` kills that many runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sparse_kernels::random::Key;
+
+/// With topology updates, dropout, validation and a last batch that is not full.
+const RUN: &str = "--model 784-200-100-10 --batch-size 250 --steps 90 --update-interval 10 --dropout 0.1 --val-fraction 0.1 \
+    --optimizer adam --seed 3 --checkpoint-every 7 --shards 8";
+
+/// A run of so many processes, or of one without MPI.
+fn rigl(ranks: usize, args: &str) -> Command {
+    let program = env!("CARGO_BIN_EXE_rigl-under-test");
+    let mut command = match ranks {
+        1 => Command::new(program),
+        _ => Command::new("mpirun"),
+    };
+    if ranks > 1 {
+        // More processes than cores, and as root, as in a container.
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        command.args(["--oversubscribe", "--bind-to", "none", "-n", &ranks.to_string(), program]);
+    }
+    command.env_remove("RIGL_DATA_DIR").args(["train", "--json"]).args(args.split_whitespace());
+    command
+}
+
+fn run(ranks: usize, args: &str) -> Output {
+    let output = rigl(ranks, args).output().unwrap();
+    assert!(output.status.success(), "{ranks} ranks, {args}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn start(ranks: usize, args: &str) -> Child {
+    rigl(ranks, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn last_record(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+fn checkpoint(run: &Path) -> Vec<u8> {
+    fs::read(run.join("checkpoint.safetensors")).unwrap()
+}
+
+fn has_saved(run: &Path) -> bool {
+    fs::read_dir(run.join("checkpoints")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+#[test]
+fn any_number_of_ranks_and_threads_makes_the_same_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    for (i, args) in [
+        "--model lenet-300-100 --batch-size 256 --steps 60 --update-interval 10",
+        "--model wrn-10-1 --density 0.2 --batch-size 32 --steps 12 --update-interval 4 --augment crop-flip --dropout 0.1",
+        "--model wrn-10-1 --method snfs --density 0.2 --batch-size 32 --steps 8 --update-interval 3",
+        "--model 784-256-128-10 --format bsr8x8 --batch-size 256 --steps 40 --update-interval 8",
+        "--model gru-64 --batch-size 16 --sequence-length 32 --steps 12 --update-interval 4",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut first: Option<Vec<u8>> = None;
+        for ranks in [1, 2, 3, 4] {
+            for threads in [1, 2] {
+                let out = folder.path().join(format!("{i}-{ranks}-{threads}"));
+                run(ranks, &format!("{args} --shards 8 --seed 5 --threads {threads} --out {}", out.display()));
+                let bytes = checkpoint(&out);
+                let first = first.get_or_insert_with(|| bytes.clone());
+                assert!(*first == bytes, "{args}: {ranks} ranks of {threads} threads make another checkpoint");
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_runs_go_on_with_another_number_of_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let kills = std::env::var("RIGL_KILLS").map_or(2, |count| count.parse().unwrap());
+    let whole = folder.path().join("whole");
+    let start_time = Instant::now();
+    run(2, &format!("{RUN} --threads 1 --out {}", whole.display()));
+    let duration = 0.8 * start_time.elapsed().as_secs_f64();
+    let expected = checkpoint(&whole);
+    for case in 0..kills {
+        let out = folder.path().join(format!("killed-{case}"));
+        let mut args = format!("{RUN} --threads 1 --out {}", out.display());
+        let mut seen = vec![];
+        for turn in 0..2u64 {
+            let key = Key::new(case).with(turn);
+            let ranks = 1 + key.below(0, 4) as usize;
+            let mut child = start(ranks, &args);
+            let moment = duration * f64::from(key.uniform(1));
+            sleep(Duration::from_secs_f64(moment));
+            kill_one(&child, ranks, key);
+            let ended = ends_within(&mut child, Duration::from_secs(20));
+            seen.push(format!("{ranks} ranks at {:.0} ms, ended in {:.1} s", 1e3 * moment, ended.as_secs_f64()));
+            if out.join("config.toml").exists() {
+                args = format!("--resume {}", out.display());
+            }
+        }
+        run(1 + Key::new(case).below(9, 4) as usize, &args);
+        assert!(checkpoint(&out) == expected, "killed: {seen:?}: another result");
+        println!("killed: {}: the same {} bytes", seen.join("; "), expected.len());
+    }
+}
+
+/// Kills one process of a run for good; the others are not told.
+fn kill_one(child: &Child, ranks: usize, key: Key) {
+    let victims = match ranks {
+        1 => vec![child.id()],
+        _ => children(child.id()),
+    };
+    if let Some(victim) = victims.get(key.below(5, victims.len().max(1) as u64) as usize) {
+        let _ = Command::new("kill").args(["-KILL", &victim.to_string()]).status();
+    }
+}
+
+fn children(of: u32) -> Vec<u32> {
+    let listed = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+}
+
+fn ends_within(child: &mut Child, limit: Duration) -> Duration {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < limit, "still there after {limit:?}");
+        sleep(Duration::from_millis(10));
+    }
+    start.elapsed()
+}
+
+#[test]
+fn an_interrupt_saves_and_stops_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let args = format!("{RUN} --threads 1 --steps 100000 --out {}", out.display());
+    let mut child = start(3, &args);
+    while !has_saved(&out) {
+        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
+        sleep(Duration::from_millis(5));
+    }
+    // One rank is asked, and all stop; as the first rank says.
+    let rank = children(child.id())[1];
+    assert!(Command::new("kill").args(["-INT", &rank.to_string()]).status().unwrap().success());
+    ends_within(&mut child, Duration::from_secs(20));
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.matches("interrupted after step").count(), 1, "{said}");
+    assert_eq!(output.status.code(), Some(130), "{said}");
+}
+
+#[test]
+fn what_is_wrong_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    for (args, code, parts) in [
+        ("--lr -1".to_owned(), 2, &["error: ", "--lr", "-1"][..]),
+        ("--shards 2".to_owned(), 2, &["3 ranks for 2 shards"]),
+        ("--data mnist --data-dir /nowhere".to_owned(), 2, &["/nowhere"]),
+        (format!("--model 784-20-10 --lr 1e30 --steps 50 --out {}", out.display()), 1, &["the training loss is"]),
+    ] {
+        let start = Instant::now();
+        let output = rigl(3, &args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args}: {said}");
+        assert!(parts.iter().all(|part| said.contains(part)), "{args}: {said}");
+        assert_eq!(said.matches("error: ").count(), 1, "{args}: {said}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{args}");
+    }
+}
+
+/// A rank whose folder cannot be written ends all.
+#[test]
+fn a_rank_that_fails_ends_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let args = format!("{RUN} --threads 1 --steps 100000 --out {}", out.display());
+    let mut child = start(2, &args);
+    while !has_saved(&out) {
+        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
+        sleep(Duration::from_millis(5));
+    }
+    fs::remove_dir_all(&out).unwrap();
+    ends_within(&mut child, Duration::from_secs(20));
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("rank 0: error: cannot save the run"), "{said}");
+}
+
+/// Values: the nodes of each bucket once to whoever adds them up, and the sums once to all.
+#[test]
+fn traffic_follows_density() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sent = vec![];
+    for density in ["1", "0.1"] {
+        let out: PathBuf = folder.path().join(density);
+        let args = format!(
+            "--model 784-1000-1000-10 --density {density} --method static --batch-size 256 --steps 20 --shards 8 --threads 1 \
+             --out {}",
+            out.display()
+        );
+        let record = last_record(&run(2, &args));
+        let [nnz, of_ranks] = [&record["nnz"], &record["ranks"]["sent_value_bytes"]].map(|n| n.as_f64().unwrap());
+        let numbers = nnz + 2010.0;
+        // Half of the nodes to the other rank, and half of the sums: once all of them.
+        let expected = 20.0 * 4.0 * numbers;
+        assert!((of_ranks / expected - 1.0).abs() < 0.02, "density {density}: {of_ranks} bytes, expected {expected}");
+        sent.push(of_ranks);
+    }
+    assert!(sent[1] < 0.12 * sent[0], "{sent:?}");
+}
