@@ -109,14 +109,27 @@ pub fn together<T>(ranks: &Ranks, work: impl FnOnce() -> crate::Result<T>) -> cr
         report::silence();
     }
     let result = work();
-    match result {
-        Err(error) if !is_of_all(&error) => {
-            eprintln!("rank {}: {}", ranks.rank(), commands::message(&error));
-            ranks.abort(commands::exit_code(&error))
+    match &result {
+        Err(error) if !is_of_all(error) => {
+            eprintln!("rank {}: {}", ranks.rank(), commands::message(error));
+            ranks.abort(commands::exit_code(error))
         }
-        result => result,
+        Err(error) => {
+            if ranks.rank() == 0 {
+                eprintln!("{}", commands::message(error));
+                report::silence();
+            }
+            // The first process that ends with an error ends the others, so rank 0 must have spoken by then.
+            let farewell = ranks.exchange(FAREWELL, vec![vec![0]; ranks.count()], vec![1; ranks.count()]);
+            let _ = farewell.and_then(|exchange| exchange.wait());
+        }
+        Ok(_) => {}
     }
+    result
 }
+
+/// The number of a run's last exchange, when no other is under way.
+const FAREWELL: u64 = u64::MAX;
 
 fn is_of_all(error: &Error) -> bool {
     let of_all = |cause: &(dyn std::error::Error + 'static)| {
