@@ -236,7 +236,7 @@ fn topology_updates_follow_the_cpu() {
     let Some(gpu) = gpu() else { return };
     let update = |config: TrainConfig| TrainConfig { update_interval: 3, begin_step: Some(3), ..config };
     updates_agree(&gpu, &update(config("lenet-300-100", "rigl", 64)), 10);
-    updates_agree(&gpu, &update(TrainConfig { shards: Some(3), ..config("lenet-300-100", "rigl", 64) }), 5);
+    updates_agree(&gpu, &update(TrainConfig { shards: Some(3), ..config("lenet-300-100", "rigl", 64) }), 8);
     updates_agree(&gpu, &update(TrainConfig { lr: 0.02, ..config("lenet-5", "rigl", 20) }), 8);
     updates_agree(
         &gpu,
