@@ -12,6 +12,11 @@ use crate::{
     Shards, SumOf, Tape, Tree,
 };
 
+/// A layer as a function.
+type LayerOf<'a> = &'a dyn Fn(&mut Tape<'_, Cpu>, crate::Var) -> crate::Var;
+/// What adds a weight.
+type MakeWeight<'a> = &'a dyn Fn(&mut Parameters<Cpu>) -> ParameterId;
+
 /// Small whole numbers: all orders of summation agree.
 fn whole(name: &str, len: usize) -> Vec<f32> {
     normals(name, len).iter().map(|x| (2.0 * x).round()).collect()
@@ -94,7 +99,7 @@ impl Net {
             values.push(tape.input(x, false));
         }
         let norm_layout = ImageLayout::new(SAMPLES, 4, [3, 3], 0, 8).unwrap();
-        let layers: [&dyn Fn(&mut Tape<'_, Cpu>, crate::Var) -> crate::Var; 4] = [
+        let layers: [LayerOf<'_>; 4] = [
             &|tape, x| tape.apply(self.conv, x).unwrap(),
             &|tape, x| tape.batch_norm(self.first, x, norm_layout).unwrap(),
             &|tape, x| tape.global_avg_pool(x, StripLayout::SPARSE_STRIP).unwrap(),
@@ -191,7 +196,7 @@ fn workers_together_have_the_bits_of_one() {
 fn shards_are_uses_apart() {
     let cpu = cpu();
     let uses: Vec<_> = (0..3).map(|i| (whole(&format!("x{i}"), 7 * 20), whole(&format!("dy{i}"), 6 * 20))).collect();
-    let weights: [&dyn Fn(&mut Parameters<Cpu>) -> ParameterId; 3] =
+    let weights: [MakeWeight<'_>; 3] =
         [&|to| sparse(to, "w", 6, 7, 0.3, true), &|to| block_sparse(to, "w", [6, 7], [4, 2], 0.3), &|to| {
             dense(to, "w", 6, 7)
         }];

@@ -496,10 +496,9 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
         for of in [SumOf::Gradient(parameter), SumOf::DenseGradient(parameter)] {
             let Some(known) = sums.take(of) else { continue };
             let Tape { backend, parameters, arena, .. } = &mut *self.tape;
-            if let Some(sum) = self.reduce.sum(backend, arena, of, known)? {
-                if let Some(old) = parameters.set_gradient(of, sum) {
-                    arena.give_buffer(backend, old);
-                }
+            let Some(sum) = self.reduce.sum(backend, arena, of, known)? else { continue };
+            if let Some(old) = parameters.set_gradient(of, sum) {
+                arena.give_buffer(backend, old);
             }
         }
         Ok(())

@@ -253,7 +253,7 @@ impl RankReduce {
             let is_even = me.is_multiple_of(2 * distance);
             let (mut messages, mut lengths) = (vec![vec![]; count], vec![0; count]);
             if me % (2 * distance) == distance {
-                messages = one(me - distance, to_bytes(&best.best_so_far(), most));
+                messages = one(me - distance, to_bytes(best.best_so_far(), most));
             } else if is_even && me + distance < count {
                 lengths[me + distance] = most * CANDIDATE_BYTES;
             }

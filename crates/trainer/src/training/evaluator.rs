@@ -242,7 +242,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
         let states = self.states.of(mode, numbers).iter_mut();
         for (slot, ((batch, input), states)) in batches.iter().zip(on_device).zip(states).enumerate() {
             let place = is_over_shards.then_some((batch.number, batch.share));
-            let input = network_input(&mut tape, input, self.tokens.get(slot), states);
+            let input = network_input(&mut tape, input, held(&self.tokens, slot), states);
             inputs.push(ShardInput { place, input, key: batch.key });
         }
         let logits = network.body.forward_shards(self.backend, &mut tape, inputs, dropout)?;
@@ -286,7 +286,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
     ) -> Result<(), TrainingError> {
         let input = self.upload(0, inputs)?;
         let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Evaluation);
-        let x = network_input(&mut tape, input, self.tokens.first(), &mut self.states.evaluation);
+        let x = network_input(&mut tape, input, held(&self.tokens, 0), &mut self.states.evaluation);
         let logits = network.body.forward(self.backend, &mut tape, x, 0.0, Key::new(0))?;
         read_outputs(self.backend, tape.value(logits)?, outputs)
     }
@@ -326,19 +326,22 @@ fn upload_indices<B: Backend>(
     Ok(backend.upload_indices(indices, buffer)?)
 }
 
+/// What is held on the device for a shard of a pass.
+fn held<T>(shards: &[Option<(usize, T)>], slot: usize) -> Option<&T> {
+    shards.get(slot)?.as_ref().map(|(_, held)| held)
+}
+
 /// What a network reads, on a tape.
 fn network_input<'i, B: Backend>(
     tape: &mut Tape<'_, B>,
     inputs: DeviceInputs<B>,
-    tokens: Option<&'i Option<(usize, Arc<B::Indices>)>>,
+    tokens: Option<&'i Arc<B::Indices>>,
     states: &'i mut States<B>,
 ) -> NetworkInput<'i, B> {
     match (inputs, tokens) {
         (DeviceInputs::Values(values), _) => NetworkInput::Values(tape.input(values, false)),
-        (DeviceInputs::Tokens(sequences), Some(Some((_, tokens)))) => {
-            NetworkInput::Tokens { tokens, sequences, states }
-        }
-        (DeviceInputs::Tokens(_), _) => unreachable!("`Workspace::upload` has made the buffer"),
+        (DeviceInputs::Tokens(sequences), Some(tokens)) => NetworkInput::Tokens { tokens, sequences, states },
+        (DeviceInputs::Tokens(_), None) => unreachable!("`Workspace::upload` has made the buffer"),
     }
 }
 
