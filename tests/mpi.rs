@@ -53,6 +53,16 @@ fn has_saved(run: &Path) -> bool {
     fs::read_dir(run.join("checkpoints")).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+/// Starts a run and waits until it has saved something.
+fn start_and_wait(ranks: usize, args: &str, out: &Path) -> Child {
+    let mut child = start(ranks, args);
+    while !has_saved(out) {
+        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
+        sleep(Duration::from_millis(5));
+    }
+    child
+}
+
 #[test]
 fn any_number_of_ranks_and_threads_makes_the_same_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
@@ -141,11 +151,7 @@ fn an_interrupt_saves_and_stops_all() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let args = format!("{} --threads 1 --out {}", RUN.replace("--steps 90", "--steps 100000"), out.display());
-    let mut child = start(3, &args);
-    while !has_saved(&out) {
-        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
-        sleep(Duration::from_millis(5));
-    }
+    let mut child = start_and_wait(3, &args, &out);
     // One rank is asked, and all stop; as the first rank says.
     let rank = children(child.id())[1];
     assert!(Command::new("kill").args(["-INT", &rank.to_string()]).status().unwrap().success());
@@ -182,11 +188,7 @@ fn a_rank_that_fails_ends_all() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let args = format!("{} --threads 1 --out {}", RUN.replace("--steps 90", "--steps 100000"), out.display());
-    let mut child = start(2, &args);
-    while !has_saved(&out) {
-        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
-        sleep(Duration::from_millis(5));
-    }
+    let mut child = start_and_wait(2, &args, &out);
     fs::remove_dir_all(&out).unwrap();
     ends_within(&mut child, Duration::from_secs(20));
     let output = child.wait_with_output().unwrap();

@@ -15,9 +15,7 @@ pub enum RanksError {
         message: String,
     },
     /// A message has another length than expected: the ranks do different things.
-    #[error(
-        "rank {rank} got {got} bytes from rank {from}, expected {expected}: the ranks are at different places of the run"
-    )]
+    #[error("rank {rank} got {got} bytes from rank {from}, expected {expected}: the ranks are out of step")]
     Length {
         /// This rank.
         rank: usize,
@@ -29,7 +27,7 @@ pub enum RanksError {
         got: usize,
     },
     /// Nothing was heard for too long.
-    #[error("rank {rank} has waited {seconds} s for the other ranks")]
+    #[error("rank {rank} waited {seconds} s for the other ranks and gave up")]
     Timeout {
         /// This rank.
         rank: usize,
@@ -37,7 +35,7 @@ pub enum RanksError {
         seconds: u64,
     },
     /// More ranks than shards.
-    #[error("{ranks} ranks for {shards} shards; each rank needs at least one: give --shards {ranks} or more")]
+    #[error("{ranks} ranks for {shards} shards; each rank needs at least one: use --shards {ranks} or more")]
     FewShards {
         /// Ranks.
         ranks: usize,

@@ -17,7 +17,7 @@ use crate::training::TrainingError;
 pub enum LaunchError {
     /// This program cannot take part.
     #[error(
-        "{count} processes of this run were started, but this program was built without MPI; build it with: \
+        "{count} processes were launched, but this program was built without MPI support; rebuild it with: \
          cargo build --release --features mpi"
     )]
     WithoutMpi {
@@ -26,8 +26,8 @@ pub enum LaunchError {
     },
     /// Each process is alone.
     #[error(
-        "{count} processes of this run were started, but this program's MPI library sees one; start it with the mpirun of the \
-         library that it was built with"
+        "{count} processes were launched, but the MPI library that this program was built with sees only one; use that library's \
+         own mpirun"
     )]
     OtherLibrary {
         /// Processes.
@@ -44,7 +44,7 @@ pub enum LaunchError {
         is_usage: bool,
     },
     /// Ranks see different things.
-    #[error("rank {rank} has other {what} than rank 0: all ranks need the same")]
+    #[error("the {what} of rank {rank} differ from those of rank 0; all ranks need the same")]
     Different {
         /// The rank.
         rank: usize,

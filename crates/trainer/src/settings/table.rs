@@ -310,19 +310,19 @@ settings! {
                     "left out with rigl in blocks, which grows by the gradient of one pass",
                 )
             );
-        /// Cut each batch into this many shards, each with batch normalisation of its own, and add up their gradients in an order
-        /// that depends on this number only
+        /// Split each batch into this many shards, each with its own batch-normalisation statistics; gradients are summed in an
+        /// order that depends only on this number
         shards: usize, arg(value_name = "N"), stated "none: the batch as a whole",
             saved(skip_serializing_if = "Option::is_none"),
             must |s| at_least_one(s.shards.unwrap_or(1) as u64)
                 .or(unless(s.shards.is_none_or(|n| n <= s.batch_size), "at most --batch-size"))
                 .or(unless(
                     s.shards.is_none() || s.micro_batch.is_none(),
-                    "left out with --micro-batch: a shard is computed at a time, or a part",
+                    "left out with --micro-batch; use one or the other",
                 ))
                 .or(unless(
                     s.shards.is_none() || s.growth_batches == 1,
-                    "left out with --growth-batches above 1, whose sum is not one over shards",
+                    "left out when --growth-batches is above 1",
                 ));
     }
     /// How weights change.
