@@ -5,7 +5,10 @@
 
 mod counting_allocator;
 
+use std::sync::{Arc, Barrier};
+
 use counting_allocator::{allocated, live_bytes};
+use ranks::local::local_ranks;
 use sparse_kernels::StripLayout;
 use sparse_kernels::cpu::Cpu;
 use trainer::method::Method;
@@ -70,4 +73,52 @@ fn memory_follows_density() {
         }
     }
     println!("{}", report.join("\n"));
+    ranks_hold_no_dense_gradient();
+}
+
+/// Two ranks, with updates: neither holds a buffer of dense size, nor do both together at any time more than with the plans of one
+/// machine.
+fn ranks_hold_no_dense_gradient() {
+    const WIDTH: usize = 3072;
+    for density in [0.1, 0.02] {
+        let model = format!("768-{WIDTH}-{WIDTH}-10").parse().unwrap();
+        let (method, shards) = (Method::named("rigl"), Some(4));
+        let config = TrainConfig { model, method, density, shards, update_interval: 3, ..TrainConfig::default() };
+        let architecture = Architecture::of(&config.model);
+        let densities = config.sparsification().solve(&architecture).unwrap();
+        let nnz: usize = densities.iter().map(|solved| solved.nnz).sum();
+        let barrier = Barrier::new(3);
+        let counted = std::thread::scope(|scope| {
+            for rank in local_ranks(2) {
+                let (config, architecture, densities, barrier) = (&config, &architecture, &densities, &barrier);
+                scope.spawn(move || {
+                    let cpu = Cpu::new(1, None).unwrap();
+                    let network = Network::new(&cpu, architecture, densities, config.initialization(), 8).unwrap();
+                    let mut trainer = config.trainer(&cpu, network, 60).unwrap();
+                    trainer.join(Arc::new(rank)).unwrap();
+                    let layout = StripLayout::sparse(32, 768);
+                    let images: Vec<f32> = (0..layout.len()).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
+                    let labels: Vec<u32> = (0..32).map(|n| n % 10).collect();
+                    let mut train = || trainer.train_batch(layout, &images, &labels).unwrap();
+                    train();
+                    barrier.wait();
+                    let changed = (0..10).filter(|_| train().topology_changed).count();
+                    assert!(changed >= 3);
+                    barrier.wait();
+                });
+            }
+            barrier.wait();
+            let ((), counted) = allocated(|| drop(barrier.wait()));
+            counted
+        });
+        let dense_bytes = 4 * WIDTH * WIDTH;
+        // Lists of positions of one layer's entries; a tile of growth is 256 KiB, and comes from two ranks of a node each.
+        let allowed = (12 * nnz).max(1 << 20);
+        assert!(counted.largest_bytes <= allowed && counted.largest_bytes < dense_bytes / 2, "{density}: {counted:?}");
+        // Beside what is held anyway: gradients, messages and patterns under way, of both ranks.
+        assert!(counted.peak_bytes < 2 * (24 * nnz + (4 << 20)), "{density}: {counted:?}");
+        println!(
+            "two ranks, density {density}: {counted:?} beside what they hold; one dense gradient has {dense_bytes}"
+        );
+    }
 }

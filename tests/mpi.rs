@@ -196,6 +196,141 @@ fn a_rank_that_fails_ends_all() {
     assert!(!output.status.success() && said.contains("rank 0: error: cannot save the run"), "{said}");
 }
 
+/// A stopped process says nothing, and its connection stays.
+#[test]
+fn a_silent_rank_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let endless = RUN.replace("--steps 90", "--steps 100000");
+    let mut child = start_and_wait(3, &format!("{endless} --threads 1 --rank-timeout 2 --out {}", out.display()), &out);
+    let silent = children(child.id())[2].to_string();
+    assert!(Command::new("kill").args(["-STOP", &silent]).status().unwrap().success());
+    let ended = ends_within(&mut child, Duration::from_secs(30));
+    println!("a silent rank: ended after {:.1} s", ended.as_secs_f64());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("waited 2 s for the other ranks and gave up"), "{said}");
+    let _ = Command::new("kill").args(["-KILL", &silent]).status();
+}
+
+/// Numbers that overflow in one shard end the run on all ranks.
+#[test]
+fn what_diverges_on_one_rank_ends_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("table.csv");
+    let row =
+        |i: usize| format!("{},{},{}\n", i % 7, if i == 37 { "3e38".to_owned() } else { (i % 5).to_string() }, i % 2);
+    let rows: String = (0..400).map(row).collect();
+    fs::write(&table, format!("a,b,kind\n{rows}")).unwrap();
+    let args = format!(
+        "--data table --table {} --target kind --normalize none --model mlp-20 --batch-size 400 --steps 50 --out {}",
+        table.display(),
+        folder.path().join("run").display()
+    );
+    let start = Instant::now();
+    let output = rigl(3, &args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the training loss is") && said.matches("error: ").count() == 1, "{said}");
+    println!("diverged: ended after {:.1} s", start.elapsed().as_secs_f64());
+}
+
+/// Each rank reads its own copy of the data, and all copies must be the same.
+#[test]
+fn ranks_need_the_same_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |name: &str, line: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, line.repeat(500)).unwrap();
+        format!("--data text --text {} --model gru-16 --sequence-length 8 --steps 4 --threads 1", path.display())
+    };
+    let copies = [text("one.txt", "to be or not to be\n"), text("other.txt", "to be or not to bee\n")];
+    let program = env!("CARGO_BIN_EXE_rigl-under-test");
+    for [first, second] in
+        [[&copies[0], &copies[1]], [&copies[0], &"--data text --text /nowhere.txt --model gru-16".to_owned()]]
+    {
+        let start = Instant::now();
+        let mut command = rigl(2, first);
+        command.args(["--out", &folder.path().join("run").display().to_string()]);
+        command.args([":", "-n", "1", program, "train"]).args(second.split_whitespace());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains("of rank 2 differ") || said.contains("rank 2: ") && said.contains("/nowhere.txt"),
+            "{said}"
+        );
+        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+        println!("{}: {:.1} s", said.lines().next().unwrap(), start.elapsed().as_secs_f64());
+    }
+}
+
+/// As the library sums: near to the tree, on any number of ranks.
+#[test]
+fn a_fast_reduction_learns_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let loss = |ranks: usize, args: &str| {
+        let out = folder.path().join(format!("{ranks}{args}"));
+        let args =
+            format!("--model lenet-300-100 --batch-size 250 --steps 60 --threads 1 {args} --out {}", out.display());
+        last_record(&run(ranks, &args))["test_loss"].as_f64().unwrap()
+    };
+    let expected = loss(1, "--shards 4");
+    for ranks in [2, 4] {
+        let got = loss(ranks, "--reduction fast");
+        assert!((got / expected - 1.0).abs() < 0.02, "{ranks} ranks: {got}, expected about {expected}");
+    }
+    let output = rigl(1, "--reduction fast").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("mpirun") && output.status.code() == Some(2));
+}
+
+/// Commands that start processes themselves start them by a launcher, and not from within one.
+#[test]
+fn other_commands_have_launchers() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("compared");
+    let program = env!("CARGO_BIN_EXE_rigl-under-test");
+    let command = |args: &str| {
+        let mut command = Command::new(program);
+        command
+            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+            .env_remove("RIGL_DATA_DIR");
+        command.args(args.split_whitespace()).args(["--launcher", "mpirun --oversubscribe --bind-to none -n 2"]);
+        command
+    };
+    let args = format!(
+        "compare --model 784-30-10 --methods dense,rigl --seeds 1 --steps 20 --update-interval 5 --shards 4 --threads 1 --json \
+         --out {}",
+        out.display()
+    );
+    for _again in 0..2 {
+        let output = command(&args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let runs: Vec<_> = fs::read_dir(out.join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(runs.len(), 2);
+    for run in runs {
+        let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let done: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+        assert_eq!((&done["ranks"]["count"], &done["ranks"]["shards"]), (&2.into(), &4.into()));
+    }
+    let step = "bench step --model 784-100-10 --density 0.1 --threads 1 --budget 0.1 --json";
+    let output = command(step).output().unwrap();
+    let record = last_record(&output);
+    assert_eq!(record["ranks"]["count"], 2, "{record} {}", String::from_utf8_lossy(&output.stderr));
+    // Slowed down to 1 MB/s, sums take as long as their bytes.
+    let slowed = last_record(&command(step).args(["--interconnect", "1MB/s,1ms"]).output().unwrap());
+    let bytes = slowed["ranks"]["sent_bytes"].as_f64().unwrap();
+    assert!(slowed["time_ns"].as_f64().unwrap() > 1e9 * bytes / 1e6, "{slowed}");
+    let nested = rigl(2, "").args(["--help"]).output().unwrap();
+    assert!(nested.status.success());
+    let mut nested = Command::new("mpirun");
+    nested.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    let output = nested.args(["--oversubscribe", "-n", "2", program, "compare"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--launcher \"mpirun -n 2\""), "{output:?}");
+}
+
 /// Values: the nodes of each bucket once to whoever adds them up, and the sums once to all.
 #[test]
 fn traffic_follows_density() {

@@ -39,6 +39,11 @@ struct Blocks {
     taps: usize,
 }
 
+/// The rows of a tile of a weight of this size, whose blocks have so many rows.
+pub fn growth_tile_rows([_, ncols]: [usize; 2], block_rows: usize) -> usize {
+    (TILE / ncols.max(1)).next_multiple_of(block_rows).max(1)
+}
+
 impl<'g, B: Backend> Growth<'g, B> {
     pub(crate) fn new(
         backend: &'g B,
@@ -62,13 +67,11 @@ impl<'g, B: Backend> Growth<'g, B> {
 
     /// The rows of each tile. They depend on the weight's shape and blocks only.
     pub fn tiles(&self) -> Vec<Range<usize>> {
-        let [nrows, ncols] = self.geometry.size();
-        let step = match self.geometry {
-            // Rows of one group read other channels than those of the next.
-            Geometry::Conv { shape, .. } if shape.groups() > 1 => nrows,
-            _ => (TILE / ncols.max(1)).next_multiple_of(self.blocks.size[0]),
-        };
-        (0..nrows).step_by(step.max(1)).map(|first| first..(first + step).min(nrows)).collect()
+        let size = self.geometry.size();
+        // Rows of one group read other channels than those of the next.
+        let is_whole = matches!(self.geometry, Geometry::Conv { shape, .. } if shape.groups() > 1);
+        let step = if is_whole { size[0] } else { growth_tile_rows(size, self.blocks.size[0]) };
+        (0..size[0]).step_by(step.max(1)).map(|first| first..(first + step).min(size[0])).collect()
     }
 
     /// Numbers of a tile.

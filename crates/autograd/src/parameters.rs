@@ -376,7 +376,7 @@ impl<B: Backend> Parameters<B> {
     pub fn set_gradient(&mut self, of: SumOf, sum: B::Buffer) -> Option<B::Buffer> {
         let parameter = &mut self.list[of.parameter().0];
         match of {
-            SumOf::Gradient(_) => {
+            SumOf::Gradient(_) | SumOf::Moments(_) => {
                 parameter.gradient_written = true;
                 parameter.gradient.replace(sum)
             }
@@ -397,7 +397,7 @@ impl<B: Backend> Parameters<B> {
     pub fn upload_gradient(&mut self, backend: &B, of: SumOf, sum: &[f32]) -> Result<(), Error> {
         let parameter = &mut self.list[of.parameter().0];
         let (gradient, written) = match of {
-            SumOf::Gradient(_) => (&mut parameter.gradient, &mut parameter.gradient_written),
+            SumOf::Gradient(_) | SumOf::Moments(_) => (&mut parameter.gradient, &mut parameter.gradient_written),
             SumOf::DenseGradient(_) => (&mut parameter.dense_gradient, &mut parameter.dense_gradient_written),
         };
         let gradient = match gradient {
@@ -409,15 +409,15 @@ impl<B: Backend> Parameters<B> {
         Ok(())
     }
 
-    /// Moves running moments towards those of a batch: `running += momentum · (moments − running)`.
+    /// Moves running moments towards those that a pass over shards has found, which are their gradient, if there is one:
+    /// `running += momentum · (moments − running)`.
     ///
     /// # Errors
-    /// If the parameter is not statistics of this length, or the backend fails.
-    pub fn move_running(&mut self, backend: &B, id: ParameterId, momentum: f32, moments: &[f32]) -> Result<(), Error> {
+    /// If the parameter is not statistics, or the backend fails.
+    pub fn move_running(&mut self, backend: &B, id: ParameterId, momentum: f32) -> Result<(), Error> {
         const OP: &str = "move_running";
-        let mut running = vec![0.0; backend.len(self.statistics(OP, id)?)];
-        expect_equal(OP, "number of moments", running.len(), moments.len())?;
-        backend.download(self.statistics(OP, id)?, &mut running)?;
+        let Some(moments) = self.download_gradient(backend, id)? else { return Ok(()) };
+        let mut running = backend.downloaded(self.statistics(OP, id)?)?;
         for (running, moment) in running.iter_mut().zip(moments) {
             *running += momentum * (moment - *running);
         }

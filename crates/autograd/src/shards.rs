@@ -19,10 +19,11 @@ use sparse_kernels::Backend;
 use crate::{Arena, Error, ParameterId};
 
 /// Which shards of a batch a tape computes, and of how many.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shards {
     count: usize,
-    own: Range<usize>,
+    first: usize,
+    end: usize,
 }
 
 impl Shards {
@@ -40,17 +41,17 @@ impl Shards {
     /// If that is none, or there are not so many.
     pub fn some(count: usize, own: Range<usize>) -> Self {
         assert!(!own.is_empty() && own.end <= count, "shards {own:?} of {count}");
-        Self { count, own }
+        Self { count, first: own.start, end: own.end }
     }
 
     /// Shards of the batch.
-    pub fn count(&self) -> usize {
+    pub fn count(self) -> usize {
         self.count
     }
 
     /// Those that are computed here.
-    pub fn own(&self) -> Range<usize> {
-        self.own.clone()
+    pub fn own(self) -> Range<usize> {
+        self.first..self.end
     }
 }
 
@@ -145,13 +146,15 @@ pub enum SumOf {
     Gradient(ParameterId),
     /// The gradient at all positions of a sparse parameter, where it was asked for.
     DenseGradient(ParameterId),
+    /// What a batch normalisation has found, of the running moments that are to move there: the mean over shards by their shares.
+    Moments(ParameterId),
 }
 
 impl SumOf {
     /// The parameter.
     pub fn parameter(self) -> ParameterId {
         match self {
-            Self::Gradient(parameter) | Self::DenseGradient(parameter) => parameter,
+            Self::Gradient(parameter) | Self::DenseGradient(parameter) | Self::Moments(parameter) => parameter,
         }
     }
 }

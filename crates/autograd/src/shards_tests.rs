@@ -8,8 +8,8 @@ use crate::tests::{
     block_conv, block_sparse, cpu, dense, image_layouts, norm, normals, sparse, sparse_conv, two_shards, two_uses,
 };
 use crate::{
-    Arena, Error, Growth, GrowthPasses, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Reduce, ShardMoments,
-    Shards, SumOf, Tape, Tree,
+    Arena, Error, Growth, GrowthPasses, GrowthRequests, Mode, NoReduce, ParameterId, Parameters, Reduce, Shards, SumOf,
+    Tape, Tree,
 };
 
 /// A layer as a function.
@@ -79,13 +79,8 @@ impl Net {
         Self { parameters, conv, first, linear, bias }
     }
 
-    /// Forward and backward of some of `count` shards, layer by layer; the moments that were found.
-    fn pass(
-        &mut self,
-        shards: Shards,
-        growth: &mut GrowthRequests,
-        reduce: &mut dyn Reduce<Cpu>,
-    ) -> (Vec<f32>, Vec<ShardMoments>) {
+    /// Forward and backward of some of `count` shards, layer by layer; their losses.
+    fn pass(&mut self, shards: Shards, growth: &mut GrowthRequests, reduce: &mut dyn Reduce<Cpu>) -> Vec<f32> {
         let (cpu, mut arena) = (cpu(), Arena::new());
         let shape = ConvShape::new(4, 2, [3, 3]).unwrap().with_padding([1, 1]);
         let layout = image_layouts(shape, [3, 3], SAMPLES, 8)[0];
@@ -117,10 +112,7 @@ impl Net {
             losses.push(tape.softmax_cross_entropy(value, &labels, SAMPLES, 0.0).unwrap());
         }
         tape.backward(&losses, growth, reduce).unwrap();
-        let sums = losses.iter().map(|&loss| tape.read_loss(loss).unwrap().sum).collect();
-        let moments = tape.take_moments().unwrap();
-        drop(tape);
-        (sums, moments)
+        losses.iter().map(|&loss| tape.read_loss(loss).unwrap().sum).collect()
     }
 
     fn requests(&self) -> GrowthRequests {
@@ -143,41 +135,38 @@ fn workers_together_have_the_bits_of_one() {
     const SHARDS: usize = 5;
     let mut alone = Net::new();
     let mut growth = alone.requests();
-    let (losses, moments) = alone.pass(Shards::all(SHARDS), &mut growth, &mut NoReduce);
+    let losses = alone.pass(Shards::all(SHARDS), &mut growth, &mut NoReduce);
     let candidates = growth.take(alone.conv).unwrap();
     assert_eq!(candidates.len(), 7);
     let running = |net: &Net| net.parameters.get(net.first.running).value().values().to_vec();
     assert_eq!(running(&alone), running(&Net::new()), "a tape over shards leaves them as they are");
     for workers in [1, 2, 3, 4, 5] {
         let (mut nets, mut sums, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut all_losses, mut all_moments) = (Vec::new(), Vec::new());
+        let mut all_losses = Vec::new();
         for worker in 0..workers {
             let (mut net, mut reduce) = (Net::new(), Worker::default());
             let own = worker * SHARDS / workers..(worker + 1) * SHARDS / workers;
-            let (losses, moments) = net.pass(Shards::some(SHARDS, own), &mut net.requests(), &mut reduce);
-            all_losses.extend(losses);
-            all_moments.extend(moments);
+            all_losses.extend(net.pass(Shards::some(SHARDS, own), &mut net.requests(), &mut reduce));
             nets.push(net);
             sums.push(reduce.sums);
             tiles.push(reduce.tiles);
         }
         assert_eq!(all_losses, losses);
-        all_moments.sort_by_key(|moments| moments.shard);
-        let mut expected = moments.clone();
-        expected.sort_by_key(|moments| moments.shard);
-        assert_eq!(all_moments, expected);
         let order: Vec<_> = sums[0].iter().map(|(of, _)| *of).collect();
         let net = &nets[0];
         let gradients = [net.bias, net.linear].map(SumOf::Gradient);
         let affine = SumOf::Gradient(net.first.affine);
-        assert_eq!(order, [gradients[0], gradients[1], SumOf::DenseGradient(net.linear), affine], "backward");
+        let moments = SumOf::Moments(net.first.running);
+        assert_eq!(order, [moments, gradients[0], gradients[1], SumOf::DenseGradient(net.linear), affine], "backward");
         let mut columns: Vec<_> = sums.into_iter().map(Vec::into_iter).collect();
         for of in order {
             let parts = columns.iter_mut().map(|sums| sums.next().unwrap());
             let parts: Vec<_> = parts.map(|(other, tree)| (other == of).then_some(tree).unwrap()).collect();
             let (sum, cpu) = (meet(SHARDS, parts), cpu());
             let expected = match of {
-                SumOf::Gradient(id) => alone.parameters.download_gradient(&cpu, id).unwrap().unwrap(),
+                SumOf::Gradient(id) | SumOf::Moments(id) => {
+                    alone.parameters.download_gradient(&cpu, id).unwrap().unwrap()
+                }
                 SumOf::DenseGradient(id) => alone.parameters.download_dense_gradient(&cpu, id).unwrap().unwrap(),
             };
             assert_eq!(sum, expected, "{of:?} of {workers}");

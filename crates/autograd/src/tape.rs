@@ -15,10 +15,9 @@ use sparse_kernels::{Activations, Backend, Images, Layout, Strips};
 
 use crate::growth::{GrowthPasses, GrowthRequests};
 use crate::growth_tiles::Growth;
-use crate::ops::batch_norm::{BatchNormLayer, ShardMoments};
 use crate::parameters::{ParameterId, ParameterValue, Parameters};
 use crate::reduce::Reduce;
-use crate::shards::{ShardSums, Shards, SumOf};
+use crate::shards::{ShardSums, Shards, SumOf, Tree};
 use crate::storage::{Gradient, Mode, Saved, Values, Var};
 use crate::{Arena, Error};
 
@@ -62,8 +61,9 @@ pub(crate) struct OverShards<B: Backend> {
     pub current: usize,
     /// How often each parameter is used in each shard.
     uses: HashMap<(ParameterId, usize), usize>,
-    /// Moments that batch normalisations have found.
-    pub moments: Vec<(BatchNormLayer, usize, B::Buffer)>,
+    /// Moments that batch normalisations have found in each shard, times its share of the batch: for which running ones, in which
+    /// shard, and they.
+    pub moments: Vec<(ParameterId, usize, B::Buffer)>,
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
@@ -99,20 +99,37 @@ impl<'a, B: Backend> Tape<'a, B> {
         over.unwrap_or_else(|| panic!("the tape is not over shard {shard}")).current = shard;
     }
 
-    /// Takes out the moments that the batch normalisations of a tape over shards have found: such a tape leaves the running
-    /// ones as they are.
+    /// The end of a pass over shards that has no backward pass: the moments that batch normalisations have found are summed over
+    /// shards, as [`Tape::backward`] does first. They become the gradients of the running ones, see [`Parameters::move_running`].
     ///
     /// # Errors
-    /// If the backend fails.
-    pub fn take_moments(&mut self) -> Result<Vec<ShardMoments>, Error> {
-        let found = self.shards.as_mut().map(|over| std::mem::take(&mut over.moments)).unwrap_or_default();
-        let download = |(layer, shard, buffer)| {
-            let mut moments = vec![0.0; self.backend.len(&buffer)];
-            self.backend.download(&buffer, &mut moments)?;
-            self.arena.give_buffer(self.backend, buffer);
-            Ok(ShardMoments { layer, shard, moments })
-        };
-        found.into_iter().map(download).collect()
+    /// If the workers cannot be reached or the backend fails.
+    pub fn finish_forward(&mut self, reduce: &mut dyn Reduce<B>) -> Result<(), Error> {
+        self.parameters.clear_gradients();
+        self.sum_moments(reduce)?;
+        reduce.finish(self.backend, self.arena, self.parameters)
+    }
+
+    fn sum_moments(&mut self, reduce: &mut dyn Reduce<B>) -> Result<(), Error> {
+        let Some(over) = &mut self.shards else { return Ok(()) };
+        let (count, mut found) = (over.shards.count(), std::mem::take(&mut over.moments));
+        while let Some(&(running, ..)) = found.first() {
+            let mut tree = Tree::new(count);
+            for (_, shard, moments) in found.extract_if(.., |(of, ..)| *of == running) {
+                tree.insert(shard..shard + 1, moments, |mut sum, other| {
+                    self.backend.add(&other, &mut sum)?;
+                    self.arena.give_buffer(self.backend, other);
+                    Ok::<_, Error>(sum)
+                })?;
+            }
+            let of = SumOf::Moments(running);
+            if let Some(sum) = reduce.sum(self.backend, self.arena, of, tree)?
+                && let Some(before) = self.parameters.set_gradient(of, sum)
+            {
+                self.arena.give_buffer(self.backend, before);
+            }
+        }
+        Ok(())
     }
 
     /// Makes the pass one of a part of a batch: the gradients of losses are those of the mean times `share`, the part's share
@@ -200,6 +217,7 @@ impl<'a, B: Backend> Tape<'a, B> {
         if !self.adds {
             self.parameters.clear_gradients();
         }
+        self.sum_moments(reduce)?;
         self.grads.resize_with(self.values.len(), || None);
         let nodes = std::mem::take(&mut self.nodes);
         let finished = vec![false; self.uses.len()];

@@ -7,17 +7,22 @@
 //! of it stand sums over shards and growth ([`RankReduce`]).
 
 mod error;
+mod interconnect;
 pub mod local;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 mod reduce;
+pub mod simulate;
+mod trace;
 
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
 pub use error::RanksError;
-pub use reduce::RankReduce;
+pub use interconnect::{Interconnect, InterconnectError, Slowed, on_interconnect};
+pub use reduce::{RankReduce, Reduction};
+pub use trace::{BucketTrace, StepTrace, Totals};
 
 /// How ranks reach each other.
 pub trait Transport: Debug + Send + Sync {
@@ -39,6 +44,13 @@ pub trait Transport: Debug + Send + Sync {
         messages: Vec<Vec<u8>>,
         lengths: Vec<usize>,
     ) -> Result<Box<dyn Exchange>, RanksError>;
+
+    /// Begins to add up numbers of all ranks, in whatever order is fastest; the sum comes as one message. All ranks begin their
+    /// sums in the same order.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached.
+    fn sum(&self, number: u64, numbers: Vec<f32>) -> Result<Box<dyn Exchange>, RanksError>;
 
     /// Ends this process and all others at once, with this exit code.
     fn abort(&self, code: u8) -> ! {
@@ -80,6 +92,13 @@ pub struct Traffic {
 /// ```
 pub fn shards_of(rank: usize, ranks: usize, count: usize) -> Range<usize> {
     rank * count / ranks..(rank + 1) * count / ranks
+}
+
+/// Numbers from their bytes.
+pub(crate) fn numbers_of(bytes: &[u8]) -> Vec<f32> {
+    let mut numbers = vec![0.0f32; bytes.len() / size_of::<f32>()];
+    bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
+    numbers
 }
 
 /// Ranks of a run.

@@ -5,7 +5,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Exchange, RanksError, Transport};
+use bytemuck::cast_slice;
+
+use super::{Exchange, RanksError, Transport, numbers_of};
 
 /// How long one waits for another.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,6 +60,31 @@ impl Transport for LocalRank {
             to.send((number, self.rank, message)).map_err(|_| gone())?;
         }
         Ok(Box::new(LocalExchange { rank: self.rank, number, post: self.post.clone(), lengths }))
+    }
+
+    fn sum(&self, number: u64, numbers: Vec<f32>) -> Result<Box<dyn Exchange>, RanksError> {
+        let (count, bytes) = (self.count(), cast_slice(&numbers).to_vec());
+        let lengths = vec![bytes.len(); count];
+        Ok(Box::new(LocalSum(self.exchange(number, vec![bytes; count], lengths)?)))
+    }
+}
+
+/// The numbers of all ranks, which become their sum.
+#[derive(Debug)]
+struct LocalSum(Box<dyn Exchange>);
+
+impl Exchange for LocalSum {
+    fn is_done(&mut self) -> Result<bool, RanksError> {
+        self.0.is_done()
+    }
+
+    fn wait(self: Box<Self>) -> Result<Vec<Vec<u8>>, RanksError> {
+        let all = self.0.wait()?.into_iter().map(|bytes| numbers_of(&bytes));
+        let sum = all.reduce(|mut sum, other| {
+            sum.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
+            sum
+        });
+        Ok(vec![cast_slice(&sum.unwrap_or_default()).to_vec()])
     }
 }
 

@@ -119,9 +119,8 @@ impl Transport for MpiRanks {
         let Link { rank: me, world, .. } = *self.link;
         let tag = (number % TAGS) as c_int;
         let receives: Vec<_> = lengths.iter().map(|&length| vec![0u8; length]).collect();
-        let patience = self.patience;
-        let mut exchange =
-            MpiExchange { link: self.link.clone(), sends: messages, receives, requests: vec![], patience };
+        let pending = Pending { link: self.link.clone(), requests: vec![], patience: self.patience };
+        let mut exchange = MpiExchange { pending, sends: messages, receives };
         let (got, expected) = (exchange.sends[me].len(), lengths[me]);
         if got != expected {
             return Err(RanksError::Length { rank: me, from: me, expected, got });
@@ -140,7 +139,7 @@ impl Transport for MpiRanks {
                     ffi::MPI_Irecv(receive.as_mut_ptr().cast(), length, byte, from as c_int, tag, world, &mut request)
                 };
                 self.link.checked(code)?;
-                exchange.requests.push(request);
+                exchange.pending.requests.push(request);
             }
         }
         for (to, send) in exchange.sends.iter().enumerate() {
@@ -153,9 +152,28 @@ impl Transport for MpiRanks {
                     ffi::MPI_Isend(send.as_ptr().cast(), length, byte, to as c_int, tag, world, &mut request)
                 };
                 self.link.checked(code)?;
-                exchange.requests.push(request);
+                exchange.pending.requests.push(request);
             }
         }
+        Ok(Box::new(exchange))
+    }
+
+    fn sum(&self, _: u64, numbers: Vec<f32>) -> Result<Box<dyn Exchange>, RanksError> {
+        let Link { rank, world, .. } = *self.link;
+        let length = c_int::try_from(numbers.len()).map_err(|e| too_long(rank, size_of_val(&numbers[..]), e))?;
+        let pending = Pending { link: self.link.clone(), requests: vec![null()], patience: self.patience };
+        let sum = vec![0.0; numbers.len()];
+        let mut exchange = MpiSum { pending, numbers, sum };
+        let code = {
+            let _calls = self.link.calls();
+            // SAFETY: both buffers hold that many numbers, and neither moves nor goes before the request is done: see `MpiSum`.
+            unsafe {
+                let (float, add) = (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM);
+                let (from, to) = (exchange.numbers.as_ptr().cast(), exchange.sum.as_mut_ptr().cast());
+                ffi::MPI_Iallreduce(from, to, length, float, add, world, &mut exchange.pending.requests[0])
+            }
+        };
+        self.link.checked(code)?;
         Ok(Box::new(exchange))
     }
 }
@@ -166,29 +184,30 @@ fn null() -> MPI_Request {
 }
 
 fn length_of(rank: usize, message: &[u8]) -> Result<c_int, RanksError> {
-    let message_of = |_| format!("a message of {} bytes is longer than MPI can count", message.len());
-    c_int::try_from(message.len()).map_err(|e| RanksError::Transport { rank, message: message_of(e) })
+    c_int::try_from(message.len()).map_err(|e| too_long(rank, message.len(), e))
 }
 
-/// Messages under way. The library reads and writes the buffers until all requests are done: if it goes before, they stay.
-struct MpiExchange {
+fn too_long(rank: usize, bytes: usize, _: std::num::TryFromIntError) -> RanksError {
+    RanksError::Transport { rank, message: format!("a message of {bytes} bytes is longer than MPI can count") }
+}
+
+/// Requests under way.
+struct Pending {
     link: Arc<Link>,
-    sends: Vec<Vec<u8>>,
-    receives: Vec<Vec<u8>>,
     requests: Vec<MPI_Request>,
     patience: Duration,
 }
 
 // SAFETY: requests are names for something in the library, as communicators are.
-unsafe impl Send for MpiExchange {}
+unsafe impl Send for Pending {}
 
-impl fmt::Debug for MpiExchange {
+impl fmt::Debug for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MpiExchange").field("requests", &self.requests.len()).finish_non_exhaustive()
+        f.debug_struct("Pending").field("requests", &self.requests.len()).finish_non_exhaustive()
     }
 }
 
-impl Exchange for MpiExchange {
+impl Pending {
     fn is_done(&mut self) -> Result<bool, RanksError> {
         if self.requests.is_empty() {
             return Ok(true);
@@ -209,7 +228,7 @@ impl Exchange for MpiExchange {
         Ok(done != 0)
     }
 
-    fn wait(mut self: Box<Self>) -> Result<Vec<Vec<u8>>, RanksError> {
+    fn wait(&mut self) -> Result<(), RanksError> {
         // Messages between processes of one machine come within microseconds: then sleeping takes longer than they do.
         const AWAKE: Duration = Duration::from_millis(2);
         let start = Instant::now();
@@ -220,14 +239,60 @@ impl Exchange for MpiExchange {
             }
             if waited < AWAKE { std::thread::yield_now() } else { std::thread::sleep(Duration::from_micros(50)) }
         }
+        Ok(())
+    }
+}
+
+/// Messages under way. The library reads and writes the buffers until all requests are done: if it goes before, they stay.
+#[derive(Debug)]
+struct MpiExchange {
+    pending: Pending,
+    sends: Vec<Vec<u8>>,
+    receives: Vec<Vec<u8>>,
+}
+
+impl Exchange for MpiExchange {
+    fn is_done(&mut self) -> Result<bool, RanksError> {
+        self.pending.is_done()
+    }
+
+    fn wait(mut self: Box<Self>) -> Result<Vec<Vec<u8>>, RanksError> {
+        self.pending.wait()?;
         Ok(std::mem::take(&mut self.receives))
     }
 }
 
 impl Drop for MpiExchange {
     fn drop(&mut self) {
-        if !self.requests.is_empty() {
+        if !self.pending.requests.is_empty() {
             std::mem::forget((std::mem::take(&mut self.sends), std::mem::take(&mut self.receives)));
+        }
+    }
+}
+
+/// A sum under way; its buffers stay as those of [`MpiExchange`] do.
+#[derive(Debug)]
+struct MpiSum {
+    pending: Pending,
+    numbers: Vec<f32>,
+    sum: Vec<f32>,
+}
+
+impl Exchange for MpiSum {
+    fn is_done(&mut self) -> Result<bool, RanksError> {
+        self.pending.is_done()
+    }
+
+    fn wait(mut self: Box<Self>) -> Result<Vec<Vec<u8>>, RanksError> {
+        self.pending.wait()?;
+        Ok(vec![bytemuck::cast_slice(&self.sum).to_vec()])
+    }
+}
+
+impl Drop for MpiSum {
+    fn drop(&mut self) {
+        if !self.pending.requests.is_empty() {
+            std::mem::forget((std::mem::take(&mut self.numbers), std::mem::take(&mut self.sum)));
         }
     }
 }

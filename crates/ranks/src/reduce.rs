@@ -16,15 +16,27 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Instant;
 
 use autograd::{Arena, BestGrowth, Error, Growth, Parameters, Reduce, SumOf, Tree};
-use bytemuck::{cast_slice, cast_slice_mut};
+use bytemuck::cast_slice;
 use sparse_kernels::{Backend, Candidate};
 
-use super::{Exchange, Ranks, RanksError, Traffic, shards_of};
+use super::trace::{Clock, StepTrace, Totals};
+use super::{Exchange, Ranks, RanksError, Traffic, numbers_of, shards_of};
 
-/// Bytes of a bucket: what is sent while backward goes on.
-pub const BUCKET_BYTES: usize = 1 << 20;
+/// Bytes of a bucket: small enough that a sparse network has several, which are sent while backward goes on.
+pub const BUCKET_BYTES: usize = 1 << 17;
+
+/// How sums over shards are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reduction {
+    /// Along one tree over the shards: the same bits from any number of ranks.
+    #[default]
+    Tree,
+    /// By [`Transport::sum`](crate::Transport::sum), of what each rank has added up. The bits depend on the number of ranks.
+    Fast,
+}
 
 /// Combines what ranks have computed, each of some shards.
 #[derive(Debug)]
@@ -32,6 +44,7 @@ pub struct RankReduce {
     ranks: Ranks,
     shards: usize,
     bucket_bytes: usize,
+    reduction: Reduction,
     /// Nodes that each rank has.
     nodes: Vec<Vec<Range<usize>>>,
     bucket: Bucket,
@@ -39,6 +52,7 @@ pub struct RankReduce {
     /// Of the next exchange.
     number: u64,
     traffic: Traffic,
+    clock: Clock,
 }
 
 /// Gradients one behind the other.
@@ -57,6 +71,10 @@ struct UnderWay {
     number: u64,
     sums: Vec<(SumOf, usize)>,
     len: usize,
+    /// Its place in the trace.
+    place: usize,
+    /// Whether all of it was there when it was looked for.
+    came: bool,
     stage: Stage,
 }
 
@@ -69,14 +87,8 @@ enum Stage {
 }
 
 /// The part of `len` numbers that a rank adds up.
-fn chunk(rank: usize, ranks: usize, len: usize) -> Range<usize> {
+pub(crate) fn chunk(rank: usize, ranks: usize, len: usize) -> Range<usize> {
     rank * len / ranks..(rank + 1) * len / ranks
-}
-
-fn numbers(bytes: &[u8]) -> Vec<f32> {
-    let mut numbers = vec![0.0f32; bytes.len() / size_of::<f32>()];
-    cast_slice_mut(&mut numbers).copy_from_slice(bytes);
-    numbers
 }
 
 fn add(mut sum: Vec<f32>, other: Vec<f32>) -> Result<Vec<f32>, Error> {
@@ -103,11 +115,13 @@ impl RankReduce {
             ranks,
             shards,
             bucket_bytes: BUCKET_BYTES,
+            reduction: Reduction::Tree,
             nodes,
             bucket: Bucket::default(),
             under_way: VecDeque::new(),
             number: 0,
             traffic: Traffic::default(),
+            clock: Clock::default(),
         })
     }
 
@@ -115,6 +129,22 @@ impl RankReduce {
     #[must_use]
     pub fn with_buckets(self, bucket_bytes: usize) -> Self {
         Self { bucket_bytes, ..self }
+    }
+
+    /// With another reduction.
+    #[must_use]
+    pub fn with_reduction(self, reduction: Reduction) -> Self {
+        Self { reduction, ..self }
+    }
+
+    /// The last whole step.
+    pub fn trace(&self) -> &StepTrace {
+        self.clock.last()
+    }
+
+    /// What all steps took so far.
+    pub fn totals(&self) -> Totals {
+        self.clock.totals()
     }
 
     /// The ranks.
@@ -143,9 +173,11 @@ impl RankReduce {
     /// # Errors
     /// If the ranks cannot be reached.
     pub fn gather(&mut self, own: &[u8], lengths: Vec<usize>) -> Result<Vec<Vec<u8>>, RanksError> {
-        let (number, count) = (self.next(), self.ranks.count());
+        let (number, count, start) = (self.next(), self.ranks.count(), Instant::now());
         self.traffic.other += (own.len() * (count - 1)) as u64;
-        self.ranks.exchange(number, vec![own.to_vec(); count], lengths)?.wait()
+        let all = self.ranks.exchange(number, vec![own.to_vec(); count], lengths)?.wait()?;
+        self.clock.told(start);
+        Ok(all)
     }
 
     /// As [`RankReduce::gather`], of lengths that the other ranks do not know.
@@ -168,6 +200,14 @@ impl RankReduce {
         Ok(self.gather(own, (0..count).map(length).collect())?.concat())
     }
 
+    /// Counts the bytes of a bucket, gradients and moments.
+    fn count_sums(&mut self, bytes: u64, sums: &[(SumOf, usize)], len: usize) {
+        let gradients: usize = sums.iter().filter(|(of, _)| !matches!(of, SumOf::Moments(_))).map(|(_, len)| len).sum();
+        let of_gradients = bytes * gradients as u64 / len.max(1) as u64;
+        self.traffic.values += of_gradients;
+        self.traffic.other += bytes - of_gradients;
+    }
+
     /// Bytes that go to other ranks.
     fn to_others(&self, messages: &[Vec<u8>]) -> u64 {
         let me = self.ranks.rank();
@@ -181,14 +221,24 @@ impl RankReduce {
             return Ok(());
         }
         let (me, count) = (self.ranks.rank(), self.ranks.count());
+        let place = self.clock.sent(len);
+        if self.reduction == Reduction::Fast {
+            let number = self.next();
+            let sum = nodes.into_iter().map(Ok).reduce(|sum, other| add(sum?, other?)).transpose()?.unwrap_or_default();
+            // As the best algorithms do.
+            self.count_sums((2 * len * size_of::<f32>() * (count - 1) / count) as u64, &sums, len);
+            let exchange = self.ranks.sum(number, sum).map_err(failed)?;
+            self.under_way.push_back(UnderWay { number, sums, len, place, came: false, stage: Stage::Sums(exchange) });
+            return Ok(());
+        }
         let to = |rank| nodes.iter().flat_map(|node| cast_slice(&node[chunk(rank, count, len)])).copied().collect();
         let messages: Vec<Vec<u8>> = (0..count).map(to).collect();
         let mine = chunk(me, count, len).len();
         let lengths = self.nodes.iter().map(|nodes| nodes.len() * mine * size_of::<f32>()).collect();
-        self.traffic.values += self.to_others(&messages);
+        self.count_sums(self.to_others(&messages), &sums, len);
         let [of_nodes, number] = [self.next(), self.next()];
         let exchange = self.ranks.exchange(of_nodes, messages, lengths).map_err(failed)?;
-        self.under_way.push_back(UnderWay { number, sums, len, stage: Stage::Nodes(exchange) });
+        self.under_way.push_back(UnderWay { number, sums, len, place, came: false, stage: Stage::Nodes(exchange) });
         Ok(())
     }
 
@@ -196,7 +246,7 @@ impl RankReduce {
     fn added(&self, messages: Vec<Vec<u8>>, len: usize) -> Result<Vec<f32>, Error> {
         let mut tree = Tree::new(self.shards);
         for (spans, message) in self.nodes.iter().zip(messages) {
-            let message = numbers(&message);
+            let message = numbers_of(&message);
             for (i, span) in spans.iter().enumerate() {
                 tree.insert(span.clone(), message[i * len..][..len].to_vec(), add)?;
             }
@@ -207,8 +257,9 @@ impl RankReduce {
     /// Moves what has come one stage on; with `wait` to the end of the first stage of all.
     fn progress(&mut self, wait: bool) -> Result<(), Error> {
         for _ in 0..self.under_way.len() {
-            let Some(UnderWay { number, sums, len, stage }) = self.under_way.pop_front() else { break };
-            let stage = match stage {
+            let Some(mut bucket) = self.under_way.pop_front() else { break };
+            let UnderWay { number, len, place, came, .. } = bucket;
+            bucket.stage = match bucket.stage {
                 Stage::Nodes(mut exchange) => {
                     if wait || exchange.is_done().map_err(failed)? {
                         let (me, count) = (self.ranks.rank(), self.ranks.count());
@@ -216,7 +267,7 @@ impl RankReduce {
                         let sum = self.added(exchange.wait().map_err(failed)?, mine)?;
                         let messages = vec![cast_slice(&sum).to_vec(); count];
                         let length = |rank| chunk(rank, count, len).len() * size_of::<f32>();
-                        self.traffic.values += self.to_others(&messages);
+                        self.count_sums(self.to_others(&messages), &bucket.sums, len);
                         let exchange = self.ranks.exchange(number, messages, (0..count).map(length).collect());
                         Stage::Sums(exchange.map_err(failed)?)
                     } else {
@@ -224,11 +275,14 @@ impl RankReduce {
                     }
                 }
                 Stage::Sums(mut exchange) => {
-                    exchange.is_done().map_err(failed)?;
+                    if !came && exchange.is_done().map_err(failed)? {
+                        self.clock.done(place);
+                        bucket.came = true;
+                    }
                     Stage::Sums(exchange)
                 }
             };
-            self.under_way.push_back(UnderWay { number, sums, len, stage });
+            self.under_way.push_back(bucket);
         }
         Ok(())
     }
@@ -236,8 +290,10 @@ impl RankReduce {
     /// One exchange for growth, waited for.
     fn grow_exchange(&mut self, messages: Vec<Vec<u8>>, lengths: Vec<usize>) -> Result<Vec<Vec<u8>>, Error> {
         self.traffic.growth += self.to_others(&messages);
-        let number = self.next();
-        self.ranks.exchange(number, messages, lengths).and_then(|exchange| exchange.wait()).map_err(failed)
+        let (number, start) = (self.next(), Instant::now());
+        let exchanged = self.ranks.exchange(number, messages, lengths).and_then(|exchange| exchange.wait());
+        self.clock.grew(start);
+        exchanged.map_err(failed)
     }
 
     /// The best candidates of two ranks, of four, …, at rank 0, and from there everywhere.
@@ -261,15 +317,26 @@ impl RankReduce {
             best.offer_candidates(received.iter().flat_map(|message| from_bytes(message)));
             distance *= 2;
         }
-        let mut lengths = vec![0; count];
-        lengths[0] = most * CANDIDATE_BYTES;
-        let found = if me == 0 { vec![to_bytes(&best.into_candidates(), most); count] } else { vec![vec![]; count] };
-        let received = self.grow_exchange(found, lengths)?;
-        Ok(received.iter().flat_map(|message| from_bytes(message)).collect())
+        // What rank 0 has found goes back the same way.
+        let mut found = to_bytes(&best.into_candidates(), most);
+        while distance > 1 {
+            distance /= 2;
+            let (mut messages, mut lengths) = (vec![vec![]; count], vec![0; count]);
+            if me.is_multiple_of(2 * distance) && me + distance < count {
+                messages = one(me + distance, found.clone());
+            } else if me % (2 * distance) == distance {
+                lengths[me - distance] = most * CANDIDATE_BYTES;
+            }
+            let received = self.grow_exchange(messages, lengths)?.concat();
+            if !received.is_empty() {
+                found = received;
+            }
+        }
+        Ok(from_bytes(&found).collect())
     }
 }
 
-const CANDIDATE_BYTES: usize = 12;
+pub(crate) const CANDIDATE_BYTES: usize = 12;
 
 /// Candidates, and as many that are none as make `most`.
 fn to_bytes(candidates: &[Candidate], most: usize) -> Vec<u8> {
@@ -305,6 +372,7 @@ impl<B: Backend> Reduce<B> for RankReduce {
             backend.download(&buffer, &mut node[first..])?;
             arena.give_buffer(backend, buffer);
         }
+        self.clock.ready(len);
         self.bucket.sums.push((of, len));
         self.bucket.len += len;
         if self.bucket.len * size_of::<f32>() >= self.bucket_bytes {
@@ -336,10 +404,14 @@ impl<B: Backend> Reduce<B> for RankReduce {
 
     fn finish(&mut self, backend: &B, _: &mut Arena<B>, parameters: &mut Parameters<B>) -> Result<(), Error> {
         self.send()?;
+        self.clock.backward();
         self.progress(true)?;
-        while let Some(UnderWay { sums, stage, .. }) = self.under_way.pop_front() {
+        while let Some(UnderWay { sums, stage, place, came, .. }) = self.under_way.pop_front() {
             let Stage::Sums(exchange) = stage else { unreachable!("all nodes have come") };
-            let all = numbers(&exchange.wait().map_err(failed)?.concat());
+            let all = numbers_of(&exchange.wait().map_err(failed)?.concat());
+            if !came {
+                self.clock.done(place);
+            }
             let mut rest = &all[..];
             for (of, len) in sums {
                 let (sum, others) = rest.split_at(len);
@@ -347,6 +419,7 @@ impl<B: Backend> Reduce<B> for RankReduce {
                 rest = others;
             }
         }
+        self.clock.end();
         Ok(())
     }
 }

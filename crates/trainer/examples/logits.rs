@@ -14,7 +14,7 @@ use autograd::{Arena, Mode, Tape};
 use sparse_kernels::cpu::Cpu;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Activations, MatrixMut, Storage};
-use trainer::data::{BatchLoader, Inputs, LoaderOptions, Normalization, Order, Split, Targets};
+use trainer::data::{BatchLoader, Inputs, LoaderOptions, Normalization, Order, Part, Split, Targets};
 use trainer::device::available_threads;
 use trainer::formats::{self, DenseMatrix, Matrix};
 use trainer::models::{Network, ValueShape};
@@ -49,7 +49,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let classes = network.architecture.classes();
     let batch_size = BATCH.min(split.len());
     let form = network.body.input_layout(batch_size).into();
-    let options = LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads: 1 };
+    let options =
+        LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads: 1, part: Part::All };
     let mut loader = BatchLoader::new(split.into(), &normalization, options)?;
     let (mut arena, mut rows) = (Arena::new(), Vec::new());
     while let Some(batch) = loader.next_batch()? {

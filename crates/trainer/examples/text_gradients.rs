@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (0..count).flat_map(|n| (0..length).map(move |t| (n, t))).flat_map(|(n, t)| of(n, t)).copied().collect();
     write(&Path::new(folder).join("logits.npy"), symbols, logits)?;
     let inputs = BatchInputs::Tokens { sequences, tokens: inputs };
-    let batch = Batch { inputs, targets: Targets::Classes(targets), corrupt: vec![] };
+    let batch = Batch { inputs, targets: Targets::Classes(targets), corrupt: vec![], part_of: None };
     evaluator.training_pass(&batch, true)?;
     let parameters = &evaluator.network.parameters;
     for (id, parameter) in parameters.iter() {

@@ -1,15 +1,16 @@
 //! Processes that one run was started as: `mpirun -n 4 rigl train …`.
 
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use ranks::{RankReduce, Ranks, RanksError};
 
 use crate::commands;
-use crate::error::{Error, Kind, Kinded};
+use crate::error::{Context, Error, Kind, Kinded};
 use crate::report;
 use crate::run::RunError;
-use crate::training::TrainingError;
+use crate::training::{Reduction, TrainingError};
 
 /// A launch that cannot be, or in which ranks do not agree.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,17 @@ pub enum LaunchError {
         /// Processes.
         count: usize,
     },
+    /// The command makes its own processes.
+    #[error("rigl {command} starts its own processes: run it once, with --launcher \"mpirun -n {count}\"")]
+    Launches {
+        /// The command.
+        command: &'static str,
+        /// Processes.
+        count: usize,
+    },
+    /// Alone, a run has nothing to reduce.
+    #[error("reduction fast needs several ranks: start the run with mpirun")]
+    Alone,
     /// One rank could not begin, and so none can.
     #[error("rank {rank}: {message}")]
     OneFailed {
@@ -72,6 +84,45 @@ impl Kinded for RanksError {
 fn started() -> usize {
     let said = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
     said.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(1)
+}
+
+/// Shards of a batch where several ranks train and nothing is said: the same for up to so many ranks.
+pub const SHARDS: usize = 8;
+
+/// Shards where nothing is said.
+pub fn default_shards(ranks: usize, reduction: Reduction) -> usize {
+    match reduction {
+        Reduction::Tree => SHARDS.max(ranks),
+        Reduction::Fast => ranks,
+    }
+}
+
+/// Refuses to run as one of several processes.
+///
+/// # Errors
+/// [`LaunchError::Launches`].
+pub fn launches(command: &'static str) -> Result<(), LaunchError> {
+    match started() {
+        0 | 1 => Ok(()),
+        count => Err(LaunchError::Launches { command, count }),
+    }
+}
+
+/// This program once more, started by a launcher such as `mpirun -n 4` if there is one.
+///
+/// # Errors
+/// If this program cannot be found.
+pub fn this_program(launcher: Option<&str>) -> crate::Result<Command> {
+    let program = std::env::current_exe().context(|| "cannot find this program to run it again")?;
+    let mut words = launcher.unwrap_or_default().split_whitespace();
+    Ok(match words.next() {
+        None => Command::new(program),
+        Some(launcher) => {
+            let mut command = Command::new(launcher);
+            command.args(words).arg(program);
+            command
+        }
+    })
 }
 
 /// The other processes, if there are any. A rank that says nothing for so long counts as lost.
@@ -135,7 +186,7 @@ fn is_of_all(error: &Error) -> bool {
     let of_all = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<LaunchError>()
             || matches!(cause.downcast_ref(), Some(RunError::Interrupted { .. } | RunError::Evaluation))
-            || matches!(cause.downcast_ref(), Some(TrainingError::Diverged { .. }))
+            || matches!(cause.downcast_ref(), Some(TrainingError::Diverged { .. } | TrainingError::Patterns { .. }))
     };
     error.cause.chain().any(of_all)
 }

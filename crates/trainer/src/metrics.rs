@@ -159,6 +159,59 @@ impl Evaluation {
         }
     }
 
+    /// All sums, to send elsewhere; as many for any samples.
+    pub(crate) fn numbers(&self) -> Vec<f64> {
+        let Mean { loss, correct, samples } = self.mean;
+        let mut numbers = vec![loss, correct as f64, samples as f64];
+        match &self.scores {
+            Scores::Symbols => {}
+            Scores::Classes { top, .. } => numbers.push(*top as f64),
+            Scores::Numbers { of_outputs, .. } => {
+                let of_output = |sums: &Squares| [sums.error, sums.first.unwrap_or(f64::NAN), sums.sum, sums.squares];
+                numbers.extend(of_outputs.iter().flat_map(of_output));
+            }
+            Scores::Labels { counts, hits } => {
+                let of_label = |counts: &Counts| [counts.both, counts.predicted, counts.there];
+                numbers.extend(counts.iter().flat_map(of_label).chain(*hits).map(|count| count as f64));
+            }
+        }
+        numbers
+    }
+
+    /// Adds the samples of another evaluation of the same measures, by its [`Evaluation::numbers`].
+    pub(crate) fn merge(&mut self, numbers: &[f64]) {
+        let [loss, correct, samples, rest @ ..] = numbers else { unreachable!("every evaluation has a mean") };
+        self.mean.loss += loss;
+        self.mean.correct += *correct as u64;
+        self.mean.samples += *samples as u64;
+        match &mut self.scores {
+            Scores::Symbols => {}
+            Scores::Classes { top, .. } => *top += rest[0] as u64,
+            Scores::Numbers { of_outputs, .. } => {
+                for (sums, other) in of_outputs.iter_mut().zip(rest.chunks_exact(4)) {
+                    let &[error, first, sum, squares] = other else { unreachable!("chunks of four") };
+                    if first.is_nan() {
+                        continue;
+                    }
+                    // Its sums are about another number.
+                    let apart = first - *sums.first.get_or_insert(first);
+                    sums.error += error;
+                    sums.squares += squares + apart * (2.0 * sum + samples * apart);
+                    sums.sum += sum + samples * apart;
+                }
+            }
+            Scores::Labels { counts, hits } => {
+                let (of_labels, of_hits) = rest.split_at(3 * counts.len());
+                for (counts, other) in counts.iter_mut().zip(of_labels.chunks_exact(3)) {
+                    counts.both += other[0] as u64;
+                    counts.predicted += other[1] as u64;
+                    counts.there += other[2] as u64;
+                }
+                hits.iter_mut().zip(of_hits).for_each(|(hits, &other)| *hits += other as u64);
+            }
+        }
+    }
+
     /// Mean loss.
     pub fn loss(&self) -> f64 {
         self.mean.loss()
@@ -319,6 +372,36 @@ mod tests {
         assert!((value(&two, "r2") - (1.0 - 50.0 / (1400.0 / 3.0)) / 2.0).abs() < 1e-12);
         assert_eq!((two.accuracy(), scale.unscaled(0, -1.0)), (None, 90.0));
         assert_eq!(two.text(), "loss 0.5000  rmse 2.92  r2 0.446");
+    }
+
+    /// Whatever the measures, batches by themselves add up to all samples.
+    #[test]
+    fn evaluations_add_up() {
+        for (loss, outputs) in [(LossKind::CrossEntropy, 6), (LossKind::Mse, 2), (LossKind::Bce, 3)] {
+            let value = |i: usize| ((i * 37 + 11) % 19) as f32 / 4.0 - 2.0;
+            let (mut whole, mut sum) = (evaluation(loss, outputs, None), evaluation(loss, outputs, None));
+            for (batch, samples) in [3, 1, 4].into_iter().enumerate() {
+                let values: Vec<f32> = (0..samples * outputs).map(|i| value(i + 50 * batch)).collect();
+                let targets = match loss {
+                    LossKind::CrossEntropy => Targets::Classes((0..samples as u32).collect()),
+                    LossKind::Bce => Targets::Numbers {
+                        outputs,
+                        values: values.iter().map(|&v| f32::from(u8::from(v.abs() > 1.0))).collect(),
+                    },
+                    _ => {
+                        Targets::Numbers { outputs, values: (0..values.len()).map(|i| value(i * i + batch)).collect() }
+                    }
+                };
+                let mut part = evaluation(loss, outputs, None);
+                whole.add(&stats(samples), &targets, &values);
+                part.add(&stats(samples), &targets, &values);
+                sum.merge(&part.numbers());
+            }
+            assert_eq!((sum.mean, sum.others().len()), (whole.mean, whole.others().len()));
+            for ((name, got), (_, expected)) in sum.others().into_iter().zip(whole.others()) {
+                assert!((got - expected).abs() < 1e-12, "{name}: {got}, expected {expected}");
+            }
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use sparse_kernels::BackendError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::table::TABLE;
 use crate::data::text::Text;
-use crate::data::{BatchLoader, Dataset, LoaderOptions, Normalization, Order, Split};
+use crate::data::{Batch, BatchLoader, Dataset, LaneOrder, LoaderOptions, Normalization, Order, Part, Split};
 use crate::device::{ComputeDevice, backend_error};
 use crate::error::{Context, Error, Kind, Kinded, Result};
 use crate::interrupt::Interrupt;
@@ -174,25 +174,45 @@ pub fn evaluate<E>(
     evaluated: Evaluated<'_>,
     body: &Body,
     interrupt: &Interrupt,
-    mut batch: impl FnMut(&crate::data::Batch, Option<&mut Vec<f32>>) -> Result<autograd::LossStats, E>,
+    batch: impl FnMut(&Batch, Option<&mut Vec<f32>>) -> Result<autograd::LossStats, E>,
 ) -> Result<Evaluation>
+where
+    Error: From<E>,
+{
+    let numbers = evaluate_batches(evaluated, body, interrupt, Part::All, batch)?;
+    let mut evaluation = Evaluation::new(evaluated.measured);
+    numbers.iter().for_each(|numbers| evaluation.merge(numbers));
+    Ok(evaluation)
+}
+
+/// [`Evaluation::numbers`] of each batch.
+fn evaluate_batches<E>(
+    evaluated: Evaluated<'_>,
+    body: &Body,
+    interrupt: &Interrupt,
+    part: Part,
+    mut batch: impl FnMut(&Batch, Option<&mut Vec<f32>>) -> Result<autograd::LossStats, E>,
+) -> Result<Vec<Vec<f64>>>
 where
     Error: From<E>,
 {
     let Evaluated { split, normalization, measured, loader_threads } = evaluated;
     let batch_size = body.evaluation_batch().min(split.len());
     let form = body.input_form(batch_size);
-    let options = LoaderOptions { batch_size, form, order: Order::Stored, drop_last: false, threads: loader_threads };
+    let (order, threads) = (Order::Stored, loader_threads);
+    let options = LoaderOptions { batch_size, form, order, drop_last: false, threads, part };
     let mut loader = BatchLoader::new(split.clone(), normalization, options)?;
-    let (mut evaluation, mut outputs) = (Evaluation::new(measured), Vec::new());
+    let (mut numbers, mut outputs) = (Vec::new(), Vec::new());
     while let Some(next) = loader.next_batch()? {
         if interrupt.requested() {
             return Err(RunError::Evaluation.into());
         }
         let stats = batch(next, measured.needs_outputs().then_some(&mut outputs))?;
+        let mut evaluation = Evaluation::new(measured);
         evaluation.add(&stats, &next.targets, &outputs);
+        numbers.push(evaluation.numbers());
     }
-    Ok(evaluation)
+    Ok(numbers)
 }
 
 /// What a run is made of.
@@ -454,7 +474,8 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         let order = Order::Shuffled { seed: config.seed, first_epoch, first_batch, augment: config.augment };
         let form = trainer.network.body.input_form(batch_size);
         let threads = config.loader_thread_count();
-        let options = LoaderOptions { batch_size, form, order, drop_last: false, threads };
+        let part = trainer.own_shards().map_or(Part::All, Part::Shards);
+        let options = LoaderOptions { batch_size, form, order, drop_last: false, threads, part };
         let mut loader = BatchLoader::new(data.train.clone(), &self.input.normalization, options)?;
         let progress = Progress::new(total_steps, config.json);
         if self.parts.config.log == Some(Log::Tensorboard) {
@@ -649,7 +670,22 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         };
         let loader_threads = config.loader_thread_count();
         let evaluated = Evaluated { split, normalization: &self.input.normalization, measured, loader_threads };
-        evaluate(evaluated, &body, interrupt, |batch, outputs| trainer.evaluate_outputs(batch, outputs))
+        let order = body.input_form(body.evaluation_batch()).order();
+        // A recurrent network's batch begins where the one before ended.
+        let Some((rank, count)) = trainer.rank().filter(|_| order != Some(LaneOrder::TimeMajor)) else {
+            return evaluate(evaluated, &body, interrupt, |batch, outputs| trainer.evaluate_outputs(batch, outputs));
+        };
+        let part = Part::Batches { first: rank, every: count };
+        let own = |batch: &Batch, outputs: Option<&mut Vec<f32>>| trainer.evaluate_outputs(batch, outputs);
+        let own = evaluate_batches(evaluated, &body, interrupt, part, own)?;
+        let mut evaluation = Evaluation::new(measured);
+        let all = trainer.gather(&own.concat())?;
+        let size = evaluation.numbers().len();
+        let mut of_ranks: Vec<_> = all.iter().map(|numbers| numbers.chunks_exact(size)).collect();
+        for batch in 0..all.iter().map(Vec::len).sum::<usize>() / size {
+            evaluation.merge(of_ranks[batch % count].next().expect("ranks take batches in turn"));
+        }
+        Ok(evaluation)
     }
 
     /// Appends a record to the run's metrics, and to its event file if it has one.
@@ -666,7 +702,12 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     }
 
     /// The state of the run between two steps: equal states make equal bytes, on any machine and at any time.
-    fn checkpoint(&self) -> Result<Checkpoint> {
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        if self.parts.data.is_files() && self.parts.trainer.has_ranks() {
+            let own: Vec<f64> = self.corrupt_images.iter().map(|&image| f64::from(image)).collect();
+            let all = self.parts.trainer.gather(&own)?.concat();
+            self.corrupt_images.extend(all.into_iter().map(|image| image as u32));
+        }
         let mut checkpoint = self.parts.trainer.checkpoint(Some(self.input.clone()))?;
         let (config, data_sha256) = (self.parts.config.fingerprint(), self.data_sha256.clone());
         let (corrupt_images, [forward_flops, _]) = (self.corrupt_images.clone(), self.forward_flops);

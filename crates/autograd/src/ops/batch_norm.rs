@@ -21,17 +21,6 @@ pub struct BatchNormLayer {
     pub activation: Activation,
 }
 
-/// The moments that a batch normalisation has found in a shard.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ShardMoments {
-    /// The layer.
-    pub layer: BatchNormLayer,
-    /// Of which shard they are.
-    pub shard: usize,
-    /// As they would have gone into the running ones: `[mean; C] ‖ [variance; C]`, the variance unbiased.
-    pub moments: Vec<f32>,
-}
-
 impl<B: Backend> Tape<'_, B> {
     /// `y = act(γ · (x − μ) / √(v + ε) + β)` per channel, `act` being the layer's activation: in training with the batch's
     /// moments, which move the running ones too; in evaluation with the running ones. `y` lies as `layout`, samples aside.
@@ -123,9 +112,9 @@ impl<B: Backend> Tape<'_, B> {
         let added = addend.map(|addend| self.values.take_images(addend));
         let found = match &mut of_shard {
             None => self.parameters.statistics_mut(OP, layer.running).map(|running| (layer.options, running)),
-            // Moved all the way, from 0, running moments are those of the shard.
+            // Moved by the share, from 0, running moments are those of the shard times its share.
             Some(of_shard) => {
-                let options = BatchNormOptions { momentum: 1.0, ..layer.options };
+                let options = BatchNormOptions { momentum: self.share, ..layer.options };
                 self.backend.fill(0.0, of_shard).map(|()| (options, of_shard)).map_err(Error::from)
             }
         };
@@ -137,7 +126,7 @@ impl<B: Backend> Tape<'_, B> {
         }
         self.values.put_images(storage, x);
         if let (Some(of_shard), Some(over)) = (of_shard, &mut self.shards) {
-            over.moments.push((layer, over.current, of_shard));
+            over.moments.push((layer.running, over.current, of_shard));
         }
         found.map(|()| moments)
     }

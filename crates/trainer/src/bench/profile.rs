@@ -1,8 +1,11 @@
 //! Profiles for people.
 
+use std::time::Duration;
+
+use ranks::{StepTrace, Totals};
 use sparse_kernels::profile::KernelTime;
 
-use crate::report::{Significant, Table};
+use crate::report::{Significant, Table, wrapped};
 
 /// Kernels by time, the longest first: launches, time and bytes of one of so many steps, and rates.
 pub fn profile_table(profile: &[KernelTime], steps: u64) -> Table<7> {
@@ -34,4 +37,41 @@ pub fn profile_table(profile: &[KernelTime], steps: u64) -> Table<7> {
     });
     row("all", &sum);
     table
+}
+
+/// What sums over ranks took, mean over the steps, and the buckets of the last step.
+pub fn rank_times_text(trace: &StepTrace, totals: Totals) -> String {
+    let steps = totals.steps.max(1);
+    let text = |time: Duration| format!("{} ms", Significant(1e3 * time.as_secs_f64()));
+    let mean = |time: Duration| text(time / steps);
+    let hidden = totals.under_way.saturating_sub(totals.waited);
+    let parts = [
+        format!(
+            "sums over ranks, mean of {steps} steps: {} buckets",
+            Significant(f64::from(totals.buckets) / f64::from(steps))
+        ),
+        format!(
+            "{} from the first bucket to the last sum, {} of it beside the backward pass",
+            mean(totals.under_way),
+            mean(hidden)
+        ),
+        format!(
+            "waited {} for sums, {} for growth, {} for losses",
+            mean(totals.waited),
+            mean(totals.growth),
+            mean(totals.other)
+        ),
+    ];
+    let mut table = Table::new(["bucket of the last step", "numbers", "sent", "there", ""]);
+    for (i, bucket) in trace.buckets.iter().enumerate() {
+        let when = if bucket.done <= trace.backward { "during the backward pass" } else { "after it" };
+        table.row([(i + 1).to_string(), bucket.len.to_string(), text(bucket.sent), text(bucket.done), when.to_owned()]);
+    }
+    format!(
+        "{}
+{table}the backward pass ended at {}, counted from its first gradient
+",
+        wrapped(&parts),
+        text(trace.backward)
+    )
 }

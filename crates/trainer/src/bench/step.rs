@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ranks::{Ranks, StepTrace, Totals};
 use rigl::LayerDensity;
 use sparse_kernels::profile::KernelTime;
 use sparse_kernels::random::Key;
@@ -63,6 +64,33 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
         Ok(Self { backend, trainer, batch })
     }
 
+    /// Shares the batch with other ranks.
+    ///
+    /// # Errors
+    /// If there are more ranks than shards.
+    pub fn join(&mut self, ranks: Ranks) -> crate::Result<()> {
+        Ok(self.trainer.join(ranks)?)
+    }
+
+    /// What rank 0 says.
+    ///
+    /// # Errors
+    /// If the ranks cannot be reached.
+    pub fn agree(&self, own: bool) -> crate::Result<bool> {
+        Ok(self.trainer.gather(&[f64::from(u8::from(own))])?[0][0] != 0.0)
+    }
+
+    /// When the sums of the last step came, and what all steps took; nothing without ranks.
+    pub fn rank_times(&self) -> Option<(StepTrace, Totals)> {
+        self.trainer.rank_times()
+    }
+
+    /// Bytes that this rank sends in a step.
+    pub fn sent_bytes(&self) -> u64 {
+        let sent = self.trainer.traffic();
+        (sent.values + sent.other) / self.trainer.batches().max(1)
+    }
+
     /// Stored weights.
     pub fn nnz(&self) -> usize {
         self.trainer.network.cost(self.backend).nnz
@@ -98,6 +126,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
         let start = Instant::now();
         self.steps(1)?;
         let fitting = TURN.as_secs_f64() / start.elapsed().as_secs_f64().max(1e-9);
+        let fitting = self.trainer.gather(&[fitting])?[0][0];
         Ok((fitting as u32).clamp(1, most))
     }
 
@@ -134,7 +163,7 @@ fn values(layout: Layout, architecture: &Architecture, config: &TrainConfig, key
             values: (0..batch_size as u64 * classes).map(|i| key.below(i, 2) as f32).collect(),
         },
     };
-    Ok(Batch { inputs: BatchInputs::Values { layout, values: images }, targets, corrupt: vec![] })
+    Ok(Batch { inputs: BatchInputs::Values { layout, values: images }, targets, corrupt: vec![], part_of: None })
 }
 
 /// Random tokens, with random ones behind them.
@@ -144,5 +173,5 @@ fn tokens(sequences: Sequences, symbols: usize, key: Key) -> Batch {
         (0..sequences.lanes() as u64).map(|lane| key.below(lane, symbols as u64) as u32).collect()
     };
     let targets = Targets::Classes(draw("labels"));
-    Batch { inputs: BatchInputs::Tokens { sequences, tokens: draw("tokens") }, targets, corrupt: vec![] }
+    Batch { inputs: BatchInputs::Tokens { sequences, tokens: draw("tokens") }, targets, corrupt: vec![], part_of: None }
 }

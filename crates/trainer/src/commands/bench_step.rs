@@ -3,15 +3,19 @@
 //! Each density runs in processes of its own, so that its peak memory is its own; they take turns with the dense
 //! network's, and the best step of all turns counts.
 
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ranks::local::local_ranks;
+use ranks::{Interconnect, Ranks, on_interconnect};
 use serde::{Deserialize, Serialize};
 
 use super::machine::MachineArgs;
 use super::network::PictureArgs;
-use crate::bench::{Provenance, StepBench, peak_rss_bytes};
+use crate::bench::{Provenance, StepBench, TraceFile, TracedStep, peak_rss_bytes, rank_times_text};
 use crate::device::{ComputeDevice, Device, OnDevice, Place};
 use crate::error::Context;
 use crate::method::Method;
@@ -19,7 +23,7 @@ use crate::models::{Architecture, Format, Sparsification, parse_density};
 use crate::report::{Significant, Table, bytes_text, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{BatchArgs, FormatArgs, ModelArgs, SequenceArgs, SpreadArgs, TrainConfig, TrainOptions};
-use crate::{fit, memory};
+use crate::{fit, launch, memory};
 
 /// `rigl bench step`.
 #[derive(Debug, Args)]
@@ -48,6 +52,16 @@ pub struct BenchStepArgs {
     /// Print each kernel's time, bytes and launches in a step of each density, measured one by one, on standard error
     #[arg(long)]
     pub profile: bool,
+    /// Start each measurement by this command, such as "mpirun -n 2": ranks share the batch; needs a program that was built with
+    /// --features mpi
+    #[arg(long, value_name = "COMMAND")]
+    pub launcher: Option<String>,
+    /// With --launcher, slow the messages between ranks to an interconnect of this bandwidth and latency, such as 10Gbit/s,20us
+    #[arg(long, value_name = "BANDWIDTH,LATENCY")]
+    pub interconnect: Option<Interconnect>,
+    /// Write when each gradient of a step is there to this file, for rigl plan --ranks --trace
+    #[arg(long, value_name = "FILE", conflicts_with = "launcher")]
+    pub trace: Option<PathBuf>,
     /// Measure in this process and print the raw numbers: how the command calls itself, once for each density
     #[arg(long, hide = true)]
     pub worker: bool,
@@ -76,16 +90,36 @@ struct StepRecord {
     time_ratio: f64,
     peak_rss_bytes: Option<u64>,
     dense_peak_rss_bytes: Option<u64>,
+    /// Of several ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ranks: Option<RankMeasurement>,
     #[serde(flatten)]
     provenance: Provenance,
 }
 
 /// What a worker process measures.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Measurement {
     time_ns: u64,
     nnz: usize,
     peak_rss_bytes: Option<u64>,
+    /// Of several ranks.
+    ranks: Option<RankMeasurement>,
+    /// Where it was asked for.
+    trace: Option<TracedStep>,
+}
+
+/// Sums over ranks in a step, mean over all steps but for the bytes.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct RankMeasurement {
+    count: usize,
+    shards: usize,
+    /// Bytes that rank 0 sends in a step.
+    sent_bytes: u64,
+    /// From the first bucket to the last sum.
+    under_way_ns: u64,
+    /// Of these, after the backward pass.
+    waited_ns: u64,
 }
 
 /// Turns that each density and the dense network take.
@@ -99,7 +133,17 @@ const LEAST_STEPS: usize = 5;
 /// If a density is impossible or a worker fails.
 pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     if args.worker {
-        return args.machine.on_device(Worker(args));
+        let ranks = launch::ranks(PATIENCE)?.map(|ranks| on_interconnect(ranks, args.interconnect));
+        return match &ranks {
+            None => args.machine.on_device(Worker { args, ranks: None }),
+            Some(together) => {
+                launch::together(together, || args.machine.on_device(Worker { args, ranks: ranks.clone() }))
+            }
+        };
+    }
+    launch::launches("bench step")?;
+    if args.interconnect.is_some() && args.launcher.is_none() {
+        return Err(ConfigError::NoEffect { option: "interconnect", needs: "--launcher" }.into());
     }
     let architecture = fit::architecture(&args.pictures.spec(&args.network, &args.sequence)?)?;
     let config = config(args)?;
@@ -114,11 +158,17 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     for round in 1..=ROUNDS {
         dense = Some(better(dense, measure(args, place.threads, 1.0, false)?));
         for (best, &density) in best.iter_mut().zip(&args.density) {
-            *best = Some(better(*best, measure(args, place.threads, density, args.profile && round == ROUNDS)?));
+            let profile = args.profile && round == ROUNDS;
+            *best = Some(better(best.take(), measure(args, place.threads, density, profile)?));
         }
     }
     let dense = dense.expect("there is at least one round");
+    if let Some(path) = &args.trace {
+        let steps = best.iter().chain([&Some(dense.clone())]).flatten().filter_map(|best| best.trace.clone()).collect();
+        TraceFile { model: config.model.to_string(), batch_size: config.batch_size, steps }.save(path)?;
+    }
     let mut table = Table::new(["density", "nnz", "flops", "step", "dense step", "time", "peak memory", "dense"]);
+    let mut of_ranks = Table::new(["density", "ranks", "sent in a step", "sums under way", "waited", "dense, waited"]);
     for (measurement, &density) in best.into_iter().flatten().zip(&args.density) {
         let record = StepRecord {
             event: "step",
@@ -137,12 +187,23 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             time_ratio: measurement.time_ns as f64 / dense.time_ns as f64,
             peak_rss_bytes: measurement.peak_rss_bytes,
             dense_peak_rss_bytes: dense.peak_rss_bytes,
+            ranks: measurement.ranks,
             provenance: Provenance::now(),
         };
         if args.machine.json {
             print_record(&record)?;
         } else {
             let milliseconds = |ns: u64| format!("{} ms", Significant(ns as f64 / 1e6));
+            if let (Some(ranks), Some(dense)) = (record.ranks, dense.ranks) {
+                of_ranks.row([
+                    Significant(record.density).to_string(),
+                    ranks.count.to_string(),
+                    bytes_text(ranks.sent_bytes),
+                    milliseconds(ranks.under_way_ns),
+                    milliseconds(ranks.waited_ns),
+                    milliseconds(dense.waited_ns),
+                ]);
+            }
             let size = |bytes: Option<u64>| bytes.map_or("–".to_owned(), bytes_text);
             table.row([
                 Significant(record.density).to_string(),
@@ -165,9 +226,15 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             place.with_isa()
         ))?;
         print_text(format_args!("{table}"))?;
+        if args.launcher.is_some() {
+            print_text(format_args!("{of_ranks}"))?;
+        }
     }
     Ok(())
 }
+
+/// A rank that says nothing for so long counts as lost.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Refuses what has no room, and tells where it would run.
 struct Check<'a> {
@@ -213,8 +280,7 @@ fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) 
 
 /// Runs one turn of one density in a process of its own.
 fn measure(args: &BenchStepArgs, threads: usize, density: f64, profile: bool) -> crate::Result<Measurement> {
-    let program = std::env::current_exe().context(|| "cannot find this program to run it again")?;
-    let output = Command::new(program)
+    let output = launch::this_program(args.launcher.as_deref())?
         .args(["bench", "step", "--worker", "--density", &density.to_string()])
         .args(given(args).arguments()?)
         .args(args.pictures.image_size.iter().flat_map(|side| ["--image-size".to_owned(), side.to_string()]))
@@ -223,6 +289,8 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64, profile: bool) ->
         .args(["--budget", &args.machine.budget.as_secs_f64().to_string()])
         .args(["--device", &args.machine.device.to_string()])
         .args(profile.then_some("--profile"))
+        .args(args.interconnect.map(|interconnect| format!("--interconnect={interconnect}")))
+        .args(args.trace.as_ref().map(|path| format!("--trace={}", path.display())))
         // A GPU takes no threads.
         .args((args.machine.device == Device::Cpu).then(|| format!("--threads={threads}")))
         .stdin(Stdio::null())
@@ -236,22 +304,35 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64, profile: bool) ->
 }
 
 /// The worker's side: measures one density and prints a [`Measurement`].
-struct Worker<'a>(&'a BenchStepArgs);
+struct Worker<'a> {
+    args: &'a BenchStepArgs,
+    ranks: Option<Ranks>,
+}
 
 impl OnDevice for Worker<'_> {
     type Output = ();
 
     fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<()> {
-        let Self(args) = self;
+        let Self { args, ranks } = self;
         let &[density] = &args.density[..] else { return Err("a worker measures one density".to_owned().into()) };
-        let config = config(args)?;
+        let mut config = config(args)?;
+        if let Some(ranks) = &ranks {
+            config.shards.get_or_insert(launch::default_shards(ranks.count(), config.reduction));
+        }
         let architecture = fit::architecture(&args.pictures.spec(&args.network, &args.sequence)?)?;
         let densities = sparsification(args, density)?.solve(&architecture)?;
         let mut bench = StepBench::new(backend, &architecture, &config, &densities)?;
+        let is_first = ranks.as_ref().is_none_or(|ranks| ranks.rank() == 0);
+        // Alone, a rank sends its sums to itself: that tells when they are there.
+        let alone = args.trace.is_some().then(|| local_ranks(1).remove(0));
+        let of_steps = ranks.clone().or_else(|| Some(Arc::new(alone?) as Ranks));
+        if let Some(ranks) = of_steps.clone() {
+            bench.join(ranks)?;
+        }
         let best = backend.install(|| -> crate::Result<Duration> {
             let steps = bench.steps_per_turn()?;
             let (start, mut best, mut turns) = (Instant::now(), Duration::MAX, 0);
-            while turns < LEAST_STEPS || start.elapsed() < args.machine.budget {
+            while turns < LEAST_STEPS || bench.agree(start.elapsed() < args.machine.budget)? {
                 let turn = Instant::now();
                 bench.steps(steps)?;
                 best = best.min(turn.elapsed() / steps);
@@ -260,10 +341,33 @@ impl OnDevice for Worker<'_> {
             Ok(best)
         })?;
         let time_ns = u64::try_from(best.as_nanos())?;
-        print_record(&Measurement { time_ns, nnz: bench.nnz(), peak_rss_bytes: peak_rss_bytes() })?;
+        let times = bench.rank_times();
+        let measured = |ranks: Ranks| -> crate::Result<Option<RankMeasurement>> {
+            let Some((_, totals)) = &times else { return Ok(None) };
+            let mean = |time: Duration| u64::try_from((time / totals.steps.max(1)).as_nanos());
+            Ok(Some(RankMeasurement {
+                count: ranks.count(),
+                shards: config.shards.unwrap_or(1),
+                sent_bytes: bench.sent_bytes(),
+                under_way_ns: mean(totals.under_way)?,
+                waited_ns: mean(totals.waited)?,
+            }))
+        };
+        let rank_measurement = ranks.map(measured).transpose()?.flatten();
+        let trace = times.as_ref().filter(|_| args.trace.is_some());
+        let trace = trace.map(|(trace, _)| TracedStep::new(density, &trace.step(best.as_secs_f64())));
+        let (nnz, peak_rss_bytes) = (bench.nnz(), peak_rss_bytes());
+        if is_first {
+            print_record(&Measurement { time_ns, nnz, peak_rss_bytes, ranks: rank_measurement, trace })?;
+        }
         if args.profile {
             let profile = bench.profile()?;
-            eprint!("density {density}\n{}\n", crate::bench::profile_table(&profile, 1));
+            if is_first {
+                eprint!("density {density}\n{}\n", crate::bench::profile_table(&profile, 1));
+                if let Some((trace, totals)) = bench.rank_times() {
+                    eprint!("{}", rank_times_text(&trace, totals));
+                }
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::comparison::{
     Results, RunFolder, RunState, Said, Seeds, failure_file, run_child, settings_file, write_report,
 };
 use crate::interrupt::Interrupt;
+use crate::launch;
 use crate::metrics::BITS;
 use crate::models::parse_density;
 use crate::report::print_record;
@@ -105,6 +106,9 @@ pub struct CompareArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "methods", "densities", "seeds"],
         help_heading = HEADING)]
     pub resume: Option<PathBuf>,
+    /// Start each run by this command, such as "mpirun -n 4"; needs a program that was built with --features mpi
+    #[arg(long, value_name = "COMMAND", help_heading = HEADING)]
+    pub launcher: Option<String>,
     /// Settings of all runs.
     #[command(flatten)]
     pub options: TrainOptions,
@@ -131,10 +135,17 @@ const LOCK: &str = ".lock";
 /// # Errors
 /// If the comparison is impossible, some run failed, it was interrupted, or its folder cannot be written.
 pub fn run(args: &CompareArgs) -> crate::Result<()> {
+    launch::launches("compare")?;
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let (definition, out) = Definition::resolve(&args.asked())?;
     let interrupt = Interrupt::install()?;
-    let Plan { definition, runs } = Plan::new(definition, &settings_given(args), data_dir)?;
+    let Plan { definition, mut runs } = Plan::new(definition, &settings_given(args), data_dir)?;
+    if args.launcher.is_some() {
+        // As each run would choose, so that it is recognised as the one that is planned.
+        for run in &mut runs {
+            run.config.shards.get_or_insert(launch::SHARDS);
+        }
+    }
     let _lock = open(&out)?;
     // What does not fit is refused before anything is run.
     let states = runs.iter().map(|run| run.state(&out)).collect::<Result<Vec<_>, _>>()?;
@@ -142,7 +153,8 @@ pub fn run(args: &CompareArgs) -> crate::Result<()> {
 
     let json = args.options.json.unwrap_or(false);
     let mut progress = ComparisonProgress::new(runs.len(), json);
-    let parts = Parts { definition: &definition, runs: &runs, out: &out, interrupt: &interrupt, json };
+    let launcher = args.launcher.as_deref();
+    let parts = Parts { definition: &definition, runs: &runs, out: &out, interrupt: &interrupt, json, launcher };
     let made = make_runs(&parts, &states, &mut progress);
     progress.finish();
     let failed = made?;
@@ -160,11 +172,12 @@ struct Parts<'p> {
     out: &'p Path,
     interrupt: &'p Interrupt,
     json: bool,
+    launcher: Option<&'p str>,
 }
 
 /// Makes the runs that are not finished, one after the other; returns how many failed.
 fn make_runs(parts: &Parts<'_>, states: &[RunState], progress: &mut ComparisonProgress) -> crate::Result<usize> {
-    let &Parts { definition, runs, out, interrupt, json } = parts;
+    let &Parts { definition, runs, out, interrupt, json, launcher } = parts;
     let mut failed = 0;
     for (number, (run, &state)) in runs.iter().zip(states).enumerate() {
         progress.begin(number, run);
@@ -176,7 +189,7 @@ fn make_runs(parts: &Parts<'_>, states: &[RunState], progress: &mut ComparisonPr
             write(&settings, &run.config_in(out).to_toml()?)?;
             // Of an earlier time.
             let _ = fs::remove_file(&failure);
-            let outcome = run_child(&arguments(run, state, &settings, out)?, interrupt, |said| match said {
+            let outcome = run_child(launcher, &arguments(run, state, &settings, out)?, interrupt, |said| match said {
                 Said::Record(record) => progress.record(run, &record),
                 Said::Log(line) if line.starts_with("error: ") || line.starts_with("interrupted ") => {}
                 Said::Log(line) => progress.warning(run, &line),

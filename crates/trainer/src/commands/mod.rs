@@ -18,6 +18,7 @@ mod machine;
 mod model_data;
 mod network;
 mod plan;
+mod plan_ranks;
 mod predict;
 mod report;
 mod sample;

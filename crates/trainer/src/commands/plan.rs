@@ -10,6 +10,7 @@ use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
 
 use super::network::PictureArgs;
+use super::plan_ranks::{self, RanksArgs};
 use super::values::parse_positive;
 use crate::first_model::FirstModel;
 use crate::fit;
@@ -69,6 +70,9 @@ pub struct PlanArgs {
     /// How to count operations.
     #[command(flatten)]
     pub counting: CountArgs,
+    /// What ranks would send.
+    #[command(flatten)]
+    pub ranks: RanksArgs,
     /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
@@ -267,7 +271,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     };
     if args.json {
         print_record(&total)?;
-        return Ok(());
+        return plan_ranks::print(&args.ranks, &config, &architecture, &densities, true);
     }
     print_text(format_args!("{table}"))?;
     let dense_paper_size: f64 = dense_architecture.layers.iter().map(|l| paper_size(1.0, l)).sum();
@@ -306,7 +310,10 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
             "the network has {width} times the channels; the dense network in the table has width 1"
         ))?;
     }
-    Ok(())
+    if args.ranks.ranks.is_empty() {
+        return Ok(());
+    }
+    plan_ranks::print(&args.ranks, &config, &architecture, &densities, false)
 }
 
 /// Memory of a network.

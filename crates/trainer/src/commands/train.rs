@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sparse_kernels::BackendError;
 
-use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table};
+use crate::bench::{StepBench, alternate, peak_rss_bytes, profile_table, rank_times_text};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::Dataset;
 use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
@@ -20,7 +20,7 @@ use crate::error::{Context, Kind};
 use crate::first_model::FirstModel;
 use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
-use crate::launch::{self, Agreement};
+use crate::launch::{self, Agreement, LaunchError};
 use crate::memory;
 use crate::metrics::Evaluation;
 use crate::models::{Architecture, ModelInput, SequenceFamily, StoredModel};
@@ -31,7 +31,7 @@ use crate::run_dir::{RunDir, RunInfo};
 use crate::settings::error::ConfigError;
 use crate::settings::{RUN, TrainConfig, TrainOptions};
 use crate::task::loss_text;
-use crate::training::{BestBy, BestEpoch, Trainer};
+use crate::training::{BestBy, BestEpoch, Reduction, Trainer};
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:
@@ -76,6 +76,10 @@ pub struct TrainArgs {
     /// TOML file that sets any of the other options by name; the command line overrides it
     #[arg(long, value_name = "FILE", help_heading = RUN)]
     pub config: Option<PathBuf>,
+    /// Give up when the other ranks, under mpirun, say nothing for this many seconds: longer than the longest wait for a checkpoint
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = RUN)]
+    pub rank_timeout: u64,
     /// Resume the run in this folder from its newest intact checkpoint, to the same result as without the interruption;
     /// only --threads, --loader-threads, --device, --data-dir, --checkpoint-every, --keep-checkpoints, --log and --json may
     /// change
@@ -162,16 +166,11 @@ const LARGEST_DENSE: usize = 1 << 26;
 /// If the settings are impossible, the data is unavailable, the run diverges or is interrupted, or its folder cannot be
 /// written.
 pub fn run(args: &TrainArgs) -> crate::Result<()> {
-    match launch::ranks(PATIENCE)? {
+    match launch::ranks(Duration::from_secs(args.rank_timeout))? {
         None => run_as(args, None),
         Some(ranks) => launch::together(&ranks, || run_as(args, Some(&ranks))),
     }
 }
-
-/// A rank that says nothing for so long counts as lost: longer than a checkpoint takes to be written.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// Shards of a batch where several ranks train and nothing is said: the same for up to so many ranks.
-const SHARDS: usize = 8;
 
 fn run_as(args: &TrainArgs, ranks: Option<&Ranks>) -> crate::Result<()> {
     let interrupt = Interrupt::install()?;
@@ -201,8 +200,11 @@ fn prepare(args: &TrainArgs, ranks: Option<&Ranks>) -> crate::Result<(TrainConfi
         Some(run) => TrainConfig::resume(&args.options, &RunDir::config_path(run)?, data_dir)?,
         None => TrainConfig::resolve(args.config.as_deref(), &args.options, data_dir)?,
     };
+    if ranks.is_none() && config.reduction == Reduction::Fast && args.resume.is_none() {
+        return Err(LaunchError::Alone.into());
+    }
     if let Some(ranks) = ranks {
-        let shards = *config.shards.get_or_insert(SHARDS.max(ranks.count()));
+        let shards = *config.shards.get_or_insert(launch::default_shards(ranks.count(), config.reduction));
         config.check()?;
         if shards < ranks.count() {
             return Err(RanksError::FewShards { ranks: ranks.count(), shards }.into());
@@ -310,6 +312,9 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     if args.profile && is_first {
         let steps = run.trainer().batches() - steps_before;
         eprint!("{}", profile_table(&device.take_profile()?, steps));
+        if let Some((trace, totals)) = run.trainer().rank_times() {
+            eprint!("{}", rank_times_text(&trace, totals));
+        }
     }
     let (train_seconds, samples_per_second, train_loss) = (run.seconds(), run.samples_per_second(), run.epoch().loss());
     let test = device.install(|| run.evaluate(&data.test)).map_err(|error| match error.kind {

@@ -24,6 +24,14 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(parse_positive(text)?).map_err(|error| error.to_string())
 }
 
+/// Seconds, of a time with its unit.
+pub(super) fn parse_time(text: &str) -> Result<f64, String> {
+    let units = [("us", 1e6), ("ms", 1e3), ("s", 1.0)];
+    let number = |(unit, by): (&str, f64)| Some(parse_positive(text.strip_suffix(unit)?.trim_end()).ok()? / by);
+    let found = units.into_iter().find_map(number);
+    found.ok_or_else(|| "it must be a time above 0 such as 27ms, 1.5s or 300us".to_owned())
+}
+
 pub(super) fn parse_not_negative(text: &str) -> Result<f64, String> {
     let power = text.parse::<f64>().ok().filter(|&power| power >= 0.0 && power.is_finite());
     power.ok_or_else(|| "it must be a finite number of at least 0".to_owned())

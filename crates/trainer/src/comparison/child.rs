@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use sysinfo::{Pid, ProcessesToUpdate, Signal, System};
 
 use crate::error::Context;
 use crate::interrupt::{EXIT_CODE, Interrupt};
+use crate::launch;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +37,17 @@ pub enum Said {
 /// How long to wait for a word before looking for an interrupt.
 const TURN: Duration = Duration::from_millis(50);
 
-/// Runs this program with `arguments` and hands on what it says. An interrupt of this process is passed on, once.
+/// Runs this program with `arguments`, by a launcher if there is one, and hands on what it says. An interrupt of this process is passed on, once.
 ///
 /// # Errors
 /// If the process cannot be started or waited for.
-pub fn run_child(arguments: &[OsString], interrupt: &Interrupt, mut hear: impl FnMut(Said)) -> crate::Result<Outcome> {
-    let program = std::env::current_exe().context(|| "cannot find this program to run it again")?;
-    let mut command = Command::new(program);
+pub fn run_child(
+    launcher: Option<&str>,
+    arguments: &[OsString],
+    interrupt: &Interrupt,
+    mut hear: impl FnMut(Said),
+) -> crate::Result<Outcome> {
+    let mut command = launch::this_program(launcher)?;
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Ctrl-C on a terminal reaches a whole group. The child gets it from here, or a press would count twice.
     #[cfg(unix)]

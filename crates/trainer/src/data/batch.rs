@@ -14,6 +14,28 @@ pub struct Batch {
     pub targets: Targets,
     /// The samples that another took the place of, because their files are broken. One may come several times.
     pub corrupt: Vec<u32>,
+    /// The larger batch of which these samples are a part; none if they are all.
+    pub part_of: Option<PartOf>,
+}
+
+/// A part of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartOf {
+    /// The place of its first sample in the batch.
+    pub first: usize,
+    /// Samples of the batch.
+    pub samples: usize,
+}
+
+/// The samples of a shard of a batch: the first one, and how many. Sizes differ by one at most.
+///
+/// ```
+/// use trainer::data::shard_samples;
+/// assert_eq!([0, 1, 2].map(|shard| shard_samples(shard, 3, 8)), [[0, 2], [2, 3], [5, 3]]);
+/// ```
+pub fn shard_samples(shard: usize, shards: usize, samples: usize) -> [usize; 2] {
+    let first = |shard: usize| shard * samples / shards;
+    [first(shard), first(shard + 1) - first(shard)]
 }
 
 /// The inputs of a batch.

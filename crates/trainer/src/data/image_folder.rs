@@ -246,7 +246,7 @@ fn leads_back(link: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BatchLoader, InputForm, LoaderOptions, Normalization, Order, load_sized};
+    use super::super::{BatchLoader, InputForm, LoaderOptions, Normalization, Order, Part, load_sized};
     use super::*;
     use crate::data::picture::testing::{jpeg, png};
     use crate::data::{Augment, Normalize};
@@ -290,7 +290,14 @@ mod tests {
     }
 
     fn options(batch_size: usize, threads: usize, order: Order) -> LoaderOptions {
-        LoaderOptions { batch_size, form: InputForm::Images { border: 1, strip: 8 }, order, drop_last: false, threads }
+        LoaderOptions {
+            batch_size,
+            form: InputForm::Images { border: 1, strip: 8 },
+            order,
+            drop_last: false,
+            threads,
+            part: Part::All,
+        }
     }
 
     fn training(seed: u64, first_batch: usize) -> Order {

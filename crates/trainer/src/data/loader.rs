@@ -13,16 +13,18 @@
 //! A file that is no picture does not end a run: the next sample in the epoch's order takes its place, with its own
 //! label, and comes in its own place again. The batch says which were replaced.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use autograd::Shards;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, ShapeError};
 
 use super::augment::{CropFlip, PAD};
-use super::batch::{Batch, BatchInputs};
+use super::batch::{Batch, BatchInputs, PartOf, shard_samples};
 use super::dataset::{Inputs, Split, shuffle};
 use super::fill::AnyFiller;
 use super::picture::{Cut, PictureReader};
@@ -50,6 +52,55 @@ pub enum Order {
     },
 }
 
+/// Which part of the batches is prepared: the share of one rank of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Part {
+    /// All batches.
+    #[default]
+    All,
+    /// Of each batch, the samples of these shards. Batches of a text are prepared whole: they cost nothing.
+    Shards(Shards),
+    /// Of each epoch, every so many-th batch.
+    Batches {
+        /// The first one.
+        first: usize,
+        /// The distance from one to the next.
+        every: usize,
+    },
+}
+
+impl Part {
+    /// How many of an epoch's batches are prepared.
+    fn batches(self, per_epoch: usize) -> usize {
+        match self {
+            Self::All | Self::Shards(_) => per_epoch,
+            Self::Batches { first, every } => per_epoch.saturating_sub(first).div_ceil(every),
+        }
+    }
+
+    /// The number of the batch that is prepared as number `n`, where an epoch has `per_epoch`.
+    fn number(self, n: usize, per_epoch: usize) -> usize {
+        match self {
+            Self::All | Self::Shards(_) => n,
+            Self::Batches { first, every } => {
+                let own = self.batches(per_epoch);
+                n / own * per_epoch + first + n % own * every
+            }
+        }
+    }
+
+    /// The samples of a batch that are prepared.
+    fn samples(self, batch: usize) -> Range<usize> {
+        let Self::Shards(shards) = self else { return 0..batch };
+        let own = shards.own();
+        let [first, _] = shard_samples(own.start, shards.count(), batch);
+        let [last, len] = shard_samples(own.end - 1, shards.count(), batch);
+        // A shard without samples computes one that does not count.
+        let first = first.min(batch - 1);
+        first..(last + len).max(first + 1)
+    }
+}
+
 /// What a [`BatchLoader`] makes of a split.
 #[derive(Debug, Clone, Copy)]
 pub struct LoaderOptions {
@@ -64,6 +115,8 @@ pub struct LoaderOptions {
     pub drop_last: bool,
     /// Threads that prepare batches, each on one of its own. The batches do not depend on it.
     pub threads: usize,
+    /// Which of them are prepared, and what of each.
+    pub part: Part,
 }
 
 /// Why a loader cannot be made.
@@ -147,11 +200,11 @@ const BUFFERS_OF_MANY: usize = 2;
 ///
 /// ```
 /// use trainer::data::{Augment, Normalize};
-/// use trainer::data::{self, BatchLoader, InputForm, LoaderOptions, Order};
+/// use trainer::data::{self, BatchLoader, InputForm, LoaderOptions, Order, Part};
 /// let data = data::load("fashion-mnist-mini", None)?;
 /// let order = Order::Shuffled { seed: 0, first_epoch: 0, first_batch: 0, augment: Augment::None };
 /// let form = InputForm::Features { strip: 32 };
-/// let options = LoaderOptions { batch_size: 100, form, order, drop_last: false, threads: 1 };
+/// let options = LoaderOptions { batch_size: 100, form, order, drop_last: false, threads: 1, part: Part::All };
 /// let mut loader = BatchLoader::new(data.train.clone(), &data.normalization(Normalize::Pixels), options)?;
 /// for _epoch in 0..2 {
 ///     let mut samples = 0;
@@ -193,7 +246,7 @@ impl BatchLoader {
     /// # Cost
     /// Memory for four batches (of several threads: two each) and 12 bytes per sample and thread beside the split.
     pub fn new(split: Arc<Split>, normalization: &Normalization, options: LoaderOptions) -> Result<Self, LoaderError> {
-        let LoaderOptions { batch_size, form, order, drop_last, threads } = options;
+        let LoaderOptions { batch_size, form, order, drop_last, threads, part } = options;
         let samples = split.len();
         let [channels, height, width] = split.shape;
         let features = channels * height * width;
@@ -227,15 +280,16 @@ impl BatchLoader {
                 _ => {}
             }
         }
-        let layout = form.layout(batch_size.min(samples), split.shape)?;
+        let layout = form.layout(part.samples(batch_size.min(samples)).len(), split.shape)?;
 
         let first_batch = match order {
-            Order::Shuffled { first_batch, .. } => first_batch.min(batches_per_epoch),
+            Order::Shuffled { first_batch, .. } => first_batch.min(part.batches(batches_per_epoch)),
             Order::Stored => 0,
         };
         let threads = threads.max(1);
         let buffers = if threads == 1 { BUFFERS } else { BUFFERS_OF_MANY };
         let stop = Arc::new(AtomicBool::new(false));
+        let own_batches = part.batches(batches_per_epoch);
         let start = |index: usize| -> Result<Worker, LoaderError> {
             let (ready_sender, ready) = sync_channel(buffers);
             let (free, free_receiver) = sync_channel(buffers);
@@ -248,7 +302,7 @@ impl BatchLoader {
                     _ => BatchInputs::Values { layout, values: Vec::with_capacity(layout.len()) },
                 };
                 let targets = split.targets.none_of(layout.samples());
-                let batch = Batch { inputs, targets, corrupt: Vec::new() };
+                let batch = Batch { inputs, targets, corrupt: Vec::new(), part_of: None };
                 free.send(batch).expect("the receiver is in scope");
             }
             let maker = match (&text, AnyFiller::new(&split.inputs, split.shape, normalization)) {
@@ -261,15 +315,17 @@ impl BatchLoader {
             let job = Job { split, options, batches_per_epoch, maker, reader, order: Vec::new(), stop };
             let thread = thread::Builder::new().name("batch loader".to_owned()).spawn(move || {
                 // The caller has been told of an error, or is gone.
-                let _ = job.run((first_batch + index..).step_by(threads), &free_receiver, &ready_sender);
+                let numbers = (first_batch + index..).step_by(threads).take_while(|_| own_batches > 0);
+                let numbers = numbers.map(|n| part.number(n, batches_per_epoch));
+                let _ = job.run(numbers, &free_receiver, &ready_sender);
             });
             let thread = thread.map_err(|error| LoaderError::Thread(error.to_string()))?;
             Ok(Worker { ready, free, thread })
         };
         let mut loader = Self {
             current: None,
-            batches_per_epoch,
-            left: batches_per_epoch - first_batch,
+            batches_per_epoch: own_batches,
+            left: own_batches - first_batch,
             turn: 0,
             workers: Vec::new(),
             stop: stop.clone(),
@@ -474,9 +530,9 @@ impl Job {
     }
 
     fn prepare(&mut self, epoch: u64, batch_of_epoch: usize, batch: &mut Batch) -> Result<(), End> {
-        let LoaderOptions { batch_size, form, order, .. } = self.options;
+        let LoaderOptions { batch_size, form, order, part, .. } = self.options;
         let split = &self.split;
-        let Batch { inputs, targets, corrupt } = batch;
+        let Batch { inputs, targets, corrupt, part_of } = batch;
         corrupt.clear();
         let (filler, layout, to) = match (&mut self.maker, inputs) {
             (Maker::Text(text, drawn), BatchInputs::Tokens { sequences, tokens }) => {
@@ -489,7 +545,11 @@ impl Job {
         };
         targets.clear();
         let first = batch_of_epoch * batch_size;
-        let samples = &self.order[first..self.order.len().min(first + batch_size)];
+        let whole = self.order.len().min(first + batch_size) - first;
+        let own = part.samples(whole);
+        *part_of = (own.len() < whole).then_some(PartOf { first: own.start, samples: whole });
+        let first = first + own.start;
+        let samples = &self.order[first..first + own.len()];
         *layout = form.layout(samples.len(), split.shape).expect("the form was checked in new");
         let key = match order {
             Order::Shuffled { augment: Augment::None, .. } | Order::Stored => None,
@@ -593,6 +653,7 @@ mod tests {
             form: InputForm::Features { strip: 16 },
             order: Order::Shuffled { seed, first_epoch, first_batch: 0, augment: Augment::None },
             drop_last: false,
+            part: Part::All,
             threads: 1,
         }
     }
@@ -748,6 +809,59 @@ mod tests {
         // In the middle of an epoch, as from its start.
         let whole = two_epochs(&data, 0, changed);
         assert!(two_epochs(&data, 5, LoaderOptions { threads: 2, ..changed }) == whole[5..]);
+    }
+
+    /// What ranks prepare of each batch covers it, with the changes that it has as a whole.
+    #[test]
+    fn shards_are_parts_of_the_whole_batch() {
+        let shape = [1, 6, 7];
+        let images = (0..35 * 42).map(|i| (i * 31) as u8).collect();
+        let targets = Targets::Classes((0..35).collect());
+        let data = Arc::new(Split { shape, inputs: Inputs::Bytes(images), targets });
+        let order = Order::Shuffled { seed: 3, first_epoch: 0, first_batch: 0, augment: Augment::CropFlip };
+        let form = InputForm::Images { border: 1, strip: 8 };
+        let options = LoaderOptions { batch_size: 10, form, order, ..shuffled(0, 0) };
+        // Samples by their labels: where they stand in the whole batch, and their pixels.
+        let batches = |part| {
+            let mut loader = BatchLoader::new(data.clone(), &plain(), LoaderOptions { part, ..options }).unwrap();
+            let mut batches = vec![];
+            while let Some(batch) = loader.next_batch().unwrap() {
+                let (layout, values) = batch.inputs.values();
+                let Layout::Images(layout) = layout else { unreachable!() };
+                let first = batch.part_of.map_or(0, |part| part.first);
+                let pixels =
+                    |n: usize| -> Vec<f32> { (0..42).map(|i| values[layout.index(n, 0, [i / 7, i % 7])]).collect() };
+                let samples = batch.targets.classes().iter().enumerate();
+                batches.push(samples.map(|(n, &label)| (first + n, label, pixels(n))).collect::<Vec<_>>());
+            }
+            batches
+        };
+        let whole = batches(Part::All);
+        for (count, ranks) in [(4, 4), (8, 3), (12, 2), (1, 1)] {
+            let mut together = vec![vec![]; whole.len()];
+            for rank in 0..ranks {
+                let own = rank * count / ranks..(rank + 1) * count / ranks;
+                let part = batches(Part::Shards(Shards::some(count, own)));
+                together.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
+            }
+            // The last batch has 5 samples, fewer than shards: some come twice.
+            together.iter_mut().for_each(|samples| samples.dedup());
+            assert!(together == whole, "{count} shards over {ranks}");
+        }
+    }
+
+    #[test]
+    fn ranks_take_batches_in_turn() {
+        let options = LoaderOptions { batch_size: 10, ..shuffled(0, 0) };
+        let whole = two_epochs(&split(65, 3), 0, options);
+        for (every, threads) in [(1, 1), (2, 2), (3, 1), (9, 2)] {
+            for first in 0..every {
+                let part = Part::Batches { first, every };
+                let got = two_epochs(&split(65, 3), 0, LoaderOptions { part, threads, ..options });
+                let expected = whole.chunks(7).flat_map(|epoch| epoch.iter().skip(first).step_by(every).cloned());
+                assert!(got == expected.collect::<Vec<_>>(), "{first} of {every}");
+            }
+        }
     }
 
     #[test]

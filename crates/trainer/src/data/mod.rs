@@ -45,12 +45,12 @@ use self::table::TABLE;
 use self::text::{DEFAULT_SHARE, TEXT, TINY_SHAKESPEARE, is_text};
 
 pub use augment::Augment;
-pub use batch::{Batch, BatchInputs, HostInputs};
+pub use batch::{Batch, BatchInputs, HostInputs, PartOf, shard_samples};
 pub use dataset::{Dataset, Inputs, Split, content_sums};
 pub use error::DataError;
 pub use fill::InputForm;
 pub use known::{EMBEDDED, Home, IMAGE_FOLDER, KNOWN, KnownSet, SETS, is_in_folder, known_class_names};
-pub use loader::{BatchLoader, InputMaker, LoaderError, LoaderOptions, Order};
+pub use loader::{BatchLoader, InputMaker, LoaderError, LoaderOptions, Order, Part};
 pub use normalization::{Normalization, Normalize};
 pub use picture::{Cut, PictureError, PictureReader};
 pub use picture_files::PictureFiles;

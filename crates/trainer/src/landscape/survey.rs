@@ -8,7 +8,7 @@ use sparse_kernels::Backend;
 use sparse_kernels::random::Key;
 
 use super::{LandscapeError, MOMENTUM, Path, PathSgd, Point};
-use crate::data::{Augment, BatchLoader, LoaderOptions, Normalization, Order, Split};
+use crate::data::{Augment, BatchLoader, LoaderOptions, Normalization, Order, Part, Split};
 use crate::interrupt::Interrupt;
 use crate::metrics::{Mean, Measured};
 use crate::models::{Network, Norm, StoredModel};
@@ -218,7 +218,14 @@ impl<'v, B: Backend> Survey<'v, B> {
         let View { train, normalization, loader_threads: threads, batch_size, seed, .. } = &self.view;
         let order = Order::Shuffled { seed: *seed, first_epoch: 0, first_batch: 0, augment };
         let form = self.network().body.input_form(*batch_size);
-        let options = LoaderOptions { batch_size: *batch_size, form, order, drop_last: false, threads: *threads };
+        let options = LoaderOptions {
+            batch_size: *batch_size,
+            form,
+            order,
+            drop_last: false,
+            threads: *threads,
+            part: Part::All,
+        };
         Ok(BatchLoader::new(train.clone(), normalization, options)?)
     }
 }

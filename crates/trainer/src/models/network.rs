@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use autograd::{
-    BatchNormLayer, DenseWeight, FeatureNormLayer, Geometry, Mode, ParameterId, Parameters, RecurrentState,
-    ShardMoments, Tape, Var, Weight,
+    BatchNormLayer, DenseWeight, FeatureNormLayer, Geometry, Mode, ParameterId, Parameters, RecurrentState, Tape, Var,
+    Weight,
 };
 use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
@@ -620,24 +620,13 @@ impl<B: Backend> Network<B> {
         Ok(Self { architecture, parameters, body })
     }
 
-    /// Moves the running moments of batch normalisations towards the mean of those of a batch's shards, each with its share.
+    /// Moves the running moments of batch normalisations towards those that the last pass over shards has found.
     ///
     /// # Errors
     /// If the backend fails.
-    pub fn move_running(&mut self, backend: &B, found: &[ShardMoments], shares: &[f32]) -> Result<(), autograd::Error> {
+    pub fn move_running(&mut self, backend: &B) -> Result<(), autograd::Error> {
         for norm in self.body.norms.iter().filter_map(Norm::batch) {
-            let mut mean = vec![];
-            let mut of_norm: Vec<_> = found.iter().filter(|found| found.layer.running == norm.running).collect();
-            of_norm.sort_unstable_by_key(|found| found.shard);
-            for ShardMoments { shard, moments, .. } in of_norm {
-                mean.resize(moments.len(), 0.0f64);
-                let share = f64::from(shares[*shard]);
-                mean.iter_mut().zip(moments).for_each(|(mean, &moment)| *mean += share * f64::from(moment));
-            }
-            let mean: Vec<_> = mean.into_iter().map(|mean| mean as f32).collect();
-            if !mean.is_empty() {
-                self.parameters.move_running(backend, norm.running, norm.options.momentum, &mean)?;
-            }
+            self.parameters.move_running(backend, norm.running, norm.options.momentum)?;
         }
         Ok(())
     }

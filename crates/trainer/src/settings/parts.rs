@@ -149,6 +149,7 @@ impl TrainConfig {
             growth_batches: self.growth_batches,
             micro_batch: self.micro_batch,
             shards: self.shards,
+            reduction: self.reduction,
             clip_norm: self.clip_norm.map(|norm| norm as f32),
         }
     }

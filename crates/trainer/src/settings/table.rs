@@ -23,7 +23,7 @@ use crate::models::{
 };
 use crate::task::LossKind;
 use crate::tensorboard::Log;
-use crate::training::{BestBy, LrSchedule, NewcomerMoments, OptimizerKind, UpdateSemantics};
+use crate::training::{BestBy, LrSchedule, NewcomerMoments, OptimizerKind, Reduction, UpdateSemantics};
 
 const NETWORK: &str = "Network and data";
 const TASK: &str = "Tables and tasks";
@@ -324,6 +324,8 @@ settings! {
                     s.shards.is_none() || s.growth_batches == 1,
                     "left out when --growth-batches is above 1",
                 ));
+        /// How gradients are summed over ranks, under mpirun; fast has one shard for each rank where nothing is said
+        reduction: Reduction = Reduction::Tree;
     }
     /// How weights change.
     OptimizationArgs in OPTIMIZATION => {

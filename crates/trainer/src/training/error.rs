@@ -41,6 +41,19 @@ pub enum TrainingError {
     /// The method failed.
     #[error(transparent)]
     Method(#[from] rigl::MethodError),
+    /// Ranks have trained different networks.
+    #[error(
+        "the pattern of layer {layer} on rank {rank} differs from that on rank 0 at step {step}; rank {rank} may have faulty \
+        hardware or another version of this program"
+    )]
+    Patterns {
+        /// The rank.
+        rank: usize,
+        /// The first layer that differs.
+        layer: String,
+        /// The step.
+        step: u64,
+    },
     /// The ranks do not reach each other, or do not agree.
     #[error(transparent)]
     Ranks(#[from] ranks::RanksError),

@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Reduce, ShardMoments, Shards, Tape};
+use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Reduce, Shards, Tape};
 use sparse_kernels::random::Key;
 use sparse_kernels::{Activations, Backend, CrossEntropy, Layout, StripLayout, Strips};
 
 use super::error::TrainingError;
 use super::loss::Loss;
-use crate::data::{Batch, BatchTargets, HostInputs, Sequences};
+use crate::data::{Batch, BatchTargets, HostInputs, PartOf, Sequences};
 use crate::models::{Network, NetworkInput, ShardInput, States};
 
 /// How a pass is made.
@@ -44,6 +44,8 @@ impl<'a> PassBatch<'a> {
 pub(super) struct HostBatch<'a> {
     pub inputs: HostInputs<'a>,
     pub targets: BatchTargets<'a>,
+    /// See [`Batch::part_of`].
+    pub part_of: Option<PartOf>,
 }
 
 impl HostBatch<'_> {
@@ -60,7 +62,7 @@ impl HostBatch<'_> {
 
 impl<'a> From<&'a Batch> for HostBatch<'a> {
     fn from(batch: &'a Batch) -> Self {
-        Self { inputs: (&batch.inputs).into(), targets: (&batch.targets).into() }
+        Self { inputs: (&batch.inputs).into(), targets: (&batch.targets).into(), part_of: batch.part_of }
     }
 }
 
@@ -197,33 +199,33 @@ impl<'b, B: Backend> Workspace<'b, B> {
         outputs: Option<&mut Vec<f32>>,
     ) -> Result<DetachedLoss<B>, TrainingError> {
         let mut alone = NoReduce;
-        let backward = growth.map(|growth| (growth, &mut alone as &mut dyn Reduce<B>));
-        let (mut losses, _) = self.passes(network, None, vec![batch], options, backward, outputs)?;
+        let mut losses = self.passes(network, (None, &mut alone), vec![batch], options, growth, outputs)?;
         Ok(losses.remove(0))
     }
 
-    /// As [`Workspace::pass`], of shards next to each other, layer by layer. The loss of each, and the moments that batch
-    /// normalisations have found, which have not gone into the running ones.
+    /// As [`Workspace::pass`], of shards next to each other, layer by layer. The loss of each. What batch normalisations have found
+    /// does not go into the running moments, see [`Network::move_running`].
     pub(super) fn pass_shards(
         &mut self,
         network: &mut Network<B>,
         shards: Shards,
         batches: Vec<PassBatch<'_>>,
         options: PassOptions,
-        backward: Option<(&mut GrowthRequests, &mut dyn Reduce<B>)>,
-    ) -> Result<(Vec<DetachedLoss<B>>, Vec<ShardMoments>), TrainingError> {
-        self.passes(network, Some(shards), batches, options, backward, None)
+        growth: Option<&mut GrowthRequests>,
+        reduce: &mut dyn Reduce<B>,
+    ) -> Result<Vec<DetachedLoss<B>>, TrainingError> {
+        self.passes(network, (Some(shards), reduce), batches, options, growth, None)
     }
 
     fn passes(
         &mut self,
         network: &mut Network<B>,
-        shards: Option<Shards>,
+        (shards, reduce): (Option<Shards>, &mut dyn Reduce<B>),
         batches: Vec<PassBatch<'_>>,
         PassOptions { mode, dropout, loss }: PassOptions,
-        backward: Option<(&mut GrowthRequests, &mut dyn Reduce<B>)>,
+        growth: Option<&mut GrowthRequests>,
         mut outputs: Option<&mut Vec<f32>>,
-    ) -> Result<(Vec<DetachedLoss<B>>, Vec<ShardMoments>), TrainingError> {
+    ) -> Result<Vec<DetachedLoss<B>>, TrainingError> {
         let first = &batches[0];
         let (numbers, share, adds) = (first.number..first.number + batches.len(), first.share, first.number > 0);
         let (mut on_device, mut targets) = (vec![], vec![]);
@@ -269,12 +271,12 @@ impl<'b, B: Backend> Workspace<'b, B> {
                 }
             });
         }
-        if let Some((growth, reduce)) = backward {
-            tape.backward(&losses, growth, reduce)?;
+        match growth {
+            Some(growth) => tape.backward(&losses, growth, reduce)?,
+            None if is_over_shards => tape.finish_forward(reduce)?,
+            None => {}
         }
-        let moments = tape.take_moments()?;
-        let losses = losses.into_iter().map(|loss| tape.detach_loss(loss)).collect::<Result<_, _>>()?;
-        Ok((losses, moments))
+        Ok(losses.into_iter().map(|loss| tape.detach_loss(loss)).collect::<Result<_, _>>()?)
     }
 
     /// One forward pass without targets: the outputs, one sample after the other.
@@ -382,7 +384,7 @@ impl<'b, B: Backend> Evaluator<'b, B> {
         targets: impl Into<BatchTargets<'a>>,
     ) -> Result<LossStats, TrainingError> {
         let inputs = HostInputs::Values { layout: layout.into(), values: images };
-        let batch = HostBatch { inputs, targets: targets.into() };
+        let batch = HostBatch { inputs, targets: targets.into(), part_of: None };
         self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.loss), false, None)
     }
 

@@ -8,6 +8,7 @@ mod found;
 mod loss;
 mod options;
 mod parts;
+mod patterns;
 #[cfg(test)]
 mod tests;
 mod trainer;
@@ -16,5 +17,5 @@ pub use best::{BestBy, BestEpoch, BestSoFar};
 pub use error::TrainingError;
 pub use evaluator::Evaluator;
 pub use loss::Loss;
-pub use options::{LrSchedule, NewcomerMoments, OptimizerKind, StepOptions, UpdateSemantics, UpdateWindow};
+pub use options::{LrSchedule, NewcomerMoments, OptimizerKind, Reduction, StepOptions, UpdateSemantics, UpdateWindow};
 pub use trainer::{StepReport, Trainer};

@@ -29,6 +29,13 @@ choices! {
         /// By the steps since the weight has grown.
         Own,
     }
+    /// How gradients are summed over ranks.
+    Reduction {
+        /// Along a fixed tree over the shards: the same result on any number of ranks.
+        Tree,
+        /// As the MPI library does: the result depends on the number of ranks.
+        Fast,
+    }
     /// How the learning rate changes.
     LrSchedule {
         /// Constant.
@@ -76,6 +83,8 @@ pub struct StepOptions {
     /// Shards into which a batch is cut: each is normalised by itself, and their gradients are added up along one tree, so that it
     /// does not matter who computes which.
     pub shards: Option<usize>,
+    /// How gradients are summed over ranks.
+    pub reduction: Reduction,
     /// The largest norm of all gradients together, if there is one.
     pub clip_norm: Option<f32>,
 }

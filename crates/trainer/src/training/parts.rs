@@ -1,9 +1,10 @@
 //! A batch in parts, whose gradients are added up: a step of a large batch in the memory of a small one.
 
+use autograd::Shards;
 use sparse_kernels::{CrossEntropy, Layout};
 
 use super::evaluator::HostBatch;
-use crate::data::{BatchInputs, BatchTargets, HostInputs, Sequences, Targets};
+use crate::data::{BatchInputs, BatchTargets, HostInputs, PartOf, Sequences, Targets, shard_samples};
 use crate::models::Body;
 
 /// A part of a batch.
@@ -17,12 +18,12 @@ pub(super) struct Part {
 
 impl Part {
     pub fn batch(&self) -> HostBatch<'_> {
-        HostBatch { inputs: (&self.inputs).into(), targets: (&self.targets).into() }
+        HostBatch { inputs: (&self.inputs).into(), targets: (&self.targets).into(), part_of: None }
     }
 }
 
 /// The parts of a batch, of up to `size` samples or sequences each; none if the batch is no larger.
-pub(super) fn parts(HostBatch { inputs, targets }: HostBatch<'_>, size: usize, body: &Body) -> Vec<Part> {
+pub(super) fn parts(HostBatch { inputs, targets, .. }: HostBatch<'_>, size: usize, body: &Body) -> Vec<Part> {
     let samples = samples_of(inputs);
     if samples <= size {
         return vec![];
@@ -31,22 +32,27 @@ pub(super) fn parts(HostBatch { inputs, targets }: HostBatch<'_>, size: usize, b
     of_ranges(inputs, targets, ranges, body)
 }
 
-/// The shards of a batch: `count` parts whose sizes differ by one at most. If there are fewer samples, the other shards have a
-/// sample that does not count.
-pub(super) fn shards(HostBatch { inputs, targets }: HostBatch<'_>, count: usize, body: &Body) -> Vec<Part> {
-    let samples = samples_of(inputs);
-    let first = |shard: usize| shard * samples / count;
-    let ranges = (0..count).map(|shard| [first(shard), first(shard + 1) - first(shard)]);
-    let sizes: Vec<_> = ranges.clone().map(|[_, size]| size).collect();
-    let mut parts = of_ranges(inputs, targets, ranges.map(|[first, size]| [first.min(samples - 1), size.max(1)]), body);
-    if samples < count {
-        let all: usize =
-            parts.iter().zip(&sizes).map(|(part, &size)| if size > 0 { part.batch().counted() } else { 0 }).sum();
-        for (part, size) in parts.iter_mut().zip(sizes) {
-            part.share = if size > 0 { part.batch().counted() as f32 / all.max(1) as f32 } else { 0.0 };
+/// Some shards of a batch that has at least their samples. If there are fewer samples than shards, some shards have a sample that
+/// does not count.
+pub(super) fn own_shards(batch: HostBatch<'_>, shards: Shards, body: &Body) -> Vec<Part> {
+    let HostBatch { inputs, targets, part_of } = batch;
+    let PartOf { first: from, samples } = part_of.unwrap_or(PartOf { first: 0, samples: samples_of(inputs) });
+    let ranges = (0..shards.count()).map(|shard| shard_samples(shard, shards.count(), samples));
+    let counted = |[first, size]: [usize; 2]| match (inputs, targets) {
+        (HostInputs::Tokens { sequences, .. }, BatchTargets::Classes(labels)) => {
+            let lanes = (first..first + size).flat_map(|n| (0..sequences.length).map(move |t| sequences.lane(n, t)));
+            lanes.filter(|&lane| labels[lane] != CrossEntropy::IGNORED).count()
         }
-    }
-    parts
+        _ => size,
+    };
+    let all: usize = ranges.clone().map(counted).sum();
+    let own = ranges.skip(shards.own().start).take(shards.own().len());
+    let own = own.map(|[first, size]| {
+        let share = counted([first, size]) as f32 / all.max(1) as f32;
+        let (_, inputs, targets) = part(inputs, targets, [first.min(samples - 1) - from, size.max(1)], body);
+        Part { inputs, targets, share }
+    });
+    own.collect()
 }
 
 fn samples_of(inputs: HostInputs<'_>) -> usize {

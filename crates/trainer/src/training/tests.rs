@@ -9,7 +9,7 @@ use crate::first_model::FirstModel;
 use crate::method::Method;
 use crate::models::{Architecture, Format, ModelName, Network, StoredModel};
 use crate::settings::TrainConfig;
-use ranks::Ranks;
+use ranks::{Ranks, Transport};
 use ranks::local::local_ranks;
 use sparse_kernels::cpu::Cpu;
 
@@ -330,6 +330,7 @@ fn trained_as(
                     inputs: BatchInputs::Tokens { sequences, tokens },
                     targets: Targets::Classes(targets),
                     corrupt: vec![],
+                    part_of: None,
                 }
             }
             _ => {
@@ -348,6 +349,7 @@ fn trained_as(
                     inputs: BatchInputs::Values { layout, values },
                     targets: Targets::Classes(targets),
                     corrupt: vec![],
+                    part_of: None,
                 }
             }
         };
@@ -453,6 +455,52 @@ fn ranks_together_are_one() {
             });
             assert!(models.iter().all(|model| *model == alone), "{name}, {method}, {format}: {count} ranks");
         }
+    }
+}
+
+/// What the MPI library may add up in any order is near to what the tree does.
+#[test]
+fn a_fast_reduction_is_near() {
+    let change = |reduction: Reduction, shards| {
+        move |config: &mut TrainConfig| (config.reduction, config.shards) = (reduction, Some(shards))
+    };
+    let cpu = || Cpu::new(1, None).unwrap();
+    let alone = trained_as(None, &cpu(), "20-30-10", 0.4, change(Reduction::Tree, 3));
+    let models: Vec<_> = std::thread::scope(|scope| {
+        let train = |rank| trained_as(Some(Arc::new(rank)), &cpu(), "20-30-10", 0.4, change(Reduction::Fast, 3));
+        let threads: Vec<_> = local_ranks(3).into_iter().map(|rank| scope.spawn(move || train(rank))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for model in models {
+        assert_near(&alone, &model, "fast");
+    }
+}
+
+/// A rank whose pattern has become another one ends the run on all of them.
+#[test]
+fn ranks_with_other_patterns_stop() {
+    let errors: Vec<String> = std::thread::scope(|scope| {
+        let train = |rank: ranks::local::LocalRank| {
+            let (is_second, cpu) = (rank.rank() == 1, Cpu::new(1, None).unwrap());
+            let config = TrainConfig { shards: Some(2), ..config("rigl") };
+            let mut trainer = trainer(&cpu, &config, 20);
+            trainer.join(Arc::new(rank)).unwrap();
+            let layout = StripLayout::sparse(10, 20);
+            let (images, labels) = batch(layout, 0);
+            trainer.train_batch(layout, &images, &labels).unwrap();
+            if is_second {
+                let other = TrainConfig { seed: 1, ..config };
+                let other = self::trainer(&cpu, &other, 20).network;
+                let topology = other.parameters.topology(&cpu, other.body.layers[1].weight).unwrap().clone();
+                trainer.network.replace_topology(&cpu, 1, topology).unwrap();
+            }
+            trainer.train_batch(layout, &images, &labels).unwrap_err().to_string()
+        };
+        let threads: Vec<_> = local_ranks(2).into_iter().map(|rank| scope.spawn(move || train(rank))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for error in errors {
+        assert!(error.contains("layer fc2 on rank 1 differs from that on rank 0 at step 1"), "{error}");
     }
 }
 

@@ -11,11 +11,12 @@ use sparse_kernels::{Backend, GrowRequest, Layout};
 use super::error::TrainingError;
 use super::evaluator::{HostBatch, PassBatch, PassOptions, Workspace};
 use super::found::Found;
-use super::options::StepOptions;
-use super::parts::{parts, shards};
+use super::options::{Reduction, StepOptions};
+use super::parts::{own_shards, parts};
+use super::patterns::PatternSums;
 use crate::data::{Batch, BatchTargets, HostInputs};
-use crate::models::{Network, Norm};
-use ranks::{RankReduce, Ranks, RanksError, Traffic};
+use crate::models::Network;
+use ranks::{RankReduce, Ranks, RanksError, StepTrace, Totals, Traffic};
 
 /// What a training step tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,6 +93,7 @@ pub struct Trainer<'b, B: Backend> {
     pub(super) unread: Vec<UnreadLoss<B>>,
     /// The other ranks, which compute the other shards.
     pub(super) ranks: Option<Mutex<RankReduce>>,
+    patterns: PatternSums,
     /// Whether this rank has been asked to stop, and whether some rank had been at the last step.
     asked_to_stop: [bool; 2],
 }
@@ -133,7 +135,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let optimizer = Optimizer::new(optimizer, backend, &mut network.parameters)?;
         let clip = options.clip_norm.map(|norm| ClipNorm::new(backend, norm)).transpose()?;
         let (workspace, step, batches) = (Workspace::new(backend), 0, 0);
-        let (update, unread, ranks, asked_to_stop) = (None, vec![], None, [false; 2]);
+        let (update, unread, ranks, patterns, asked_to_stop) = (None, vec![], None, PatternSums::default(), [false; 2]);
         Ok(Self {
             backend,
             network,
@@ -147,17 +149,23 @@ impl<'b, B: Backend> Trainer<'b, B> {
             update,
             unread,
             ranks,
+            patterns,
             asked_to_stop,
         })
     }
 
-    /// Trains as one of several ranks from now on, all of which have the same state and get the same batches: this one computes
-    /// its shards of them.
+    /// Trains as one of several ranks from now on, all of which have the same state and get the same batches, or of them the
+    /// samples of their [`Trainer::own_shards`].
     ///
     /// # Errors
     /// [`RanksError::FewShards`].
     pub fn join(&mut self, ranks: Ranks) -> Result<(), RanksError> {
-        self.ranks = Some(Mutex::new(RankReduce::new(ranks, self.options.shards.unwrap_or(1))?));
+        let reduction = match self.options.reduction {
+            Reduction::Tree => ranks::Reduction::Tree,
+            Reduction::Fast => ranks::Reduction::Fast,
+        };
+        let shards = *self.options.shards.get_or_insert(ranks.count());
+        self.ranks = Some(Mutex::new(RankReduce::new(ranks, shards)?.with_reduction(reduction)));
         Ok(())
     }
 
@@ -168,14 +176,47 @@ impl<'b, B: Backend> Trainer<'b, B> {
         if self.ranks.is_some() { self.asked_to_stop[1] } else { asked }
     }
 
+    /// The shards of each batch that this rank computes; none if it is alone. It needs no other samples of a batch.
+    pub fn own_shards(&self) -> Option<Shards> {
+        let ranks = self.ranks.as_ref()?;
+        let count = self.options.shards.expect("`join` has set it");
+        Some(Shards::some(count, locked(ranks).own()))
+    }
+
     /// Whether it is one of several ranks.
     pub fn has_ranks(&self) -> bool {
         self.ranks.is_some()
     }
 
+    /// The number of this rank, and how many there are; none if it is alone.
+    pub fn rank(&self) -> Option<(usize, usize)> {
+        let ranks = locked(self.ranks.as_ref()?);
+        Some((ranks.ranks().rank(), ranks.ranks().count()))
+    }
+
+    /// Numbers of all ranks, from those of this one.
+    ///
+    /// # Errors
+    /// If the ranks cannot be reached.
+    pub fn gather(&self, own: &[f64]) -> Result<Vec<Vec<f64>>, TrainingError> {
+        let Some(ranks) = &self.ranks else { return Ok(vec![own.to_vec()]) };
+        let own: Vec<u8> = own.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let all = locked(ranks).gather_any(&own)?;
+        let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+        Ok(all.iter().map(|bytes| bytes.chunks_exact(8).map(number).collect()).collect())
+    }
+
     /// What has been sent to other ranks so far.
     pub fn traffic(&self) -> Traffic {
         self.ranks.as_ref().map(|ranks| locked(ranks).traffic()).unwrap_or_default()
+    }
+
+    /// When the sums of the last step came, and what all steps took; nothing if it is alone.
+    pub fn rank_times(&self) -> Option<(StepTrace, Totals)> {
+        self.ranks.as_ref().map(|ranks| {
+            let ranks = locked(ranks);
+            (ranks.trace().clone(), ranks.totals())
+        })
     }
 
     /// The step counter: what schedules and methods go by.
@@ -244,7 +285,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         targets: impl Into<BatchTargets<'a>>,
     ) -> Result<StepReport, TrainingError> {
         let inputs = HostInputs::Values { layout: layout.into(), values: images };
-        self.train(HostBatch { inputs, targets: targets.into() })
+        self.train(HostBatch { inputs, targets: targets.into(), part_of: None })
     }
 
     /// As [`Trainer::train_batch`], of any inputs.
@@ -287,38 +328,43 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let mut loss_of_all = None;
         if let Some(count) = self.options.shards {
             ask(&mut growth, GrowthPasses::One);
-            let shards = shards(batch, count, &self.network.body);
-            let own = self.ranks.as_ref().map_or(0..count, |ranks| locked(ranks).own());
-            let of_shard = |number: usize| {
-                let shard = &shards[number];
-                PassBatch { batch: shard.batch(), number, share: shard.share, key: part_key(number) }
-            };
-            let batches = own.clone().map(of_shard).collect();
+            let over = self.own_shards().unwrap_or(Shards::all(count));
+            let own = own_shards(batch, over, &self.network.body);
+            let mut batches = Vec::with_capacity(own.len());
+            for (number, shard) in over.own().zip(&own) {
+                batches.push(PassBatch { batch: shard.batch(), number, share: shard.share, key: part_key(number) });
+            }
             let mut alone = NoReduce;
             let mut ranks = self.ranks.as_ref().map(locked);
             let reduce: &mut dyn Reduce<B> = match &mut ranks {
                 Some(ranks) => &mut **ranks,
                 None => &mut alone,
             };
-            let backward = backward.then_some((&mut growth, reduce));
-            let over = Shards::some(count, own);
-            let (of_shards, mut moments) =
-                self.workspace.pass_shards(&mut self.network, over, batches, options, backward)?;
-            let shares: Vec<_> = shards.iter().map(|shard| shard.share).collect();
+            let backward = backward.then_some(&mut growth);
+            let of_shards = self.workspace.pass_shards(&mut self.network, over, batches, options, backward, reduce)?;
             match &mut ranks {
                 Some(ranks) => {
                     let own = self.workspace.read(of_shards)?;
-                    let norms = self.network.body.norms.iter().filter_map(Norm::batch).copied().collect();
-                    let found = Found { norms, losses: own, moments, asked_to_stop: self.asked_to_stop[0] };
-                    let all = found.of_all_ranks(ranks)?;
+                    let patterns = self.patterns.of(&self.network.sparse_layers(self.backend));
+                    let found = Found { losses: own, asked_to_stop: self.asked_to_stop[0] };
+                    let all = found.of_all_ranks(ranks, patterns)?;
+                    let name = |layer: usize| {
+                        let mut sparse = self.network.body.layers.iter().filter(|layer| layer.sparse);
+                        sparse.nth(layer).map_or(String::new(), |layer| layer.name.clone())
+                    };
+                    let differs = |[rank, layer]: [usize; 2]| TrainingError::Patterns {
+                        rank,
+                        layer: name(layer),
+                        step: self.step,
+                    };
+                    let all = all.map_err(differs)?;
                     self.asked_to_stop[1] = all.asked_to_stop;
                     loss_of_all = Some(all.losses);
-                    moments = all.moments;
                 }
                 None => losses = of_shards,
             }
             drop(ranks);
-            self.network.move_running(self.backend, &moments, &shares)?;
+            self.network.move_running(self.backend)?;
         } else {
             for number in 0..parts.len().max(1) {
                 growth = GrowthRequests::new();
@@ -376,7 +422,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         targets: impl Into<BatchTargets<'a>>,
     ) -> Result<LossStats, TrainingError> {
         let inputs = HostInputs::Values { layout: layout.into(), values: images };
-        let batch = HostBatch { inputs, targets: targets.into() };
+        let batch = HostBatch { inputs, targets: targets.into(), part_of: None };
         self.workspace.measure(&mut self.network, batch, (Mode::Evaluation, self.options.loss), false, None)
     }
 

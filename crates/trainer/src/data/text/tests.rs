@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::super::compressed::tests::folded;
 use super::super::sequences::LaneOrder;
-use super::super::{Augment, BatchLoader, InputForm, LoaderOptions, Normalization, Order, Targets};
+use super::super::{Augment, BatchLoader, InputForm, LoaderOptions, Normalization, Order, Part, Targets};
 use super::*;
 
 fn options(files: &[&Path], symbols: TextSymbols) -> TextOptions {
@@ -135,6 +135,7 @@ fn a_loader_begins_in_the_middle_of_an_epoch() {
             form: InputForm::Tokens { order, strip: 16 },
             order: Order::Shuffled { seed: 3, first_epoch: 2, first_batch, augment: Augment::None },
             drop_last: false,
+            part: Part::All,
             threads,
         };
         let batches = |first_batch, threads| {
@@ -161,6 +162,7 @@ fn a_loader_begins_in_the_middle_of_an_epoch() {
         order: Order::Stored,
         drop_last: false,
         threads: 1,
+        part: Part::All,
     };
     let error = BatchLoader::new(data.train.clone(), &plain, wrong).unwrap_err();
     assert_eq!(error.to_string(), "the samples are a text; the network reads values");
