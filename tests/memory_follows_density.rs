@@ -108,7 +108,7 @@ fn ranks_hold_no_dense_gradient() {
                 });
             }
             barrier.wait();
-            let ((), counted) = allocated(|| drop(barrier.wait()));
+            let (_, counted) = allocated(|| barrier.wait());
             counted
         });
         let dense_bytes = 4 * WIDTH * WIDTH;

@@ -336,7 +336,7 @@ mod tests {
         for key in toml::Table::try_from(TrainConfig::default()).unwrap().keys() {
             assert!(options.contains(&key.as_str()), "{key}");
         }
-        let others = ["config", "extend", "profile", "resume", "sparsity"];
+        let others = ["config", "extend", "profile", "rank-timeout", "resume", "sparsity"];
         for option in options.into_iter().filter(|option| !others.contains(option)) {
             let error = toml::from_str::<TrainOptions>(&format!("{option} = {{ wrong = true }}")).unwrap_err();
             assert!(!error.to_string().contains("unknown field"), "{option}: {error}");

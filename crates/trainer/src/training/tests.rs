@@ -9,8 +9,8 @@ use crate::first_model::FirstModel;
 use crate::method::Method;
 use crate::models::{Architecture, Format, ModelName, Network, StoredModel};
 use crate::settings::TrainConfig;
-use ranks::{Ranks, Transport};
 use ranks::local::local_ranks;
+use ranks::{Ranks, Transport};
 use sparse_kernels::cpu::Cpu;
 
 fn strips(layout: Layout) -> StripLayout {
