@@ -11,6 +11,7 @@ mod managing;
 mod methods;
 mod own_data;
 mod own_networks;
+mod pictures;
 mod published_numbers;
 mod resume;
 mod running;

@@ -1,12 +1,15 @@
 //! Runs of several processes, by the MPI library that is installed: `cargo test --release -p rigl-tests --features mpi --test mpi`.
 //! `RIGL_KILLS=20` kills that many runs.
 
+mod pictures;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use pictures::write_pictures;
 use serde_json::Value;
 use sparse_kernels::random::Key;
 
@@ -86,6 +89,27 @@ fn any_number_of_ranks_and_threads_makes_the_same_checkpoint() {
                 assert!(*first == bytes, "{args}: {ranks} ranks of {threads} threads make another checkpoint");
             }
         }
+    }
+}
+
+/// Each rank reads the pictures of its shards; one that is broken is replaced as on one rank, and counted by all.
+#[test]
+fn ranks_read_their_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    write_pictures(&pictures);
+    let mut first: Option<Vec<u8>> = None;
+    for ranks in [1, 2, 3] {
+        let out = folder.path().join(ranks.to_string());
+        let args = format!(
+            "--data image-folder --data-dir {} --image-size 8 --model 192-8-3 --density 0.5 --batch-size 5 --steps 15 \
+             --update-interval 3 --shards 3 --loader-threads 2 --threads 1 --out {}",
+            pictures.display(),
+            out.display()
+        );
+        assert_eq!(last_record(&run(ranks, &args))["corrupt_images"], 1, "{ranks} ranks");
+        let bytes = checkpoint(&out);
+        assert!(*first.get_or_insert_with(|| bytes.clone()) == bytes, "{ranks} ranks");
     }
 }
 

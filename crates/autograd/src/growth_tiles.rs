@@ -9,6 +9,7 @@
 //!
 //! Memory is that of a tile for each node of the tree that is known, and of twice the candidates that are sought.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use sparse_kernels::{Activations, Backend, Candidate, GrowRequest, ImageLayout, Images, Layout, StripLayout, Strips};
@@ -74,9 +75,22 @@ impl<'g, B: Backend> Growth<'g, B> {
         (0..size[0]).step_by(step.max(1)).map(|first| first..(first + step).min(size[0])).collect()
     }
 
-    /// Numbers of a tile.
-    pub fn positions(&self, rows: &Range<usize>) -> usize {
-        rows.len() * self.geometry.size()[1]
+    /// The positions of a tile, counted through the weight row by row.
+    pub fn positions(&self, rows: &Range<usize>) -> Range<usize> {
+        let ncols = self.geometry.size()[1];
+        rows.start * ncols..rows.end * ncols
+    }
+
+    /// The part of a tile's positions that is number `part` of `parts` of about the same size; blocks stay whole.
+    pub fn part(&self, rows: &Range<usize>, part: usize, parts: usize) -> Range<usize> {
+        let all = self.positions(rows);
+        let unit = match self.blocks.size {
+            [1, 1] => 1,
+            [rows_of_block, _] => rows_of_block * self.geometry.size()[1],
+        };
+        let units = all.len().div_ceil(unit);
+        let at = |part: usize| (all.start + part * units / parts * unit).min(all.end);
+        at(part)..at(part + 1)
     }
 
     /// The gradient of a tile's rows, row by row, summed over the shards that are computed here as far as the tree allows.
@@ -89,12 +103,12 @@ impl<'g, B: Backend> Growth<'g, B> {
         of_shards.sort_unstable();
         of_shards.dedup();
         for shard in of_shards {
-            let mut tile = self.backend.zeros(self.positions(&rows))?;
+            let mut tile = self.backend.zeros(self.positions(&rows).len())?;
             let of_shard = self.pairs.iter().filter(|(of, _)| *of == shard);
             for (i, (_, pair)) in of_shard.enumerate() {
                 self.gradient(*pair, rows.clone(), &mut tile, i > 0)?;
             }
-            let mut numbers = vec![0.0; self.positions(&rows)];
+            let mut numbers = vec![0.0; self.positions(&rows).len()];
             self.backend.download(&tile, &mut numbers)?;
             tree.insert(shard..shard + 1, numbers, |mut sum: Vec<f32>, other: Vec<f32>| {
                 sum.iter_mut().zip(&other).for_each(|(sum, other)| *sum += other);
@@ -193,21 +207,28 @@ pub struct BestGrowth<'g> {
 }
 
 impl BestGrowth<'_> {
-    /// Offers the gradient of a tile's rows, summed over all shards.
-    pub fn offer(&mut self, rows: Range<usize>, gradient: &[f32]) {
+    /// Offers the gradient, summed over all shards, at positions that [`Growth::part`] has named.
+    pub fn offer(&mut self, positions: Range<usize>, gradient: &[f32]) {
         let [r, c] = self.blocks.size;
-        let exclude = &self.request.exclude;
-        for row in rows.start / r..rows.end.div_ceil(r) {
-            let mut excluded = exclude.row(row).iter().peekable();
-            let first = (row * r - rows.start) * self.columns;
-            let of_row = &gradient[first..][..r.min(rows.end - row * r) * self.columns];
-            for column in 0..exclude.ncols() {
+        let (exclude, of_row) = (&self.request.exclude, r * self.columns);
+        for row in positions.start / of_row..positions.end.div_ceil(of_row) {
+            let start = positions.start.max(row * of_row);
+            let end = positions.end.min((row + 1) * of_row);
+            let gradient = &gradient[start - positions.start..end - positions.start];
+            let places = match self.blocks.size {
+                [1, 1] => start - row * of_row..end - row * of_row,
+                _ => 0..exclude.ncols(),
+            };
+            let excluded = exclude.row(row);
+            let before = excluded.partition_point(|&column| (column as usize) < places.start);
+            let mut excluded = excluded[before..].iter().peekable();
+            for column in places.clone() {
                 if excluded.next_if(|&&next| next as usize == column).is_some() {
                     continue;
                 }
                 let score = match self.blocks.size {
-                    [1, 1] => of_row[column].abs(),
-                    _ => self.norm(of_row, column * c..((column + 1) * c).min(self.columns)),
+                    [1, 1] => gradient[column - places.start].abs(),
+                    _ => self.norm(gradient, column * c..((column + 1) * c).min(self.columns)),
                 };
                 // What is not a number counts as 0.
                 let score = if score.is_nan() { 0.0 } else { score };
@@ -263,15 +284,30 @@ impl BestGrowth<'_> {
             self.candidates.clear();
             return;
         }
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.select_nth_unstable_by(self.count - 1, |a, b| self.order(a, b));
+        candidates.truncate(self.count);
+        self.least = candidates.last().map(|last| last.score);
+        self.candidates = candidates;
+    }
+
+    /// The better one first.
+    fn order(&self, a: &Candidate, b: &Candidate) -> Ordering {
         let (ties, ncols) = (self.request.ties, self.request.exclude.ncols() as u64);
         let position = |c: &Candidate| u64::from(c.row) * ncols + u64::from(c.column);
         let hash = |c: &Candidate| ties.bits(position(c)) as u32;
-        let order = |a: &Candidate, b: &Candidate| {
-            b.score.total_cmp(&a.score).then_with(|| (hash(a), position(a)).cmp(&(hash(b), position(b))))
-        };
-        self.candidates.select_nth_unstable_by(self.count - 1, order);
-        self.candidates.truncate(self.count);
-        self.least = self.candidates.last().map(|last| last.score);
+        b.score.total_cmp(&a.score).then_with(|| (hash(a), position(a)).cmp(&(hash(b), position(b))))
+    }
+
+    /// The last one among the best, if there are as many as are sought.
+    pub fn last(&mut self) -> Option<Candidate> {
+        self.select();
+        self.candidates.iter().filter(|_| self.candidates.len() == self.count).max_by(|a, b| self.order(a, b)).copied()
+    }
+
+    /// Whether a candidate is as good as that one.
+    pub fn is_as_good(&self, candidate: &Candidate, as_that: &Candidate) -> bool {
+        self.order(candidate, as_that).is_le()
     }
 
     /// The best, in order of position.

@@ -51,7 +51,7 @@ impl<B: Backend> Reduce<B> for NoReduce {
         for tile in growth.tiles() {
             let sum = growth.tile(tile.clone())?.into_root();
             let sum = sum.ok_or(Error::Backward { reason: "some shards are those of other workers" })?;
-            best.offer(tile, &sum);
+            best.offer(growth.positions(&tile), &sum);
         }
         Ok(best.into_candidates())
     }

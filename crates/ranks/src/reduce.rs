@@ -6,8 +6,8 @@
 //! (1) has come    add up my chunk along the tree, send the sum to all                                           (2)
 //! finish          all of (2) have come → the gradients
 //!
-//! growth          for each round of as many tiles as ranks: send each rank one tile's nodes; it keeps its best
-//!                 the best of two ranks, of four, …; the first rank tells all
+//! growth          for each tile: send each rank its part of the nodes; it adds them up and keeps its best
+//!                 the best of two ranks, of four, … go to rank 0, which says where the best end; each tells its own to all
 //! ```
 //!
 //! A bucket of n numbers of which each rank has one node costs a rank `2 · (R − 1) / R · 4n` bytes, as much as the best
@@ -287,6 +287,20 @@ impl RankReduce {
         Ok(())
     }
 
+    /// Waits for the own part of a tile, adds it up, and offers it.
+    fn offer(
+        &mut self,
+        best: &mut BestGrowth<'_>,
+        (exchange, own): (Box<dyn Exchange>, Range<usize>),
+    ) -> Result<(), Error> {
+        let start = Instant::now();
+        let nodes = exchange.wait().map_err(failed)?;
+        self.clock.grew(start);
+        let sum = self.added(nodes, own.len())?;
+        best.offer(own, &sum);
+        Ok(())
+    }
+
     /// One exchange for growth, waited for.
     fn grow_exchange(&mut self, messages: Vec<Vec<u8>>, lengths: Vec<usize>) -> Result<Vec<Vec<u8>>, Error> {
         self.traffic.growth += self.to_others(&messages);
@@ -296,43 +310,43 @@ impl RankReduce {
         exchanged.map_err(failed)
     }
 
-    /// The best candidates of two ranks, of four, …, at rank 0, and from there everywhere.
-    fn best_of_all(&mut self, mut best: BestGrowth<'_>) -> Result<Vec<Candidate>, Error> {
-        let (me, count, most) = (self.ranks.rank(), self.ranks.count(), best.most());
-        let one = |rank: usize, message: Vec<u8>| -> Vec<Vec<u8>> {
-            let mut messages = vec![vec![]; count];
-            messages[rank] = message;
-            messages
-        };
+    /// The best of what all ranks have found, each at so many positions: lists of two ranks, of four, … go to rank 0, which says where
+    /// the best end; then each tells all others which of its own are among them.
+    fn best_of_all(&mut self, mut best: BestGrowth<'_>, positions: &[usize]) -> Result<Vec<Candidate>, Error> {
+        let (me, count) = (self.ranks.rank(), self.ranks.count());
+        let mut own = best.best_so_far().to_vec();
         let mut distance = 1;
         while distance < count {
-            let is_even = me.is_multiple_of(2 * distance);
+            // No more than there are positions.
+            let most = |first: usize| -> usize {
+                let group = &positions[first..(first + distance).min(count)];
+                group.iter().sum::<usize>().min(best.most())
+            };
             let (mut messages, mut lengths) = (vec![vec![]; count], vec![0; count]);
             if me % (2 * distance) == distance {
-                messages = one(me - distance, to_bytes(best.best_so_far(), most));
-            } else if is_even && me + distance < count {
-                lengths[me + distance] = most * CANDIDATE_BYTES;
+                let most = most(me);
+                messages[me - distance] = to_bytes(best.best_so_far(), most);
+            } else if me.is_multiple_of(2 * distance) && me + distance < count {
+                lengths[me + distance] = most(me + distance) * CANDIDATE_BYTES;
             }
             let received = self.grow_exchange(messages, lengths)?;
             best.offer_candidates(received.iter().flat_map(|message| from_bytes(message)));
             distance *= 2;
         }
-        // What rank 0 has found goes back the same way.
-        let mut found = to_bytes(&best.into_candidates(), most);
-        while distance > 1 {
-            distance /= 2;
-            let (mut messages, mut lengths) = (vec![vec![]; count], vec![0; count]);
-            if me.is_multiple_of(2 * distance) && me + distance < count {
-                messages = one(me + distance, found.clone());
-            } else if me % (2 * distance) == distance {
-                lengths[me - distance] = most * CANDIDATE_BYTES;
-            }
-            let received = self.grow_exchange(messages, lengths)?.concat();
-            if !received.is_empty() {
-                found = received;
-            }
+        let mut lengths = vec![0; count];
+        lengths[0] = CANDIDATE_BYTES;
+        let last = if me == 0 { to_bytes(best.last().as_slice(), 1) } else { vec![] };
+        let last = self.grow_exchange(vec![last; count], lengths)?.concat();
+        if let Some(last) = from_bytes(&last).next() {
+            own.retain(|candidate| best.is_as_good(candidate, &last));
         }
-        Ok(from_bytes(&found).collect())
+        let counts = self.grow_exchange(vec![(own.len() as u64).to_le_bytes().to_vec(); count], vec![8; count])?;
+        let length = |bytes: Vec<u8>| bytes.try_into().map_or(0, u64::from_le_bytes) as usize * CANDIDATE_BYTES;
+        let own = to_bytes(&own, own.len());
+        let all = self.grow_exchange(vec![own; count], counts.into_iter().map(length).collect())?;
+        let mut all: Vec<_> = all.iter().flat_map(|message| from_bytes(message)).collect();
+        all.sort_unstable_by_key(|candidate| (candidate.row, candidate.column));
+        Ok(all)
     }
 }
 
@@ -384,22 +398,34 @@ impl<B: Backend> Reduce<B> for RankReduce {
 
     fn grow(&mut self, growth: &Growth<'_, B>) -> Result<Vec<Candidate>, Error> {
         let (me, count) = (self.ranks.rank(), self.ranks.count());
-        let mut best = growth.best();
-        for round in growth.tiles().chunks(count) {
-            let mut messages = vec![vec![]; count];
-            for (message, rows) in messages.iter_mut().zip(round) {
-                let nodes = growth.tile(rows.clone())?.into_nodes();
-                *message = nodes.iter().flat_map(|(_, node)| cast_slice(node)).copied().collect();
-            }
-            let positions = round.get(me).map_or(0, |rows| growth.positions(rows));
-            let lengths = self.nodes.iter().map(|nodes| nodes.len() * positions * size_of::<f32>()).collect();
-            let received = self.grow_exchange(messages, lengths)?;
-            if let Some(rows) = round.get(me) {
-                best.offer(rows.clone(), &self.added(received, positions)?);
+        let (mut best, mut positions) = (growth.best(), vec![0; count]);
+        // The next tile is made while one is on its way.
+        let mut on_its_way: Option<(Box<dyn Exchange>, Range<usize>)> = None;
+        for rows in growth.tiles() {
+            let first = growth.positions(&rows).start;
+            let nodes = growth.tile(rows.clone())?.into_nodes();
+            let part = |rank| {
+                let part = growth.part(&rows, rank, count);
+                nodes
+                    .iter()
+                    .flat_map(|(_, node)| cast_slice(&node[part.start - first..part.end - first]))
+                    .copied()
+                    .collect()
+            };
+            let messages: Vec<Vec<u8>> = (0..count).map(part).collect();
+            positions.iter_mut().enumerate().for_each(|(rank, sum)| *sum += growth.part(&rows, rank, count).len());
+            let own = growth.part(&rows, me, count);
+            let lengths = self.nodes.iter().map(|nodes| nodes.len() * own.len() * size_of::<f32>()).collect();
+            self.traffic.growth += self.to_others(&messages);
+            let number = self.next();
+            let exchange = self.ranks.exchange(number, messages, lengths).map_err(failed)?;
+            if let Some(before) = on_its_way.replace((exchange, own)) {
+                self.offer(&mut best, before)?;
             }
             self.progress(false)?;
         }
-        self.best_of_all(best)
+        on_its_way.map_or(Ok(()), |last| self.offer(&mut best, last))?;
+        self.best_of_all(best, &positions)
     }
 
     fn finish(&mut self, backend: &B, _: &mut Arena<B>, parameters: &mut Parameters<B>) -> Result<(), Error> {

@@ -170,22 +170,31 @@ impl Setting {
             return expected;
         }
         let (nodes, others) = (self.nodes(), self.ranks - 1);
-        let (most, all) = (nodes.iter().max().copied().unwrap_or(0), nodes.iter().sum::<usize>());
         let mut line = Line { interconnect: self.interconnect, free: 0.0 };
         let mut now = 0.0;
         for weight in weights {
-            let tile = BYTES * weight.positions as f64;
-            for first in (0..weight.tiles).step_by(self.ranks) {
-                let of_round = (weight.tiles - first).min(self.ranks);
-                // The busiest rank owns a tile unless there is one for each other rank already.
-                let sent = most as f64 * tile * of_round.min(others) as f64;
+            // Two tiles are on their way at a time.
+            let mut before = now;
+            for _ in 0..weight.tiles {
+                let [sent, received] = self.of_nodes(&nodes, weight.positions);
                 expected.bytes += sent;
-                now = line.exchange(now, [sent, (all - nodes[0]) as f64 * tile], others);
+                let done = line.exchange(before, [sent, received], others);
+                (before, now) = (now, done);
             }
-            let candidates = (weight.candidates * CANDIDATE_BYTES) as f64;
-            for _ in 0..2 * self.ranks.next_power_of_two().ilog2() {
-                expected.bytes += candidates;
-                now = line.exchange(now, [candidates; 2], 1);
+            // Lists go to rank 0; then the best of each rank to all.
+            let of_rank = weight.tiles * weight.positions / self.ranks;
+            let mut distance = 1;
+            while distance < self.ranks {
+                let list = (weight.candidates.min(distance * of_rank) * CANDIDATE_BYTES) as f64;
+                now = line.exchange(now, [0.0, list], 1);
+                distance *= 2;
+            }
+            // A rank sends its list once, the last of them that of half of the ranks; then the end, counts, and its own.
+            let list = (weight.candidates.min(distance / 2 * of_rank) * CANDIDATE_BYTES) as f64;
+            let own = (weight.candidates * CANDIDATE_BYTES * others) as f64 / self.ranks as f64;
+            expected.bytes += list + (8 * others) as f64 + own;
+            for bytes in [(CANDIDATE_BYTES * others) as f64, (8 * others) as f64, own] {
+                now = line.exchange(now, [bytes; 2], others);
             }
         }
         expected.seconds = now;
@@ -239,11 +248,14 @@ mod tests {
         for ranks in [2, 4, 8] {
             let grown = setting(ranks, "1GB/s,10us,0us").growth(&[weight]);
             let dense = f64::from(8 << 18) * (ranks as f64 - 1.0) / ranks as f64;
-            let exchanges = 8 / ranks + 2 * ranks.ilog2() as usize;
-            let candidates = 1200.0 * 2.0 * f64::from(ranks.ilog2());
-            assert!(grown.bytes <= dense * ranks as f64 / (ranks as f64 - 1.0) + candidates, "{grown:?}");
-            assert!(grown.bytes >= dense, "{grown:?}");
-            assert!(grown.seconds >= exchanges as f64 * 1e-5 + dense / 1e9, "{grown:?}");
+            // A list, and the own ones to all others, with their number.
+            let candidates = 1200.0 + 1200.0 * (ranks as f64 - 1.0) / ranks as f64 + 8.0 * (ranks as f64 - 1.0);
+            assert!((grown.bytes - dense - candidates).abs() < 1.0, "{ranks}: {grown:?}");
+            let latencies = f64::from(8 / 2 + ranks.ilog2() + 3) * 1e-5;
+            assert!(
+                grown.seconds > dense / 1e9 && grown.seconds < dense / 1e9 + latencies + 1e-4,
+                "{ranks}: {grown:?}"
+            );
         }
     }
 
