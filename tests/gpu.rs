@@ -135,10 +135,10 @@ impl<'b, B: Backend> Run<'b, B> {
                 layout.pack(&data, &mut images).unwrap();
             }
         }
-        let report = self.trainer.train_batch(layout, &images, &labels).unwrap();
-        let rest = self.trainer.read_losses().unwrap();
         // One of the two has this step's loss.
-        (report.loss.sum + rest.sum) / (report.loss.lanes + rest.lanes) as f32
+        let mut training = self.trainer.train_batch(layout, &images, &labels).unwrap().training;
+        training.merge(self.trainer.read_losses().unwrap());
+        training.loss() as f32
     }
 
     fn checkpoint(&self) -> Checkpoint {

@@ -92,6 +92,27 @@ fn any_number_of_ranks_and_threads_makes_the_same_checkpoint() {
     }
 }
 
+/// Ranks on GPUs, or on one, as here.
+#[test]
+fn ranks_on_gpus_make_the_same_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first: Option<Vec<u8>> = None;
+    for ranks in [1, 2, 3] {
+        let out = folder.path().join(ranks.to_string());
+        let args =
+            "--device gpu --model 784-100-10 --batch-size 64 --steps 12 --update-interval 4 --shards 4 --dropout 0.1";
+        let output = rigl(ranks, &format!("{args} --out {}", out.display())).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("no GPU") && std::env::var_os("RIGL_REQUIRE_GPU").is_none() {
+            eprintln!("not run: {said}");
+            return;
+        }
+        assert!(output.status.success(), "{said}");
+        let bytes = checkpoint(&out);
+        assert!(*first.get_or_insert_with(|| bytes.clone()) == bytes, "{ranks} ranks");
+    }
+}
+
 /// Each rank reads the pictures of its shards; one that is broken is replaced as on one rank, and counted by all.
 #[test]
 fn ranks_read_their_pictures() {

@@ -32,6 +32,13 @@ impl Mean {
         self.samples += stats.lanes as u64;
     }
 
+    /// Adds the samples of another.
+    pub fn merge(&mut self, other: Self) {
+        self.loss += other.loss;
+        self.correct += other.correct;
+        self.samples += other.samples;
+    }
+
     /// Mean loss.
     pub fn loss(&self) -> f64 {
         self.loss / self.samples.max(1) as f64
@@ -181,9 +188,7 @@ impl Evaluation {
     /// Adds the samples of another evaluation of the same measures, by its [`Evaluation::numbers`].
     pub(crate) fn merge(&mut self, numbers: &[f64]) {
         let [loss, correct, samples, rest @ ..] = numbers else { unreachable!("every evaluation has a mean") };
-        self.mean.loss += loss;
-        self.mean.correct += *correct as u64;
-        self.mean.samples += *samples as u64;
+        self.mean.merge(Mean { loss: *loss, correct: *correct as u64, samples: *samples as u64 });
         match &mut self.scores {
             Scores::Symbols => {}
             Scores::Classes { top, .. } => *top += rest[0] as u64,

@@ -532,7 +532,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 self.epoch = Mean::default();
             }
             let report = self.parts.trainer.train_on(batch)?;
-            self.epoch.add(&report.loss);
+            self.epoch.merge(report.training);
             self.corrupt_images.extend(&batch.corrupt);
             self.forward_flops[0] += self.forward_flops[1];
             if report.topology_changed {
@@ -552,7 +552,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     /// Adds the losses that are still on the device: no checkpoint and no record is without them.
     fn read_losses(&mut self) -> Result<()> {
         let loss = self.parts.trainer.read_losses()?;
-        self.epoch.add(&loss);
+        self.epoch.merge(loss);
         Ok(())
     }
 

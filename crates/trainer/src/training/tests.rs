@@ -137,7 +137,7 @@ fn every_method_learns_and_goes_on_from_checkpoints() {
         for i in 0..60 {
             checkpoints.push(trainer.checkpoint(None).unwrap());
             let (images, labels) = batch(layout, i);
-            losses.push(trainer.train_batch(layout, &images, &labels).unwrap().loss.mean());
+            losses.push(trainer.train_batch(layout, &images, &labels).unwrap().training.loss());
         }
         assert!(losses[59] < 0.5 * losses[0], "{label}: {losses:?}");
         assert_eq!(trainer.network.cost(&cpu).nnz, targets, "{label}");
@@ -231,7 +231,7 @@ fn convolutional_networks_learn_and_go_on_from_checkpoints() {
         images_layout.pack(&pictures, &mut images).unwrap();
         let labels: Vec<u32> = (0..20).map(|n| n % 10).collect();
         let train = |trainer: &mut Trainer<'_, Cpu>, steps: u64| {
-            let step = |_| trainer.train_batch(layout, &images, &labels).unwrap().loss.mean();
+            let step = |_| trainer.train_batch(layout, &images, &labels).unwrap().training.loss();
             (0..steps).map(step).collect::<Vec<_>>()
         };
         let before = topology(&saved, &cpu);

@@ -15,6 +15,7 @@ use super::options::{Reduction, StepOptions};
 use super::parts::{own_shards, parts};
 use super::patterns::PatternSums;
 use crate::data::{Batch, BatchTargets, HostInputs};
+use crate::metrics::Mean;
 use crate::models::Network;
 use ranks::{RankReduce, Ranks, RanksError, StepTrace, Totals, Traffic};
 
@@ -23,33 +24,29 @@ use ranks::{RankReduce, Ranks, RanksError, StepTrace, Totals, Traffic};
 pub struct StepReport {
     /// Loss and right answers of the batches whose losses were read: of this one, before the step's changes, where a device
     /// is read from after each step; else of all since the last reading, or of none.
-    pub loss: LossStats,
+    pub training: Mean,
     /// Whether the optimizer stepped; if not, the topology was updated instead.
     pub optimizer_stepped: bool,
     /// Whether some layer's topology was changed.
     pub topology_changed: bool,
 }
 
-/// Of no batch.
-const NO_LOSS: LossStats = LossStats { sum: 0.0, correct: 0, lanes: 0 };
-
 /// The ranks, for one exchange or several.
 pub(super) fn locked(ranks: &Mutex<RankReduce>) -> MutexGuard<'_, RankReduce> {
     ranks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The sum of losses, each with its step and learning rate; the error of the first that is not finite.
-fn summed(losses: impl Iterator<Item = ((u64, f32), LossStats)>) -> Result<LossStats, TrainingError> {
-    let mut sum = NO_LOSS;
+/// The mean of losses, each with its step and learning rate; the error of the first that is not finite. Sums are in f64, so that it
+/// does not matter how many losses were read at a time.
+fn mean_of(losses: impl Iterator<Item = ((u64, f32), LossStats)>) -> Result<Mean, TrainingError> {
+    let mut mean = Mean::default();
     for ((step, learning_rate), loss) in losses {
         if !loss.sum.is_finite() {
             return Err(TrainingError::Diverged { step, loss: loss.mean(), learning_rate });
         }
-        sum.sum += loss.sum;
-        sum.correct += loss.correct;
-        sum.lanes += loss.lanes;
+        mean.add(&loss);
     }
-    Ok(sum)
+    Ok(mean)
 }
 
 /// A network in training.
@@ -264,14 +261,14 @@ impl<'b, B: Backend> Trainer<'b, B> {
     ///
     /// # Errors
     /// [`TrainingError::Diverged`] of the first that did.
-    pub fn read_losses(&mut self) -> Result<LossStats, TrainingError> {
+    pub fn read_losses(&mut self) -> Result<Mean, TrainingError> {
         let (steps, losses): (Vec<_>, Vec<_>) =
             self.unread.drain(..).map(|unread| ((unread.step, unread.learning_rate), unread.loss)).unzip();
         if losses.is_empty() {
-            return Ok(NO_LOSS);
+            return Ok(Mean::default());
         }
         let stats = self.workspace.read(losses)?;
-        summed(steps.into_iter().zip(stats))
+        mean_of(steps.into_iter().zip(stats))
     }
 
     /// Trains on one batch: `images` in `layout`, a class of each lane or numbers, as the loss needs.
@@ -378,15 +375,15 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let unread = losses.into_iter().map(|loss| UnreadLoss { step: self.step, learning_rate, loss });
         self.unread.extend(unread);
         let is_due = self.unread.len() >= self.backend.results_per_reading();
-        let loss = match loss_of_all {
-            Some(losses) => summed(losses.into_iter().map(|loss| ((self.step, learning_rate), loss)))?,
+        let training = match loss_of_all {
+            Some(losses) => mean_of(losses.into_iter().map(|loss| ((self.step, learning_rate), loss)))?,
             None if is_due => self.read_losses()?,
-            None => NO_LOSS,
+            None => Mean::default(),
         };
         if !is_last_batch && !requests.is_empty() {
             self.batches += 1;
             self.update = Some(Update { intent, requests, dense, any, passes_left: passes_left - 1 });
-            return Ok(StepReport { loss, optimizer_stepped: false, topology_changed: false });
+            return Ok(StepReport { training, optimizer_stepped: false, topology_changed: false });
         }
         let candidates = sparse.iter().map(|&p| growth.take(p).unwrap_or_default()).collect();
         let layers = self.network.sparse_layers(self.backend);
@@ -408,7 +405,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
             self.apply(updates)?;
         }
         self.backend.submit()?;
-        Ok(StepReport { loss, optimizer_stepped: intent.optimizer_step, topology_changed })
+        Ok(StepReport { training, optimizer_stepped: intent.optimizer_step, topology_changed })
     }
 
     /// Loss and right answers on one batch, without training on it.
