@@ -75,6 +75,8 @@ pub(crate) struct Clock {
 pub struct Totals {
     /// Steps.
     pub steps: u32,
+    /// Of these, with growth.
+    pub updates: u32,
     /// Buckets.
     pub buckets: u32,
     /// See [`StepTrace::under_way`].
@@ -121,6 +123,7 @@ impl Clock {
         self.start = None;
         self.last = std::mem::take(&mut self.step);
         self.sum.steps += 1;
+        self.sum.updates += u32::from(self.last.growth > Duration::ZERO);
         self.sum.buckets += self.last.buckets.len() as u32;
         self.sum.under_way += self.last.under_way();
         self.sum.waited += self.last.waited();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ranks::{Ranks, RanksError};
+use ranks::{Ranks, RanksError, Totals, Traffic};
 use rigl::LayerDensity;
 use serde::Serialize;
 use serde_json::Value;
@@ -24,7 +24,7 @@ use crate::launch::{self, Agreement, LaunchError};
 use crate::memory;
 use crate::metrics::Evaluation;
 use crate::models::{Architecture, ModelInput, SequenceFamily, StoredModel};
-use crate::report::{Significant, Table, dimensions, print_record, print_text, rate_text, wrapped};
+use crate::report::{Significant, Table, bytes_text, dimensions, print_record, print_text, rate_text, wrapped};
 use crate::run::{Run, RunParts};
 use crate::run_checkpoints::{BEST, Found, newest_checkpoint};
 use crate::run_dir::{RunDir, RunInfo};
@@ -377,7 +377,8 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         print_record(&done)?;
     } else {
         let flops = [sparse_flops, dense_flops];
-        let ending = ending(&done, config, run.epochs(), test.is_text());
+        let mut ending = ending(&done, config, run.epochs(), test.is_text());
+        ending.extend(run.trainer().rank_times().map(|(_, totals)| sent_text(run.trainer().traffic(), totals)));
         print_tables(architecture, &densities, &done, &test, flops, &place, &ending)?;
     }
     Ok(())
@@ -429,6 +430,17 @@ fn ending(done: &DoneRecord, config: &TrainConfig, epochs: u64, is_text: bool) -
         lines.push(format!("best validation {value} at epoch {epoch}, step {step}{file}"));
     }
     lines
+}
+
+/// What rank 0 has sent in this process.
+fn sent_text(sent: Traffic, totals: Totals) -> String {
+    let each = |bytes: u64, times: u32| bytes_text(bytes / u64::from(times.max(1)));
+    let [values, other] = [sent.values, sent.other].map(|bytes| each(bytes, totals.steps));
+    let growth = match totals.updates {
+        0 => "nothing for growth".to_owned(),
+        updates => format!("{} per update for growth", each(sent.growth, updates)),
+    };
+    format!("sent by rank 0: {values} per step for gradients, {growth}, {other} per step for the rest")
 }
 
 /// Steps of a checkpoint's training.
