@@ -17,19 +17,29 @@ use sparse_kernels::random::Key;
 const RUN: &str = "--model 784-200-100-10 --batch-size 250 --steps 90 --update-interval 10 --dropout 0.1 --val-fraction 0.1 \
     --optimizer adam --seed 3 --checkpoint-every 7 --shards 8";
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_rigl-under-test");
+
+/// A command that may start more processes than there are cores, as root, as in a container.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").env_remove("RIGL_DATA_DIR");
+    command
+}
+
+/// `mpirun`, whose arguments go on with the number of ranks.
+fn mpirun() -> Command {
+    let mut command = command("mpirun");
+    command.args(["--oversubscribe", "--bind-to", "none", "-n"]);
+    command
+}
+
 /// A run of so many processes, or of one without MPI.
 fn rigl(ranks: usize, args: &str) -> Command {
-    let program = env!("CARGO_BIN_EXE_rigl-under-test");
-    let mut command = match ranks {
-        1 => Command::new(program),
-        _ => Command::new("mpirun"),
-    };
+    let mut command = if ranks == 1 { command(PROGRAM) } else { mpirun() };
     if ranks > 1 {
-        // More processes than cores, and as root, as in a container.
-        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        command.args(["--oversubscribe", "--bind-to", "none", "-n", &ranks.to_string(), program]);
+        command.args([&ranks.to_string(), PROGRAM]);
     }
-    command.env_remove("RIGL_DATA_DIR").args(["train", "--json"]).args(args.split_whitespace());
+    command.args(["train", "--json"]).args(args.split_whitespace());
     command
 }
 
@@ -191,6 +201,29 @@ fn ends_within(child: &mut Child, limit: Duration) -> Duration {
     start.elapsed()
 }
 
+/// One rank writes the events, also when a run is resumed.
+#[test]
+fn one_rank_writes_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let events = || -> Vec<_> {
+        let entries = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap());
+        let events = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("events"));
+        events.map(|entry| entry.metadata().unwrap().len()).collect()
+    };
+    run(
+        3,
+        &format!(
+            "--model 784-20-10 --steps 240 --batch-size 100 --log tensorboard --threads 1 --out {}",
+            out.display()
+        ),
+    );
+    let first = events();
+    run(2, &format!("--resume {} --extend --steps 360", out.display()));
+    let both = events();
+    assert!(first.len() == 1 && both.len() == 2 && both.contains(&first[0]), "{first:?} {both:?}");
+}
+
 #[test]
 fn an_interrupt_saves_and_stops_all() {
     let folder = tempfile::tempdir().unwrap();
@@ -245,13 +278,10 @@ fn a_rank_that_fails_ends_all() {
 #[test]
 fn a_full_disk_of_one_rank_ends_all() {
     let folder = tempfile::tempdir().unwrap();
-    let program = env!("CARGO_BIN_EXE_rigl-under-test");
     let args = format!("train --json {RUN} --threads 1 --out {}", folder.path().join("run").display());
-    let mut command = Command::new("mpirun");
-    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").env_remove("RIGL_DATA_DIR");
-    command.args(["--oversubscribe", "--bind-to", "none", "-n", "1", "sh", "-c"]);
-    command.arg(format!("ulimit -f 64; exec {program} {args}"));
-    command.args([":", "-n", "2", program]).args(args.split_whitespace());
+    let mut command = mpirun();
+    command.args(["1", "sh", "-c"]).arg(format!("ulimit -f 64; exec {PROGRAM} {args}"));
+    command.args([":", "-n", "2", PROGRAM]).args(args.split_whitespace());
     let start = Instant::now();
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -310,13 +340,12 @@ fn ranks_need_the_same_data() {
         format!("--data text --text {} --model gru-16 --sequence-length 8 --steps 4 --threads 1", path.display())
     };
     let copies = [text("one.txt", "to be or not to be\n"), text("other.txt", "to be or not to bee\n")];
-    let program = env!("CARGO_BIN_EXE_rigl-under-test");
     let missing = "--data text --text /nowhere.txt --model gru-16";
     for (of_second, code, part) in [(&*copies[1], 2, "of rank 2 differ"), (missing, 1, "rank 2: /nowhere.txt")] {
         let start = Instant::now();
         let mut command = rigl(2, &copies[0]);
         command.args(["--out", &folder.path().join("run").display().to_string()]);
-        command.args([":", "-n", "1", program, "train"]).args(of_second.split_whitespace());
+        command.args([":", "-n", "1", PROGRAM, "train"]).args(of_second.split_whitespace());
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{said}");
@@ -349,13 +378,8 @@ fn a_fast_reduction_learns_the_same() {
 fn other_commands_have_launchers() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("compared");
-    let program = env!("CARGO_BIN_EXE_rigl-under-test");
-    let command = |args: &str| {
-        let mut command = Command::new(program);
-        command
-            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-            .env_remove("RIGL_DATA_DIR");
+    let launched = |args: &str| {
+        let mut command = command(PROGRAM);
         command.args(args.split_whitespace()).args(["--launcher", "mpirun --oversubscribe --bind-to none -n 2"]);
         command
     };
@@ -365,7 +389,7 @@ fn other_commands_have_launchers() {
         out.display()
     );
     for _again in 0..2 {
-        let output = command(&args).output().unwrap();
+        let output = launched(&args).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let runs: Vec<_> = fs::read_dir(out.join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -376,18 +400,26 @@ fn other_commands_have_launchers() {
         assert_eq!((&done["ranks"]["count"], &done["ranks"]["shards"]), (&2.into(), &4.into()));
     }
     let step = "bench step --model 784-100-10 --density 0.1 --threads 1 --budget 0.1 --json";
-    let output = command(step).output().unwrap();
+    let output = launched(step).output().unwrap();
     let record = last_record(&output);
     assert_eq!(record["ranks"]["count"], 2, "{record} {}", String::from_utf8_lossy(&output.stderr));
     // Slowed down to 1 MB/s, sums take as long as their bytes.
-    let slowed = last_record(&command(step).args(["--interconnect", "1MB/s,1ms"]).output().unwrap());
+    let slowed = last_record(&launched(step).args(["--interconnect", "1MB/s,1ms"]).output().unwrap());
     let bytes = slowed["ranks"]["sent_bytes"].as_f64().unwrap();
     assert!(slowed["time_ns"].as_f64().unwrap() > 1e9 * bytes / 1e6, "{slowed}");
-    let nested = rigl(2, "").args(["--help"]).output().unwrap();
-    assert!(nested.status.success());
-    let mut nested = Command::new("mpirun");
-    nested.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    let output = nested.args(["--oversubscribe", "-n", "2", program, "compare"]).output().unwrap();
+    // One rank in a trace, two in a plan; of another batch, it is refused.
+    let alone = |args: &str| command(PROGRAM).args(args.split_whitespace()).output().unwrap();
+    let trace = folder.path().join("step.json").display().to_string();
+    assert!(alone(&format!("{step} --trace {trace}")).status.success());
+    let plan = format!("plan --model 784-100-10 --density 0.1 --ranks 2 --trace {trace} --json");
+    let planned = last_record(&alone(&plan));
+    assert!(
+        planned["speed_up"].as_f64().unwrap() > 1.0 && planned["sum_bytes_per_step"].as_f64().unwrap() > 0.0,
+        "{planned}"
+    );
+    let refused = alone(&format!("{plan} --batch-size 7"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("batch size 100, not of batch size 7"), "{refused:?}");
+    let output = mpirun().args(["2", PROGRAM, "compare"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("--launcher \"mpirun -n 2\""), "{output:?}");
 }
 

@@ -41,8 +41,13 @@ struct Blocks {
 }
 
 /// The rows of a tile of a weight of this size, whose blocks have so many rows.
+///
+/// ```
+/// use autograd::growth_tile_rows;
+/// assert_eq!([growth_tile_rows([300, 784], 1), growth_tile_rows([8, 1 << 17], 4)], [83, 4]);
+/// ```
 pub fn growth_tile_rows([_, ncols]: [usize; 2], block_rows: usize) -> usize {
-    (TILE / ncols.max(1)).next_multiple_of(block_rows).max(1)
+    (TILE / ncols.max(1)).max(1).next_multiple_of(block_rows)
 }
 
 impl<'g, B: Backend> Growth<'g, B> {

@@ -146,7 +146,7 @@ pub enum SumOf {
     Gradient(ParameterId),
     /// The gradient at all positions of a sparse parameter, where it was asked for.
     DenseGradient(ParameterId),
-    /// What a batch normalisation has found, of the running moments that are to move there: the mean over shards by their shares.
+    /// The moments of a batch normalisation: their mean over shards, weighted by share. The parameter is the running moments.
     Moments(ParameterId),
 }
 

@@ -18,6 +18,19 @@ pub struct Interconnect {
     pub message: f64,
 }
 
+/// A number with a unit, which it is multiplied by one number for and divided by another, so that 20us is the number nearest to
+/// 0.00002.
+fn quantity(text: &str, units: &[(&str, f64, f64)]) -> Option<f64> {
+    let (unit, times, by) = units.iter().find(|(unit, ..)| text.ends_with(unit))?;
+    let number: f64 = text[..text.len() - unit.len()].trim_end().parse().ok()?;
+    Some(number * times / by).filter(|number| number.is_finite() && *number >= 0.0)
+}
+
+/// Seconds of a time with its unit: s, ms or us.
+pub fn seconds(text: &str) -> Option<f64> {
+    quantity(text, &[("us", 1.0, 1e6), ("µs", 1.0, 1e6), ("ms", 1.0, 1e3), ("s", 1.0, 1.0)])
+}
+
 /// What a message costs where nothing is said: a guess, of the order of what MPI libraries take.
 const MESSAGE: f64 = 1e-6;
 
@@ -38,26 +51,23 @@ pub struct InterconnectError {
     text: String,
 }
 
+impl Default for Interconnect {
+    /// 10 Gbit/s, as many clusters have it over Ethernet.
+    fn default() -> Self {
+        Self { bandwidth: 1.25e9, latency: 20e-6, message: MESSAGE }
+    }
+}
+
 impl FromStr for Interconnect {
     type Err = InterconnectError;
 
     fn from_str(text: &str) -> Result<Self, InterconnectError> {
-        // Divided, so that 20us is the number nearest to 0.00002.
-        let number = |text: &str, units: &[(&str, f64, f64)]| {
-            let (unit, times, by) = units.iter().find(|(unit, ..)| text.ends_with(unit))?;
-            let number: f64 = text[..text.len() - unit.len()].trim_end().parse().ok()?;
-            Some(number * times / by).filter(|number| number.is_finite() && *number >= 0.0)
-        };
-        let time = |text: &str| {
-            let units = [("us", 1.0, 1e6), ("µs", 1.0, 1e6), ("ms", 1.0, 1e3), ("s", 1.0, 1.0)];
-            number(text, &units)
-        };
         let parsed = || {
             let mut parts = text.split(',').map(str::trim);
             let units = [("Gbit/s", 1e9, 8.0), ("Mbit/s", 1e6, 8.0), ("GB/s", 1e9, 1.0), ("MB/s", 1e6, 1.0)];
-            let bandwidth = number(parts.next()?, &units).filter(|&bandwidth| bandwidth > 0.0)?;
-            let latency = time(parts.next()?)?;
-            let message = parts.next().map_or(Some(MESSAGE), time)?;
+            let bandwidth = quantity(parts.next()?, &units).filter(|&bandwidth| bandwidth > 0.0)?;
+            let latency = seconds(parts.next()?)?;
+            let message = parts.next().map_or(Some(MESSAGE), seconds)?;
             parts.next().is_none().then_some(Self { bandwidth, latency, message })
         };
         parsed().ok_or_else(|| InterconnectError { text: text.to_owned() })

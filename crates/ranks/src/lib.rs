@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use error::RanksError;
-pub use interconnect::{Interconnect, InterconnectError, Slowed, on_interconnect};
+pub use interconnect::{Interconnect, InterconnectError, Slowed, on_interconnect, seconds};
 pub use reduce::{RankReduce, Reduction};
 pub use trace::{BucketTrace, StepTrace, Totals};
 
@@ -84,7 +84,7 @@ pub struct Traffic {
     pub other: u64,
 }
 
-/// The shards of a rank: those next to each other whose numbers begin at `rank · count / ranks`.
+/// The part of a rank of `count` shards or numbers: those next to each other that begin at `rank · count / ranks`.
 ///
 /// ```
 /// use ranks::shards_of;

@@ -6,12 +6,13 @@
 
 use std::ffi::{c_char, c_int};
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mpi::Threading;
 use mpi::environment::Universe;
-use mpi::ffi::{self, MPI_Comm, MPI_Request};
+use mpi::ffi::{self, MPI_Comm, MPI_Request, MPI_Status};
 
 use crate::{Exchange, RanksError, Transport};
 
@@ -21,7 +22,7 @@ pub struct MpiRanks {
     patience: Duration,
 }
 
-/// Numbers of exchanges come back after this many: MPI guarantees tags up to 32767.
+/// Tags wrap at this number: MPI guarantees tags up to 32767.
 const TAGS: u64 = 1 << 15;
 
 struct Link {
@@ -119,7 +120,7 @@ impl Transport for MpiRanks {
         let Link { rank: me, world, .. } = *self.link;
         let tag = (number % TAGS) as c_int;
         let receives: Vec<_> = lengths.iter().map(|&length| vec![0u8; length]).collect();
-        let pending = Pending { link: self.link.clone(), requests: vec![], patience: self.patience };
+        let pending = Pending { link: self.link.clone(), requests: vec![], expected: vec![], patience: self.patience };
         let mut exchange = MpiExchange { pending, sends: messages, receives };
         let (got, expected) = (exchange.sends[me].len(), lengths[me]);
         if got != expected {
@@ -140,6 +141,7 @@ impl Transport for MpiRanks {
                 };
                 self.link.checked(code)?;
                 exchange.pending.requests.push(request);
+                exchange.pending.expected.push((from, receive.len()));
             }
         }
         for (to, send) in exchange.sends.iter().enumerate() {
@@ -161,7 +163,8 @@ impl Transport for MpiRanks {
     fn sum(&self, _: u64, numbers: Vec<f32>) -> Result<Box<dyn Exchange>, RanksError> {
         let Link { rank, world, .. } = *self.link;
         let length = c_int::try_from(numbers.len()).map_err(|e| too_long(rank, size_of_val(&numbers[..]), e))?;
-        let pending = Pending { link: self.link.clone(), requests: vec![null()], patience: self.patience };
+        let (link, requests, patience) = (self.link.clone(), vec![null()], self.patience);
+        let pending = Pending { link, requests, expected: vec![], patience };
         let sum = vec![0.0; numbers.len()];
         let mut exchange = MpiSum { pending, numbers, sum };
         let code = {
@@ -195,6 +198,8 @@ fn too_long(rank: usize, bytes: usize, _: std::num::TryFromIntError) -> RanksErr
 struct Pending {
     link: Arc<Link>,
     requests: Vec<MPI_Request>,
+    /// Of the first requests, which receive: from whom, and how many bytes.
+    expected: Vec<(usize, usize)>,
     patience: Duration,
 }
 
@@ -213,19 +218,30 @@ impl Pending {
             return Ok(true);
         }
         let mut done = 0;
+        let mut statuses: Vec<MaybeUninit<MPI_Status>> = vec![MaybeUninit::zeroed(); self.requests.len()];
         let code = {
             let _calls = self.link.calls();
-            // SAFETY: the requests are of this exchange, and not done before.
+            // SAFETY: the requests are of this exchange, and not done before; there is a status of each.
             unsafe {
                 let (count, requests) = (self.requests.len() as c_int, self.requests.as_mut_ptr());
-                ffi::MPI_Testall(count, requests, &mut done, ffi::RSMPI_STATUSES_IGNORE)
+                ffi::MPI_Testall(count, requests, &mut done, statuses.as_mut_ptr().cast())
             }
         };
         self.link.checked(code)?;
-        if done != 0 {
-            self.requests.clear();
+        if done == 0 {
+            return Ok(false);
         }
-        Ok(done != 0)
+        self.requests.clear();
+        for (status, &(from, expected)) in statuses.iter().zip(&self.expected) {
+            let mut got = 0;
+            // SAFETY: all requests are done, so the library has written the statuses of those that receive.
+            let code = unsafe { ffi::MPI_Get_count(status.as_ptr(), ffi::RSMPI_UINT8_T, &mut got) };
+            self.link.checked(code)?;
+            if got as usize != expected {
+                return Err(RanksError::Length { rank: self.link.rank, from, expected, got: got as usize });
+            }
+        }
+        Ok(true)
     }
 
     fn wait(&mut self) -> Result<(), RanksError> {

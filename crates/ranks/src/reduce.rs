@@ -28,6 +28,9 @@ use super::{Exchange, Ranks, RanksError, Traffic, numbers_of, shards_of};
 /// Bytes of a bucket: small enough that a sparse network has several, which are sent while backward goes on.
 pub const BUCKET_BYTES: usize = 1 << 17;
 
+/// Buckets under way at a time, each of two exchanges: MPI tells no more messages apart than 32767.
+const MOST_BUCKETS: usize = 1 << 12;
+
 /// How sums over shards are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reduction {
@@ -49,6 +52,8 @@ pub struct RankReduce {
     nodes: Vec<Vec<Range<usize>>>,
     bucket: Bucket,
     under_way: VecDeque<UnderWay>,
+    /// Buckets sent since all exchanges were done.
+    begun: usize,
     /// Of the next exchange.
     number: u64,
     traffic: Traffic,
@@ -84,16 +89,18 @@ enum Stage {
     Nodes(Box<dyn Exchange>),
     /// Sums are sent to all.
     Sums(Box<dyn Exchange>),
-}
-
-/// The part of `len` numbers that a rank adds up.
-pub(crate) fn chunk(rank: usize, ranks: usize, len: usize) -> Range<usize> {
-    rank * len / ranks..(rank + 1) * len / ranks
+    /// They are there.
+    There(Vec<Vec<u8>>),
 }
 
 fn add(mut sum: Vec<f32>, other: Vec<f32>) -> Result<Vec<f32>, Error> {
     sum.iter_mut().zip(&other).for_each(|(sum, other)| *sum += other);
     Ok(sum)
+}
+
+/// A length from its 8 bytes.
+fn length(bytes: Vec<u8>) -> usize {
+    bytes.try_into().map_or(0, u64::from_le_bytes) as usize
 }
 
 fn failed(error: RanksError) -> Error {
@@ -119,6 +126,7 @@ impl RankReduce {
             nodes,
             bucket: Bucket::default(),
             under_way: VecDeque::new(),
+            begun: 0,
             number: 0,
             traffic: Traffic::default(),
             clock: Clock::default(),
@@ -173,11 +181,9 @@ impl RankReduce {
     /// # Errors
     /// If the ranks cannot be reached.
     pub fn gather(&mut self, own: &[u8], lengths: Vec<usize>) -> Result<Vec<Vec<u8>>, RanksError> {
-        let (number, count, start) = (self.next(), self.ranks.count(), Instant::now());
+        let (number, count) = (self.next(), self.ranks.count());
         self.traffic.other += (own.len() * (count - 1)) as u64;
-        let all = self.ranks.exchange(number, vec![own.to_vec(); count], lengths)?.wait()?;
-        self.clock.told(start);
-        Ok(all)
+        self.ranks.exchange(number, vec![own.to_vec(); count], lengths)?.wait()
     }
 
     /// As [`RankReduce::gather`], of lengths that the other ranks do not know.
@@ -186,7 +192,6 @@ impl RankReduce {
     /// As [`RankReduce::gather`].
     pub fn gather_any(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>, RanksError> {
         let lengths = self.gather(&(own.len() as u64).to_le_bytes(), vec![8; self.ranks.count()])?;
-        let length = |bytes: Vec<u8>| bytes.try_into().map_or(0, u64::from_le_bytes) as usize;
         self.gather(own, lengths.into_iter().map(length).collect())
     }
 
@@ -197,7 +202,10 @@ impl RankReduce {
     pub fn gather_shards(&mut self, own: &[u8], per_shard: usize) -> Result<Vec<u8>, RanksError> {
         let count = self.ranks.count();
         let length = |rank| shards_of(rank, count, self.shards).len() * per_shard;
-        Ok(self.gather(own, (0..count).map(length).collect())?.concat())
+        let start = Instant::now();
+        let all = self.gather(own, (0..count).map(length).collect())?.concat();
+        self.clock.told(start);
+        Ok(all)
     }
 
     /// Counts the bytes of a bucket, gradients and moments.
@@ -220,6 +228,10 @@ impl RankReduce {
         if sums.is_empty() {
             return Ok(());
         }
+        if self.begun >= MOST_BUCKETS {
+            self.settle()?;
+        }
+        self.begun += 1;
         let (me, count) = (self.ranks.rank(), self.ranks.count());
         let place = self.clock.sent(len);
         if self.reduction == Reduction::Fast {
@@ -231,9 +243,9 @@ impl RankReduce {
             self.under_way.push_back(UnderWay { number, sums, len, place, came: false, stage: Stage::Sums(exchange) });
             return Ok(());
         }
-        let to = |rank| nodes.iter().flat_map(|node| cast_slice(&node[chunk(rank, count, len)])).copied().collect();
+        let to = |rank| nodes.iter().flat_map(|node| cast_slice(&node[shards_of(rank, count, len)])).copied().collect();
         let messages: Vec<Vec<u8>> = (0..count).map(to).collect();
-        let mine = chunk(me, count, len).len();
+        let mine = shards_of(me, count, len).len();
         let lengths = self.nodes.iter().map(|nodes| nodes.len() * mine * size_of::<f32>()).collect();
         self.count_sums(self.to_others(&messages), &sums, len);
         let [of_nodes, number] = [self.next(), self.next()];
@@ -263,10 +275,10 @@ impl RankReduce {
                 Stage::Nodes(mut exchange) => {
                     if wait || exchange.is_done().map_err(failed)? {
                         let (me, count) = (self.ranks.rank(), self.ranks.count());
-                        let mine = chunk(me, count, len).len();
+                        let mine = shards_of(me, count, len).len();
                         let sum = self.added(exchange.wait().map_err(failed)?, mine)?;
                         let messages = vec![cast_slice(&sum).to_vec(); count];
-                        let length = |rank| chunk(rank, count, len).len() * size_of::<f32>();
+                        let length = |rank| shards_of(rank, count, len).len() * size_of::<f32>();
                         self.count_sums(self.to_others(&messages), &bucket.sums, len);
                         let exchange = self.ranks.exchange(number, messages, (0..count).map(length).collect());
                         Stage::Sums(exchange.map_err(failed)?)
@@ -281,8 +293,28 @@ impl RankReduce {
                     }
                     Stage::Sums(exchange)
                 }
+                Stage::There(sums) => Stage::There(sums),
             };
             self.under_way.push_back(bucket);
+        }
+        Ok(())
+    }
+
+    /// Waits until all that has been sent is there.
+    fn settle(&mut self) -> Result<(), Error> {
+        self.progress(true)?;
+        self.begun = 0;
+        for bucket in &mut self.under_way {
+            bucket.stage = match std::mem::replace(&mut bucket.stage, Stage::There(vec![])) {
+                Stage::Sums(exchange) => {
+                    let sums = exchange.wait().map_err(failed)?;
+                    if !std::mem::replace(&mut bucket.came, true) {
+                        self.clock.done(bucket.place);
+                    }
+                    Stage::There(sums)
+                }
+                other => other,
+            };
         }
         Ok(())
     }
@@ -341,9 +373,9 @@ impl RankReduce {
             own.retain(|candidate| best.is_as_good(candidate, &last));
         }
         let counts = self.grow_exchange(vec![(own.len() as u64).to_le_bytes().to_vec(); count], vec![8; count])?;
-        let length = |bytes: Vec<u8>| bytes.try_into().map_or(0, u64::from_le_bytes) as usize * CANDIDATE_BYTES;
+        let lengths = counts.into_iter().map(|bytes| length(bytes) * CANDIDATE_BYTES).collect();
         let own = to_bytes(&own, own.len());
-        let all = self.grow_exchange(vec![own; count], counts.into_iter().map(length).collect())?;
+        let all = self.grow_exchange(vec![own; count], lengths)?;
         let mut all: Vec<_> = all.iter().flat_map(|message| from_bytes(message)).collect();
         all.sort_unstable_by_key(|candidate| (candidate.row, candidate.column));
         Ok(all)
@@ -431,13 +463,10 @@ impl<B: Backend> Reduce<B> for RankReduce {
     fn finish(&mut self, backend: &B, _: &mut Arena<B>, parameters: &mut Parameters<B>) -> Result<(), Error> {
         self.send()?;
         self.clock.backward();
-        self.progress(true)?;
-        while let Some(UnderWay { sums, stage, place, came, .. }) = self.under_way.pop_front() {
-            let Stage::Sums(exchange) = stage else { unreachable!("all nodes have come") };
-            let all = numbers_of(&exchange.wait().map_err(failed)?.concat());
-            if !came {
-                self.clock.done(place);
-            }
+        self.settle()?;
+        while let Some(UnderWay { sums, stage, .. }) = self.under_way.pop_front() {
+            let Stage::There(messages) = stage else { unreachable!("all sums have come") };
+            let all = numbers_of(&messages.concat());
             let mut rest = &all[..];
             for (of, len) in sums {
                 let (sum, others) = rest.split_at(len);

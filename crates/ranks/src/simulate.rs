@@ -14,7 +14,7 @@
 
 use autograd::Tree;
 
-use crate::reduce::{BUCKET_BYTES, CANDIDATE_BYTES, chunk};
+use crate::reduce::{BUCKET_BYTES, CANDIDATE_BYTES};
 use crate::{Interconnect, Reduction, shards_of};
 
 /// Gradients that are whole at one moment of a step.
@@ -97,8 +97,8 @@ impl Line {
 }
 
 const BYTES: f64 = size_of::<f32>() as f64;
-/// What a shard says at the end of a step.
-const SHARD_BYTES: usize = 28;
+/// What a shard says at the end of a step: loss, right answers, lanes; whether to stop; a checksum of patterns.
+pub const SHARD_BYTES: usize = 4 + 8 + 8 + 4 + 4;
 
 impl Setting {
     /// Nodes that each rank has of a sum.
@@ -113,7 +113,7 @@ impl Setting {
     /// Bytes that the busiest rank sends and receives with the nodes of `len` numbers.
     fn of_nodes(&self, nodes: &[usize], len: usize) -> [f64; 2] {
         let (most, all) = (nodes.iter().max().copied().unwrap_or(0), nodes.iter().sum::<usize>());
-        let own = chunk(0, self.ranks, len).len();
+        let own = shards_of(0, self.ranks, len).len();
         [most as f64 * BYTES * (len - own) as f64, (all - nodes[0]) as f64 * BYTES * own as f64]
     }
 
@@ -128,7 +128,7 @@ impl Setting {
         // Time runs to 0 at the end of the backward pass. Of each bucket: when its nodes have come, and its numbers; when its sums have.
         let (mut first, mut second) = (Vec::<(f64, usize)>::new(), Vec::<f64>::new());
         let mut begin_second = |line: &mut Line, now: f64, len: usize| {
-            let own = chunk(0, self.ranks, len).len();
+            let own = shards_of(0, self.ranks, len).len();
             let bytes = [BYTES * (own * others) as f64, BYTES * (len - own) as f64];
             sum_bytes += bytes[0] + self.of_nodes(&nodes, len)[0];
             second.push(line.exchange(now, bytes, others));

@@ -52,11 +52,6 @@ impl StepTrace {
     pub fn under_way(&self) -> Duration {
         self.buckets.first().map_or(Duration::ZERO, |first| self.end.saturating_sub(first.sent))
     }
-
-    /// The part of [`StepTrace::under_way`] beside the backward pass.
-    pub fn hidden(&self) -> Duration {
-        self.under_way().saturating_sub(self.waited())
-    }
 }
 
 /// Takes the times of a step.
@@ -87,6 +82,13 @@ pub struct Totals {
     pub growth: Duration,
     /// See [`StepTrace::other`].
     pub other: Duration,
+}
+
+impl Totals {
+    /// The part of the time under way that lies beside the backward pass.
+    pub fn hidden(self) -> Duration {
+        self.under_way.saturating_sub(self.waited)
+    }
 }
 
 impl Clock {

@@ -1,5 +1,6 @@
 //! Processes that one run was started as: `mpirun -n 4 rigl train …`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -43,7 +44,7 @@ pub enum LaunchError {
         count: usize,
     },
     /// Alone, a run has nothing to reduce.
-    #[error("reduction fast needs several ranks: start the run with mpirun")]
+    #[error("--reduction fast needs at least two ranks; use mpirun -n 2 or more (rigl compare: --launcher)")]
     Alone,
     /// One rank could not begin, and so none can.
     #[error("rank {rank}: {message}")]
@@ -87,7 +88,10 @@ fn started() -> usize {
 }
 
 /// Shards of a batch where several ranks train and nothing is said: the same for up to so many ranks.
-pub const SHARDS: usize = 8;
+const SHARDS: usize = 8;
+
+/// Seconds after which a rank that says nothing counts as lost, where nothing is said.
+pub const PATIENCE: u64 = 300;
 
 /// Shards where nothing is said.
 pub fn default_shards(ranks: usize, reduction: Reduction) -> usize {
@@ -159,7 +163,8 @@ pub fn together<T>(ranks: &Ranks, work: impl FnOnce() -> crate::Result<T>) -> cr
     if ranks.rank() > 0 {
         report::silence();
     }
-    let result = work();
+    // A panic that went on would end MPI in order, which waits for the others.
+    let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| ranks.abort(PANIC));
     match &result {
         Err(error) if !is_of_all(error) => {
             eprintln!("rank {}: {}", ranks.rank(), commands::message(error));
@@ -178,6 +183,9 @@ pub fn together<T>(ranks: &Ranks, work: impl FnOnce() -> crate::Result<T>) -> cr
     }
     result
 }
+
+/// The exit code of a program that panics.
+const PANIC: u8 = 101;
 
 /// The number of a run's last exchange, when no other is under way.
 const FAREWELL: u64 = u64::MAX;

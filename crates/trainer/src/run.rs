@@ -478,7 +478,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         let options = LoaderOptions { batch_size, form, order, drop_last: false, threads, part };
         let mut loader = BatchLoader::new(data.train.clone(), &self.input.normalization, options)?;
         let progress = Progress::new(total_steps, config.json);
-        if self.parts.config.log == Some(Log::Tensorboard) {
+        if self.parts.config.log == Some(Log::Tensorboard) && self.parts.run_dir.is_written() {
             let log = EventLog::open(self.parts.run_dir.path(), self.last_record);
             let log = log.map_err(|(path, source)| self.unsaved(RunDirError::Io { path, source }.into()))?;
             self.event_log = Some(log);
@@ -521,11 +521,16 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 progress.finish();
                 return saved.map(drop).map_err(|error| self.unsaved(error.into()));
             }
-            if (owed || told.is_err()) && between && self.saved != Some(batches) {
+            // Ranks save together, and this one is alone with what it cannot say.
+            let is_alone = !self.parts.trainer.has_ranks();
+            if (owed || told.is_err() && is_alone) && between && self.saved != Some(batches) {
                 self.save()?;
             }
             owed &= !between;
-            told.context(|| format!("saved after step {}", self.parts.trainer.step()))?;
+            match is_alone {
+                true => told.context(|| format!("saved after step {}", self.parts.trainer.step()))?,
+                false => told?,
+            }
             // The loader says the end of an epoch with an extra call.
             let Some(batch) = loader.next_batch()? else { continue };
             if std::mem::take(&mut self.epoch_is_recorded) {

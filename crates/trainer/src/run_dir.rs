@@ -279,6 +279,11 @@ impl RunDir {
         Ok(Self { path, files: Some(Files { metrics, topology, _lock: lock }) })
     }
 
+    /// Whether this process writes the run's files.
+    pub fn is_written(&self) -> bool {
+        self.files.is_some()
+    }
+
     /// The files that records are appended to, with their names.
     fn logs(&self) -> impl Iterator<Item = (&File, &'static str)> {
         self.files.iter().flat_map(|files| [(&files.metrics, METRICS), (&files.topology, TOPOLOGY)])

@@ -32,12 +32,12 @@ impl<B: Backend> ClipNorm<B> {
     /// A pass over the gradients; another one where they are scaled.
     pub fn clip(&mut self, backend: &B, parameters: &mut Parameters<B>) -> Result<(), Error> {
         backend.fill(0.0, &mut self.sum)?;
-        for parameter in parameters.iter_mut() {
+        for parameter in parameters.iter_mut().filter(|parameter| parameter.value().is_learned()) {
             if let Some(gradient) = parameter.gradient() {
                 backend.add_squares(gradient, &mut self.sum)?;
             }
         }
-        for parameter in parameters.iter_mut() {
+        for parameter in parameters.iter_mut().filter(|parameter| parameter.value().is_learned()) {
             if let Some(gradient) = parameter.gradient_mut() {
                 backend.clip(&self.sum, self.largest, gradient)?;
             }

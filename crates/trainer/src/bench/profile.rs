@@ -44,16 +44,15 @@ pub fn rank_times_text(trace: &StepTrace, totals: Totals) -> String {
     let steps = totals.steps.max(1);
     let text = |time: Duration| format!("{} ms", Significant(1e3 * time.as_secs_f64()));
     let mean = |time: Duration| text(time / steps);
-    let hidden = totals.under_way.saturating_sub(totals.waited);
     let parts = [
         format!(
             "sums over ranks, mean of {steps} steps: {} buckets",
             Significant(f64::from(totals.buckets) / f64::from(steps))
         ),
         format!(
-            "{} from the first bucket to the last sum, {} of it beside the backward pass",
+            "{} from the first bucket to the last sum, {} of it overlapped with the backward pass",
             mean(totals.under_way),
-            mean(hidden)
+            mean(totals.hidden())
         ),
         format!(
             "waited {} for sums, {} for growth, {} for losses",
@@ -62,7 +61,7 @@ pub fn rank_times_text(trace: &StepTrace, totals: Totals) -> String {
             mean(totals.other)
         ),
     ];
-    let mut table = Table::new(["bucket of the last step", "numbers", "sent", "there", ""]);
+    let mut table = Table::new(["bucket of the last step", "numbers", "sent", "received", ""]);
     for (i, bucket) in trace.buckets.iter().enumerate() {
         let when = if bucket.done <= trace.backward { "during the backward pass" } else { "after it" };
         table.row([(i + 1).to_string(), bucket.len.to_string(), text(bucket.sent), text(bucket.done), when.to_owned()]);

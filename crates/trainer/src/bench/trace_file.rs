@@ -88,17 +88,20 @@ impl TraceFile {
         write_atomic(path, text.as_bytes()).map_err(|source| TraceError::Write { path: path.to_owned(), source })
     }
 
-    /// The step of this network and density in a file.
+    /// The step of this network, batch size and density in a file.
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn step_of(path: &Path, model: &str, density: f64) -> Result<TracedStep, TraceError> {
+    pub fn step_of(path: &Path, model: &str, batch_size: usize, density: f64) -> Result<TracedStep, TraceError> {
         let read = |message: String| TraceError::Read { path: path.to_owned(), message };
         let text = fs::read_to_string(path).map_err(|error| read(error.to_string()))?;
         let file: Self = serde_json::from_str(&text).map_err(|error| read(error.to_string()))?;
         let other = |got: String, expected: String| TraceError::Other { path: path.to_owned(), got, expected };
         if file.model != model {
             return Err(other(file.model, model.to_owned()));
+        }
+        if file.batch_size != batch_size {
+            return Err(other(format!("batch size {}", file.batch_size), format!("batch size {batch_size}")));
         }
         let found = file.steps.iter().find(|step| (step.density - density).abs() < 1e-9);
         let all = || file.steps.iter().map(|step| step.density.to_string()).collect::<Vec<_>>().join(", ");

@@ -23,6 +23,7 @@ use crate::models::{Architecture, Format, Sparsification, parse_density};
 use crate::report::{Significant, Table, bytes_text, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{BatchArgs, FormatArgs, ModelArgs, SequenceArgs, SpreadArgs, TrainConfig, TrainOptions};
+use crate::training::Reduction;
 use crate::{fit, launch, memory};
 
 /// `rigl bench step`.
@@ -59,7 +60,7 @@ pub struct BenchStepArgs {
     /// With --launcher, slow the messages between ranks to an interconnect of this bandwidth and latency, such as 10Gbit/s,20us
     #[arg(long, value_name = "BANDWIDTH,LATENCY")]
     pub interconnect: Option<Interconnect>,
-    /// Write when each gradient of a step is there to this file, for rigl plan --ranks --trace
+    /// Record when each gradient of a step becomes available in this file, for rigl plan --ranks --trace
     #[arg(long, value_name = "FILE", conflicts_with = "launcher")]
     pub trace: Option<PathBuf>,
     /// Measure in this process and print the raw numbers: how the command calls itself, once for each density
@@ -102,6 +103,8 @@ struct StepRecord {
 struct Measurement {
     time_ns: u64,
     nnz: usize,
+    /// Of each rank.
+    threads: usize,
     peak_rss_bytes: Option<u64>,
     /// Of several ranks.
     ranks: Option<RankMeasurement>,
@@ -133,7 +136,8 @@ const LEAST_STEPS: usize = 5;
 /// If a density is impossible or a worker fails.
 pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     if args.worker {
-        let ranks = launch::ranks(PATIENCE)?.map(|ranks| on_interconnect(ranks, args.interconnect));
+        let ranks = launch::ranks(Duration::from_secs(launch::PATIENCE))?
+            .map(|ranks| on_interconnect(ranks, args.interconnect));
         return match &ranks {
             None => args.machine.on_device(Worker { args, ranks: None }),
             Some(together) => {
@@ -147,19 +151,25 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     }
     let architecture = fit::architecture(&args.pictures.spec(&args.network, &args.sequence)?)?;
     let config = config(args)?;
+    if config.reduction == Reduction::Fast && args.launcher.is_none() {
+        return Err(ConfigError::NoEffect { option: "reduction", needs: "--launcher" }.into());
+    }
     let place = args.machine.on_device(Check { architecture: &architecture, batch_size: config.batch_size })?;
     config.check()?;
     // Impossible densities are refused before anything is measured.
     for &density in &args.density {
         sparsification(args, density)?.solve(&architecture)?;
     }
+    // A GPU takes no threads; what a launcher starts has those that it may run on.
+    let is_free = args.machine.device != Device::Cpu || args.launcher.is_some();
+    let threads = args.machine.threads.or((!is_free).then_some(place.threads));
     let mut dense: Option<Measurement> = None;
     let mut best: Vec<Option<Measurement>> = vec![None; args.density.len()];
     for round in 1..=ROUNDS {
-        dense = Some(better(dense, measure(args, place.threads, 1.0, false)?));
+        dense = Some(better(dense, measure(args, threads, 1.0, false)?));
         for (best, &density) in best.iter_mut().zip(&args.density) {
             let profile = args.profile && round == ROUNDS;
-            *best = Some(better(best.take(), measure(args, place.threads, density, profile)?));
+            *best = Some(better(best.take(), measure(args, threads, density, profile)?));
         }
     }
     let dense = dense.expect("there is at least one round");
@@ -168,7 +178,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
         TraceFile { model: config.model.to_string(), batch_size: config.batch_size, steps }.save(path)?;
     }
     let mut table = Table::new(["density", "nnz", "flops", "step", "dense step", "time", "peak memory", "dense"]);
-    let mut of_ranks = Table::new(["density", "ranks", "sent in a step", "sums under way", "waited", "dense, waited"]);
+    let mut of_ranks = Table::new(["density", "ranks", "sent per step", "reduction", "waiting", "waiting, dense"]);
     for (measurement, &density) in best.into_iter().flatten().zip(&args.density) {
         let record = StepRecord {
             event: "step",
@@ -181,7 +191,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             flops_ratio: flops_ratio(args, &architecture, density)?,
             device: args.machine.name_of(&place),
             isa: place.isa.clone(),
-            threads: place.threads,
+            threads: measurement.threads,
             time_ns: measurement.time_ns,
             dense_time_ns: dense.time_ns,
             time_ratio: measurement.time_ns as f64 / dense.time_ns as f64,
@@ -233,9 +243,6 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     Ok(())
 }
 
-/// A rank that says nothing for so long counts as lost.
-const PATIENCE: Duration = Duration::from_secs(300);
-
 /// Refuses what has no room, and tells where it would run.
 struct Check<'a> {
     architecture: &'a Architecture,
@@ -279,7 +286,7 @@ fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) 
 }
 
 /// Runs one turn of one density in a process of its own.
-fn measure(args: &BenchStepArgs, threads: usize, density: f64, profile: bool) -> crate::Result<Measurement> {
+fn measure(args: &BenchStepArgs, threads: Option<usize>, density: f64, profile: bool) -> crate::Result<Measurement> {
     let output = launch::this_program(args.launcher.as_deref())?
         .args(["bench", "step", "--worker", "--density", &density.to_string()])
         .args(given(args).arguments()?)
@@ -291,8 +298,7 @@ fn measure(args: &BenchStepArgs, threads: usize, density: f64, profile: bool) ->
         .args(profile.then_some("--profile"))
         .args(args.interconnect.map(|interconnect| format!("--interconnect={interconnect}")))
         .args(args.trace.as_ref().map(|path| format!("--trace={}", path.display())))
-        // A GPU takes no threads.
-        .args((args.machine.device == Device::Cpu).then(|| format!("--threads={threads}")))
+        .args(threads.map(|threads| format!("--threads={threads}")))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -318,6 +324,7 @@ impl OnDevice for Worker<'_> {
         let mut config = config(args)?;
         if let Some(ranks) = &ranks {
             config.shards.get_or_insert(launch::default_shards(ranks.count(), config.reduction));
+            config.check()?;
         }
         let architecture = fit::architecture(&args.pictures.spec(&args.network, &args.sequence)?)?;
         let densities = sparsification(args, density)?.solve(&architecture)?;
@@ -358,7 +365,8 @@ impl OnDevice for Worker<'_> {
         let trace = trace.map(|(trace, _)| TracedStep::new(density, &trace.step(best.as_secs_f64())));
         let (nnz, peak_rss_bytes) = (bench.nnz(), peak_rss_bytes());
         if is_first {
-            print_record(&Measurement { time_ns, nnz, peak_rss_bytes, ranks: rank_measurement, trace })?;
+            let threads = backend.place().threads;
+            print_record(&Measurement { time_ns, nnz, threads, peak_rss_bytes, ranks: rank_measurement, trace })?;
         }
         if args.profile {
             let profile = bench.profile()?;

@@ -11,7 +11,7 @@ use super::report::write_and_print;
 use crate::atomic_file::write_atomic;
 use crate::comparison::{
     Asked, COMPARISON, ComparisonError, ComparisonProgress, Definition, EpochValues, Outcome, Plan, PlannedRun,
-    Results, RunFolder, RunState, Said, Seeds, failure_file, run_child, settings_file, write_report,
+    Results, RunFolder, RunState, Said, Seeds, failure_file, failure_of, run_child, settings_file, write_report,
 };
 use crate::interrupt::Interrupt;
 use crate::launch;
@@ -139,16 +139,10 @@ pub fn run(args: &CompareArgs) -> crate::Result<()> {
     let data_dir = std::env::var_os("RIGL_DATA_DIR").map(Into::into);
     let (definition, out) = Definition::resolve(&args.asked())?;
     let interrupt = Interrupt::install()?;
-    let Plan { definition, mut runs } = Plan::new(definition, &settings_given(args), data_dir)?;
-    if args.launcher.is_some() {
-        // As each run would choose, so that it is recognised as the one that is planned.
-        for run in &mut runs {
-            run.config.shards.get_or_insert(launch::SHARDS);
-        }
-    }
+    let Plan { definition, runs } = Plan::new(definition, &settings_given(args), data_dir)?;
     let _lock = open(&out)?;
     // What does not fit is refused before anything is run.
-    let states = runs.iter().map(|run| run.state(&out)).collect::<Result<Vec<_>, _>>()?;
+    let states = runs.iter().map(|run| run.state(&out, args.launcher.is_some())).collect::<Result<Vec<_>, _>>()?;
     write(&out.join(COMPARISON), &definition.to_toml()?)?;
 
     let json = args.options.json.unwrap_or(false);
@@ -191,7 +185,7 @@ fn make_runs(parts: &Parts<'_>, states: &[RunState], progress: &mut ComparisonPr
             let _ = fs::remove_file(&failure);
             let outcome = run_child(launcher, &arguments(run, state, &settings, out)?, interrupt, |said| match said {
                 Said::Record(record) => progress.record(run, &record),
-                Said::Log(line) if line.starts_with("error: ") || line.starts_with("interrupted ") => {}
+                Said::Log(line) if failure_of(&line).is_some() || line.starts_with("interrupted ") => {}
                 Said::Log(line) => progress.warning(run, &line),
             })?;
             match outcome {

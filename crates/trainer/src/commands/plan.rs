@@ -271,7 +271,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     };
     if args.json {
         print_record(&total)?;
-        return plan_ranks::print(&args.ranks, &config, &architecture, &densities, true);
+        return plan_ranks::print(&args.ranks, &config, &architecture, &densities, args.steps, true);
     }
     print_text(format_args!("{table}"))?;
     let dense_paper_size: f64 = dense_architecture.layers.iter().map(|l| paper_size(1.0, l)).sum();
@@ -310,10 +310,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
             "the network has {width} times the channels; the dense network in the table has width 1"
         ))?;
     }
-    if args.ranks.ranks.is_empty() {
-        return Ok(());
-    }
-    plan_ranks::print(&args.ranks, &config, &architecture, &densities, false)
+    plan_ranks::print(&args.ranks, &config, &architecture, &densities, args.steps, false)
 }
 
 /// Memory of a network.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use autograd::growth_tile_rows;
 use clap::Args;
+use ranks::Interconnect;
 use ranks::simulate::{GrowthSize, Ready, Setting, Step};
-use ranks::{Interconnect, Reduction};
 use rigl::{FlopsConvention, GradientNeed, LayerDensity, UpdateTimes};
 use serde::Serialize;
 use sparse_kernels::cpu::Cpu;
@@ -17,7 +17,6 @@ use crate::launch;
 use crate::models::{Architecture, Format, NormOver, WeightLayer};
 use crate::report::{Significant, Table, bytes_text, print_record, print_text};
 use crate::settings::TrainConfig;
-use crate::training;
 
 const HEADING: &str = "Ranks";
 
@@ -27,10 +26,11 @@ pub struct RanksArgs {
     /// Also print what this many ranks, each with a batch of its own, would send, and the expected speed-up
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = parse_count, help_heading = HEADING)]
     pub ranks: Vec<usize>,
-    /// What connects the ranks: bandwidth each way, latency, and the time that each message takes its sender
-    #[arg(long, value_name = "BANDWIDTH,LATENCY", default_value = "10Gbit/s,20us,1us", help_heading = HEADING)]
-    pub interconnect: Interconnect,
-    /// Measured time of a rank's step without the others, such as 27ms; gradients are taken to be there by the layers' operations
+    /// What connects the ranks: bandwidth each way, latency, and the time that a message takes its sender [default:
+    /// 10Gbit/s,20us,1us]
+    #[arg(long, value_name = "BANDWIDTH,LATENCY", requires = "ranks", help_heading = HEADING)]
+    pub interconnect: Option<Interconnect>,
+    /// Time of a step on one rank, such as 27ms; the backward pass is divided among layers by their operations
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "trace", requires = "ranks",
         help_heading = HEADING)]
     pub step_time: Option<f64>,
@@ -128,29 +128,31 @@ pub fn print(
     config: &TrainConfig,
     architecture: &Architecture,
     densities: &[LayerDensity],
+    steps: u64,
     json: bool,
 ) -> crate::Result<()> {
-    let numbers = Numbers::of(architecture, densities, needs_dense(config, architecture, densities)?);
-    let recorded = args.trace.as_ref().map(|path| TraceFile::step_of(path, &config.model.to_string(), config.density));
+    if args.ranks.is_empty() {
+        return Ok(());
+    }
+    let numbers = Numbers::of(architecture, densities, needs_dense(config, architecture, densities, steps)?);
+    let model = config.model.to_string();
+    let recorded = args.trace.as_ref().map(|path| TraceFile::step_of(path, &model, config.batch_size, config.density));
     let step = match (recorded.transpose()?, args.step_time) {
         (Some(recorded), _) => Some(recorded.step()),
         (None, Some(seconds)) => Some(Step { seconds, gradients: numbers.ready(architecture, densities, seconds) }),
         (None, None) => None,
     };
+    let interconnect = args.interconnect.unwrap_or_default();
     let growths = growths(config, architecture, densities);
     let interval = if growths.is_empty() { 1.0 } else { config.update_interval as f64 };
     let columns = ["ranks", "sums/step", "growth/update", "step", "waiting, sums", "growth", "speed-up", "efficiency"];
     let mut table = Table::new(columns);
     for &ranks in &args.ranks {
-        let reduction = match config.reduction {
-            training::Reduction::Tree => Reduction::Tree,
-            training::Reduction::Fast => Reduction::Fast,
-        };
         let shards = config.shards.unwrap_or_else(|| launch::default_shards(ranks, config.reduction));
         if shards < ranks {
             return Err(ranks::RanksError::FewShards { ranks, shards }.into());
         }
-        let setting = Setting { ranks, shards, reduction, interconnect: args.interconnect };
+        let setting = Setting { ranks, shards, reduction: config.reduction.into(), interconnect };
         // Without times, what is sent does not depend on them.
         let untimed = || Step { seconds: 0.0, gradients: numbers.ready(architecture, densities, 0.0) };
         let of_step = setting.step(&step.clone().unwrap_or_else(untimed));
@@ -164,7 +166,7 @@ pub fn print(
             event: "ranks",
             ranks,
             shards,
-            interconnect: args.interconnect.to_string(),
+            interconnect: interconnect.to_string(),
             sparse_values: numbers.sparse,
             dense_values: numbers.dense,
             moments: numbers.moments,
@@ -201,15 +203,20 @@ pub fn print(
         "a step sums {sparse} stored values of sparse layers, {dense} other parameters and {moments} batch moments"
     ))?;
     print_text(format_args!("{table}"))?;
-    print_text(format_args!("over {}; waiting for growth is the mean over all steps", args.interconnect))?;
+    print_text(format_args!("over {interconnect}; waiting for growth is the mean over all steps"))?;
     Ok(())
 }
 
 /// Whether the method asks for dense gradients at every step.
-fn needs_dense(config: &TrainConfig, architecture: &Architecture, densities: &[LayerDensity]) -> crate::Result<bool> {
+fn needs_dense(
+    config: &TrainConfig,
+    architecture: &Architecture,
+    densities: &[LayerDensity],
+    steps: u64,
+) -> crate::Result<bool> {
     let cpu = Cpu::new(1, None)?;
     let network = FirstModel::random(config, architecture, densities.to_vec())?.network(&cpu, config, 1)?;
-    let (mut method, _) = config.scheduled_method(config.update_interval + 2)?;
+    let (mut method, _) = config.scheduled_method(steps)?;
     let layers = network.sparse_layers(&cpu);
     method.start(&layers)?;
     Ok(method.before_gradient(1, &layers)?.needs.contains(&GradientNeed::Dense))

@@ -76,8 +76,9 @@ pub struct TrainArgs {
     /// TOML file that sets any of the other options by name; the command line overrides it
     #[arg(long, value_name = "FILE", help_heading = RUN)]
     pub config: Option<PathBuf>,
-    /// Give up when the other ranks, under mpirun, say nothing for this many seconds: longer than the longest wait for a checkpoint
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..),
+    /// Under mpirun, give up after waiting this many seconds for another rank; must exceed the time to load data or write a
+    /// checkpoint
+    #[arg(long, value_name = "SECONDS", default_value_t = launch::PATIENCE, value_parser = clap::value_parser!(u64).range(1..),
         help_heading = RUN)]
     pub rank_timeout: u64,
     /// Resume the run in this folder from its newest intact checkpoint, to the same result as without the interruption;
@@ -179,7 +180,8 @@ fn run_as(args: &TrainArgs, ranks: Option<&Ranks>) -> crate::Result<()> {
         Some(ranks) => {
             let agreement = Agreement::new(ranks)?;
             let prepared = agreement.all(prepare(args, Some(ranks)))?;
-            agreement.same("settings", &prepared.0.fingerprint().to_string())?;
+            let config = &prepared.0;
+            agreement.same("settings", &format!("{} {:?}", config.fingerprint(), config.checkpoint_every))?;
             agreement.same("data", &prepared.1.sha256())?;
             prepared
         }
@@ -257,6 +259,11 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         Some((run_dir, found)) => (Some(run_dir), found),
         None => (None, None),
     };
+    if let Some(ranks) = ranks {
+        let bytes = found.as_ref().map(|found| found.checkpoint.to_bytes()).transpose()?;
+        let seen = bytes.map(|bytes| crc32c::crc32c(&bytes));
+        Agreement::new(ranks)?.same("checkpoints", &format!("{seen:?}"))?;
+    }
     if let Some(found) = found.as_ref().filter(|_| args.extend) {
         let done = steps_of(&found.checkpoint)?;
         if done >= total_steps {

@@ -26,9 +26,7 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
 
 /// Seconds, of a time with its unit.
 pub(super) fn parse_time(text: &str) -> Result<f64, String> {
-    let units = [("us", 1e6), ("ms", 1e3), ("s", 1.0)];
-    let number = |(unit, by): (&str, f64)| Some(parse_positive(text.strip_suffix(unit)?.trim_end()).ok()? / by);
-    let found = units.into_iter().find_map(number);
+    let found = ranks::seconds(text).filter(|&seconds| seconds > 0.0);
     found.ok_or_else(|| "it must be a time above 0 such as 27ms, 1.5s or 300us".to_owned())
 }
 

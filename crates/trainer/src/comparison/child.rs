@@ -66,7 +66,7 @@ pub fn run_child(
         match receiver.recv_timeout(TURN) {
             Ok(said) => {
                 if let Said::Log(line) = &said
-                    && let Some(message) = line.strip_prefix("error: ")
+                    && let Some(message) = failure_of(line)
                 {
                     message.clone_into(&mut failure);
                 }
@@ -81,9 +81,25 @@ pub fn run_child(
     Ok(match status.code() {
         Some(0) => Outcome::Finished,
         Some(code) if code == i32::from(EXIT_CODE) => Outcome::Interrupted,
+        // A launcher ends with a code of its own.
+        _ if asked && launcher.is_some() => Outcome::Interrupted,
         _ if !failure.is_empty() => Outcome::Failed(failure),
         _ => Outcome::Failed(status.to_string()),
     })
+}
+
+/// The message of a line that says why a run failed, of one rank or all.
+pub fn failure_of(line: &str) -> Option<&str> {
+    let of_rank = line.strip_prefix("rank ").and_then(|line| line.split_once(": "));
+    of_rank.map_or(line, |(_, line)| line).strip_prefix("error: ")
+}
+
+#[cfg(test)]
+#[test]
+fn failures_are_of_one_rank_or_all() {
+    assert_eq!(failure_of("error: no room"), Some("no room"));
+    assert_eq!(failure_of("rank 2: error: no room"), Some("no room"));
+    assert_eq!([failure_of("a warning"), failure_of("rank 2: a warning")], [None; 2]);
 }
 
 fn reader<R: Read + Send + 'static>(

@@ -24,7 +24,7 @@ mod summary;
 #[cfg(test)]
 mod testing;
 
-pub use child::{Outcome, Said, run_child};
+pub use child::{Outcome, Said, failure_of, run_child};
 pub use definition::{Arm, Asked, COMPARISON, Definition, PlannedName, Published, Seeds, failure_file, settings_file};
 pub use error::ComparisonError;
 pub use plan::{Plan, PlannedRun, RunState};

@@ -290,17 +290,19 @@ impl PlannedRun {
         out.join(RUNS).join(&self.place.name)
     }
 
-    /// What there is of it.
+    /// What there is of it. A run that a launcher starts has the shards that it chooses, if nothing is said.
     ///
     /// # Errors
     /// [`ComparisonError::OtherSettings`] if the folder holds another run; a file that cannot be read.
-    pub fn state(&self, out: &Path) -> Result<RunState, ComparisonError> {
+    pub fn state(&self, out: &Path, is_launched: bool) -> Result<RunState, ComparisonError> {
         let folder = self.folder(out);
         if !folder.join(CONFIG).is_file() {
             return Ok(RunState::New);
         }
         let run = RunFolder::read(&folder)?;
-        let differences = differences(&run.config, &self.config);
+        let chosen = run.config.shards.filter(|_| is_launched);
+        let planned = TrainConfig { shards: self.config.shards.or(chosen), ..self.config.clone() };
+        let differences = differences(&run.config, &planned);
         if !differences.is_empty() {
             let text = differences.iter().map(|(key, there, here)| format!("{key} {there} there, {here} here"));
             let differences = text.collect::<Vec<_>>().join("; ");
@@ -488,24 +490,24 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let plan = plan("--methods set --steps 5 --threads 1").unwrap();
         let run = &plan.runs[0];
-        assert_eq!(run.state(out.path()).unwrap(), RunState::New);
+        assert_eq!(run.state(out.path(), false).unwrap(), RunState::New);
         // More threads make no other run.
         let config = TrainConfig { out: Some(run.folder(out.path())), threads: Some(3), ..run.config.clone() };
         let mut folder = RunDir::create(&config, &RunInfo::new(crate::device::Place::of_cpu(1, "avx2"))).unwrap();
-        assert_eq!(run.state(out.path()).unwrap(), RunState::Unfinished);
+        assert_eq!(run.state(out.path(), false).unwrap(), RunState::Unfinished);
         let mut other = run.clone();
         (other.config.lr, other.config.steps) = (0.7, Some(6));
-        let error = other.state(out.path()).unwrap_err();
+        let error = other.state(out.path(), false).unwrap_err();
         assert!(matches!(error, ComparisonError::OtherSettings { .. }) && error.kind() == Kind::Usage);
         let error = error.to_string();
         assert!(error.contains("lr 0.1 there, 0.7 here") && error.contains("steps 5 there, 6 here"), "{error}");
         folder.append(&serde_json::json!({ "event": "epoch", "epoch": 1, "step": 5, "train_loss": 1.5 })).unwrap();
-        assert_eq!(run.state(out.path()).unwrap(), RunState::Unfinished);
+        assert_eq!(run.state(out.path(), false).unwrap(), RunState::Unfinished);
         let done = serde_json::json!({
             "event": "done", "test_accuracy": 0.5, "test_loss": 1.0, "nnz": 3, "density": 0.1, "train_flops_ratio": 0.1,
             "inference_flops_ratio": 0.1, "train_seconds": 2.0
         });
         folder.append(&done).unwrap();
-        assert_eq!(run.state(out.path()).unwrap(), RunState::Finished);
+        assert_eq!(run.state(out.path(), false).unwrap(), RunState::Finished);
     }
 }

@@ -96,8 +96,7 @@ impl Part {
         let [first, _] = shard_samples(own.start, shards.count(), batch);
         let [last, len] = shard_samples(own.end - 1, shards.count(), batch);
         // A shard without samples computes one that does not count.
-        let first = first.min(batch - 1);
-        first..(last + len).max(first + 1)
+        first..last + len.max(1)
     }
 }
 
@@ -847,6 +846,22 @@ mod tests {
             // The last batch has 5 samples, fewer than shards: some come twice.
             together.iter_mut().for_each(|samples| samples.dedup());
             assert!(together == whole, "{count} shards over {ranks}");
+        }
+    }
+
+    /// Each shard's samples are there, one at least, whatever the numbers of ranks and samples.
+    #[test]
+    fn the_samples_of_all_shards_of_a_rank_are_there() {
+        for (count, samples) in (1..12).flat_map(|count| (1..30).map(move |samples| (count, samples))) {
+            for (rank, ranks) in (1..=count).flat_map(|ranks| (0..ranks).map(move |rank| (rank, ranks))) {
+                let shards = Shards::some(count, rank * count / ranks..(rank + 1) * count / ranks);
+                let range = Part::Shards(shards).samples(samples);
+                assert!(range.end <= samples);
+                for shard in shards.own() {
+                    let [first, len] = shard_samples(shard, count, samples);
+                    assert!(range.start <= first && first + len.max(1) <= range.end, "{shards:?} of {samples}");
+                }
+            }
         }
     }
 

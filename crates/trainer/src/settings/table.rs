@@ -324,7 +324,7 @@ settings! {
                     s.shards.is_none() || s.growth_batches == 1,
                     "left out when --growth-batches is above 1",
                 ));
-        /// How gradients are summed over ranks, under mpirun; fast has one shard for each rank where nothing is said
+        /// How ranks sum gradients under mpirun; with fast, --shards defaults to the number of ranks
         reduction: Reduction = Reduction::Tree;
     }
     /// How weights change.

@@ -2,6 +2,7 @@
 
 use autograd::LossStats;
 
+use ranks::simulate::SHARD_BYTES;
 use ranks::{RankReduce, RanksError};
 
 /// Losses of shards, in their order.
@@ -10,9 +11,6 @@ pub(super) struct Found {
     /// Whether the run has been asked to stop.
     pub asked_to_stop: bool,
 }
-
-/// Bytes of a shard: loss, right answers, lanes; whether to stop; the sum of the patterns.
-const BYTES: usize = 4 + 8 + 8 + 4 + 4;
 
 impl Found {
     /// The same of the shards of all ranks, from those of this one; or the first rank and layer whose pattern differs from that of
@@ -29,17 +27,17 @@ impl Found {
             message.extend([loss.correct, loss.lanes].into_iter().flat_map(|count| (count as u64).to_le_bytes()));
             message.extend(bytes_of(&[u32::from(self.asked_to_stop), crc32c::crc32c(&own)]));
         }
-        let all = ranks.gather_shards(&message, BYTES)?;
+        let all = ranks.gather_shards(&message, SHARD_BYTES)?;
         let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let count =
             |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes")) as usize;
         let mut found = Self { losses: vec![], asked_to_stop: false };
-        for bytes in all.chunks_exact(BYTES) {
+        for bytes in all.chunks_exact(SHARD_BYTES) {
             let sum = f32::from_bits(word(bytes, 0));
             found.losses.push(LossStats { sum, correct: count(bytes, 4), lanes: count(bytes, 12) });
             found.asked_to_stop |= word(bytes, 20) != 0;
         }
-        if all.chunks_exact(BYTES).all(|bytes| word(bytes, 24) == word(&all, 24)) {
+        if all.chunks_exact(SHARD_BYTES).all(|bytes| word(bytes, 24) == word(&all, 24)) {
             return Ok(Ok(found));
         }
         let all = ranks.gather_any(&own)?;

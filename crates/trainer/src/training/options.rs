@@ -47,6 +47,15 @@ choices! {
     }
 }
 
+impl From<Reduction> for ranks::Reduction {
+    fn from(reduction: Reduction) -> Self {
+        match reduction {
+            Reduction::Tree => Self::Tree,
+            Reduction::Fast => Self::Fast,
+        }
+    }
+}
+
 /// The steps at which the topology may change: `begin <= step < end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpdateWindow {

@@ -49,7 +49,7 @@ pub(super) fn own_shards(batch: HostBatch<'_>, shards: Shards, body: &Body) -> V
     let own = ranges.skip(shards.own().start).take(shards.own().len());
     let own = own.map(|[first, size]| {
         let share = counted([first, size]) as f32 / all.max(1) as f32;
-        let (_, inputs, targets) = part(inputs, targets, [first.min(samples - 1) - from, size.max(1)], body);
+        let (_, inputs, targets) = part(inputs, targets, [first - from, size.max(1)], body);
         Part { inputs, targets, share }
     });
     own.collect()

@@ -11,7 +11,7 @@ use sparse_kernels::{Backend, GrowRequest, Layout};
 use super::error::TrainingError;
 use super::evaluator::{HostBatch, PassBatch, PassOptions, Workspace};
 use super::found::Found;
-use super::options::{Reduction, StepOptions};
+use super::options::StepOptions;
 use super::parts::{own_shards, parts};
 use super::patterns::PatternSums;
 use crate::data::{Batch, BatchTargets, HostInputs};
@@ -157,10 +157,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
     /// # Errors
     /// [`RanksError::FewShards`].
     pub fn join(&mut self, ranks: Ranks) -> Result<(), RanksError> {
-        let reduction = match self.options.reduction {
-            Reduction::Tree => ranks::Reduction::Tree,
-            Reduction::Fast => ranks::Reduction::Fast,
-        };
+        let reduction = self.options.reduction.into();
         let shards = *self.options.shards.get_or_insert(ranks.count());
         self.ranks = Some(Mutex::new(RankReduce::new(ranks, shards)?.with_reduction(reduction)));
         Ok(())
