@@ -11,4 +11,4 @@ pub use profile::{profile_table, rank_times_text};
 pub use provenance::Provenance;
 pub use step::StepBench;
 pub use timing::{Best, alternate, peak_rss_bytes, repeat};
-pub use trace_file::{TraceFile, TracedStep};
+pub use trace_file::{TraceError, TraceFile, TracedStep};
