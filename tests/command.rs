@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use trainer::models::{StoredLayer, StoredModel, StoredWeight};
 
-use crate::running::{output, records};
+use crate::running::{self, output, records};
 
 /// Runs a command that fails; returns its exit code and message.
 fn failure(folder: &Path, args: &str) -> (i32, String) {
@@ -66,6 +66,22 @@ fn training_on_the_embedded_data() {
 }
 
 /// Training, evaluation, export and import in blocks; 100 rows in blocks of 8, and 10, reach beyond the matrix.
+/// Under mpirun, a program without MPI does not train as often as it was started.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn without_mpi_several_processes_do_not_train() {
+    let folder = tempfile::tempdir().unwrap();
+    for variable in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"] {
+        let output = running::rigl(folder.path(), "train").env(variable, "3").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("3 processes") && said.contains("cargo build --release --features mpi"), "{said}");
+        assert!(!folder.path().join("runs").exists());
+        assert!(running::rigl(folder.path(), "train --steps 2").env(variable, "1").output().unwrap().status.success());
+        std::fs::remove_dir_all(folder.path().join("runs")).unwrap();
+    }
+}
+
 #[test]
 fn training_in_blocks() {
     let folder = tempfile::tempdir().unwrap();
