@@ -167,7 +167,9 @@ pub fn together<T>(ranks: &Ranks, work: impl FnOnce() -> crate::Result<T>) -> cr
     let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| ranks.abort(PANIC));
     match &result {
         Err(error) if !is_of_all(error) => {
-            eprintln!("rank {}: {}", ranks.rank(), commands::message(error));
+            // In one piece: mpirun has something to say too.
+            let line = format!("rank {}: {}\n", ranks.rank(), commands::message(error));
+            eprint!("{line}");
             ranks.abort(commands::exit_code(error))
         }
         Err(error) => {
