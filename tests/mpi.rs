@@ -419,7 +419,7 @@ fn other_commands_have_launchers() {
         "{planned}"
     );
     let refused = alone(&format!("{plan} --batch-size 7"));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("batch size 100, not of batch size 7"), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("batch size 100, not for batch size 7"), "{refused:?}");
     let output = mpirun().args(["2", PROGRAM, "compare"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("--launcher \"mpirun -n 2\""), "{output:?}");
 }

@@ -12,14 +12,13 @@ use crate::{Exchange, Ranks, RanksError, Transport};
 pub struct Interconnect {
     /// Bytes a second, each way.
     pub bandwidth: f64,
-    /// Seconds until the first byte of a message arrives.
+    /// Seconds from sending a byte to receiving it.
     pub latency: f64,
     /// Seconds that a message keeps its sender busy, however short it is.
     pub message: f64,
 }
 
-/// A number with a unit, which it is multiplied by one number for and divided by another, so that 20us is the number nearest to
-/// 0.00002.
+/// A number with a unit. Units have a factor and a divisor, so that 20us is the float nearest to 0.00002.
 fn quantity(text: &str, units: &[(&str, f64, f64)]) -> Option<f64> {
     let (unit, times, by) = units.iter().find(|(unit, ..)| text.ends_with(unit))?;
     let number: f64 = text[..text.len() - unit.len()].trim_end().parse().ok()?;
@@ -31,7 +30,7 @@ pub fn seconds(text: &str) -> Option<f64> {
     quantity(text, &[("us", 1.0, 1e6), ("µs", 1.0, 1e6), ("ms", 1.0, 1e3), ("s", 1.0, 1.0)])
 }
 
-/// What a message costs where nothing is said: a guess, of the order of what MPI libraries take.
+/// The default time of a message: an assumption, not a measurement.
 const MESSAGE: f64 = 1e-6;
 
 impl Interconnect {
@@ -41,18 +40,18 @@ impl Interconnect {
     }
 }
 
-/// An interconnect that cannot be.
+/// Text that describes no interconnect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no interconnect; write bandwidth and latency, such as 10Gbit/s,20us (units Gbit/s, Mbit/s, GB/s, MB/s; s, ms, us), and \
-     if known the time that each message takes its sender, such as 10Gbit/s,20us,1us"
+    "{text:?} is not an interconnect; write bandwidth and latency, such as 10Gbit/s,20us (units Gbit/s, Mbit/s, GB/s, MB/s; s, ms, us), \
+     optionally followed by the sender's time per message, such as 10Gbit/s,20us,1us"
 )]
 pub struct InterconnectError {
     text: String,
 }
 
 impl Default for Interconnect {
-    /// 10 Gbit/s, as many clusters have it over Ethernet.
+    /// 10 Gbit/s, 20 µs and 1 µs per message.
     fn default() -> Self {
         Self { bandwidth: 1.25e9, latency: 20e-6, message: MESSAGE }
     }
@@ -81,8 +80,8 @@ impl fmt::Display for Interconnect {
     }
 }
 
-/// Ranks whose messages take as long as on a slower interconnect: an exchange is done when its bytes have had their time, one exchange
-/// after the other, and the latency has passed. What it costs beside that is the transport's own.
+/// Ranks whose messages take as long as on a slower interconnect: an exchange completes one latency after its bytes have been sent, and
+/// exchanges queue behind each other. The transport's own time comes on top where it is longer.
 #[derive(Debug)]
 pub struct Slowed {
     ranks: Ranks,

@@ -51,7 +51,7 @@ pub enum TraceError {
         message: String,
     },
     /// It is of another network or density.
-    #[error("{} is of {got}, not of {expected}; measure it with rigl bench step --trace", path.display())]
+    #[error("{} was recorded for {got}, not for {expected}; record it with rigl bench step --trace", path.display())]
     Other {
         /// The file.
         path: PathBuf,

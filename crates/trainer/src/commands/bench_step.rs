@@ -53,11 +53,11 @@ pub struct BenchStepArgs {
     /// Print each kernel's time, bytes and launches in a step of each density, measured one by one, on standard error
     #[arg(long)]
     pub profile: bool,
-    /// Start each measurement by this command, such as "mpirun -n 2": ranks share the batch; needs a program that was built with
+    /// Start each measurement with this command, such as "mpirun -n 2"; the ranks share the batch. Needs a program built with
     /// --features mpi
     #[arg(long, value_name = "COMMAND")]
     pub launcher: Option<String>,
-    /// With --launcher, slow the messages between ranks to an interconnect of this bandwidth and latency, such as 10Gbit/s,20us
+    /// With --launcher, limit messages between ranks to this bandwidth and latency, such as 10Gbit/s,20us
     #[arg(long, value_name = "BANDWIDTH,LATENCY")]
     pub interconnect: Option<Interconnect>,
     /// Record when each gradient of a step becomes available in this file, for rigl plan --ranks --trace

@@ -106,7 +106,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "methods", "densities", "seeds"],
         help_heading = HEADING)]
     pub resume: Option<PathBuf>,
-    /// Start each run by this command, such as "mpirun -n 4"; needs a program that was built with --features mpi
+    /// Start each run with this command, such as "mpirun -n 4". Needs a program built with --features mpi
     #[arg(long, value_name = "COMMAND", help_heading = HEADING)]
     pub launcher: Option<String>,
     /// Settings of all runs.

@@ -23,10 +23,10 @@ const HEADING: &str = "Ranks";
 /// Options about ranks.
 #[derive(Debug, Args)]
 pub struct RanksArgs {
-    /// Also print what this many ranks, each with a batch of its own, would send, and the expected speed-up
+    /// Also print the traffic and the expected speed-up of this many ranks, each with its own batch
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = parse_count, help_heading = HEADING)]
     pub ranks: Vec<usize>,
-    /// What connects the ranks: bandwidth each way, latency, and the time that a message takes its sender [default:
+    /// Interconnect of the ranks: bandwidth in each direction, latency, and the sender's time per message [default:
     /// 10Gbit/s,20us,1us]
     #[arg(long, value_name = "BANDWIDTH,LATENCY", requires = "ranks", help_heading = HEADING)]
     pub interconnect: Option<Interconnect>,
@@ -34,7 +34,7 @@ pub struct RanksArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "trace", requires = "ranks",
         help_heading = HEADING)]
     pub step_time: Option<f64>,
-    /// A rank's step without the others, as rigl bench step --trace recorded it
+    /// A step of one rank, recorded by rigl bench step --trace
     #[arg(long, value_name = "FILE", requires = "ranks", help_heading = HEADING)]
     pub trace: Option<PathBuf>,
 }
@@ -203,7 +203,7 @@ pub fn print(
         "a step sums {sparse} stored values of sparse layers, {dense} other parameters and {moments} batch moments"
     ))?;
     print_text(format_args!("{table}"))?;
-    print_text(format_args!("over {interconnect}; waiting for growth is the mean over all steps"))?;
+    print_text(format_args!("interconnect {interconnect}; waiting for growth is averaged over all steps"))?;
     Ok(())
 }
 
