@@ -12,7 +12,9 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use sparse_kernels::{Activations, Backend, Candidate, GrowRequest, ImageLayout, Images, Layout, StripLayout, Strips};
+use sparse_kernels::{
+    Activations, Backend, Candidate, GrowRequest, ImageLayout, Images, Layout, Precision, StripLayout, Strips,
+};
 
 use crate::weights::{Geometry, Pair, Weight};
 use crate::{Error, ParameterId, Tree};
@@ -149,17 +151,31 @@ impl<'g, B: Backend> Growth<'g, B> {
         Ok(match dy.layout() {
             Layout::Strips(from) => {
                 let to = from.with_features(rows.len());
-                let mut data = self.backend.zeros(to.len())?;
-                self.backend.gather(dy.data(), &strips_map(from, to, rows.start), &mut data)?;
+                let data = self.gathered(dy.data(), &strips_map(from, to, rows.start))?;
                 Strips { layout: to, data }.into()
             }
             Layout::Images(from) => {
                 let to = from.with_channels(rows.len());
-                let mut data = self.backend.zeros(to.len())?;
-                self.backend.gather(dy.data(), &images_map(from, to, rows.start), &mut data)?;
+                let data = self.gathered(dy.data(), &images_map(from, to, rows.start))?;
                 Images { layout: to, data }.into()
             }
         })
+    }
+
+    /// `from[map]`, stored as `from` is.
+    fn gathered(&self, from: &B::Buffer, map: &[u32]) -> Result<B::Buffer, Error> {
+        let precision = self.backend.precision(from);
+        let mut data = self.backend.zeros(map.len())?;
+        if precision == Precision::F32 {
+            self.backend.gather(from, map, &mut data)?;
+            return Ok(data);
+        }
+        let mut wide = self.backend.zeros(self.backend.len(from))?;
+        self.backend.convert(from, &mut wide)?;
+        self.backend.gather(&wide, map, &mut data)?;
+        let mut stored = self.backend.zeros_in(precision, map.len())?;
+        self.backend.convert(&data, &mut stored)?;
+        Ok(stored)
     }
 
     /// Nothing offered yet.

@@ -411,7 +411,7 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
             Err(shared) => {
                 let backend = self.tape.backend;
                 let mut copy = self.tape.arena.take_activations(backend, shared.layout())?;
-                backend.copy(shared.data(), copy.data_mut())?;
+                backend.convert(shared.data(), copy.data_mut())?;
                 self.release(shared);
                 Ok(copy)
             }

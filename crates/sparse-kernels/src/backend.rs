@@ -23,6 +23,7 @@ mod recurrent;
 #[cfg(feature = "nn")]
 mod sequence;
 mod storage;
+mod wide;
 
 #[cfg(feature = "conv")]
 pub use conv::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};

@@ -119,6 +119,7 @@ mod images;
 mod pattern;
 #[cfg(feature = "conv")]
 mod pool;
+mod precision;
 pub mod profile;
 pub mod random;
 #[cfg(any(test, feature = "reference"))]
@@ -152,3 +153,4 @@ pub use images::{ImageLayout, Images};
 pub use pattern::{CsrPattern, Transposed};
 #[cfg(feature = "conv")]
 pub use pool::PoolShape;
+pub use precision::Precision;

@@ -3,7 +3,7 @@
 
 use autograd::optim::OptimizerOptions;
 use rigl::{LayerDensity, WeightStorage};
-use sparse_kernels::Backend;
+use sparse_kernels::{Backend, Precision};
 use sysinfo::System;
 
 use crate::device::ComputeDevice;
@@ -42,12 +42,17 @@ fn free_address_space(limits: &str, status: &str) -> Option<u64> {
 ///
 /// # Errors
 /// [`ConfigError::Memory`] if they have none.
-pub fn check<B: ComputeDevice>(device: &B, architecture: &Architecture, batch_size: usize) -> crate::Result<()> {
+pub fn check<B: ComputeDevice>(
+    device: &B,
+    architecture: &Architecture,
+    batch_size: usize,
+    precision: Precision,
+) -> crate::Result<()> {
     if !device.uses_host_memory() {
         return Ok(());
     }
     let Some(available) = available() else { return Ok(()) };
-    check_against(available, device, architecture, batch_size)
+    check_against(available, device, architecture, batch_size, precision)
 }
 
 /// Checks that weights have room beside the activations, as a method holds them when the run begins: values, gradients, optimizer
@@ -66,7 +71,7 @@ pub fn check_weights<B: ComputeDevice>(
         return Ok(());
     }
     let Some(available) = available() else { return Ok(()) };
-    let activations = activation_bytes(device, architecture, true, batch_size)?;
+    let activations = activation_bytes(device, architecture, true, batch_size, config.precision.into())?;
     check_weights_against(available, config, densities, activations)
 }
 
@@ -108,11 +113,12 @@ pub fn has_room_for_two<B: ComputeDevice>(
     device: &B,
     architecture: &Architecture,
     batch_size: usize,
+    precision: Precision,
 ) -> Result<bool, TrainingError> {
     if !device.uses_host_memory() {
         return Ok(true);
     }
-    let needed = 2 * activation_bytes(device, architecture, true, batch_size)?;
+    let needed = 2 * activation_bytes(device, architecture, true, batch_size, precision)?;
     Ok(available().is_none_or(|available| needed <= available))
 }
 
@@ -121,8 +127,10 @@ fn check_against<B: Backend>(
     device: &B,
     architecture: &Architecture,
     batch_size: usize,
+    precision: Precision,
 ) -> crate::Result<()> {
-    let bytes = |samples| -> Result<usize, TrainingError> { activation_bytes(device, architecture, true, samples) };
+    let bytes =
+        |samples| -> Result<usize, TrainingError> { activation_bytes(device, architecture, true, samples, precision) };
     let needed = bytes(batch_size)?;
     if needed <= available {
         return Ok(());
@@ -146,13 +154,13 @@ mod tests {
     fn batches_without_room_are_refused() {
         let cpu = Cpu::new(1, None).unwrap();
         let wrn = Architecture::of(&"wrn-22-2".parse().unwrap());
-        check_against(1 << 30, &cpu, &wrn, 128).unwrap();
-        let message = check_against(1 << 30, &cpu, &wrn, 100_000).unwrap_err().to_string();
+        check_against(1 << 30, &cpu, &wrn, 128, Precision::F32).unwrap();
+        let message = check_against(1 << 30, &cpu, &wrn, 100_000, Precision::F32).unwrap_err().to_string();
         assert!(message.starts_with("batch-size: a step of wrn-22-2 on 100000 samples needs about "), "{message}");
         let fits: usize = message.rsplit_once("batches of ").unwrap().1.split(' ').next().unwrap().parse().unwrap();
         assert!((100..1000).contains(&fits), "{message}");
-        check_against(1 << 30, &cpu, &wrn, fits).unwrap();
-        assert!(!check_against(1 << 10, &cpu, &wrn, 1).unwrap_err().to_string().contains("would fit"));
+        check_against(1 << 30, &cpu, &wrn, fits, Precision::F32).unwrap();
+        assert!(!check_against(1 << 10, &cpu, &wrn, 1, Precision::F32).unwrap_err().to_string().contains("would fit"));
     }
 
     #[test]

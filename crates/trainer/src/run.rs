@@ -36,7 +36,7 @@ use crate::metrics::{BITS, Evaluation, Mean, Measured};
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
 use crate::run_dir::{RunDir, RunDirError};
-use crate::settings::TrainConfig;
+use crate::settings::{PRECISION, TrainConfig};
 use crate::task::{LossKind, bits};
 use crate::tensorboard::{EventLog, Log};
 use crate::topology_record::TopologyRecord;
@@ -313,18 +313,18 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
     }
 
     /// Goes back to where the checkpoint was saved, and the records with it. Without one, to the start. With `extends`, the
-    /// checkpoint's run may be of another length.
+    /// checkpoint's run may be of another length, with `changes_precision` of another precision.
     ///
     /// # Errors
     /// If the checkpoint is of other settings, model or data, or the records cannot be cut.
-    pub fn resume(&mut self, checkpoint: Option<&Checkpoint>, extends: bool) -> Result<()> {
+    pub fn resume(&mut self, checkpoint: Option<&Checkpoint>, extends: bool, changes_precision: bool) -> Result<()> {
         if let Some(checkpoint) = checkpoint {
             let state: RunState = checkpoint.section("run")?;
             let config = self.parts.config.fingerprint();
             // A setting that a checkpoint does not know is younger than it; it was saved by what is the default now.
             let defaults = TrainConfig::default().fingerprint();
             for (key, expected) in config.as_object().into_iter().flatten() {
-                if extends && LENGTH.contains(&&**key) {
+                if extends && LENGTH.contains(&&**key) || changes_precision && key == PRECISION {
                     continue;
                 }
                 let got = state.config.get(key).or(defaults.get(key)).unwrap_or(&Value::Null);
@@ -375,6 +375,15 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         self.save()?;
         let RunParts { run_dir, config, .. } = &mut self.parts;
         run_dir.extend(config).map_err(|error| self.unsaved(error.into()))
+    }
+
+    /// After [`Run::resume`] in another precision: the settings that the folder has from now on.
+    ///
+    /// # Errors
+    /// [`RunError::Unsaved`].
+    pub fn begin_precision(&mut self) -> Result<()> {
+        let RunParts { run_dir, config, .. } = &mut self.parts;
+        run_dir.set_config(config).map_err(|error| self.unsaved(error.into()))
     }
 
     /// Where it computes.

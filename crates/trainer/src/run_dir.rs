@@ -378,6 +378,17 @@ impl RunDir {
             }
             _ => {}
         }
+        self.set_config(config)
+    }
+
+    /// Writes the settings anew.
+    ///
+    /// # Errors
+    /// [`RunDirError`].
+    pub fn set_config(&mut self, config: &TrainConfig) -> Result<(), RunDirError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
         self.write(CONFIG, config.to_toml()?.as_bytes())
     }
 

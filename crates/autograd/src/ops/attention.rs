@@ -1,6 +1,6 @@
 //! Causal attention.
 
-use sparse_kernels::{Activations, Attention, AttentionGrad, Backend};
+use sparse_kernels::{Activations, Attention, AttentionGrad, Backend, Precision};
 
 use crate::storage::{Need, strips};
 use crate::{Error, Mode, Tape, Var};
@@ -28,7 +28,7 @@ impl<B: Backend> Tape<'_, B> {
         let backend = self.backend;
         let layout = self.values.strip_layout(OP, q)?;
         let mut o = self.arena.take(backend, layout)?;
-        let mut lse = self.arena.take(backend, layout.with_features(attention.heads))?;
+        let mut lse = self.arena.take_in(backend, Precision::F32, layout.with_features(attention.heads))?;
         backend.attention(attention, from.map(|storage| self.values.strips(storage)), &mut o, &mut lse)?;
         let saved = vars.map(|var| self.values.save(OP, var, Some(Need::Exact)));
         let requires_grad = vars.iter().any(|&var| self.values.requires_grad(var));

@@ -22,7 +22,7 @@ impl<B: Backend> Tape<'_, B> {
     pub fn copy(&mut self, x: Var) -> Result<Var, Error> {
         let storage = self.values.read(OP, x)?;
         let mut copy = self.arena.take_activations(self.backend, self.layout(x))?;
-        self.backend.copy(self.values.activations(storage).data(), copy.data_mut())?;
+        self.backend.convert(self.values.activations(storage).data(), copy.data_mut())?;
         let requires_grad = self.values.requires_grad(x);
         self.used(OP, x);
         let output = self.values.push(copy, requires_grad);

@@ -1,6 +1,6 @@
 //! Layer and RMS normalisation, with the residual sum before it.
 
-use sparse_kernels::{Backend, FeatureNorm, Strips};
+use sparse_kernels::{Backend, FeatureNorm, Precision, Strips};
 
 use crate::storage::{Need, Saved, strips};
 use crate::tape::{Backward, ParameterGradient};
@@ -31,7 +31,7 @@ impl<B: Backend> Tape<'_, B> {
         let backend = self.backend;
         let vector = self.parameters.vector(OP, layer.affine)?;
         let mut y = self.arena.take(backend, layout)?;
-        let mut moments = self.arena.take(backend, layout.with_features(2))?;
+        let mut moments = self.arena.take_in(backend, Precision::F32, layout.with_features(2))?;
         backend.feature_norm(layer.norm, vector, self.values.strips(storage), &mut y, &mut moments)?;
         Ok(self.record_norm(layer, x, y, moments))
     }
@@ -54,7 +54,7 @@ impl<B: Backend> Tape<'_, B> {
         let backend = self.backend;
         let vector = self.parameters.vector(OP, layer.affine)?;
         let mut y = self.arena.take(backend, layout)?;
-        let mut moments = self.arena.take(backend, layout.with_features(2))?;
+        let mut moments = self.arena.take_in(backend, Precision::F32, layout.with_features(2))?;
         // Taken out for the time of the call: both stand among the values.
         let mut sum = self.values.take(to).expect("`read` found the buffer");
         let added = self.values.strips(from);

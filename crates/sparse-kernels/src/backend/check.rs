@@ -4,7 +4,7 @@ use super::storage::Storage;
 #[cfg(feature = "nn")]
 use crate::Images;
 use crate::error::expect_equal;
-use crate::{BackendError, ShapeError, StripLayout, Strips};
+use crate::{BackendError, Precision, ShapeError, StripLayout, Strips};
 
 /// What a hook returns.
 pub type Done = Result<(), BackendError>;
@@ -14,6 +14,17 @@ pub type Done = Result<(), BackendError>;
 /// same operands.
 #[derive(Debug)]
 pub struct Checked(pub(super) ());
+
+/// Checks that an operation on f32 gets no others.
+pub(crate) fn expect_f32(op: &'static str, operands: [Precision; 2]) -> Result<(), ShapeError> {
+    match operands.into_iter().find(|&precision| precision != Precision::F32) {
+        None => Ok(()),
+        Some(other) => {
+            let (what, got, rule) = ("bits of a number", 8 * other.bytes(), "32: the operation is one of f32");
+            Err(ShapeError::Rule { op, what, got, rule })
+        }
+    }
+}
 
 /// Operands of a weight's gradient `Σ dy · x`, which were checked.
 #[derive(Debug)]

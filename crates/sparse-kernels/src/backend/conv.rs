@@ -4,8 +4,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::check::{Checked, Done, WeightGrad};
-use super::linear::{Candidate, Found, GrowRequest, Pairs};
+use super::linear::{Candidate, Found, GrowRequest, Pairs, with_pairs};
 use super::storage::Storage;
+use super::wide::{Wide, WideMut};
 use crate::bsr::expect_block_size;
 use crate::error::{expect_equal, expect_values};
 use crate::{BackendError, BsrPattern, ConvShape, CsrPattern, FormatError, ImageLayout, Images, ShapeError};
@@ -174,6 +175,10 @@ impl<B: SparseConv> ConvWeight<B> {
 /// Direct convolution with sparse weights, CSR of [`ConvShape::rows`] × [`ConvShape::columns`]: each stored weight is a
 /// multiply-add of one shifted image; there is no im2col.
 pub trait SparseConv: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
     /// A pattern prepared for this device and for images of one size: rebuilt when the pattern changes, never when only
     /// values do.
     type ConvPlan: Debug + Send + Sync;
@@ -237,7 +242,10 @@ pub trait SparseConv: Storage {
     fn conv_forward(&self, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
         expect_planned(self, "conv_forward", self.conv_options(&w.plan), FORWARD, x, y)?;
         expect_values(self.conv_pattern(&w.plan).nnz(), self.len(&w.values))?;
-        self.run_conv_forward(Checked(()), w, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_conv_forward(Checked(()), w, &x, &mut y)?;
+        y.store()
     }
 
     /// `dx =` the gradient of X for that of Y: the transposed convolution. The interior of `dx` is overwritten.
@@ -258,7 +266,10 @@ pub trait SparseConv: Storage {
         expect_planned(self, "conv_input_grad", options, INPUT_GRAD, dx, dy)?;
         expect_values(nnz, self.len(&w.values))?;
         expect_values(nnz, self.len(&w.transposed_values))?;
-        self.run_conv_input_grad(Checked(()), w, dy, dx)
+        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let mut dx = WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?;
+        self.run_conv_input_grad(Checked(()), w, &dy, &mut dx)?;
+        dx.store()
     }
 
     /// `values[e] = Σ dy · x` over all pixels and samples that stored entry `e` joins. Overwrites, or adds with
@@ -279,7 +290,8 @@ pub trait SparseConv: Storage {
     ) -> Result<(), BackendError> {
         expect_planned(self, "conv_weight_grad", self.conv_options(plan), WEIGHT_GRAD, x, dy)?;
         expect_values(self.conv_pattern(plan).nnz(), self.len(values))?;
-        self.run_conv_weight_grad(WeightGrad { checked: Checked(()), plan, dy, x, values, accumulate })
+        let (dy, x) = (Wide::new(self, Self::TAKES_16_BITS, dy)?, Wide::new(self, Self::TAKES_16_BITS, x)?);
+        self.run_conv_weight_grad(WeightGrad { checked: Checked(()), plan, dy: &dy, x: &x, values, accumulate })
     }
 
     /// The `count` positions outside `exclude` where the absolute dense weight gradient, summed over `pairs` of `(dy, x)`,
@@ -297,7 +309,8 @@ pub trait SparseConv: Storage {
         request: &GrowRequest,
         pairs: &[(&Images<Self>, &Images<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
-        self.run_grow_conv(expect_growth(self, shape, [1, 1], request, pairs)?, shape, request, pairs)
+        let checked = expect_growth(self, shape, [1, 1], request, pairs)?;
+        with_pairs(self, Self::TAKES_16_BITS, pairs, |pairs| self.run_grow_conv(checked, shape, request, pairs))
     }
 
     #[doc(hidden)]
@@ -327,6 +340,10 @@ pub trait SparseConv: Storage {
 ///
 /// Layouts are those of [`ConvOptions`]; nothing is planned.
 pub trait DenseConv: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
     /// `y = conv(x, W)`. The interior of `y` is overwritten; its border is not touched.
     ///
     /// # Errors
@@ -342,7 +359,10 @@ pub trait DenseConv: Storage {
         y: &mut Images<Self>,
     ) -> Result<(), BackendError> {
         let checked = expect_dense(self, "conv_forward_dense", shape, self.len(w), [x, y], false)?;
-        self.run_conv_forward_dense(checked, shape, w, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_conv_forward_dense(checked, shape, w, &x, &mut y)?;
+        y.store()
     }
 
     /// `dx =` the gradient of X for that of Y. The interior of `dx` is overwritten.
@@ -360,7 +380,10 @@ pub trait DenseConv: Storage {
         dx: &mut Images<Self>,
     ) -> Result<(), BackendError> {
         let checked = expect_dense(self, "conv_input_grad_dense", shape, self.len(w), [dx, dy], true)?;
-        self.run_conv_input_grad_dense(checked, shape, w, dy, dx)
+        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let mut dx = WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?;
+        self.run_conv_input_grad_dense(checked, shape, w, &dy, &mut dx)?;
+        dx.store()
     }
 
     /// `dw =` the gradient of W, or with `accumulate` adds it to `dw`.
@@ -379,7 +402,8 @@ pub trait DenseConv: Storage {
         accumulate: bool,
     ) -> Result<(), BackendError> {
         let checked = expect_dense(self, "conv_weight_grad_dense", shape, self.len(dw), [x, dy], false)?;
-        self.run_conv_weight_grad_dense(WeightGrad { checked, plan: shape, dy, x, values: dw, accumulate })
+        let (dy, x) = (Wide::new(self, Self::TAKES_16_BITS, dy)?, Wide::new(self, Self::TAKES_16_BITS, x)?);
+        self.run_conv_weight_grad_dense(WeightGrad { checked, plan: shape, dy: &dy, x: &x, values: dw, accumulate })
     }
 
     #[doc(hidden)]
@@ -450,6 +474,10 @@ impl<B: BlockSparseConv> BlockConvWeight<B> {
 /// Direct convolution with block-sparse weights, BSR of [`ConvShape::rows`] × [`ConvShape::columns`] whose columns are
 /// `(i, j, c)`: kernel row, kernel column, channel. A block spans output channels and input channels of one tap.
 pub trait BlockSparseConv: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
     /// A pattern prepared for this device and for images of one size.
     type BlockConvPlan: Debug + Send + Sync;
 
@@ -496,7 +524,10 @@ pub trait BlockSparseConv: Storage {
     ) -> Result<(), BackendError> {
         expect_planned(self, "conv_forward_bsr", self.block_conv_options(&w.plan), BLOCKS, x, y)?;
         expect_values(self.block_conv_pattern(&w.plan).nnz(), self.len(&w.values))?;
-        self.run_conv_forward_bsr(Checked(()), w, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_conv_forward_bsr(Checked(()), w, &x, &mut y)?;
+        y.store()
     }
 
     /// `dx =` the gradient of X, as [`SparseConv::conv_input_grad`].
@@ -516,7 +547,10 @@ pub trait BlockSparseConv: Storage {
         expect_input_grad("conv_input_grad_bsr", options)?;
         expect_planned(self, "conv_input_grad_bsr", options, BLOCKS, dx, dy)?;
         expect_values(self.block_conv_pattern(&w.plan).nnz(), self.len(&w.values))?;
-        self.run_conv_input_grad_bsr(Checked(()), w, dy, dx)
+        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let mut dx = WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?;
+        self.run_conv_input_grad_bsr(Checked(()), w, &dy, &mut dx)?;
+        dx.store()
     }
 
     /// The gradient of the values, as [`SparseConv::conv_weight_grad`]. Padding of the blocks becomes 0 either way.
@@ -536,7 +570,8 @@ pub trait BlockSparseConv: Storage {
     ) -> Result<(), BackendError> {
         expect_planned(self, "conv_weight_grad_bsr", self.block_conv_options(plan), BLOCKS, x, dy)?;
         expect_values(self.block_conv_pattern(plan).nnz(), self.len(values))?;
-        self.run_conv_weight_grad_bsr(WeightGrad { checked: Checked(()), plan, dy, x, values, accumulate })
+        let (dy, x) = (Wide::new(self, Self::TAKES_16_BITS, dy)?, Wide::new(self, Self::TAKES_16_BITS, x)?);
+        self.run_conv_weight_grad_bsr(WeightGrad { checked: Checked(()), plan, dy: &dy, x: &x, values, accumulate })
     }
 
     /// The `count` blocks outside the excluded ones where the dense weight gradient, summed over `pairs` of `(dy, x)`, has the
@@ -559,7 +594,9 @@ pub trait BlockSparseConv: Storage {
         expect_block_size(block_size)?;
         check_conv_blocks("grow_conv_blocks", shape, block_size)?;
         let checked = expect_growth(self, shape, block_size, request, pairs)?;
-        self.run_grow_conv_blocks(checked, shape, block_size, request, pairs)
+        with_pairs(self, Self::TAKES_16_BITS, pairs, |pairs| {
+            self.run_grow_conv_blocks(checked, shape, block_size, request, pairs)
+        })
     }
 
     #[doc(hidden)]

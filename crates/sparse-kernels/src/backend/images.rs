@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::check::{Checked, Done, images_fit, lanes_fit, pixels_fit, rate_fits, same_images, same_samples};
 use super::storage::Storage;
+use super::wide::{Wide, WideMut};
 use crate::error::expect_equal;
 use crate::random::Key;
 use crate::{BackendError, Images, PoolShape, ShapeError, Strips};
@@ -25,6 +26,14 @@ pub enum Pool {
 ///
 /// "Passes" below are over the pixels of one image, of 4 bytes each, read or written.
 pub trait ImageNeural: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
+    /// Whether that of [`ImageNeural::add_images`] does.
+    #[doc(hidden)]
+    const ADDS_16_BITS: bool = Self::TAKES_16_BITS;
+
     /// `y = max` over the windows of `x`. NaN in a window makes NaN.
     ///
     /// # Errors
@@ -34,7 +43,10 @@ pub trait ImageNeural: Storage {
     /// One pass over each of `x` and `y`.
     fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
         same_samples(self, "max_pool", x, window.output_size(x.layout.size())?, y)?;
-        self.run_pool(Checked(()), Pool::Max, window, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_pool(Checked(()), Pool::Max, window, &x, &mut y)?;
+        y.store()
     }
 
     /// Backward of [`ImageNeural::max_pool`]: each pixel of `dy` goes to the pixel of `dx` where its window is largest, in a
@@ -61,7 +73,15 @@ pub trait ImageNeural: Storage {
         same_images(self, NAME, dx, x)?;
         same_images(self, NAME, dy, y)?;
         same_samples(self, NAME, dx, window.output_size(dx.layout.size())?, dy)?;
-        self.run_max_pool_grad(Checked(()), window, [x, y, dy], dx, accumulate)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let y = Wide::new(self, Self::TAKES_16_BITS, y)?;
+        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let mut dx = match accumulate {
+            true => WideMut::updated(self, Self::TAKES_16_BITS, dx)?,
+            false => WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?,
+        };
+        self.run_max_pool_grad(Checked(()), window, [&x, &y, &dy], &mut dx, accumulate)?;
+        dx.store()
     }
 
     /// `y = mean` over the pixels of the image in the windows of `x`.
@@ -73,7 +93,10 @@ pub trait ImageNeural: Storage {
     /// One pass over each of `x` and `y`.
     fn avg_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
         same_samples(self, "avg_pool", x, window.output_size(x.layout.size())?, y)?;
-        self.run_pool(Checked(()), Pool::Avg, window, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_pool(Checked(()), Pool::Avg, window, &x, &mut y)?;
+        y.store()
     }
 
     /// Backward of [`ImageNeural::avg_pool`]: `dx = Σ dy / pixels in the window` over the windows that see the pixel, added
@@ -92,7 +115,13 @@ pub trait ImageNeural: Storage {
         accumulate: bool,
     ) -> Result<(), BackendError> {
         same_samples(self, "avg_pool_grad", dx, window.output_size(dx.layout.size())?, dy)?;
-        self.run_avg_pool_grad(Checked(()), window, dy, dx, accumulate)
+        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let mut dx = match accumulate {
+            true => WideMut::updated(self, Self::TAKES_16_BITS, dx)?,
+            false => WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?,
+        };
+        self.run_avg_pool_grad(Checked(()), window, &dy, &mut dx, accumulate)?;
+        dx.store()
     }
 
     /// `y[c, n] = Σ x[n, c, ·, ·] / (H · W)`: channels become features, samples lanes. `y` may have any strip.
@@ -108,7 +137,10 @@ pub trait ImageNeural: Storage {
         if x.layout.size().contains(&0) {
             return Err(ShapeError::Rule { op: NAME, what: "pixels of X", got: 0, rule: "positive" }.into());
         }
-        self.run_global_avg_pool(Checked(()), x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_global_avg_pool(Checked(()), &x, &mut y)?;
+        y.store()
     }
 
     /// Backward of [`ImageNeural::global_avg_pool`]: `dx[n, c, ·, ·] = dy[c, n] / (H · W)`.
@@ -120,7 +152,10 @@ pub trait ImageNeural: Storage {
     /// One pass over `dx`.
     fn global_avg_pool_grad(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
         lanes_fit(self, "global_avg_pool_grad", dx.layout.channels(), dx, dy)?;
-        self.run_global_avg_pool_grad(Checked(()), dy, dx)
+        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let mut dx = WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?;
+        self.run_global_avg_pool_grad(Checked(()), &dy, &mut dx)?;
+        dx.store()
     }
 
     /// `y[(c · H + row) · W + column, n] = x[n, c, row, column]`: pixels become features, in PyTorch's order, samples lanes.
@@ -133,7 +168,10 @@ pub trait ImageNeural: Storage {
     /// One pass over each of `x` and `y`.
     fn flatten(&self, x: &Images<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
         lanes_fit(self, "flatten", x.layout.channels() * x.layout.size()[0] * x.layout.size()[1], x, y)?;
-        self.run_flatten(Checked(()), x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_flatten(Checked(()), &x, &mut y)?;
+        y.store()
     }
 
     /// Inverse of [`ImageNeural::flatten`], and its backward.
@@ -145,7 +183,10 @@ pub trait ImageNeural: Storage {
     /// One pass over each of `dy` and `dx`.
     fn unflatten(&self, dy: &Strips<Self>, dx: &mut Images<Self>) -> Result<(), BackendError> {
         lanes_fit(self, "unflatten", dx.layout.channels() * dx.layout.size()[0] * dx.layout.size()[1], dx, dy)?;
-        self.run_unflatten(Checked(()), dy, dx)
+        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let mut dx = WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?;
+        self.run_unflatten(Checked(()), &dy, &mut dx)?;
+        dx.store()
     }
 
     /// `x[n, c, ·, ·] = act(x[n, c, ·, ·] + bias[c])` in place, `act` being ReLU or nothing.
@@ -158,7 +199,9 @@ pub trait ImageNeural: Storage {
     fn bias_relu_images(&self, bias: &Self::Buffer, relu: bool, x: &mut Images<Self>) -> Result<(), BackendError> {
         expect_equal("bias_relu_images", "length of the bias", x.layout.channels(), self.len(bias))?;
         images_fit(self, "bias_relu_images", x)?;
-        self.run_bias_relu_images(Checked(()), Some(bias), relu, x)
+        let mut x = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
+        self.run_bias_relu_images(Checked(()), Some(bias), relu, &mut x)?;
+        x.store()
     }
 
     /// Backward of [`ImageNeural::bias_relu_images`]: `grad = 0` where `relu` and `y <= 0` (in place), then
@@ -180,7 +223,10 @@ pub trait ImageNeural: Storage {
         const NAME: &str = "bias_relu_images_grad";
         same_images(self, NAME, grad, y)?;
         expect_equal(NAME, "length of the bias gradient", grad.layout.channels(), self.len(dbias))?;
-        self.run_bias_relu_images_grad(Checked(()), y, relu, grad, dbias, accumulate)
+        let y = Wide::new(self, Self::TAKES_16_BITS, y)?;
+        let mut grad = WideMut::updated(self, Self::TAKES_16_BITS, grad)?;
+        self.run_bias_relu_images_grad(Checked(()), &y, relu, &mut grad, dbias, accumulate)?;
+        grad.store()
     }
 
     /// `x = max(0, x)` in place, for a ReLU behind a sum. NaN stays NaN.
@@ -192,7 +238,9 @@ pub trait ImageNeural: Storage {
     /// Two passes: `x` is read and written.
     fn relu_images(&self, x: &mut Images<Self>) -> Result<(), BackendError> {
         images_fit(self, "relu_images", x)?;
-        self.run_bias_relu_images(Checked(()), None, true, x)
+        let mut x = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
+        self.run_bias_relu_images(Checked(()), None, true, &mut x)?;
+        x.store()
     }
 
     /// Backward of [`ImageNeural::relu_images`]: `grad = 0` where `y <= 0` (in place).
@@ -204,7 +252,10 @@ pub trait ImageNeural: Storage {
     /// Three passes: over `y`, and `grad` is read and written.
     fn relu_images_grad(&self, y: &Images<Self>, grad: &mut Images<Self>) -> Result<(), BackendError> {
         same_images(self, "relu_images_grad", grad, y)?;
-        self.run_relu_images_grad(Checked(()), y, grad)
+        let y = Wide::new(self, Self::TAKES_16_BITS, y)?;
+        let mut grad = WideMut::updated(self, Self::TAKES_16_BITS, grad)?;
+        self.run_relu_images_grad(Checked(()), &y, &mut grad)?;
+        grad.store()
     }
 
     /// `to += from`.
@@ -216,7 +267,10 @@ pub trait ImageNeural: Storage {
     /// Three passes: over `from`, and `to` is read and written.
     fn add_images(&self, from: &Images<Self>, to: &mut Images<Self>) -> Result<(), BackendError> {
         same_images(self, "add_images", to, from)?;
-        self.run_add_images(Checked(()), from, to)
+        let from = Wide::new(self, Self::ADDS_16_BITS, from)?;
+        let mut to = WideMut::updated(self, Self::ADDS_16_BITS, to)?;
+        self.run_add_images(Checked(()), &from, &mut to)?;
+        to.store()
     }
 
     /// `to[n, first + i, ·, ·] = from[n, channels.start + i, ·, ·]` for each of these channels; all others of `to` stay.
@@ -243,7 +297,10 @@ pub trait ImageNeural: Storage {
                 return Err(ShapeError::Rule { op: NAME, what: "end of the channels", got, rule }.into());
             }
         }
-        self.run_copy_channels(Checked(()), from, channels, to, first)
+        let from = Wide::new(self, Self::TAKES_16_BITS, from)?;
+        let mut to = WideMut::updated(self, Self::TAKES_16_BITS, to)?;
+        self.run_copy_channels(Checked(()), &from, channels, &mut to, first)?;
+        to.store()
     }
 
     /// Inverted dropout in place: element `(n, c, row, column)` becomes 0 if `key.uniform(i) < rate`, with
@@ -258,7 +315,12 @@ pub trait ImageNeural: Storage {
     fn dropout_images(&self, key: Key, rate: f32, x: &mut Images<Self>) -> Result<(), BackendError> {
         rate_fits("dropout_images", rate)?;
         images_fit(self, "dropout_images", x)?;
-        if rate == 0.0 { Ok(()) } else { self.run_dropout_images(Checked(()), key, rate, x) }
+        if rate == 0.0 {
+            return Ok(());
+        }
+        let mut x = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
+        self.run_dropout_images(Checked(()), key, rate, &mut x)?;
+        x.store()
     }
 
     #[doc(hidden)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::check::{Checked, DY, Done, Extent, WeightGrad, Y, activations, check_pairs, extent};
 use super::storage::Storage;
+use super::wide::{Tensor, Wide, WideMut};
 use crate::bsr::expect_block_size;
 use crate::error::{expect_equal, expect_values};
 use crate::random::Key;
@@ -124,6 +125,10 @@ pub type Pairs<'a, T> = &'a [(&'a T, &'a T)];
 
 /// Products with a sparse weight matrix `W[m, k]`, CSR.
 pub trait SparseLinear: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
     /// A pattern prepared for this device (inspector–executor): rebuilt when the pattern changes, never when only
     /// values do.
     type Plan: Debug + Send + Sync;
@@ -175,7 +180,11 @@ pub trait SparseLinear: Storage {
     /// # Cost
     /// `2 · nnz · n` operations.
     fn spmm(&self, op: Op, w: &SparseMatrix<Self>, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
-        self.run_spmm(check_spmm(self, "spmm", op, w, extent(self, x), y)?, op, w, None, false, x, y)
+        let checked = check_spmm(self, "spmm", op, w, extent(self, x), y)?;
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_spmm(checked, op, w, None, false, &x, &mut y)?;
+        y.store()
     }
 
     /// `y = act(W · x + bias)`, `act` being ReLU or, without `relu`, nothing: [`SparseLinear::spmm`] whose sums begin with
@@ -197,7 +206,10 @@ pub trait SparseLinear: Storage {
         const NAME: &str = "spmm_bias_relu";
         expect_equal(NAME, "length of the bias", self.pattern(&w.plan).nrows(), self.len(bias))?;
         let checked = check_spmm(self, NAME, Op::NoTranspose, w, extent(self, x), y)?;
-        self.run_spmm(checked, Op::NoTranspose, w, Some(bias), relu, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_spmm(checked, Op::NoTranspose, w, Some(bias), relu, &x, &mut y)?;
+        y.store()
     }
 
     /// `values[e] = Σ_n dy[i, n] · x[j, n]` for every stored entry `e = (i, j)`; dy is `[m, n]`, x is `[k, n]`.
@@ -217,7 +229,8 @@ pub trait SparseLinear: Storage {
         accumulate: bool,
     ) -> Result<(), BackendError> {
         let checked = check_sddmm(self, plan, extent(self, dy), extent(self, x), values)?;
-        self.run_sddmm(WeightGrad { checked, plan, dy, x, values, accumulate })
+        let (dy, x) = (Wide::new(self, Self::TAKES_16_BITS, dy)?, Wide::new(self, Self::TAKES_16_BITS, x)?);
+        self.run_sddmm(WeightGrad { checked, plan, dy: &dy, x: &x, values, accumulate })
     }
 
     /// The `count` positions outside `exclude` where `abs(Σ dy · xᵀ)`, summed over `pairs` of `(dy, x)`, is largest
@@ -237,7 +250,7 @@ pub trait SparseLinear: Storage {
         pairs: &[(&Strips<Self>, &Strips<Self>)],
     ) -> Result<Vec<Candidate>, BackendError> {
         check_pairs(self, [request.exclude.nrows(), request.exclude.ncols()], pairs)?;
-        self.run_grow(Checked(()), request, pairs)
+        with_pairs(self, Self::TAKES_16_BITS, pairs, |pairs| self.run_grow(Checked(()), request, pairs))
     }
 
     /// [`SparseLinear::grow`] of a gradient that was added up before, row-major of the size of [`GrowRequest::exclude`]: a
@@ -279,6 +292,21 @@ pub trait SparseLinear: Storage {
 
     #[doc(hidden)]
     fn run_largest(&self, _: Checked, gradient: &Self::Buffer, request: &GrowRequest) -> Found;
+}
+
+/// Calls a hook that sums over pairs with operands that it takes.
+pub(super) fn with_pairs<B: Storage, T: Tensor<B>, R>(
+    backend: &B,
+    takes_16_bits: bool,
+    pairs: Pairs<'_, T>,
+    hook: impl FnOnce(Pairs<'_, T>) -> Result<R, BackendError>,
+) -> Result<R, BackendError> {
+    let mut wide = Vec::with_capacity(pairs.len());
+    for (dy, x) in pairs {
+        wide.push((Wide::new(backend, takes_16_bits, *dy)?, Wide::new(backend, takes_16_bits, *x)?));
+    }
+    let pairs: Vec<(&T, &T)> = wide.iter().map(|(dy, x)| (&**dy, &**x)).collect();
+    hook(&pairs)
 }
 
 /// Checks the operands of `Y = W · X`, W being `[m, k]`, or its transpose.
@@ -375,6 +403,10 @@ impl<B: BlockSparseLinear> BlockMatrix<B> {
 /// A block's rows share each row of X that they load, so these run at the speed of a dense product per stored value,
 /// where unstructured ones ([`SparseLinear`]) load a vector for every multiply-add.
 pub trait BlockSparseLinear: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
     /// A pattern prepared for this device: rebuilt when the pattern changes, never when only values do.
     type BlockPlan: Debug + Send + Sync;
 
@@ -415,7 +447,10 @@ pub trait BlockSparseLinear: Storage {
         let size = [pattern.nrows(), pattern.ncols()];
         check_product("spmm_bsr", op, size, options, extent(self, x), extent(self, y))?;
         expect_values(pattern.nnz(), self.len(&w.values))?;
-        self.run_spmm_bsr(Checked(()), op, w, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_spmm_bsr(Checked(()), op, w, &x, &mut y)?;
+        y.store()
     }
 
     /// `values[e] = Σ_n dy[i, n] · x[j, n]` for every stored entry `e = (i, j)`; dy is `[m, n]`, x is `[k, n]`.
@@ -439,7 +474,8 @@ pub trait BlockSparseLinear: Storage {
         let rows = [pattern.ncols(), pattern.nrows()];
         activations("sddmm_bsr", strip, rows, extent(self, x), extent(self, dy), DY)?;
         expect_values(pattern.nnz(), self.len(values))?;
-        self.run_sddmm_bsr(WeightGrad { checked: Checked(()), plan, dy, x, values, accumulate })
+        let (dy, x) = (Wide::new(self, Self::TAKES_16_BITS, dy)?, Wide::new(self, Self::TAKES_16_BITS, x)?);
+        self.run_sddmm_bsr(WeightGrad { checked: Checked(()), plan, dy: &dy, x: &x, values, accumulate })
     }
 
     /// The `count` blocks outside `exclude` where the dense gradient `Σ dy · xᵀ`, summed over `pairs` of `(dy, x)`, has the
@@ -474,7 +510,9 @@ pub trait BlockSparseLinear: Storage {
         expect_equal(NAME, "number of block rows", nrows.div_ceil(r), exclude.nrows())?;
         expect_equal(NAME, "number of block columns", ncols.div_ceil(c), exclude.ncols())?;
         check_pairs(self, [nrows, ncols], pairs)?;
-        self.run_grow_blocks(Checked(()), [block_size, [nrows, ncols]], request, pairs)
+        with_pairs(self, Self::TAKES_16_BITS, pairs, |pairs| {
+            self.run_grow_blocks(Checked(()), [block_size, [nrows, ncols]], request, pairs)
+        })
     }
 
     #[doc(hidden)]
@@ -496,6 +534,10 @@ pub trait BlockSparseLinear: Storage {
 
 /// Products with a dense weight matrix `W[m, k]`, row-major in a buffer of `m · k`.
 pub trait DenseLinear: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
     /// `y = W · x` or `y = Wᵀ · x`, shapes as in [`SparseLinear::spmm`]; m and k are taken from the operands.
     ///
     /// # Errors
@@ -507,7 +549,10 @@ pub trait DenseLinear: Storage {
         let (m, k) = (y.layout.features(), x.layout.features());
         activations("gemm", x.layout.strip(), [k, m], extent(self, x), extent(self, y), Y)?;
         expect_equal("gemm", "length of W", m * k, self.len(w))?;
-        self.run_gemm(Checked(()), op, w, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_gemm(Checked(()), op, w, &x, &mut y)?;
+        y.store()
     }
 
     /// `dw = dy · xᵀ`, or `dw += dy · xᵀ` with `accumulate`.
@@ -528,7 +573,8 @@ pub trait DenseLinear: Storage {
         let (m, k) = (dy.layout.features(), x.layout.features());
         activations(NAME, x.layout.strip(), [k, m], extent(self, x), extent(self, dy), DY)?;
         expect_equal(NAME, "length of dW", m * k, self.len(dw))?;
-        self.run_gemm_weight_grad(WeightGrad { checked: Checked(()), plan: (), dy, x, values: dw, accumulate })
+        let (dy, x) = (Wide::new(self, Self::TAKES_16_BITS, dy)?, Wide::new(self, Self::TAKES_16_BITS, x)?);
+        self.run_gemm_weight_grad(WeightGrad { checked: Checked(()), plan: (), dy: &dy, x: &x, values: dw, accumulate })
     }
 
     #[doc(hidden)]

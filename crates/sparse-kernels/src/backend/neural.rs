@@ -2,6 +2,7 @@
 
 use super::check::{Checked, Done, rate_fits, same_strips, strips_fit};
 use super::storage::Storage;
+use super::wide::{Wide, WideMut};
 use crate::error::expect_equal;
 use crate::random::Key;
 use crate::{BackendError, ShapeError, Strips};
@@ -39,6 +40,10 @@ pub enum PointwiseLoss {
 
 /// Element-wise operations of neural networks, fused where that saves a pass over memory.
 pub trait Neural: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
     /// `x[f, n] = act(x[f, n] + bias[f])` in place, `act` being ReLU or nothing. Padding lanes stay zero.
     ///
     /// # Errors
@@ -46,7 +51,9 @@ pub trait Neural: Storage {
     fn bias_relu(&self, bias: &Self::Buffer, relu: bool, x: &mut Strips<Self>) -> Result<(), BackendError> {
         expect_equal("bias_relu", "length of the bias", x.layout.features(), self.len(bias))?;
         strips_fit(self, "bias_relu", x)?;
-        self.run_bias_relu(Checked(()), bias, relu, x)
+        let mut x = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
+        self.run_bias_relu(Checked(()), bias, relu, &mut x)?;
+        x.store()
     }
 
     /// Backward of [`Neural::bias_relu`]: `grad[f, n] = 0` where `relu` and `y[f, n] <= 0` (in place), then
@@ -65,7 +72,10 @@ pub trait Neural: Storage {
         const NAME: &str = "bias_relu_grad";
         same_strips(self, NAME, y, grad)?;
         expect_equal(NAME, "length of the bias gradient", y.layout.features(), self.len(dbias))?;
-        self.run_bias_relu_grad(Checked(()), y, relu, grad, dbias, accumulate)
+        let y = Wide::new(self, Self::TAKES_16_BITS, y)?;
+        let mut grad = WideMut::updated(self, Self::TAKES_16_BITS, grad)?;
+        self.run_bias_relu_grad(Checked(()), &y, relu, &mut grad, dbias, accumulate)?;
+        grad.store()
     }
 
     /// `sums[f] = Σ_n x[f, n]`, added to `sums` with `accumulate`: in the order of [`Neural::bias_relu_grad`], whose sums
@@ -76,7 +86,8 @@ pub trait Neural: Storage {
     fn lane_sums(&self, x: &Strips<Self>, sums: &mut Self::Buffer, accumulate: bool) -> Result<(), BackendError> {
         expect_equal("lane_sums", "number of sums", x.layout.features(), self.len(sums))?;
         strips_fit(self, "lane_sums", x)?;
-        self.run_lane_sums(Checked(()), x, sums, accumulate)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        self.run_lane_sums(Checked(()), &x, sums, accumulate)
     }
 
     /// `to[i] += from[i]` over activations of one layout.
@@ -85,7 +96,10 @@ pub trait Neural: Storage {
     /// If the layouts differ.
     fn add_strips(&self, from: &Strips<Self>, to: &mut Strips<Self>) -> Result<(), BackendError> {
         crate::error::expect_equal("add_strips", "length", to.layout.len(), from.layout.len())?;
-        self.add(&from.data, &mut to.data)
+        let from = Wide::new(self, Self::TAKES_16_BITS, from)?;
+        let mut to = WideMut::updated(self, Self::TAKES_16_BITS, to)?;
+        self.add(&from.data, &mut to.data)?;
+        to.store()
     }
 
     /// Softmax cross-entropy of `logits[class, n]` against `labels[n]`: writes `stats[0] = Σ_n loss` and
@@ -119,7 +133,10 @@ pub trait Neural: Storage {
         if let Some(grad) = &grad {
             same_strips(self, NAME, logits, grad)?;
         }
-        self.run_softmax_cross_entropy(Checked(()), parameters, logits, labels, stats, grad)
+        let logits = Wide::new(self, Self::TAKES_16_BITS, logits)?;
+        let mut grad = grad.map(|grad| WideMut::overwritten(self, Self::TAKES_16_BITS, grad)).transpose()?;
+        self.run_softmax_cross_entropy(Checked(()), parameters, &logits, labels, stats, grad.as_deref_mut())?;
+        grad.map_or(Ok(()), WideMut::store)
     }
 
     /// Losses of `outputs[f, n]` against `targets[f, n]`: writes `stats[0] = Σ_n (mean over f of the loss)` and
@@ -151,7 +168,11 @@ pub trait Neural: Storage {
         if let Some(grad) = &grad {
             same_strips(self, NAME, outputs, grad)?;
         }
-        self.run_pointwise_loss(Checked(()), loss, gradient_scale, [outputs, targets], stats, grad)
+        let outputs = Wide::new(self, Self::TAKES_16_BITS, outputs)?;
+        let targets = Wide::new(self, Self::TAKES_16_BITS, targets)?;
+        let mut grad = grad.map(|grad| WideMut::overwritten(self, Self::TAKES_16_BITS, grad)).transpose()?;
+        self.run_pointwise_loss(Checked(()), loss, gradient_scale, [&outputs, &targets], stats, grad.as_deref_mut())?;
+        grad.map_or(Ok(()), WideMut::store)
     }
 
     /// Inverted dropout in place: element (f, n) becomes 0 if `key.uniform(f · lanes + n) < rate`, else is divided
@@ -162,7 +183,12 @@ pub trait Neural: Storage {
     fn dropout(&self, key: Key, rate: f32, x: &mut Strips<Self>) -> Result<(), BackendError> {
         rate_fits("dropout", rate)?;
         strips_fit(self, "dropout", x)?;
-        if rate == 0.0 { Ok(()) } else { self.run_dropout(Checked(()), key, rate, x) }
+        if rate == 0.0 {
+            return Ok(());
+        }
+        let mut x = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
+        self.run_dropout(Checked(()), key, rate, &mut x)?;
+        x.store()
     }
 
     #[doc(hidden)]

@@ -2,8 +2,9 @@
 
 use super::check::{Checked, Done, same_images};
 use super::storage::Storage;
+use super::wide::{Wide, WideMut};
 use crate::error::expect_equal;
-use crate::{BackendError, Images, ShapeError};
+use crate::{BackendError, Images, Precision, ShapeError};
 
 /// Numbers of batch normalisation that are not learned.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,7 +65,11 @@ pub enum ReluMask<'a, B: Storage> {
 /// C is the number of channels. `affine` is what is learned, `[γ; C] ‖ [β; C]`. Images of one call agree in shape and strip; borders may differ, and are neither read nor
 /// written. Padding samples of an output become zero.
 pub trait BatchNorm: Storage {
-    /// `x += addend`, if there is one, then the moments of x: `moments = [μ; C] ‖ [1 / √(v + ε); C]`, v being the biased
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
+    /// `x += addend`, if there is one, then the moments of x as it is stored: `moments = [μ; C] ‖ [1 / √(v + ε); C]`, v being the biased
     /// variance. `running = [mean; C] ‖ [variance; C]` moves towards the batch's mean and unbiased variance.
     ///
     /// # Errors
@@ -84,7 +89,20 @@ pub trait BatchNorm: Storage {
         same_images(self, NAME, x, addend.unwrap_or(&*x))?;
         expect_pairs(self, NAME, x, &[("length of the running moments", running), ("length of the moments", moments)])?;
         expect_pixels(NAME, x)?;
-        self.run_batch_moments(Checked(()), options, addend, x, running, moments)
+        let is_rounded = !Self::TAKES_16_BITS && self.precision(&x.data) != Precision::F32;
+        let addend = addend.map(|addend| Wide::new(self, Self::TAKES_16_BITS, addend)).transpose()?;
+        let mut wide = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
+        if addend.is_none() || !is_rounded {
+            return self.run_batch_moments(Checked(()), options, addend.as_deref(), &mut wide, running, moments);
+        }
+        // The sum is rounded before its moments are taken.
+        let mut unused = self.lend(self.len(running))?;
+        self.fill(0.0, &mut unused)?;
+        self.run_batch_moments(Checked(()), options, addend.as_deref(), &mut wide, &mut unused, moments)?;
+        self.give_back(unused);
+        wide.store()?;
+        let mut wide = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
+        self.run_batch_moments(Checked(()), options, None, &mut wide, running, moments)
     }
 
     /// `y = act(γ · (x − μ) · (1 / √(v + ε)) + β + residual)` with the `moments` of [`BatchNorm::batch_moments`], `act`
@@ -108,7 +126,11 @@ pub trait BatchNorm: Storage {
         same_images(self, NAME, x, y)?;
         same_images(self, NAME, x, residual.unwrap_or(x))?;
         expect_pairs(self, NAME, x, &[("length of γ and β", affine), ("length of the moments", moments)])?;
-        self.run_batch_normalize(Checked(()), [affine, moments], residual, activation, x, y)
+        let residual = residual.map(|residual| Wide::new(self, Self::TAKES_16_BITS, residual)).transpose()?;
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_batch_normalize(Checked(()), [affine, moments], residual.as_deref(), activation, &x, &mut y)?;
+        y.store()
     }
 
     /// `moments = [mean; C] ‖ [1 / √(variance + ε); C]` of running moments, for [`BatchNorm::batch_normalize`] in evaluation.
@@ -149,7 +171,18 @@ pub trait BatchNorm: Storage {
         if let ReluMask::Output(_, y) = &mask {
             same_images(self, NAME, x, y)?;
         }
-        self.run_batch_norm_grad_sums(Checked(()), [affine, moments], mask, x, dy, sums)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut dy = WideMut::updated(self, Self::TAKES_16_BITS, dy)?;
+        match mask {
+            ReluMask::Output(activation, y) => {
+                let y = Wide::new(self, Self::TAKES_16_BITS, y)?;
+                let mask = ReluMask::Output(activation, &y);
+                self.run_batch_norm_grad_sums(Checked(()), [affine, moments], mask, &x, &mut dy, sums)?;
+                dy.store()
+            }
+            // dy is only read.
+            mask => self.run_batch_norm_grad_sums(Checked(()), [affine, moments], mask, &x, &mut dy, sums),
+        }
     }
 
     /// The second half: `dx = γ / √(v + ε) · (g − (dshift + x̂ · dscale) / n)`, n being pixels times samples. With an
@@ -179,7 +212,19 @@ pub trait BatchNorm: Storage {
         if let Some((output, _)) = &output {
             same_images(self, NAME, x, output)?;
         }
-        self.run_batch_norm_grad(Checked(()), [affine, moments, sums], activation, x, dy, output)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut dy = WideMut::updated(self, Self::TAKES_16_BITS, dy)?;
+        let operands = [affine, moments, sums];
+        let Some((output, accumulate)) = output else {
+            self.run_batch_norm_grad(Checked(()), operands, activation, &x, &mut dy, None)?;
+            return dy.store();
+        };
+        let mut output = match accumulate {
+            Accumulate::Yes => WideMut::updated(self, Self::TAKES_16_BITS, output)?,
+            Accumulate::No => WideMut::overwritten(self, Self::TAKES_16_BITS, output)?,
+        };
+        self.run_batch_norm_grad(Checked(()), operands, activation, &x, &mut dy, Some((&mut output, accumulate)))?;
+        output.store()
     }
     #[doc(hidden)]
     fn run_batch_moments(

@@ -3,7 +3,7 @@
 //! Activations of all steps are one tensor whose lane `t · P + n` is sequence `n` of `P` at step `t`; what a step needs of its
 //! own has `P` lanes. A step of the first kind is then a run of lanes in each row, see [`Steps`].
 
-use super::check::{Checked, Done, lies_as};
+use super::check::{Checked, Done, expect_f32, lies_as};
 use super::storage::Storage;
 use crate::error::expect_equal;
 use crate::{BackendError, ShapeError, StripLayout, Strips};
@@ -322,11 +322,18 @@ impl<'a, B: Storage> Sizes<'a, B> {
 
     /// Checks a tensor of all steps with `gates · H` features.
     fn all(&self, gates: usize, got: &Strips<B>) -> Result<(), ShapeError> {
+        self.is_wide(got)?;
         lies_as(self.backend, self.op, self.steps.all(gates * self.features), got)
+    }
+
+    /// A step touches a small part of its operands: whoever has them in 16 bits widens them once for all steps.
+    fn is_wide(&self, got: &Strips<B>) -> Result<(), ShapeError> {
+        expect_f32(self.op, [self.backend.precision(&got.data); 2])
     }
 
     /// Checks a tensor of one step with `gates · H` features.
     fn one(&self, gates: usize, got: &Strips<B>) -> Result<(), ShapeError> {
+        self.is_wide(got)?;
         lies_as(self.backend, self.op, self.steps.one(gates * self.features), got)
     }
 }

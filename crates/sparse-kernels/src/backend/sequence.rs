@@ -4,6 +4,7 @@
 
 use super::check::{Checked, Done, same_strips, strips_fit};
 use super::storage::Storage;
+use super::wide::{Wide, WideMut};
 use crate::error::expect_equal;
 use crate::{BackendError, ShapeError, Strips};
 
@@ -99,6 +100,10 @@ pub struct AttentionGrad<'a, B: Storage> {
 
 /// Operations of sequence models, fused where that saves a pass over memory.
 pub trait SequenceNeural: Storage {
+    /// Whether hooks take activations in 16 bits; else they see them in f32.
+    #[doc(hidden)]
+    const TAKES_16_BITS: bool = false;
+
     /// `x[f, n] = table[tokens[n], f] + positions[n % length, f]`, with a row-major `table` of one row of features for each
     /// symbol and, if given, `positions` of one row for each of `length` places. Padding lanes become zero.
     ///
@@ -120,7 +125,9 @@ pub trait SequenceNeural: Storage {
         if let Some((positions, length)) = positions {
             places_fit(self, NAME, "length of the positions", positions, length, x)?;
         }
-        self.run_embed(Checked(()), table, positions, tokens, x)
+        let mut x = WideMut::overwritten(self, Self::TAKES_16_BITS, x)?;
+        self.run_embed(Checked(()), table, positions, tokens, &mut x)?;
+        x.store()
     }
 
     /// Backward of [`SequenceNeural::embed`] to the table: `dtable[s, f] = Σ_n dx[f, n]` over the lanes n whose token is s,
@@ -138,7 +145,8 @@ pub trait SequenceNeural: Storage {
         const NAME: &str = "embed_grad";
         rows_fit(self, NAME, "length of the table's gradient", dtable, dx)?;
         tokens_fit(self, NAME, tokens, dx)?;
-        self.run_embed_grad(Checked(()), Rows::Tokens(tokens), dx, dtable, accumulate)
+        let dx = Wide::new(self, Self::TAKES_16_BITS, dx)?;
+        self.run_embed_grad(Checked(()), Rows::Tokens(tokens), &dx, dtable, accumulate)
     }
 
     /// Backward of [`SequenceNeural::embed`] to the positions: `dpositions[t, f] = Σ dx[f, n]` over the lanes n with
@@ -156,7 +164,8 @@ pub trait SequenceNeural: Storage {
         const NAME: &str = "embed_positions_grad";
         strips_fit(self, NAME, dx)?;
         places_fit(self, NAME, "length of the positions' gradient", dpositions, length, dx)?;
-        self.run_embed_grad(Checked(()), Rows::Places(length), dx, dpositions, accumulate)
+        let dx = Wide::new(self, Self::TAKES_16_BITS, dx)?;
+        self.run_embed_grad(Checked(()), Rows::Places(length), &dx, dpositions, accumulate)
     }
 
     /// `y[f, n] = (x[f, n] − mean[n]) · rstd[n] · scale[f] + shift[f]` with mean and deviation of each lane over its
@@ -177,7 +186,12 @@ pub trait SequenceNeural: Storage {
         moments: &mut Strips<Self>,
     ) -> Result<(), BackendError> {
         norm_fits(self, "feature_norm", norm, ("length of scale and shift", affine), [x, &*y, &*moments])?;
-        self.run_feature_norm(Checked(()), norm, affine, NormInput::Plain(x), y, moments)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        let mut moments = WideMut::overwritten(self, Self::TAKES_16_BITS, moments)?;
+        self.run_feature_norm(Checked(()), norm, affine, NormInput::Plain(&x), &mut y, &mut moments)?;
+        y.store()?;
+        moments.store()
     }
 
     /// `x += residual`, then [`SequenceNeural::feature_norm`] of the sum, in its first pass.
@@ -196,7 +210,15 @@ pub trait SequenceNeural: Storage {
         const NAME: &str = "add_feature_norm";
         same_strips(self, NAME, x, residual)?;
         norm_fits(self, NAME, norm, ("length of scale and shift", affine), [&*x, &*y, &*moments])?;
-        self.run_feature_norm(Checked(()), norm, affine, NormInput::Sum { residual, x }, y, moments)
+        let residual = Wide::new(self, Self::TAKES_16_BITS, residual)?;
+        let mut x = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        let mut moments = WideMut::overwritten(self, Self::TAKES_16_BITS, moments)?;
+        let input = NormInput::Sum { residual: &residual, x: &mut x };
+        self.run_feature_norm(Checked(()), norm, affine, input, &mut y, &mut moments)?;
+        x.store()?;
+        y.store()?;
+        moments.store()
     }
 
     /// Backward of [`SequenceNeural::feature_norm`] with its `moments`: with `x̂ = (x − mean) · rstd`,
@@ -228,8 +250,17 @@ pub trait SequenceNeural: Storage {
         if let Some(to) = &to {
             same_strips(self, NAME, x, to)?;
         }
-        let operands = NormGrad { affine, moments, x, dy, to, daffine, accumulate };
-        self.run_feature_norm_grad(Checked(()), kind, operands)
+        let moments = Wide::new(self, Self::TAKES_16_BITS, moments)?;
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut dy = WideMut::updated(self, Self::TAKES_16_BITS, dy)?;
+        let mut to = to.map(|to| WideMut::updated(self, Self::TAKES_16_BITS, to)).transpose()?;
+        let operands =
+            NormGrad { affine, moments: &moments, x: &x, dy: &mut dy, to: to.as_deref_mut(), daffine, accumulate };
+        self.run_feature_norm_grad(Checked(()), kind, operands)?;
+        match to {
+            Some(to) => to.store(),
+            None => dy.store(),
+        }
     }
 
     /// `y = x · Φ(x)`, Φ being the normal distribution or an approximation of it, see [`Gelu`]. Error: at most 4e-7 · abs(x)
@@ -239,7 +270,10 @@ pub trait SequenceNeural: Storage {
     /// If the shapes differ.
     fn gelu(&self, kind: Gelu, x: &Strips<Self>, y: &mut Strips<Self>) -> Result<(), BackendError> {
         same_strips(self, "gelu", x, y)?;
-        self.run_gelu(Checked(()), kind, x, y)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        self.run_gelu(Checked(()), kind, &x, &mut y)?;
+        y.store()
     }
 
     /// Backward of [`SequenceNeural::gelu`], in place: `grad = grad · (Φ(x) + x · Φ'(x))`, a factor with an error of at most
@@ -249,7 +283,10 @@ pub trait SequenceNeural: Storage {
     /// If the shapes differ.
     fn gelu_grad(&self, kind: Gelu, x: &Strips<Self>, grad: &mut Strips<Self>) -> Result<(), BackendError> {
         same_strips(self, "gelu_grad", x, grad)?;
-        self.run_gelu_grad(Checked(()), kind, x, grad)
+        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
+        let mut grad = WideMut::updated(self, Self::TAKES_16_BITS, grad)?;
+        self.run_gelu_grad(Checked(()), kind, &x, &mut grad)?;
+        grad.store()
     }
 
     /// Of each head h and sequence: `S[i, j] = Σ_f q[f, i] · k[f, j] / √(head size)` for `j <= i`,
@@ -275,7 +312,14 @@ pub trait SequenceNeural: Storage {
         if q.layout.lanes() == 0 {
             return Ok(());
         }
-        self.run_attention(Checked(()), attention, [q, k, v], o, lse)
+        let q = Wide::new(self, Self::TAKES_16_BITS, q)?;
+        let k = Wide::new(self, Self::TAKES_16_BITS, k)?;
+        let v = Wide::new(self, Self::TAKES_16_BITS, v)?;
+        let mut o = WideMut::overwritten(self, Self::TAKES_16_BITS, o)?;
+        let mut lse = WideMut::overwritten(self, Self::TAKES_16_BITS, lse)?;
+        self.run_attention(Checked(()), attention, [&q, &k, &v], &mut o, &mut lse)?;
+        o.store()?;
+        lse.store()
     }
 
     /// Backward of [`SequenceNeural::attention`].
@@ -293,7 +337,22 @@ pub trait SequenceNeural: Storage {
         if q.layout.lanes() == 0 {
             return Ok(());
         }
-        self.run_attention_grad(Checked(()), attention, operands)
+        let AttentionGrad { q, k, v, o, lse, grad, dq, dk, dv } = operands;
+        let q = Wide::new(self, Self::TAKES_16_BITS, q)?;
+        let k = Wide::new(self, Self::TAKES_16_BITS, k)?;
+        let v = Wide::new(self, Self::TAKES_16_BITS, v)?;
+        let o = Wide::new(self, Self::TAKES_16_BITS, o)?;
+        let lse = Wide::new(self, Self::TAKES_16_BITS, lse)?;
+        let grad = Wide::new(self, Self::TAKES_16_BITS, grad)?;
+        let mut dq = WideMut::overwritten(self, Self::TAKES_16_BITS, dq)?;
+        let mut dk = WideMut::overwritten(self, Self::TAKES_16_BITS, dk)?;
+        let mut dv = WideMut::overwritten(self, Self::TAKES_16_BITS, dv)?;
+        let operands =
+            AttentionGrad { q: &q, k: &k, v: &v, o: &o, lse: &lse, grad: &grad, dq: &mut dq, dk: &mut dk, dv: &mut dv };
+        self.run_attention_grad(Checked(()), attention, operands)?;
+        dq.store()?;
+        dk.store()?;
+        dv.store()
     }
 
     #[doc(hidden)]

@@ -2,11 +2,11 @@
 
 use std::fmt::Debug;
 
-use crate::BackendError;
+use crate::{BackendError, Precision};
 
 /// Memory on a device and the elementary operations on it.
 pub trait Storage: Debug + Sized + 'static {
-    /// A fixed number of f32 on the device.
+    /// A fixed number of numbers on the device, f32 if nothing else is said.
     type Buffer: Debug + Send + Sync;
     /// A fixed number of u32 on the device (labels).
     type Indices: Debug + Send + Sync;
@@ -17,10 +17,36 @@ pub trait Storage: Debug + Sized + 'static {
     /// If the device cannot allocate it.
     fn zeros(&self, len: usize) -> Result<Self::Buffer, BackendError>;
 
+    /// A buffer of `len` zeros that are stored as `precision` says.
+    ///
+    /// Activations may be so. Weights, biases, moments, statistics and all else that operations take as plain buffers are f32;
+    /// [`Storage::add`] and [`Storage::gather`] are of f32 too.
+    ///
+    /// # Errors
+    /// If the device cannot allocate it.
+    fn zeros_in(&self, precision: Precision, len: usize) -> Result<Self::Buffer, BackendError>;
+
+    /// How the numbers of a buffer are stored.
+    fn precision(&self, buffer: &Self::Buffer) -> Precision;
+
+    /// `to[i] = from[i]`, widened, or rounded as [`Precision`] says.
+    ///
+    /// # Errors
+    /// If the lengths differ.
+    fn convert(&self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// A buffer of `len` f32 that hold anything, for the length of an operation.
+    #[doc(hidden)]
+    fn lend(&self, len: usize) -> Result<Self::Buffer, BackendError>;
+
+    /// Takes back what [`Storage::lend`] lent.
+    #[doc(hidden)]
+    fn give_back(&self, buffer: Self::Buffer);
+
     /// Elements of a buffer.
     fn len(&self, buffer: &Self::Buffer) -> usize;
 
-    /// Copies `host` to the start of `to`.
+    /// Copies `host` to the start of `to`, rounded to its precision.
     ///
     /// # Errors
     /// If `host` is longer than `to`.
@@ -36,7 +62,7 @@ pub trait Storage: Debug + Sized + 'static {
         Ok(buffer)
     }
 
-    /// Copies the start of `from` to `host`, after all work that writes it.
+    /// Copies the start of `from` to `host`, whatever its precision, after all work that writes it.
     ///
     /// # Errors
     /// If `host` is longer than `from`.
@@ -87,10 +113,10 @@ pub trait Storage: Debug + Sized + 'static {
     /// If the device fails.
     fn fill(&self, value: f32, to: &mut Self::Buffer) -> Result<(), BackendError>;
 
-    /// `to[i] = from[i]`.
+    /// `to[i] = from[i]`, of buffers of one precision.
     ///
     /// # Errors
-    /// If the lengths differ.
+    /// If lengths or precisions differ.
     fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), BackendError>;
 
     /// `to[i] += from[i]`.

@@ -5,6 +5,7 @@ mod bsr;
 mod buffer;
 #[cfg(feature = "conv")]
 mod conv;
+mod convert;
 mod few_lanes;
 mod gemm;
 mod gemv;
@@ -15,6 +16,8 @@ mod lockstep;
 #[cfg(feature = "nn")]
 mod nn;
 mod plan;
+#[cfg(all(test, feature = "nn"))]
+mod precision_tests;
 mod row_major;
 mod sddmm;
 mod sparse_linear;
@@ -30,17 +33,19 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 pub use bsr::CpuBlockPlan;
-pub use buffer::Buffer;
+pub use buffer::{Buffer, Numbers, NumbersMut};
 #[cfg(feature = "conv")]
 pub use conv::{CpuBlockConvPlan, CpuConvPlan};
 pub use isa::IsaName;
+use isa::Number;
 pub use limits::Limits;
 pub use plan::CpuPlan;
 pub use row_major::Workspace;
 
+use crate::backend::check::expect_f32;
 use crate::error::expect_equal;
 use crate::profile::KernelTime;
-use crate::{BackendError, Storage};
+use crate::{BackendError, Element, Precision, Storage};
 
 /// A handle on the CPU: an instruction set and a number of threads.
 ///
@@ -62,8 +67,10 @@ pub struct Cpu {
     /// `None` for one thread: everything then runs on the caller's.
     pool: Option<rayon::ThreadPool>,
     /// Memory that operations borrow for a call.
-    #[cfg(feature = "conv")]
     scratch: Mutex<Vec<Buffer>>,
+    /// Memory that tasks borrow, whose buffers never shrink.
+    #[cfg(feature = "conv")]
+    tiles: Mutex<Vec<Buffer>>,
     /// Times of operations, while they are measured.
     profile: Mutex<Option<Vec<KernelTime>>>,
     is_profiled: AtomicBool,
@@ -103,8 +110,9 @@ impl Cpu {
             l1_bytes: data_cache(1, 16 << 10..=256 << 10).unwrap_or(32 << 10),
             l2_bytes: data_cache(2, 128 << 10..=16 << 20).unwrap_or(512 << 10),
             pool,
-            #[cfg(feature = "conv")]
             scratch: Mutex::default(),
+            #[cfg(feature = "conv")]
+            tiles: Mutex::default(),
             profile: Mutex::default(),
             is_profiled: AtomicBool::new(false),
         })
@@ -161,7 +169,6 @@ impl Cpu {
 
     /// A buffer of `len` elements that hold anything, to be given back: no call of a training step allocates what an earlier
     /// one had.
-    #[cfg(feature = "conv")]
     pub(crate) fn scratch(&self, len: usize) -> Buffer {
         let mut buffer = self.scratch.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
         buffer.resize(len);
@@ -169,9 +176,28 @@ impl Cpu {
     }
 
     /// Returns what [`Cpu::scratch`] gave.
-    #[cfg(feature = "conv")]
     pub(crate) fn give_back(&self, buffer: Buffer) {
         if let Ok(mut free) = self.scratch.lock() {
+            free.push(buffer);
+        }
+    }
+
+    /// A buffer of at least `len` elements that hold anything, for a task. To change a length costs time, and tasks are many.
+    #[cfg(feature = "conv")]
+    pub(crate) fn tile(&self, len: usize) -> Buffer {
+        let mut buffer = self.tiles.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len);
+        }
+        buffer
+    }
+
+    /// Returns what [`Cpu::tile`] gave.
+    #[cfg(feature = "conv")]
+    pub(crate) fn give_tile(&self, buffer: Buffer) {
+        if !buffer.is_empty()
+            && let Ok(mut free) = self.tiles.lock()
+        {
             free.push(buffer);
         }
     }
@@ -280,21 +306,30 @@ fn data_cache(level: u8, reason: RangeInclusive<usize>) -> Option<usize> {
 }
 
 /// A pointer that tasks share to write disjoint parts of one output.
-#[derive(Clone, Copy)]
-pub(crate) struct SharedMut(*mut f32);
+pub(crate) struct Shared<T>(*mut T);
+
+/// Of f32.
+pub(crate) type SharedMut = Shared<f32>;
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<T> {}
 
 // SAFETY: only a pointer; whoever dereferences it promises that tasks write disjoint elements.
-unsafe impl Send for SharedMut {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as for Send.
-unsafe impl Sync for SharedMut {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl SharedMut {
-    pub(crate) fn new(data: &mut [f32]) -> Self {
+impl<T> Shared<T> {
+    pub(crate) fn new(data: &mut [T]) -> Self {
         Self(data.as_mut_ptr())
     }
     /// For tasks that only read.
     #[cfg(feature = "nn")]
-    pub(crate) fn reading(data: &[f32]) -> Self {
+    pub(crate) fn reading(data: &[T]) -> Self {
         Self(data.as_ptr().cast_mut())
     }
     /// The same from element `by` on.
@@ -303,7 +338,7 @@ impl SharedMut {
         Self(self.0.wrapping_add(by))
     }
     // A method, so that closures capture the whole wrapper rather than the bare pointer inside.
-    pub(crate) fn get(self) -> *mut f32 {
+    pub(crate) fn get(self) -> *mut T {
         self.0
     }
 }
@@ -313,7 +348,29 @@ impl Storage for Cpu {
     type Indices = Vec<u32>;
 
     fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
-        Buffer::try_zeros(len).ok_or(BackendError::Memory { bytes: len.saturating_mul(size_of::<f32>()) })
+        self.zeros_in(Precision::F32, len)
+    }
+
+    fn zeros_in(&self, precision: Precision, len: usize) -> Result<Buffer, BackendError> {
+        Buffer::try_zeros(precision, len).ok_or(BackendError::Memory { bytes: len.saturating_mul(precision.bytes()) })
+    }
+
+    fn precision(&self, buffer: &Buffer) -> Precision {
+        buffer.precision()
+    }
+
+    fn convert(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
+        expect_equal("convert", "length", to.len(), from.len())?;
+        convert::convert(self, from, to);
+        Ok(())
+    }
+
+    fn lend(&self, len: usize) -> Result<Buffer, BackendError> {
+        Ok(self.scratch(len))
+    }
+
+    fn give_back(&self, buffer: Buffer) {
+        Cpu::give_back(self, buffer);
     }
 
     fn len(&self, buffer: &Buffer) -> usize {
@@ -321,15 +378,24 @@ impl Storage for Cpu {
     }
 
     fn upload(&self, host: &[f32], to: &mut Buffer) -> Result<(), BackendError> {
-        let room = to.len();
-        let part = to.get_mut(..host.len()).ok_or_else(|| too_long("upload", room, host.len()))?;
-        part.copy_from_slice(host);
+        if host.len() > to.len() {
+            return Err(too_long("upload", to.len(), host.len()));
+        }
+        match to.numbers_mut() {
+            NumbersMut::F32(to) => Element::from_f32(host, &mut to[..host.len()]),
+            NumbersMut::Bf16(to) => Element::from_f32(host, &mut to[..host.len()]),
+        }
         Ok(())
     }
 
     fn download(&self, from: &Buffer, host: &mut [f32]) -> Result<(), BackendError> {
-        let part = from.get(..host.len()).ok_or_else(|| too_long("download", from.len(), host.len()))?;
-        host.copy_from_slice(part);
+        if host.len() > from.len() {
+            return Err(too_long("download", from.len(), host.len()));
+        }
+        match from.numbers() {
+            Numbers::F32(from) => Element::to_f32(&from[..host.len()], host),
+            Numbers::Bf16(from) => Element::to_f32(&from[..host.len()], host),
+        }
         Ok(())
     }
 
@@ -350,22 +416,23 @@ impl Storage for Cpu {
 
     fn fill(&self, value: f32, to: &mut Buffer) -> Result<(), BackendError> {
         let _timed = self.timed("fill", to.len(), 0);
-        to.fill(value);
+        match to.numbers_mut() {
+            NumbersMut::F32(to) => to.fill(value),
+            NumbersMut::Bf16(to) => to.fill(Number::round(value)),
+        }
         Ok(())
     }
 
     fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
-        let _timed = self.timed("copy", 2 * to.len(), 0);
         expect_equal("copy", "length", to.len(), from.len())?;
-        self.for_each_chunk(to, ELEMENTS_PER_TASK, 8 * from.len() as u64, |start, part| {
-            part.copy_from_slice(&from[start..][..part.len()]);
-        });
-        Ok(())
+        expect_equal("copy", "bytes of a number", to.precision().bytes(), from.precision().bytes())?;
+        self.convert(from, to)
     }
 
     fn add(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
         let _timed = self.timed("add", 3 * to.len(), 0);
         expect_equal("add", "length", to.len(), from.len())?;
+        expect_f32("add", [from.precision(), to.precision()])?;
         let operations = 8 * to.len() as u64;
         self.for_each_chunk(to, ELEMENTS_PER_TASK, operations, |start, part| {
             part.iter_mut().zip(&from[start..]).for_each(|(to, from)| *to += from);
@@ -376,6 +443,7 @@ impl Storage for Cpu {
     fn gather(&self, from: &Buffer, map: &[u32], to: &mut Buffer) -> Result<(), BackendError> {
         let _timed = self.timed("gather", 3 * to.len(), 0);
         expect_equal("gather", "length of the map", to.len(), map.len())?;
+        expect_f32("gather", [from.precision(), to.precision()])?;
         // `u32::MAX`, for nothing, becomes 0 here.
         let needed = map.iter().fold(0, |most, i| i.wrapping_add(1).max(most)) as usize;
         if needed > from.len() {

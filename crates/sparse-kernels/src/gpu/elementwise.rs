@@ -1,9 +1,11 @@
 //! Filling, adding, gathering.
 
+use half::bf16;
+
 use super::kernel::{Kernel, Launch, Read, Work, Write};
 use super::shaders;
 use super::{Buffer, Gpu, Indices, windows};
-use crate::BackendError;
+use crate::{BackendError, Precision};
 
 /// Invocations of a workgroup of the kernels that have an element, or four, each.
 pub(super) const GROUP: usize = 256;
@@ -24,7 +26,7 @@ impl Gpu {
         buffers: &[&Buffer],
         words_and_operations: [usize; 2],
     ) -> Result<(), BackendError> {
-        let len = buffers.first().map_or(0, |buffer| buffer.len());
+        let len = buffers.first().map_or(0, |buffer| buffer.words());
         for part in windows::flat(len, self.window_elements()) {
             let quads = part.len().div_ceil(QUAD);
             let operands: Vec<_> = buffers.iter().map(|buffer| buffer.window(part.start, part.len())).collect();
@@ -42,7 +44,11 @@ impl Gpu {
     }
 
     pub(super) fn fill_buffer(&self, value: f32, to: &Buffer) -> Result<(), BackendError> {
-        self.each_quad(&FILL, &[value.to_bits()], &[to], [1, 0])
+        let word = match to.precision() {
+            Precision::F32 => value.to_bits(),
+            Precision::Bf16 => u32::from(bf16::from_f32(value).to_bits()) * 0x1_0001,
+        };
+        self.each_quad(&FILL, &[word], &[to], [1, 0])
     }
 
     pub(super) fn add_buffers(&self, from: &Buffer, to: &Buffer) -> Result<(), BackendError> {

@@ -13,6 +13,7 @@ use crate::error::expect_equal;
 use crate::{BackendError, Op, Storage, StripLayout, Strips};
 
 static CONVERT: Kernel = Kernel::new("convert", shaders::CONVERT, &[Read, Write]);
+static WIDEN: Kernel = Kernel::new("widen", shaders::WIDEN, &[Read, Write]);
 
 /// A storage type of 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,23 +128,54 @@ impl Gpu {
     ///
     /// # Errors
     /// If the layouts differ, or the device fails.
-    pub fn convert(&self, from: &Strips<Self>, to: &mut HalfStrips) -> Result<(), BackendError> {
-        const OP: &str = "convert";
+    pub fn halve(&self, from: &Strips<Self>, to: &mut HalfStrips) -> Result<(), BackendError> {
+        const OP: &str = "halve";
         expect_equal(OP, "number of features", to.layout.features(), from.layout.features())?;
         expect_equal(OP, "number of lanes", to.layout.lanes(), from.layout.lanes())?;
         expect_equal(OP, "strip width", to.layout.strip(), from.layout.strip())?;
         expect_equal(OP, "length of the strips", from.layout.len(), from.data.len())?;
-        for part in windows::flat(to.words.len(), self.window_elements() / 2) {
+        let to_type = to.stored_as.code();
+        self.each_word(&CONVERT, &[to_type], to.words.len(), |part, pairs| {
+            [from.data.window(pairs.start, pairs.len()), to.words.window(part.start, part.len())]
+        })
+    }
+
+    /// Launches a kernel on each of `words` words that hold two numbers, part by part: with the part's words, and the two f32 for
+    /// each of them.
+    fn each_word<'a>(
+        &self,
+        kernel: &'static Kernel,
+        params: &[u32],
+        words: usize,
+        operands: impl Fn(Range<usize>, Range<usize>) -> [Operand<'a>; 2],
+    ) -> Result<(), BackendError> {
+        for part in windows::flat(words, self.window_elements() / 2) {
+            let len = part.len();
+            let pairs = 2 * part.start..2 * part.end;
             self.launch(&Launch {
-                kernel: &CONVERT,
+                kernel,
                 constants: &[],
-                params: &[part.len() as u32, to.stored_as.code()],
-                operands: &[from.data.window(2 * part.start, 2 * part.len()), to.words.window(part.start, part.len())],
-                workgroups: part.len().div_ceil(GROUP),
-                work: Work::words(3 * part.len()),
+                params: &[&[len as u32], params].concat(),
+                operands: &operands(part, pairs),
+                workgroups: len.div_ceil(GROUP),
+                work: Work::words(3 * len),
             })?;
         }
         Ok(())
+    }
+
+    /// `to = from` in 16 bits.
+    pub(super) fn round(&self, from: &Buffer, to: &Buffer) -> Result<(), BackendError> {
+        self.each_word(&CONVERT, &[HalfType::Bf16.code()], to.words(), |part, pairs| {
+            [from.window(pairs.start, pairs.len()), to.window(part.start, part.len())]
+        })
+    }
+
+    /// `to = from`, which is in 16 bits.
+    pub(super) fn widen(&self, from: &Buffer, to: &Buffer) -> Result<(), BackendError> {
+        self.each_word(&WIDEN, &[], from.words(), |part, pairs| {
+            [from.window(part.start, part.len()), to.window(pairs.start, pairs.len())]
+        })
     }
 
     /// [`SparseLinear::spmm`](crate::SparseLinear::spmm) with X in 16 bits: W and Y are f32, and so are the sums.

@@ -36,7 +36,7 @@ fn bits(ty: HalfType, value: f32) -> u16 {
 
 fn halves(gpu: &Gpu, ty: HalfType, strips: &Strips<Gpu>) -> HalfStrips {
     let mut to = gpu.half_strips(strips.layout, ty).unwrap();
-    gpu.convert(strips, &mut to).unwrap();
+    gpu.halve(strips, &mut to).unwrap();
     to
 }
 
@@ -134,7 +134,7 @@ fn shapes_are_checked() {
     let mut to = gpu.half_strips(of(20, 3), HalfType::F16).unwrap();
     assert_eq!((to.layout(), to.stored_as()), (of(20, 3), HalfType::F16));
     let from = Strips::zeros(gpu, of(20, 4)).unwrap();
-    let message = gpu.convert(&from, &mut to).unwrap_err().to_string();
+    let message = gpu.halve(&from, &mut to).unwrap_err().to_string();
     assert!(message.contains("number of features") && message.contains('4'), "{message}");
     let case = case([5, 4, 20], 16, (0.5, 5), 1, true);
     let options = PlanOptions { strip: 16, transpose: false };

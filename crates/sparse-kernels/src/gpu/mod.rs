@@ -34,6 +34,8 @@ mod launch;
 #[cfg(feature = "nn")]
 mod nn;
 mod plan;
+#[cfg(all(test, feature = "nn"))]
+mod precision_tests;
 mod profile;
 mod recorder;
 mod scratch;
@@ -49,6 +51,7 @@ mod testing;
 mod tests;
 mod windows;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub use adapter::{AdapterReport, adapters};
@@ -60,9 +63,11 @@ pub use device::GpuOptions;
 pub use half::{HalfStrips, HalfType};
 pub use plan::GpuPlan;
 
+use crate::backend::check::expect_f32;
 use crate::error::expect_equal;
 use crate::profile::KernelTime;
-use crate::{BackendError, Storage};
+use crate::{BackendError, Precision, Storage};
+use ::half::bf16;
 use device::{Device, lock};
 use recorder::{Command, Recorder};
 
@@ -84,6 +89,8 @@ pub struct Gpu {
     /// Partial sums of the operation that is being queued: one buffer for all, since operations follow each other, as large
     /// as was ever asked for.
     partials: Mutex<Option<Buffer>>,
+    /// Memory that operations borrow for a call, by length.
+    lent: Mutex<HashMap<usize, Vec<Buffer>>>,
     /// Memory of growth.
     growth: Mutex<scratch::Scratch>,
     /// Cosines and sines of attention's positions.
@@ -113,6 +120,7 @@ impl Gpu {
             device,
             readback: Mutex::default(),
             partials: Mutex::default(),
+            lent: Mutex::default(),
             growth: Mutex::default(),
             #[cfg(feature = "nn")]
             angles: Mutex::default(),
@@ -247,22 +255,77 @@ impl Storage for Gpu {
         Buffer::zeros(&self.device, len)
     }
 
+    fn zeros_in(&self, precision: Precision, len: usize) -> Result<Buffer, BackendError> {
+        Buffer::zeros_in(&self.device, precision, len)
+    }
+
+    fn precision(&self, buffer: &Buffer) -> Precision {
+        buffer.precision()
+    }
+
+    fn convert(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
+        expect_equal("convert", "length", to.len(), from.len())?;
+        match (from.precision(), to.precision()) {
+            (Precision::F32, Precision::Bf16) => self.round(from, to),
+            (Precision::Bf16, Precision::F32) => self.widen(from, to),
+            (Precision::F32, Precision::F32) | (Precision::Bf16, Precision::Bf16) => self.copy(from, to),
+        }
+    }
+
+    fn lend(&self, len: usize) -> Result<Buffer, BackendError> {
+        let lent = lock(&self.lent).get_mut(&len).and_then(Vec::pop);
+        lent.map_or_else(|| self.zeros(len), Ok)
+    }
+
+    fn give_back(&self, buffer: Buffer) {
+        lock(&self.lent).entry(buffer.len()).or_default().push(buffer);
+    }
+
     fn len(&self, buffer: &Buffer) -> usize {
         buffer.len()
     }
 
     fn upload(&self, host: &[f32], to: &mut Buffer) -> Result<(), BackendError> {
         at_most("upload", host.len(), to.len())?;
-        self.write(host, to)
+        match to.precision() {
+            Precision::F32 => self.write(host, to),
+            Precision::Bf16 => {
+                let mut halves: Vec<bf16> = host.iter().map(|&value| bf16::from_f32(value)).collect();
+                if halves.len() % 2 == 1 {
+                    // What shares the last word stays as it is.
+                    let next = if host.len() < to.len() { self.downloaded(to)?[host.len()] } else { 0.0 };
+                    halves.push(bf16::from_f32(next));
+                }
+                let words = halves.chunks_exact(2).map(|pair| {
+                    let [low, high] = [pair[0], pair[1]].map(|half| u32::from(half.to_bits()));
+                    f32::from_bits(low | high << 16)
+                });
+                self.write(&words.collect::<Vec<_>>(), to)
+            }
+        }
     }
 
     fn download(&self, from: &Buffer, host: &mut [f32]) -> Result<(), BackendError> {
         at_most("download", host.len(), from.len())?;
-        self.read_all(&[from], &mut [host])
+        match from.precision() {
+            Precision::F32 => self.read_all(&[from], &mut [host]),
+            Precision::Bf16 => {
+                let mut words = vec![0.0f32; host.len().div_ceil(2)];
+                self.read_all(&[from], &mut [&mut words])?;
+                for (i, to) in host.iter_mut().enumerate() {
+                    let word = words[i / 2].to_bits();
+                    *to = f32::from_bits(if i % 2 == 0 { word << 16 } else { word & 0xffff_0000 });
+                }
+                Ok(())
+            }
+        }
     }
 
     fn download_all(&self, from: &[&Buffer], hosts: &mut [&mut [f32]]) -> Result<(), BackendError> {
         from.iter().zip(&*hosts).try_for_each(|(from, host)| at_most("download_all", host.len(), from.len()))?;
+        if from.iter().any(|from| from.precision() != Precision::F32) {
+            return from.iter().zip(hosts).try_for_each(|(from, host)| self.download(from, host));
+        }
         self.read_all(from, hosts)
     }
 
@@ -289,6 +352,7 @@ impl Storage for Gpu {
 
     fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
         expect_equal("copy", "length", to.len(), from.len())?;
+        expect_equal("copy", "bytes of a number", to.precision().bytes(), from.precision().bytes())?;
         if from.is_empty() {
             return Ok(());
         }
@@ -298,18 +362,20 @@ impl Storage for Gpu {
             from: from.raw().clone(),
             to: to.raw().clone(),
             at: 0,
-            bytes: 4 * from.len() as u64,
+            bytes: 4 * from.words() as u64,
         });
         Ok(())
     }
 
     fn add(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {
         expect_equal("add", "length", to.len(), from.len())?;
+        expect_f32("add", [from.precision(), to.precision()])?;
         self.add_buffers(from, to)
     }
 
     fn gather(&self, from: &Buffer, map: &[u32], to: &mut Buffer) -> Result<(), BackendError> {
         expect_equal("gather", "length of the map", to.len(), map.len())?;
+        expect_f32("gather", [from.precision(), to.precision()])?;
         if let Some(&outside) = map.iter().find(|&&i| i != u32::MAX && i as usize >= from.len()) {
             expect_equal("gather", "largest index", from.len().saturating_sub(1), outside as usize)?;
         }

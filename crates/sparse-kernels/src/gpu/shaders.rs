@@ -54,4 +54,5 @@ shaders! {
     SPMM_BSR: "spmm_bsr.wgsl";
     SUM_PARTIALS: "sum_partials.wgsl";
     SUM_PARTS: "sum_parts.wgsl";
+    WIDEN: "widen.wgsl";
 }

@@ -11,6 +11,8 @@ pub mod linear;
 #[cfg(feature = "nn")]
 pub mod neural;
 #[cfg(feature = "nn")]
+pub mod precision;
+#[cfg(feature = "nn")]
 pub mod recurrent;
 pub mod refusals;
 #[cfg(feature = "nn")]

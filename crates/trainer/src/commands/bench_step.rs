@@ -22,8 +22,10 @@ use crate::method::Method;
 use crate::models::{Architecture, Format, Sparsification, parse_density};
 use crate::report::{Significant, Table, bytes_text, print_record, print_text};
 use crate::settings::error::ConfigError;
-use crate::settings::{BatchArgs, FormatArgs, ModelArgs, SequenceArgs, SpreadArgs, TrainConfig, TrainOptions};
-use crate::training::Reduction;
+use crate::settings::{
+    BatchArgs, FormatArgs, ModelArgs, PrecisionArgs, SequenceArgs, SpreadArgs, TrainConfig, TrainOptions,
+};
+use crate::training::{Precision, Reduction};
 use crate::{fit, launch, memory};
 
 /// `rigl bench step`.
@@ -41,6 +43,9 @@ pub struct BenchStepArgs {
     /// Samples in a batch.
     #[command(flatten)]
     pub batch: BatchArgs,
+    /// How activations are stored.
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// The network's densities, each in (0, 1]
     #[arg(long, value_name = "D,...", value_delimiter = ',', default_value = "0.2,0.1,0.05", value_parser = parse_density)]
     pub density: Vec<f64>,
@@ -79,6 +84,8 @@ struct StepRecord {
     batch_size: usize,
     distribution: String,
     format: String,
+    /// Of activations.
+    precision: Precision,
     density: f64,
     nnz: usize,
     /// Operations of a step against those of the dense step.
@@ -88,8 +95,11 @@ struct StepRecord {
     threads: usize,
     time_ns: u64,
     dense_time_ns: u64,
+    /// Of the dense step: the faster of f32 and `precision`.
+    dense_precision: Precision,
     time_ratio: f64,
     peak_rss_bytes: Option<u64>,
+    /// Of the dense step in f32.
     dense_peak_rss_bytes: Option<u64>,
     /// Of several ranks.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,7 +164,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     if config.reduction == Reduction::Fast && args.launcher.is_none() {
         return Err(ConfigError::NoEffect { option: "reduction", needs: "--launcher" }.into());
     }
-    let place = args.machine.on_device(Check { architecture: &architecture, batch_size: config.batch_size })?;
+    let place = args.machine.on_device(Check { architecture: &architecture, config: &config })?;
     config.check()?;
     // Impossible densities are refused before anything is measured.
     for &density in &args.density {
@@ -163,16 +173,24 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     // A GPU takes no threads; what a launcher starts has those that it may run on.
     let is_free = args.machine.device != Device::Cpu || args.launcher.is_some();
     let threads = args.machine.threads.or((!is_free).then_some(place.threads));
-    let mut dense: Option<Measurement> = None;
+    // The dense step that is faster counts as such, the one in f32 for its memory.
+    let mut precisions = vec![Precision::F32];
+    precisions.extend((config.precision != Precision::F32).then_some(config.precision));
+    let mut dense: Vec<Option<Measurement>> = vec![None; precisions.len()];
     let mut best: Vec<Option<Measurement>> = vec![None; args.density.len()];
     for round in 1..=ROUNDS {
-        dense = Some(better(dense, measure(args, threads, 1.0, false)?));
+        for (dense, &precision) in dense.iter_mut().zip(&precisions) {
+            *dense = Some(better(dense.take(), measure(args, threads, 1.0, precision, false)?));
+        }
         for (best, &density) in best.iter_mut().zip(&args.density) {
             let profile = args.profile && round == ROUNDS;
-            *best = Some(better(best.take(), measure(args, threads, density, profile)?));
+            *best = Some(better(best.take(), measure(args, threads, density, config.precision, profile)?));
         }
     }
-    let dense = dense.expect("there is at least one round");
+    let dense: Vec<Measurement> = dense.into_iter().flatten().collect();
+    let dense_peak_rss_bytes = dense[0].peak_rss_bytes;
+    let (dense, dense_precision) =
+        dense.into_iter().zip(precisions).min_by_key(|(dense, _)| dense.time_ns).expect("one precision at least");
     if let Some(path) = &args.trace {
         let steps = best.iter().chain([&Some(dense.clone())]).flatten().filter_map(|best| best.trace.clone()).collect();
         TraceFile { model: config.model.to_string(), batch_size: config.batch_size, steps }.save(path)?;
@@ -186,6 +204,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             batch_size: config.batch_size,
             distribution: config.distribution.to_string(),
             format: config.format.to_string(),
+            precision: config.precision,
             density: measurement.nnz as f64 / architecture.size() as f64,
             nnz: measurement.nnz,
             flops_ratio: flops_ratio(args, &architecture, density)?,
@@ -194,9 +213,10 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             threads: measurement.threads,
             time_ns: measurement.time_ns,
             dense_time_ns: dense.time_ns,
+            dense_precision,
             time_ratio: measurement.time_ns as f64 / dense.time_ns as f64,
             peak_rss_bytes: measurement.peak_rss_bytes,
-            dense_peak_rss_bytes: dense.peak_rss_bytes,
+            dense_peak_rss_bytes,
             ranks: measurement.ranks,
             provenance: Provenance::now(),
         };
@@ -229,8 +249,12 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     }
     if !args.machine.json {
         let format = if config.format == Format::Csr { String::new() } else { format!(" in {}", config.format) };
+        let precision = match config.precision {
+            Precision::F32 => String::new(),
+            other => format!(" in {other} (dense in {dense_precision}, its memory in f32)"),
+        };
         print_text(format_args!(
-            "training step of {}{format} with batches of {}, {}",
+            "training step of {}{format}{precision} with batches of {}, {}",
             config.model,
             config.batch_size,
             place.with_isa()
@@ -246,14 +270,14 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
 /// Refuses what has no room, and tells where it would run.
 struct Check<'a> {
     architecture: &'a Architecture,
-    batch_size: usize,
+    config: &'a TrainConfig,
 }
 
 impl OnDevice for Check<'_> {
     type Output = Place;
 
     fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Place> {
-        memory::check(backend, self.architecture, self.batch_size)?;
+        memory::check(backend, self.architecture, self.config.batch_size, self.config.precision.into())?;
         Ok(backend.place())
     }
 }
@@ -264,7 +288,8 @@ fn config(args: &BenchStepArgs) -> Result<TrainConfig, ConfigError> {
 }
 
 fn given(args: &BenchStepArgs) -> TrainOptions {
-    TrainOptions::from(&args.network).or(&args.sequence).or(&args.spread).or(&args.format).or(&args.batch)
+    let options = TrainOptions::from(&args.network).or(&args.sequence).or(&args.spread).or(&args.format);
+    options.or(&args.batch).or(&args.precision)
 }
 
 fn better(best: Option<Measurement>, new: Measurement) -> Measurement {
@@ -286,10 +311,16 @@ fn flops_ratio(args: &BenchStepArgs, architecture: &Architecture, density: f64) 
 }
 
 /// Runs one turn of one density in a process of its own.
-fn measure(args: &BenchStepArgs, threads: Option<usize>, density: f64, profile: bool) -> crate::Result<Measurement> {
+fn measure(
+    args: &BenchStepArgs,
+    threads: Option<usize>,
+    density: f64,
+    precision: Precision,
+    profile: bool,
+) -> crate::Result<Measurement> {
     let output = launch::this_program(args.launcher.as_deref())?
         .args(["bench", "step", "--worker", "--density", &density.to_string()])
-        .args(given(args).arguments()?)
+        .args(TrainOptions { precision: Some(precision), ..given(args) }.arguments()?)
         .args(args.pictures.image_size.iter().flat_map(|side| ["--image-size".to_owned(), side.to_string()]))
         .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])

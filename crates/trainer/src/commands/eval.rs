@@ -17,7 +17,7 @@ use crate::models::{ModelInput, Network, StoredModel};
 use crate::report::{print_record, print_text};
 use crate::run::{Evaluated, evaluate};
 use crate::run_checkpoints::{Which, load_model_of};
-use crate::training::{Evaluator, Loss};
+use crate::training::{Evaluator, Loss, Precision};
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
@@ -58,6 +58,9 @@ pub struct EvalArgs {
     /// Device to compute on: cpu, gpu (the best one) or gpu:N; see `rigl devices`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
+    /// How to store activations. An evaluation during training stores them as the training does
+    #[arg(long, value_name = "PRECISION", value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
     /// Print only JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
@@ -134,7 +137,8 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
     };
     let loader_threads = data::default_loader_threads(name);
     let evaluated = Evaluated { split, normalization: &normalization, measured, loader_threads };
-    let work = Evaluating { model, evaluated, loss, interrupt: &interrupt };
+    let (precision, interrupt) = (args.precision, &interrupt);
+    let work = Evaluating { model, evaluated, loss, precision, interrupt };
     let found = on_device(args.device, threads, work)?;
     check_loss(found.loss(), &checkpoint)?;
     if args.json {
@@ -182,6 +186,7 @@ struct Evaluating<'a> {
     model: StoredModel,
     evaluated: Evaluated<'a>,
     loss: Loss,
+    precision: Precision,
     interrupt: &'a Interrupt,
 }
 
@@ -189,10 +194,10 @@ impl OnDevice for Evaluating<'_> {
     type Output = Evaluation;
 
     fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Evaluation> {
-        let Self { model, evaluated, loss, interrupt } = self;
+        let Self { model, evaluated, loss, precision, interrupt } = self;
         let network = Network::from_stored(backend, model, EVALUATION_BATCH)?;
         let body = network.body.clone();
-        let mut evaluator = Evaluator::new(backend, network, loss);
+        let mut evaluator = Evaluator::in_precision(backend, network, loss, precision.into());
         backend.install(|| {
             evaluate(evaluated, &body, interrupt, |batch, outputs| evaluator.evaluate_outputs(batch, outputs))
         })

@@ -6,8 +6,8 @@ use autograd::optim::Optimizer;
 use clap::Args;
 use rigl::{LayerDensity, WeightStorage, nnz_for_density};
 use serde::Serialize;
-use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
+use sparse_kernels::{Precision, Storage};
 
 use super::network::PictureArgs;
 use super::plan_ranks::{self, RanksArgs};
@@ -19,8 +19,8 @@ use crate::models::{Architecture, Definition, Format, MOST_WIDTH, activation_byt
 use crate::report::{Significant, Table, bytes_text, dimensions, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{
-    BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, SequenceArgs, SpreadArgs, TrainConfig,
-    TrainOptions, UpdateArgs,
+    BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, PrecisionArgs, SequenceArgs, SpreadArgs,
+    TrainConfig, TrainOptions, UpdateArgs,
 };
 
 /// `rigl plan`.
@@ -67,6 +67,9 @@ pub struct PlanArgs {
     /// Samples in a batch.
     #[command(flatten)]
     pub batch: BatchArgs,
+    /// How activations are stored.
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// How to count operations.
     #[command(flatten)]
     pub counting: CountArgs,
@@ -86,7 +89,9 @@ impl PlanArgs {
     pub(super) fn config(&self) -> Result<TrainConfig, ConfigError> {
         let given =
             TrainOptions::from(&self.network).or(&self.sequence).or(&self.method).or(&self.density).or(&self.spread);
-        TrainConfig::of(&given.or(&self.format).or(&self.updates).or(&self.batch).or(&self.counting))
+        TrainConfig::of(
+            &given.or(&self.format).or(&self.updates).or(&self.batch).or(&self.precision).or(&self.counting),
+        )
     }
 }
 
@@ -351,7 +356,13 @@ fn bytes(
     let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
     let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
     let any_sparse_linear = network.body.layers.iter().any(|layer| layer.sparse && !layer.conv);
-    let activations = activation_bytes(&cpu, architecture, any_sparse_linear, config.held_at_a_time(usize::MAX))?;
+    let activations = activation_bytes(
+        &cpu,
+        architecture,
+        any_sparse_linear,
+        config.held_at_a_time(usize::MAX),
+        config.precision.into(),
+    )?;
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
     let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
     let growth = if config.growth_batches > 1 && config.method.info().grows_by_gradient { 4 * positions } else { 0 };
@@ -360,8 +371,8 @@ fn bytes(
     Ok(Bytes { storage: of_end.pattern + of_end.values, training, growth, method })
 }
 
-/// Weight, gradient and momentum of a dense network, and its activations.
+/// Weight, gradient and momentum of a dense network, and its activations in f32.
 fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> crate::Result<usize> {
     let cpu = Cpu::new(1, None)?;
-    Ok(12 * architecture.parameters() + activation_bytes(&cpu, architecture, false, batch_size)?)
+    Ok(12 * architecture.parameters() + activation_bytes(&cpu, architecture, false, batch_size, Precision::F32)?)
 }

@@ -251,7 +251,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     let Train { args, config, data, architecture, total_steps, interrupt, ranks } = work;
     let is_first = ranks.is_none_or(|ranks| ranks.rank() == 0);
     let (method, window) = config.scheduled_method(total_steps)?;
-    memory::check(device, architecture, config.held_at_a_time(data.train.len()))?;
+    memory::check(device, architecture, config.held_at_a_time(data.train.len()), config.precision.into())?;
     let place = device.place();
     let info = RunInfo::new(place.clone());
     let resumed = args.resume.as_ref().map(|folder| open(folder, &info, is_first)).transpose()?;
@@ -301,10 +301,13 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     };
     let mut run = Run::new(RunParts { device, config, data, trainer, run_dir, total_steps, interrupt });
     if args.resume.is_some() {
-        let resumed = run.resume(found.as_ref().map(|found| &found.checkpoint), args.extend);
+        let (checkpoint, changes) = (found.as_ref().map(|found| &found.checkpoint), args.options.precision.is_some());
+        let resumed = run.resume(checkpoint, args.extend, changes);
         resumed.context(|| found.as_ref().map_or(String::new(), |found| found.path.display().to_string()))?;
         if args.extend {
             run.begin_extension()?;
+        } else if changes {
+            run.begin_precision()?;
         }
     }
     if !config.json && is_first {
@@ -485,7 +488,9 @@ fn step_times<B: ComputeDevice>(
     train_seconds: f64,
 ) -> crate::Result<Option<[u64; 2]>> {
     let budget = Duration::from_secs_f64(train_seconds / 4.0).clamp(STEP_BUDGET / 8, STEP_BUDGET);
-    if architecture.size() > LARGEST_DENSE || !memory::has_room_for_two(device, architecture, config.batch_size)? {
+    if architecture.size() > LARGEST_DENSE
+        || !memory::has_room_for_two(device, architecture, config.batch_size, config.precision.into())?
+    {
         return Ok(None);
     }
     let dense: Vec<_> = densities.iter().map(|d| LayerDensity { density: 1.0, nnz: d.size, size: d.size }).collect();

@@ -10,7 +10,7 @@ use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
     Attention, Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, FeatureNorm,
-    Gelu, ImageLayout, Layout, NormKind, PlanOptions, StripLayout,
+    Gelu, ImageLayout, Layout, NormKind, PlanOptions, Precision, StripLayout,
 };
 
 use super::architecture::Architecture;
@@ -905,6 +905,7 @@ pub fn activation_bytes<B: Backend>(
     architecture: &Architecture,
     any_sparse_linear: bool,
     samples: usize,
+    precision: Precision,
 ) -> Result<usize, TrainingError> {
     let graph = &architecture.graph;
     let images = image_layouts(backend, architecture, samples)?;
@@ -930,7 +931,7 @@ pub fn activation_bytes<B: Backend>(
         _ => 0,
     };
     let kept: usize = graph.nodes.iter().map(kept).sum();
-    Ok(4 * (values.iter().sum::<usize>() + kept + 3 * largest))
+    Ok(precision.bytes() * (values.iter().sum::<usize>() + kept + 3 * largest))
 }
 
 /// The layers whose topology a method manages. Of a block-sparse layer it sees the blocks, see [`Layers`].

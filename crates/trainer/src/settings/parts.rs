@@ -150,6 +150,7 @@ impl TrainConfig {
             micro_batch: self.micro_batch,
             shards: self.shards,
             reduction: self.reduction,
+            precision: self.precision,
             clip_norm: self.clip_norm.map(|norm| norm as f32),
         }
     }

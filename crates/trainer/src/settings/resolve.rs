@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ConfigError;
-use super::table::{DATA_IN_FOLDERS, RESUMABLE, TrainConfig, TrainOptions};
+use super::table::{DATA_IN_FOLDERS, PRECISION, RESUMABLE, TrainConfig, TrainOptions};
 use crate::checkpoint::CheckpointError;
 use crate::data;
 use crate::data::table::TABLE;
@@ -202,7 +202,7 @@ impl TrainConfig {
         }
     }
 
-    /// The configuration of the run in `folder`, resumed: its own settings, but for those of [`RESUMABLE`] that
+    /// The configuration of the run in `folder`, resumed: its own settings, but for those of [`RESUMABLE`], and the precision, that
     /// the command line gives.
     ///
     /// # Errors
@@ -210,7 +210,8 @@ impl TrainConfig {
     pub fn resume(given: &TrainOptions, file: &Path, env_data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
         let given_data_dir = given.data_dir.is_some();
         let given = toml::Table::try_from(given)?;
-        if let Some(option) = given.keys().find(|key| !RESUMABLE.contains(&key.as_str())) {
+        let may_change = |key: &str| RESUMABLE.contains(&key) || key == PRECISION;
+        if let Some(option) = given.keys().find(|key| !may_change(key)) {
             if ALTERNATIVES[1].contains(&option.as_str()) {
                 return Err(ConfigError::ResumeLength { option: option.clone() });
             }

@@ -23,7 +23,7 @@ use crate::models::{
 };
 use crate::task::LossKind;
 use crate::tensorboard::Log;
-use crate::training::{BestBy, LrSchedule, NewcomerMoments, OptimizerKind, Reduction, UpdateSemantics};
+use crate::training::{BestBy, LrSchedule, NewcomerMoments, OptimizerKind, Precision, Reduction, UpdateSemantics};
 
 const NETWORK: &str = "Network and data";
 const TASK: &str = "Tables and tasks";
@@ -327,6 +327,12 @@ settings! {
         /// How ranks sum gradients under mpirun; with fast, --shards defaults to the number of ranks
         reduction: Reduction = Reduction::Tree;
     }
+    /// How activations are stored.
+    PrecisionArgs in LENGTH => {
+        /// How to store activations and their gradients: bf16 halves their memory. Weights, optimizer state, statistics, losses
+        /// and all sums stay in f32
+        precision: Precision = Precision::F32;
+    }
     /// How weights change.
     OptimizationArgs in OPTIMIZATION => {
         /// The optimizer
@@ -426,6 +432,9 @@ pub const RESUMABLE: [&str; 14] = [
     "text-valid",
     "threads",
 ];
+
+/// Changes the result of a run, but may change when it is resumed: its state is the same in kind.
+pub const PRECISION: &str = "precision";
 
 /// The data sets that `--data-dir` is for.
 pub(crate) const DATA_IN_FOLDERS: &str = "--data fashion-mnist, mnist, cifar10, cifar100 or image-folder";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Reduce, Shards, Tape};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Activations, Backend, CrossEntropy, Layout, StripLayout, Strips};
+use sparse_kernels::{Activations, Backend, CrossEntropy, Layout, Precision, StripLayout, Strips};
 
 use super::error::TrainingError;
 use super::loss::Loss;
@@ -118,9 +118,17 @@ enum DeviceTargets<B: Backend> {
 }
 
 impl<'b, B: Backend> Workspace<'b, B> {
-    pub(super) fn new(backend: &'b B) -> Self {
+    pub(super) fn new(backend: &'b B, precision: Precision) -> Self {
         let states = BothStates { training: vec![], evaluation: States::default() };
-        Self { backend, arena: Arena::new(), labels: vec![], tokens: vec![], states, numbers: vec![], images: None }
+        Self {
+            backend,
+            arena: Arena::in_precision(precision),
+            labels: vec![],
+            tokens: vec![],
+            states,
+            numbers: vec![],
+            images: None,
+        }
     }
 
     /// Copies the inputs of the pass's shard `slot` to the device.
@@ -179,7 +187,8 @@ impl<'b, B: Backend> Workspace<'b, B> {
                         self.numbers[outputs.index(feature, lane)] = value;
                     }
                 }
-                let mut strips = self.arena.take(self.backend, outputs)?;
+                // What a loss is of is not rounded.
+                let mut strips = self.arena.take_in(self.backend, Precision::F32, outputs)?;
                 self.backend.upload(&self.numbers, &mut strips.data)?;
                 Ok(DeviceTargets::Numbers(strips))
             }
@@ -370,7 +379,12 @@ pub struct Evaluator<'b, B: Backend> {
 impl<'b, B: Backend> Evaluator<'b, B> {
     /// Takes the network, to measure this loss of it.
     pub fn new(backend: &'b B, network: Network<B>, loss: Loss) -> Self {
-        Self { network, loss, workspace: Workspace::new(backend) }
+        Self::in_precision(backend, network, loss, Precision::F32)
+    }
+
+    /// As [`Evaluator::new`], with activations that are stored so.
+    pub fn in_precision(backend: &'b B, network: Network<B>, loss: Loss, precision: Precision) -> Self {
+        Self { network, loss, workspace: Workspace::new(backend, precision) }
     }
 
     /// Loss and right answers on one batch: `images` in `layout`, targets of each lane.

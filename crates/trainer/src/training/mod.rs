@@ -17,5 +17,7 @@ pub use best::{BestBy, BestEpoch, BestSoFar};
 pub use error::TrainingError;
 pub use evaluator::Evaluator;
 pub use loss::Loss;
-pub use options::{LrSchedule, NewcomerMoments, OptimizerKind, Reduction, StepOptions, UpdateSemantics, UpdateWindow};
+pub use options::{
+    LrSchedule, NewcomerMoments, OptimizerKind, Precision, Reduction, StepOptions, UpdateSemantics, UpdateWindow,
+};
 pub use trainer::{StepReport, Trainer};

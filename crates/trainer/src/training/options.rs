@@ -29,6 +29,13 @@ choices! {
         /// By the steps since the weight has grown.
         Own,
     }
+    /// How activations and their gradients are stored.
+    Precision {
+        /// In 32 bits.
+        F32,
+        /// In 16 bits, with the range of f32 and 8 bits of precision.
+        Bf16,
+    }
     /// How gradients are summed over ranks.
     Reduction {
         /// Along a fixed tree over the shards: the same result on any number of ranks.
@@ -44,6 +51,15 @@ choices! {
         Step,
         /// Half a cosine, down to 0 at the end.
         Cosine,
+    }
+}
+
+impl From<Precision> for sparse_kernels::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
     }
 }
 
@@ -94,6 +110,8 @@ pub struct StepOptions {
     pub shards: Option<usize>,
     /// How gradients are summed over ranks.
     pub reduction: Reduction,
+    /// How activations and their gradients are stored.
+    pub precision: Precision,
     /// The largest norm of all gradients together, if there is one.
     pub clip_norm: Option<f32>,
 }

@@ -268,7 +268,14 @@ fn activations_take_what_was_estimated() {
         let layout = trainer.network.body.input_layout(samples);
         trainer.train_batch(layout, &vec![0.0; layout.len()], &vec![0; samples]).unwrap();
         let taken = trainer.workspace.arena.stats().allocated_bytes as f64;
-        let estimated = crate::models::activation_bytes(&cpu, &architecture, true, samples).unwrap() as f64;
+        let estimated = crate::models::activation_bytes(
+            &cpu,
+            &architecture,
+            true,
+            samples,
+            sparse_kernels::Precision::F32,
+        )
+        .unwrap() as f64;
         assert!((0.85..1.25).contains(&(estimated / taken)), "{name}: {estimated} estimated, {taken} taken");
     }
 }

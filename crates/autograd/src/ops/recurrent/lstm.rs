@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use sparse_kernels::{Activations, Backend, LstmSaved, LstmStep, LstmStepGrad};
+use sparse_kernels::{Activations, Backend, LstmSaved, LstmStep, LstmStepGrad, Precision};
 
 use super::{RecurrentState, Window, wrong_state};
 use crate::storage::{strips, strips_mut};
 use crate::tape::ParameterGradient;
-use crate::{Error, Mode, ParameterId, Tape, Var};
+use crate::{Arena, Error, Mode, ParameterId, Tape, Var};
 
 const OP: &str = "lstm";
 
@@ -46,13 +46,17 @@ impl<B: Backend> Tape<'_, B> {
             return Err(wrong_state(OP, 1, "2, h and c: the state is that of a gated recurrent unit"));
         };
         let is_training = self.mode() == Mode::Training;
-        let mut y = self.arena.take(backend, steps.all(width))?;
-        let mut hidden = self.arena.take_activations(backend, steps.one(4 * width).into())?;
+        // Steps are computed in f32; what is kept of them is stored as other activations are.
+        let own = self.arena.precision();
+        let wide = |arena: &mut Arena<B>, layout| arena.take_in(backend, Precision::F32, layout);
+        let mut y = wide(self.arena, steps.all(width))?;
+        let mut hidden = Activations::Strips(wide(self.arena, steps.one(4 * width))?);
         let mut saved = match is_training {
-            true => Some((self.arena.take(backend, steps.all(width))?, self.arena.take(backend, steps.all(width))?)),
+            true => Some((wide(self.arena, steps.all(width))?, wide(self.arena, steps.all(width))?)),
             false => None,
         };
-        let mut found = self.values.take_strips(storage);
+        let found = self.values.take_strips(storage);
+        let mut found = self.arena.stored_in(backend, Precision::F32, found)?;
         let (w, b) = (self.parameters.weight(OP, weight)?, self.parameters.vector(OP, bias)?);
         for step in 0..steps.count() {
             w.forward_bias_relu(backend, b, false, &state.h, &mut hidden)?;
@@ -67,26 +71,32 @@ impl<B: Backend> Tape<'_, B> {
             })?;
         }
         self.arena.give(backend, hidden);
+        let found = self.arena.stored_in(backend, own, found)?;
         self.values.put(storage, found.into());
+        let y = self.arena.stored_in(backend, own, y)?;
         let output = self.push_output(OP, gates, y);
         let Some((previous, previous_cell)) = saved else { return Ok(output) };
+        let previous = self.arena.stored_in(backend, own, previous)?;
+        let previous_cell = self.arena.stored_in(backend, own, previous_cell)?;
         self.values.mark_moved(OP, gates);
         let [previous, previous_cell] = [previous, previous_cell].map(|x| self.values.store_saved(x.into()));
         self.record_source(output, &[weight, bias], move |pass, dy| {
             let Tape { arena, values, parameters, .. } = &mut *pass.tape;
-            let mut found = values.take_strips(storage);
-            let mut hidden = arena.take_activations(backend, steps.one(4 * width).into())?;
-            let mut product = Activations::Strips(arena.take(backend, steps.one(width))?);
-            let mut carried = arena.take(backend, steps.one(width))?;
+            let mut found = arena.stored_in(backend, Precision::F32, values.take_strips(storage))?;
+            let previous_cell = arena.stored_in(backend, Precision::F32, values.take_strips(previous_cell.storage))?;
+            let wide_dy = arena.widened(backend, strips(&dy))?;
+            let mut hidden = Activations::Strips(wide(arena, steps.one(4 * width))?);
+            let mut product = Activations::Strips(wide(arena, steps.one(width))?);
+            let mut carried = wide(arena, steps.one(width))?;
             backend.fill(0.0, product.data_mut())?;
             backend.fill(0.0, &mut carried.data)?;
             let w = parameters.weight(OP, weight)?;
             for step in (0..steps.count()).rev() {
                 backend.lstm_step_grad(LstmStepGrad {
                     step,
-                    dy: strips(&dy),
+                    dy: wide_dy.as_ref().unwrap_or(strips(&dy)),
                     gates: &mut found,
-                    previous_cell: values.strips(previous_cell.storage),
+                    previous_cell: &previous_cell,
                     product: strips(&product),
                     carried: &mut carried,
                     hidden: strips_mut(&mut hidden),
@@ -95,14 +105,16 @@ impl<B: Backend> Tape<'_, B> {
                     w.input_grad(backend, &hidden, &mut product)?;
                 }
             }
-            [hidden, product, carried.into(), values.take_strips(previous_cell.storage).into()]
+            [hidden, product, carried.into(), previous_cell.into()]
                 .into_iter()
                 .for_each(|unused| arena.give(backend, unused));
+            wide_dy.into_iter().for_each(|unused| arena.give(backend, unused));
             pass.release(dy);
             let ParameterGradient { gradient, accumulate, .. } = pass.parameter_gradient(bias)?;
             backend.lane_sums(&found, gradient, accumulate)?;
             pass.use_done(bias)?;
             // The gradient of `U · h + b'` is that of `W · x + b`.
+            let found = pass.tape.arena.stored_in(backend, own, found)?;
             let found = Rc::new(Activations::Strips(found));
             pass.weight_used(weight, found.clone(), previous)?;
             pass.give_unless_pinned(previous);

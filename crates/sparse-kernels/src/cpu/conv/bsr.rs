@@ -205,6 +205,7 @@ impl CpuBlockConvPlan {
 
 impl BlockSparseConv for Cpu {
     type BlockConvPlan = CpuBlockConvPlan;
+    const TAKES_16_BITS: bool = true;
 
     fn plan_conv_blocks(
         &self,
@@ -240,7 +241,7 @@ impl BlockSparseConv for Cpu {
     ) -> Done {
         let _timed = self.timed(
             "conv_forward_bsr",
-            w.values.len() + x.data.len() + y.data.len(),
+            w.values.len() + x.data.words() + y.data.words(),
             2 * w.values.len() * super::pixels_and_samples(y.layout),
         );
         let plan = &w.plan;
@@ -264,7 +265,7 @@ impl BlockSparseConv for Cpu {
     ) -> Done {
         let _timed = self.timed(
             "conv_input_grad_bsr",
-            w.values.len() + dy.data.len() + dx.data.len(),
+            w.values.len() + dy.data.words() + dx.data.words(),
             2 * w.values.len() * super::pixels_and_samples(dy.layout),
         );
         let plan = &w.plan;
@@ -273,7 +274,8 @@ impl BlockSparseConv for Cpu {
         for pass in &plan.backward {
             pass.pack(&w.values, &mut values);
             let Pass { grid, panels, .. } = pass;
-            Product { grid: *grid, panels, values: &values, strip, strips, x: &dy.data, y: &mut dx.data }.run(self);
+            let x = dy.data.numbers();
+            Product { grid: *grid, panels, values: &values, strip, strips, x, y: &mut dx.data }.run(self);
         }
         self.give_back(values);
         Ok(())
@@ -283,13 +285,13 @@ impl BlockSparseConv for Cpu {
         let WeightGrad { plan, dy, x, values, accumulate, .. } = call;
         let _timed = self.timed(
             "conv_weight_grad_bsr",
-            values.len() + dy.data.len() + x.data.len(),
+            values.len() + dy.data.words() + x.data.words(),
             2 * values.len() * super::pixels_and_samples(dy.layout),
         );
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
         let (grid, rectangles) = (plan.forward.grid, &plan.rectangles);
         self.with_phases(plan.shape, x, |x| {
-            let dy = &dy.data;
+            let dy = dy.data.numbers();
             Gradient { grid, rectangles, strip, strips, dy, x, dw: values, accumulate }.run(self);
         });
         // Rows of the last block row that lie beyond the matrix.

@@ -85,6 +85,8 @@ impl Direction<'_> {
 }
 
 impl DenseConv for Cpu {
+    const TAKES_16_BITS: bool = true;
+
     fn run_conv_forward_dense(
         &self,
         _: Checked,
@@ -95,7 +97,7 @@ impl DenseConv for Cpu {
     ) -> Done {
         let _timed = self.timed(
             "conv_forward_dense",
-            w.len() + x.data.len() + y.data.len(),
+            w.len() + x.data.words() + y.data.words(),
             2 * w.len() * super::pixels_and_samples(y.layout),
         );
         if shape.has_single_channels() {
@@ -116,7 +118,7 @@ impl DenseConv for Cpu {
     ) -> Done {
         let _timed = self.timed(
             "conv_input_grad_dense",
-            w.len() + dy.data.len() + dx.data.len(),
+            w.len() + dy.data.words() + dx.data.words(),
             2 * w.len() * super::pixels_and_samples(dy.layout),
         );
         if shape.has_single_channels() {
@@ -131,7 +133,7 @@ impl DenseConv for Cpu {
         let WeightGrad { plan: shape, dy, x, values: dw, accumulate, .. } = call;
         let _timed = self.timed(
             "conv_weight_grad_dense",
-            dw.len() + dy.data.len() + x.data.len(),
+            dw.len() + dy.data.words() + x.data.words(),
             2 * dw.len() * super::pixels_and_samples(dy.layout),
         );
         if shape.has_single_channels() {
@@ -195,7 +197,8 @@ impl Cpu {
                 chunk_channels(self, shape.kernel(), 3, strip),
                 &mut values,
             );
-            Product { grid, panels: &panels, values: &values, strip, strips, x: &dy.data, y: &mut dx.data }.run(self);
+            let x = dy.data.numbers();
+            Product { grid, panels: &panels, values: &values, strip, strips, x, y: &mut dx.data }.run(self);
         }
         self.give_back(values);
     }
@@ -213,8 +216,8 @@ impl Cpu {
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
         let (grid, rectangles) = dense_rectangles(self, shape, x.layout, dy.layout, rows);
         self.with_phases(shape, x, |x| {
-            let rectangles = &rectangles;
-            Gradient { grid, rectangles, strip, strips, dy: &dy.data, x, dw, accumulate }.run(self);
+            let (rectangles, dy) = (&rectangles, dy.data.numbers());
+            Gradient { grid, rectangles, strip, strips, dy, x, dw, accumulate }.run(self);
         });
     }
 }

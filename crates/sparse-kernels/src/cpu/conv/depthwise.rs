@@ -20,8 +20,9 @@
 use std::ops::Range;
 
 use super::grid::{Grid, backward_grids, isa_for};
+use super::wide::{Output, Pointers, Reader, RowPart, Writer, is_half, union};
 use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
-use crate::cpu::{Cpu, SharedMut};
+use crate::cpu::{Buffer, Cpu, Numbers, SharedMut};
 use crate::{ConvShape, ImageLayout, Images};
 
 /// Bytes of the rows that a block of channels has in use at a time: they shall stay in L2.
@@ -43,13 +44,13 @@ const TASKS: usize = 16;
 pub(super) fn forward(cpu: &Cpu, shape: ConvShape, w: &[f32], x: &Images<Cpu>, y: &mut Images<Cpu>) {
     let passes = [Pass::forward(shape, x.layout, y.layout)];
     let layout = y.layout;
-    cpu.with_phases(shape, x, |x| filter(cpu, &passes, shape, w, x, layout, &mut y.data));
+    cpu.with_phases(shape, x, |x| filter(cpu, &passes, shape, w, (x, layout), &mut y.data));
 }
 
 /// `dx =` the gradient of X for that of Y. The caller has checked that layouts and lengths fit the shape.
 pub(super) fn input_grad(cpu: &Cpu, shape: ConvShape, w: &[f32], dy: &Images<Cpu>, dx: &mut Images<Cpu>) {
     let passes = Pass::backward(shape, dx.layout, dy.layout);
-    filter(cpu, &passes, shape, w, &dy.data, dx.layout, &mut dx.data);
+    filter(cpu, &passes, shape, w, (dy.data.numbers(), dx.layout), &mut dx.data);
 }
 
 /// `dw =` the gradient of W, or with `accumulate` adds it to `dw`. The caller has checked that layouts and lengths fit the
@@ -87,8 +88,7 @@ pub(super) fn weight_grad(
             let dots = Dots {
                 pass: &pass,
                 strip: layout.strip(),
-                dy: &dy.data,
-                x,
+                pointers: Pointers::new(is_half(x) || is_half(dy.data.numbers())),
                 taps,
                 sums: shared_lanes.get().wrapping_add(task * lanes_len),
                 dw: if part == 0 { shared.get() } else { others.get().wrapping_add((part - 1) * len) },
@@ -96,7 +96,13 @@ pub(super) fn weight_grad(
                 channels: block,
                 rows: bounds(part, parts, rows),
             };
-            dispatch(isa, dots);
+            let Grid { from, to, .. } = pass.grid;
+            let mut readers = [
+                Reader::new(cpu, x, &from, from.reach_of(1)),
+                Reader::new(cpu, dy.data.numbers(), &to, to.reach_of(1)),
+            ];
+            dispatch(isa, DotsRows { dots, readers: &mut readers });
+            readers.into_iter().for_each(|reader| reader.finish(cpu));
         });
     });
     if parts > 1 {
@@ -185,14 +191,22 @@ impl Pass {
 }
 
 /// Forward pass and input gradient: all rows of `y` from those of `x`.
-fn filter(cpu: &Cpu, passes: &[Pass], shape: ConvShape, w: &[f32], x: &[f32], layout: ImageLayout, y: &mut [f32]) {
+fn filter(
+    cpu: &Cpu,
+    passes: &[Pass],
+    shape: ConvShape,
+    w: &[f32],
+    (x, layout): (Numbers<'_>, ImageLayout),
+    y: &mut Buffer,
+) {
     let (channels, height, strips) = (layout.channels(), layout.size()[0], layout.strips());
     let Some(pass) = passes.first() else { return };
     let blocks = channels.div_ceil(pass.channels_of_block(shape, channels));
     let bands = TASKS.div_ceil((blocks * strips).max(1)).min(height).max(1);
     let pixels = layout.size().map(|n| n as u64);
     let operations = 2 * pixels[0] * pixels[1] * (channels * shape.taps() * strips * layout.strip()) as u64;
-    let y = SharedMut::new(y);
+    let y = Output::new(y);
+    let is_half = y.is_half() || is_half(x);
     // All passes of an input gradient are contiguous or none is.
     let isa = isa_for(cpu.isa(), pass.grid, layout.strip());
     cpu.for_each_task(strips * blocks * bands, operations, |task| {
@@ -202,28 +216,38 @@ fn filter(cpu: &Cpu, passes: &[Pass], shape: ConvShape, w: &[f32], x: &[f32], la
             lanes: layout.strip(),
             w,
             taps: shape.taps(),
-            x,
-            y,
+            pointers: Pointers::new(is_half),
             strip,
             channels: bounds(block, blocks, channels),
-            rows: bounds(band, bands, height),
         };
-        dispatch(isa, part);
+        let Grid { from, to, .. } = pass.grid;
+        let at_once = passes.iter().map(|pass| pass.grid.from.reach_of(1)).max().unwrap_or(1) + 1;
+        let (mut reader, mut writer) = (Reader::new(cpu, x, &from, at_once), Writer::new(cpu, y, &to));
+        let rows = bounds(band, bands, height);
+        dispatch(isa, FilterRows { part, reader: &mut reader, writer: &mut writer, rows });
+        reader.finish(cpu);
+        writer.finish(cpu);
     });
 }
 
 /// The work of one task of a forward pass or an input gradient.
+struct FilterRows<'t, 'a> {
+    part: Filter<'a>,
+    reader: &'t mut Reader<'a>,
+    writer: &'t mut Writer,
+    /// Of the output.
+    rows: Range<usize>,
+}
+
+/// An image row's work.
 struct Filter<'a> {
     passes: &'a [Pass],
     lanes: usize,
     w: &'a [f32],
     taps: usize,
-    x: &'a [f32],
-    y: SharedMut,
+    pointers: Pointers,
     strip: usize,
     channels: Range<usize>,
-    /// Of the output.
-    rows: Range<usize>,
 }
 
 /// One channel's part of a row.
@@ -243,42 +267,67 @@ struct Row {
     newest: *const f32,
 }
 
-impl Kernel for Filter<'_> {
+impl Kernel for FilterRows<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        for row in self.rows.clone() {
-            for channel in self.channels.clone() {
-                let w = &self.w[channel * self.taps..][..self.taps];
-                for pass in self.passes.iter().filter(|pass| row % pass.row_step == pass.first_row) {
-                    let (from, to, row) = (pass.grid.from, pass.grid.to, row / pass.row_step);
-                    let RowTaps { taps, newest } = &pass.rows[row];
-                    let x = self.x.as_ptr().wrapping_add(from.at(self.strip, row, 0) + channel * from.channel);
-                    let part = Row {
-                        x,
-                        y: self.y.get().wrapping_add(to.at(self.strip, row, 0) + channel * to.channel),
-                        x_pitch: from.pixel,
-                        y_pitch: to.pixel,
-                        width: pass.grid.size[1],
-                        lanes: self.lanes,
-                        run: pass.run(self.lanes, I::LANES),
-                        newest: x.wrapping_add(newest + AHEAD),
-                    };
-                    let (which, offsets) = (&pass.which[taps.clone()], &pass.offsets[taps.clone()]);
-                    let taps = Listed { w, which, offsets };
-                    // Numbers of taps, of a whole filter or of its rows in the image, whose weights fit into registers: filters
-                    // of 3 × 3, and what is left of them with stride 2.
-                    match which.len() {
-                        _ if const { !I::IS_VECTOR } => isa.call(Filtered::<0>(part, taps)),
-                        1 => isa.call(Filtered::<1>(part, taps)),
-                        2 => isa.call(Filtered::<2>(part, taps)),
-                        3 => isa.call(Filtered::<3>(part, taps)),
-                        4 => isa.call(Filtered::<4>(part, taps)),
-                        6 => isa.call(Filtered::<6>(part, taps)),
-                        9 => isa.call(Filtered::<9>(part, taps)),
-                        _ => isa.call(Filtered::<0>(part, taps)),
-                    }
+        let Self { mut part, reader, writer, rows } = self;
+        for row in rows {
+            let passes = part.passes.iter().filter(|pass| row % pass.row_step == pass.first_row);
+            let Some(first) = passes.clone().next() else { continue };
+            let (to, [_, width]) = (first.grid.to, first.grid.size);
+            let mut touched = 0..0;
+            for pass in passes {
+                touched = union(touched, pass.grid.from.image_rows(part.strip, row / pass.row_step));
+            }
+            part.pointers.x = reader.rows(isa, touched, part.channels.clone());
+            // Passes over one row differ in columns; those of one pass are whole.
+            let at = [part.strip, row / first.row_step];
+            let of_y = RowPart::of(&to, at, part.channels.clone(), width, part.lanes);
+            // SAFETY: tasks differ in strip, channels or image row.
+            unsafe {
+                part.pointers.y = writer.begin(isa, &of_y, &to);
+                part.row(isa, row);
+                writer.end(isa, &of_y, &to);
+            }
+        }
+    }
+}
+
+impl Filter<'_> {
+    /// A row of the output.
+    #[inline(always)]
+    fn row<I: Isa>(&self, isa: I, row: usize) {
+        for channel in self.channels.clone() {
+            let w = &self.w[channel * self.taps..][..self.taps];
+            for pass in self.passes.iter().filter(|pass| row % pass.row_step == pass.first_row) {
+                let (from, to, row) = (pass.grid.from, pass.grid.to, row / pass.row_step);
+                let RowTaps { taps, newest } = &pass.rows[row];
+                let x = self.pointers.x.wrapping_add(from.at(self.strip, row, 0) + channel * from.channel);
+                let part = Row {
+                    x,
+                    y: self.pointers.y.wrapping_add(to.at(self.strip, row, 0) + channel * to.channel),
+                    x_pitch: from.pixel,
+                    y_pitch: to.pixel,
+                    width: pass.grid.size[1],
+                    lanes: self.lanes,
+                    run: pass.run(self.lanes, I::LANES),
+                    newest: x.wrapping_add(newest + AHEAD),
+                };
+                let (which, offsets) = (&pass.which[taps.clone()], &pass.offsets[taps.clone()]);
+                let taps = Listed { w, which, offsets };
+                // Numbers of taps, of a whole filter or of its rows in the image, whose weights fit into registers: filters
+                // of 3 × 3, and what is left of them with stride 2.
+                match which.len() {
+                    _ if const { !I::IS_VECTOR } => isa.call(Filtered::<0>(part, taps)),
+                    1 => isa.call(Filtered::<1>(part, taps)),
+                    2 => isa.call(Filtered::<2>(part, taps)),
+                    3 => isa.call(Filtered::<3>(part, taps)),
+                    4 => isa.call(Filtered::<4>(part, taps)),
+                    6 => isa.call(Filtered::<6>(part, taps)),
+                    9 => isa.call(Filtered::<9>(part, taps)),
+                    _ => isa.call(Filtered::<0>(part, taps)),
                 }
             }
         }
@@ -487,11 +536,18 @@ impl Row {
 }
 
 /// The work of one task of a weight gradient.
+struct DotsRows<'t, 'a> {
+    dots: Dots<'a>,
+    /// Of X and dY.
+    readers: &'t mut [Reader<'a>; 2],
+}
+
+/// The sums of a task.
 struct Dots<'a> {
     pass: &'a Pass,
     strip: usize,
-    dy: &'a [f32],
-    x: &'a [f32],
+    /// X and dY.
+    pointers: Pointers,
     taps: usize,
     /// Room for a vector for each tap of the channels.
     sums: *mut f32,
@@ -505,40 +561,61 @@ struct Dots<'a> {
 /// Most taps that are summed at a time: AVX2 has 16 registers, and nine sums hide the latency of each.
 const MOST_DOTS: usize = 9;
 
-impl Kernel for Dots<'_> {
+impl Kernel for DotsRows<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let (from, to) = (self.pass.grid.from, self.pass.grid.to);
-        let [height, width] = self.pass.grid.size;
-        let places = self.channels.len() * self.taps;
+        let Self { dots: mut part, readers: [x, dy] } = self;
+        let Grid { from, to, size: [height, _] } = part.pass.grid;
+        let places = part.channels.len() * part.taps;
         for place in 0..places {
             // SAFETY: `sums` has a vector for each tap of each channel, which no other task uses.
-            unsafe { isa.store(self.sums.add(place * I::LANES), isa.splat(0.0)) };
+            unsafe { isa.store(part.sums.add(place * I::LANES), isa.splat(0.0)) };
         }
-        for row in self.rows.clone() {
+        for row in part.rows.clone() {
             let (strip, row) = (row / height, row % height);
-            let RowTaps { taps, newest } = &self.pass.rows[row];
-            let groups = taps.len().div_ceil(MOST_DOTS);
-            for (index, channel) in self.channels.clone().enumerate() {
-                let x = self.x.as_ptr().wrapping_add(from.at(strip, row, 0) + channel * from.channel);
-                let pixels = Pixels {
-                    x,
-                    dy: self.dy.as_ptr().wrapping_add(to.at(strip, row, 0) + channel * to.channel),
-                    x_pitch: from.pixel,
-                    dy_pitch: to.pixel,
-                    width,
-                    lanes: self.strip,
-                    run: self.pass.run(self.strip, I::LANES),
-                    newest: x.wrapping_add(newest + AHEAD),
-                };
-                for group in 0..groups {
-                    let group = bounds(group, groups, taps.len());
-                    let offsets = &self.pass.offsets[taps.start + group.start..taps.start + group.end];
-                    let place = index * self.taps + taps.start + group.start;
-                    let sums = self.sums.wrapping_add(place * I::LANES);
-                    macro_rules! choose {
+            part.pointers.x = x.rows(isa, from.image_rows(strip, row), part.channels.clone());
+            part.pointers.y = dy.rows(isa, to.image_rows(strip, row), part.channels.clone()).cast_mut();
+            part.row(isa, strip, row);
+        }
+        for place in 0..places {
+            // SAFETY: as above; tasks of one array of gradients differ in channels.
+            unsafe {
+                let sum = isa.sum(isa.load(part.sums.add(place * I::LANES)));
+                let to = part.dw.add(part.channels.start * part.taps + place);
+                *to = if part.accumulate { *to + sum } else { sum };
+            }
+        }
+    }
+}
+
+impl Dots<'_> {
+    /// Adds what an image row gives.
+    #[inline(always)]
+    fn row<I: Isa>(&self, isa: I, strip: usize, row: usize) {
+        let (from, to) = (self.pass.grid.from, self.pass.grid.to);
+        let width = self.pass.grid.size[1];
+        let RowTaps { taps, newest } = &self.pass.rows[row];
+        let groups = taps.len().div_ceil(MOST_DOTS);
+        for (index, channel) in self.channels.clone().enumerate() {
+            let x = self.pointers.x.wrapping_add(from.at(strip, row, 0) + channel * from.channel);
+            let pixels = Pixels {
+                x,
+                dy: self.pointers.y.wrapping_add(to.at(strip, row, 0) + channel * to.channel).cast_const(),
+                x_pitch: from.pixel,
+                dy_pitch: to.pixel,
+                width,
+                lanes: self.strip,
+                run: self.pass.run(self.strip, I::LANES),
+                newest: x.wrapping_add(newest + AHEAD),
+            };
+            for group in 0..groups {
+                let group = bounds(group, groups, taps.len());
+                let offsets = &self.pass.offsets[taps.start + group.start..taps.start + group.end];
+                let place = index * self.taps + taps.start + group.start;
+                let sums = self.sums.wrapping_add(place * I::LANES);
+                macro_rules! choose {
                         ($($n:literal)*) => {
                             match offsets.len() {
                                 $($n => pixels.add::<I, $n>(isa, offsets, sums),)*
@@ -546,16 +623,7 @@ impl Kernel for Dots<'_> {
                             }
                         };
                     }
-                    choose!(1 2 3 4 5 6 7 8 9);
-                }
-            }
-        }
-        for place in 0..places {
-            // SAFETY: as above; tasks of one array of gradients differ in channels.
-            unsafe {
-                let sum = isa.sum(isa.load(self.sums.add(place * I::LANES)));
-                let to = self.dw.add(self.channels.start * self.taps + place);
-                *to = if self.accumulate { *to + sum } else { sum };
+                choose!(1 2 3 4 5 6 7 8 9);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Which pixels a pass of a convolution goes over, in memory.
 
 use crate::cpu::IsaName;
+use crate::cpu::isa::Number;
 use crate::{ConvShape, ImageLayout};
 
 /// The pixels of the output of one pass, and where in the input the pixels stand that offsets are relative to.
@@ -133,14 +134,14 @@ impl Phases {
     }
 
     /// Copies images into phases.
-    pub fn split(&self, layout: ImageLayout, from: &[f32], to: &mut [f32]) {
+    pub fn split<N: Number>(&self, layout: ImageLayout, from: &[N], to: &mut [f32]) {
         let width = layout.size()[1] + 2 * layout.border();
         let rows = from.chunks_exact(layout.channel_pitch()).zip(to.chunks_exact_mut(self.channel_pitch));
         for (from, to) in rows.take(layout.samples() * layout.strip_pitch() / layout.channel_pitch()) {
             for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
                 to.fill(0.0);
                 for (to, from) in to.iter_mut().zip(from[..width].iter().skip(phase).step_by(self.count)) {
-                    *to = *from;
+                    *to = from.widen();
                 }
             }
         }

@@ -17,6 +17,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod wide;
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub use plan::CpuConvPlan;
 use self::grid::Phases;
 use self::sddmm::Sddmm;
 use self::spmm::{Pass, Spmm};
-use super::{Buffer, Cpu, ELEMENTS_PER_TASK};
+use super::{Buffer, Cpu, ELEMENTS_PER_TASK, Numbers};
 use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::backend::linear::{Found, Pairs};
 use crate::backend::{ConvOptions, ConvWeight, GrowRequest, SparseConv};
@@ -39,6 +40,7 @@ fn pixels_and_samples(layout: ImageLayout) -> usize {
 
 impl SparseConv for Cpu {
     type ConvPlan = CpuConvPlan;
+    const TAKES_16_BITS: bool = true;
 
     fn plan_conv(
         &self,
@@ -92,7 +94,7 @@ impl SparseConv for Cpu {
     fn run_conv_forward(&self, _: Checked, w: &ConvWeight<Self>, x: &Images<Self>, y: &mut Images<Self>) -> Done {
         let _timed = self.timed(
             "conv_forward",
-            2 * w.values.len() + x.data.len() + y.data.len(),
+            2 * w.values.len() + x.data.words() + y.data.words(),
             2 * w.values.len() * pixels_and_samples(y.layout),
         );
         let plan = &w.plan;
@@ -121,7 +123,7 @@ impl SparseConv for Cpu {
     fn run_conv_input_grad(&self, _: Checked, w: &ConvWeight<Self>, dy: &Images<Self>, dx: &mut Images<Self>) -> Done {
         let _timed = self.timed(
             "conv_input_grad",
-            2 * w.values.len() + dy.data.len() + dx.data.len(),
+            2 * w.values.len() + dy.data.words() + dx.data.words(),
             2 * w.values.len() * pixels_and_samples(dy.layout),
         );
         let plan = &w.plan;
@@ -142,7 +144,7 @@ impl SparseConv for Cpu {
         });
         let passes: Vec<Pass<'_>> = passes.collect();
         // SAFETY: as in the forward pass, with the values in the order of the transposed ones.
-        unsafe { Spmm { passes: &passes, strip, strips, x: &dy.data, y: &mut dx.data }.run(self) };
+        unsafe { Spmm { passes: &passes, strip, strips, x: dy.data.numbers(), y: &mut dx.data }.run(self) };
         Ok(())
     }
 
@@ -150,7 +152,7 @@ impl SparseConv for Cpu {
         let WeightGrad { plan, dy, x, values, accumulate, .. } = call;
         let _timed = self.timed(
             "conv_weight_grad",
-            2 * values.len() + dy.data.len() + x.data.len(),
+            2 * values.len() + dy.data.words() + x.data.words(),
             2 * values.len() * pixels_and_samples(dy.layout),
         );
         let Some(sparse) = &plan.sparse else {
@@ -162,9 +164,10 @@ impl SparseConv for Cpu {
         };
         let (strip, strips) = (x.layout.strip(), x.layout.strips());
         let (grid, walk, offsets) = (sparse.grid, &sparse.sampled_walk, &sparse.offsets[..]);
-        let channels = plan.shape.in_channels();
-        self.with_phases(plan.shape, x, |x| {
-            let product = Sddmm { grid, walk, offsets, channels, strip, strips, dy: &dy.data, x, values, accumulate };
+        let shape = plan.shape;
+        self.with_phases(shape, x, |x| {
+            let dy = dy.data.numbers();
+            let product = Sddmm { grid, walk, offsets, shape, strip, strips, dy, x, values, accumulate };
             // SAFETY: grid, walk and offsets are the plan's, whose layouts and number of values the operands have.
             unsafe { product.run(self) };
         });
@@ -180,7 +183,7 @@ impl SparseConv for Cpu {
     ) -> Found {
         let _timed = self.timed(
             "grow_conv",
-            pairs.iter().map(|(dy, x)| dy.data.len() + x.data.len()).sum(),
+            pairs.iter().map(|(dy, x)| dy.data.words() + x.data.words()).sum(),
             pairs.iter().map(|(dy, _)| 2 * shape.rows() * shape.columns() * pixels_and_samples(dy.layout)).sum(),
         );
         Ok(grow::grow(self, shape, None, request, pairs))
@@ -189,11 +192,14 @@ impl SparseConv for Cpu {
 
 impl Cpu {
     /// Calls `pass` with X, in phases if the convolution wants those.
-    fn with_phases(&self, shape: ConvShape, x: &Images<Self>, pass: impl FnOnce(&[f32])) {
-        let Some(phases) = Phases::of(shape, x.layout) else { return pass(&x.data) };
+    fn with_phases(&self, shape: ConvShape, x: &Images<Self>, pass: impl FnOnce(Numbers<'_>)) {
+        let Some(phases) = Phases::of(shape, x.layout) else { return pass(x.data.numbers()) };
         let mut split = self.scratch(phases.len(x.layout.samples()));
-        phases.split(x.layout, &x.data, &mut split);
-        pass(&split);
+        match x.data.numbers() {
+            Numbers::F32(images) => phases.split(x.layout, images, &mut split),
+            Numbers::Bf16(images) => phases.split(x.layout, images, &mut split),
+        }
+        pass(Numbers::F32(&split));
         self.give_back(split);
     }
 }

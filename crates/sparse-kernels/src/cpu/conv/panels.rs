@@ -14,11 +14,14 @@
 //!
 //! A loaded vector of X serves R rows and a broadcast value V vectors: (R + V + 1) loads for R · V multiply-adds.
 
+use std::ops::Range;
+
 use super::ahead::Ahead;
 use super::grid::{Grid, isa_for};
 use super::pixels::{Pixels, Runs, Tile};
+use super::wide::{LEAST_ROWS, Output, Pointers, Reader, RowPart, Writer, is_half};
 use crate::cpu::isa::{Isa, IsaName, Kernel, array_of, dispatch};
-use crate::cpu::{Buffer, Cpu, SharedMut};
+use crate::cpu::{Buffer, Cpu, Numbers};
 
 /// Some rows of the output and the columns that they all have, within one chunk.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +80,7 @@ pub(super) struct Product<'a> {
     pub values: &'a [f32],
     pub strip: usize,
     pub strips: usize,
-    pub x: &'a [f32],
+    pub x: Numbers<'a>,
     pub y: &'a mut Buffer,
 }
 
@@ -90,9 +93,11 @@ impl Product<'_> {
         debug_assert_eq!(self.values.len(), self.panels.values);
         let [height, width] = self.grid.size;
         let row_work = (self.values.len() + 1) * width * self.strip;
-        let bands = height.min((height * row_work).div_ceil(TASK)).max(1);
+        let y = Output::new(self.y);
+        let is_half = y.is_half() || is_half(self.x);
+        let most = if is_half { height.div_ceil(LEAST_ROWS) } else { height };
+        let bands = most.min((height * row_work).div_ceil(TASK)).max(1);
         let operations = 2 * (self.values.len() * width * height * self.strip * self.strips) as u64;
-        let y = SharedMut::new(self.y);
         cpu.for_each_task(self.strips * bands, operations, |task| {
             let (strip, band) = (task / bands, task % bands);
             let part = Part {
@@ -100,33 +105,62 @@ impl Product<'_> {
                 panels: self.panels,
                 values: self.values,
                 samples: self.strip,
-                x: self.x,
-                y,
+                pointers: Pointers::new(is_half),
                 strip,
-                rows: band * height / bands..(band + 1) * height / bands,
             };
-            dispatch(isa_for(cpu.isa(), self.grid, self.strip), part);
+            let Grid { from, to, .. } = self.grid;
+            let (mut reader, mut writer) =
+                (Reader::new(cpu, self.x, &from, from.reach_of(1)), Writer::new(cpu, y, &to));
+            let rows = band * height / bands..(band + 1) * height / bands;
+            let task = Rows { part, reader: &mut reader, writer: &mut writer, rows };
+            dispatch(isa_for(cpu.isa(), self.grid, self.strip), task);
+            reader.finish(cpu);
+            writer.finish(cpu);
         });
     }
 }
 
 /// The work of one task.
+struct Rows<'t, 'a> {
+    part: Part<'a>,
+    reader: &'t mut Reader<'a>,
+    writer: &'t mut Writer,
+    rows: Range<usize>,
+}
+
+/// An image row's work.
 struct Part<'a> {
     grid: Grid,
     panels: &'a Panels,
     values: &'a [f32],
     samples: usize,
-    x: &'a [f32],
-    y: SharedMut,
+    pointers: Pointers,
     strip: usize,
-    rows: std::ops::Range<usize>,
 }
 
-impl Kernel for Part<'_> {
+impl Kernel for Rows<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
+        let Self { mut part, reader, writer, rows } = self;
+        let Grid { from, to, size: [_, width] } = part.grid;
+        for row in rows {
+            part.pointers.x = reader.rows(isa, from.image_rows(part.strip, row), 0..from.channels());
+            let of_y = RowPart::of(&to, [part.strip, row], 0..to.channels(), width, part.samples);
+            // SAFETY: tasks differ in strip or image row.
+            unsafe {
+                part.pointers.y = writer.begin(isa, &of_y, &to);
+                part.row(isa, row);
+                writer.end(isa, &of_y, &to);
+            }
+        }
+    }
+}
+
+impl Part<'_> {
+    #[inline(always)]
+    fn row<I: Isa>(&self, isa: I, row: usize) {
         let pixels = Pixels::new(isa, self.grid, self.samples);
         let Panels { panels, bounds, .. } = self.panels;
         let tallest = panels.iter().map(|panel| panel.rows).max().unwrap_or(1);
@@ -137,18 +171,19 @@ impl Kernel for Part<'_> {
             4 | 8 => 3,
             _ => 4,
         };
-        let channels = [self.grid.from, self.grid.to].map(|side| 0..side.image_row / side.channel);
-        for row in self.rows.clone() {
-            let tiles = pixels.tiles(self.strip, row, most);
-            let shares = tiles.clone().count() * panels.len();
-            let multiply_adds = self.values.len() * tiles.clone().map(|tile| tile.count).sum::<usize>();
-            let (data, at) = ([self.x.as_ptr(), self.y.get().cast_const()], [self.strip, row]);
-            let mut ahead = Ahead::of_row(&self.grid, data, at, channels.clone(), multiply_adds, shares);
-            for (chunk, bounds) in bounds.windows(2).enumerate() {
-                let panels = &panels[bounds[0] as usize..bounds[1] as usize];
-                for tile in tiles.clone() {
-                    self.widest(isa, panels, pixels.run(), tile, chunk == 0, &mut ahead);
-                }
+        let channels = [self.grid.from, self.grid.to].map(|side| 0..side.channels());
+        let tiles = pixels.tiles(self.strip, row, most);
+        let shares = tiles.clone().count() * panels.len();
+        let multiply_adds = self.values.len() * tiles.clone().map(|tile| tile.count).sum::<usize>();
+        let (data, at) = ([self.pointers.x, self.pointers.y.cast_const()], [self.strip, row]);
+        let mut ahead = match self.pointers.is_memory {
+            true => Ahead::of_row(&self.grid, data, at, channels, multiply_adds, shares),
+            false => Ahead::none(),
+        };
+        for (chunk, bounds) in bounds.windows(2).enumerate() {
+            let panels = &panels[bounds[0] as usize..bounds[1] as usize];
+            for tile in tiles.clone() {
+                self.widest(isa, panels, pixels.run(), tile, chunk == 0, &mut ahead);
             }
         }
     }
@@ -218,7 +253,7 @@ impl Part<'_> {
         tile: Tile,
         first: bool,
     ) {
-        let (x, y) = (self.x.as_ptr().wrapping_add(tile.from), self.y.get().wrapping_add(tile.to));
+        let (x, y) = (self.pointers.x.wrapping_add(tile.from), self.pointers.y.wrapping_add(tile.to));
         let runs = Runs { pitch: self.grid.to.pixel, pieces: tile.pieces };
         let pitch = self.grid.from.pixel;
         // SAFETY: as in the sparse product (see there): offsets reach pixels of X, borders included; rows are channels of Y;

@@ -11,20 +11,23 @@
 //!         Y = acc
 //! ```
 
+use std::ops::Range;
+
 use super::ahead::Ahead;
 use super::grid::{Grid, isa_for};
 use super::pixels::{Pixels, Runs, Tile};
+use super::wide::{LEAST_ROWS, Output, Pointers, Reader, RowPart, Writer, is_half, union};
 use crate::cpu::isa::{Isa, Kernel, dispatch};
 use crate::cpu::lockstep::{Entries, Source, add_entries};
 use crate::cpu::plan::{Segment, Walk};
-use crate::cpu::{Buffer, Cpu, SharedMut};
+use crate::cpu::{Buffer, Cpu, Numbers};
 
 /// Some passes over the same images, on different pixels of Y.
 pub(super) struct Spmm<'a> {
     pub passes: &'a [Pass<'a>],
     pub strip: usize,
     pub strips: usize,
-    pub x: &'a [f32],
+    pub x: Numbers<'a>,
     pub y: &'a mut Buffer,
 }
 
@@ -50,7 +53,8 @@ impl Spmm<'_> {
     /// - `x` and `y` are images of so many strips, in the layouts that the grids were made for, X in phases if the
     ///   convolution wants those.
     pub unsafe fn run(self, cpu: &Cpu) {
-        let y = SharedMut::new(self.y);
+        let y = Output::new(self.y);
+        let is_half = y.is_half() || is_half(self.x);
         // Row by row together, where nothing of one pass must stay in L2 for all of its rows: each row of X is read once for
         // all of them, and each line of Y, which several write to, written once.
         let together = if self.passes.iter().all(|pass| pass.walk.blocks() == 1) { self.passes.len() } else { 1 };
@@ -59,39 +63,72 @@ impl Spmm<'_> {
             let blocks = passes.iter().map(|pass| pass.walk.blocks()).max().unwrap_or(0);
             let work = |pass: &Pass<'_>| (pass.offsets.len() + 1) * pass.grid.size[1] * self.strip;
             let row_work: usize = passes.iter().map(work).sum();
-            let bands = height.min((height * row_work / blocks.max(1)).div_ceil(TASK)).max(1);
+            let most = if is_half { height.div_ceil(LEAST_ROWS) } else { height };
+            let bands = most.min((height * row_work / blocks.max(1)).div_ceil(TASK)).max(1);
             let operations = 2 * (row_work * height * self.strips) as u64;
             let per_block = self.strips * bands;
             cpu.for_each_task(blocks * per_block, operations, |task| {
                 let (block, strip, band) = (task / per_block, task % per_block / bands, task % bands);
                 let rows = band * height / bands..(band + 1) * height / bands;
-                let part = Part { passes, samples: self.strip, x: self.x, y, block, strip, rows };
+                let Grid { from, to, .. } = passes[0].grid;
+                // Several passes touch neighbouring rows.
+                let at_once = passes.iter().map(|pass| pass.grid.from.reach_of(1)).max().unwrap_or(1) + 1;
+                let (mut reader, mut writer) = (Reader::new(cpu, self.x, &from, at_once), Writer::new(cpu, y, &to));
+                let (images, pointers) = (Images { reader: &mut reader, writer: &mut writer }, Pointers::new(is_half));
+                let part = Part { passes, samples: self.strip, pointers, block, strip };
                 // Passes differ in pixels, not in their distance.
-                dispatch(isa_for(cpu.isa(), passes[0].grid, self.strip), part);
+                dispatch(isa_for(cpu.isa(), passes[0].grid, self.strip), Rows { part, images, rows });
+                reader.finish(cpu);
+                writer.finish(cpu);
             });
         }
     }
 }
 
 /// The work of one task.
+struct Rows<'t, 'a> {
+    part: Part<'a>,
+    images: Images<'t, 'a>,
+    rows: Range<usize>,
+}
+
+/// Where X comes from and Y goes.
+struct Images<'t, 'a> {
+    reader: &'t mut Reader<'a>,
+    writer: &'t mut Writer,
+}
+
+/// An image row's work.
 struct Part<'a> {
     passes: &'a [Pass<'a>],
     samples: usize,
-    x: &'a [f32],
-    y: SharedMut,
+    pointers: Pointers,
     block: usize,
     strip: usize,
-    rows: std::ops::Range<usize>,
 }
 
-impl Kernel for Part<'_> {
+impl Kernel for Rows<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        for row in self.rows.clone() {
-            for pass in self.passes.iter().filter(|pass| row < pass.grid.size[0]) {
-                self.row(isa, pass, row);
+        let Self { mut part, images: Images { reader, writer }, rows } = self;
+        for row in rows {
+            let mut touched = 0..0;
+            for pass in part.passes.iter().filter(|pass| row < pass.grid.size[0]) {
+                touched = union(touched, pass.grid.from.image_rows(part.strip, row));
+            }
+            let channels = part.passes[0].grid.from.channels();
+            part.pointers.x = reader.rows(isa, touched, 0..channels);
+            for pass in part.passes.iter().filter(|pass| row < pass.grid.size[0]) {
+                let (to, width) = (&pass.grid.to, pass.grid.size[1]);
+                let of_y = RowPart::of(to, [part.strip, row], pass.walk.rows(part.block), width, part.samples);
+                // SAFETY: tasks differ in strip, image row or row block.
+                unsafe {
+                    part.pointers.y = writer.begin(isa, &of_y, to);
+                    part.row(isa, pass, row);
+                    writer.end(isa, &of_y, to);
+                }
             }
         }
     }
@@ -115,9 +152,12 @@ impl Part<'_> {
         let shares = tiles.clone().count() * (channels.len() * pass.walk.chunks()).div_ceil(3);
         let entries = pass.offsets.len() / pass.walk.blocks();
         let multiply_adds = entries * tiles.clone().map(|tile| tile.count).sum::<usize>();
-        let data = [self.x.as_ptr(), self.y.get().cast_const()];
+        let data = [self.pointers.x, self.pointers.y.cast_const()];
         let channels = [0..pass.grid.from.image_row / pass.grid.from.channel, channels];
-        let mut ahead = Ahead::of_row(&pass.grid, data, [self.strip, row], channels, multiply_adds, shares);
+        let mut ahead = match self.pointers.is_memory {
+            true => Ahead::of_row(&pass.grid, data, [self.strip, row], channels, multiply_adds, shares),
+            false => Ahead::none(),
+        };
         for chunk in 0..pass.walk.chunks() {
             for tile in tiles.clone() {
                 self.widest(isa, pass, chunk, pixels.run(), tile, &mut ahead);
@@ -210,7 +250,7 @@ impl Part<'_> {
         tile: Tile,
         first: bool,
     ) {
-        let (x, y) = (self.x.as_ptr().wrapping_add(tile.from), self.y.get().wrapping_add(tile.to));
+        let (x, y) = (self.pointers.x.wrapping_add(tile.from), self.pointers.y.wrapping_add(tile.to));
         let runs = Runs { pitch: pass.grid.to.pixel, pieces: tile.pieces };
         // Why the accesses below are in bounds: the plan's layouts, which `run`'s caller promises X and Y to have, hold every
         // pixel of the grid, and every pixel of X at an entry's offset from one of them (borders included, as

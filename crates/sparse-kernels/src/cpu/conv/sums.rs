@@ -26,7 +26,13 @@ impl RowSums<'_> {
     /// Whether a task should make the whole gradient from its image rows instead of a chunk of it: dY then comes from memory once
     /// and not once for each chunk. The gradient must stay near meanwhile, and there must be parts for some threads.
     pub fn takes_whole_rows(&self, cpu: &Cpu) -> bool {
-        2 * size_of_val(self.sums) <= cpu.l2_bytes() && cpu.is_far(self.activations) && self.parts() == MOST_PARTS
+        cpu.is_far(self.activations) && self.parts() == MOST_PARTS && self.may_take_whole_rows(cpu)
+    }
+
+    /// Whether a task may do so: where rows are widened, those of X and dY would be once for each chunk. There must be parts for all
+    /// threads.
+    pub fn may_take_whole_rows(&self, cpu: &Cpu) -> bool {
+        2 * size_of_val(self.sums) <= cpu.l2_bytes() && (self.parts() == MOST_PARTS || self.parts() >= cpu.threads())
     }
 
     /// Computes it: `task(index, rows, to, accumulate)` makes some elements from some image rows. Rows are cut into a fixed number

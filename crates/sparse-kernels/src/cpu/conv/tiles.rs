@@ -10,13 +10,16 @@
 //!       dW[R][C] += sums of acc's lanes                     transposing trees of adds, once a band
 //! ```
 
+use std::ops::Range;
+
 use super::ahead::Ahead;
-use super::grid::{Grid, isa_for};
+use super::grid::{Grid, Side, isa_for};
 use super::pixels::Pixels;
 use super::sums::RowSums;
+use super::wide::{Pointers, Reader, is_half, len, union};
 use crate::cpu::bsr::sums;
 use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
-use crate::cpu::{Cpu, SharedMut};
+use crate::cpu::{Cpu, Numbers, SharedMut};
 
 /// Rows and columns of dW that make a dense rectangle.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +55,8 @@ pub(super) struct Gradient<'a> {
     pub rectangles: &'a Rectangles,
     pub strip: usize,
     pub strips: usize,
-    pub dy: &'a [f32],
-    pub x: &'a [f32],
+    pub dy: Numbers<'a>,
+    pub x: Numbers<'a>,
     pub dw: &'a mut [f32],
     /// Add to `dw` instead of overwriting it.
     pub accumulate: bool,
@@ -66,37 +69,50 @@ impl Gradient<'_> {
         let rows = if width == 0 { 0 } else { height * self.strips };
         let operations = 2 * (self.dw.len() * width * rows * self.strip) as u64;
         let chunks = self.rectangles.bounds.len() - 1;
-        let activations = self.x.len() + self.dy.len();
+        let activations = len(self.x) + len(self.dy);
+        let is_half = is_half(self.x) || is_half(self.dy);
         let sums = RowSums { sums: self.dw, accumulate: self.accumulate, rows, activations };
         let whole_rows = sums.takes_whole_rows(cpu);
-        let per_task = if whole_rows { chunks.max(1) } else { 1 };
+        let per_task = if whole_rows || is_half && sums.may_take_whole_rows(cpu) { chunks.max(1) } else { 1 };
         let tasks = chunks.div_ceil(per_task);
         sums.compute(cpu, tasks, operations, |task, rows, dw, accumulate| {
             let part = Part {
                 grid: self.grid,
                 rectangles: self.rectangles,
                 samples: self.strip,
-                dy: self.dy,
-                x: self.x,
+                pointers: Pointers::new(is_half),
                 dw,
                 accumulate,
                 rectangles_of: [task, task + 1]
                     .map(|task| self.rectangles.bounds[(task * per_task).min(chunks)] as usize),
-                fetch: whole_rows,
+                fetch: whole_rows && !is_half,
                 rows,
             };
-            dispatch(isa_for(cpu.isa(), self.grid, self.strip), part);
+            let (Grid { from, to, .. }, band) = (self.grid, self.rectangles.band);
+            let mut readers = [
+                Reader::new(cpu, self.x, &from, from.reach_of(band)),
+                Reader::new(cpu, self.dy, &to, to.reach_of(band)),
+            ];
+            dispatch(isa_for(cpu.isa(), self.grid, self.strip), Bands { part, readers: &mut readers });
+            readers.into_iter().for_each(|reader| reader.finish(cpu));
         });
     }
 }
 
 /// The work of one task.
+struct Bands<'t, 'a> {
+    part: Part<'a>,
+    /// Of X and dY.
+    readers: &'t mut [Reader<'a>; 2],
+}
+
+/// A band's work.
 struct Part<'a> {
     grid: Grid,
     rectangles: &'a Rectangles,
     samples: usize,
-    dy: &'a [f32],
-    x: &'a [f32],
+    /// X and dY.
+    pointers: Pointers,
     dw: SharedMut,
     accumulate: bool,
     /// First and end of the rectangles that the task makes.
@@ -104,16 +120,22 @@ struct Part<'a> {
     /// Whether the next band is fetched.
     fetch: bool,
     /// Image rows of all strips, one strip's after the other's.
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
-impl Kernel for Part<'_> {
+impl Kernel for Bands<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let [first, end] = self.rectangles_of;
-        let rectangles = &self.rectangles.rectangles[first..end];
+        let Self { mut part, readers: [x, dy] } = self;
+        let [first, end] = part.rectangles_of;
+        let rectangles = &part.rectangles.rectangles[first..end];
+        let Grid { from, to, size: [height, _] } = part.grid;
+        let (channels_of_x, channels_of_dy) = match part.pointers.is_memory {
+            true => (0..0, 0..0),
+            false => part.channels(rectangles),
+        };
         // Rows that a tile takes, see `rectangle`.
         let at_once = if !I::IS_VECTOR {
             1
@@ -123,20 +145,22 @@ impl Kernel for Part<'_> {
             3
         };
         let shares = rectangles.iter().map(|r| r.rows.div_ceil(at_once) as usize).sum();
-        let mut add = self.accumulate;
-        let mut row = self.rows.start;
-        while row < self.rows.end {
+        let mut add = part.accumulate;
+        let mut row = part.rows.start;
+        while row < part.rows.end {
             // A band is of one strip.
-            let height = self.grid.size[0];
-            let end_row = (row + self.rectangles.band).min(self.rows.end).min((row / height + 1) * height);
-            let (strip, last) = ((end_row - 1) / height, (end_row - 1) % height);
-            let data = [self.x.as_ptr(), self.dy.as_ptr()];
-            let mut ahead = match self.fetch {
-                true => Ahead::of_band(&self.grid, data, [strip, last], end_row - row, shares),
+            let end_row = (row + part.rectangles.band).min(part.rows.end).min((row / height + 1) * height);
+            let (strip, [top, last]) = ((end_row - 1) / height, [row % height, (end_row - 1) % height]);
+            let touched = |side: &Side| side.image_rows(strip, top).start..side.image_rows(strip, last).end;
+            part.pointers.x = x.rows(isa, touched(&from), channels_of_x.clone());
+            part.pointers.y = dy.rows(isa, touched(&to), channels_of_dy.clone()).cast_mut();
+            let data = [part.pointers.x, part.pointers.y.cast_const()];
+            let mut ahead = match part.fetch {
+                true => Ahead::of_band(&part.grid, data, [strip, last], end_row - row, shares),
                 false => Ahead::none(),
             };
             for rectangle in rectangles {
-                self.rectangle(isa, rectangle, row..end_row, add, &mut ahead);
+                part.rectangle(isa, rectangle, row..end_row, add, &mut ahead);
             }
             row = end_row;
             add = true;
@@ -145,17 +169,24 @@ impl Kernel for Part<'_> {
 }
 
 impl Part<'_> {
+    /// The channels of X and of dY that rectangles meet.
+    fn channels(&self, rectangles: &[Rectangle]) -> (Range<usize>, Range<usize>) {
+        let (mut of_x, mut of_dy) = (0..0, 0..0);
+        for rectangle in rectangles {
+            let rows = rectangle.row as usize..(rectangle.row + rectangle.rows) as usize;
+            of_dy = union(of_dy, rows);
+            for &offset in &self.rectangles.offsets[rectangle.columns as usize..][..rectangle.len as usize] {
+                let channel = offset as usize % self.grid.from.image_row / self.grid.from.channel;
+                of_x = union(of_x, channel..channel + 1);
+            }
+        }
+        (of_x, of_dy)
+    }
+
     /// Cuts a rectangle into tiles: 3 × 4 accumulators, 3 vectors of dY and one of X are 16 registers; 4 × 6 where there are
     /// 32.
     #[inline(always)]
-    fn rectangle<I: Isa>(
-        &self,
-        isa: I,
-        rectangle: &Rectangle,
-        band: std::ops::Range<usize>,
-        add: bool,
-        ahead: &mut [Ahead; 2],
-    ) {
+    fn rectangle<I: Isa>(&self, isa: I, rectangle: &Rectangle, band: Range<usize>, add: bool, ahead: &mut [Ahead; 2]) {
         let (rows, columns) = (rectangle.rows as usize, rectangle.len as usize);
         let mut row = 0;
         while row < rows {
@@ -188,7 +219,7 @@ impl Part<'_> {
         rectangle: &Rectangle,
         row: usize,
         columns: usize,
-        band: std::ops::Range<usize>,
+        band: Range<usize>,
         add: bool,
     ) -> usize {
         let mut column = 0;
@@ -212,16 +243,16 @@ impl Part<'_> {
         isa: I,
         rectangle: &Rectangle,
         [row, column]: [usize; 2],
-        band: std::ops::Range<usize>,
+        band: Range<usize>,
         add: bool,
     ) {
         let pixels = Pixels::new(isa, self.grid, self.samples);
         let height = self.grid.size[0];
         let offsets = &self.rectangles.offsets[rectangle.columns as usize + column..][..C];
         let dy: [*const f32; R] = std::array::from_fn(|r| {
-            self.dy.as_ptr().wrapping_add((rectangle.row as usize + row + r) * self.grid.to.channel)
+            self.pointers.y.wrapping_add((rectangle.row as usize + row + r) * self.grid.to.channel).cast_const()
         });
-        let x: [*const f32; C] = std::array::from_fn(|c| self.x.as_ptr().wrapping_add(offsets[c] as usize));
+        let x: [*const f32; C] = std::array::from_fn(|c| self.pointers.x.wrapping_add(offsets[c] as usize));
         let mut acc = [[isa.splat(0.0); C]; R];
         for image_row in band {
             let strip = image_row / height;

@@ -19,7 +19,7 @@ use std::str::FromStr;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 pub(crate) use aarch64_neon::Neon;
 pub(crate) use scalar::Scalar;
-pub(crate) use vector::{EightLanes, Isa, Kernel, array_of, two_columns};
+pub(crate) use vector::{EightLanes, Isa, Kernel, Number, array_of, two_columns};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_avx2::Avx2;
 #[cfg(target_arch = "x86_64")]

@@ -2,6 +2,11 @@
 
 use std::mem::MaybeUninit;
 
+use half::bf16;
+
+#[cfg(feature = "nn")]
+use crate::cpu::{Buffer, Numbers, NumbersMut};
+
 /// Vector operations of one instruction set. A value is the proof that the machine has it: it is made by `detect`
 /// only.
 ///
@@ -39,6 +44,37 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` is valid for writing `LANES` floats; any alignment.
     unsafe fn store(self, to: *mut f32, value: Self::V);
+    /// Reads a vector of numbers in 16 bits.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `LANES` numbers; any alignment.
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> Self::V {
+        const { assert!(Self::LANES <= 16) };
+        let mut lanes = [0u32; 16];
+        for (i, lane) in lanes.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: the caller's promise.
+            *lane = u32::from(unsafe { from.add(i).read() }.to_bits()) << 16;
+        }
+        // SAFETY: there are LANES lanes, and the bits of each are those of an f32.
+        unsafe { self.load(lanes.as_ptr().cast()) }
+    }
+    /// Writes a vector, rounded to 16 bits as [`crate::Precision::Bf16`] says.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `LANES` numbers; any alignment.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, value: Self::V) {
+        const { assert!(Self::LANES <= 16) };
+        let mut lanes = [0f32; 16];
+        // SAFETY: there is room for LANES lanes; and the caller's promise.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), value);
+            for (i, &lane) in lanes.iter().enumerate().take(Self::LANES) {
+                to.add(i).write(bf16::round(lane));
+            }
+        }
+    }
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.
@@ -154,6 +190,103 @@ pub(crate) unsafe fn two_columns(columns: *const u32) -> [u32; 2] {
     // SAFETY: the caller's promise.
     let both = unsafe { columns.cast::<u64>().read_unaligned() };
     if cfg!(target_endian = "little") { [both as u32, (both >> 32) as u32] } else { [(both >> 32) as u32, both as u32] }
+}
+
+/// A number as activations store it.
+pub(crate) trait Number: Copy + Send + Sync + 'static {
+    /// Reads a vector.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `LANES` numbers; any alignment.
+    unsafe fn load<I: Isa>(isa: I, from: *const Self) -> I::V;
+    /// Writes a vector, rounded.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `LANES` numbers; any alignment.
+    unsafe fn store<I: Isa>(isa: I, to: *mut Self, value: I::V);
+    /// The number.
+    fn widen(self) -> f32;
+    /// The nearest number, as [`crate::Precision`] says.
+    fn round(value: f32) -> Self;
+    /// The numbers of a buffer.
+    ///
+    /// # Panics
+    /// If they are stored otherwise.
+    #[cfg(feature = "nn")]
+    fn of(buffer: &Buffer) -> &[Self];
+    /// The numbers of a buffer.
+    ///
+    /// # Panics
+    /// If they are stored otherwise.
+    #[cfg(feature = "nn")]
+    fn of_mut(buffer: &mut Buffer) -> &mut [Self];
+}
+
+#[cfg(feature = "nn")]
+const CHECKED: &str = "the operation has checked how numbers are stored";
+
+impl Number for f32 {
+    #[inline(always)]
+    unsafe fn load<I: Isa>(isa: I, from: *const Self) -> I::V {
+        // SAFETY: the caller's promise.
+        unsafe { isa.load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<I: Isa>(isa: I, to: *mut Self, value: I::V) {
+        // SAFETY: the caller's promise.
+        unsafe { isa.store(to, value) }
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        value
+    }
+    #[cfg(feature = "nn")]
+    fn of(buffer: &Buffer) -> &[Self] {
+        let Numbers::F32(numbers) = buffer.numbers() else { panic!("{CHECKED}") };
+        numbers
+    }
+    #[cfg(feature = "nn")]
+    fn of_mut(buffer: &mut Buffer) -> &mut [Self] {
+        let NumbersMut::F32(numbers) = buffer.numbers_mut() else { panic!("{CHECKED}") };
+        numbers
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    unsafe fn load<I: Isa>(isa: I, from: *const Self) -> I::V {
+        // SAFETY: the caller's promise.
+        unsafe { isa.load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<I: Isa>(isa: I, to: *mut Self, value: I::V) {
+        // SAFETY: the caller's promise.
+        unsafe { isa.store_bf16(to, value) }
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        Self::from_bits(if value.is_nan() { bits >> 16 | 0x40 } else { rounded } as u16)
+    }
+    #[cfg(feature = "nn")]
+    fn of(buffer: &Buffer) -> &[Self] {
+        let Numbers::Bf16(numbers) = buffer.numbers() else { panic!("{CHECKED}") };
+        numbers
+    }
+    #[cfg(feature = "nn")]
+    fn of_mut(buffer: &mut Buffer) -> &mut [Self] {
+        let NumbersMut::Bf16(numbers) = buffer.numbers_mut() else { panic!("{CHECKED}") };
+        numbers
+    }
 }
 
 /// A computation that can be compiled for each instruction set.

@@ -3,6 +3,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use half::bf16;
+
 use super::vector::{EightLanes, Isa, Kernel, two_columns};
 
 /// Proof that the machine has AVX2, FMA, BMI1 and BMI2.
@@ -121,6 +123,30 @@ impl Isa for Avx2 {
     unsafe fn store(self, to: *mut f32, value: __m256) {
         // SAFETY: see above.
         unsafe { _mm256_storeu_ps(to, value) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> __m256 {
+        // SAFETY: see above.
+        unsafe {
+            let halves = _mm_loadu_si128(from.cast());
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, value: __m256) {
+        // SAFETY: see above.
+        unsafe {
+            let bits = _mm256_castps_si256(value);
+            let upper = _mm256_srli_epi32::<16>(bits);
+            let tie = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), tie);
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+            let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
+            let chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), is_nan);
+            let halves = _mm256_srli_epi32::<16>(_mm256_castps_si256(chosen));
+            let packed = _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+            _mm_storeu_si128(to.cast(), packed);
+        }
     }
     intrinsics! { __m256:
         add(a, b) = _mm256_add_ps;

@@ -30,7 +30,7 @@ pub struct GpuConvPlan {
 #[derive(Debug)]
 pub(super) enum Way {
     Sparse(Box<SparsePlan>),
-    Dense(Densified),
+    Dense(Box<Densified>),
 }
 
 /// What the sparse kernels walk.
@@ -103,7 +103,7 @@ impl GpuConvPlan {
         let way = if pattern.density() < DENSIFIED_FROM {
             Way::Sparse(Box::new(SparsePlan::new(gpu, &pattern, shape, options)?))
         } else {
-            Way::Dense(Densified::new(gpu, &pattern)?)
+            Way::Dense(Box::new(Densified::new(gpu, &pattern)?))
         };
         Ok(Self { pattern, shape, options, way })
     }

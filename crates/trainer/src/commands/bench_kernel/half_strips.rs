@@ -20,7 +20,7 @@ pub(super) fn measure<T: Element>(
     let operands = case.operands.map(|activations| {
         let Activations::Strips(strips) = activations else { unreachable!("convolutions are refused") };
         let mut to = gpu.half_strips(strips.layout, stored_as)?;
-        gpu.convert(strips, &mut to)?;
+        gpu.halve(strips, &mut to)?;
         Ok(to)
     })?;
     for data in [&mut case.numbers.x, &mut case.numbers.dy] {

@@ -1,40 +1,56 @@
 //! One tensor added to another, as where the branches of a residual block meet.
 
 use super::rows::{Rows, for_each_band, pixels, row_of};
-use crate::cpu::Cpu;
-use crate::cpu::isa::{Isa, Kernel, dispatch};
+use crate::cpu::isa::{Isa, Kernel, Number, dispatch};
+use crate::cpu::{Cpu, Numbers, NumbersMut};
 use crate::{BackendError, ImageLayout, Images, Storage};
 
 pub(super) fn run(cpu: &Cpu, from: &Images<Cpu>, to: &mut Images<Cpu>) -> Result<(), BackendError> {
-    let layout = to.layout;
-    if from.layout == layout {
+    let layouts = [from.layout, to.layout];
+    match (from.data.numbers(), to.data.numbers_mut()) {
         // Borders too: zeros.
-        return cpu.add(&from.data, &mut to.data);
+        (Numbers::F32(_), NumbersMut::F32(_)) if layouts[0] == layouts[1] => return cpu.add(&from.data, &mut to.data),
+        (Numbers::F32(from), NumbersMut::F32(to)) => in_bands(cpu, layouts, from, to),
+        (Numbers::F32(from), NumbersMut::Bf16(to)) => in_bands(cpu, layouts, from, to),
+        (Numbers::Bf16(from), NumbersMut::F32(to)) => in_bands(cpu, layouts, from, to),
+        (Numbers::Bf16(from), NumbersMut::Bf16(to)) => in_bands(cpu, layouts, from, to),
     }
-    for_each_band(cpu, &layout, &mut to.data, 8 * layout.len() as u64, |_, rows| {
-        dispatch(cpu.isa, Add { from_layout: from.layout, from: &from.data, layout, rows });
-    });
     Ok(())
 }
 
-struct Add<'a> {
-    from_layout: ImageLayout,
-    from: &'a [f32],
-    /// Of the sum.
-    layout: ImageLayout,
-    rows: Rows<'a>,
+fn in_bands<A: Number, B: Number>(cpu: &Cpu, [from_layout, layout]: [ImageLayout; 2], from: &[A], to: &mut [B]) {
+    for_each_band(cpu, &layout, to, 8 * layout.len() as u64, |_, rows| {
+        dispatch(cpu.isa, Add { from_layout, from, layout, rows });
+    });
 }
 
-impl Kernel for Add<'_> {
+struct Add<'a, A, B> {
+    from_layout: ImageLayout,
+    from: &'a [A],
+    /// Of the sum.
+    layout: ImageLayout,
+    rows: Rows<'a, B>,
+}
+
+impl<A: Number, B: Number> Kernel for Add<'_, A, B> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
+    fn eval<I: Isa>(self, isa: I) {
         for (s, y, row) in self.rows {
             for c in 0..self.layout.channels() {
                 let from = row_of(&self.from_layout, self.from, s, y, c);
-                for (to, from) in row[pixels(&self.layout, c)].iter_mut().zip(from) {
-                    *to += from;
+                let to = &mut row[pixels(&self.layout, c)];
+                let whole = to.len() - to.len() % I::LANES;
+                for at in (0..whole).step_by(I::LANES) {
+                    // SAFETY: both rows are equally long, as the operation has checked, and have a vector at `at`.
+                    unsafe {
+                        let (from, to) = (from.as_ptr().add(at), to.as_mut_ptr().add(at));
+                        B::store(isa, to, isa.add(B::load(isa, to), A::load(isa, from)));
+                    }
+                }
+                for (to, from) in to[whole..].iter_mut().zip(&from[whole..]) {
+                    *to = B::round(to.widen() + from.widen());
                 }
             }
         }

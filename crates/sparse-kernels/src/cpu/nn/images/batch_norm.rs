@@ -13,11 +13,14 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use crate::backend::check::{Checked, Done};
 use crate::backend::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
-use crate::cpu::isa::{Isa, Kernel, dispatch};
-use crate::cpu::{Buffer, Cpu, SharedMut};
-use crate::{ImageLayout, Images};
+use crate::cpu::isa::{Isa, Kernel, Number, dispatch};
+use crate::cpu::{Buffer, Cpu, Shared, SharedMut};
+use crate::error::expect_equal;
+use crate::{BackendError, ImageLayout, Images, Precision};
 
 /// Elements that one task passes over.
 const ELEMENTS_PER_TASK: usize = 1 << 16;
@@ -25,6 +28,8 @@ const ELEMENTS_PER_TASK: usize = 1 << 16;
 const MOST_LANES: usize = 16;
 
 impl BatchNorm for Cpu {
+    const TAKES_16_BITS: bool = true;
+
     fn run_batch_moments(
         &self,
         _: Checked,
@@ -34,34 +39,11 @@ impl BatchNorm for Cpu {
         running: &mut Buffer,
         moments: &mut Buffer,
     ) -> Done {
-        let _timed = self.timed("batch_moments", x.data.len(), 0);
-        let layout = x.layout;
-        let channels = layout.channels();
-        let n = count(&layout);
-        // Sums of differences to a pixel of the channel: those of the numbers themselves cancel if the mean is large.
-        let mut pivots = self.scratch(channels);
-        let first = |images: &Images<Self>, channel| images.data[images.layout.index(0, channel, [0, 0])];
-        for (channel, pivot) in pivots.iter_mut().enumerate() {
-            *pivot = first(x, channel) + addend.map_or(0.0, |addend| first(addend, channel));
+        let _timed = self.timed("batch_moments", x.data.words(), 0);
+        match stored_alike("batch_moments", [&x.data].into_iter().chain(addend.map(|addend| &addend.data)))? {
+            Precision::F32 => self.moments::<f32>(options, addend, x, running, moments),
+            Precision::Bf16 => self.moments::<bf16>(options, addend, x, running, moments),
         }
-        let (addend, x, pivot) = (addend.map(Operand::read), Operand::write(x), &pivots[..]);
-        let sums =
-            self.reduce(&layout, |rows, sums| dispatch(self.isa, Moments { rows, addend, x, pivots: pivot, sums }));
-        let momentum = f64::from(options.momentum);
-        for channel in 0..channels {
-            let offset = sums.total(channel) / n;
-            let mean = f64::from(pivots[channel]) + offset;
-            let variance = (sums.total(channels + channel) / n - offset * offset).max(0.0);
-            moments[channel] = mean as f32;
-            moments[channels + channel] = (1.0 / (variance + f64::from(options.epsilon)).sqrt()) as f32;
-            // Of one number there is no unbiased variance.
-            let unbiased = variance * n / (n - 1.0).max(1.0);
-            for (i, new) in [(channel, mean), (channels + channel, unbiased)] {
-                running[i] = ((1.0 - momentum) * f64::from(running[i]) + momentum * new) as f32;
-            }
-        }
-        self.give_back(sums.partial);
-        self.give_back(pivots);
         Ok(())
     }
 
@@ -74,14 +56,13 @@ impl BatchNorm for Cpu {
         x: &Images<Self>,
         y: &mut Images<Self>,
     ) -> Done {
-        let _timed = self.timed("batch_normalize", 2 * x.data.len(), 0);
-        let layout = x.layout;
-        let residual = residual.map(Operand::read);
+        let _timed = self.timed("batch_normalize", 2 * x.data.words(), 0);
         let lines = self.lines(affine, moments);
-        let (x, y) = (Operand::read(x), Operand::write(y));
-        self.each_band(&layout, |_, rows| {
-            dispatch(self.isa, Normalize { rows, lines: &lines, residual, activation, x, y });
-        });
+        let operands = [&x.data, &y.data].into_iter().chain(residual.map(|residual| &residual.data));
+        match stored_alike("batch_normalize", operands)? {
+            Precision::F32 => self.normalize::<f32>(&lines, residual, activation, x, y),
+            Precision::Bf16 => self.normalize::<bf16>(&lines, residual, activation, x, y),
+        }
         self.give_back(lines);
         Ok(())
     }
@@ -110,18 +91,13 @@ impl BatchNorm for Cpu {
         dy: &mut Images<Self>,
         sums: &mut Buffer,
     ) -> Done {
-        let _timed = self.timed("batch_norm_grad_sums", 2 * x.data.len(), 0);
-        let layout = x.layout;
-        let mask = match mask {
-            ReluMask::None => Mask::None,
-            ReluMask::Recomputed(activation) => Mask::Recomputed(activation),
-            ReluMask::Output(activation, y) => Mask::Output(activation, Operand::read(y)),
-        };
+        let _timed = self.timed("batch_norm_grad_sums", 2 * x.data.words(), 0);
         let lines = self.lines(affine, moments);
-        let (x, dy) = (Operand::read(x), Operand::write(dy));
-        let found = self.reduce(&layout, |rows, sums| {
-            dispatch(self.isa, GradSums { rows, lines: &lines, moments, mask, x, dy, sums });
-        });
+        let masked = if let ReluMask::Output(_, y) = &mask { Some(&y.data) } else { None };
+        let found = match stored_alike("batch_norm_grad_sums", [&x.data, &dy.data].into_iter().chain(masked))? {
+            Precision::F32 => self.grad_sums::<f32>([&lines, moments], mask, x, dy),
+            Precision::Bf16 => self.grad_sums::<bf16>([&lines, moments], mask, x, dy),
+        };
         for (i, sum) in sums.iter_mut().enumerate() {
             *sum = found.total(i) as f32;
         }
@@ -139,10 +115,11 @@ impl BatchNorm for Cpu {
         dy: &mut Images<Self>,
         output: Option<(&mut Images<Self>, Accumulate)>,
     ) -> Done {
-        let _timed = self.timed("batch_norm_grad", 3 * x.data.len(), 0);
-        let (layout, channels) = (x.layout, x.layout.channels());
-        let n = count(&layout);
-        let output = output.map(|(images, accumulate)| (Operand::write(images), accumulate == Accumulate::Yes));
+        let _timed = self.timed("batch_norm_grad", 3 * x.data.words(), 0);
+        let channels = x.layout.channels();
+        let n = count(&x.layout);
+        let written = output.as_ref().map(|(output, _)| &output.data);
+        let precision = stored_alike("batch_norm_grad", [&x.data, &dy.data].into_iter().chain(written))?;
         let lines = self.lines(affine, moments);
         // dx = a · (g − Σg / n − (x − μ) · r · Σ(g · x̂) / n), a being γ · r: a · g + (p · x + q).
         let mut slopes = self.scratch(2 * channels);
@@ -153,14 +130,120 @@ impl BatchNorm for Cpu {
             slopes[channel] = p as f32;
             slopes[channels + channel] = (-a * f64::from(sums[channels + channel]) / n - p * mean) as f32;
         }
-        let (x, dy) = (Operand::read(x), Operand::write(dy));
-        self.each_band(&layout, |_, rows| {
-            dispatch(self.isa, Gradient { rows, lines: &lines, slopes: &slopes, activation, x, dy, output });
-        });
+        match precision {
+            Precision::F32 => self.norm_grad::<f32>([&lines, &slopes], activation, x, dy, output),
+            Precision::Bf16 => self.norm_grad::<bf16>([&lines, &slopes], activation, x, dy, output),
+        }
         self.give_back(slopes);
         self.give_back(lines);
         Ok(())
     }
+}
+
+impl Cpu {
+    /// See [`BatchNorm::batch_moments`].
+    fn moments<N: Number>(
+        &self,
+        options: BatchNormOptions,
+        addend: Option<&Images<Self>>,
+        x: &mut Images<Self>,
+        running: &mut Buffer,
+        moments: &mut Buffer,
+    ) {
+        let layout = x.layout;
+        let channels = layout.channels();
+        let n = count(&layout);
+        // Sums of differences to a pixel of the channel: those of the numbers themselves cancel if the mean is large.
+        let mut pivots = self.scratch(channels);
+        let first = |images: &Images<Self>, channel| N::of(&images.data)[images.layout.index(0, channel, [0, 0])];
+        for (channel, pivot) in pivots.iter_mut().enumerate() {
+            let addend = addend.map_or(0.0, |addend| first(addend, channel).widen());
+            *pivot = N::round(first(x, channel).widen() + addend).widen();
+        }
+        let (addend, x, pivot) = (addend.map(Operand::<N>::read), Operand::<N>::write(x), &pivots[..]);
+        let sums =
+            self.reduce(&layout, |rows, sums| dispatch(self.isa, Moments { rows, addend, x, pivots: pivot, sums }));
+        let momentum = f64::from(options.momentum);
+        for channel in 0..channels {
+            let offset = sums.total(channel) / n;
+            let mean = f64::from(pivots[channel]) + offset;
+            let variance = (sums.total(channels + channel) / n - offset * offset).max(0.0);
+            moments[channel] = mean as f32;
+            moments[channels + channel] = (1.0 / (variance + f64::from(options.epsilon)).sqrt()) as f32;
+            // Of one number there is no unbiased variance.
+            let unbiased = variance * n / (n - 1.0).max(1.0);
+            for (i, new) in [(channel, mean), (channels + channel, unbiased)] {
+                running[i] = ((1.0 - momentum) * f64::from(running[i]) + momentum * new) as f32;
+            }
+        }
+        self.give_back(sums.partial);
+        self.give_back(pivots);
+    }
+
+    /// See [`BatchNorm::batch_normalize`].
+    fn normalize<N: Number>(
+        &self,
+        lines: &[f32],
+        residual: Option<&Images<Self>>,
+        activation: Activation,
+        x: &Images<Self>,
+        y: &mut Images<Self>,
+    ) {
+        let layout = x.layout;
+        let residual = residual.map(Operand::<N>::read);
+        let (x, y) = (Operand::<N>::read(x), Operand::<N>::write(y));
+        self.each_band(&layout, |_, rows| {
+            dispatch(self.isa, Normalize { rows, lines, residual, activation, x, y });
+        });
+    }
+
+    /// See [`BatchNorm::batch_norm_grad_sums`].
+    fn grad_sums<N: Number>(
+        &self,
+        [lines, moments]: [&[f32]; 2],
+        mask: ReluMask<'_, Self>,
+        x: &Images<Self>,
+        dy: &mut Images<Self>,
+    ) -> Sums {
+        let layout = x.layout;
+        let mask = match mask {
+            ReluMask::None => Mask::None,
+            ReluMask::Recomputed(activation) => Mask::Recomputed(activation),
+            ReluMask::Output(activation, y) => Mask::Output(activation, Operand::<N>::read(y)),
+        };
+        let (x, dy) = (Operand::<N>::read(x), Operand::<N>::write(dy));
+        self.reduce(&layout, |rows, sums| {
+            dispatch(self.isa, GradSums { rows, lines, moments, mask, x, dy, sums });
+        })
+    }
+
+    /// See [`BatchNorm::batch_norm_grad`].
+    fn norm_grad<N: Number>(
+        &self,
+        [lines, slopes]: [&[f32]; 2],
+        activation: Activation,
+        x: &Images<Self>,
+        dy: &mut Images<Self>,
+        output: Option<(&mut Images<Self>, Accumulate)>,
+    ) {
+        let layout = x.layout;
+        let output = output.map(|(images, accumulate)| (Operand::<N>::write(images), accumulate == Accumulate::Yes));
+        let (x, dy) = (Operand::<N>::read(x), Operand::<N>::write(dy));
+        self.each_band(&layout, |_, rows| {
+            dispatch(self.isa, Gradient { rows, lines, slopes, activation, x, dy, output });
+        });
+    }
+}
+
+/// How all operands are stored.
+fn stored_alike<'a>(
+    op: &'static str,
+    mut operands: impl Iterator<Item = &'a Buffer>,
+) -> Result<Precision, BackendError> {
+    let first = operands.next().map_or(Precision::F32, Buffer::precision);
+    operands
+        .try_for_each(|operand| expect_equal(op, "bytes of a number", first.bytes(), operand.precision().bytes()))?;
+    Ok(first)
 }
 
 /// Pixels of a channel, over all samples.
@@ -199,8 +282,8 @@ impl Rows {
 
 /// Images whose rows tasks read or, each its own, write.
 #[derive(Clone, Copy)]
-struct Operand {
-    data: SharedMut,
+struct Operand<N> {
+    data: Shared<N>,
     /// Elements before the first pixel, and from a strip, an image row and a channel to the next.
     origin: usize,
     strip_pitch: usize,
@@ -208,8 +291,8 @@ struct Operand {
     channel_pitch: usize,
 }
 
-impl Operand {
-    fn new(layout: &ImageLayout, data: SharedMut) -> Self {
+impl<N: Number> Operand<N> {
+    fn new(layout: &ImageLayout, data: Shared<N>) -> Self {
         let (row_pitch, channel_pitch) = (layout.row_pitch(), layout.channel_pitch());
         let origin = layout.border() * (row_pitch + layout.strip());
         Self { data, origin, strip_pitch: layout.strip_pitch(), row_pitch, channel_pitch }
@@ -217,16 +300,16 @@ impl Operand {
 
     /// Images that no task writes.
     fn read(images: &Images<Cpu>) -> Self {
-        Self::new(&images.layout, SharedMut::reading(&images.data))
+        Self::new(&images.layout, Shared::reading(N::of(&images.data)))
     }
 
     fn write(images: &mut Images<Cpu>) -> Self {
-        Self::new(&images.layout, SharedMut::new(&mut images.data))
+        Self::new(&images.layout, Shared::new(N::of_mut(&mut images.data)))
     }
 
     /// A channel's row of pixels.
     #[inline(always)]
-    fn at(&self, rows: &Rows, y: usize, channel: usize) -> *mut f32 {
+    fn at(&self, rows: &Rows, y: usize, channel: usize) -> *mut N {
         let at = self.origin + rows.strip * self.strip_pitch + y * self.row_pitch + channel * self.channel_pitch;
         self.data.get().wrapping_add(at)
     }
@@ -308,16 +391,18 @@ fn vectors<I: Isa>(len: usize, mut f: impl FnMut(usize, usize)) {
 /// # Safety
 /// `to` is valid for writing so many floats.
 #[inline(always)]
-unsafe fn store<I: Isa>(isa: I, to: *mut f32, value: I::V, lanes: usize) {
+unsafe fn store<I: Isa, N: Number>(isa: I, to: *mut N, value: I::V, lanes: usize) {
     if lanes == I::LANES {
         // SAFETY: the caller's promise.
-        unsafe { isa.store(to, value) };
+        unsafe { N::store(isa, to, value) };
     } else {
         let mut all = [0.0f32; MOST_LANES];
         // SAFETY: a vector has at most `MOST_LANES` lanes, of which the caller's place has room for `lanes`.
         unsafe {
             isa.store(all.as_mut_ptr(), value);
-            std::ptr::copy_nonoverlapping(all.as_ptr(), to, lanes);
+            for (i, &number) in all.iter().enumerate().take(lanes) {
+                to.add(i).write(N::round(number));
+            }
         }
     }
 }
@@ -327,11 +412,11 @@ unsafe fn store<I: Isa>(isa: I, to: *mut f32, value: I::V, lanes: usize) {
 /// # Safety
 /// `row` is valid for writing a row.
 #[inline(always)]
-unsafe fn clear_padding(rows: &Rows, row: *mut f32) {
+unsafe fn clear_padding<N: Number>(rows: &Rows, row: *mut N) {
     for pixel in (0..rows.len).step_by(rows.samples) {
         for sample in rows.valid..rows.samples {
             // SAFETY: inside the row.
-            unsafe { *row.add(pixel + sample) = 0.0 };
+            unsafe { row.add(pixel + sample).write(N::round(0.0)) };
         }
     }
 }
@@ -361,15 +446,15 @@ fn let_through<I: Isa>(isa: I, activation: Activation, value: I::V, g: I::V) -> 
     }
 }
 
-struct Moments<'a> {
+struct Moments<'a, N> {
     rows: Rows,
-    addend: Option<Operand>,
-    x: Operand,
+    addend: Option<Operand<N>>,
+    x: Operand<N>,
     pivots: &'a [f32],
     sums: &'a mut [f32],
 }
 
-impl Kernel for Moments<'_> {
+impl<N: Number> Kernel for Moments<'_, N> {
     type Output = ();
 
     #[inline(always)]
@@ -384,7 +469,9 @@ impl Kernel for Moments<'_> {
                 let from = addend.at(&rows, y, channel).cast_const();
                 vectors::<I>(rows.len, |i, lanes| {
                     // SAFETY: rows of both images; behind a buffer's last row a vector may still be read, see `ImageLayout`.
-                    unsafe { store(isa, at.add(i), isa.add(isa.load(at.add(i)), isa.load(from.add(i))), lanes) };
+                    unsafe {
+                        store(isa, at.add(i), isa.add(N::load(isa, at.add(i)), N::load(isa, from.add(i))), lanes)
+                    };
                 });
             }
             if rows.is_whole() {
@@ -393,7 +480,7 @@ impl Kernel for Moments<'_> {
                 unsafe {
                     let (mut s, mut q) = (isa.load(sum.as_ptr()), isa.load(square.as_ptr()));
                     vectors::<I>(rows.len, |i, lanes| {
-                        let difference = isa.sub(isa.load(at.add(i)), pivot);
+                        let difference = isa.sub(N::load(isa, at.add(i)), pivot);
                         let difference = if lanes == I::LANES { difference } else { isa.keep_first(difference, lanes) };
                         s = isa.add(s, difference);
                         q = isa.mul_add(difference, difference, q);
@@ -404,7 +491,7 @@ impl Kernel for Moments<'_> {
             } else {
                 for i in (0..rows.len).filter(|i| i % rows.samples < rows.valid) {
                     // SAFETY: inside the row.
-                    let difference = unsafe { *at.add(i) } - pivots[channel];
+                    let difference = unsafe { *at.add(i) }.widen() - pivots[channel];
                     sum[i % MOST_LANES] += difference;
                     square[i % MOST_LANES] += difference * difference;
                 }
@@ -413,16 +500,16 @@ impl Kernel for Moments<'_> {
     }
 }
 
-struct Normalize<'a> {
+struct Normalize<'a, N> {
     rows: Rows,
     lines: &'a [f32],
-    residual: Option<Operand>,
+    residual: Option<Operand<N>>,
     activation: Activation,
-    x: Operand,
-    y: Operand,
+    x: Operand<N>,
+    y: Operand<N>,
 }
 
-impl Kernel for Normalize<'_> {
+impl<N: Number> Kernel for Normalize<'_, N> {
     type Output = ();
 
     #[inline(always)]
@@ -437,7 +524,8 @@ impl Kernel for Normalize<'_> {
                     vectors::<I>(rows.len, |i, lanes| {
                         // SAFETY: rows of the images; a vector may be read behind the last one, see `ImageLayout`.
                         unsafe {
-                            let value = isa.mul_add(isa.load(from.add(i)), a, isa.add(b, isa.load(residual.add(i))));
+                            let value =
+                                isa.mul_add(N::load(isa, from.add(i)), a, isa.add(b, N::load(isa, residual.add(i))));
                             store(isa, to.add(i), activate(isa, activation, value), lanes);
                         }
                     });
@@ -445,7 +533,7 @@ impl Kernel for Normalize<'_> {
                 None => vectors::<I>(rows.len, |i, lanes| {
                     // SAFETY: as above.
                     unsafe {
-                        let value = isa.mul_add(isa.load(from.add(i)), a, b);
+                        let value = isa.mul_add(N::load(isa, from.add(i)), a, b);
                         store(isa, to.add(i), activate(isa, activation, value), lanes);
                     }
                 }),
@@ -460,23 +548,23 @@ impl Kernel for Normalize<'_> {
 
 /// [`ReluMask`] for tasks.
 #[derive(Clone, Copy)]
-enum Mask {
+enum Mask<N> {
     None,
     Recomputed(Activation),
-    Output(Activation, Operand),
+    Output(Activation, Operand<N>),
 }
 
-struct GradSums<'a> {
+struct GradSums<'a, N> {
     rows: Rows,
     lines: &'a [f32],
     moments: &'a [f32],
-    mask: Mask,
-    x: Operand,
-    dy: Operand,
+    mask: Mask<N>,
+    x: Operand<N>,
+    dy: Operand<N>,
     sums: &'a mut [f32],
 }
 
-impl Kernel for GradSums<'_> {
+impl<N: Number> Kernel for GradSums<'_, N> {
     type Output = ();
 
     #[inline(always)]
@@ -503,20 +591,20 @@ impl Kernel for GradSums<'_> {
                 }
                 match mask {
                     Mask::None => vectors::<I>(rows.len, |i, lanes| {
-                        let (x, g) = (isa.load(x.add(i)), isa.load(dy.add(i)));
+                        let (x, g) = (N::load(isa, x.add(i)), N::load(isa, dy.add(i)));
                         add!(lanes, x, g);
                     }),
                     Mask::Recomputed(activation) => vectors::<I>(rows.len, |i, lanes| {
-                        let x = isa.load(x.add(i));
-                        let g = let_through(isa, activation, isa.mul_add(x, a, b), isa.load(dy.add(i)));
+                        let x = N::load(isa, x.add(i));
+                        let g = let_through(isa, activation, isa.mul_add(x, a, b), N::load(isa, dy.add(i)));
                         add!(lanes, x, g);
                     }),
                     Mask::Output(activation, output) => {
                         let output = output.at(&rows, y, channel).cast_const();
                         vectors::<I>(rows.len, |i, lanes| {
-                            let g = let_through(isa, activation, isa.load(output.add(i)), isa.load(dy.add(i)));
+                            let g = let_through(isa, activation, N::load(isa, output.add(i)), N::load(isa, dy.add(i)));
                             store(isa, dy.add(i), g, lanes);
-                            let x = isa.load(x.add(i));
+                            let x = N::load(isa, x.add(i));
                             add!(lanes, x, g);
                         });
                     }
@@ -528,18 +616,18 @@ impl Kernel for GradSums<'_> {
     }
 }
 
-struct Gradient<'a> {
+struct Gradient<'a, N> {
     rows: Rows,
     lines: &'a [f32],
     slopes: &'a [f32],
     activation: Activation,
-    x: Operand,
-    dy: Operand,
+    x: Operand<N>,
+    dy: Operand<N>,
     /// Another place than dy for dx, and whether to add to it.
-    output: Option<(Operand, bool)>,
+    output: Option<(Operand<N>, bool)>,
 }
 
-impl Kernel for Gradient<'_> {
+impl<N: Number> Kernel for Gradient<'_, N> {
     type Output = ();
 
     #[inline(always)]
@@ -553,7 +641,7 @@ impl Kernel for Gradient<'_> {
             // called at two places is compiled without the features of the instruction set.
             macro_rules! dx {
                 ($i:expr) => {{
-                    let (x, g) = (isa.load(x.add($i)), isa.load(dy.add($i)));
+                    let (x, g) = (N::load(isa, x.add($i)), N::load(isa, dy.add($i)));
                     let g = let_through(isa, activation, isa.mul_add(x, a, b), g);
                     isa.mul_add(a, g, isa.mul_add(p, x, q))
                 }};
@@ -563,7 +651,7 @@ impl Kernel for Gradient<'_> {
                     let to = output.at(&rows, y, channel);
                     vectors::<I>(rows.len, |i, lanes| {
                         // SAFETY: rows of x, dy and the output, which is this task's.
-                        unsafe { store(isa, to.add(i), isa.add(isa.load(to.add(i)), dx!(i)), lanes) };
+                        unsafe { store(isa, to.add(i), isa.add(N::load(isa, to.add(i)), dx!(i)), lanes) };
                     });
                     to
                 }

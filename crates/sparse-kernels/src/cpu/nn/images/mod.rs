@@ -29,9 +29,11 @@ use crate::random::Key;
 use crate::{Images, PoolShape, Strips};
 
 impl ImageNeural for Cpu {
+    const ADDS_16_BITS: bool = true;
+
     fn run_pool(&self, _: Checked, pool: Pool, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Done {
         let name = if pool == Pool::Max { "max_pool" } else { "avg_pool" };
-        let _timed = self.timed(name, x.data.len() + y.data.len(), 0);
+        let _timed = self.timed(name, x.data.words() + y.data.words(), 0);
         pool::forward(self, pool, window, x, y)
     }
 
@@ -43,7 +45,8 @@ impl ImageNeural for Cpu {
         dx: &mut Images<Self>,
         accumulate: bool,
     ) -> Done {
-        let _timed = self.timed("max_pool_grad", x.data.len() + y.data.len() + dy.data.len() + 2 * dx.data.len(), 0);
+        let _timed =
+            self.timed("max_pool_grad", x.data.words() + y.data.words() + dy.data.words() + 2 * dx.data.words(), 0);
         pool::max_grad(self, window, [x, y, dy], dx, accumulate)
     }
 
@@ -55,33 +58,33 @@ impl ImageNeural for Cpu {
         dx: &mut Images<Self>,
         accumulate: bool,
     ) -> Done {
-        let _timed = self.timed("avg_pool_grad", dy.data.len() + 2 * dx.data.len(), 0);
+        let _timed = self.timed("avg_pool_grad", dy.data.words() + 2 * dx.data.words(), 0);
         pool::avg_grad(self, window, dy, dx, accumulate)
     }
 
     fn run_global_avg_pool(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done {
-        let _timed = self.timed("global_avg_pool", x.data.len(), 0);
+        let _timed = self.timed("global_avg_pool", x.data.words(), 0);
         global_pool::forward(self, x, y)
     }
 
     fn run_global_avg_pool_grad(&self, _: Checked, dy: &Strips<Self>, dx: &mut Images<Self>) -> Done {
-        let _timed = self.timed("global_avg_pool_grad", dx.data.len(), 0);
+        let _timed = self.timed("global_avg_pool_grad", dx.data.words(), 0);
         global_pool::backward(self, dy, dx)
     }
 
     fn run_flatten(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done {
-        let _timed = self.timed("flatten", x.data.len() + y.data.len(), 0);
+        let _timed = self.timed("flatten", x.data.words() + y.data.words(), 0);
         flatten::forward(self, x, y)
     }
 
     fn run_unflatten(&self, _: Checked, dy: &Strips<Self>, dx: &mut Images<Self>) -> Done {
-        let _timed = self.timed("unflatten", dy.data.len() + dx.data.len(), 0);
+        let _timed = self.timed("unflatten", dy.data.words() + dx.data.words(), 0);
         flatten::backward(self, dy, dx)
     }
 
     fn run_bias_relu_images(&self, _: Checked, bias: Option<&Buffer>, relu: bool, x: &mut Images<Self>) -> Done {
         let name = if bias.is_some() { "bias_relu_images" } else { "relu_images" };
-        let _timed = self.timed(name, 2 * x.data.len(), 0);
+        let _timed = self.timed(name, 2 * x.data.words(), 0);
         bias_relu::forward(self, bias.map(|bias| &bias[..]), relu, x)
     }
 
@@ -94,17 +97,17 @@ impl ImageNeural for Cpu {
         dbias: &mut Buffer,
         accumulate: bool,
     ) -> Done {
-        let _timed = self.timed("bias_relu_images_grad", 3 * grad.data.len(), 0);
+        let _timed = self.timed("bias_relu_images_grad", 3 * grad.data.words(), 0);
         bias_relu::backward(self, y, relu, grad, dbias, accumulate)
     }
 
     fn run_relu_images_grad(&self, _: Checked, y: &Images<Self>, grad: &mut Images<Self>) -> Done {
-        let _timed = self.timed("relu_images_grad", 3 * grad.data.len(), 0);
+        let _timed = self.timed("relu_images_grad", 3 * grad.data.words(), 0);
         bias_relu::relu_grad(self, y, grad)
     }
 
     fn run_add_images(&self, _: Checked, from: &Images<Self>, to: &mut Images<Self>) -> Done {
-        let _timed = self.timed("add_images", 3 * to.data.len(), 0);
+        let _timed = self.timed("add_images", 3 * to.data.words(), 0);
         add::run(self, from, to)
     }
 
@@ -122,7 +125,7 @@ impl ImageNeural for Cpu {
     }
 
     fn run_dropout_images(&self, _: Checked, key: Key, rate: f32, x: &mut Images<Self>) -> Done {
-        let _timed = self.timed("dropout_images", 2 * x.data.len(), 0);
+        let _timed = self.timed("dropout_images", 2 * x.data.words(), 0);
         dropout::run(self, key, rate, x)
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::ImageLayout;
 use crate::cpu::isa::Isa;
-use crate::cpu::{Cpu, ELEMENTS_PER_TASK, IsaName, SharedMut};
+use crate::cpu::{Cpu, ELEMENTS_PER_TASK, IsaName, Shared};
 
 /// Where image row `y` of a strip starts, its border included: [`ImageLayout::row_pitch`] elements.
 #[inline]
@@ -22,23 +22,23 @@ pub(super) fn pixels(layout: &ImageLayout, channel: usize) -> Range<usize> {
 
 /// The pixels of one channel of an image row, `[x][S]`.
 #[inline]
-pub(super) fn row_of<'a>(layout: &ImageLayout, data: &'a [f32], strip: usize, y: usize, channel: usize) -> &'a [f32] {
+pub(super) fn row_of<'a, T>(layout: &ImageLayout, data: &'a [T], strip: usize, y: usize, channel: usize) -> &'a [T] {
     &data[image_row(layout, strip, y)..][pixels(layout, channel)]
 }
 
 /// Image rows of a task.
-pub(super) struct Rows<'a> {
+pub(super) struct Rows<'a, T = f32> {
     layout: ImageLayout,
     /// The whole tensor; `layout.len()` elements.
-    data: SharedMut,
+    data: Shared<T>,
     /// Which: `strip · height + y`.
     rows: Range<usize>,
-    exclusive: PhantomData<&'a mut [f32]>,
+    exclusive: PhantomData<&'a mut [T]>,
 }
 
 /// The number of its strip, its `y`, and all of an image row ([`ImageLayout::row_pitch`] elements).
-impl<'a> Iterator for Rows<'a> {
-    type Item = (usize, usize, &'a mut [f32]);
+impl<'a, T> Iterator for Rows<'a, T> {
+    type Item = (usize, usize, &'a mut [T]);
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
@@ -55,16 +55,16 @@ impl<'a> Iterator for Rows<'a> {
 ///
 /// # Panics
 /// If `data` is not as long as the layout says.
-pub(super) fn for_each_band(
+pub(super) fn for_each_band<T: Send + Sync>(
     cpu: &Cpu,
     layout: &ImageLayout,
-    data: &mut [f32],
+    data: &mut [T],
     operations: u64,
-    task: impl Fn(usize, Rows<'_>) + Sync + Send,
+    task: impl Fn(usize, Rows<'_, T>) + Sync + Send,
 ) {
     assert_eq!(data.len(), layout.len(), "length of the images");
     let (rows, each) = (rows(layout), rows_per_band(layout));
-    let data = SharedMut::new(data);
+    let data = Shared::new(data);
     cpu.for_each_task(bands(layout), operations, |band| {
         let rows = band * each..((band + 1) * each).min(rows);
         task(band, Rows { layout: *layout, data, rows, exclusive: PhantomData });
