@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use sparse_kernels::{Activations, Backend, ImageLayout, Images, Layout, StripLayout, Strips};
 
-use crate::Error;
+use crate::{Arena, Error, Parameters};
 
 /// What a tape is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +51,19 @@ pub(crate) enum Need {
     Exact,
 }
 
+/// How a value can be computed again.
+pub(crate) struct Recipe<B: Backend> {
+    /// The buffers that it is computed from.
+    pub from: Vec<usize>,
+    pub compute: Compute<B>,
+}
+
+type Compute<B> = Box<dyn Fn(&B, &mut Arena<B>, &Parameters<B>, &Values<B>) -> Result<Activations<B>, Error>>;
+
 struct Stored<B: Backend> {
     activations: Option<Activations<B>>,
+    /// How to compute it again, if it may be given back until the backward pass.
+    recipe: Option<Recipe<B>>,
     /// The strictest need of a backward pass, and whose it is.
     saved: Option<(Need, &'static str)>,
     /// Waits for a growth request, and must not be released.
@@ -71,11 +82,13 @@ pub(crate) struct Values<B: Backend> {
     mode: Mode,
     values: Vec<Value>,
     stored: Vec<Stored<B>>,
+    /// What the operation that is being recorded needs of buffers in its backward pass.
+    needed: Vec<usize>,
 }
 
 impl<B: Backend> Values<B> {
     pub fn new(mode: Mode) -> Self {
-        Self { mode, values: Vec::new(), stored: Vec::new() }
+        Self { mode, values: Vec::new(), stored: Vec::new(), needed: Vec::new() }
     }
 
     pub fn mode(&self) -> Mode {
@@ -211,11 +224,56 @@ impl<B: Backend> Values<B> {
     /// Notes what the backward pass of `op` needs of a value; with `None` its shape only.
     pub fn save(&mut self, op: &'static str, var: Var, need: Option<Need>) -> Saved {
         let Value { storage, layout, .. } = self.values[var.0];
-        let saved = &mut self.stored[storage].saved;
-        if self.mode == Mode::Training && saved.map(|(strictest, _)| strictest) < need {
-            *saved = need.map(|need| (need, op));
+        if let Some(need) = need {
+            self.note(op, storage, need);
+            self.needed.push(storage);
         }
         Saved { storage, layout }
+    }
+
+    /// Keeps operations in place off a value that `op` might read again.
+    pub fn protect(&mut self, op: &'static str, var: Var) {
+        self.note(op, self.storage(var), Need::Exact);
+    }
+
+    fn note(&mut self, op: &'static str, storage: usize, need: Need) {
+        let saved = &mut self.stored[storage].saved;
+        if self.mode == Mode::Training && saved.is_none_or(|(strictest, _)| strictest < need) {
+            *saved = Some((need, op));
+        }
+    }
+
+    /// Buffers that the operation just recorded needs in its backward pass.
+    pub fn take_needed(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.needed)
+    }
+
+    /// Notes how the value of an output can be computed again.
+    pub fn set_recipe(&mut self, output: Var, recipe: Recipe<B>) {
+        let storage = self.storage(output);
+        self.stored[storage].recipe = Some(recipe);
+    }
+
+    /// Takes the buffer of a live value that can be computed again from buffers that are there.
+    pub fn forget(&mut self, var: Var) -> Option<Activations<B>> {
+        let Value { storage, state: State::Live, .. } = self.values[var.0] else { return None };
+        let stored = &self.stored[storage];
+        let is_there = |&from: &usize| self.stored[from].activations.is_some();
+        if stored.pinned || !stored.recipe.as_ref()?.from.iter().all(is_there) {
+            return None;
+        }
+        self.take(storage)
+    }
+
+    /// How to compute a buffer that was given back.
+    pub fn missing(&self, storage: usize) -> Option<&Recipe<B>> {
+        let stored = &self.stored[storage];
+        stored.recipe.as_ref().filter(|_| stored.activations.is_none())
+    }
+
+    /// Lets go how a buffer can be computed again: it will not be.
+    pub fn drop_recipe(&mut self, storage: usize) {
+        self.stored[storage].recipe = None;
     }
 
     /// A value that an operation saved.
@@ -228,7 +286,7 @@ impl<B: Backend> Values<B> {
 
     /// Stores a buffer that is no value (the gradient that a loss computes on the way).
     pub fn store(&mut self, activations: Activations<B>) -> usize {
-        self.stored.push(Stored { activations: Some(activations), saved: None, pinned: false });
+        self.stored.push(Stored { activations: Some(activations), recipe: None, saved: None, pinned: false });
         self.stored.len() - 1
     }
 
@@ -257,6 +315,7 @@ impl<B: Backend> Values<B> {
         let layout = layout.into();
         let Value { storage, kept, .. } = self.values[from.0];
         self.mark_moved(op, from);
+        self.drop_recipe(storage);
         if let Some(activations) = &mut self.stored[storage].activations {
             set_layout(activations, layout);
         }

@@ -18,7 +18,7 @@ use crate::growth_tiles::Growth;
 use crate::parameters::{ParameterId, ParameterValue, Parameters};
 use crate::reduce::Reduce;
 use crate::shards::{ShardSums, Shards, SumOf, Tree};
-use crate::storage::{Gradient, Mode, Saved, Values, Var};
+use crate::storage::{Gradient, Mode, Recipe, Saved, Values, Var};
 use crate::{Arena, Error};
 
 type BackwardFn<'a, B> = Box<dyn FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -> Result<(), Error> + 'a>;
@@ -29,6 +29,8 @@ struct Node<'a, B: Backend> {
     shard: usize,
     /// The buffer that this operation made; free once the node has run, since all users have run before.
     made: Option<usize>,
+    /// Buffers that it needs.
+    needs: Vec<usize>,
     backward: BackwardFn<'a, B>,
 }
 
@@ -52,6 +54,8 @@ pub struct Tape<'a, B: Backend> {
     adds: bool,
     /// Of a tape over shards.
     pub(crate) shards: Option<OverShards<B>>,
+    /// Whether operations say how to compute their outputs again.
+    pub(crate) recomputes: bool,
 }
 
 /// What a tape over shards knows beside its nodes.
@@ -71,8 +75,49 @@ impl<'a, B: Backend> Tape<'a, B> {
     pub fn new(backend: &'a B, arena: &'a mut Arena<B>, parameters: &'a mut Parameters<B>, mode: Mode) -> Self {
         let uses = vec![0; parameters.len()];
         let (nodes, grads, stats) = Default::default();
-        let (values, ran, share, adds, shards) = (Values::new(mode), false, 1.0, false, None);
-        Self { backend, arena, parameters, values, nodes, grads, uses, stats, ran, share, adds, shards }
+        let (values, ran, share, adds, shards, recomputes) = (Values::new(mode), false, 1.0, false, None, false);
+        Self { backend, arena, parameters, values, nodes, grads, uses, stats, ran, share, adds, shards, recomputes }
+    }
+
+    /// Lets [`Tape::forget`] give buffers back that the backward pass can compute again.
+    #[must_use]
+    pub fn recomputing(self) -> Self {
+        let mut tape = self;
+        tape.recomputes = true;
+        tape
+    }
+
+    /// Gives the buffer of a value back until the backward pass needs it, if it can be computed again in one pass over memory: what
+    /// normalisations and GELU make. Nothing of the forward pass may read it afterwards. Without [`Tape::recomputing`], and in
+    /// evaluation, nothing happens.
+    ///
+    /// All results are the same bits.
+    pub fn forget(&mut self, var: Var) {
+        if self.recomputes
+            && self.mode() == Mode::Training
+            && let Some(activations) = self.values.forget(var)
+        {
+            self.arena.give(self.backend, activations);
+        }
+    }
+
+    /// Notes how an operation's output can be computed again.
+    pub(crate) fn set_recipe(&mut self, output: Var, recipe: impl FnOnce() -> Recipe<B>) {
+        if self.recomputes && self.mode() == Mode::Training {
+            self.values.set_recipe(output, recipe());
+        }
+    }
+
+    /// Computes a buffer again that was given back, and those that it is computed from.
+    fn recompute(&mut self, storage: usize) -> Result<(), Error> {
+        let Some(recipe) = self.values.missing(storage) else { return Ok(()) };
+        for from in recipe.from.clone() {
+            self.recompute(from)?;
+        }
+        let Some(recipe) = self.values.missing(storage) else { return Ok(()) };
+        let activations = (recipe.compute)(self.backend, self.arena, self.parameters, &self.values)?;
+        self.values.put(storage, activations);
+        Ok(())
     }
 
     /// Makes the tape one over shards of a batch: gradients are computed for each shard by itself, and added up along the tree
@@ -231,6 +276,9 @@ impl<'a, B: Backend> Tape<'a, B> {
                 sums.shard = node.shard;
             }
             if let Some(grad) = pass.tape.grads[node.output.0].take() {
+                node.needs.iter().try_for_each(|&storage| pass.tape.recompute(storage))?;
+                // Who made a buffer runs last of those that know it.
+                node.made.into_iter().for_each(|made| pass.tape.values.drop_recipe(made));
                 (node.backward)(&mut pass, grad)?;
             }
             if let Some(activations) = node.made.and_then(|made| pass.tape.values.take_unless_pinned(made)) {
@@ -292,13 +340,14 @@ impl<'a, B: Backend> Tape<'a, B> {
         parameters: &[ParameterId],
         backward: impl FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -> Result<(), Error> + 'a,
     ) {
+        let needs = self.values.take_needed();
         if self.values.requires_grad(output) {
             parameters.iter().for_each(|id| self.uses[id.0] += 1);
             let shard = self.shards.as_ref().map_or(0, |over| over.current);
             if let Some(over) = &mut self.shards {
                 parameters.iter().for_each(|&id| *over.uses.entry((id, shard)).or_default() += 1);
             }
-            self.nodes.push(Node { output, shard, made, backward: Box::new(backward) });
+            self.nodes.push(Node { output, shard, made, needs, backward: Box::new(backward) });
         }
     }
 }

@@ -3,14 +3,14 @@
 
 use autograd::optim::OptimizerOptions;
 use rigl::{LayerDensity, WeightStorage};
-use sparse_kernels::{Backend, Precision};
+use sparse_kernels::Backend;
 use sysinfo::System;
 
 use crate::device::ComputeDevice;
 use crate::models::{Architecture, activation_bytes};
 use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
-use crate::training::TrainingError;
+use crate::training::{Held, TrainingError};
 
 /// Bytes that are free for this process; `None` where the system does not tell.
 pub fn available() -> Option<usize> {
@@ -46,13 +46,13 @@ pub fn check<B: ComputeDevice>(
     device: &B,
     architecture: &Architecture,
     batch_size: usize,
-    precision: Precision,
+    held: Held,
 ) -> crate::Result<()> {
     if !device.uses_host_memory() {
         return Ok(());
     }
     let Some(available) = available() else { return Ok(()) };
-    check_against(available, device, architecture, batch_size, precision)
+    check_against(available, device, architecture, batch_size, held)
 }
 
 /// Checks that weights have room beside the activations, as a method holds them when the run begins: values, gradients, optimizer
@@ -71,7 +71,7 @@ pub fn check_weights<B: ComputeDevice>(
         return Ok(());
     }
     let Some(available) = available() else { return Ok(()) };
-    let activations = activation_bytes(device, architecture, true, batch_size, config.precision.into())?;
+    let activations = activation_bytes(device, architecture, true, batch_size, config.held())?;
     check_weights_against(available, config, densities, activations)
 }
 
@@ -113,12 +113,12 @@ pub fn has_room_for_two<B: ComputeDevice>(
     device: &B,
     architecture: &Architecture,
     batch_size: usize,
-    precision: Precision,
+    held: Held,
 ) -> Result<bool, TrainingError> {
     if !device.uses_host_memory() {
         return Ok(true);
     }
-    let needed = 2 * activation_bytes(device, architecture, true, batch_size, precision)?;
+    let needed = 2 * activation_bytes(device, architecture, true, batch_size, held)?;
     Ok(available().is_none_or(|available| needed <= available))
 }
 
@@ -127,10 +127,10 @@ fn check_against<B: Backend>(
     device: &B,
     architecture: &Architecture,
     batch_size: usize,
-    precision: Precision,
+    held: Held,
 ) -> crate::Result<()> {
     let bytes =
-        |samples| -> Result<usize, TrainingError> { activation_bytes(device, architecture, true, samples, precision) };
+        |samples| -> Result<usize, TrainingError> { activation_bytes(device, architecture, true, samples, held) };
     let needed = bytes(batch_size)?;
     if needed <= available {
         return Ok(());
@@ -154,13 +154,13 @@ mod tests {
     fn batches_without_room_are_refused() {
         let cpu = Cpu::new(1, None).unwrap();
         let wrn = Architecture::of(&"wrn-22-2".parse().unwrap());
-        check_against(1 << 30, &cpu, &wrn, 128, Precision::F32).unwrap();
-        let message = check_against(1 << 30, &cpu, &wrn, 100_000, Precision::F32).unwrap_err().to_string();
+        check_against(1 << 30, &cpu, &wrn, 128, Held::default()).unwrap();
+        let message = check_against(1 << 30, &cpu, &wrn, 100_000, Held::default()).unwrap_err().to_string();
         assert!(message.starts_with("batch-size: a step of wrn-22-2 on 100000 samples needs about "), "{message}");
         let fits: usize = message.rsplit_once("batches of ").unwrap().1.split(' ').next().unwrap().parse().unwrap();
         assert!((100..1000).contains(&fits), "{message}");
-        check_against(1 << 30, &cpu, &wrn, fits, Precision::F32).unwrap();
-        assert!(!check_against(1 << 10, &cpu, &wrn, 1, Precision::F32).unwrap_err().to_string().contains("would fit"));
+        check_against(1 << 30, &cpu, &wrn, fits, Held::default()).unwrap();
+        assert!(!check_against(1 << 10, &cpu, &wrn, 1, Held::default()).unwrap_err().to_string().contains("would fit"));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Batch normalisation with what stands before and behind it: a sum, a ReLU.
 
+use std::rc::Rc;
+
 use sparse_kernels::{Accumulate, Activation, Activations, Backend, BatchNormOptions, ImageLayout, Images, ReluMask};
 
-use crate::storage::{Need, Saved};
+use crate::storage::{Need, Recipe, Saved, Values};
 use crate::tape::{Backward, ParameterGradient};
-use crate::{Error, Mode, ParameterId, Tape, Var};
+use crate::{Arena, Error, Mode, ParameterId, Parameters, Tape, Var};
 
 const OP: &str = "batch_norm";
 
@@ -156,10 +158,11 @@ impl<B: Backend> Tape<'_, B> {
             }
             None => None,
         };
-        let mut y = self.arena.take_images(self.backend, layout.with_samples(x_layout.samples()))?;
-        let added = added.map(|storage| self.values.images(storage));
+        let y_layout = layout.with_samples(x_layout.samples());
+        let mut y = self.arena.take_images(self.backend, y_layout)?;
+        let images = added.map(|storage| self.values.images(storage));
         let vector = self.parameters.vector(OP, affine)?;
-        self.backend.batch_normalize(vector, &moments, added, activation, self.values.images(storage), &mut y)?;
+        self.backend.batch_normalize(vector, &moments, images, activation, self.values.images(storage), &mut y)?;
         let saved = self.values.save(OP, x, Some(Need::Exact));
         if let Some(residual) = residual {
             self.used(OP, residual);
@@ -169,6 +172,21 @@ impl<B: Backend> Tape<'_, B> {
             self.arena.give_buffer(self.backend, moments);
             return Ok(output);
         }
+        let moments = Rc::new(moments);
+        // Computing y again would read the residual.
+        if self.recomputes {
+            residual.into_iter().for_each(|residual| self.values.protect(OP, residual));
+        }
+        self.set_recipe(output, || {
+            let moments = Rc::clone(&moments);
+            let compute = move |backend: &B, arena: &mut Arena<B>, parameters: &Parameters<B>, values: &Values<B>| {
+                let mut y = arena.take_images(backend, y_layout)?;
+                let (vector, added) = (parameters.vector(OP, affine)?, added.map(|storage| values.images(storage)));
+                backend.batch_normalize(vector, &moments, added, activation, values.images(storage), &mut y)?;
+                Ok(y.into())
+            };
+            Recipe { from: [storage].into_iter().chain(added).collect(), compute: Box::new(compute) }
+        });
         // Where a ReLU ends at 6, its sign does not tell whether it is flat.
         let need = if activation == Activation::Relu6 { Need::Exact } else { Need::Sign };
         let is_masked = activation != Activation::None && residual.is_some();
@@ -184,10 +202,12 @@ impl<B: Backend> Tape<'_, B> {
                 let backend = pass.tape.backend;
                 sum = Some((pass.tape.arena.take_images(backend, x_layout)?, Accumulate::No));
             }
-            let operands = Operands { layer, moments: &moments, x: saved, output: saved_output };
+            let operands = Operands { layer, moments: moments.as_ref(), x: saved, output: saved_output };
             pass.batch_norm_grad(operands, residual.is_some(), &mut dy, sum.as_mut())?;
             let backend = pass.tape.backend;
-            pass.tape.arena.give_buffer(backend, moments);
+            if let Some(moments) = Rc::into_inner(moments) {
+                pass.tape.arena.give_buffer(backend, moments);
+            }
             let rest = match sum {
                 Some((dx, _)) => {
                     pass.accumulate(x, dx)?;

@@ -2,9 +2,9 @@
 
 use sparse_kernels::{Backend, FeatureNorm, Precision, Strips};
 
-use crate::storage::{Need, Saved, strips};
+use crate::storage::{Need, Recipe, Saved, Values, strips};
 use crate::tape::{Backward, ParameterGradient};
-use crate::{Error, Mode, ParameterId, Tape, Var};
+use crate::{Arena, Error, Mode, ParameterId, Parameters, Tape, Var};
 
 const OP: &str = "feature_norm";
 
@@ -73,7 +73,19 @@ impl<B: Backend> Tape<'_, B> {
     /// Notes that `y` has been made of `x`.
     fn record_norm(&mut self, layer: FeatureNormLayer, x: Var, y: Strips<B>, moments: Strips<B>) -> Var {
         let saved = self.values.save(OP, x, Some(Need::Exact));
+        let (storage, layout) = (self.values.storage(x), y.layout);
         let output = self.push_output(OP, x, y);
+        self.set_recipe(output, || {
+            let compute = move |backend: &B, arena: &mut Arena<B>, parameters: &Parameters<B>, values: &Values<B>| {
+                let mut y = arena.take(backend, layout)?;
+                let mut moments = arena.take_in(backend, Precision::F32, layout.with_features(2))?;
+                let vector = parameters.vector(OP, layer.affine)?;
+                backend.feature_norm(layer.norm, vector, values.strips(storage), &mut y, &mut moments)?;
+                arena.give(backend, moments);
+                Ok(y.into())
+            };
+            Recipe { from: vec![storage], compute: Box::new(compute) }
+        });
         if self.mode() == Mode::Evaluation {
             self.arena.give(self.backend, moments);
             return output;

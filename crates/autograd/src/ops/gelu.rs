@@ -2,8 +2,8 @@
 
 use sparse_kernels::{Backend, Gelu};
 
-use crate::storage::{Need, strips};
-use crate::{Error, Tape, Var};
+use crate::storage::{Need, Recipe, Values, strips};
+use crate::{Arena, Error, Parameters, Tape, Var};
 
 const OP: &str = "gelu";
 
@@ -25,6 +25,14 @@ impl<B: Backend> Tape<'_, B> {
         let (saved, requires_grad) = (self.values.save(OP, x, Some(Need::Exact)), self.values.requires_grad(x));
         self.used(OP, x);
         let output = self.values.push(y.into(), requires_grad);
+        self.set_recipe(output, || {
+            let compute = move |backend: &B, arena: &mut Arena<B>, _: &Parameters<B>, values: &Values<B>| {
+                let mut y = arena.take(backend, layout)?;
+                backend.gelu(kind, values.strips(storage), &mut y)?;
+                Ok(y.into())
+            };
+            Recipe { from: vec![storage], compute: Box::new(compute) }
+        });
         self.record(x, output, None, move |pass, dy| {
             let mut dy = pass.own_strips(dy)?;
             backend.gelu_grad(kind, strips(pass.tape.values.saved(saved)), &mut dy)?;

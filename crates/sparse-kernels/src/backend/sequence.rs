@@ -6,7 +6,7 @@ use super::check::{Checked, Done, same_strips, strips_fit};
 use super::storage::Storage;
 use super::wide::{Wide, WideMut};
 use crate::error::expect_equal;
-use crate::{BackendError, ShapeError, Strips};
+use crate::{BackendError, Precision, ShapeError, Strips};
 
 /// What a normalisation over features does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +194,7 @@ pub trait SequenceNeural: Storage {
         moments.store()
     }
 
-    /// `x += residual`, then [`SequenceNeural::feature_norm`] of the sum, in its first pass.
+    /// `x += residual`, then [`SequenceNeural::feature_norm`] of the sum as it is stored, in its first pass.
     ///
     /// # Errors
     /// As [`SequenceNeural::feature_norm`].
@@ -211,6 +211,12 @@ pub trait SequenceNeural: Storage {
         same_strips(self, NAME, x, residual)?;
         norm_fits(self, NAME, norm, ("length of scale and shift", affine), [&*x, &*y, &*moments])?;
         let residual = Wide::new(self, Self::TAKES_16_BITS, residual)?;
+        if !Self::TAKES_16_BITS && self.precision(&x.data) != Precision::F32 {
+            let mut sum = WideMut::updated(self, false, x)?;
+            self.add(&residual.data, &mut sum.data)?;
+            sum.store()?;
+            return self.feature_norm(norm, affine, x, y, moments);
+        }
         let mut x = WideMut::updated(self, Self::TAKES_16_BITS, x)?;
         let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
         let mut moments = WideMut::overwritten(self, Self::TAKES_16_BITS, moments)?;

@@ -426,8 +426,13 @@ pub fn sequence<B: Backend>(backend: &B, [sequences, length, heads, head]: [usiz
         }
         let residual = twin.strips("residual", layout);
         backend.add_feature_norm(norm, &affine, &residual, &mut x, &mut y, &mut moments).unwrap();
-        twin.rounded("add_feature_norm", &mut y.data);
         twin.rounded("sum", &mut x.data);
+        if twin.precision == Precision::F32 {
+            // The moments are those of the rounded sum.
+            backend.feature_norm(norm, &affine, &x, &mut y, &mut moments).unwrap();
+        }
+        twin.rounded("add_feature_norm", &mut y.data);
+        twin.result("moments of the sum", &moments.data);
 
         let x = twin.strips("x", layout);
         backend.gelu(Gelu::Tanh, &x, &mut y).unwrap();

@@ -86,6 +86,8 @@ struct StepRecord {
     format: String,
     /// Of activations.
     precision: Precision,
+    /// Whether some are computed again; never in the dense step.
+    recompute: bool,
     density: f64,
     nnz: usize,
     /// Operations of a step against those of the dense step.
@@ -106,6 +108,13 @@ struct StepRecord {
     ranks: Option<RankMeasurement>,
     #[serde(flatten)]
     provenance: Provenance,
+}
+
+/// How a measured step holds activations.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    precision: Precision,
+    recompute: bool,
 }
 
 /// What a worker process measures.
@@ -178,13 +187,15 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     precisions.extend((config.precision != Precision::F32).then_some(config.precision));
     let mut dense: Vec<Option<Measurement>> = vec![None; precisions.len()];
     let mut best: Vec<Option<Measurement>> = vec![None; args.density.len()];
+    let held = Held { precision: config.precision, recompute: config.recompute };
     for round in 1..=ROUNDS {
         for (dense, &precision) in dense.iter_mut().zip(&precisions) {
-            *dense = Some(better(dense.take(), measure(args, threads, 1.0, precision, false)?));
+            *dense =
+                Some(better(dense.take(), measure(args, threads, 1.0, Held { precision, recompute: false }, false)?));
         }
         for (best, &density) in best.iter_mut().zip(&args.density) {
             let profile = args.profile && round == ROUNDS;
-            *best = Some(better(best.take(), measure(args, threads, density, config.precision, profile)?));
+            *best = Some(better(best.take(), measure(args, threads, density, held, profile)?));
         }
     }
     let dense: Vec<Measurement> = dense.into_iter().flatten().collect();
@@ -205,6 +216,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
             distribution: config.distribution.to_string(),
             format: config.format.to_string(),
             precision: config.precision,
+            recompute: config.recompute,
             density: measurement.nnz as f64 / architecture.size() as f64,
             nnz: measurement.nnz,
             flops_ratio: flops_ratio(args, &architecture, density)?,
@@ -277,7 +289,7 @@ impl OnDevice for Check<'_> {
     type Output = Place;
 
     fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Place> {
-        memory::check(backend, self.architecture, self.config.batch_size, self.config.precision.into())?;
+        memory::check(backend, self.architecture, self.config.batch_size, self.config.held())?;
         Ok(backend.place())
     }
 }
@@ -315,12 +327,15 @@ fn measure(
     args: &BenchStepArgs,
     threads: Option<usize>,
     density: f64,
-    precision: Precision,
+    held: Held,
     profile: bool,
 ) -> crate::Result<Measurement> {
     let output = launch::this_program(args.launcher.as_deref())?
         .args(["bench", "step", "--worker", "--density", &density.to_string()])
-        .args(TrainOptions { precision: Some(precision), ..given(args) }.arguments()?)
+        .args(
+            TrainOptions { precision: Some(held.precision), recompute: held.recompute.then_some(true), ..given(args) }
+                .arguments()?,
+        )
         .args(args.pictures.image_size.iter().flat_map(|side| ["--image-size".to_owned(), side.to_string()]))
         .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])

@@ -200,7 +200,7 @@ pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
     check_fit(&architecture, &data)?;
     let batch_size = args.batch_size.unwrap_or(BATCH_SIZE).min(data.train.len());
     let cpu = Cpu::new(args.threads.unwrap_or_else(available_threads), None)?;
-    memory::check(&cpu, &architecture, batch_size, sparse_kernels::Precision::F32)?;
+    memory::check(&cpu, &architecture, batch_size, crate::training::Held::default())?;
     check_room(&cpu, args, &ends, batch_size)?;
     let view = View {
         train: data.train.clone(),
@@ -285,7 +285,7 @@ fn check_room(cpu: &Cpu, args: &LandscapeArgs, ends: &[End; 2], batch_size: usiz
     let full = largest.is_trained() && args.space != Some(SpaceChoice::Sparse);
     let weights = if full { a.size() } else { a.size().min(a.nnz() + b.nnz()) };
     let needed = largest.bytes(weights)
-        + activation_bytes(cpu, &a.architecture()?, true, batch_size, sparse_kernels::Precision::F32)?;
+        + activation_bytes(cpu, &a.architecture()?, true, batch_size, crate::training::Held::default())?;
     if needed <= available {
         return Ok(());
     }

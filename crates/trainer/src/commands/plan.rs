@@ -6,8 +6,8 @@ use autograd::optim::Optimizer;
 use clap::Args;
 use rigl::{LayerDensity, WeightStorage, nnz_for_density};
 use serde::Serialize;
+use sparse_kernels::Storage;
 use sparse_kernels::cpu::Cpu;
-use sparse_kernels::{Precision, Storage};
 
 use super::network::PictureArgs;
 use super::plan_ranks::{self, RanksArgs};
@@ -22,6 +22,7 @@ use crate::settings::{
     BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, PrecisionArgs, SequenceArgs, SpreadArgs,
     TrainConfig, TrainOptions, UpdateArgs,
 };
+use crate::training::Held;
 
 /// `rigl plan`.
 #[derive(Debug, Args)]
@@ -356,13 +357,8 @@ fn bytes(
     let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
     let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
     let any_sparse_linear = network.body.layers.iter().any(|layer| layer.sparse && !layer.conv);
-    let activations = activation_bytes(
-        &cpu,
-        architecture,
-        any_sparse_linear,
-        config.held_at_a_time(usize::MAX),
-        config.precision.into(),
-    )?;
+    let activations =
+        activation_bytes(&cpu, architecture, any_sparse_linear, config.held_at_a_time(usize::MAX), config.held())?;
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
     let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
     let growth = if config.growth_batches > 1 && config.method.info().grows_by_gradient { 4 * positions } else { 0 };
@@ -374,5 +370,5 @@ fn bytes(
 /// Weight, gradient and momentum of a dense network, and its activations in f32.
 fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> crate::Result<usize> {
     let cpu = Cpu::new(1, None)?;
-    Ok(12 * architecture.parameters() + activation_bytes(&cpu, architecture, false, batch_size, Precision::F32)?)
+    Ok(12 * architecture.parameters() + activation_bytes(&cpu, architecture, false, batch_size, Held::default())?)
 }

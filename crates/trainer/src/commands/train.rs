@@ -251,7 +251,7 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     let Train { args, config, data, architecture, total_steps, interrupt, ranks } = work;
     let is_first = ranks.is_none_or(|ranks| ranks.rank() == 0);
     let (method, window) = config.scheduled_method(total_steps)?;
-    memory::check(device, architecture, config.held_at_a_time(data.train.len()), config.precision.into())?;
+    memory::check(device, architecture, config.held_at_a_time(data.train.len()), config.held())?;
     let place = device.place();
     let info = RunInfo::new(place.clone());
     let resumed = args.resume.as_ref().map(|folder| open(folder, &info, is_first)).transpose()?;
@@ -489,7 +489,7 @@ fn step_times<B: ComputeDevice>(
 ) -> crate::Result<Option<[u64; 2]>> {
     let budget = Duration::from_secs_f64(train_seconds / 4.0).clamp(STEP_BUDGET / 8, STEP_BUDGET);
     if architecture.size() > LARGEST_DENSE
-        || !memory::has_room_for_two(device, architecture, config.batch_size, config.precision.into())?
+        || !memory::has_room_for_two(device, architecture, config.batch_size, config.held())?
     {
         return Ok(None);
     }

@@ -61,7 +61,7 @@ impl Plan {
         for run in plan.runs.iter().filter(|run| run.place.seed == plan.runs[0].place.seed) {
             let architecture = fit::architecture(&run.config.spec(&data))?;
             let batch_size = run.config.batch_size.min(epoch(&run.config, &data)?[1].max(1));
-            memory::check(&cpu, &architecture, batch_size, run.config.precision.into())?;
+            memory::check(&cpu, &architecture, batch_size, run.config.held())?;
             if run.config.init_from.is_none() && run.config.ticket.is_none() {
                 let densities = run.config.sparsification().solve(&architecture)?;
                 memory::check_weights(&cpu, &architecture, &run.config, &densities, batch_size)?;

@@ -1,5 +1,6 @@
 //! A network on a backend: its parameters, and its forward pass.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use autograd::{
@@ -10,7 +11,7 @@ use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
     Attention, Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, FeatureNorm,
-    Gelu, ImageLayout, Layout, NormKind, PlanOptions, Precision, StripLayout,
+    Gelu, ImageLayout, Layout, NormKind, PlanOptions, StripLayout,
 };
 
 use super::architecture::Architecture;
@@ -19,7 +20,7 @@ use super::sparsification::{Format, Initialization};
 use super::stored::{ModelInput, NetworkParts, StoredLayer, StoredModel, StoredNorm, StoredWeight};
 
 use crate::data::{InputForm, LaneOrder, Sequences};
-use crate::training::TrainingError;
+use crate::training::{Held, TrainingError};
 
 /// One layer's parameters.
 #[derive(Debug, Clone)]
@@ -180,6 +181,8 @@ struct Pass<'i, B: Backend> {
     values: Vec<Option<Var>>,
     /// Whether others read what a value stands in.
     shared: Vec<bool>,
+    /// How often each value will still be read.
+    reads: Vec<usize>,
     last: Option<Var>,
 }
 
@@ -376,7 +379,8 @@ impl Body {
             }
         }
         let shared = self.reads.iter().map(|&reads| reads > 1).collect();
-        Ok(Pass { place, input, key, lanes, recurrent: 0, last: values[0], values, shared })
+        let reads = self.reads.clone();
+        Ok(Pass { place, input, key, lanes, recurrent: 0, last: values[0], values, shared, reads })
     }
 
     /// One operation of a pass.
@@ -387,7 +391,7 @@ impl Body {
         pass: &mut Pass<'_, B>,
         dropout: f32,
     ) -> Result<(), autograd::Error> {
-        let Pass { input, values, shared, recurrent, .. } = pass;
+        let Pass { input, values, shared, recurrent, reads, .. } = pass;
         let (lanes, key) = (pass.lanes, pass.key);
         let strip = strip_of(self.any_sparse_linear, lanes);
         let get = |value: usize| values[value].expect("nodes stand in an order in which they can run");
@@ -481,6 +485,13 @@ impl Body {
             tape.keep(y);
         }
         values[output] = Some(y);
+        for read in node.inputs() {
+            reads[read] -= 1;
+            // Without dropout, what it reads and makes is one.
+            if let (0, Some(var)) = (reads[read], values[read].filter(|&var| var != y)) {
+                tape.forget(var);
+            }
+        }
         pass.last = Some(y);
         Ok(())
     }
@@ -896,6 +907,40 @@ fn works_in_place(architecture: &Architecture) -> Vec<bool> {
     in_place
 }
 
+/// Which values are given back until the backward pass, on a tape that recomputes: see [`Tape::forget`].
+fn forgotten(architecture: &Architecture, in_place: &[bool], drops: bool) -> Vec<bool> {
+    let graph = &architecture.graph;
+    let mut reads = vec![0; graph.values.len()];
+    graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));
+    let mut forgotten = vec![false; graph.values.len()];
+    // What a value is computed from again, beside what is held in any case; none where it cannot be.
+    let mut recipes: Vec<Option<Option<usize>>> = vec![None; graph.values.len()];
+    // Which value's buffer each stands in.
+    let mut owners: Vec<usize> = (0..graph.values.len()).collect();
+    for node in &graph.nodes {
+        match *node {
+            Node::Norm { residual, output, .. } => recipes[output] = Some(residual),
+            Node::AddNorm { output, .. } | Node::Gelu { output, .. } => recipes[output] = Some(None),
+            // Without dropout, both are one.
+            Node::Dropout { input, output, .. } if !drops => {
+                (recipes[output], owners[output]) = (recipes[input].take(), owners[input]);
+            }
+            _ => {}
+        }
+        for input in node.inputs() {
+            reads[input] -= 1;
+            if in_place[node.output()] {
+                recipes[input] = None;
+            }
+            let is_held = |value: usize| !forgotten[owners[value]];
+            if reads[input] == 0 && recipes[input].is_some_and(|from| from.is_none_or(is_held)) {
+                forgotten[owners[input]] = true;
+            }
+        }
+    }
+    forgotten
+}
+
 /// Bytes of a training step's activations of `samples` samples and of the gradients that are held at a time.
 ///
 /// # Errors
@@ -905,7 +950,7 @@ pub fn activation_bytes<B: Backend>(
     architecture: &Architecture,
     any_sparse_linear: bool,
     samples: usize,
-    precision: Precision,
+    held: Held,
 ) -> Result<usize, TrainingError> {
     let graph = &architecture.graph;
     let images = image_layouts(backend, architecture, samples)?;
@@ -922,16 +967,40 @@ pub fn activation_bytes<B: Backend>(
         (None, ValueShape::Image { .. }) => unreachable!("images have a layout"),
     };
     let in_place = works_in_place(architecture);
-    let values = (0..graph.values.len()).filter(|&value| !in_place[value]).map(len).collect::<Vec<_>>();
-    // The gradients of an operation's output and input, and one that waits for the other way around a block.
-    let largest = values.iter().copied().max().unwrap_or(0);
+    let forgotten = match held.recompute {
+        true => forgotten(architecture, &in_place, held.drops),
+        false => vec![false; graph.values.len()],
+    };
+    let all = (0..graph.values.len()).filter(|&value| !in_place[value]);
+    let values = all.clone().filter(|&value| !forgotten[value]).map(len).collect::<Vec<_>>();
+    // Free buffers wait for values of their own layout: one for a gradient, two where an operation's output and input have that layout
+    // or a gradient waits for what comes around a block, and one for values that are computed again.
+    let (asks, key) = (asks_gradient(architecture), |value: usize| (images[value], len(value)));
+    let mut waiting: HashMap<(Option<ImageLayout>, usize), (usize, bool)> = HashMap::new();
+    for value in all {
+        let (gradients, again) = waiting.entry(key(value)).or_default();
+        *gradients = (*gradients).max(usize::from(asks[value]));
+        *again |= forgotten[value];
+    }
+    let mut reads = vec![0; graph.values.len()];
+    for node in &graph.nodes {
+        for input in node.inputs() {
+            reads[input] += 1;
+            let joins = matches!(node, Node::Layer { .. }) && key(input) == key(node.output());
+            if asks[input] && (joins || reads[input] > 1) {
+                waiting.entry(key(input)).or_default().0 = 2;
+            }
+        }
+    }
+    let waiting = waiting.iter().map(|((_, len), (gradients, again))| len * (gradients + usize::from(*again)));
+    let waiting: usize = waiting.sum();
     // A recurrent layer keeps the states before each step, and those of a gate or of its cell.
     let kept = |node: &Node| match *node {
         Node::Recurrent { output, .. } => 2 * len(output),
         _ => 0,
     };
     let kept: usize = graph.nodes.iter().map(kept).sum();
-    Ok(precision.bytes() * (values.iter().sum::<usize>() + kept + 3 * largest))
+    Ok(held.precision.bytes() * (values.iter().sum::<usize>() + kept + waiting))
 }
 
 /// The layers whose topology a method manages. Of a block-sparse layer it sees the blocks, see [`Layers`].

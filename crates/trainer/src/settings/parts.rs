@@ -15,7 +15,7 @@ use crate::data::text::{TEXT, TINY_SHAKESPEARE, TextOptions, is_text};
 use crate::data::{self, DataError, Dataset, IMAGE_FOLDER};
 use crate::models::{Initialization, ModelInput, ModelSpec, Network, SequenceSpec, Sparsification};
 use crate::training::{
-    Loss, LrSchedule, NewcomerMoments, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow,
+    Held, Loss, LrSchedule, NewcomerMoments, OptimizerKind, StepOptions, Trainer, UpdateSemantics, UpdateWindow,
 };
 
 impl TrainConfig {
@@ -92,6 +92,11 @@ impl TrainConfig {
         self.batch_size.min(samples).min(self.micro_batch.unwrap_or(usize::MAX))
     }
 
+    /// How activations wait for the backward pass.
+    pub fn held(&self) -> Held {
+        Held { precision: self.precision.into(), recompute: self.recompute, drops: self.dropout > 0.0 }
+    }
+
     /// The network, on the pictures of a data set.
     pub fn spec(&self, data: &Dataset) -> ModelSpec {
         let [channels, height, width] = data.shape;
@@ -150,7 +155,7 @@ impl TrainConfig {
             micro_batch: self.micro_batch,
             shards: self.shards,
             reduction: self.reduction,
-            precision: self.precision,
+            held: self.held(),
             clip_norm: self.clip_norm.map(|norm| norm as f32),
         }
     }

@@ -332,6 +332,11 @@ settings! {
         /// How to store activations and their gradients: bf16 halves their memory. Weights, optimizer state, statistics, losses
         /// and all sums stay in f32
         precision: Precision = Precision::F32;
+        /// Store fewer activations: compute the outputs of normalisations and GELU again in the backward pass. Results are the
+        /// same bits
+        recompute: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
+            require_equals = true, default_missing_value = "true"),
+            needs |s| unless(!s.model.is_mlp(), "a network with normalisations or GELU");
     }
     /// How weights change.
     OptimizationArgs in OPTIMIZATION => {
@@ -416,7 +421,7 @@ settings! {
 }
 
 /// Options that leave a run's result as it is, and so may change when it is resumed.
-pub const RESUMABLE: [&str; 14] = [
+pub const RESUMABLE: [&str; 15] = [
     "checkpoint-every",
     "data-dir",
     "device",
@@ -425,6 +430,7 @@ pub const RESUMABLE: [&str; 14] = [
     "labels",
     "loader-threads",
     "log",
+    "recompute",
     "table",
     "test-table",
     "text",

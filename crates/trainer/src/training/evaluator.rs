@@ -9,6 +9,7 @@ use sparse_kernels::{Activations, Backend, CrossEntropy, Layout, Precision, Stri
 
 use super::error::TrainingError;
 use super::loss::Loss;
+use super::options::Held;
 use crate::data::{Batch, BatchTargets, HostInputs, PartOf, Sequences};
 use crate::models::{Network, NetworkInput, ShardInput, States};
 
@@ -71,6 +72,8 @@ impl<'a> From<&'a Batch> for HostBatch<'a> {
 pub(super) struct Workspace<'b, B: Backend> {
     backend: &'b B,
     pub(super) arena: Arena<B>,
+    /// Whether activations are computed again where they can be.
+    recompute: bool,
     /// Of each shard of a pass: how many there is room for, and they.
     labels: Vec<Option<(usize, B::Indices)>>,
     /// Likewise.
@@ -118,11 +121,12 @@ enum DeviceTargets<B: Backend> {
 }
 
 impl<'b, B: Backend> Workspace<'b, B> {
-    pub(super) fn new(backend: &'b B, precision: Precision) -> Self {
+    pub(super) fn new(backend: &'b B, held: Held) -> Self {
         let states = BothStates { training: vec![], evaluation: States::default() };
         Self {
             backend,
-            arena: Arena::in_precision(precision),
+            arena: Arena::in_precision(held.precision),
+            recompute: held.recompute,
             labels: vec![],
             tokens: vec![],
             states,
@@ -244,6 +248,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
             targets.push(self.upload_targets(slot, batch.targets, loss, outputs)?);
         }
         let tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, mode);
+        let tape = if self.recompute { tape.recomputing() } else { tape };
         let is_over_shards = shards.is_some();
         let mut tape = match shards {
             Some(shards) => tape.over(shards),
@@ -384,7 +389,7 @@ impl<'b, B: Backend> Evaluator<'b, B> {
 
     /// As [`Evaluator::new`], with activations that are stored so.
     pub fn in_precision(backend: &'b B, network: Network<B>, loss: Loss, precision: Precision) -> Self {
-        Self { network, loss, workspace: Workspace::new(backend, precision) }
+        Self { network, loss, workspace: Workspace::new(backend, Held { precision, ..Held::default() }) }
     }
 
     /// Loss and right answers on one batch: `images` in `layout`, targets of each lane.

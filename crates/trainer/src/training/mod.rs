@@ -18,6 +18,6 @@ pub use error::TrainingError;
 pub use evaluator::Evaluator;
 pub use loss::Loss;
 pub use options::{
-    LrSchedule, NewcomerMoments, OptimizerKind, Precision, Reduction, StepOptions, UpdateSemantics, UpdateWindow,
+    Held, LrSchedule, NewcomerMoments, OptimizerKind, Precision, Reduction, StepOptions, UpdateSemantics, UpdateWindow,
 };
 pub use trainer::{StepReport, Trainer};

@@ -89,6 +89,17 @@ impl UpdateWindow {
     }
 }
 
+/// How activations wait for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// How they and their gradients are stored.
+    pub precision: sparse_kernels::Precision,
+    /// Whether those that one pass over memory computes from others are computed again, and not held.
+    pub recompute: bool,
+    /// Whether dropout changes some, which cannot be computed again then.
+    pub drops: bool,
+}
+
 /// What a step does beside the network and the method.
 #[derive(Debug, Clone)]
 pub struct StepOptions {
@@ -110,8 +121,8 @@ pub struct StepOptions {
     pub shards: Option<usize>,
     /// How gradients are summed over ranks.
     pub reduction: Reduction,
-    /// How activations and their gradients are stored.
-    pub precision: Precision,
+    /// How activations wait for the backward pass.
+    pub held: Held,
     /// The largest norm of all gradients together, if there is one.
     pub clip_norm: Option<f32>,
 }

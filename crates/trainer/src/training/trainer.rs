@@ -131,7 +131,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
     ) -> Result<Self, TrainingError> {
         let optimizer = Optimizer::new(optimizer, backend, &mut network.parameters)?;
         let clip = options.clip_norm.map(|norm| ClipNorm::new(backend, norm)).transpose()?;
-        let (workspace, step, batches) = (Workspace::new(backend, options.precision.into()), 0, 0);
+        let (workspace, step, batches) = (Workspace::new(backend, options.held), 0, 0);
         let (update, unread, ranks, patterns, asked_to_stop) = (None, vec![], None, PatternSums::default(), [false; 2]);
         Ok(Self {
             backend,
