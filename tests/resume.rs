@@ -90,6 +90,41 @@ fn killed_runs_of_convolutional_networks_end_in_the_same_bytes() {
     kill_and_resume(CONV_RUN);
 }
 
+#[test]
+fn killed_runs_in_half_precision_end_in_the_same_bytes() {
+    kill_and_resume(&format!("{CONV_RUN} --precision bf16 --recompute"));
+}
+
+/// Activations that are computed again are the same; those in 16 bits are not, and a run takes them up or lets them go only if asked
+/// to.
+#[test]
+fn a_resumed_run_may_hold_activations_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = CONV_RUN.replace("--steps 40", "--steps 12");
+    let out = |name: &str| folder.path().join(name);
+    run(&format!("{settings} --out {}", out("whole").display()));
+    run(&format!("{settings} --recompute --out {}", out("again").display()));
+    let expected = result(&out("whole"));
+    assert!(result(&out("again")) == expected, "computed again: another result");
+
+    let begun = out("begun");
+    let child = start_and_wait(&format!("{CONV_RUN} --out {}", begun.display()), &begun);
+    signal(&child, "-INT");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    let precision = |run: &Path| -> Value {
+        let newest = checkpoints(run).remove(0);
+        Checkpoint::load(&newest).unwrap().metadata["run"]["config"]["precision"].clone()
+    };
+    assert_eq!(precision(&begun), "f32");
+    let refused = rigl(&format!("--resume {} --lr 0.1 --precision bf16", begun.display())).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    let done = run(&format!("--resume {} --precision bf16", begun.display()));
+    assert!(String::from_utf8(done.stdout).unwrap().contains("\"event\":\"done\""));
+    assert_eq!(precision(&begun), "bf16");
+    let config = fs::read_to_string(begun.join("config.toml")).unwrap();
+    assert!(config.contains("precision = \"bf16\""), "{config}");
+}
+
 fn kill_and_resume(settings: &str) {
     let folder = tempfile::tempdir().unwrap();
     let kills = std::env::var("RIGL_KILLS").map_or(2, |count| count.parse().unwrap());

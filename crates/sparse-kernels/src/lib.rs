@@ -72,6 +72,10 @@
 //! ([`MatrixRef`], [`MatrixMut`]) may have that type, are converted when packed, and computed with in f32; weights are f32. On a
 //! GPU activations can be held in 16 bits (`gpu::HalfStrips`); products and sums are f32.
 //!
+//! Activations on any backend may be stored in bf16 ([`Precision`], [`Storage::zeros_in`]): every operation takes them, sums are
+//! f32, and results are rounded once. Convolutions, batch normalisation and sums of images on a CPU read them as they are; all others
+//! work on a copy in f32.
+//!
 //! | operation | format | CPU: f32 | CPU: f16, bf16 | GPU |
 //! | --- | --- | --- | --- | --- |
 //! | SpMM, transposed SpMM | CSR | scalar, NEON, AVX2, AVX-512 | converted | WGSL; f16, bf16 |

@@ -30,9 +30,9 @@ pub trait ImageNeural: Storage {
     #[doc(hidden)]
     const TAKES_16_BITS: bool = false;
 
-    /// Whether that of [`ImageNeural::add_images`] does.
+    /// Whether those of [`ImageNeural::add_images`] and of pooling do.
     #[doc(hidden)]
-    const ADDS_16_BITS: bool = Self::TAKES_16_BITS;
+    const ADDS_AND_POOLS_16_BITS: bool = Self::TAKES_16_BITS;
 
     /// `y = max` over the windows of `x`. NaN in a window makes NaN.
     ///
@@ -43,8 +43,8 @@ pub trait ImageNeural: Storage {
     /// One pass over each of `x` and `y`.
     fn max_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
         same_samples(self, "max_pool", x, window.output_size(x.layout.size())?, y)?;
-        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
-        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        let x = Wide::new(self, Self::ADDS_AND_POOLS_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::ADDS_AND_POOLS_16_BITS, y)?;
         self.run_pool(Checked(()), Pool::Max, window, &x, &mut y)?;
         y.store()
     }
@@ -73,12 +73,12 @@ pub trait ImageNeural: Storage {
         same_images(self, NAME, dx, x)?;
         same_images(self, NAME, dy, y)?;
         same_samples(self, NAME, dx, window.output_size(dx.layout.size())?, dy)?;
-        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
-        let y = Wide::new(self, Self::TAKES_16_BITS, y)?;
-        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let x = Wide::new(self, Self::ADDS_AND_POOLS_16_BITS, x)?;
+        let y = Wide::new(self, Self::ADDS_AND_POOLS_16_BITS, y)?;
+        let dy = Wide::new(self, Self::ADDS_AND_POOLS_16_BITS, dy)?;
         let mut dx = match accumulate {
-            true => WideMut::updated(self, Self::TAKES_16_BITS, dx)?,
-            false => WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?,
+            true => WideMut::updated(self, Self::ADDS_AND_POOLS_16_BITS, dx)?,
+            false => WideMut::overwritten(self, Self::ADDS_AND_POOLS_16_BITS, dx)?,
         };
         self.run_max_pool_grad(Checked(()), window, [&x, &y, &dy], &mut dx, accumulate)?;
         dx.store()
@@ -93,8 +93,8 @@ pub trait ImageNeural: Storage {
     /// One pass over each of `x` and `y`.
     fn avg_pool(&self, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Result<(), BackendError> {
         same_samples(self, "avg_pool", x, window.output_size(x.layout.size())?, y)?;
-        let x = Wide::new(self, Self::TAKES_16_BITS, x)?;
-        let mut y = WideMut::overwritten(self, Self::TAKES_16_BITS, y)?;
+        let x = Wide::new(self, Self::ADDS_AND_POOLS_16_BITS, x)?;
+        let mut y = WideMut::overwritten(self, Self::ADDS_AND_POOLS_16_BITS, y)?;
         self.run_pool(Checked(()), Pool::Avg, window, &x, &mut y)?;
         y.store()
     }
@@ -115,10 +115,10 @@ pub trait ImageNeural: Storage {
         accumulate: bool,
     ) -> Result<(), BackendError> {
         same_samples(self, "avg_pool_grad", dx, window.output_size(dx.layout.size())?, dy)?;
-        let dy = Wide::new(self, Self::TAKES_16_BITS, dy)?;
+        let dy = Wide::new(self, Self::ADDS_AND_POOLS_16_BITS, dy)?;
         let mut dx = match accumulate {
-            true => WideMut::updated(self, Self::TAKES_16_BITS, dx)?,
-            false => WideMut::overwritten(self, Self::TAKES_16_BITS, dx)?,
+            true => WideMut::updated(self, Self::ADDS_AND_POOLS_16_BITS, dx)?,
+            false => WideMut::overwritten(self, Self::ADDS_AND_POOLS_16_BITS, dx)?,
         };
         self.run_avg_pool_grad(Checked(()), window, &dy, &mut dx, accumulate)?;
         dx.store()
@@ -267,8 +267,8 @@ pub trait ImageNeural: Storage {
     /// Three passes: over `from`, and `to` is read and written.
     fn add_images(&self, from: &Images<Self>, to: &mut Images<Self>) -> Result<(), BackendError> {
         same_images(self, "add_images", to, from)?;
-        let from = Wide::new(self, Self::ADDS_16_BITS, from)?;
-        let mut to = WideMut::updated(self, Self::ADDS_16_BITS, to)?;
+        let from = Wide::new(self, Self::ADDS_AND_POOLS_16_BITS, from)?;
+        let mut to = WideMut::updated(self, Self::ADDS_AND_POOLS_16_BITS, to)?;
         self.run_add_images(Checked(()), &from, &mut to)?;
         to.store()
     }

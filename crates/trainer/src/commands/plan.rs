@@ -156,6 +156,14 @@ struct TotalRecord {
     paper_size_bytes: f64,
     storage_bytes: usize,
     training_bytes: usize,
+    /// Of these, weights with their patterns, plans and transposed copies; and biases, normalisations, statistics.
+    parameter_bytes: usize,
+    /// Of these, gradients of parameters.
+    gradient_bytes: usize,
+    /// Of these, the optimizer's.
+    slot_bytes: usize,
+    /// Of these, activations and their gradients.
+    activation_bytes: usize,
     /// Of these, the dense gradients that growth over several batches holds.
     growth_bytes: usize,
     /// Of these, what the method holds itself, and the dense gradients that it asks for at every step.
@@ -271,6 +279,10 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
         paper_size_bytes,
         storage_bytes: bytes.storage,
         training_bytes: bytes.training,
+        parameter_bytes: bytes.parameters,
+        gradient_bytes: bytes.gradients,
+        slot_bytes: bytes.slots,
+        activation_bytes: bytes.activations,
         growth_bytes: bytes.growth,
         method_bytes: bytes.method,
         dense_training_bytes,
@@ -300,11 +312,17 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
         &size,
     );
     row("training memory", bytes.training as f64, total.dense_training_bytes as f64, &size);
+    let learned = 4 * dense_architecture.parameters();
+    row("  weights, patterns", bytes.parameters as f64, learned as f64, &size);
+    row("  their gradients", bytes.gradients as f64, learned as f64, &size);
+    row(&format!("  slots of {}", config.optimizer), bytes.slots as f64, learned as f64, &size);
+    let dense_activations = total.dense_training_bytes - 3 * learned;
+    row("  activations", bytes.activations as f64, dense_activations as f64, &size);
     if bytes.growth > 0 {
-        row("  of it, gradients for growth", bytes.growth as f64, 0.0, &size);
+        row("  gradients for growth", bytes.growth as f64, 0.0, &size);
     }
     if bytes.method > 0 {
-        row(&format!("  of it, held for {}", config.method), bytes.method as f64, 0.0, &size);
+        row(&format!("  held for {}", config.method), bytes.method as f64, 0.0, &size);
     }
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(
@@ -325,6 +343,10 @@ struct Bytes {
     storage: usize,
     /// All parameters with gradients, slots and plans, and the activations of a step.
     training: usize,
+    parameters: usize,
+    gradients: usize,
+    slots: usize,
+    activations: usize,
     /// Of these, the dense gradients that growth over several batches holds.
     growth: usize,
     /// Of these, what the method holds itself, and the dense gradients that it asks for at every step.
@@ -364,7 +386,9 @@ fn bytes(
     let growth = if config.growth_batches > 1 && config.method.info().grows_by_gradient { 4 * positions } else { 0 };
     let method = method.held_bytes(&network.sparse_layers(&cpu));
     let training = held.total() + gradients + activations + growth + method;
-    Ok(Bytes { storage: of_end.pattern + of_end.values, training, growth, method })
+    let (storage, slots) = (of_end.pattern + of_end.values, held.slots);
+    let (parameters, gradients) = (held.total() - slots - held.gradient, gradients + held.gradient);
+    Ok(Bytes { storage, training, parameters, gradients, slots, activations, growth, method })
 }
 
 /// Weight, gradient and momentum of a dense network, and its activations in f32.

@@ -12,6 +12,7 @@ mod batch_norm;
 #[cfg(test)]
 mod batch_norm_tests;
 mod bias_relu;
+mod by_channels;
 mod channels;
 mod dropout;
 mod flatten;
@@ -21,6 +22,7 @@ mod rows;
 
 use std::ops::Range;
 
+use self::by_channels::by_channels;
 use crate::backend::ImageNeural;
 use crate::backend::Pool;
 use crate::backend::check::{Checked, Done};
@@ -29,12 +31,12 @@ use crate::random::Key;
 use crate::{Images, PoolShape, Strips};
 
 impl ImageNeural for Cpu {
-    const ADDS_16_BITS: bool = true;
+    const ADDS_AND_POOLS_16_BITS: bool = true;
 
     fn run_pool(&self, _: Checked, pool: Pool, window: PoolShape, x: &Images<Self>, y: &mut Images<Self>) -> Done {
         let name = if pool == Pool::Max { "max_pool" } else { "avg_pool" };
         let _timed = self.timed(name, x.data.words() + y.data.words(), 0);
-        pool::forward(self, pool, window, x, y)
+        by_channels(self, [x], y, |[x], y| pool::forward(self, pool, window, x, y))
     }
 
     fn run_max_pool_grad(
@@ -47,7 +49,7 @@ impl ImageNeural for Cpu {
     ) -> Done {
         let _timed =
             self.timed("max_pool_grad", x.data.words() + y.data.words() + dy.data.words() + 2 * dx.data.words(), 0);
-        pool::max_grad(self, window, [x, y, dy], dx, accumulate)
+        by_channels(self, [x, y, dy], dx, |operands, dx| pool::max_grad(self, window, operands, dx, accumulate))
     }
 
     fn run_avg_pool_grad(
@@ -59,7 +61,7 @@ impl ImageNeural for Cpu {
         accumulate: bool,
     ) -> Done {
         let _timed = self.timed("avg_pool_grad", dy.data.words() + 2 * dx.data.words(), 0);
-        pool::avg_grad(self, window, dy, dx, accumulate)
+        by_channels(self, [dy], dx, |[dy], dx| pool::avg_grad(self, window, dy, dx, accumulate))
     }
 
     fn run_global_avg_pool(&self, _: Checked, x: &Images<Self>, y: &mut Strips<Self>) -> Done {
