@@ -116,13 +116,28 @@ fn a_resumed_run_may_hold_activations_otherwise() {
         Checkpoint::load(&newest).unwrap().metadata["run"]["config"]["precision"].clone()
     };
     assert_eq!(precision(&begun), "f32");
-    let refused = rigl(&format!("--resume {} --lr 0.1 --precision bf16", begun.display())).output().unwrap();
-    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
-    let done = run(&format!("--resume {} --precision bf16", begun.display()));
+    let refused = |args: &str, word: &str| {
+        let refused = rigl(args).output().unwrap();
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && message.contains(word), "{args}: {message}");
+    };
+    refused(&format!("--resume {} --lr 0.1 --precision bf16", begun.display()), "lr");
+    refused("--model lenet-5 --recompute --steps 1", "a network with normalisations or GELU");
+    // From its first moment on the run is one of that precision, however it ends; all else was meant for this time.
+    let mut child = start(&format!("--resume {} --precision bf16 --threads 1", begun.display()));
+    let config = || fs::read_to_string(begun.join("config.toml")).unwrap();
+    let start_time = Instant::now();
+    while !config().contains("precision = \"bf16\"") {
+        assert!(start_time.elapsed() < Duration::from_secs(60), "{}", config());
+        sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(precision(&begun), "bf16");
+    assert!(!config().contains("threads = 1"), "{}", config());
+    let done = run(&format!("--resume {}", begun.display()));
     assert!(String::from_utf8(done.stdout).unwrap().contains("\"event\":\"done\""));
     assert_eq!(precision(&begun), "bf16");
-    let config = fs::read_to_string(begun.join("config.toml")).unwrap();
-    assert!(config.contains("precision = \"bf16\""), "{config}");
 }
 
 fn kill_and_resume(settings: &str) {

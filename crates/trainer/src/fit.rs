@@ -1,10 +1,19 @@
 //! Whether a network can be built, and fits its data.
 
 use crate::data::{Dataset, Targets};
-use crate::models::{Architecture, ModelName, ModelSpec, Stem, ValueShape};
+use crate::models::{Architecture, ModelName, ModelSpec, Node, Stem, ValueShape};
 use crate::report::dimensions;
 use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
+
+/// `--recompute`, where it is given, must have an effect.
+pub(crate) fn check_recompute(given: Option<bool>, architecture: &Architecture) -> Result<(), ConfigError> {
+    let can = |node: &Node| matches!(node, Node::Norm { .. } | Node::AddNorm { .. } | Node::Gelu { .. });
+    if given == Some(true) && !architecture.graph.nodes.iter().any(can) {
+        return Err(ConfigError::NoEffect { option: "recompute", needs: "a network with normalisations or GELU" });
+    }
+    Ok(())
+}
 
 /// A network must read what the data has, and know its classes.
 pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {

@@ -377,13 +377,14 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
         run_dir.extend(config).map_err(|error| self.unsaved(error.into()))
     }
 
-    /// After [`Run::resume`] in another precision: the settings that the folder has from now on.
+    /// After [`Run::resume`] in another precision: saves the state as one of that precision, which the folder's settings, `saved`,
+    /// have from now on.
     ///
     /// # Errors
     /// [`RunError::Unsaved`].
-    pub fn begin_precision(&mut self) -> Result<()> {
-        let RunParts { run_dir, config, .. } = &mut self.parts;
-        run_dir.set_config(config).map_err(|error| self.unsaved(error.into()))
+    pub fn begin_precision(&mut self, saved: &TrainConfig) -> Result<()> {
+        self.save()?;
+        self.parts.run_dir.set_config(saved).map_err(|error| self.unsaved(error.into()))
     }
 
     /// Where it computes.

@@ -247,6 +247,9 @@ impl Gpu {
     }
 }
 
+/// Lengths of lent buffers that are kept: more than a network has.
+const MOST_LENT: usize = 64;
+
 impl Storage for Gpu {
     type Buffer = Buffer;
     type Indices = Indices;
@@ -278,7 +281,12 @@ impl Storage for Gpu {
     }
 
     fn give_back(&self, buffer: Buffer) {
-        lock(&self.lent).entry(buffer.len()).or_default().push(buffer);
+        let mut lent = lock(&self.lent);
+        // What other batches or networks left behind goes.
+        if lent.len() >= MOST_LENT && !lent.contains_key(&buffer.len()) {
+            lent.clear();
+        }
+        lent.entry(buffer.len()).or_default().push(buffer);
     }
 
     fn len(&self, buffer: &Buffer) -> usize {

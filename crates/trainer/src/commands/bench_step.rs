@@ -25,7 +25,7 @@ use crate::settings::error::ConfigError;
 use crate::settings::{
     BatchArgs, FormatArgs, ModelArgs, PrecisionArgs, SequenceArgs, SpreadArgs, TrainConfig, TrainOptions,
 };
-use crate::training::{Precision, Reduction};
+use crate::training::{Held as HeldActivations, Precision, Reduction};
 use crate::{fit, launch, memory};
 
 /// `rigl bench step`.
@@ -170,6 +170,7 @@ pub fn run(args: &BenchStepArgs) -> crate::Result<()> {
     }
     let architecture = fit::architecture(&args.pictures.spec(&args.network, &args.sequence)?)?;
     let config = config(args)?;
+    fit::check_recompute(args.precision.recompute, &architecture)?;
     if config.reduction == Reduction::Fast && args.launcher.is_none() {
         return Err(ConfigError::NoEffect { option: "reduction", needs: "--launcher" }.into());
     }
@@ -289,7 +290,8 @@ impl OnDevice for Check<'_> {
     type Output = Place;
 
     fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<Place> {
-        memory::check(backend, self.architecture, self.config.batch_size, self.config.held())?;
+        // The dense step in f32 takes more than any other.
+        memory::check(backend, self.architecture, self.config.batch_size, HeldActivations::default())?;
         Ok(backend.place())
     }
 }

@@ -252,7 +252,7 @@ fn arguments(run: &PlannedRun, state: RunState, settings: &Path, out: &Path) -> 
     let table = toml::Table::try_from(&run.config)?;
     for key in RESUMABLE.iter().filter(|&&key| key != "json") {
         if let Some(text) = table.get(*key).and_then(as_argument) {
-            arguments.extend([format!("--{key}").into(), text.into()]);
+            arguments.push(format!("--{key}={text}").into());
         }
     }
     Ok(arguments)

@@ -235,6 +235,7 @@ mod tests {
     fn usage_errors_list_what_is_valid() {
         for (line, parts) in [
             ("train --optimizer lion", ["--optimizer", "sgd, adam, adamw"].as_slice()),
+            ("train --precision f8", &["--precision", "f32, bf16"]),
             ("train --device gpu:x", &["--device", "cpu"]),
             ("train --model resnet-51", &["--model", "784-300-100-10", "resnet-50"]),
             ("train --model wrn-21-2", &["--model", "D = 6 n + 4"]),

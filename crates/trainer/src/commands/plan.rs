@@ -198,6 +198,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     };
     let sparsification = config.sparsification();
     let architecture = fit::architecture(&spec.clone().with_width(width))?;
+    fit::check_recompute(args.precision.recompute, &architecture)?;
     config.check()?;
     if args.as_toml {
         if architecture.reads_tokens() {

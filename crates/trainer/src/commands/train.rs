@@ -250,6 +250,7 @@ impl OnDevice for Train<'_> {
 fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
     let Train { args, config, data, architecture, total_steps, interrupt, ranks } = work;
     let is_first = ranks.is_none_or(|ranks| ranks.rank() == 0);
+    fit::check_recompute(args.options.recompute, architecture)?;
     let (method, window) = config.scheduled_method(total_steps)?;
     memory::check(device, architecture, config.held_at_a_time(data.train.len()), config.held())?;
     let place = device.place();
@@ -306,8 +307,10 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
         resumed.context(|| found.as_ref().map_or(String::new(), |found| found.path.display().to_string()))?;
         if args.extend {
             run.begin_extension()?;
-        } else if changes {
-            run.begin_precision()?;
+        } else if let Some(folder) = args.resume.as_ref().filter(|_| changes && run.trainer().step() < total_steps) {
+            // Whatever else the command line says is for this time.
+            let saved = TrainConfig::of_run(&RunDir::config_path(folder)?)?;
+            run.begin_precision(&TrainConfig { precision: config.precision, ..saved })?;
         }
     }
     if !config.json && is_first {

@@ -434,10 +434,11 @@ mod tests {
     }
 
     /// File, runs a seed, published numbers, and the sum of these in hundredths of a percent.
-    const EXPERIMENTS: [(&str, usize, usize, u32); 9] = [
+    const EXPERIMENTS: [(&str, usize, usize, u32); 10] = [
         ("gpt-shakespeare.toml", 6, 0, 0),
         ("gru-text-small.toml", 13, 0, 0),
         ("gru-text.toml", 13, 0, 0),
+        ("half-precision.toml", 2, 0, 0),
         ("lenet-fashion-mnist.toml", 9, 6, 52_830),
         ("lenet-mnist-compression.toml", 1, 1, 9_852),
         ("mobilenet-v1-imagenet.toml", 11, 11, 75_720),

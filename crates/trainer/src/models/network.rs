@@ -11,7 +11,7 @@ use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
     Attention, Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, FeatureNorm,
-    Gelu, ImageLayout, Layout, NormKind, PlanOptions, StripLayout,
+    Gelu, ImageLayout, Layout, NormKind, PlanOptions, Precision, StripLayout,
 };
 
 use super::architecture::Architecture;
@@ -487,8 +487,9 @@ impl Body {
         values[output] = Some(y);
         for read in node.inputs() {
             reads[read] -= 1;
-            // Without dropout, what it reads and makes is one.
-            if let (0, Some(var)) = (reads[read], values[read].filter(|&var| var != y)) {
+            // Without dropout, what it reads and makes is one, under two numbers.
+            let Some(var) = values[read] else { continue };
+            if !values.iter().zip(&*reads).any(|(value, &reads)| reads > 0 && *value == Some(var)) {
                 tape.forget(var);
             }
         }
@@ -910,31 +911,37 @@ fn works_in_place(architecture: &Architecture) -> Vec<bool> {
 /// Which values are given back until the backward pass, on a tape that recomputes: see [`Tape::forget`].
 fn forgotten(architecture: &Architecture, in_place: &[bool], drops: bool) -> Vec<bool> {
     let graph = &architecture.graph;
-    let mut reads = vec![0; graph.values.len()];
-    graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));
-    let mut forgotten = vec![false; graph.values.len()];
-    // What a value is computed from again, beside what is held in any case; none where it cannot be.
-    let mut recipes: Vec<Option<Option<usize>>> = vec![None; graph.values.len()];
-    // Which value's buffer each stands in.
+    // Which value's buffer each stands in. Without dropout, what it reads and makes is one.
     let mut owners: Vec<usize> = (0..graph.values.len()).collect();
     for node in &graph.nodes {
         match *node {
-            Node::Norm { residual, output, .. } => recipes[output] = Some(residual),
-            Node::AddNorm { output, .. } | Node::Gelu { output, .. } => recipes[output] = Some(None),
-            // Without dropout, both are one.
-            Node::Dropout { input, output, .. } if !drops => {
-                (recipes[output], owners[output]) = (recipes[input].take(), owners[input]);
-            }
+            Node::AddNorm { input, sum, .. } => owners[sum] = owners[input],
+            Node::Dropout { input, output, .. } if !drops => owners[output] = owners[input],
+            _ if in_place[node.output()] => owners[node.output()] = owners[node.inputs()[0]],
             _ => {}
         }
-        for input in node.inputs() {
-            reads[input] -= 1;
-            if in_place[node.output()] {
-                recipes[input] = None;
-            }
+    }
+    let mut reads = vec![0; graph.values.len()];
+    graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[owners[value]] += 1));
+    let mut forgotten = vec![false; graph.values.len()];
+    // What each buffer is computed from again; none where it cannot be.
+    let mut recipes: Vec<Option<[usize; 2]>> = vec![None; graph.values.len()];
+    for node in &graph.nodes {
+        let is_alias = matches!(node, Node::Dropout { .. }) && !drops;
+        if in_place[node.output()] && !is_alias {
+            recipes[owners[node.output()]] = None;
+        }
+        match *node {
+            Node::Norm { input, residual, output, .. } => recipes[output] = Some([input, residual.unwrap_or(input)]),
+            Node::AddNorm { sum, output, .. } => recipes[output] = Some([sum; 2]),
+            Node::Gelu { input, output } => recipes[output] = Some([input; 2]),
+            _ => {}
+        }
+        for owner in node.inputs().into_iter().map(|input| owners[input]) {
+            reads[owner] -= 1;
             let is_held = |value: usize| !forgotten[owners[value]];
-            if reads[input] == 0 && recipes[input].is_some_and(|from| from.is_none_or(is_held)) {
-                forgotten[owners[input]] = true;
+            if reads[owner] == 0 && recipes[owner].is_some_and(|from| from.into_iter().all(is_held)) {
+                forgotten[owner] = true;
             }
         }
     }
@@ -1000,7 +1007,15 @@ pub fn activation_bytes<B: Backend>(
         _ => 0,
     };
     let kept: usize = graph.nodes.iter().map(kept).sum();
-    Ok(held.precision.bytes() * (values.iter().sum::<usize>() + kept + waiting))
+    let stored = held.precision.bytes() * (values.iter().sum::<usize>() + kept + waiting);
+    if held.precision == Precision::F32 {
+        return Ok(stored);
+    }
+    // Operations on features see copies in f32, most of them attention's gradient.
+    let has_attention = graph.nodes.iter().any(|node| matches!(node, Node::Attention { .. }));
+    let features = (0..graph.values.len()).filter(|&value| images[value].is_none());
+    let copies = if has_attention { 9 } else { 3 };
+    Ok(stored + Precision::F32.bytes() * copies * features.map(len).max().unwrap_or(0))
 }
 
 /// The layers whose topology a method manages. Of a block-sparse layer it sees the blocks, see [`Layers`].

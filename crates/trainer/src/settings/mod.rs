@@ -120,6 +120,7 @@ mod tests {
             ("--model gru-64 --normalize pixels", "normalize: pixels"),
             ("--model gru-64 --augment crop-flip", "augment: crop-flip"),
             ("--model gru-64 --loss mse", "loss: mse"),
+            ("--model gru-64 --precision bf16", "precision: bf16"),
             ("--data text --text a --text-valid b --val-fraction 0.1", "val-fraction: 0.1"),
             ("--drop-fraction 1.1", "drop-fraction: 1.1"),
             ("--drop-schedule inverse-power --drop-exponent 0", "drop-exponent: 0"),

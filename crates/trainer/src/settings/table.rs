@@ -331,12 +331,15 @@ settings! {
     PrecisionArgs in LENGTH => {
         /// How to store activations and their gradients: bf16 halves their memory. Weights, optimizer state, statistics, losses
         /// and all sums stay in f32
-        precision: Precision = Precision::F32;
+        precision: Precision = Precision::F32,
+            must |s| unless(
+                s.precision == Precision::F32 || s.model.sequence().is_none_or(|family| family.cell.is_none()),
+                "f32 for recurrent networks, whose steps are computed in f32: a copy would take more than it saves",
+            );
         /// Store fewer activations: compute the outputs of normalisations and GELU again in the backward pass. Results are the
         /// same bits
         recompute: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
-            require_equals = true, default_missing_value = "true"),
-            needs |s| unless(!s.model.is_mlp(), "a network with normalisations or GELU");
+            require_equals = true, default_missing_value = "true");
     }
     /// How weights change.
     OptimizationArgs in OPTIMIZATION => {

@@ -302,6 +302,47 @@ fn computing_activations_again_changes_no_bit() {
     }
 }
 
+/// What dropout reads and makes is one value where nothing is dropped, and others may read it afterwards.
+#[test]
+fn what_is_read_later_is_not_given_back() {
+    let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    let network = r#"
+        name = "late"
+        input = { channels = 1, size = 8, classes = 3 }
+        layers = [
+          { kind = "conv", name = "first", outputs = 8, kernel = 3, bias = false },
+          { kind = "batch-norm", name = "norm", relu = true },
+          { kind = "dropout", name = "drop" },
+          { kind = "conv", name = "second", outputs = 8, kernel = 3 },
+          { kind = "add", with = "norm" },
+          { kind = "global-average-pool" },
+          { kind = "linear", name = "head", outputs = "classes" },
+        ]"#;
+    std::fs::write(file.path(), network).unwrap();
+    let cpu = Cpu::new(1, None).unwrap();
+    let run = |dropout: f64, recompute: bool| {
+        let model = ModelName::of_setting(file.path().to_str().unwrap()).unwrap();
+        let architecture = Architecture::new(&crate::models::ModelSpec::of(&model)).unwrap();
+        let method = crate::method::Method::named("static");
+        let config = TrainConfig { model, method, density: 0.5, dropout, recompute, ..TrainConfig::default() };
+        let densities = config.sparsification().solve(&architecture).unwrap();
+        let network = Network::new(&cpu, &architecture, &densities, config.initialization(), 9).unwrap();
+        let mut trainer = config.trainer(&cpu, network, 40).unwrap();
+        let layout = trainer.network.body.input_layout(9);
+        let Layout::Images(images) = layout else { panic!("the network reads images") };
+        let (pixels, key) = (9 * 64, Key::new(4));
+        let mut packed = vec![0.0; layout.len()];
+        images.pack(&(0..pixels as u64).map(|i| key.normal(i)).collect::<Vec<_>>(), &mut packed).unwrap();
+        for _ in 0..3 {
+            trainer.train_batch(layout, &packed, &[0, 1, 2, 0, 1, 2, 0, 1, 2]).unwrap();
+        }
+        trainer.network.to_stored(&cpu, None).unwrap()
+    };
+    for dropout in [0.0, 0.3] {
+        assert!(run(dropout, true) == run(dropout, false), "{dropout}");
+    }
+}
+
 /// Sixteen bits change a training a little, and only by rounding.
 #[test]
 fn half_precision_trains_like_f32() {

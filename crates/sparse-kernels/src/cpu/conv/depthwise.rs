@@ -221,7 +221,8 @@ fn filter(
             channels: bounds(block, blocks, channels),
         };
         let Grid { from, to, .. } = pass.grid;
-        let at_once = passes.iter().map(|pass| pass.grid.from.reach_of(1)).max().unwrap_or(1) + 1;
+        let touched = passes.iter().map(|pass| pass.grid.from.image_rows(0, 0));
+        let at_once = touched.fold(0..0, union).len();
         let (mut reader, mut writer) = (Reader::new(cpu, x, &from, at_once), Writer::new(cpu, y, &to));
         let rows = bounds(band, bands, height);
         dispatch(isa, FilterRows { part, reader: &mut reader, writer: &mut writer, rows });

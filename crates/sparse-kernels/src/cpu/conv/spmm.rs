@@ -71,8 +71,8 @@ impl Spmm<'_> {
                 let (block, strip, band) = (task / per_block, task % per_block / bands, task % bands);
                 let rows = band * height / bands..(band + 1) * height / bands;
                 let Grid { from, to, .. } = passes[0].grid;
-                // Several passes touch neighbouring rows.
-                let at_once = passes.iter().map(|pass| pass.grid.from.reach_of(1)).max().unwrap_or(1) + 1;
+                let touched = passes.iter().map(|pass| pass.grid.from.image_rows(0, 0));
+                let at_once = touched.fold(0..0, union).len();
                 let (mut reader, mut writer) = (Reader::new(cpu, self.x, &from, at_once), Writer::new(cpu, y, &to));
                 let (images, pointers) = (Images { reader: &mut reader, writer: &mut writer }, Pointers::new(is_half));
                 let part = Part { passes, samples: self.strip, pointers, block, strip };

@@ -59,6 +59,7 @@ impl<'a> Reader<'a> {
         if channels != self.channels || rows.start < self.held.start || rows.start > self.held.end {
             (self.held, self.channels) = (rows.start..rows.start, channels);
         }
+        debug_assert!(rows.len() <= self.capacity, "{rows:?} in a window of {}", self.capacity);
         if rows.end - self.held.start > self.capacity {
             // What is still wanted moves to the start.
             let first = (rows.start - self.held.start) * self.image_row;
