@@ -112,6 +112,7 @@ pub struct WideMut<'a, B: Storage, T: Tensor<B>> {
 
 impl<'a, B: Storage, T: Tensor<B>> WideMut<'a, B, T> {
     /// For an operation that reads what the operand held, or leaves some of it.
+    #[cfg(feature = "nn")]
     pub fn updated(backend: &'a B, takes_16_bits: bool, given: &'a mut T) -> Result<Self, BackendError> {
         let wide = widened(backend, takes_16_bits, given, true)?;
         Ok(Self { backend, given, wide })
