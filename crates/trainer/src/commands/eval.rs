@@ -58,7 +58,7 @@ pub struct EvalArgs {
     /// Device to compute on: cpu, gpu (the best one) or gpu:N; see `rigl devices`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
-    /// How to store activations. An evaluation during training stores them as the training does
+    /// How to store activations; evaluations during training use the precision of the run
     #[arg(long, value_name = "PRECISION", value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Print only JSON on standard output, one object per line

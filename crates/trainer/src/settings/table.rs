@@ -336,8 +336,8 @@ settings! {
                 s.precision == Precision::F32 || s.model.sequence().is_none_or(|family| family.cell.is_none()),
                 "f32 for recurrent networks, whose steps are computed in f32: a copy would take more than it saves",
             );
-        /// Store fewer activations: compute the outputs of normalisations and GELU again in the backward pass. Results are the
-        /// same bits
+        /// Store fewer activations by recomputing the outputs of normalisations and GELU in the backward pass; results do not
+        /// change
         recompute: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true");
     }
