@@ -7,13 +7,16 @@ mod counting_allocator;
 
 use std::sync::{Arc, Barrier};
 
+use autograd::optim::Optimizer;
 use counting_allocator::{allocated, live_bytes};
 use ranks::local::local_ranks;
 use sparse_kernels::StripLayout;
-use sparse_kernels::cpu::Cpu;
+use sparse_kernels::cpu::{Cpu, Ledger};
+use trainer::data::{Batch, BatchInputs, InputForm, Sequences, Targets};
 use trainer::method::Method;
-use trainer::models::{Architecture, Format, Network};
+use trainer::models::{Architecture, Format, ModelName, ModelSpec, Network};
 use trainer::settings::TrainConfig;
+use trainer::training::{Precision, activation_bytes_of};
 
 /// Bytes per stored weight that training may hold, plans and momentum included.
 const BYTES_PER_NONZERO: f64 = 32.0;
@@ -74,6 +77,65 @@ fn memory_follows_density() {
     }
     println!("{}", report.join("\n"));
     ranks_hold_no_dense_gradient();
+    steps_take_what_was_planned();
+}
+
+/// What a network holds after two steps is what a ledger has counted before.
+fn steps_take_what_was_planned() {
+    let cases = [
+        ("768-1536-1536-10", 64, Precision::F32, false),
+        ("wrn-10-1", 80, Precision::F32, false),
+        ("wrn-10-1", 80, Precision::Bf16, false),
+        ("wrn-10-1", 80, Precision::Bf16, true),
+        ("resnet-18", 32, Precision::Bf16, true),
+        ("mobilenet-v2", 16, Precision::F32, false),
+        ("vgg-16", 64, Precision::Bf16, false),
+        ("gpt-3-4-256", 16, Precision::F32, false),
+        ("gpt-3-4-256", 16, Precision::Bf16, false),
+        ("gpt-3-4-256", 16, Precision::Bf16, true),
+        ("gru-128", 32, Precision::F32, false),
+        ("lstm-128", 32, Precision::F32, false),
+    ];
+    for (name, samples, precision, recompute) in cases {
+        let model: ModelName = name.parse().unwrap();
+        let method = Method::named("static");
+        let sequence_length = model.sequence().map(|_| 40);
+        let config = TrainConfig { model, method, precision, recompute, sequence_length, ..TrainConfig::default() };
+        let spec = ModelSpec::of(&config.model).with_sequence(&config.sequence());
+        let spec = if config.model.sequence().is_some() { spec.on(0, [0; 2], 50) } else { spec.on(3, [32, 32], 10) };
+        let architecture = Architecture::new(&spec).unwrap();
+        let densities = config.sparsification().solve(&architecture).unwrap();
+
+        let ledger = Ledger::new().unwrap();
+        let mut network = Network::new(&ledger, &architecture, &densities, config.initialization(), samples).unwrap();
+        Optimizer::new(config.optimizer_options(), &ledger, &mut network.parameters).unwrap();
+        let activations = activation_bytes_of(&ledger, &mut network, samples, config.held()).unwrap();
+        let planned = network.parameters.total_bytes(&ledger).total() + activations;
+        drop(network);
+
+        let before = live_bytes();
+        let cpu = Cpu::new(1, None).unwrap();
+        let network = Network::new(&cpu, &architecture, &densities, config.initialization(), samples).unwrap();
+        let mut trainer = config.trainer(&cpu, network, 60).unwrap();
+        let body = &trainer.network.body;
+        let (inputs, lanes) = match body.input_form(samples) {
+            InputForm::Tokens { order, strip } => {
+                let sequences = Sequences::new(order, strip, [samples, 40], false);
+                (BatchInputs::Tokens { sequences, tokens: vec![1; sequences.lanes()] }, sequences.lanes())
+            }
+            _ => {
+                let layout = body.input_layout(samples);
+                (BatchInputs::Values { layout, values: vec![0.0; layout.len()] }, samples)
+            }
+        };
+        let batch = Batch { inputs, targets: Targets::Classes(vec![1; lanes]), corrupt: vec![], part_of: None };
+        (0..2).for_each(|_| drop(trainer.train_on(&batch).unwrap()));
+        drop(batch);
+        let held = live_bytes() - before;
+        let ratio = planned as f64 / held as f64;
+        println!("{name}, {precision}, {recompute}: {planned} bytes planned, {held} held, {ratio:.3}");
+        assert!((0.95..1.05).contains(&ratio), "{name}, {precision}, {recompute}: {planned} planned, {held} held");
+    }
 }
 
 /// Two ranks, with updates: neither holds a buffer of dense size, nor do both together at any time more than with the plans of one

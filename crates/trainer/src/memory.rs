@@ -3,14 +3,13 @@
 
 use autograd::optim::OptimizerOptions;
 use rigl::{LayerDensity, WeightStorage};
-use sparse_kernels::Backend;
 use sysinfo::System;
 
 use crate::device::ComputeDevice;
-use crate::models::{Architecture, activation_bytes};
+use crate::models::Architecture;
 use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
-use crate::training::{Held, TrainingError};
+use crate::training::{Held, TrainingError, activation_bytes};
 
 /// Bytes that are free for this process; `None` where the system does not tell.
 pub fn available() -> Option<usize> {
@@ -52,7 +51,7 @@ pub fn check<B: ComputeDevice>(
         return Ok(());
     }
     let Some(available) = available() else { return Ok(()) };
-    check_against(available, device, architecture, batch_size, held)
+    check_against(available, architecture, batch_size, held)
 }
 
 /// Checks that weights have room beside the activations, as a method holds them when the run begins: values, gradients, optimizer
@@ -71,7 +70,7 @@ pub fn check_weights<B: ComputeDevice>(
         return Ok(());
     }
     let Some(available) = available() else { return Ok(()) };
-    let activations = activation_bytes(device, architecture, true, batch_size, config.held())?;
+    let activations = activation_bytes(architecture, true, batch_size, config.held())?;
     check_weights_against(available, config, densities, activations)
 }
 
@@ -118,19 +117,12 @@ pub fn has_room_for_two<B: ComputeDevice>(
     if !device.uses_host_memory() {
         return Ok(true);
     }
-    let needed = 2 * activation_bytes(device, architecture, true, batch_size, held)?;
+    let needed = 2 * activation_bytes(architecture, true, batch_size, held)?;
     Ok(available().is_none_or(|available| needed <= available))
 }
 
-fn check_against<B: Backend>(
-    available: usize,
-    device: &B,
-    architecture: &Architecture,
-    batch_size: usize,
-    held: Held,
-) -> crate::Result<()> {
-    let bytes =
-        |samples| -> Result<usize, TrainingError> { activation_bytes(device, architecture, true, samples, held) };
+fn check_against(available: usize, architecture: &Architecture, batch_size: usize, held: Held) -> crate::Result<()> {
+    let bytes = |samples| -> Result<usize, TrainingError> { activation_bytes(architecture, true, samples, held) };
     let needed = bytes(batch_size)?;
     if needed <= available {
         return Ok(());
@@ -145,22 +137,19 @@ fn check_against<B: Backend>(
 
 #[cfg(test)]
 mod tests {
-    use sparse_kernels::cpu::Cpu;
-
     use super::*;
     use crate::method::Method;
 
     #[test]
     fn batches_without_room_are_refused() {
-        let cpu = Cpu::new(1, None).unwrap();
         let wrn = Architecture::of(&"wrn-22-2".parse().unwrap());
-        check_against(1 << 30, &cpu, &wrn, 128, Held::default()).unwrap();
-        let message = check_against(1 << 30, &cpu, &wrn, 100_000, Held::default()).unwrap_err().to_string();
+        check_against(1 << 30, &wrn, 128, Held::default()).unwrap();
+        let message = check_against(1 << 30, &wrn, 100_000, Held::default()).unwrap_err().to_string();
         assert!(message.starts_with("batch-size: a step of wrn-22-2 on 100000 samples needs about "), "{message}");
         let fits: usize = message.rsplit_once("batches of ").unwrap().1.split(' ').next().unwrap().parse().unwrap();
         assert!((100..1000).contains(&fits), "{message}");
-        check_against(1 << 30, &cpu, &wrn, fits, Held::default()).unwrap();
-        assert!(!check_against(1 << 10, &cpu, &wrn, 1, Held::default()).unwrap_err().to_string().contains("would fit"));
+        check_against(1 << 30, &wrn, fits, Held::default()).unwrap();
+        assert!(!check_against(1 << 10, &wrn, 1, Held::default()).unwrap_err().to_string().contains("would fit"));
     }
 
     #[test]

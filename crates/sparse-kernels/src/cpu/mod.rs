@@ -11,6 +11,8 @@ mod gemm;
 mod gemv;
 mod grow;
 mod isa;
+#[cfg(feature = "nn")]
+mod ledger;
 mod limits;
 mod lockstep;
 #[cfg(feature = "nn")]
@@ -38,6 +40,8 @@ pub use buffer::{Buffer, Numbers, NumbersMut};
 pub use conv::{CpuBlockConvPlan, CpuConvPlan};
 pub use isa::IsaName;
 use isa::Number;
+#[cfg(feature = "nn")]
+pub use ledger::{Entered, EnteredIndices, Ledger};
 pub use limits::Limits;
 pub use plan::CpuPlan;
 pub use row_major::Workspace;

@@ -22,7 +22,7 @@ use crate::landscape::{
     View, common_input, svg,
 };
 use crate::metrics::Mean;
-use crate::models::{StoredModel, WeightCount, activation_bytes};
+use crate::models::{StoredModel, WeightCount};
 use crate::report::{Progress, Significant, Status, Table, print_record, print_text};
 use crate::run_checkpoints::load_model;
 use crate::settings::DATA_IN_FOLDERS;
@@ -201,7 +201,7 @@ pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
     let batch_size = args.batch_size.unwrap_or(BATCH_SIZE).min(data.train.len());
     let cpu = Cpu::new(args.threads.unwrap_or_else(available_threads), None)?;
     memory::check(&cpu, &architecture, batch_size, crate::training::Held::default())?;
-    check_room(&cpu, args, &ends, batch_size)?;
+    check_room(args, &ends, batch_size)?;
     let view = View {
         train: data.train.clone(),
         split: match args.split {
@@ -278,14 +278,14 @@ fn check_effects(args: &LandscapeArgs, trained: bool, norms: bool, in_folder: bo
 }
 
 /// Checks that the largest path that is asked for has room beside a step's activations.
-fn check_room(cpu: &Cpu, args: &LandscapeArgs, ends: &[End; 2], batch_size: usize) -> crate::Result<()> {
+fn check_room(args: &LandscapeArgs, ends: &[End; 2], batch_size: usize) -> crate::Result<()> {
     let Some(available) = memory::available() else { return Ok(()) };
     let [a, b] = [&ends[0].model, &ends[1].model];
     let largest = args.curves.iter().copied().max_by_key(|curve| curve.degree()).unwrap_or(Curve::Linear);
     let full = largest.is_trained() && args.space != Some(SpaceChoice::Sparse);
     let weights = if full { a.size() } else { a.size().min(a.nnz() + b.nnz()) };
     let needed = largest.bytes(weights)
-        + activation_bytes(cpu, &a.architecture()?, true, batch_size, crate::training::Held::default())?;
+        + crate::training::activation_bytes(&a.architecture()?, true, batch_size, crate::training::Held::default())?;
     if needed <= available {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use rigl::{LayerDensity, WeightStorage, nnz_for_density};
 use serde::Serialize;
 use sparse_kernels::Storage;
-use sparse_kernels::cpu::Cpu;
+use sparse_kernels::cpu::Ledger;
 
 use super::network::PictureArgs;
 use super::plan_ranks::{self, RanksArgs};
@@ -15,14 +15,14 @@ use super::values::parse_positive;
 use crate::first_model::FirstModel;
 use crate::fit;
 use crate::method::Method;
-use crate::models::{Architecture, Definition, Format, MOST_WIDTH, activation_bytes, width};
+use crate::models::{Architecture, Definition, Format, MOST_WIDTH, width};
 use crate::report::{Significant, Table, bytes_text, dimensions, print_record, print_text};
 use crate::settings::error::ConfigError;
 use crate::settings::{
     BatchArgs, CountArgs, DensityArgs, FormatArgs, MethodArgs, ModelArgs, PrecisionArgs, SequenceArgs, SpreadArgs,
     TrainConfig, TrainOptions, UpdateArgs,
 };
-use crate::training::Held;
+use crate::training::{Held, activation_bytes, activation_bytes_of};
 
 /// `rigl plan`.
 #[derive(Debug, Args)]
@@ -169,7 +169,13 @@ struct TotalRecord {
     /// Of these, what the method holds itself, and the dense gradients that it asks for at every step.
     method_bytes: usize,
     dense_training_bytes: usize,
+    /// About what a process takes at most that computes a step: these and itself.
+    peak_bytes: usize,
+    dense_peak_bytes: usize,
 }
+
+/// What a process takes that computes steps, beside what they need: its code, stacks and libraries. Measured on Linux.
+const PROCESS_BYTES: usize = 20 << 20;
 
 /// Runs the command.
 ///
@@ -287,6 +293,8 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
         growth_bytes: bytes.growth,
         method_bytes: bytes.method,
         dense_training_bytes,
+        peak_bytes: bytes.training + PROCESS_BYTES,
+        dense_peak_bytes: dense_training_bytes + PROCESS_BYTES,
     };
     if args.json {
         print_record(&total)?;
@@ -325,6 +333,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     if bytes.method > 0 {
         row(&format!("  held for {}", config.method), bytes.method as f64, 0.0, &size);
     }
+    row("peak of a step's process", total.peak_bytes as f64, total.dense_peak_bytes as f64, &size);
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(
         "flops are counted as {convention}; training with {} and batches of {}",
@@ -362,30 +371,32 @@ fn bytes(
     densities: &[LayerDensity],
     method: &dyn rigl::Method,
 ) -> crate::Result<Bytes> {
-    let cpu = Cpu::new(1, None)?;
-    let network = |config: &TrainConfig| {
-        FirstModel::random(config, architecture, densities.to_vec())?.network(&cpu, config, config.batch_size)
+    let network = |ledger: &Ledger, config: &TrainConfig| {
+        FirstModel::random(config, architecture, densities.to_vec())?.network(ledger, config, config.batch_size)
     };
     // Stored at its final density, if the method does not store it so from the first step on.
-    let other = match config.method.info().storage {
+    let of_end = match config.method.info().storage {
         WeightStorage::Sparse => None,
         WeightStorage::Dense if densities.iter().all(|solved| solved.nnz == solved.size) => None,
-        _ => Some(network(&TrainConfig { method: Method::named("static"), ..config.clone() })?),
+        _ => {
+            let ledger = Ledger::new()?;
+            let network = network(&ledger, &TrainConfig { method: Method::named("static"), ..config.clone() })?;
+            Some(network.parameters.total_bytes(&ledger))
+        }
     };
-    let of_end = other.map(|network| network.parameters.total_bytes(&cpu));
-    let mut network = network(config)?;
-    Optimizer::new(config.optimizer_options(), &cpu, &mut network.parameters)?;
-    let held = network.parameters.total_bytes(&cpu);
+    let ledger = Ledger::new()?;
+    let mut network = network(&ledger, config)?;
+    Optimizer::new(config.optimizer_options(), &ledger, &mut network.parameters)?;
+    let held = network.parameters.total_bytes(&ledger);
     let of_end = of_end.unwrap_or(held);
     let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned());
-    let gradients: usize = learned.map(|(_, p)| 4 * cpu.len(p.value().values())).sum();
-    let any_sparse_linear = network.body.layers.iter().any(|layer| layer.sparse && !layer.conv);
-    let activations =
-        activation_bytes(&cpu, architecture, any_sparse_linear, config.held_at_a_time(usize::MAX), config.held())?;
+    let gradients: usize = learned.map(|(_, p)| 4 * ledger.len(p.value().values())).sum();
+    let samples = config.held_at_a_time(usize::MAX);
+    let activations = activation_bytes_of(&ledger, &mut network, samples, config.held())?;
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
     let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
     let growth = if config.growth_batches > 1 && config.method.info().grows_by_gradient { 4 * positions } else { 0 };
-    let method = method.held_bytes(&network.sparse_layers(&cpu));
+    let method = method.held_bytes(&network.sparse_layers(&ledger));
     let training = held.total() + gradients + activations + growth + method;
     let (storage, slots) = (of_end.pattern + of_end.values, held.slots);
     let (parameters, gradients) = (held.total() - slots - held.gradient, gradients + held.gradient);
@@ -394,6 +405,5 @@ fn bytes(
 
 /// Weight, gradient and momentum of a dense network, and its activations in f32.
 fn dense_training_bytes(architecture: &Architecture, batch_size: usize) -> crate::Result<usize> {
-    let cpu = Cpu::new(1, None)?;
-    Ok(12 * architecture.parameters() + activation_bytes(&cpu, architecture, false, batch_size, Held::default())?)
+    Ok(12 * architecture.parameters() + activation_bytes(architecture, false, batch_size, Held::default())?)
 }

@@ -27,9 +27,7 @@ pub use graph::{
     Cell, Graph, LayerKind, Masking, Node, NormLayer, NormOver, PoolKind, ValueId, ValueShape, WeightLayer,
 };
 pub use name::{ModelName, Stem};
-pub use network::{
-    Body, Layer, Network, NetworkInput, Norm, ShardInput, States, WeightCount, activation_bytes, strip_of,
-};
+pub use network::{Body, Layer, Network, NetworkInput, Norm, ShardInput, States, WeightCount, strip_of};
 pub(crate) use sequence::{EMBEDDING, READOUT};
 pub use sequence::{Positions, SequenceFamily, SequenceNorm, SequenceSpec, TrainingDefaults};
 pub(crate) use sparsification::{DENSITY_RULE, complement, is_density, parse_density};

@@ -1,6 +1,5 @@
 //! A network on a backend: its parameters, and its forward pass.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use autograd::{
@@ -11,7 +10,7 @@ use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
     Attention, Backend, BackendError, BatchNormOptions, Bsr, ConvOptions, ConvShape, Csr, CsrPattern, FeatureNorm,
-    Gelu, ImageLayout, Layout, NormKind, PlanOptions, Precision, StripLayout,
+    Gelu, ImageLayout, Layout, NormKind, PlanOptions, StripLayout,
 };
 
 use super::architecture::Architecture;
@@ -20,7 +19,7 @@ use super::sparsification::{Format, Initialization};
 use super::stored::{ModelInput, NetworkParts, StoredLayer, StoredModel, StoredNorm, StoredWeight};
 
 use crate::data::{InputForm, LaneOrder, Sequences};
-use crate::training::{Held, TrainingError};
+use crate::training::TrainingError;
 
 /// One layer's parameters.
 #[derive(Debug, Clone)]
@@ -219,6 +218,12 @@ impl Body {
             None => self.input_layout(samples).into(),
             Some((order, _)) => InputForm::Tokens { order, strip: self.unit() },
         }
+    }
+
+    /// How `samples` inputs lie, of a network that reads tokens.
+    pub(crate) fn sequences(&self, samples: usize) -> Option<Sequences> {
+        let (order, length) = self.sequence?;
+        Some(Sequences::new(order, self.unit(), [samples, length], false))
     }
 
     /// What the lanes of a time step are a multiple of.
@@ -564,23 +569,70 @@ impl<B: Backend> Network<B> {
     /// If its layers do not fit each other ([`StoredModel::check`]), the backend has no convolutions in blocks, or no room.
     pub fn from_stored(backend: &B, model: StoredModel, batch_size: usize) -> Result<Self, TrainingError> {
         model.check()?;
-        let architecture = model.architecture()?;
+        let norms = model.parts.as_ref().map_or(&[][..], |parts| &parts.norms);
+        let weight = |layer: usize, geometry| {
+            let stored = &model.layers[layer].weight;
+            Ok((weight_of(backend, geometry, stored)?, stored.is_sparse(), stored.nnz()))
+        };
+        let vector = |vector| {
+            let stored = match vector {
+                Vector::Bias(layer) => &model.layers[layer].bias,
+                Vector::Affine(norm) => &norms[norm].affine,
+                Vector::Running(norm) => &norms[norm].running,
+            };
+            backend.uploaded(stored)
+        };
+        Self::assembled(backend, model.architecture()?, batch_size, weight, vector)
+    }
+
+    /// A network of zeros with all its weights, whose activations lie as if some linear layer were sparse, or none: for a backend on
+    /// which buffers cost nothing.
+    ///
+    /// # Errors
+    /// As [`Network::from_stored`].
+    pub(crate) fn blank(
+        backend: &B,
+        architecture: &Architecture,
+        any_sparse_linear: bool,
+        batch_size: usize,
+    ) -> Result<Self, TrainingError> {
+        let layers = &architecture.layers;
+        let weight = |layer: usize, geometry| {
+            let weight: Box<dyn Weight<B>> =
+                Box::new(DenseWeight::new(backend, backend.zeros(layers[layer].size())?, geometry)?);
+            Ok((weight, false, layers[layer].size()))
+        };
+        let vector = |vector| match vector {
+            Vector::Bias(layer) => backend.zeros(layers[layer].rows()),
+            Vector::Affine(norm) => backend.zeros(architecture.norms[norm].affine_len()),
+            Vector::Running(norm) => backend.zeros(architecture.norms[norm].running_len()),
+        };
+        let mut network = Self::assembled(backend, architecture.clone(), batch_size, weight, vector)?;
+        network.body.any_sparse_linear = any_sparse_linear;
+        Ok(network)
+    }
+
+    /// A network of weights, each with whether it is sparse and how many it stores, and of vectors.
+    fn assembled(
+        backend: &B,
+        architecture: Architecture,
+        batch_size: usize,
+        weight: impl Fn(usize, Geometry) -> Result<(Box<dyn Weight<B>>, bool, usize), TrainingError>,
+        vector: impl Fn(Vector) -> Result<B::Buffer, BackendError>,
+    ) -> Result<Self, TrainingError> {
         let images = image_layouts(backend, &architecture, batch_size)?;
         let asks_gradient = asks_gradient(&architecture);
         let mut parameters = Parameters::new();
         let (mut layers, mut any_sparse_linear) = (Vec::new(), false);
-        for (i, (stored, layer)) in model.layers.into_iter().zip(&architecture.layers).enumerate() {
-            let StoredLayer { name, weight, bias } = stored;
-            let sparse = weight.is_sparse();
+        for (i, layer) in architecture.layers.iter().enumerate() {
+            let name = layer.name.clone();
             let ends = ends(&architecture, i);
             // The state of a recurrent layer and the embedding that a last layer shares ask for gradients.
             let input_grad = ends.is_none_or(|(input, _)| asks_gradient[input]);
             let parameter = format!("{name}.weight");
             let conv = matches!(layer.kind, LayerKind::Conv { .. });
-            let target_nnz = weight.nnz();
             let geometry = match layer.kind {
                 LayerKind::Linear { inputs, outputs } => {
-                    any_sparse_linear |= sparse;
                     let options = PlanOptions { strip: StripLayout::SPARSE_STRIP, transpose: input_grad };
                     Geometry::Linear { nrows: outputs, ncols: inputs, options }
                 }
@@ -595,20 +647,23 @@ impl<B: Backend> Network<B> {
                     Geometry::Conv { shape, options }
                 }
             };
-            let weight = parameters.add_weight(parameter, weight_of(backend, geometry, &weight)?);
+            let (weight, sparse, target_nnz) = weight(i, geometry)?;
+            any_sparse_linear |= sparse && matches!(layer.kind, LayerKind::Linear { .. });
+            let weight = parameters.add_weight(parameter, weight);
             let bias = match layer.bias {
-                true => Some(parameters.add_vector(format!("{name}.bias"), backend.uploaded(&bias)?)),
+                true => Some(parameters.add_vector(format!("{name}.bias"), vector(Vector::Bias(i))?)),
                 false => None,
             };
             layers.push(Layer { name, weight, bias, relu: layer.relu, conv, sparse, target_nnz, full: None });
         }
         let mut norms = Vec::new();
-        let stored = model.parts.map_or(vec![], |parts| parts.norms);
-        for (StoredNorm { name, affine, running }, layer) in stored.into_iter().zip(&architecture.norms) {
-            let affine = parameters.add_vector(format!("{name}.affine"), backend.uploaded(&affine)?);
+        for (i, layer) in architecture.norms.iter().enumerate() {
+            let name = &layer.name;
+            let affine = parameters.add_vector(format!("{name}.affine"), vector(Vector::Affine(i))?);
             norms.push(match layer.over {
                 NormOver::Batch => {
-                    let running = parameters.add_statistics(format!("{name}.running"), backend.uploaded(&running)?);
+                    let running = vector(Vector::Running(i))?;
+                    let running = parameters.add_statistics(format!("{name}.running"), running);
                     let (options, activation) = (BatchNormOptions::default(), layer.activation());
                     Norm::Batch(BatchNormLayer { affine, running, options, activation })
                 }
@@ -797,6 +852,13 @@ impl<B: Backend> Network<B> {
     }
 }
 
+/// A vector of a network: a layer's bias, or what a normalisation has.
+enum Vector {
+    Bias(usize),
+    Affine(usize),
+    Running(usize),
+}
+
 /// A stored weight on the backend.
 fn weight_of<B: Backend>(
     backend: &B,
@@ -878,144 +940,6 @@ fn image_layouts<B: Backend>(
     };
     let layouts = graph.values.iter().zip(borders).map(layout).collect::<Result<_, _>>();
     Ok(layouts.map_err(BackendError::from)?)
-}
-
-/// Which values take the buffer of another, see [`to_overwrite`].
-fn works_in_place(architecture: &Architecture) -> Vec<bool> {
-    let graph = &architecture.graph;
-    let mut reads = vec![0; graph.values.len()];
-    graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[value] += 1));
-    let mut in_place = vec![false; graph.values.len()];
-    // What the backward pass needs of each value: nothing, its sign, or all.
-    let mut needs = vec![0; graph.values.len()];
-    for node in &graph.nodes {
-        let takes = |input: usize, leaves: u8, needs: &[u8]| reads[input] == 1 && needs[input] <= leaves;
-        match *node {
-            Node::Dropout { input, output, .. } if takes(input, 1, &needs) => {
-                (in_place[output], needs[output]) = (true, needs[input]);
-            }
-            Node::Add { input, output, .. } if takes(input, 0, &needs) => in_place[output] = true,
-            Node::AddNorm { sum, .. } => in_place[sum] = true,
-            Node::Relu { input, output } => (in_place[output], needs[output]) = (takes(input, 0, &needs), 1),
-            Node::Layer { layer, output, .. } if architecture.layers[layer].relu => needs[output] = 1,
-            Node::Norm { norm, residual: Some(_), output, .. } if architecture.norms[norm].relu => {
-                needs[output] = if architecture.norms[norm].relu6 { 2 } else { 1 };
-            }
-            Node::Pool { kind: PoolKind::Max, output, .. } => needs[output] = 2,
-            _ => {}
-        }
-    }
-    in_place
-}
-
-/// Which values are given back until the backward pass, on a tape that recomputes: see [`Tape::forget`].
-fn forgotten(architecture: &Architecture, in_place: &[bool], drops: bool) -> Vec<bool> {
-    let graph = &architecture.graph;
-    // Which value's buffer each stands in. Without dropout, what it reads and makes is one.
-    let mut owners: Vec<usize> = (0..graph.values.len()).collect();
-    for node in &graph.nodes {
-        match *node {
-            Node::AddNorm { input, sum, .. } => owners[sum] = owners[input],
-            Node::Dropout { input, output, .. } if !drops => owners[output] = owners[input],
-            _ if in_place[node.output()] => owners[node.output()] = owners[node.inputs()[0]],
-            _ => {}
-        }
-    }
-    let mut reads = vec![0; graph.values.len()];
-    graph.nodes.iter().for_each(|node| node.inputs().into_iter().for_each(|value| reads[owners[value]] += 1));
-    let mut forgotten = vec![false; graph.values.len()];
-    // What each buffer is computed from again; none where it cannot be.
-    let mut recipes: Vec<Option<[usize; 2]>> = vec![None; graph.values.len()];
-    for node in &graph.nodes {
-        let is_alias = matches!(node, Node::Dropout { .. }) && !drops;
-        if in_place[node.output()] && !is_alias {
-            recipes[owners[node.output()]] = None;
-        }
-        match *node {
-            Node::Norm { input, residual, output, .. } => recipes[output] = Some([input, residual.unwrap_or(input)]),
-            Node::AddNorm { sum, output, .. } => recipes[output] = Some([sum; 2]),
-            Node::Gelu { input, output } => recipes[output] = Some([input; 2]),
-            _ => {}
-        }
-        for owner in node.inputs().into_iter().map(|input| owners[input]) {
-            reads[owner] -= 1;
-            let is_held = |value: usize| !forgotten[owners[value]];
-            if reads[owner] == 0 && recipes[owner].is_some_and(|from| from.into_iter().all(is_held)) {
-                forgotten[owner] = true;
-            }
-        }
-    }
-    forgotten
-}
-
-/// Bytes of a training step's activations of `samples` samples and of the gradients that are held at a time.
-///
-/// # Errors
-/// If there is no such layout.
-pub fn activation_bytes<B: Backend>(
-    backend: &B,
-    architecture: &Architecture,
-    any_sparse_linear: bool,
-    samples: usize,
-    held: Held,
-) -> Result<usize, TrainingError> {
-    let graph = &architecture.graph;
-    let images = image_layouts(backend, architecture, samples)?;
-    let unit = if any_sparse_linear { StripLayout::SPARSE_STRIP } else { StripLayout::STRIP_UNIT };
-    let samples = match sequence_of(architecture) {
-        Some((order, length)) => Sequences::new(order, unit, [samples, length], false).lanes(),
-        None => samples,
-    };
-    let strip = strip_of(any_sparse_linear, samples);
-    let len = |value: usize| match (images[value], graph.values[value]) {
-        (Some(layout), _) => layout.with_samples(samples).len(),
-        (None, ValueShape::Token(_)) => 0,
-        (None, ValueShape::Features(features)) => samples.next_multiple_of(strip) * features,
-        (None, ValueShape::Image { .. }) => unreachable!("images have a layout"),
-    };
-    let in_place = works_in_place(architecture);
-    let forgotten = match held.recompute {
-        true => forgotten(architecture, &in_place, held.drops),
-        false => vec![false; graph.values.len()],
-    };
-    let all = (0..graph.values.len()).filter(|&value| !in_place[value]);
-    let values = all.clone().filter(|&value| !forgotten[value]).map(len).collect::<Vec<_>>();
-    // Free buffers wait for values of their own layout: one for a gradient, two where an operation's output and input have that layout
-    // or a gradient waits for what comes around a block, and one for values that are computed again.
-    let (asks, key) = (asks_gradient(architecture), |value: usize| (images[value], len(value)));
-    let mut waiting: HashMap<(Option<ImageLayout>, usize), (usize, bool)> = HashMap::new();
-    for value in all {
-        let (gradients, again) = waiting.entry(key(value)).or_default();
-        *gradients = (*gradients).max(usize::from(asks[value]));
-        *again |= forgotten[value];
-    }
-    let mut reads = vec![0; graph.values.len()];
-    for node in &graph.nodes {
-        for input in node.inputs() {
-            reads[input] += 1;
-            let joins = matches!(node, Node::Layer { .. }) && key(input) == key(node.output());
-            if asks[input] && (joins || reads[input] > 1) {
-                waiting.entry(key(input)).or_default().0 = 2;
-            }
-        }
-    }
-    let waiting = waiting.iter().map(|((_, len), (gradients, again))| len * (gradients + usize::from(*again)));
-    let waiting: usize = waiting.sum();
-    // A recurrent layer keeps the states before each step, and those of a gate or of its cell.
-    let kept = |node: &Node| match *node {
-        Node::Recurrent { output, .. } => 2 * len(output),
-        _ => 0,
-    };
-    let kept: usize = graph.nodes.iter().map(kept).sum();
-    let stored = held.precision.bytes() * (values.iter().sum::<usize>() + kept + waiting);
-    if held.precision == Precision::F32 {
-        return Ok(stored);
-    }
-    // Operations on features see copies in f32, most of them attention's gradient.
-    let has_attention = graph.nodes.iter().any(|node| matches!(node, Node::Attention { .. }));
-    let features = (0..graph.values.len()).filter(|&value| images[value].is_none());
-    let copies = if has_attention { 9 } else { 3 };
-    Ok(stored + Precision::F32.bytes() * copies * features.map(len).max().unwrap_or(0))
 }
 
 /// The layers whose topology a method manages. Of a block-sparse layer it sees the blocks, see [`Layers`].

@@ -4,6 +4,7 @@ mod best;
 mod checkpoint;
 mod error;
 mod evaluator;
+mod footprint;
 mod found;
 mod loss;
 mod options;
@@ -16,6 +17,7 @@ mod trainer;
 pub use best::{BestBy, BestEpoch, BestSoFar};
 pub use error::TrainingError;
 pub use evaluator::Evaluator;
+pub use footprint::{activation_bytes, activation_bytes_of};
 pub use loss::Loss;
 pub use options::{
     Held, LrSchedule, NewcomerMoments, OptimizerKind, Precision, Reduction, StepOptions, UpdateSemantics, UpdateWindow,

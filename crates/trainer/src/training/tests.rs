@@ -273,10 +273,11 @@ fn activations_take_what_was_estimated() {
         let layout = trainer.network.body.input_layout(samples);
         trainer.train_batch(layout, &vec![0.0; layout.len()], &vec![0; samples]).unwrap();
         let taken = trainer.workspace.arena.stats().allocated_bytes as f64;
-        let estimated = crate::models::activation_bytes(&cpu, &architecture, true, samples, config.held()).unwrap();
+        let estimated = activation_bytes(&architecture, true, samples, config.held()).unwrap();
         let estimated = estimated as f64;
         assert!(
-            (0.9..1.1).contains(&(estimated / taken)),
+            // Beside buffers that step after step are taken again: labels and copies in f32 of the last layer's operands.
+            (1.0..1.02).contains(&(estimated / taken)),
             "{name}, {precision}, {recompute}: {estimated} estimated, {taken} taken"
         );
     }

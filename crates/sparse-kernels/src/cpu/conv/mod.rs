@@ -190,6 +190,14 @@ impl SparseConv for Cpu {
     }
 }
 
+/// Floats that a pass over images holds meanwhile: X in phases, and of the gradient of so many weights the sums of parts.
+#[cfg(feature = "nn")]
+pub(super) fn scratch_lens(shape: ConvShape, x: ImageLayout, y: ImageLayout, weights: usize) -> [usize; 2] {
+    let rows = y.size()[0] * y.strips();
+    let phases = Phases::of(shape, x).map_or(0, |phases| phases.len(x.samples()));
+    [phases, sums::scratch_len(weights, rows, x.len() + y.len())]
+}
+
 impl Cpu {
     /// Calls `pass` with X, in phases if the convolution wants those.
     fn with_phases(&self, shape: ConvShape, x: &Images<Self>, pass: impl FnOnce(Numbers<'_>)) {

@@ -16,11 +16,20 @@ pub(super) struct RowSums<'a> {
     pub activations: usize,
 }
 
+/// Parts whose sums take an eighth of the activations' memory or less. They follow from the shapes alone: sums are added part
+/// by part, and must not depend on the machine's caches.
+fn parts(sums: usize, rows: usize, activations: usize) -> usize {
+    (activations / (8 * sums).max(1)).clamp(1, MOST_PARTS).min(rows)
+}
+
+/// Floats that the sums of all parts but the first take.
+pub(super) fn scratch_len(sums: usize, rows: usize, activations: usize) -> usize {
+    sums * parts(sums, rows, activations).saturating_sub(1)
+}
+
 impl RowSums<'_> {
-    /// Parts whose sums take an eighth of the activations' memory or less. They follow from the shapes alone: sums are added part
-    /// by part, and must not depend on the machine's caches.
     fn parts(&self) -> usize {
-        (self.activations / (8 * self.sums.len()).max(1)).clamp(1, MOST_PARTS).min(self.rows)
+        parts(self.sums.len(), self.rows, self.activations)
     }
 
     /// Whether a task should make the whole gradient from its image rows instead of a chunk of it: dY then comes from memory once

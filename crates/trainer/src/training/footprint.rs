@@ -1,0 +1,56 @@
+//! What a step takes, found by a step that computes nothing.
+
+use autograd::{GrowthRequests, Mode};
+use sparse_kernels::Storage;
+use sparse_kernels::cpu::Ledger;
+
+use super::error::TrainingError;
+use super::evaluator::{HostBatch, PassBatch, PassOptions, Workspace};
+use super::loss::Loss;
+use super::options::Held;
+use crate::data::{BatchTargets, HostInputs};
+use crate::models::{Architecture, Network};
+
+/// Bytes of a training step's activations of `samples` samples, with their gradients and the copies in f32 that operations work on,
+/// of a network on this ledger.
+///
+/// # Errors
+/// If there is no such layout.
+pub fn activation_bytes_of(
+    ledger: &Ledger,
+    network: &mut Network<Ledger>,
+    samples: usize,
+    held: Held,
+) -> Result<usize, TrainingError> {
+    let learned = network.parameters.iter().filter(|(_, p)| p.value().is_learned() && p.gradient().is_none());
+    let gradients: usize = learned.map(|(_, p)| size_of::<f32>() * ledger.len(p.value().values())).sum();
+    let before = ledger.held_bytes();
+    let sequences = network.body.sequences(samples);
+    let tokens = vec![0; sequences.map_or(samples, |sequences| sequences.lanes())];
+    // The numbers themselves are not read.
+    let inputs = match sequences {
+        Some(sequences) => HostInputs::Tokens { sequences, tokens: &tokens },
+        None => HostInputs::Values { layout: network.body.input_layout(samples), values: &[] },
+    };
+    let batch = HostBatch { inputs, targets: BatchTargets::Classes(&tokens), part_of: None };
+    let dropout = if held.drops { 0.5 } else { 0.0 };
+    let options = PassOptions { mode: Mode::Training, dropout, loss: Loss::default() };
+    let mut workspace = Workspace::new(ledger, held);
+    workspace.pass(network, PassBatch::whole(batch), options, Some(&mut GrowthRequests::new()), None)?;
+    Ok(ledger.peak_bytes().saturating_sub(before + gradients))
+}
+
+/// [`activation_bytes_of`] a network before anything of it is built: with a sparse linear layer, or all dense.
+///
+/// # Errors
+/// If there is no such layout.
+pub fn activation_bytes(
+    architecture: &Architecture,
+    any_sparse_linear: bool,
+    samples: usize,
+    held: Held,
+) -> Result<usize, TrainingError> {
+    let ledger = Ledger::new()?;
+    let mut network = Network::blank(&ledger, architecture, any_sparse_linear, samples)?;
+    activation_bytes_of(&ledger, &mut network, samples, held)
+}
