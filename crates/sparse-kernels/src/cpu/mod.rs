@@ -21,6 +21,7 @@ mod plan;
 #[cfg(all(test, feature = "nn"))]
 mod precision_tests;
 mod row_major;
+mod samples;
 mod sddmm;
 mod sparse_linear;
 mod spmm;
@@ -332,7 +333,6 @@ impl<T> Shared<T> {
         Self(data.as_mut_ptr())
     }
     /// For tasks that only read.
-    #[cfg(feature = "nn")]
     pub(crate) fn reading(data: &[T]) -> Self {
         Self(data.as_ptr().cast_mut())
     }

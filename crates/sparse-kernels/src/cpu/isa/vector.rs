@@ -166,7 +166,6 @@ pub(crate) trait EightLanes: Isa {
     /// `to` is valid for writing `P` floats; any alignment.
     unsafe fn store_first<const P: usize>(self, to: *mut f32, value: Self::V);
     /// Lane `j` of vector `i` becomes lane `i` of vector `j`.
-    #[cfg(feature = "nn")]
     #[inline(always)]
     fn transpose(self, vectors: [Self::V; 8]) -> [Self::V; 8] {
         const { assert!(Self::LANES == 8) };

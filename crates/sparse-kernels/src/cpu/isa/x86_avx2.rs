@@ -345,7 +345,6 @@ impl EightLanes for Avx2 {
             }
         }
     }
-    #[cfg(feature = "nn")]
     #[inline(always)]
     fn transpose(self, v: [__m256; 8]) -> [__m256; 8] {
         // SAFETY: see above.

@@ -216,7 +216,7 @@ mod tests {
         assert_eq!((ledger.held_bytes(), ledger.peak_bytes()), (120, 120));
         let two = [ledger.lend(5).unwrap(), ledger.lend(5).unwrap()];
         assert_eq!(ledger.held_bytes(), 140);
-        two.map(|lent| ledger.give_back(lent));
+        two.into_iter().for_each(|lent| ledger.give_back(lent));
         drop(ledger.index_zeros(3).unwrap());
         assert_eq!((ledger.held_bytes(), ledger.peak_bytes()), (140, 152));
     }
