@@ -1,7 +1,7 @@
 """From dense models to sparse ones, and back."""
 
 import math
-from typing import Iterable, Optional, Union
+from typing import Any, Iterable, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from ._rigl import Weight
 from .nn import SparseConv2d, SparseLayer, SparseLinear, _indices
 
 
-def _blank(module: nn.Module, format: str) -> SparseLayer:
+def _blank(module: Any, format: str) -> SparseLayer:
     """A sparse layer of the same shape, as sparse as can be."""
     bias = module.bias is not None
     if isinstance(module, nn.Linear):
@@ -29,7 +29,7 @@ def _blank(module: nn.Module, format: str) -> SparseLayer:
     raise TypeError(f"from_dense: {type(module).__name__} has no sparse counterpart; nn.Linear and nn.Conv2d have")
 
 
-def from_dense(module: nn.Module, mask: Union[Tensor, float], format: str = "csr") -> SparseLayer:
+def from_dense(module: Any, mask: Union[Tensor, float], format: str = "csr") -> SparseLayer:
     """The sparse layer with the weights of ``module`` that ``mask`` keeps.
 
     Args:
@@ -41,12 +41,14 @@ def from_dense(module: nn.Module, mask: Union[Tensor, float], format: str = "csr
     layer = _blank(module, format)
     weight = module.weight.detach()
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
-        raise TypeError(f"from_dense: the weight is {weight.dtype} on {weight.device}; it must be torch.float32 on the CPU")
+        raise TypeError(
+            f"from_dense: the weight is {weight.dtype} on {weight.device}; it must be torch.float32 on the CPU"
+        )
     matrix = weight.reshape(layer._size)
     if isinstance(mask, Tensor):
         if mask.shape != weight.shape:
             raise ValueError(f"from_dense: the mask has shape {list(mask.shape)}; the weight has {list(weight.shape)}")
-        scores, count = mask.reshape(layer._size).ne(0).to(torch.float32), None
+        scores, count = mask.reshape(layer._size).ne(0).to(torch.float32), 0
     else:
         if not 0 < mask <= 1:
             raise ValueError(f"from_dense: density is {mask}; it must be above 0 and at most 1")
@@ -54,7 +56,7 @@ def from_dense(module: nn.Module, mask: Union[Tensor, float], format: str = "csr
         if count == 0:
             raise ValueError(f"from_dense: density {mask} leaves a layer of {matrix.numel()} weights with none")
     grid = _block_norms(scores, layer)
-    if count is None:
+    if isinstance(mask, Tensor):
         stored = grid > 0
         if not stored.any():
             raise ValueError("from_dense: the mask keeps no weight at all")
@@ -90,18 +92,20 @@ def _block_norms(matrix: Tensor, layer: SparseLayer) -> Tensor:
     return blocks.square().sum((1, 3)).sqrt().reshape(padded.shape[0] // r, -1)
 
 
-def to_dense(layer: SparseLayer) -> nn.Module:
+def to_dense(layer: SparseLayer) -> Union[nn.Linear, nn.Conv2d]:
     """The ``nn.Linear`` or ``nn.Conv2d`` that computes the same."""
+    dense: Union[nn.Linear, nn.Conv2d]
     if isinstance(layer, SparseLinear):
         dense = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
     elif isinstance(layer, SparseConv2d):
         window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-        dense = nn.Conv2d(layer.in_channels, layer.out_channels, *window, bias=layer.bias is not None)
+        bias = layer.bias is not None
+        dense = nn.Conv2d(layer.in_channels, layer.out_channels, *window, bias=bias)  # type: ignore[arg-type]
     else:
         raise TypeError(f"to_dense: {type(layer).__name__} is no sparse layer")
     with torch.no_grad():
         dense.weight.copy_(layer.dense_weight())
-        if layer.bias is not None:
+        if layer.bias is not None and dense.bias is not None:
             dense.bias.copy_(layer.bias)
     return dense.train(layer.training)
 
@@ -149,6 +153,7 @@ def sparsify(
     for (name, module), nnz in zip(chosen.items(), _rigl.solve(shapes, density, distribution, erk_power)):
         if nnz == module.weight.numel() and density < 1:
             continue
+        mask: Union[Tensor, float]
         if keep == "magnitude":
             mask = nnz / module.weight.numel()
         else:

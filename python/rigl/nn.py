@@ -12,14 +12,14 @@ from .ops import Handle, sparse
 
 _unnamed = itertools.count()
 
-Pair = Union[int, Tuple[int, int]]
+Pair = Union[int, Tuple[int, ...]]
 
 
 def _pair(what: str, value: Pair) -> Tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or not all(isinstance(number, int) and number >= 0 for number in pair):
         raise ValueError(f"{what} is {value!r}; it must be one whole number, or two")
-    return pair
+    return pair[0], pair[1]
 
 
 class SparseLayer(nn.Module):
@@ -34,6 +34,7 @@ class SparseLayer(nn.Module):
     bias: Optional[nn.Parameter]
     row_offsets: Tensor
     columns: Tensor
+    _handle: Handle
 
     def __init__(self, size: Tuple[int, int], dense_shape: Tuple[int, ...], window: List[int], format: str):
         super().__init__()
@@ -211,7 +212,9 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
-            raise ValueError(f"SparseLinear: the input has shape {list(x.shape)}; its last size must be {self.in_features}")
+            raise ValueError(
+                f"SparseLinear: the input has shape {list(x.shape)}; its last size must be {self.in_features}"
+            )
         if x.dim() == 2:
             return self._apply_sparse(x)
         return self._apply_sparse(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)

@@ -64,7 +64,7 @@ def sparse(
 ) -> Tensor:
     x, values = x.contiguous(), values.contiguous()
     y = x.new_empty(_output_shape(x, outputs, window))
-    _weight(weight.item()).forward(
+    _weight(int(weight.item())).forward(
         torch.get_num_threads(),
         (x.data_ptr(), list(x.shape)),
         _address(values),
@@ -88,14 +88,14 @@ def sparse_backward(
         like.new_empty(shape if want else [0])
         for like, shape, want in zip((x, values, dy), (x.shape, values.shape, [outputs]), wanted)
     ]
-    _weight(weight.item()).backward(
+    _weight(int(weight.item())).backward(
         torch.get_num_threads(),
         _address(dy),
         (x.data_ptr(), list(x.shape)),
         _address(values),
         *(gradient.data_ptr() if want else 0 for gradient, want in zip(gradients, wanted)),
     )
-    return tuple(gradients)
+    return gradients[0], gradients[1], gradients[2]
 
 
 @sparse_backward.register_fake

@@ -15,7 +15,6 @@ the place of the optimizer's step, here it follows it. Which weights are dropped
 before that step in both cases.
 """
 
-import json
 from typing import Any, Dict, List, Optional
 
 import torch

@@ -10,7 +10,8 @@ use sparse_kernels::cpu::{Buffer, Cpu};
 use sparse_kernels::random::Key;
 use sparse_kernels::{
     Activations, BackendError, BsrPattern, Candidate, ConvOptions, ConvShape, CsrPattern, GrowRequest, ImageLayout,
-    ImageNeural, Images, Layout, Neural, PlanOptions, SparseConv, SparseLinear, Storage, StripLayout,
+    ImageNeural, Images, Layout, MatrixMut, MatrixRef, Neural, PlanOptions, SparseConv, SparseLinear, Storage,
+    StripLayout,
 };
 
 use crate::engine::engine;
@@ -252,6 +253,15 @@ fn packed(cpu: &Cpu, layout: Layout, from: &[f32]) -> PyResult<Activations<Cpu>>
     Ok(to)
 }
 
+/// Rows of features, each with all lanes, in the layout of the kernels, in memory that is lent.
+fn packed_rows(cpu: &Cpu, layout: Layout, from: &[f32]) -> PyResult<Activations<Cpu>> {
+    let mut to = lent(cpu, layout)?;
+    let Layout::Strips(strips) = layout else { unreachable!("a matrix joins strips") };
+    let from = MatrixRef::new(from, strips.features(), strips.lanes(), strips.lanes()).map_err(value_error)?;
+    strips.pack(from, to.data_mut()).map_err(value_error)?;
+    Ok(to)
+}
+
 fn lent(cpu: &Cpu, layout: Layout) -> PyResult<Activations<Cpu>> {
     let data = cpu.lend(layout.len()).map_err(value_error)?;
     Ok(Activations::new(layout, data))
@@ -461,6 +471,74 @@ impl Weight {
                 }
                 x.into_iter().chain(grad).for_each(|lent| give_back(&cpu, [lent]));
                 give_back(&cpu, [dy]);
+                Ok(())
+            })
+        })
+    }
+
+    /// `y = W · x`, or `y = Wᵀ · x` with `transpose`, of arrays `[feature, lane]` one row after the other.
+    #[expect(clippy::too_many_arguments, reason = "what a product has")]
+    fn product(
+        &self,
+        py: Python<'_>,
+        threads: usize,
+        transpose: bool,
+        lanes: usize,
+        values: (usize, usize),
+        x: (usize, usize),
+        y: (usize, usize),
+    ) -> PyResult<()> {
+        detached(py, || {
+            let cpu = engine(threads)?;
+            let [rows, columns] = self.kind.size();
+            let (geometry, [of_columns, of_rows]) = self.geometry(&cpu, &[lanes, columns])?;
+            self.expect_values(values.1)?;
+            // SAFETY: the package has checked that the arrays have these lengths, and holds them.
+            let (x, values, y) = unsafe { (numbers(x.0, x.1), numbers(values.0, values.1), numbers_mut(y.0, y.1)) };
+            let (from, to) = if transpose { (of_rows, of_columns) } else { (of_columns, of_rows) };
+            cpu.install(|| {
+                let x = packed_rows(&cpu, from, x)?;
+                let mut product = lent(&cpu, to)?;
+                self.with_planned(&cpu, geometry, values, transpose, |weight| match transpose {
+                    false => weight.forward(&cpu, &x, &mut product),
+                    true => weight.input_grad(&cpu, &x, &mut product),
+                })?;
+                let Layout::Strips(layout) = to else { unreachable!("a matrix joins strips") };
+                let out =
+                    MatrixMut::new(y, if transpose { columns } else { rows }, lanes, lanes).map_err(value_error)?;
+                layout.unpack(product.data(), out).map_err(value_error)?;
+                give_back(&cpu, [x, product]);
+                Ok(())
+            })
+        })
+    }
+
+    /// `values[e] = Σ_n dy[i, n] · x[j, n]` at every stored entry `(i, j)`, of arrays `[feature, lane]` one row after the other.
+    fn sampled(
+        &self,
+        py: Python<'_>,
+        threads: usize,
+        lanes: usize,
+        dy: (usize, usize),
+        x: (usize, usize),
+        values: (usize, usize),
+    ) -> PyResult<()> {
+        detached(py, || {
+            let cpu = engine(threads)?;
+            let [_, columns] = self.kind.size();
+            let (geometry, [of_columns, of_rows]) = self.geometry(&cpu, &[lanes, columns])?;
+            self.expect_values(values.1)?;
+            // SAFETY: the package has checked that the arrays have these lengths, and holds them.
+            let (dy, x, values) = unsafe { (numbers(dy.0, dy.1), numbers(x.0, x.1), numbers_mut(values.0, values.1)) };
+            cpu.install(|| {
+                let (dy, x) = (packed_rows(&cpu, of_rows, dy)?, packed_rows(&cpu, of_columns, x)?);
+                let mut sums = cpu.zeros(values.len()).map_err(value_error)?;
+                let zeros = vec![0.0; values.len()];
+                self.with_planned(&cpu, geometry, &zeros, false, |weight| {
+                    weight.weight_grad(&cpu, (&dy, &x), &mut sums, false)
+                })?;
+                values.copy_from_slice(&sums);
+                give_back(&cpu, [dy, x]);
                 Ok(())
             })
         })

@@ -105,6 +105,7 @@ def test_gradcheck():
         (rigl.SparseLinear(8, 16, 0.5, "bsr4x4"), torch.randn(3, 8)),
         (rigl.SparseConv2d(2, 3, 3, padding=1, density=0.5), torch.randn(2, 2, 4, 4)),
     ]:
+
         def f(x, values, bias):
             return sparse(x, values, bias, layer._handle.number, layer._size[0], layer._window)
 

@@ -1,11 +1,9 @@
 """Updates of the topology, against the same rule in plain PyTorch."""
 
 import copy
-import gc
 import os
 import subprocess
 import sys
-import warnings
 
 import pytest
 
