@@ -30,7 +30,7 @@ def _address(array: np.ndarray) -> Tuple[int, int]:
 def _operand(what: str, array: Any, rows: int, lanes: Optional[int] = None) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype != np.float32:
-        raise TypeError(f"{what} is of {array.dtype}; it must be of float32: {what}.astype('float32')")
+        raise TypeError(f"{what} is of {array.dtype}; it must be of float32, which astype('float32') makes it")
     if array.ndim != 2 or array.shape[0] != rows or lanes not in (None, array.shape[1]):
         raise ValueError(f"{what} has shape {array.shape}; it must be ({rows}, {'n' if lanes is None else lanes})")
     return np.ascontiguousarray(array)
@@ -49,7 +49,7 @@ class Matrix:
 
     def __init__(self, matrix: Any, format: str = "csr", threads: Optional[int] = None):
         if hasattr(matrix, "tocsr"):
-            csr = matrix.tocsr()
+            csr = matrix.tocsr(copy=True)
             csr.sum_duplicates()
             rows = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
             columns, values = csr.indices, csr.data
@@ -81,7 +81,7 @@ class Matrix:
 
     def _block(self) -> Tuple[int, int]:
         sizes = self.format.removeprefix("bsr").split("x")
-        if not self.format.startswith("bsr") or len(sizes) != 2 or not all(size.isdigit() for size in sizes):
+        if not self.format.startswith("bsr") or len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
             raise ValueError(f"format is {self.format!r}; it must be 'csr', or blocks such as 'bsr8x8'")
         r, c = (max(int(size), 1) for size in sizes)
         return r, c

@@ -1,7 +1,7 @@
 """From dense models to sparse ones, and back."""
 
 import math
-from typing import Any, Iterable, Optional, Union
+from typing import Any, Iterable, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +70,9 @@ def from_dense(module: Any, mask: Union[Tensor, float], format: str = "csr") -> 
     positions = layer._positions()
     values = matrix.flatten()[positions.clamp(min=0)]
     values[positions < 0] = 0
-    layer.values = nn.Parameter(values)
+    layer.values = nn.Parameter(values, module.weight.requires_grad)
     if layer.bias is not None:
-        layer.bias = nn.Parameter(module.bias.detach().clone())
+        layer.bias = nn.Parameter(module.bias.detach().clone(), module.bias.requires_grad)
     return layer.train(module.training)
 
 
@@ -83,13 +83,14 @@ def _block_norms(matrix: Tensor, layer: SparseLayer) -> Tensor:
     r, c = (int(size) for size in layer.format[3:].split("x"))
     rows, columns = matrix.shape
     taps = math.prod(layer.kernel_size) if isinstance(layer, SparseConv2d) else 1
-    # Blocks of a convolution span channels of one tap; the grid's columns are [channel block][tap].
+    # Blocks of a convolution span channels of one tap; the grid's columns are [tap][channel block].
     by_tap = matrix.view(rows, columns // taps, taps)
     channels = columns // taps
     padded = by_tap.new_zeros(-(-rows // r) * r, -(-channels // c) * c, taps)
     padded[:rows, :channels] = by_tap
     blocks = padded.view(padded.shape[0] // r, r, padded.shape[1] // c, c, taps)
-    return blocks.square().sum((1, 3)).sqrt().reshape(padded.shape[0] // r, -1)
+    norms = blocks.square().sum((1, 3)).sqrt()
+    return norms.transpose(1, 2).reshape(padded.shape[0] // r, -1)
 
 
 def to_dense(layer: SparseLayer) -> Union[nn.Linear, nn.Conv2d]:
@@ -105,9 +106,15 @@ def to_dense(layer: SparseLayer) -> Union[nn.Linear, nn.Conv2d]:
         raise TypeError(f"to_dense: {type(layer).__name__} is no sparse layer")
     with torch.no_grad():
         dense.weight.copy_(layer.dense_weight())
+        dense.weight.requires_grad_(layer.values.requires_grad)
         if layer.bias is not None and dense.bias is not None:
-            dense.bias.copy_(layer.bias)
+            dense.bias.copy_(layer.bias).requires_grad_(layer.bias.requires_grad)
     return dense.train(layer.training)
+
+
+def _every(model: nn.Module) -> List[Tuple[str, Any]]:
+    """All modules by all of their names."""
+    return list(model.named_modules(remove_duplicate=False))
 
 
 def sparsify(
@@ -126,41 +133,61 @@ def sparsify(
     Make the optimizer afterwards: it must have the parameters of the new layers.
 
     Args:
-        model: the model; all its ``nn.Linear`` and ``nn.Conv2d`` are replaced.
+        model: the model; all its ``nn.Linear`` and ``nn.Conv2d`` are replaced, but no subclasses of them, such as the output of
+            ``nn.MultiheadAttention``.
         density: the share of weights that stay, of all these layers together. A layer that would keep all of its weights stays
             dense; with a density of 1 all become sparse layers with all their weights, which is what :class:`rigl.GMP` begins with.
         distribution: ``"uniform"``, ``"er"`` or ``"erk"`` (Evci et al. 2020, section 3).
         skip: names of layers that stay dense, as in ``model.named_modules()``.
         format: ``"csr"``, or blocks such as ``"bsr8x8"``.
-        keep: ``"random"`` positions, for training from scratch, or those of largest ``"magnitude"``, for a trained model.
+        keep: ``"random"`` positions, for training from scratch (weights keep the values they have, as in RigL), or those of largest ``"magnitude"``, for a trained model.
         erk_power: of the distribution ``"erk"``.
         seed: of the random positions; by default from PyTorch's generator.
     """
     if keep not in ("random", "magnitude"):
         raise ValueError(f"sparsify: keep is {keep!r}; it must be 'random' or 'magnitude'")
     skip = set(skip)
-    dense = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    # Not their subclasses, which may compute something else.
+    dense = {name: module for name, module in _every(model) if type(module) in (nn.Linear, nn.Conv2d)}
     if unknown := skip - dense.keys():
         raise ValueError(f"sparsify: skip names {sorted(unknown)}; the layers are {sorted(dense)}")
-    chosen = {name: module for name, module in dense.items() if name not in skip}
+    skipped = {id(dense[name]) for name in skip}
+    chosen = {name: module for name, module in dense.items() if id(module) not in skipped}
     if not chosen:
         raise ValueError("sparsify: the model has no nn.Linear or nn.Conv2d to replace")
     if "" in chosen:
         raise ValueError("sparsify: the model is itself a layer; from_dense() makes it sparse")
-    shapes = [(name, list(module.weight.shape)) for name, module in chosen.items()]
+    # A layer in several places is one.
+    first = {id(module): name for name, module in reversed(chosen.items())}
+    unique = {name: module for name, module in chosen.items() if first[id(module)] == name}
+    for name, module in unique.items():
+        for owner, other in _every(model):
+            if other is not module and any(own is module.weight for own in other._parameters.values()):
+                raise ValueError(
+                    f"sparsify: the weight of {name} is also a parameter of {owner or 'the model'}; "
+                    f"keep it dense: skip=[{name!r}]"
+                )
+    shapes = [(name, list(module.weight.shape)) for name, module in unique.items()]
     if seed is None:
         seed = int(torch.randint(2**62, ()))
-    for (name, module), nnz in zip(chosen.items(), _rigl.solve(shapes, density, distribution, erk_power)):
+    made = {}
+    for (name, module), nnz in zip(unique.items(), _rigl.solve(shapes, density, distribution, erk_power)):
         if nnz == module.weight.numel() and density < 1:
             continue
-        mask: Union[Tensor, float]
-        if keep == "magnitude":
-            mask = nnz / module.weight.numel()
-        else:
-            blank = _blank(module, format)
-            offsets, columns = Weight.random_pattern(blank._size, format, nnz, seed, name)
-            blank._take(_indices(offsets), _indices(columns))
-            mask = blank.mask().view(module.weight.shape)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, from_dense(module, mask, format))
+        try:
+            mask: Union[Tensor, float]
+            if keep == "magnitude":
+                mask = nnz / module.weight.numel()
+            else:
+                blank = _blank(module, format)
+                offsets, columns = Weight.random_pattern(blank._size, format, nnz, seed, name)
+                blank._take(_indices(offsets), _indices(columns))
+                mask = blank.mask().view(module.weight.shape)
+            made[id(module)] = from_dense(module, mask, format)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"sparsify: {name}: {error}; to keep the layer dense: skip=[{name!r}]") from None
+    for name, module in chosen.items():
+        if id(module) in made:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, made[id(module)])
     return model

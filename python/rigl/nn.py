@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ._rigl import Weight
-from .ops import Handle, sparse
+from .ops import Handle, apply
 
 _unnamed = itertools.count()
 
@@ -70,6 +70,7 @@ class SparseLayer(nn.Module):
             self._handle.set(weight)
         else:
             self._handle = Handle(weight)
+        self._versions = (offsets._version, columns._version)
 
     def reset_parameters(self):
         """Values as PyTorch's dense layer has them, but for the fan-in: the weights of a row that exist (Evci et al. 2022)."""
@@ -93,8 +94,13 @@ class SparseLayer(nn.Module):
         """Stored values by positions."""
         return self.nnz / math.prod(self._size)
 
+    @property
+    def weight(self) -> Tensor:
+        """:meth:`dense_weight`, for code that asks a dense layer for its weight."""
+        return self.dense_weight()
+
     def _positions(self) -> Tensor:
-        return torch.tensor(self._handle.weight.positions(), dtype=torch.int64)
+        return torch.tensor(self._handle.weight.positions(), dtype=torch.int64, device="cpu")
 
     def mask(self) -> Tensor:
         """Which weights exist, in the shape of the dense weight."""
@@ -115,50 +121,64 @@ class SparseLayer(nn.Module):
 
     def _apply_sparse(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
-            self._check(x)
-        return sparse(x, self.values, self.bias, self._handle.number, self._size[0], self._window)
+            if self._versions != (self.row_offsets._version, self.columns._version):
+                self._follow()
+            if x.dtype != torch.float32 and not torch.is_autocast_enabled("cpu"):
+                raise TypeError(f"{type(self).__name__}: the input must be torch.float32, not {x.dtype}")
+        return apply(x, self.values, self.bias, self._handle, self._size[0], self._window)
 
-    def _check(self, x: Tensor):
-        name = type(self).__name__
-        for what, tensor in (("the input", x), ("the layer's values", self.values)):
-            if tensor.device.type not in ("cpu", "meta"):
+    def _follow(self):
+        """Takes the pattern that somebody has written into the buffers, as DistributedDataParallel does."""
+        self._versions = (self.row_offsets._version, self.columns._version)
+        if self.columns.is_meta:
+            return
+        offsets, columns = self.row_offsets.cpu(), self.columns.cpu()
+        planned = tuple(_indices(part) for part in self._handle.weight.indices())
+        if not (torch.equal(planned[0], offsets) and torch.equal(planned[1], columns)):
+            weight = self._planned(offsets.contiguous(), columns.contiguous())
+            if weight.nnz != self.values.numel():
                 raise RuntimeError(
-                    f"{name}: {what} is on the device {tensor.device}; rigl computes on the CPU only. "
-                    "Move the model and its inputs there with .to('cpu')"
+                    f"{type(self).__name__}: there are {self.values.numel()} values, but the pattern has {weight.nnz}; "
+                    "only the schedulers and load_state_dict may change their number"
                 )
-        if self.values.dtype != torch.float32:
-            raise TypeError(f"{name}: the layer's values are {self.values.dtype}; they must be torch.float32")
-        if x.dtype != torch.float32 and not torch.is_autocast_enabled("cpu"):
-            raise TypeError(f"{name}: the input is {x.dtype}; it must be torch.float32")
-        if self.values.numel() != self._handle.weight.nnz:
-            raise RuntimeError(
-                f"{name}: there are {self.values.numel()} values, but the pattern has {self._handle.weight.nnz}; "
-                "only the schedulers and load_state_dict may change their number"
-            )
+            self._handle.set(weight)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        offsets, columns = (state_dict.get(prefix + name) for name in ("row_offsets", "columns"))
-        values = state_dict.get(prefix + "values")
-        if offsets is not None and columns is not None and values is not None:
-            same = self.columns.shape == columns.shape and torch.equal(self.columns, columns.cpu())
-            if not (same and torch.equal(self.row_offsets, offsets.cpu())):
-                weight = self._planned(offsets.cpu().contiguous(), columns.cpu().contiguous())
+        names = ("row_offsets", "columns", "values")
+        parts = [state_dict.get(prefix + name) for name in names]
+        if any(part is not None for part in parts):
+            missing = [prefix + name for name, part in zip(names, parts) if part is None]
+            if missing:
+                raise ValueError(f"the state has no {', '.join(missing)}; pattern and values belong together")
+            offsets, columns, values = (part.detach().cpu() for part in parts)
+            planned = tuple(_indices(part) for part in self._handle.weight.indices())
+            if not (torch.equal(planned[0], offsets) and torch.equal(planned[1], columns)):
+                weight = self._planned(offsets.contiguous(), columns.contiguous())
                 if weight.nnz != values.numel():
                     raise ValueError(f"{prefix}values: there are {values.numel()}; the pattern has {weight.nnz}")
-                self._take(offsets.clone().cpu(), columns.clone().cpu(), weight)
+                self._take(offsets.clone(), columns.clone(), weight)
                 if values.numel() != self.values.numel():
-                    self.values.data = torch.empty(values.numel())
-                    self.values.grad = None
+                    replace_values(self.values, torch.empty(values.numel()))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["_handle"]
+        del state["_handle"], state["_versions"]
         return state
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self._handle = Handle(self._planned(self.row_offsets, self.columns))
+        if self.columns.is_meta:
+            raise RuntimeError(f"{type(self).__name__}: the pattern is on the device meta, where it has no numbers")
+        offsets, columns = self.row_offsets.cpu(), self.columns.cpu()
+        self._handle = Handle(self._planned(offsets.contiguous(), columns.contiguous()))
+        self._versions = (self.row_offsets._version, self.columns._version)
+
+    def __copy__(self):
+        # A shallow copy shares values and buffers, and so the pattern.
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        return copy
 
     def __deepcopy__(self, memo):
         from copy import deepcopy
@@ -169,13 +189,23 @@ class SparseLayer(nn.Module):
         return copy
 
 
+def replace_values(parameter: nn.Parameter, values: Tensor):
+    """Gives a parameter another number of values. It stays the object that an optimizer holds."""
+    parameter.grad = None
+    # A change of type makes PyTorch forget the shape of the gradient that a graph of before waits for.
+    parameter.data = torch.empty(0, dtype=torch.float64)
+    parameter.data = values
+
+
 def _indices(numbers) -> Tensor:
-    return torch.as_tensor(numbers, dtype=torch.int64).to(torch.int32)
+    return torch.as_tensor(numbers, dtype=torch.int64, device="cpu").to(torch.int32)
 
 
 def _address(tensor: Tensor) -> Tuple[int, int]:
-    if tensor.dtype != torch.int32 or not tensor.is_contiguous():
-        raise TypeError(f"the indices of a pattern are {tensor.dtype}; they must be torch.int32, and contiguous")
+    if tensor.dtype != torch.int32 or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise TypeError(
+            f"the indices of a pattern are {tensor.dtype} on {tensor.device}; they must be torch.int32 on the CPU, and contiguous"
+        )
     return tensor.data_ptr(), tensor.numel()
 
 
@@ -252,6 +282,13 @@ class SparseConv2d(SparseLayer):
         padding, dilation = _pair("padding", padding), _pair("dilation", dilation)
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"groups is {groups}; it must divide {in_channels} and {out_channels} channels")
+        if format.startswith("bsr"):
+            block = format[3:].partition("x")[2]
+            if block.isdecimal() and (int(block) == 0 or in_channels // groups % int(block)):
+                raise ValueError(
+                    f"format is {format!r}, whose blocks span {block} input channels of a group; "
+                    f"there are {in_channels // groups}, which {block} must divide"
+                )
         columns = in_channels // groups * kernel[0] * kernel[1]
         shape = (out_channels, in_channels // groups, *kernel)
         super().__init__((out_channels, columns), shape, [*kernel, *stride, *padding, *dilation], format)

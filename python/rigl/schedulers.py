@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _rigl
-from .nn import SparseLayer, _indices
+from .nn import SparseLayer, _indices, replace_values
 
 _MOVED = "rigl: the parameter {name}.values is not in the optimizer; make the optimizer after sparsify(), from model.parameters()"
 
@@ -49,20 +49,51 @@ class Scheduler:
         self.optimizer, self.accumulation = optimizer, accumulation
         if accumulation < 1:
             raise ValueError(f"accumulation is {accumulation}; it must be 1 or more: the backward passes of a step")
-        layers = {name: module for name, module in model.named_modules() if isinstance(module, SparseLayer)}
-        if not layers:
-            raise ValueError("the model has no sparse layer; call rigl.sparsify(model, density) before")
+        layers = _managed(model)
+        owners: Dict[int, str] = {}
+        for name, layer in layers.items():
+            if (other := owners.setdefault(id(layer.values), name)) != name:
+                raise ValueError(
+                    f"the layers {other} and {name} share their values; only a layer as a whole can be shared"
+                )
+        for what, number in (("begin_step", begin_step), ("end_step", end_step or 0), ("seed", seed)):
+            if number < 0:
+                raise ValueError(f"{what} is {number}; it must be 0 or more")
+        if end_step is not None and end_step <= begin_step:
+            raise ValueError(
+                f"updates would begin at step {begin_step} and end before step {end_step}; "
+                "give a smaller update_interval or begin_step, or a larger end_step or total_steps"
+            )
+        if self._method == "gmp" and _processes() > 1:
+            raise RuntimeError(
+                "GMP changes the number of weights, which DistributedDataParallel cannot follow; "
+                "train with RigL, SET or Static, or in one process"
+            )
         self._layers = layers
-        entries = targets or [layer._handle.weight.entries for layer in layers.values()]
-        described = [(name, layer._handle.weight, count) for (name, layer), count in zip(layers.items(), entries)]
-        schedule = (begin_step, end_step, update_interval, drop_fraction, drop_schedule, drop_exponent)
-        self._schedule = schedule
-        self._rust = _rigl.Scheduler(self._method, described, *schedule, seed, {})
-        self._seed, self._targets = seed, entries
+        self._targets = targets or [layer._handle.weight.entries for layer in layers.values()]
+        self._schedule = (begin_step, end_step, update_interval, drop_fraction, drop_schedule, drop_exponent)
+        self._seed = seed
+        self._build()
         #: Steps done.
         self.last_step = 0
         self._check_optimizer()
         self._before()
+
+    def _build(self, state: Optional[str] = None):
+        """The method, on the patterns that the layers have."""
+        layers = self._layers.items()
+        self._known = [layer._handle.weight for _, layer in layers]
+        described = [(name, layer._handle.weight, count) for (name, layer), count in zip(layers, self._targets)]
+        self._rust = _rigl.Scheduler(self._method, described, *self._schedule, self._seed, {})
+        if state is not None:
+            self._rust.restore(state)
+
+    def _check_patterns(self):
+        if any(layer._handle.weight is not known for layer, known in zip(self._layers.values(), self._known)):
+            raise RuntimeError(
+                "rigl: the patterns of the model are not those that this scheduler knows; "
+                "load the model's state before you make the scheduler or load its state"
+            )
 
     def _check_optimizer(self):
         held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
@@ -79,8 +110,10 @@ class Scheduler:
         self._updates = self._rust.before(self.last_step, self._values(), adds_up)
 
     def step(self):
-        """After each step of the optimizer."""
+        """After each step of the optimizer. Whether the topology has changed."""
         changed = False
+        self._check_patterns()
+        self._check_optimizer()
         if self._updates:
             for layer in self._layers.values():
                 if layer._handle.weight.grows and _processes() > 1:
@@ -95,10 +128,10 @@ class Scheduler:
     def _apply(self, updates) -> bool:
         layers = list(self._layers.items())
         for update in updates:
-            name, layer = layers[update.layer]
-            self._check_optimizer()
+            _, layer = layers[update.layer]
             map = torch.frombuffer(update.map(), dtype=torch.int32).to(torch.int64) if update.weight.nnz else None
-            _move(layer, self.optimizer, update.weight, map, name)
+            _move(layer, self.optimizer, update.weight, map)
+            self._known[update.layer] = update.weight
         return bool(updates)
 
     def state_dict(self) -> Dict[str, Any]:
@@ -109,11 +142,7 @@ class Scheduler:
         """Goes on from a state, after the model's and the optimizer's were loaded."""
         if state.get("method") != self._method:
             raise ValueError(f"the state is of the method {state.get('method')!r}; this scheduler is {self._method!r}")
-        described = [
-            (name, layer._handle.weight, count) for (name, layer), count in zip(self._layers.items(), self._targets)
-        ]
-        self._rust = _rigl.Scheduler(self._method, described, *self._schedule, self._seed, {})
-        self._rust.restore(state["state"])
+        self._build(state["state"])
         self.last_step = state["last_step"]
         self._before()
 
@@ -131,16 +160,10 @@ def _sum_over_processes(layer: SparseLayer):
     layer._handle.weight.set_dense_gradient(address)
 
 
-def _move(layer: SparseLayer, optimizer, weight, map: Optional[Tensor], name: str):
+def _move(layer: SparseLayer, optimizer, weight, map: Optional[Tensor]):
     """Gives a layer its new pattern: survivors keep value, gradient and optimizer state, newcomers begin at zero."""
     parameter = layer.values
     old = parameter.numel()
-    changes_size = weight.nnz != old
-    if changes_size and _processes() > 1:
-        raise RuntimeError(
-            f"rigl: the number of weights of {name} changes, which DistributedDataParallel cannot follow; "
-            "train with RigL, SET or Static, or in one process"
-        )
 
     def moved(tensor: Tensor) -> Tensor:
         if map is None:
@@ -153,15 +176,24 @@ def _move(layer: SparseLayer, optimizer, weight, map: Optional[Tensor], name: st
                 optimizer.state[parameter][key] = moved(state)
         gradient = None if parameter.grad is None else moved(parameter.grad)
         values = moved(parameter.data)
-        if changes_size:
-            # The parameter stays the one that the optimizer holds.
-            parameter.grad = None
-            parameter.data = values
+        if weight.nnz != old:
+            replace_values(parameter, values)
         else:
             parameter.data.copy_(values)
         parameter.grad = gradient
     offsets, columns = weight.indices()
     layer._take(_indices(offsets), _indices(columns), weight)
+
+
+def _managed(model: nn.Module) -> Dict[str, SparseLayer]:
+    """The layers that a method manages: those that train."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, SparseLayer)}
+    if not layers:
+        raise ValueError("the model has no sparse layer; call rigl.sparsify(model, density) before")
+    managed = {name: layer for name, layer in layers.items() if layer.values.requires_grad}
+    if not managed:
+        raise ValueError("all sparse layers of the model are frozen: their values do not require gradients")
+    return managed
 
 
 def _end(total_steps: int, end_step: Optional[int]) -> int:
@@ -245,6 +277,9 @@ class GMP(Scheduler):
         density: of all sparse layers at the end, spread over them by ``distribution``.
         begin_step, end_step: the window of pruning; by default a quarter and three quarters of ``total_steps``.
         update_interval: steps from one pruning to the next.
+
+    The number of values falls. ``torch.compile`` then compiles anew, unless
+    ``torch._dynamo.config.force_parameter_static_shapes`` is false; ``DistributedDataParallel`` cannot follow.
     """
 
     _method = "gmp"
@@ -260,12 +295,12 @@ class GMP(Scheduler):
         begin_step: Optional[int] = None,
         end_step: Optional[int] = None,
     ):
-        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, SparseLayer)]
-        for name, layer in layers:
+        layers = _managed(model)
+        for name, layer in layers.items():
             if layer.format != "csr":
                 raise ValueError(f"GMP: the layer {name} is stored as {layer.format}; it must be csr")
-        shapes = [(name, list(layer._dense_shape)) for name, layer in layers]
-        targets = _rigl.solve(shapes, density, distribution, 1.0) if layers else None
+        shapes = [(name, list(layer._dense_shape)) for name, layer in layers.items()]
+        targets = _rigl.solve(shapes, density, distribution, 1.0)
         super().__init__(
             model,
             optimizer,

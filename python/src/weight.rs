@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use autograd::{Geometry, Weight as Planned};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rigl::topology::random_pattern;
 use sparse_kernels::cpu::{Buffer, Cpu};
@@ -209,6 +209,38 @@ impl Weight {
         }
     }
 
+    /// The plan for a geometry, with these values. No lock is held while it is in use: threads of the pool might wait for it. Two calls
+    /// at a time have a plan each.
+    fn take_plan(&self, cpu: &Cpu, geometry: Geometry, values: &[f32], backward: bool) -> PyResult<Plan> {
+        let mut plan = {
+            let mut planned = guarded(&self.planned);
+            let place = planned.iter().position(|(other, _)| *other == geometry);
+            place.map(|place| planned.swap_remove(place))
+        };
+        if plan.is_none() {
+            let zeros = cpu.zeros(self.values_len()).map_err(value_error)?;
+            let weight = match &self.topology {
+                Topology::Csr(pattern) => geometry.csr(cpu, pattern.clone(), zeros),
+                Topology::Blocks(pattern) => geometry.blocks(cpu, pattern.clone(), zeros),
+            };
+            plan = Some((geometry, weight.map_err(value_error)?));
+        }
+        let mut plan = plan.expect("it was made");
+        plan.1.values_mut().copy_from_slice(values);
+        if backward {
+            plan.1.refresh(cpu).map_err(value_error)?;
+        }
+        Ok(plan)
+    }
+
+    fn return_plan(&self, plan: Plan) {
+        // Networks see few sizes of images; who sees more plans anew.
+        const PLANS: usize = 4;
+        let mut planned = guarded(&self.planned);
+        planned.truncate(PLANS - 1);
+        planned.insert(0, plan);
+    }
+
     /// Calls `work` with the plan for a geometry, which has these values.
     fn with_planned<T>(
         &self,
@@ -218,28 +250,10 @@ impl Weight {
         backward: bool,
         work: impl FnOnce(&dyn Planned<Cpu>) -> Result<T, autograd::Error>,
     ) -> PyResult<T> {
-        // Networks see few sizes of images; who sees more plans anew.
-        const PLANS: usize = 4;
-        let mut planned = guarded(&self.planned);
-        let place = match planned.iter().position(|(other, _)| *other == geometry) {
-            Some(place) => place,
-            None => {
-                let zeros = cpu.zeros(self.values_len()).map_err(value_error)?;
-                let weight = match &self.topology {
-                    Topology::Csr(pattern) => geometry.csr(cpu, pattern.clone(), zeros),
-                    Topology::Blocks(pattern) => geometry.blocks(cpu, pattern.clone(), zeros),
-                };
-                planned.truncate(PLANS - 1);
-                planned.insert(0, (geometry, weight.map_err(value_error)?));
-                0
-            }
-        };
-        let (_, weight) = &mut planned[place];
-        weight.values_mut().copy_from_slice(values);
-        if backward {
-            weight.refresh(cpu).map_err(value_error)?;
-        }
-        work(&**weight).map_err(value_error)
+        let plan = self.take_plan(cpu, geometry, values, backward)?;
+        let result = work(&*plan.1).map_err(value_error);
+        self.return_plan(plan);
+        result
     }
 }
 
@@ -339,7 +353,8 @@ impl Weight {
         detached(py, || {
             let [r, c] = block_size(format)?.unwrap_or([1, 1]);
             let (rows, columns) = (size[0].div_ceil(r), size[1].div_ceil(c));
-            let count = (nnz as f64 / (r * c) as f64).round().max(1.0) as usize;
+            let positions = (size[0] * size[1]).max(1);
+            let count = ((nnz * rows * columns) as f64 / positions as f64).round().max(1.0) as usize;
             let pattern = random_pattern(rows, columns, count.min(rows * columns), key).map_err(value_error)?;
             Ok((pattern.row_offsets().to_vec(), pattern.col_indices().to_vec()))
         })
@@ -381,14 +396,15 @@ impl Weight {
         })
     }
 
-    /// `y = x · Wᵀ + bias`, or the convolution: x and y are samples one after the other; `bias` is 0 for none.
+    /// `y = x · Wᵀ + bias`, or the convolution: x and y are samples one after the other; the address of
+    /// `bias` is 0 for none.
     fn forward(
         &self,
         py: Python<'_>,
         threads: usize,
         x: (usize, Vec<usize>),
         values: (usize, usize),
-        bias: usize,
+        bias: (usize, usize),
         y: (usize, usize),
     ) -> PyResult<()> {
         let (x, shape) = x;
@@ -403,11 +419,11 @@ impl Weight {
                 let x = packed(&cpu, x_layout, from)?;
                 let mut y = lent_zeros(&cpu, y_layout)?;
                 self.with_planned(&cpu, geometry, values, false, |weight| {
-                    if bias == 0 {
+                    if bias.0 == 0 {
                         return weight.forward(&cpu, &x, &mut y);
                     }
-                    // SAFETY: as above; the bias has a number for each row.
-                    let bias = unsafe { numbers(bias, self.kind.size()[0]) };
+                    // SAFETY: as above.
+                    let bias = unsafe { numbers(bias.0, bias.1) };
                     let bias = cpu.uploaded(bias).map_err(autograd::Error::from)?;
                     weight.forward_bias_relu(&cpu, &bias, false, &x, &mut y)
                 })?;
@@ -450,6 +466,12 @@ impl Weight {
                     unsafe { numbers_mut(dbias, rows) }.copy_from_slice(&sums);
                 }
                 let grows = dvalues != 0 && guarded(&self.growth).request.is_some();
+                if grows && guarded(&self.growth).found.is_some() {
+                    return Err(PyRuntimeError::new_err(
+                        "a step that changes the topology had a second backward pass through the same layer; \
+                         give the scheduler their number: accumulation=2",
+                    ));
+                }
                 let x = if dvalues != 0 { Some(packed(&cpu, x_layout, from)?) } else { None };
                 let mut grad = if dx != 0 { Some(lent_zeros(&cpu, x_layout)?) } else { None };
                 self.with_planned(&cpu, geometry, values, dx != 0, |weight| {
@@ -631,19 +653,24 @@ impl Weight {
         dy: &Activations<Cpu>,
         x: &Activations<Cpu>,
     ) -> Result<(), autograd::Error> {
-        let mut growth = guarded(&self.growth);
-        let Some(request) = growth.request.clone() else { return Ok(()) };
-        if !growth.adds_up {
-            growth.found = Some(weight.grow(cpu, &request, &[(dy, x)])?);
+        // As above: nothing is locked meanwhile.
+        let (request, adds_up, dense) = {
+            let mut growth = guarded(&self.growth);
+            let Some(request) = growth.request.clone() else { return Ok(()) };
+            (request, growth.adds_up, growth.dense.take())
+        };
+        if !adds_up {
+            let found = weight.grow(cpu, &request, &[(dy, x)])?;
+            guarded(&self.growth).found = Some(found);
             return Ok(());
         }
-        let accumulate = growth.dense.is_some();
-        let mut dense = match growth.dense.take() {
+        let accumulate = dense.is_some();
+        let mut dense = match dense {
             Some(dense) => dense,
             None => cpu.zeros(self.kind.size().iter().product())?,
         };
         weight.dense_grad(cpu, (dy, x), &mut dense, accumulate)?;
-        growth.dense = Some(dense);
+        guarded(&self.growth).dense = Some(dense);
         Ok(())
     }
 

@@ -213,7 +213,7 @@ def test_only_what_is_wanted_is_computed():
 
 def test_wrong_use_says_what_is_right():
     layer = rigl.SparseLinear(16, 8, 0.5)
-    with pytest.raises(TypeError, match="the input is torch.float64; it must be torch.float32"):
+    with pytest.raises(TypeError, match="the input must be torch.float32, not torch.float64"):
         layer(torch.randn(4, 16, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"shape \[4, 15\]; its last size must be 16"):
         layer(torch.randn(4, 15))
@@ -231,7 +231,7 @@ def test_wrong_use_says_what_is_right():
         rigl.SparseConv2d(4, 4, 3, density=0.5)(torch.randn(2, 4, 2, 2))
     with pytest.raises(ValueError, match="groups is 3; it must divide"):
         rigl.SparseConv2d(4, 4, 3, groups=3)
-    with pytest.raises(TypeError, match="the layer's values are torch.float64"):
+    with pytest.raises(TypeError, match="a layer's values must be torch.float32, not torch.float64"):
         copy.deepcopy(layer).double()(torch.randn(4, 16))
     with pytest.raises(TypeError, match="LSTM has no sparse counterpart"):
         broken = nn.LSTM(3, 3)
@@ -241,7 +241,7 @@ def test_wrong_use_says_what_is_right():
         rigl.from_dense(nn.Linear(4, 4), torch.zeros(4, 4))
     with pytest.raises(ValueError, match=r"skip names \['head'\]; the layers are \['0'\]"):
         rigl.sparsify(nn.Sequential(nn.Linear(4, 4)), 0.5, skip=["head"])
-    with pytest.raises(RuntimeError, match="values, but the pattern has"):
+    with pytest.raises(ValueError, match=r"a layer's values must have shape \[64\], not \[3\]"):
         other = copy.deepcopy(layer)
         other.values.data = torch.zeros(3)
         other(torch.randn(4, 16))
@@ -260,3 +260,137 @@ def test_sparsify():
     assert abs(stored / (3 * 8 * 9 + 8 * 36 * 50) - 0.1) < 0.001
     assert torch.equal(rigl.to_dense(model[3]).weight[model[3].mask()], dense[3].weight[model[3].mask()])
     assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_operator_and_function_are_one():
+    layer = rigl.SparseLinear(16, 8, 0.5)
+    x = torch.randn(4, 16, requires_grad=True)
+    results = []
+    for y in (layer(x), sparse(x, layer.values, layer.bias, layer._handle.number, 8, [])):
+        gradients = torch.autograd.grad(y.square().sum(), (x, layer.values, layer.bias))
+        results.append((y, *gradients))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+    with pytest.raises(RuntimeError):
+        (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("format", ["bsr4x4", "bsr2x1", "bsr8x8", "csr"])
+def test_convolutions_keep_what_the_mask_keeps(kernel, format):
+    torch.manual_seed(0)
+    layer = rigl.SparseConv2d(16, 8, kernel, density=0.3, format=format)
+    dense = rigl.to_dense(layer)
+    again = rigl.from_dense(dense, layer.mask(), format)
+    assert torch.equal(again.mask(), layer.mask()) and torch.equal(rigl.to_dense(again).weight, dense.weight)
+    with torch.no_grad():
+        dense.weight.zero_()
+        dense.weight[:4, 4:8, -1, -1] = 1
+    if format == "bsr4x4":
+        kept = rigl.from_dense(dense, 16 / dense.weight.numel(), format)
+        assert torch.equal(rigl.to_dense(kept).weight, dense.weight)
+
+
+@pytest.mark.parametrize("size", [(784, 10), (20, 20), (33, 65)])
+def test_blocks_have_the_density_asked_for(size):
+    blocks = -(-size[0] // 16) * -(-size[1] // 16)
+    for density in (0.3, 0.5, 1.0):
+        layer = rigl.SparseLinear(*size, density, "bsr16x16")
+        assert layer.columns.numel() == max(round(density * blocks), 1)
+    assert layer.mask().all()
+
+
+def test_nothing_wrong_reaches_the_kernels():
+    layer, x = rigl.SparseLinear(16, 8, 0.5), torch.randn(4, 16)
+    for bias, error in (
+        (torch.zeros(3), ValueError),
+        (torch.zeros(8, dtype=torch.float64), TypeError),
+        (torch.zeros(8, device="meta"), RuntimeError),
+    ):
+        other = copy.deepcopy(layer)
+        other.bias = nn.Parameter(bias)
+        with pytest.raises(error, match="a layer's bias must"):
+            other(x)
+    other = copy.deepcopy(layer)
+    other.bias.data = torch.arange(16.0)[::2]
+    close(other(x), rigl.to_dense(other)(x))
+    meta = copy.deepcopy(layer).to("meta")
+    assert meta(x.to("meta")).shape == (4, 8)
+    with pytest.raises(RuntimeError, match="on the device meta"):
+        copy.deepcopy(meta)
+    with pytest.raises(RuntimeError, match="must be on the CPU"):
+        other = copy.deepcopy(layer)
+        other.values = nn.Parameter(other.values.to("meta"))
+        other(x)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_graphs_check_too():
+    layer = rigl.SparseLinear(16, 8, 0.5)
+    with pytest.raises(Exception, match="must be torch.float32, not torch.float16"):
+        torch.compile(layer, backend="eager")(torch.randn(4, 16, dtype=torch.float16))
+
+
+def test_buffers_that_change_in_place_are_followed():
+    first, second = (rigl.SparseLinear(32, 16, 0.25, seed=seed) for seed in (1, 2))
+    x = torch.randn(4, 32)
+    with torch.no_grad():
+        for to, source in zip([*second.parameters(), *second.buffers()], [*first.parameters(), *first.buffers()]):
+            to.copy_(source)
+    assert torch.equal(second(x), first(x))
+    shallow = copy.copy(first)
+    assert shallow.values is first.values and torch.equal(shallow(x), first(x))
+    with pytest.raises(ValueError, match="pattern and values belong together"):
+        state = first.state_dict()
+        del state["values"]
+        second.load_state_dict(state, strict=False)
+    smaller = rigl.SparseLinear(32, 16, 0.1)
+    loss = smaller(x).sum()
+    smaller.load_state_dict(first.state_dict())
+    smaller(x).sum().backward()
+    assert smaller.values.grad.shape == smaller.values.shape
+    del loss
+
+
+def test_threads_share_a_layer():
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    layer, x = rigl.SparseLinear(256, 256, 0.2), torch.randn(512, 256)
+    with torch.no_grad():
+        expected = layer(x)
+        with ThreadPoolExecutor(3) as threads:
+            assert all(torch.equal(y, expected) for y in threads.map(lambda _: layer(x), range(60)))
+    torch.set_num_threads(before)
+
+
+def test_sparsify_keeps_what_it_cannot_replace():
+    shared = nn.Linear(8, 8)
+    model = rigl.sparsify(nn.Sequential(shared, nn.ReLU(), shared), 0.5)
+    assert model[0] is model[2] and type(model[0]).__name__ == "SparseLinear"
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    rigl.sparsify(encoder, 0.5)
+    x = torch.randn(2, 3, 16)
+    encoder(x).sum().backward()
+    with torch.no_grad():
+        assert encoder.eval()(x).shape == x.shape
+    tied = nn.ModuleDict({"embedding": nn.Embedding(8, 4), "head": nn.Linear(4, 8)})
+    tied["head"].weight = tied["embedding"].weight
+    with pytest.raises(ValueError, match="the weight of head is also a parameter of embedding"):
+        rigl.sparsify(tied, 0.5)
+    half = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding="same"))
+    with pytest.raises(ValueError, match=r"sparsify: 1: .*skip=\['1'\]"):
+        rigl.sparsify(half, 0.5)
+    assert type(half[0]) is nn.Conv2d
+    with pytest.raises(ValueError, match="3, which 4 must divide"):
+        rigl.sparsify(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), 0.5, format="bsr4x4")
+    frozen = nn.Sequential(nn.Linear(8, 8).requires_grad_(False), nn.Linear(8, 8))
+    rigl.sparsify(frozen, 0.5)
+    assert not frozen[0].values.requires_grad and frozen[1].values.requires_grad
+
+
+def test_no_forward_mode():
+    layer, x = rigl.SparseLinear(8, 8, 0.5), torch.randn(2, 8)
+    with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+        torch.func.jvp(layer, (x,), (x,))

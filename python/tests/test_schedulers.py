@@ -155,7 +155,12 @@ def test_pruning_ends_at_its_density():
     scheduler = rigl.GMP(model, optimizer, total_steps=40, density=0.2, distribution="uniform", update_interval=5)
     densities = []
     for _ in range(40):
-        step(model, optimizer, scheduler)
+        # The graph of the step before lives on while the next one is made, as in most training loops.
+        loss = nn.functional.mse_loss(model(batch()[0]), batch()[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
         densities.append(model[0].density)
     assert densities[0] == 1.0 and densities == sorted(densities, reverse=True)
     assert abs(densities[-1] - 0.2) < 0.002 and len(set(densities)) > 3
@@ -182,7 +187,9 @@ def test_wrong_use_says_what_is_right():
     with pytest.raises(RuntimeError, match="0.values is not in the optimizer; make the optimizer after"):
         rigl.RigL(model, optimizer, total_steps=1000)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="end_step is 7; it must be greater than begin_step, which is 100"):
+    with pytest.raises(
+        ValueError, match="updates would begin at step 100 and end before step 7; give a smaller update_interval"
+    ):
         rigl.RigL(model, optimizer, total_steps=10)
     with pytest.raises(ValueError, match="drop_fraction"):
         rigl.RigL(model, optimizer, total_steps=1000, drop_fraction=2.0)
@@ -198,6 +205,49 @@ def test_wrong_use_says_what_is_right():
     assert scheduler.step()
     with pytest.raises(RuntimeError, match="the topology of a sparse layer has changed since its forward pass"):
         stale.backward()
+
+
+def test_a_scheduler_follows_no_other_pattern():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = rigl.RigL(model, optimizer, total_steps=40, update_interval=2)
+    model.load_state_dict(mlp(seed=7).state_dict())
+    with pytest.raises(RuntimeError, match="the patterns of the model are not those that this scheduler knows"):
+        step(model, optimizer, scheduler)
+
+
+def test_a_layer_that_is_used_twice_says_so():
+    torch.manual_seed(0)
+    layer = rigl.SparseLinear(16, 16, 0.3)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    scheduler = rigl.RigL(layer, optimizer, total_steps=20, update_interval=1)
+    x = torch.randn(4, 16)
+    layer(layer(x)).sum().backward()
+    scheduler.step()
+    with pytest.raises(RuntimeError, match="give the scheduler their number: accumulation=2"):
+        layer(layer(x)).sum().backward()
+    scheduler = rigl.RigL(layer, optimizer, total_steps=20, update_interval=1, begin_step=0, accumulation=2)
+    optimizer.zero_grad()
+    dense = rigl.to_dense(layer)
+    dense(dense(x)).sum().backward()
+    layer(layer(x)).sum().backward()
+    expected, _ = expected_topology(layer, dense.weight.grad, 0.3)
+    scheduler.step()
+    assert torch.equal(layer.mask(), expected)
+
+
+def test_frozen_layers_stay():
+    model = mlp()
+    model[0].values.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = rigl.SET(model, optimizer, total_steps=20, update_interval=2)
+    before = [model[i].mask() for i in (0, 2)]
+    for _ in range(4):
+        step(model, optimizer, scheduler)
+    assert torch.equal(model[0].mask(), before[0]) and not torch.equal(model[2].mask(), before[1])
+    model[2].values.requires_grad_(False)
+    with pytest.raises(ValueError, match="all sparse layers of the model are frozen"):
+        rigl.SET(model, optimizer, total_steps=20)
 
 
 def run_python(code, timeout=120):

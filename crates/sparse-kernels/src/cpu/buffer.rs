@@ -64,7 +64,11 @@ impl Buffer {
 
     /// Changes the length to `len`, in the same memory if it was ever that long. Elements hold anything.
     pub(super) fn resize(&mut self, len: usize) {
-        self.lines.resize(lines(self.precision, len), Line([0.0; LINE]));
+        let needed = lines(self.precision, len);
+        // Lines that are there stay, so that nothing is cleared when the length grows again.
+        if needed > self.lines.len() {
+            self.lines.resize(needed, Line([0.0; LINE]));
+        }
         self.len = len;
     }
 

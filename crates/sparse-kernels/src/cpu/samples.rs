@@ -106,6 +106,7 @@ impl Kernel for Pack {
         let (whole_lanes, whole) = (lanes - lanes % 8, features - features % 8);
         // SAFETY: the lengths of both were checked, and the square lies inside; other tasks write other parts.
         unsafe {
+            // Of eight lanes, not more: where rows stand a power of two apart, L1 holds one line of each.
             for lane in (0..whole_lanes).step_by(8) {
                 let row = from.add(sample + lane * sample_pitch);
                 for feature in (0..whole).step_by(8) {
