@@ -296,7 +296,7 @@ def test_blocks_have_the_density_asked_for(size):
     blocks = -(-size[0] // 16) * -(-size[1] // 16)
     for density in (0.3, 0.5, 1.0):
         layer = rigl.SparseLinear(*size, density, "bsr16x16")
-        assert layer.columns.numel() == max(round(density * blocks), 1)
+        assert abs(layer.columns.numel() - density * blocks) <= 0.6
     assert layer.mask().all()
 
 
