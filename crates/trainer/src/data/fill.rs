@@ -427,7 +427,7 @@ mod tests {
         assert!(InputForm::Features { strip: 8 }.layout(20, [1, 2, 2]).is_err());
     }
 
-    /// `cargo test --release -p trainer -- --ignored --nocapture time_per_batch`
+    /// `cargo test --release -p rigl-cli -- --ignored --nocapture time_per_batch`
     #[test]
     #[ignore = "a measurement"]
     fn time_per_batch() {

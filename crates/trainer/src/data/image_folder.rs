@@ -557,7 +557,7 @@ mod tests {
         }
     }
 
-    /// `cargo test --release -p trainer -- --ignored --nocapture time_per_picture`
+    /// `cargo test --release -p rigl-cli -- --ignored --nocapture time_per_picture`
     #[test]
     #[ignore = "a measurement"]
     fn time_per_picture() {
