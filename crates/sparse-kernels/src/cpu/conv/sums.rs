@@ -23,6 +23,7 @@ fn parts(sums: usize, rows: usize, activations: usize) -> usize {
 }
 
 /// Floats that the sums of all parts but the first take.
+#[cfg(feature = "nn")]
 pub(super) fn scratch_len(sums: usize, rows: usize, activations: usize) -> usize {
     sums * parts(sums, rows, activations).saturating_sub(1)
 }
