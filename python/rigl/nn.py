@@ -62,7 +62,7 @@ class SparseLayer(nn.Module):
         raise NotImplementedError
 
     def _take(self, offsets: Tensor, columns: Tensor, weight: Optional[Weight] = None):
-        """Another pattern."""
+        """Sets another pattern."""
         weight = weight or self._planned(offsets, columns)
         self.register_buffer("row_offsets", offsets)
         self.register_buffer("columns", columns)
@@ -169,7 +169,7 @@ class SparseLayer(nn.Module):
     def __setstate__(self, state):
         super().__setstate__(state)
         if self.columns.is_meta:
-            raise RuntimeError(f"{type(self).__name__}: the pattern is on the device meta, where it has no numbers")
+            raise RuntimeError(f"{type(self).__name__}: the pattern is on the meta device and holds no data")
         offsets, columns = self.row_offsets.cpu(), self.columns.cpu()
         self._handle = Handle(self._planned(offsets.contiguous(), columns.contiguous()))
         self._versions = (self.row_offsets._version, self.columns._version)

@@ -62,11 +62,11 @@ class Scheduler:
         if end_step is not None and end_step <= begin_step:
             raise ValueError(
                 f"updates would begin at step {begin_step} and end before step {end_step}; "
-                "give a smaller update_interval or begin_step, or a larger end_step or total_steps"
+                "set a smaller update_interval or begin_step, or a larger end_step or total_steps"
             )
         if self._method == "gmp" and _processes() > 1:
             raise RuntimeError(
-                "GMP changes the number of weights, which DistributedDataParallel cannot follow; "
+                "GMP changes the number of weights, which DistributedDataParallel does not support; "
                 "train with RigL, SET or Static, or in one process"
             )
         self._layers = layers
@@ -139,7 +139,7 @@ class Scheduler:
         return {"method": self._method, "last_step": self.last_step, "state": self._rust.state()}
 
     def load_state_dict(self, state: Dict[str, Any]):
-        """Goes on from a state, after the model's and the optimizer's were loaded."""
+        """Resumes from a state, after the model's and the optimizer's were loaded."""
         if state.get("method") != self._method:
             raise ValueError(f"the state is of the method {state.get('method')!r}; this scheduler is {self._method!r}")
         self._build(state["state"])
@@ -279,7 +279,7 @@ class GMP(Scheduler):
         update_interval: steps from one pruning to the next.
 
     The number of values falls. ``torch.compile`` then compiles anew, unless
-    ``torch._dynamo.config.force_parameter_static_shapes`` is false; ``DistributedDataParallel`` cannot follow.
+    ``torch._dynamo.config.force_parameter_static_shapes`` is false; ``DistributedDataParallel`` does not support it.
     """
 
     _method = "gmp"

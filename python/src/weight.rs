@@ -468,8 +468,8 @@ impl Weight {
                 let grows = dvalues != 0 && guarded(&self.growth).request.is_some();
                 if grows && guarded(&self.growth).found.is_some() {
                     return Err(PyRuntimeError::new_err(
-                        "a step that changes the topology had a second backward pass through the same layer; \
-                         give the scheduler their number: accumulation=2",
+                        "a layer had two backward passes in a step that changes the topology; \
+                         pass the number of backward passes per step to the scheduler, such as accumulation=2",
                     ));
                 }
                 let x = if dvalues != 0 { Some(packed(&cpu, x_layout, from)?) } else { None };

@@ -316,7 +316,7 @@ def test_nothing_wrong_reaches_the_kernels():
     close(other(x), rigl.to_dense(other)(x))
     meta = copy.deepcopy(layer).to("meta")
     assert meta(x.to("meta")).shape == (4, 8)
-    with pytest.raises(RuntimeError, match="on the device meta"):
+    with pytest.raises(RuntimeError, match="on the meta device"):
         copy.deepcopy(meta)
     with pytest.raises(RuntimeError, match="must be on the CPU"):
         other = copy.deepcopy(layer)

@@ -188,7 +188,7 @@ def test_wrong_use_says_what_is_right():
         rigl.RigL(model, optimizer, total_steps=1000)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(
-        ValueError, match="updates would begin at step 100 and end before step 7; give a smaller update_interval"
+        ValueError, match="updates would begin at step 100 and end before step 7; set a smaller update_interval"
     ):
         rigl.RigL(model, optimizer, total_steps=10)
     with pytest.raises(ValueError, match="drop_fraction"):
@@ -224,7 +224,7 @@ def test_a_layer_that_is_used_twice_says_so():
     x = torch.randn(4, 16)
     layer(layer(x)).sum().backward()
     scheduler.step()
-    with pytest.raises(RuntimeError, match="give the scheduler their number: accumulation=2"):
+    with pytest.raises(RuntimeError, match="to the scheduler, such as accumulation=2"):
         layer(layer(x)).sum().backward()
     scheduler = rigl.RigL(layer, optimizer, total_steps=20, update_interval=1, begin_step=0, accumulation=2)
     optimizer.zero_grad()

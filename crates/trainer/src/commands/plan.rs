@@ -333,7 +333,7 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     if bytes.method > 0 {
         row(&format!("  held for {}", config.method), bytes.method as f64, 0.0, &size);
     }
-    row("peak of a step's process", total.peak_bytes as f64, total.dense_peak_bytes as f64, &size);
+    row("peak process memory", total.peak_bytes as f64, total.dense_peak_bytes as f64, &size);
     print_text(format_args!("{totals}"))?;
     print_text(format_args!(
         "flops are counted as {convention}; training with {} and batches of {}",
