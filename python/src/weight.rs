@@ -1,5 +1,6 @@
 //! A sparse weight: its pattern, its plans, and what the next backward pass is to find for growth.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use autograd::{Geometry, Weight as Planned};
@@ -44,6 +45,19 @@ enum Topology {
 
 /// A weight for operands that lie as the geometry says.
 type Plan = (Geometry, Box<dyn Planned<Cpu>>);
+
+/// Samples that go through a pass together.
+struct Group {
+    /// Their numbers in the tensor of inputs.
+    x: Range<usize>,
+    /// Those in the tensor of outputs.
+    y: Range<usize>,
+    /// Of both.
+    layouts: [Layout; 2],
+}
+
+/// Fewest samples of a group, and what their number is a multiple of: kernels sum up over four strips at most.
+const GROUP: usize = 4 * StripLayout::SPARSE_STRIP;
 
 /// What the next backward passes are to find.
 #[derive(Debug, Default)]
@@ -209,6 +223,38 @@ impl Weight {
         }
     }
 
+    /// The geometry of a pass over these samples, and groups of them whose operands stay near the processor between conversions and
+    /// products.
+    ///
+    /// A group of a linear layer is about as large as the weight, which is read again for each, but no smaller than what a kernel of
+    /// single entries sums up at a time: their gradients are those of all samples at once, to the bit. A convolution takes all
+    /// samples, and so does a pass that is to be `whole`.
+    fn groups(
+        &self,
+        cpu: &Cpu,
+        threads: usize,
+        input: &[usize],
+        [x_len, y_len]: [usize; 2],
+        whole: bool,
+    ) -> PyResult<(Geometry, Vec<Group>)> {
+        let (geometry, layouts) = self.geometry(cpu, input)?;
+        let [Layout::Strips(x), Layout::Strips(y)] = layouts else {
+            return Ok((geometry, vec![Group { x: 0..x_len, y: 0..y_len, layouts }]));
+        };
+        let size = size_of::<f32>() * (x.features() + y.features());
+        let weight = (size_of::<f32>() + size_of::<u32>()) * self.values_len();
+        let least = (weight / size.max(1)).next_multiple_of(GROUP).max(GROUP * threads);
+        // The last takes what is left over, whose kernels would sum up otherwise if they saw it alone.
+        let count = if whole { 1 } else { (x.lanes() / least).max(1) };
+        let group = |index| {
+            let lanes = index * least..if index + 1 == count { x.lanes() } else { (index + 1) * least };
+            let part = |layout: StripLayout| lanes.start * layout.features()..lanes.end * layout.features();
+            let layout = |layout: StripLayout| StripLayout::sparse(lanes.len(), layout.features()).into();
+            Group { x: part(x), y: part(y), layouts: [layout(x), layout(y)] }
+        };
+        Ok((geometry, (0..count).map(group).collect()))
+    }
+
     /// The plan for a geometry, with these values. No lock is held while it is in use: threads of the pool might wait for it. Two calls
     /// at a time have a plan each.
     fn take_plan(&self, cpu: &Cpu, geometry: Geometry, values: &[f32], backward: bool) -> PyResult<Plan> {
@@ -258,31 +304,29 @@ impl Weight {
 }
 
 /// Samples one after the other, in the layout of the kernels, in memory that is lent.
-fn packed(cpu: &Cpu, layout: Layout, from: &[f32]) -> PyResult<Activations<Cpu>> {
+fn packed(cpu: &Cpu, layout: Layout, from: &[f32]) -> Result<Activations<Cpu>, autograd::Error> {
     let mut to = lent(cpu, layout)?;
     match &mut to {
-        Activations::Strips(strips) => cpu.pack_samples(from, strips).map_err(value_error)?,
-        Activations::Images(Images { layout, data }) => layout.pack(from, data).map_err(value_error)?,
+        Activations::Strips(strips) => cpu.pack_samples(from, strips)?,
+        Activations::Images(Images { layout, data }) => layout.pack(from, data)?,
     }
     Ok(to)
 }
 
 /// Rows of features, each with all lanes, in the layout of the kernels, in memory that is lent.
-fn packed_rows(cpu: &Cpu, layout: Layout, from: &[f32]) -> PyResult<Activations<Cpu>> {
+fn packed_rows(cpu: &Cpu, layout: Layout, from: &[f32]) -> Result<Activations<Cpu>, autograd::Error> {
     let mut to = lent(cpu, layout)?;
     let Layout::Strips(strips) = layout else { unreachable!("a matrix joins strips") };
-    let from = MatrixRef::new(from, strips.features(), strips.lanes(), strips.lanes()).map_err(value_error)?;
-    strips.pack(from, to.data_mut()).map_err(value_error)?;
+    strips.pack(MatrixRef::new(from, strips.features(), strips.lanes(), strips.lanes())?, to.data_mut())?;
     Ok(to)
 }
 
-fn lent(cpu: &Cpu, layout: Layout) -> PyResult<Activations<Cpu>> {
-    let data = cpu.lend(layout.len()).map_err(value_error)?;
-    Ok(Activations::new(layout, data))
+fn lent(cpu: &Cpu, layout: Layout) -> Result<Activations<Cpu>, autograd::Error> {
+    Ok(Activations::new(layout, cpu.lend(layout.len())?))
 }
 
 /// The border and padding of images are zero, which kernels rely on.
-fn lent_zeros(cpu: &Cpu, layout: Layout) -> PyResult<Activations<Cpu>> {
+fn lent_zeros(cpu: &Cpu, layout: Layout) -> Result<Activations<Cpu>, autograd::Error> {
     let mut to = lent(cpu, layout)?;
     if let Activations::Images(images) = &mut to {
         images.data.fill(0.0);
@@ -290,11 +334,12 @@ fn lent_zeros(cpu: &Cpu, layout: Layout) -> PyResult<Activations<Cpu>> {
     Ok(to)
 }
 
-fn unpack(cpu: &Cpu, from: &Activations<Cpu>, to: &mut [f32]) -> PyResult<()> {
+fn unpack(cpu: &Cpu, from: &Activations<Cpu>, to: &mut [f32]) -> Result<(), autograd::Error> {
     match from {
-        Activations::Strips(strips) => cpu.unpack_samples(strips, to).map_err(value_error),
-        Activations::Images(Images { layout, data }) => layout.unpack(data, to).map_err(value_error),
+        Activations::Strips(strips) => cpu.unpack_samples(strips, to)?,
+        Activations::Images(Images { layout, data }) => layout.unpack(data, to)?,
     }
+    Ok(())
 }
 
 fn give_back<const N: usize>(cpu: &Cpu, activations: [Activations<Cpu>; N]) {
@@ -410,26 +455,28 @@ impl Weight {
         let (x, shape) = x;
         detached(py, || {
             let cpu = engine(threads)?;
-            let (geometry, [x_layout, y_layout]) = self.geometry(&cpu, &shape)?;
+            let (geometry, groups) = self.groups(&cpu, threads, &shape, [shape.iter().product(), y.1], false)?;
             self.expect_values(values.1)?;
             // SAFETY: the package has checked that the tensors have these lengths, and holds them.
-            let (from, values, to) =
+            let (x, values, y) =
                 unsafe { (numbers(x, shape.iter().product()), numbers(values.0, values.1), numbers_mut(y.0, y.1)) };
+            // SAFETY: as above.
+            let bias = (bias.0 != 0).then(|| unsafe { numbers(bias.0, bias.1) });
+            let bias = bias.map(|bias| cpu.uploaded(bias)).transpose().map_err(value_error)?;
             cpu.install(|| {
-                let x = packed(&cpu, x_layout, from)?;
-                let mut y = lent_zeros(&cpu, y_layout)?;
                 self.with_planned(&cpu, geometry, values, false, |weight| {
-                    if bias.0 == 0 {
-                        return weight.forward(&cpu, &x, &mut y);
+                    for Group { x: of_x, y: of_y, layouts: [x_layout, y_layout] } in groups {
+                        let x = packed(&cpu, x_layout, &x[of_x])?;
+                        let mut to = lent_zeros(&cpu, y_layout)?;
+                        match &bias {
+                            Some(bias) => weight.forward_bias_relu(&cpu, bias, false, &x, &mut to)?,
+                            None => weight.forward(&cpu, &x, &mut to)?,
+                        }
+                        unpack(&cpu, &to, &mut y[of_y])?;
+                        give_back(&cpu, [x, to]);
                     }
-                    // SAFETY: as above.
-                    let bias = unsafe { numbers(bias.0, bias.1) };
-                    let bias = cpu.uploaded(bias).map_err(autograd::Error::from)?;
-                    weight.forward_bias_relu(&cpu, &bias, false, &x, &mut y)
-                })?;
-                unpack(&cpu, &y, to)?;
-                give_back(&cpu, [x, y]);
-                Ok(())
+                    Ok(())
+                })
             })
         })
     }
@@ -451,50 +498,58 @@ impl Weight {
         let (x, shape) = x;
         detached(py, || {
             let cpu = engine(threads)?;
-            let (geometry, [x_layout, y_layout]) = self.geometry(&cpu, &shape)?;
+            let grows = dvalues != 0 && guarded(&self.growth).request.is_some();
+            if grows && guarded(&self.growth).found.is_some() {
+                return Err(PyRuntimeError::new_err(
+                    "a layer had two backward passes in a step that changes the topology; \
+                     pass the number of backward passes per step to the scheduler, such as accumulation=2",
+                ));
+            }
+            let (x_len, rows) = (shape.iter().product(), self.kind.size()[0]);
+            // The gradient of a block is summed up over all samples in registers.
+            let whole = grows || dvalues != 0 && self.block().is_some();
+            let (geometry, groups) = self.groups(&cpu, threads, &shape, [x_len, dy.1], whole)?;
             self.expect_values(values.1)?;
-            let x_len = shape.iter().product();
             // SAFETY: the package has checked that the tensors have these lengths, and holds them.
-            let (from, dy, values) = unsafe { (numbers(x, x_len), numbers(dy.0, dy.1), numbers(values.0, values.1)) };
+            let (x, dy, values) = unsafe { (numbers(x, x_len), numbers(dy.0, dy.1), numbers(values.0, values.1)) };
+            // SAFETY: as above; those that nobody wants have no numbers, and the bias has one for each row.
+            let (dx, dvalues, dbias) = unsafe {
+                let wanted = |address, len| numbers_mut(address, if address == 0 { 0 } else { len });
+                (wanted(dx, x_len), wanted(dvalues, values.len()), wanted(dbias, rows))
+            };
+            let (mut of_bias, mut of_values) =
+                (cpu.zeros(dbias.len()).map_err(value_error)?, cpu.lend(dvalues.len()).map_err(value_error)?);
             cpu.install(|| {
-                let mut dy = packed(&cpu, y_layout, dy)?;
-                if dbias != 0 {
-                    let rows = self.kind.size()[0];
-                    let mut sums = cpu.zeros(rows).map_err(value_error)?;
-                    bias_grad(&cpu, &mut dy, &mut sums).map_err(value_error)?;
-                    // SAFETY: as above; the bias has a number for each row.
-                    unsafe { numbers_mut(dbias, rows) }.copy_from_slice(&sums);
-                }
-                let grows = dvalues != 0 && guarded(&self.growth).request.is_some();
-                if grows && guarded(&self.growth).found.is_some() {
-                    return Err(PyRuntimeError::new_err(
-                        "a layer had two backward passes in a step that changes the topology; \
-                         pass the number of backward passes per step to the scheduler, such as accumulation=2",
-                    ));
-                }
-                let x = if dvalues != 0 { Some(packed(&cpu, x_layout, from)?) } else { None };
-                let mut grad = if dx != 0 { Some(lent_zeros(&cpu, x_layout)?) } else { None };
-                self.with_planned(&cpu, geometry, values, dx != 0, |weight| {
-                    if let Some(x) = &x {
-                        let mut sums = cpu.lend(values.len())?;
-                        weight.weight_grad(&cpu, (&dy, x), &mut sums, false)?;
-                        // SAFETY: as above; there is a gradient for each value.
-                        unsafe { numbers_mut(dvalues, values.len()) }.copy_from_slice(&sums);
-                        cpu.give_back(sums);
-                        if grows {
-                            self.grow(&cpu, weight, &dy, x)?;
+                self.with_planned(&cpu, geometry, values, !dx.is_empty(), |weight| {
+                    for (index, group) in groups.into_iter().enumerate() {
+                        let Group { x: of_x, y: of_y, layouts: [x_layout, y_layout] } = group;
+                        let mut dy = packed(&cpu, y_layout, &dy[of_y])?;
+                        if !dbias.is_empty() {
+                            bias_grad(&cpu, &mut dy, &mut of_bias, index > 0)?;
                         }
+                        if !dvalues.is_empty() {
+                            let x = packed(&cpu, x_layout, &x[of_x.clone()])?;
+                            weight.weight_grad(&cpu, (&dy, &x), &mut of_values, index > 0)?;
+                            if grows {
+                                self.grow(&cpu, weight, &dy, &x)?;
+                            }
+                            give_back(&cpu, [x]);
+                        }
+                        if !dx.is_empty() {
+                            let mut grad = lent_zeros(&cpu, x_layout)?;
+                            weight.input_grad(&cpu, &dy, &mut grad)?;
+                            unpack(&cpu, &grad, &mut dx[of_x])?;
+                            give_back(&cpu, [grad]);
+                        }
+                        give_back(&cpu, [dy]);
                     }
-                    grad.as_mut().map_or(Ok(()), |grad| weight.input_grad(&cpu, &dy, grad))
-                })?;
-                if let Some(grad) = &grad {
-                    // SAFETY: as above.
-                    unpack(&cpu, grad, unsafe { numbers_mut(dx, x_len) })?;
-                }
-                x.into_iter().chain(grad).for_each(|lent| give_back(&cpu, [lent]));
-                give_back(&cpu, [dy]);
-                Ok(())
-            })
+                    Ok(())
+                })
+            })?;
+            dbias.copy_from_slice(&of_bias);
+            dvalues.copy_from_slice(&of_values);
+            cpu.give_back(of_values);
+            Ok(())
         })
     }
 
@@ -519,8 +574,8 @@ impl Weight {
             let (x, values, y) = unsafe { (numbers(x.0, x.1), numbers(values.0, values.1), numbers_mut(y.0, y.1)) };
             let (from, to) = if transpose { (of_rows, of_columns) } else { (of_columns, of_rows) };
             cpu.install(|| {
-                let x = packed_rows(&cpu, from, x)?;
-                let mut product = lent(&cpu, to)?;
+                let x = packed_rows(&cpu, from, x).map_err(value_error)?;
+                let mut product = lent(&cpu, to).map_err(value_error)?;
                 self.with_planned(&cpu, geometry, values, transpose, |weight| match transpose {
                     false => weight.forward(&cpu, &x, &mut product),
                     true => weight.input_grad(&cpu, &x, &mut product),
@@ -553,7 +608,8 @@ impl Weight {
             // SAFETY: the package has checked that the arrays have these lengths, and holds them.
             let (dy, x, values) = unsafe { (numbers(dy.0, dy.1), numbers(x.0, x.1), numbers_mut(values.0, values.1)) };
             cpu.install(|| {
-                let (dy, x) = (packed_rows(&cpu, of_rows, dy)?, packed_rows(&cpu, of_columns, x)?);
+                let dy = packed_rows(&cpu, of_rows, dy).map_err(value_error)?;
+                let x = packed_rows(&cpu, of_columns, x).map_err(value_error)?;
                 let mut sums = cpu.zeros(values.len()).map_err(value_error)?;
                 let zeros = vec![0.0; values.len()];
                 self.with_planned(&cpu, geometry, &zeros, false, |weight| {
@@ -617,13 +673,13 @@ pub fn conv_shape(
     shape.map_err(value_error)
 }
 
-fn bias_grad(cpu: &Cpu, dy: &mut Activations<Cpu>, sums: &mut Buffer) -> Result<(), BackendError> {
+fn bias_grad(cpu: &Cpu, dy: &mut Activations<Cpu>, sums: &mut Buffer, accumulate: bool) -> Result<(), BackendError> {
     match dy {
-        Activations::Strips(dy) => cpu.lane_sums(dy, sums, false),
+        Activations::Strips(dy) => cpu.lane_sums(dy, sums, accumulate),
         Activations::Images(dy) => {
             // What stands for Y is not read without ReLU.
             let y = Images { layout: dy.layout, data: cpu.lend(dy.layout.len())? };
-            let done = cpu.bias_relu_images_grad(&y, false, dy, sums, false);
+            let done = cpu.bias_relu_images_grad(&y, false, dy, sums, accumulate);
             cpu.give_back(y.data);
             done
         }

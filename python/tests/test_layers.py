@@ -394,3 +394,53 @@ def test_no_forward_mode():
     layer, x = rigl.SparseLinear(8, 8, 0.5), torch.randn(2, 8)
     with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
         torch.func.jvp(layer, (x,), (x,))
+
+
+@pytest.mark.parametrize("format", ["csr", "bsr8x8", "bsr4x4"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("samples", [1, 40, 129, 145, 272, 300, 512, 1000])
+def test_results_are_the_librarys_to_the_bit(format, threads, samples):
+    """A layer takes its samples in groups; the library's products of whole matrices take them at once."""
+    numpy = pytest.importorskip("numpy")
+    torch.manual_seed(samples)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        # Of a batch of 1000, groups of 128 with the small weight, of 256 with the large one.
+        for inputs, outputs, density in [(96, 72, 0.2), (300, 200, 0.9)]:
+            layer = rigl.SparseLinear(inputs, outputs, density, format, bias=False)
+            x, dy = torch.randn(samples, inputs, requires_grad=True), torch.randn(samples, outputs)
+            y = layer(x)
+            dx, gradient = torch.autograd.grad(y, (x, layer.values), dy)
+            whole = Whole(layer, threads)
+            rows = [numpy.ascontiguousarray(part.detach().numpy().T) for part in (x, dy)]
+            assert torch.equal(y, torch.from_numpy(whole.product(False, rows[0])).t())
+            assert torch.equal(dx, torch.from_numpy(whole.product(True, rows[1])).t())
+            assert torch.equal(gradient, torch.from_numpy(whole.sampled(rows[1], rows[0])))
+    finally:
+        torch.set_num_threads(before)
+
+
+class Whole:
+    """The library's three products with a layer's weight, of operands [feature, sample]."""
+
+    def __init__(self, layer, threads):
+        self.layer, self.threads = layer, threads
+        self.values = layer.values.detach().contiguous()
+
+    def product(self, transpose, x):
+        import numpy
+
+        y = numpy.full((self.layer._size[1 if transpose else 0], x.shape[1]), numpy.nan, numpy.float32)
+        arguments = [(part.ctypes.data, part.size) for part in (x, y)]
+        values = (self.values.data_ptr(), self.values.numel())
+        self.layer._handle.weight.product(self.threads, transpose, x.shape[1], values, *arguments)
+        return y
+
+    def sampled(self, dy, x):
+        import numpy
+
+        values = numpy.full(self.values.numel(), numpy.nan, numpy.float32)
+        arguments = [(part.ctypes.data, part.size) for part in (dy, x, values)]
+        self.layer._handle.weight.sampled(self.threads, x.shape[1], *arguments)
+        return values
