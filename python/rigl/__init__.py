@@ -1,7 +1,8 @@
 """Sparse layers for PyTorch whose time and memory follow density.
 
 With PyTorch installed, ``rigl.SparseLinear``, ``rigl.SparseConv2d``, ``rigl.sparsify`` and the schedulers ``rigl.RigL``, ``rigl.SET``,
-``rigl.Static`` and ``rigl.GMP`` are there. ``rigl.arrays`` has products on NumPy arrays and SciPy matrices, without PyTorch.
+``rigl.Static`` and ``rigl.GMP`` are there; ``rigl.load_model`` and ``rigl.save_model`` exchange models with the command ``rigl``.
+``rigl.arrays`` has products on NumPy arrays and SciPy matrices, and ``rigl.command`` runs the command, without PyTorch.
 """
 
 import os as _os
@@ -23,17 +24,21 @@ _TORCH = {
     "SET": "schedulers",
     "Static": "schedulers",
     "GMP": "schedulers",
+    "load_model": "models",
+    "save_model": "models",
 }
 
-__all__ = ["__version__", "arrays", *_TORCH]
+_MODULES = ["arrays", "command"]
+
+__all__ = ["__version__", *_MODULES, *_TORCH]
 
 
 def __getattr__(name):
     # PyTorch takes a second to import: only who uses it waits.
     from importlib import import_module
 
-    if name == "arrays":
-        return import_module(".arrays", __name__)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name in _TORCH:
         try:
             module = import_module(f".{_TORCH[name]}", __name__)

@@ -1,0 +1,53 @@
+"""The command ``rigl``, which comes with the package.
+
+::
+
+    python -c "from rigl import command; command.run('train', '--epochs', '1', '--out', 'runs/1')"
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_PROGRAM = Path(__file__).parent / "_bin" / ("rigl.exe" if os.name == "nt" else "rigl")
+
+
+class CommandError(RuntimeError):
+    """The command has failed; the message is its own."""
+
+
+def program() -> Path:
+    """Where the command is."""
+    if not _PROGRAM.is_file():
+        raise FileNotFoundError(
+            f"this build of the package has no command `rigl` ({_PROGRAM} does not exist): it was built in place, or from a source "
+            "distribution; `pip install` from a clone of the repository brings it, and so does `cargo install rigl-cli`"
+        )
+    return _PROGRAM
+
+
+def run(*arguments: Any) -> str:
+    """Runs ``rigl`` with these arguments, and returns what it prints on standard output.
+
+    Raises:
+        CommandError: with what it prints on standard error, if it fails.
+    """
+    command = [str(program()), *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    if done.returncode:
+        raise CommandError(done.stderr.strip() or f"{' '.join(command)} ended with {done.returncode}")
+    return done.stdout
+
+
+def main() -> int:
+    """What ``rigl`` on the command line calls."""
+    try:
+        path = program()
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if os.name == "nt":
+        return subprocess.run([str(path), *sys.argv[1:]]).returncode
+    os.execv(path, [str(path), *sys.argv[1:]])
