@@ -33,7 +33,9 @@ def lay_in_command():
             shutil.rmtree(target, ignore_errors=True)
             return
         command = ["cargo", "build", "--release", "--locked", "--manifest-path", str(MANIFEST), "--bin", "rigl"]
-        lines = subprocess.run([*command, "--message-format", "json"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        lines = subprocess.run(
+            [*command, "--message-format", "json"], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
         messages = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
         built = next(message["executable"] for message in messages if message.get("executable"))
     target.mkdir(exist_ok=True)

@@ -71,7 +71,9 @@ def _of_run(model: nn.Module, name: str, tensors: Dict[str, Tensor], shape: str)
     bias = tensors.pop(f"{name}.bias", None)
     layer = _like(module, name, "csr" if values.dim() == 1 else "bsr{}x{}".format(*values.shape[1:]))
     if str(list(layer._size)) != shape:
-        raise ValueError(f"load_model: layer {name} of the model has a weight of {list(layer._size)}; the run's has {shape}")
+        raise ValueError(
+            f"load_model: layer {name} of the model has a weight of {list(layer._size)}; the run's has {shape}"
+        )
     layer._take(_indices(offsets), _indices(columns))
     layer.values = nn.Parameter(values.flatten().clone())
     if (bias is None) != (layer.bias is None):
@@ -103,6 +105,8 @@ def save_model(
 ) -> str:
     """Writes a model that ``rigl eval``, ``rigl predict`` and ``rigl train --init-from`` read, and returns what ``rigl import`` says of it.
 
+    Convolutions in blocks are written weight by weight, with the zeros of their blocks.
+
     Args:
         model: a perceptron, or one of the networks that ``rigl import`` knows.
         path: the file to write, which ends in ``.safetensors``.
@@ -119,8 +123,8 @@ def save_model(
             tensors[name] = value.detach().cpu().contiguous()
     for name, layer in layers.items():
         prefix = f"{name}.weight" if name else "weight"
-        for part, tensor in zip(_PARTS, _csr(layer)):
-            tensors[f"{prefix}.{part}"] = tensor
+        for part, tensor in zip(_PARTS, _entries(layer)):
+            tensors[f"{prefix}.{part}"] = tensor.contiguous()
         shapes[f"{prefix}.shape"] = str(list(layer._size))
         if isinstance(layer, SparseConv2d):
             shapes[f"{prefix}.dimensions"] = str(list(layer._dense_shape))
@@ -135,12 +139,17 @@ def save_model(
         return command.run("import", file, "--out", path, *options)
 
 
-def _csr(layer: SparseLayer) -> Tuple[Tensor, Tensor, Tensor]:
-    """Row offsets, columns and values of a layer's entries; those of blocks one by one."""
-    positions = layer._positions()
-    places, entries = positions.sort()
-    places, entries = places[places >= 0], entries[positions.sort().values >= 0]
+def _entries(layer: SparseLayer) -> Tuple[Tensor, Tensor, Tensor]:
+    """Row offsets, columns and values of a layer's weights or blocks; of a convolution's blocks those of their weights."""
+    values = layer.values.detach()
+    if layer.format == "csr":
+        return layer.row_offsets, layer.columns, values
+    if isinstance(layer, SparseLinear):
+        r, c = (int(size) for size in layer.format[3:].split("x"))
+        return layer.row_offsets, layer.columns, values.view(-1, r, c)
+    positions, order = layer._positions().sort()
+    stored = positions >= 0
+    positions, values = positions[stored], values[order[stored]]
     rows, columns = layer._size
-    counts = torch.bincount(torch.div(places, columns, rounding_mode="floor"), minlength=rows)
-    offsets = torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0)))
-    return _indices(offsets), _indices(places % columns), layer.values.detach()[entries].contiguous()
+    counts = torch.bincount(torch.div(positions, columns, rounding_mode="floor"), minlength=rows)
+    return _indices(torch.cat((counts.new_zeros(1), counts.cumsum(0)))), _indices(positions % columns), values
