@@ -352,7 +352,7 @@ settings! {
         lr_schedule: LrSchedule = LrSchedule::Cosine,
             must |s| unless(
                 s.lr_schedule != LrSchedule::Step || !s.lr_milestones.is_empty(),
-                "constant or cosine unless --lr-milestones is given",
+                "constant, cosine or linear unless --lr-milestones is given",
             );
         /// Steps at which the step schedule multiplies the learning rate by --lr-gamma, such as 1000,2000
         lr_milestones: Vec<u64> = Vec::new(), arg(value_name = "STEP,...", value_delimiter = ','),
@@ -360,6 +360,9 @@ settings! {
         /// Factor of the step schedule, in (0, 1]
         lr_gamma: f64 = 0.1, arg(value_name = "FACTOR"),
             must |s| unless(s.lr_gamma > 0.0 && s.lr_gamma <= 1.0, "above 0 and at most 1"), needs steps;
+        /// Fraction of the learning rate at which the linear schedule ends, in [0, 1]
+        lr_final: f64 = 0.0, arg(value_name = "FRACTION"),
+            must |s| unless((0.0..=1.0).contains(&s.lr_final), "at least 0 and at most 1"), needs linear;
         /// Steps over which the learning rate first rises from 0
         warmup_steps: u64 = 0, arg(value_name = "STEPS"), stated "100 for Transformers";
         /// Momentum of sgd, in [0, 1)
@@ -540,6 +543,10 @@ fn drops(s: &TrainConfig) -> Unmet {
 
 fn steps(s: &TrainConfig) -> Unmet {
     unless(s.lr_schedule == LrSchedule::Step, "--lr-schedule step")
+}
+
+fn linear(s: &TrainConfig) -> Unmet {
+    unless(s.lr_schedule == LrSchedule::Linear, "--lr-schedule linear")
 }
 
 fn adam(s: &TrainConfig) -> Unmet {
