@@ -264,13 +264,13 @@ settings! {
         begin_step: u64, arg(value_name = "STEP"), stated "the update interval", needs updates;
         /// First step without further updates
         end_step: u64, arg(value_name = "STEP"), stated "three quarters of the run's steps", needs updates;
-        /// Batches over which an update of rigl sums the gradient that decides growth: more than 1 for small batches with
-        /// noisy gradients. Holds a dense gradient of the sparse layers meanwhile (rigl plan shows its size)
+        /// Batches over which an update sums the gradient that decides growth: more than 1 for small batches with noisy
+        /// gradients. Holds a dense gradient of the sparse layers meanwhile (rigl plan shows its size), except with gse
         growth_batches: u64 = 1, arg(value_name = "N"),
             must |s| at_least_one(s.growth_batches).or(
-                unless(s.growth_batches == 1 || s.format == Format::Csr, "1 for weights in blocks")
+                unless(s.growth_batches == 1 || s.format == Format::Csr || !grows_densely(s), "1 for weights in blocks")
             ),
-            needs |s| unless(s.method.info().grows_by_gradient, "--method rigl");
+            needs |s| unless(s.method.info().update_gradient.grows(), "a method that grows by the gradient, such as rigl");
     }
     /// How many connections an update replaces.
     DropArgs in updates_heading() => {
@@ -306,7 +306,7 @@ settings! {
             saved(skip_serializing_if = "Option::is_none"),
             must |s| at_least_one(s.micro_batch.unwrap_or(1) as u64).or(
                 unless(
-                    s.micro_batch.is_none() || s.format == Format::Csr || !s.method.info().grows_by_gradient,
+                    s.micro_batch.is_none() || s.format == Format::Csr || !grows_densely(s),
                     "left out with rigl in blocks, which grows by the gradient of one pass",
                 )
             );
@@ -535,6 +535,10 @@ fn begins_sparse(s: &TrainConfig) -> bool {
 fn updates(s: &TrainConfig) -> Unmet {
     let scheduled = s.method.info().updates == rigl::UpdateTimes::Scheduled;
     unless(scheduled, "a method that updates the topology on a schedule (not dense or static, for example)")
+}
+
+fn grows_densely(s: &TrainConfig) -> bool {
+    s.method.info().update_gradient == rigl::UpdateGradient::Dense
 }
 
 fn drops(s: &TrainConfig) -> Unmet {
