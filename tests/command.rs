@@ -161,6 +161,7 @@ fn every_method_and_optimizer_runs() {
         "--update-interval 10 --method rigl --update-semantics reference --drop-schedule inverse-power --optimizer adamw --weight-decay 0.01",
         "--update-interval 10 --method rigl --distribution uniform --dropout 0.1 --label-smoothing 0.1 --lr-schedule step --lr-milestones 20,40",
         "--update-interval 10 --method rigl --layer-rule paper --density 0.05 --init sparse-fan-in --warmup-steps 5 --nesterov=false",
+        "--update-interval 10 --method set --lr-schedule linear --lr-final 0.1 --warmup-steps 5",
         "--update-interval 10 --method rigl --density-override fc1=0.02 --drop-schedule constant --begin-step 5 --end-step 50",
     ]
     .into_iter()

@@ -22,6 +22,7 @@ fn every_method_trains() {
         ("snip", "--method-option scope=global"),
         ("set", "--method-option form=original"),
         ("snfs", "--method-option redistribution=momentum"),
+        ("gse", "--method-option sampling=uniform"),
     ]);
     done(folder, "train --json --epochs 2 --method rigl --out ticket");
     for (i, (method, options)) in arms.enumerate() {
@@ -92,7 +93,10 @@ fn tickets_begin_where_their_run_began() {
 fn what_cannot_be_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for (args, expected) in [
-        ("--method riggle", "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, lottery"),
+        (
+            "--method riggle",
+            "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, lottery",
+        ),
         ("--method snfs --method-option ema=2", "parameter ema is `2`; it must be at least 0 and below 1"),
         ("--method snfs --method-option emu=2", "method snfs has no parameter `emu`; it takes ema, redistribution"),
         ("--method rigl --method-option ema=2", "method rigl has no parameter `ema`; it takes none"),

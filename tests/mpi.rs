@@ -84,6 +84,7 @@ fn any_number_of_ranks_and_threads_makes_the_same_checkpoint() {
         "--model wrn-10-1 --density 0.2 --batch-size 32 --steps 12 --update-interval 4 --augment crop-flip --dropout 0.1",
         "--model wrn-10-1 --method snfs --density 0.2 --batch-size 32 --steps 8 --update-interval 3",
         "--model wrn-10-1 --density 0.2 --batch-size 32 --steps 8 --update-interval 3 --precision bf16 --recompute",
+        "--model wrn-10-1 --method gse --density 0.2 --batch-size 32 --steps 8 --update-interval 3",
         "--model 784-256-128-10 --format bsr8x8 --batch-size 256 --steps 40 --update-interval 8",
         "--model gru-64 --batch-size 16 --sequence-length 32 --steps 12 --update-interval 4",
     ]

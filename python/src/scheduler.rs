@@ -174,6 +174,9 @@ impl Scheduler {
                     any = true;
                 }
                 GradientNeed::None | GradientNeed::Sampled => {}
+                GradientNeed::Explore(_) => {
+                    return Err(PyValueError::new_err("methods that grow from a sample of positions are not supported"));
+                }
                 GradientNeed::Dense => {
                     return Err(PyValueError::new_err(
                         "methods that need the dense gradient at every step are not supported",

@@ -59,6 +59,7 @@
 
 mod arena;
 mod error;
+mod exploration;
 pub mod gradcheck;
 mod growth;
 mod growth_tiles;

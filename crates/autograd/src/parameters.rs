@@ -6,6 +6,7 @@ use sparse_kernels::{Backend, BsrPattern, CsrPattern};
 
 use crate::Error;
 use crate::error::expect_equal;
+use crate::exploration::Explored;
 use crate::shards::SumOf;
 use crate::weights::latent::LatentWeight;
 use crate::weights::{Geometry, Weight, gathered, positions};
@@ -96,6 +97,8 @@ pub struct Parameter<B: Backend> {
     slots: Vec<(String, B::Buffer)>,
     /// The dense gradient of the passes so far, while growth adds it up over several.
     growth_gradient: Option<B::Buffer>,
+    /// The same of exploration.
+    explored: Option<Explored<B>>,
     /// The gradient at all positions, where it was asked for.
     dense_gradient: Option<B::Buffer>,
     /// Whether the last backward pass has written `dense_gradient`.
@@ -243,6 +246,7 @@ impl<B: Backend> Parameters<B> {
             gradient_written: false,
             slots: Vec::new(),
             growth_gradient: None,
+            explored: None,
             dense_gradient: None,
             dense_gradient_written: false,
         });
@@ -352,6 +356,17 @@ impl<B: Backend> Parameters<B> {
     ) -> Result<(&dyn Weight<B>, &mut Option<B::Buffer>), Error> {
         let Parameter { value, growth_gradient, .. } = self.entry(op, id)?;
         Ok((value.weight().expect("growth was asked for a weight"), growth_gradient))
+    }
+
+    /// A weight, and what exploration over several passes has so far.
+    #[expect(clippy::type_complexity, reason = "the two borrows that exploration needs at a time")]
+    pub(crate) fn explored(
+        &mut self,
+        op: &'static str,
+        id: ParameterId,
+    ) -> Result<(&dyn Weight<B>, &mut Option<Explored<B>>), Error> {
+        let Parameter { value, explored, .. } = self.entry(op, id)?;
+        Ok((value.weight().expect("growth was asked for a weight"), explored))
     }
 
     /// A weight, the buffer of its gradient at all positions, and whether to add to it.
@@ -574,7 +589,7 @@ impl<B: Backend> Parameters<B> {
         let parameter = &mut self.list[id.0];
         parameter.slots = slots;
         (parameter.gradient_written, parameter.dense_gradient_written) = (false, false);
-        parameter.growth_gradient = None;
+        (parameter.growth_gradient, parameter.explored) = (None, None);
         parameter.gradient = parameter.gradient.take().filter(|gradient| backend.len(gradient) == len);
     }
 

@@ -30,6 +30,13 @@ pub trait Reduce<B: Backend> {
     /// As [`Reduce::sum`].
     fn grow(&mut self, growth: &Growth<'_, B>) -> Result<Vec<Candidate>, Error>;
 
+    /// The sum over the shards of all workers, at once, from what this worker knows of it: [`Reduce::sum`] for what the pass
+    /// itself goes on with. All workers get the same numbers.
+    ///
+    /// # Errors
+    /// As [`Reduce::sum`].
+    fn add_up(&mut self, known: Tree<Vec<f32>>) -> Result<Vec<f32>, Error>;
+
     /// Puts the sums that are still under way in their places.
     ///
     /// # Errors
@@ -54,6 +61,10 @@ impl<B: Backend> Reduce<B> for NoReduce {
             best.offer(growth.positions(&tile), &sum);
         }
         Ok(best.into_candidates())
+    }
+
+    fn add_up(&mut self, known: Tree<Vec<f32>>) -> Result<Vec<f32>, Error> {
+        known.into_root().ok_or(Error::Backward { reason: "some shards are those of other workers" })
     }
 
     fn finish(&mut self, _: &B, _: &mut Arena<B>, _: &mut Parameters<B>) -> Result<(), Error> {

@@ -13,13 +13,13 @@ use std::rc::Rc;
 
 use sparse_kernels::{Activations, Backend, Images, Layout, Strips};
 
-use crate::growth::{GrowthPasses, GrowthRequests};
+use crate::growth::{GrowthPasses, GrowthRequests, Wanted};
 use crate::growth_tiles::Growth;
 use crate::parameters::{ParameterId, ParameterValue, Parameters};
 use crate::reduce::Reduce;
 use crate::shards::{ShardSums, Shards, SumOf, Tree};
 use crate::storage::{Gradient, Mode, Recipe, Saved, Values, Var};
-use crate::{Arena, Error};
+use crate::{Arena, Error, NoReduce};
 
 type BackwardFn<'a, B> = Box<dyn FnOnce(&mut Backward<'_, 'a, B>, Gradient<B>) -> Result<(), Error> + 'a>;
 
@@ -580,22 +580,28 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
             values.saved(*x);
         }
         let pairs = uses.iter().map(|(_, shard, dy, x)| (*shard, (&**dy, values.activations(x.storage))));
-        let wanted = &mut self.growth.entries[request];
-        wanted.found = match shards {
-            None => {
+        let entry = &self.growth.entries[request];
+        if shards.is_some() && entry.passes != GrowthPasses::One {
+            return Err(Error::Backward { reason: "growth over shards is over one pass" });
+        }
+        let found = match (&entry.wanted, shards) {
+            (Wanted::Largest(request), None) => {
                 let pairs: Vec<_> = pairs.map(|(_, pair)| pair).collect();
-                wanted.candidates(*backend, parameters, &pairs)?
+                entry.largest(*backend, parameters, request, &pairs)?
             }
-            Some(_) if wanted.passes != GrowthPasses::One => {
-                return Err(Error::Backward { reason: "growth over shards is over one pass" });
-            }
-            Some(over) => {
+            (Wanted::Largest(request), Some(over)) => {
                 let weight = parameters.weight("growth", parameter)?;
-                let growth =
-                    Growth::new(*backend, parameter, weight, &wanted.request, over.shards.count(), pairs.collect());
+                let growth = Growth::new(*backend, parameter, weight, request, over.shards.count(), pairs.collect());
                 Some(self.reduce.grow(&growth)?)
             }
+            (Wanted::Sampled(request), None) => {
+                entry.explored(*backend, parameters, request, 1, pairs.collect(), &mut NoReduce)?
+            }
+            (Wanted::Sampled(request), Some(over)) => {
+                entry.explored(*backend, parameters, request, over.shards.count(), pairs.collect(), self.reduce)?
+            }
         };
+        self.growth.entries[request].found = found;
         for (_, _, dy, x) in uses {
             self.release(dy);
             self.tape.values.set_pinned(x.storage, false);

@@ -460,6 +460,22 @@ impl<B: Backend> Reduce<B> for RankReduce {
         self.best_of_all(best, &positions)
     }
 
+    /// Each rank adds up a chunk, and tells it to all.
+    fn add_up(&mut self, known: Tree<Vec<f32>>) -> Result<Vec<f32>, Error> {
+        let (me, count) = (self.ranks.rank(), self.ranks.count());
+        let nodes = known.into_nodes();
+        let len = nodes.first().map_or(0, |(_, node)| node.len());
+        let chunk = |rank| shards_of(rank, count, len);
+        let to = |rank| nodes.iter().flat_map(|(_, node)| cast_slice(&node[chunk(rank)])).copied().collect();
+        let mine = chunk(me).len();
+        let lengths = self.nodes.iter().map(|nodes| nodes.len() * mine * size_of::<f32>()).collect();
+        let received = self.grow_exchange((0..count).map(to).collect(), lengths)?;
+        let sum = self.added(received, mine)?;
+        let lengths = (0..count).map(|rank| chunk(rank).len() * size_of::<f32>()).collect();
+        let all = self.grow_exchange(vec![cast_slice(&sum).to_vec(); count], lengths)?;
+        Ok(numbers_of(&all.concat()))
+    }
+
     fn finish(&mut self, backend: &B, _: &mut Arena<B>, parameters: &mut Parameters<B>) -> Result<(), Error> {
         self.send()?;
         self.clock.backward();

@@ -37,13 +37,23 @@ pub struct Step {
 
 /// Growth of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GrowthSize {
-    /// Tiles.
-    pub tiles: usize,
-    /// Positions of each.
-    pub positions: usize,
-    /// Candidates that are sought.
-    pub candidates: usize,
+pub enum GrowthSize {
+    /// By the dense gradient.
+    Tiles {
+        /// Tiles.
+        tiles: usize,
+        /// Positions of each.
+        positions: usize,
+        /// Candidates that are sought.
+        candidates: usize,
+    },
+    /// By the gradient at a sample of positions.
+    Sample {
+        /// Rows and columns of the weight.
+        activities: usize,
+        /// Numbers of the gradient.
+        samples: usize,
+    },
 }
 
 /// Ranks, and what connects them.
@@ -173,25 +183,38 @@ impl Setting {
         let mut line = Line { interconnect: self.interconnect, free: 0.0 };
         let mut now = 0.0;
         for weight in weights {
+            let (tiles, positions, candidates) = match *weight {
+                GrowthSize::Tiles { tiles, positions, candidates } => (tiles, positions, candidates),
+                GrowthSize::Sample { activities, samples } => {
+                    for len in [activities, samples] {
+                        let [sent, received] = self.of_nodes(&nodes, len);
+                        now = line.exchange(now, [sent, received], others);
+                        let own = BYTES * shards_of(0, self.ranks, len).len() as f64 * others as f64;
+                        now = line.exchange(now, [own; 2], others);
+                        expected.bytes += sent + own;
+                    }
+                    continue;
+                }
+            };
             // Two tiles are on their way at a time.
             let mut before = now;
-            for _ in 0..weight.tiles {
-                let [sent, received] = self.of_nodes(&nodes, weight.positions);
+            for _ in 0..tiles {
+                let [sent, received] = self.of_nodes(&nodes, positions);
                 expected.bytes += sent;
                 let done = line.exchange(before, [sent, received], others);
                 (before, now) = (now, done);
             }
             // Lists go to rank 0; then the best of each rank to all.
-            let of_rank = weight.tiles * weight.positions / self.ranks;
+            let of_rank = tiles * positions / self.ranks;
             let mut distance = 1;
             while distance < self.ranks {
-                let list = (weight.candidates.min(distance * of_rank) * CANDIDATE_BYTES) as f64;
+                let list = (candidates.min(distance * of_rank) * CANDIDATE_BYTES) as f64;
                 now = line.exchange(now, [0.0, list], 1);
                 distance *= 2;
             }
             // A rank sends its list once, the last of them that of half of the ranks; then the end, counts, and its own.
-            let list = (weight.candidates.min(distance / 2 * of_rank) * CANDIDATE_BYTES) as f64;
-            let own = (weight.candidates * CANDIDATE_BYTES * others) as f64 / self.ranks as f64;
+            let list = (candidates.min(distance / 2 * of_rank) * CANDIDATE_BYTES) as f64;
+            let own = (candidates * CANDIDATE_BYTES * others) as f64 / self.ranks as f64;
             expected.bytes += list + (8 * others) as f64 + own;
             for bytes in [(CANDIDATE_BYTES * others) as f64, (8 * others) as f64, own] {
                 now = line.exchange(now, [bytes; 2], others);
@@ -244,7 +267,7 @@ mod tests {
 
     #[test]
     fn growth_sends_one_dense_gradient() {
-        let weight = GrowthSize { tiles: 8, positions: 1 << 16, candidates: 100 };
+        let weight = GrowthSize::Tiles { tiles: 8, positions: 1 << 16, candidates: 100 };
         for ranks in [2, 4, 8] {
             let grown = setting(ranks, "1GB/s,10us,0us").growth(&[weight]);
             let dense = f64::from(8 << 18) * (ranks as f64 - 1.0) / ranks as f64;
@@ -256,6 +279,18 @@ mod tests {
                 grown.seconds > dense / 1e9 && grown.seconds < dense / 1e9 + latencies + 1e-4,
                 "{ranks}: {grown:?}"
             );
+        }
+    }
+
+    #[test]
+    fn growth_from_a_sample_sends_two_sums() {
+        let weight = GrowthSize::Sample { activities: 1 << 10, samples: 1 << 20 };
+        for ranks in [2, 4, 8] {
+            let grown = setting(ranks, "1GB/s,10us,0us").growth(&[weight]);
+            // As an all-reduce of both.
+            let bytes = f64::from(8 * ((1 << 20) + (1 << 10))) * (ranks as f64 - 1.0) / ranks as f64;
+            assert!((grown.bytes - bytes).abs() < 1.0, "{ranks}: {grown:?}");
+            assert!(grown.seconds > bytes / 1e9 && grown.seconds < bytes / 1e9 + 1e-3, "{ranks}: {grown:?}");
         }
     }
 

@@ -279,7 +279,7 @@ fn notebook_output_size(conv: &ConvGeometry) -> [usize; 2] {
 
 /// How a training step's operations follow from those of a sparse and a dense forward pass (appendix H of the
 /// paper). A backward pass costs two forward passes: the gradient of the inputs and that of the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TrainingRule {
     /// `3 f_D`.
     Dense,
@@ -292,6 +292,16 @@ pub enum TrainingRule {
         update_interval: u64,
         /// n.
         batches: u64,
+    },
+    /// `(3 f_S · ΔT + n (2 + s) f_S) / (ΔT + n)`: every ΔT-th step computes a gradient of n batches at a sample of the positions, s
+    /// times as many as there are weights, in place of an optimizer step.
+    SampledGrowth {
+        /// ΔT, in steps.
+        update_interval: u64,
+        /// n.
+        batches: u64,
+        /// s.
+        sample: f64,
     },
     /// `2 f_S + f_D`: a dense gradient of the weights in every step, as in SNFS.
     DenseGradient,
@@ -306,6 +316,10 @@ impl TrainingRule {
             Self::GradientGrowth { update_interval, batches } => {
                 let (interval, batches) = (update_interval as f64, batches as f64);
                 (3.0 * f_sparse * interval + batches * (2.0 * f_sparse + f_dense)) / (interval + batches)
+            }
+            Self::SampledGrowth { update_interval, batches, sample } => {
+                let (interval, batches) = (update_interval as f64, batches as f64);
+                f_sparse * (3.0 * interval + batches * (2.0 + sample)) / (interval + batches)
             }
             Self::DenseGradient => 2.0 * f_sparse + f_dense,
         }

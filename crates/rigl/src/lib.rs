@@ -32,6 +32,7 @@
 //! | `dnw` | all but the largest magnitudes of dense weights, every step | the same | dense, of which a part takes part |
 //! | `gmp` | smallest magnitude, more and more | – | dense at first, then sparse |
 //! | `rigl` | smallest magnitude | largest dense gradient | sparse |
+//! | `gse` | smallest magnitude | largest gradient in a sample | sparse |
 //! | `lottery` | – | – | sparse |
 //!
 //! # One update by hand
@@ -77,7 +78,7 @@ pub use distribution::{Distribution, DistributionError, LayerDensity, LayerShape
 pub use flops::{ConvGeometry, FlopsConvention, FlopsError, GradualPruning, LayerGeometry, Padding, TrainingRule};
 pub use method::{
     GradientNeed, Layer, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState,
-    ParameterInfo, StepIntent, UpdateTimes, WeightStorage,
+    ParameterInfo, StepIntent, UpdateGradient, UpdateTimes, WeightStorage,
 };
 pub use methods::{build_method, find_method, method_names, methods};
 pub use schedule::{DropSchedule, LoopSemantics, ScheduleError, ScheduleOptions, ScheduleState, UpdateSchedule};

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sparse_kernels::random::Key;
-use sparse_kernels::{BackendError, Candidate, CsrPattern, GrowRequest};
+use sparse_kernels::{BackendError, Candidate, CsrPattern, ExploreRequest, GrowRequest};
 use thiserror::Error;
 
 use crate::flops::TrainingRule;
@@ -343,6 +343,9 @@ pub enum GradientNeed {
     /// The `count` positions outside `exclude` where the magnitude of the dense gradient is largest (its norm in a block, of
     /// a block-sparse layer).
     Growth(GrowRequest),
+    /// Of a sample of positions, which is drawn by how active outputs and inputs are, those where the magnitude of the gradient
+    /// is largest (its norm in a block). The gradient is computed at the sample alone.
+    Explore(ExploreRequest),
     /// The gradient at all positions, for the method, and that at the stored entries, for the optimizer. Costs a dense
     /// product, and 4 bytes per position while it is held.
     Dense,
@@ -427,6 +430,26 @@ pub enum UpdateTimes {
     EveryStep,
 }
 
+/// What a method's updates need to know of the gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateGradient {
+    /// Nothing.
+    None,
+    /// That at the stored entries.
+    Entries,
+    /// That at a sample of positions, to grow by: [`GradientNeed::Explore`].
+    Sample,
+    /// That at all positions, to grow by: [`GradientNeed::Growth`].
+    Dense,
+}
+
+impl UpdateGradient {
+    /// Whether growth goes by the gradient, so that it may be summed over several batches.
+    pub fn grows(self) -> bool {
+        matches!(self, Self::Sample | Self::Dense)
+    }
+}
+
 /// A parameter of a method, which it reads from [`MethodOptions::parameters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParameterInfo {
@@ -453,8 +476,8 @@ pub struct MethodInfo {
     pub updates: UpdateTimes,
     /// Whether its updates drop a share of the weights, so that the drop fraction and its schedule have an effect.
     pub drops_a_fraction: bool,
-    /// Whether it grows by the gradient of [`MethodOptions::growth_batches`] batches.
-    pub grows_by_gradient: bool,
+    /// What its updates need of the gradient; what it grows by is that of [`MethodOptions::growth_batches`] batches.
+    pub update_gradient: UpdateGradient,
     /// Whether it works with block layers: it sets no weights, and requests no gradients other than candidates.
     pub blocks: bool,
     /// Whether it needs the final pattern of an earlier run.
@@ -463,7 +486,8 @@ pub struct MethodInfo {
     pub reference_semantics: LoopSemantics,
     /// What can be set.
     pub parameters: &'static [ParameterInfo],
-    /// What a training step costs. If it grows by the gradient, [`TrainingRule::GradientGrowth`] holds instead.
+    /// What a training step costs. If it grows by the gradient, [`TrainingRule::GradientGrowth`] or
+    /// [`TrainingRule::SampledGrowth`] holds instead.
     pub training: TrainingRule,
     /// Builds it.
     pub build: Build,
@@ -486,7 +510,7 @@ impl MethodInfo {
             storage: WeightStorage::Sparse,
             updates: UpdateTimes::Never,
             drops_a_fraction: false,
-            grows_by_gradient: false,
+            update_gradient: UpdateGradient::None,
             blocks: true,
             needs_ticket: false,
             reference_semantics: LoopSemantics::TF1_SET,
@@ -571,7 +595,7 @@ pub trait Method: fmt::Debug + Send {
     }
 
     /// Called between gradient and optimizer step, with one list of candidates per layer: those found where
-    /// [`GradientNeed::Growth`] was asked for, else none. Returns topology changes to make before the optimizer step.
+    /// [`GradientNeed::Growth`] or [`GradientNeed::Explore`] was asked for, else none. Returns topology changes to make before the optimizer step.
     ///
     /// # Errors
     /// If the candidates do not fit the layers, or the device fails.

@@ -20,7 +20,7 @@ use sparse_kernels::random::Key;
 use crate::flops::TrainingRule;
 use crate::method::{
     GradientNeed, Layer, LayerUpdate, Layers, Method, MethodError, MethodInfo, MethodOptions, MethodState, StepIntent,
-    UpdateTimes, check_state,
+    UpdateGradient, UpdateTimes, check_state,
 };
 use crate::schedule::{ScheduleState, UpdateSchedule};
 use crate::topology::{Kept, random_growth};
@@ -73,6 +73,19 @@ pub trait Rewiring: fmt::Debug + Send + Sized + 'static {
     /// If `kept` is of another pattern.
     fn need(&self, _update: &Update, _layer: Layer<'_>, _kept: &Kept) -> Result<GradientNeed, MethodError> {
         Ok(GradientNeed::None)
+    }
+
+    /// How many positions [`GradientNeed::Explore`] samples, in parts of the entries of a layer.
+    fn sample(&self) -> f64 {
+        0.0
+    }
+
+    /// The entries that stay, once the gradient is there; by default those that were kept before.
+    ///
+    /// # Errors
+    /// If there is no gradient, or the device fails.
+    fn keep_after_gradient(&self, _update: &Update, _layer: Layer<'_>, kept: Kept) -> Result<Kept, MethodError> {
+        Ok(kept)
     }
 
     /// Looks at the gradient of each step; by default it does not.
@@ -160,8 +173,11 @@ impl<R: Rewiring> Scheduled<R> {
     pub fn new(info: &'static MethodInfo, options: &MethodOptions) -> Result<Self, MethodError> {
         let rewiring = R::new(info, options)?;
         let &MethodOptions { schedule, seed, growth_batches, .. } = options;
-        if info.grows_by_gradient && !schedule.options().semantics.update_replaces_step {
-            let reason = "the gradient it grows by is that of the weights before a step";
+        if info.update_gradient != UpdateGradient::None && !schedule.options().semantics.update_replaces_step {
+            let reason = match info.update_gradient.grows() {
+                true => "the gradient it grows by is that of the weights before a step",
+                false => "the gradient it drops by is that of the weights before a step",
+            };
             return Err(MethodError::Semantics { method: info.name, reason });
         }
         Ok(Self { info, schedule, state: ScheduleState::default(), seed, growth_batches, rewiring, kept: None })
@@ -239,6 +255,8 @@ impl<R: Rewiring> Method for Scheduled<R> {
             });
         }
         let update = Update { step, schedule: self.schedule, seed: self.seed };
+        let keep = |(layer, kept)| self.rewiring.keep_after_gradient(&update, layer, kept);
+        let kept: Vec<_> = layers.iter().zip(kept).map(keep).collect::<Result<_, _>>()?;
         self.finish(&update, layers, &kept, &candidates)
     }
 
@@ -251,9 +269,13 @@ impl<R: Rewiring> Method for Scheduled<R> {
 
     fn training_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
         let update_interval = self.schedule.options().update_interval;
-        let rule = match self.info.grows_by_gradient {
-            true => TrainingRule::GradientGrowth { update_interval, batches: self.growth_batches },
-            false => self.info.training,
+        let batches = self.growth_batches;
+        let rule = match self.info.update_gradient {
+            UpdateGradient::Dense => TrainingRule::GradientGrowth { update_interval, batches },
+            UpdateGradient::Sample => {
+                TrainingRule::SampledGrowth { update_interval, batches, sample: self.rewiring.sample() }
+            }
+            UpdateGradient::None | UpdateGradient::Entries => self.info.training,
         };
         rule.flops(f_sparse, f_dense)
     }

@@ -253,6 +253,7 @@ impl<'b, B: Backend> SparseLoop<'b, B> {
             backward |= *need != GradientNeed::None;
             match need {
                 GradientNeed::Growth(request) => growth.add(weight, GrowthPasses::One, request.clone()),
+                GradientNeed::Explore(request) => growth.explore(weight, GrowthPasses::One, request.clone()),
                 GradientNeed::Dense => growth.add_dense(weight),
                 GradientNeed::None | GradientNeed::Sampled => {}
             }
@@ -366,7 +367,7 @@ mod tests {
     #[test]
     fn methods_change_the_pattern_and_keep_its_size() {
         let cpu = Cpu::new(1, None).unwrap();
-        for (name, changes) in [("static", false), ("set", true), ("rigl", true), ("snfs", true)] {
+        for (name, changes) in [("static", false), ("set", true), ("rigl", true), ("gse", true), ("snfs", true)] {
             let mut net = SparseLoop::new(&cpu, method(name));
             let layer = net.linear("layer", [3, 20], 0.2, Key::new(1)).unwrap();
             let dense = net.linear("dense", [2, 3], 1.0, Key::new(1)).unwrap();

@@ -48,6 +48,16 @@ pub enum FormatError {
         /// Number of column indices.
         nnz: usize,
     },
+    /// Activities of another number of rows or columns.
+    #[error("{got} {what} activities for {expected} {what}s")]
+    Activities {
+        /// `row` or `column`.
+        what: &'static str,
+        /// Rows or columns of the matrix.
+        expected: usize,
+        /// Activities found.
+        got: usize,
+    },
     /// A row is outside the matrix.
     #[error("row {row} is outside 0..{nrows}")]
     RowOutside {

@@ -116,6 +116,7 @@ mod csr;
 mod dense;
 mod element;
 mod error;
+mod exploration;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 #[cfg(feature = "conv")]
@@ -152,6 +153,7 @@ pub use csr::Csr;
 pub use dense::{MatrixMut, MatrixRef, MatrixView, StripLayout, Strips};
 pub use element::Element;
 pub use error::{BackendError, FormatError, ShapeError};
+pub use exploration::ExploreRequest;
 #[cfg(feature = "conv")]
 pub use images::{ImageLayout, Images};
 pub use pattern::{CsrPattern, Transposed};

@@ -12,6 +12,13 @@ pub enum Decay {
         /// The factor.
         gamma: f32,
     },
+    /// A line from the base rate, at the end of the warm-up, to `last` of it, at step `total`.
+    Linear {
+        /// Steps of the whole training, warm-up included.
+        total: u64,
+        /// The fraction of the base rate at the end, in `0..=1`.
+        last: f32,
+    },
     /// Half a cosine from the base rate, at the end of the warm-up, to 0, at step `total` (Loshchilov and Hutter 2017,
     /// without restarts).
     Cosine {
@@ -23,7 +30,7 @@ pub enum Decay {
 /// A learning rate for every step.
 ///
 /// In the first `warmup_steps` steps the rate is `(step + 1) / warmup_steps` of what it would be otherwise (for
-/// [`Decay::Cosine`]: of the base rate), so that the last of them has the full rate (Goyal et al. 2017, section 2.2).
+/// [`Decay::Linear`] and [`Decay::Cosine`]: of the base rate), so that the last of them has the full rate (Goyal et al. 2017, section 2.2).
 ///
 /// ```
 /// use autograd::optim::{Decay, Schedule};
@@ -58,8 +65,16 @@ impl Schedule {
                 let passed = milestones.iter().filter(|&&m| m <= step).count();
                 f64::from(*gamma).powi(passed as i32)
             }
+            Decay::Linear { total, last } => {
+                let (last, (done, all)) = (f64::from(*last), self.after_warmup(step, *total));
+                match done < all {
+                    true => last + (1.0 - last) * (all - done) as f64 / all as f64,
+                    false if step < self.warmup_steps => 1.0,
+                    false => last,
+                }
+            }
             Decay::Cosine { total } => {
-                let (done, all) = (step.saturating_sub(self.warmup_steps), total.saturating_sub(self.warmup_steps));
+                let (done, all) = self.after_warmup(step, *total);
                 match done < all {
                     true => 0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos()),
                     // A warm-up that takes the whole training still warms up.
@@ -69,6 +84,11 @@ impl Schedule {
             }
         };
         (f64::from(self.base) * warmup * decay) as f32
+    }
+
+    /// Steps since the warm-up, and from there to the end.
+    fn after_warmup(&self, step: u64, total: u64) -> (u64, u64) {
+        (step.saturating_sub(self.warmup_steps), total.saturating_sub(self.warmup_steps))
     }
 }
 
@@ -91,6 +111,18 @@ mod tests {
     }
 
     #[test]
+    fn linear() {
+        let decay = Decay::Linear { total: 6, last: 0.0 };
+        let schedule = Schedule { base: 2.0, warmup_steps: 2, decay };
+        let rates = |schedule: &Schedule| [0, 1, 2, 3, 4, 5, 6, 99].map(|step| schedule.at(step));
+        assert_eq!(rates(&schedule), [1.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]);
+        let to_half = Schedule { decay: Decay::Linear { total: 6, last: 0.5 }, ..schedule };
+        assert_eq!(rates(&to_half), [1.0, 2.0, 2.0, 1.75, 1.5, 1.25, 1.0, 1.0]);
+        let level = Schedule { decay: Decay::Linear { total: 6, last: 1.0 }, ..to_half };
+        assert_eq!(rates(&level)[1..], [2.0; 7]);
+    }
+
+    #[test]
     fn step_with_warmup() {
         let decay = Decay::Step { milestones: vec![1, 3], gamma: 0.1 };
         let schedule = Schedule { base: 1.0, warmup_steps: 2, decay };
@@ -106,5 +138,8 @@ mod tests {
         assert_eq!([0, 3, 4].map(|step| schedule.at(step)), [0.25, 1.0, 0.0]);
         let schedule = Schedule { base: 1.0, warmup_steps: 0, decay: Decay::Cosine { total: 0 } };
         assert_eq!(schedule.at(0), 0.0);
+        let decay = Decay::Linear { total: 4, last: 0.25 };
+        let schedule = Schedule { base: 1.0, warmup_steps: 4, decay };
+        assert_eq!([0, 3, 4].map(|step| schedule.at(step)), [0.25, 1.0, 0.25]);
     }
 }

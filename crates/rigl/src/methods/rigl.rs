@@ -16,14 +16,14 @@
 
 use sparse_kernels::{Candidate, GrowRequest};
 
-use crate::method::{GradientNeed, Layer, MethodError, MethodInfo, MethodOptions};
+use crate::method::{GradientNeed, Layer, MethodError, MethodInfo, MethodOptions, UpdateGradient};
 use crate::schedule::LoopSemantics;
 use crate::scheduled::{Rewiring, Update};
 use crate::topology::{Kept, fill_with_dropped};
 
 pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "drops the smallest weights, grows where the gradient is largest",
-    grows_by_gradient: true,
+    update_gradient: UpdateGradient::Dense,
     reference_semantics: LoopSemantics::TF1_RIGL,
     ..MethodInfo::scheduled::<RigL>("rigl")
 };

@@ -26,6 +26,8 @@ pub(super) struct Net {
     pub optimizer_steps: u64,
     /// The gradient at the positions of each layer, row by row; random if there is none.
     pub given_gradients: Vec<Vec<f32>>,
+    /// How active each layer's rows and columns are; random if there is none.
+    pub given_activities: Vec<[Vec<f32>; 2]>,
     /// What the step that runs asks for.
     pub needs: Vec<GradientNeed>,
 }
@@ -102,6 +104,7 @@ impl Net {
             step: 0,
             optimizer_steps: 0,
             given_gradients: vec![],
+            given_activities: vec![],
             needs: vec![],
         }
     }
@@ -170,6 +173,11 @@ impl Net {
 
     /// What a backend's growth would find, by sorting everything.
     fn grow(&self, layer: usize, need: &GradientNeed) -> Vec<Candidate> {
+        if let GradientNeed::Explore(request) = need {
+            let sampled = request.sample(&self.activity(layer, 0), &self.activity(layer, 1)).unwrap();
+            let scores: Vec<f32> = sampled.positions().map(|p| self.gradient_at(layer, self.step, p)).collect();
+            return request.best(&sampled, &scores);
+        }
         let GradientNeed::Growth(GrowRequest { exclude, count, ties }) = need else { return vec![] };
         let (nrows, ncols) = (exclude.nrows() as u32, exclude.ncols() as u32);
         let mut all: Vec<Candidate> = (0..nrows)
@@ -186,6 +194,16 @@ impl Net {
         all.truncate(*count);
         all.sort_by_key(|c| (c.row, c.column));
         all
+    }
+
+    /// How active rows (0) or columns (1) are: given, or random.
+    pub fn activity(&self, layer: usize, axis: usize) -> Vec<f32> {
+        if let Some(given) = self.given_activities.get(layer) {
+            return given[axis].clone();
+        }
+        let key = Key::new(98).with(layer as u64).with(self.step).with(axis as u64);
+        let len = [self.patterns[layer].nrows(), self.patterns[layer].ncols()][axis] as u64;
+        (0..len).map(|i| key.uniform(i)).collect()
     }
 
     pub fn apply(&mut self, updates: Vec<LayerUpdate>) {
@@ -358,6 +376,8 @@ fn training_flops_are_the_papers() {
         assert_eq!(flops(name), 12.0, "{name}");
     }
     assert_eq!(flops("rigl"), (3.0 * 3.0 + 2.0 + 10.0) / 4.0);
+    let halved = build_method("gse", &options_with(LoopSemantics::PAPER, "gamma", "0.5")).unwrap();
+    assert_eq!((flops("gse"), halved.training_flops(1.0, 10.0)), (3.0, (3.0 * 3.0 + 2.5) / 4.0));
 }
 
 /// At every step, a run that is interrupted and restored goes on as if nothing had been.
@@ -388,7 +408,7 @@ fn every_method_resumes_bit_for_bit() {
 
 #[test]
 fn seeds_and_only_seeds_make_other_topologies() {
-    for name in method_names().filter(|name| ["set", "dsr", "deepr"].contains(name)) {
+    for name in method_names().filter(|name| ["set", "dsr", "deepr", "gse"].contains(name)) {
         let run = |seed| {
             let mut options = MethodOptions { seed, ..options(LoopSemantics::PAPER) };
             if name == "dsr" {
@@ -427,7 +447,7 @@ fn layers_that_drop_nothing_stay() {
     let mut options = options(LoopSemantics::PAPER);
     let base = *options.schedule.options();
     options.schedule = UpdateSchedule::new(ScheduleOptions { drop_fraction: 0.05, ..base }).unwrap();
-    for name in ["set", "snfs", "rigl"] {
+    for name in ["set", "snfs", "rigl", "gse"] {
         let mut net = Net::new(1);
         let before = net.patterns.clone();
         net.run(build_method(name, &options).unwrap().as_mut(), 3);

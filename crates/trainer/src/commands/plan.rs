@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use autograd::optim::Optimizer;
 use clap::Args;
-use rigl::{LayerDensity, WeightStorage, nnz_for_density};
+use rigl::{LayerDensity, UpdateGradient, WeightStorage, nnz_for_density};
 use serde::Serialize;
 use sparse_kernels::Storage;
 use sparse_kernels::cpu::Ledger;
@@ -395,7 +395,8 @@ fn bytes(
     let activations = activation_bytes_of(&ledger, &mut network, samples, config.held())?;
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
     let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
-    let growth = if config.growth_batches > 1 && config.method.info().grows_by_gradient { 4 * positions } else { 0 };
+    let is_summed = config.growth_batches > 1 && config.method.info().update_gradient == UpdateGradient::Dense;
+    let growth = if is_summed { 4 * positions } else { 0 };
     let method = method.held_bytes(&network.sparse_layers(&ledger));
     let training = held.total() + gradients + activations + growth + method;
     let (storage, slots) = (of_end.pattern + of_end.values, held.slots);

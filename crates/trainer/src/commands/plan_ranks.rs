@@ -6,8 +6,9 @@ use autograd::growth_tile_rows;
 use clap::Args;
 use ranks::Interconnect;
 use ranks::simulate::{GrowthSize, Ready, Setting, Step};
-use rigl::{FlopsConvention, GradientNeed, LayerDensity, UpdateTimes};
+use rigl::{FlopsConvention, GradientNeed, LayerDensity, UpdateGradient, UpdateTimes};
 use serde::Serialize;
+use sparse_kernels::ExploreRequest;
 use sparse_kernels::cpu::Cpu;
 
 use super::values::{parse_count, parse_time};
@@ -17,6 +18,7 @@ use crate::launch;
 use crate::models::{Architecture, Format, NormOver, WeightLayer};
 use crate::report::{Significant, Table, bytes_text, print_record, print_text};
 use crate::settings::TrainConfig;
+use crate::training::UpdateWindow;
 
 const HEADING: &str = "Ranks";
 
@@ -143,7 +145,7 @@ pub fn print(
         (None, None) => None,
     };
     let interconnect = args.interconnect.unwrap_or_default();
-    let growths = growths(config, architecture, densities);
+    let growths = growths(config, architecture, densities, steps)?;
     let interval = if growths.is_empty() { 1.0 } else { config.update_interval as f64 };
     let columns = ["ranks", "sums/step", "growth/update", "step", "waiting, sums", "growth", "speed-up", "efficiency"];
     let mut table = Table::new(columns);
@@ -214,19 +216,45 @@ fn needs_dense(
     densities: &[LayerDensity],
     steps: u64,
 ) -> crate::Result<bool> {
+    Ok(needs(config, architecture, densities, steps, |_| 1)?.contains(&GradientNeed::Dense))
+}
+
+/// What the method asks for at one step, as a new run would.
+fn needs(
+    config: &TrainConfig,
+    architecture: &Architecture,
+    densities: &[LayerDensity],
+    steps: u64,
+    step: impl FnOnce(Option<UpdateWindow>) -> u64,
+) -> crate::Result<Vec<GradientNeed>> {
     let cpu = Cpu::new(1, None)?;
     let network = FirstModel::random(config, architecture, densities.to_vec())?.network(&cpu, config, 1)?;
-    let (mut method, _) = config.scheduled_method(steps)?;
+    let (mut method, window) = config.scheduled_method(steps)?;
     let layers = network.sparse_layers(&cpu);
     method.start(&layers)?;
-    Ok(method.before_gradient(1, &layers)?.needs.contains(&GradientNeed::Dense))
+    Ok(method.before_gradient(step(window), &layers)?.needs)
 }
 
 /// What an update looks for.
-fn growths(config: &TrainConfig, architecture: &Architecture, densities: &[LayerDensity]) -> Vec<GrowthSize> {
+fn growths(
+    config: &TrainConfig,
+    architecture: &Architecture,
+    densities: &[LayerDensity],
+    steps: u64,
+) -> crate::Result<Vec<GrowthSize>> {
     let info = config.method.info();
-    if !info.grows_by_gradient || info.updates != UpdateTimes::Scheduled {
-        return vec![];
+    if !info.update_gradient.grows() || info.updates != UpdateTimes::Scheduled {
+        return Ok(vec![]);
+    }
+    if info.update_gradient == UpdateGradient::Sample {
+        let first = |window: Option<UpdateWindow>| window.map_or(0, |window| window.begin);
+        let sample = |need| match need {
+            GradientNeed::Explore(ExploreRequest { exclude, samples, .. }) => {
+                Some(GrowthSize::Sample { activities: exclude.nrows() + exclude.ncols(), samples })
+            }
+            _ => None,
+        };
+        return Ok(needs(config, architecture, densities, steps, first)?.into_iter().filter_map(sample).collect());
     }
     let block_rows = if let Format::Bsr([rows, _]) = config.format { rows } else { 1 };
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
@@ -234,7 +262,7 @@ fn growths(config: &TrainConfig, architecture: &Architecture, densities: &[Layer
         let rows = layer.rows();
         let of_tile = growth_tile_rows([rows, layer.columns()], block_rows).min(rows);
         let candidates = (config.drop_fraction * solved.nnz as f64) as usize;
-        GrowthSize { tiles: rows.div_ceil(of_tile), positions: of_tile * layer.columns(), candidates }
+        GrowthSize::Tiles { tiles: rows.div_ceil(of_tile), positions: of_tile * layer.columns(), candidates }
     };
-    sparse.map(growth).collect()
+    Ok(sparse.map(growth).collect())
 }

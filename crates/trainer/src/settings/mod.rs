@@ -128,6 +128,7 @@ mod tests {
             ("--lr-schedule step", "lr-schedule: step"),
             ("--lr-schedule step --lr-milestones 5,5", "lr-milestones: [5, 5]"),
             ("--lr-schedule step --lr-milestones 5 --lr-gamma 0", "lr-gamma: 0"),
+            ("--lr-schedule linear --lr-final 1.5", "lr-final: 1.5"),
             ("--layer-rule paper --model 784-10", "layer-rule: paper"),
         ] {
             let message = message(resolve(line));
@@ -177,6 +178,7 @@ mod tests {
             "--layer-rule paper --distribution er",
             "--optimizer adam --momentum 0.5",
             "--lr-gamma 0.5",
+            "--lr-final 0.1",
             "--data-dir /data",
             "--data cifar10 --image-size 32",
             "--text a",
@@ -261,6 +263,7 @@ mod tests {
             "--data cifar10 --normalize pixels --augment none",
             "--data image-folder --image-size 64 --loader-threads 4",
             "--method dense --data mnist --data-dir /data --lr-schedule step --lr-milestones 10,20",
+            "--lr-schedule linear --lr-final 0.1",
             "--model gru-64 --val-fraction 0.2",
             "--data text --text /a,/b --text-test /c --text-symbols characters",
             "--density-override fc1=0.05 --density-override *=1 --drop-schedule inverse-power --begin-step 5 --json",

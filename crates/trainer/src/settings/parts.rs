@@ -145,6 +145,7 @@ impl TrainConfig {
             LrSchedule::Constant => Decay::Constant,
             LrSchedule::Step => Decay::Step { milestones: self.lr_milestones.clone(), gamma: self.lr_gamma as f32 },
             LrSchedule::Cosine => Decay::Cosine { total: total_steps },
+            LrSchedule::Linear => Decay::Linear { total: total_steps, last: self.lr_final as f32 },
         };
         StepOptions {
             learning_rate: Schedule { base: self.lr as f32, warmup_steps: self.warmup_steps, decay },

@@ -264,13 +264,13 @@ settings! {
         begin_step: u64, arg(value_name = "STEP"), stated "the update interval", needs updates;
         /// First step without further updates
         end_step: u64, arg(value_name = "STEP"), stated "three quarters of the run's steps", needs updates;
-        /// Batches over which an update of rigl sums the gradient that decides growth: more than 1 for small batches with
-        /// noisy gradients. Holds a dense gradient of the sparse layers meanwhile (rigl plan shows its size)
+        /// Batches over which an update sums the gradient that decides growth: more than 1 for small batches with noisy
+        /// gradients. Holds a dense gradient of the sparse layers meanwhile (rigl plan shows its size), except with gse
         growth_batches: u64 = 1, arg(value_name = "N"),
             must |s| at_least_one(s.growth_batches).or(
-                unless(s.growth_batches == 1 || s.format == Format::Csr, "1 for weights in blocks")
+                unless(s.growth_batches == 1 || s.format == Format::Csr || !grows_densely(s), "1 for weights in blocks")
             ),
-            needs |s| unless(s.method.info().grows_by_gradient, "--method rigl");
+            needs |s| unless(s.method.info().update_gradient.grows(), "a method that grows by the gradient, such as rigl");
     }
     /// How many connections an update replaces.
     DropArgs in updates_heading() => {
@@ -306,7 +306,7 @@ settings! {
             saved(skip_serializing_if = "Option::is_none"),
             must |s| at_least_one(s.micro_batch.unwrap_or(1) as u64).or(
                 unless(
-                    s.micro_batch.is_none() || s.format == Format::Csr || !s.method.info().grows_by_gradient,
+                    s.micro_batch.is_none() || s.format == Format::Csr || !grows_densely(s),
                     "left out with rigl in blocks, which grows by the gradient of one pass",
                 )
             );
@@ -352,7 +352,7 @@ settings! {
         lr_schedule: LrSchedule = LrSchedule::Cosine,
             must |s| unless(
                 s.lr_schedule != LrSchedule::Step || !s.lr_milestones.is_empty(),
-                "constant or cosine unless --lr-milestones is given",
+                "constant, cosine or linear unless --lr-milestones is given",
             );
         /// Steps at which the step schedule multiplies the learning rate by --lr-gamma, such as 1000,2000
         lr_milestones: Vec<u64> = Vec::new(), arg(value_name = "STEP,...", value_delimiter = ','),
@@ -360,6 +360,9 @@ settings! {
         /// Factor of the step schedule, in (0, 1]
         lr_gamma: f64 = 0.1, arg(value_name = "FACTOR"),
             must |s| unless(s.lr_gamma > 0.0 && s.lr_gamma <= 1.0, "above 0 and at most 1"), needs steps;
+        /// Fraction of the learning rate at which the linear schedule ends, in [0, 1]
+        lr_final: f64 = 0.0, arg(value_name = "FRACTION"),
+            must |s| unless((0.0..=1.0).contains(&s.lr_final), "at least 0 and at most 1"), needs linear;
         /// Steps over which the learning rate first rises from 0
         warmup_steps: u64 = 0, arg(value_name = "STEPS"), stated "100 for Transformers";
         /// Momentum of sgd, in [0, 1)
@@ -534,12 +537,20 @@ fn updates(s: &TrainConfig) -> Unmet {
     unless(scheduled, "a method that updates the topology on a schedule (not dense or static, for example)")
 }
 
+fn grows_densely(s: &TrainConfig) -> bool {
+    s.method.info().update_gradient == rigl::UpdateGradient::Dense
+}
+
 fn drops(s: &TrainConfig) -> Unmet {
     unless(s.method.info().drops_a_fraction, "a method that drops a fraction (set or rigl, for example)")
 }
 
 fn steps(s: &TrainConfig) -> Unmet {
     unless(s.lr_schedule == LrSchedule::Step, "--lr-schedule step")
+}
+
+fn linear(s: &TrainConfig) -> Unmet {
+    unless(s.lr_schedule == LrSchedule::Linear, "--lr-schedule linear")
 }
 
 fn adam(s: &TrainConfig) -> Unmet {

@@ -51,6 +51,8 @@ choices! {
         Step,
         /// Half a cosine, down to 0 at the end.
         Cosine,
+        /// A line, down to 0 or a fraction of itself at the end.
+        Linear,
     }
 }
 

@@ -188,7 +188,7 @@ fn convolutional_networks_learn_and_go_on_from_checkpoints() {
         ("mobilenet-v2", 0.25),
         ("vgg-16", 0.0625),
     ];
-    let others = ["snip", "snfs", "deepr", "dsr", "dnw", "gmp"].map(|method| ("lenet-5", 1.0, method));
+    let others = ["snip", "snfs", "deepr", "dsr", "dnw", "gmp", "gse"].map(|method| ("lenet-5", 1.0, method));
     let csr = networks.map(|(name, width)| (name, width, "rigl")).into_iter().chain(others);
     let blocks =
         [("wrn-10-1", 0.5, "rigl", [8, 8]), ("wrn-10-1", 0.5, "set", [4, 4]), ("resnet-18", 0.125, "rigl", [4, 4])];
@@ -512,6 +512,9 @@ fn ranks_together_are_one() {
         ("lenet-5", "rigl", "bsr4x1"),
         ("wrn-10-1", "rigl", "csr"),
         ("wrn-10-1", "snfs", "csr"),
+        ("wrn-10-1", "gse", "csr"),
+        ("20-30-10", "gse", "bsr2x2"),
+        ("gru-12", "gse", "csr"),
         ("gru-12", "rigl", "csr"),
         ("lstm-12", "set", "csr"),
         ("gpt-1-2-16", "rigl", "csr"),

@@ -6,7 +6,7 @@ use autograd::optim::{ClipNorm, Optimizer, OptimizerOptions};
 use autograd::{DetachedLoss, GrowthPasses, GrowthRequests, LossStats, Mode, NoReduce, Reduce, Shards};
 use rigl::{GradientNeed, LayerUpdate, Method, StepIntent};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Backend, GrowRequest, Layout};
+use sparse_kernels::{Backend, Layout};
 
 use super::error::TrainingError;
 use super::evaluator::{HostBatch, PassBatch, PassOptions, Workspace};
@@ -108,7 +108,8 @@ pub(super) struct UnreadLoss<B: Backend> {
 pub(super) struct Update {
     /// What the method wants, but for `needs`.
     intent: StepIntent,
-    requests: Vec<(autograd::ParameterId, GrowRequest)>,
+    /// Of [`GradientNeed::Growth`] or [`GradientNeed::Explore`].
+    requests: Vec<(autograd::ParameterId, GradientNeed)>,
     /// Parameters whose gradient is asked for at all positions.
     dense: Vec<autograd::ParameterId>,
     /// Whether any gradient of a weight is asked for.
@@ -242,7 +243,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
         }
         let mut intent = self.method.before_gradient(self.step, &self.network.sparse_layers(self.backend))?;
         let request = |(&parameter, need)| match need {
-            GradientNeed::Growth(request) => Some((parameter, request)),
+            GradientNeed::Growth(_) | GradientNeed::Explore(_) => Some((parameter, need)),
             GradientNeed::None | GradientNeed::Sampled | GradientNeed::Dense => None,
         };
         let needs = std::mem::take(&mut intent.needs);
@@ -314,7 +315,13 @@ impl<'b, B: Backend> Trainer<'b, B> {
         let options = PassOptions { mode, dropout, loss };
         let mut growth = GrowthRequests::new();
         let ask = |growth: &mut GrowthRequests, passes| {
-            requests.iter().for_each(|(parameter, request)| growth.add(*parameter, passes, request.clone()));
+            for (parameter, need) in &requests {
+                match need {
+                    GradientNeed::Growth(request) => growth.add(*parameter, passes, request.clone()),
+                    GradientNeed::Explore(request) => growth.explore(*parameter, passes, request.clone()),
+                    GradientNeed::None | GradientNeed::Sampled | GradientNeed::Dense => {}
+                }
+            }
             dense.iter().for_each(|&parameter| growth.add_dense(parameter));
         };
         let part_key = |number: usize| if number == 0 { key } else { key.with_name("part").with(number as u64) };
