@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_that_has_no_room_with_its_zeros_trains() {
+    fn a_weight_with_no_room_for_its_zeros_has_gradients() {
         let (n, device) = (1_000_000, Device::flex().autodiff());
         // Its dense form would take 4 TB.
         let layer = SparseLinear::new([n, n], 1e-6, 1, 1, &device).unwrap();
