@@ -434,13 +434,16 @@ mod tests {
     }
 
     /// File, runs a seed, published numbers, and the sum of these in hundredths of a percent.
-    const EXPERIMENTS: [(&str, usize, usize, u32); 10] = [
+    const EXPERIMENTS: [(&str, usize, usize, u32); 13] = [
         ("gpt-shakespeare.toml", 6, 0, 0),
         ("gru-text-small.toml", 13, 0, 0),
         ("gru-text.toml", 13, 0, 0),
         ("half-precision.toml", 2, 0, 0),
         ("lenet-fashion-mnist.toml", 9, 6, 52_830),
         ("lenet-mnist-compression.toml", 1, 1, 9_852),
+        ("mlp-99-cifar10.toml", 3, 2, 12_660),
+        ("mlp-99-fashion-mnist.toml", 3, 2, 17_891),
+        ("mlp-99-mnist.toml", 3, 2, 19_675),
         ("mobilenet-v1-imagenet.toml", 11, 11, 75_720),
         ("resnet-50-cifar100.toml", 23, 23, 167_380),
         ("resnet-50-imagenet.toml", 48, 46, 323_230),
