@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The layer has SIZE inputs and outputs, 1,000,000 unless said otherwise, and a fifth, two fifths … all of WEIGHTS, 10,000,000.
-//! Times are those of whole steps of 32 samples with Adam, an update of the topology every fifth step included: forward, loss,
+//! Times are those of whole steps of 32 samples with Adam, an update of the topology in every fourth step included: forward, loss,
 //! backward, sampling, growth, the new plan, and the moved optimizer slots.
 
 use std::time::Instant;
@@ -17,8 +17,8 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{PointwiseLoss, Storage, StripLayout, Strips};
 
 const SAMPLES: usize = 32;
-const INTERVAL: u64 = 5;
-const UPDATES: u64 = 3;
+const INTERVAL: u64 = 4;
+const UPDATES: u64 = 2;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut numbers = std::env::args().skip(1).map(|number| number.parse::<usize>());

@@ -1,6 +1,7 @@
 //! Block-sparse products: plans, and hands over to the kernels.
 
 mod grow;
+mod scatter;
 mod sddmm;
 mod spmm;
 #[cfg(test)]
@@ -8,12 +9,13 @@ mod tests;
 
 use std::sync::Arc;
 
+use self::scatter::Scatter;
 use self::sddmm::Sddmm;
 #[cfg(feature = "conv")]
 pub(super) use self::sddmm::sums;
 use self::spmm::Spmm;
 use super::plan::block_rows;
-use super::{Buffer, Cpu, CpuPlan};
+use super::{Buffer, Cpu, CpuPlan, SharedMut};
 use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::backend::linear::{Found, Pairs};
 use crate::backend::{BlockMatrix, GrowRequest, PlanOptions};
@@ -89,6 +91,13 @@ impl BlockSparseLinear for Cpu {
         let _timed =
             self.timed("spmm_bsr", w.values.len() + x.data.len() + y.data.len(), 2 * w.values.len() * x.layout.lanes());
         let (plan, pattern) = (&w.plan, &*w.plan.pattern);
+        if op == Op::Transpose && Scatter::pays(self, pattern.block_size(), x.layout) {
+            let (dy_layout, dx_layout, dx) = (x.layout, y.layout, SharedMut::new(&mut y.data));
+            let product = Scatter { pattern, values: &w.values, dy_layout, dy: &x.data, dx_layout, dx };
+            // SAFETY: blocks have one column if it pays, and `Checked` says that all lengths fit.
+            unsafe { product.run(self) };
+            return Ok(());
+        }
         let (blocks, places, bands) = match (op, &plan.transposed) {
             (Op::Transpose, Some(t)) => (&t.blocks.pattern, Some(&t.blocks.permutation[..]), &t.bands),
             _ => (&**pattern.blocks(), None, &plan.bands),

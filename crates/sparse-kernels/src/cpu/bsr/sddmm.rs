@@ -44,6 +44,8 @@ impl Sddmm<'_> {
         match (h, w) {
             _ if cpu.isa() == IsaName::Scalar => self.run_tiled::<1, 1, 1, 1, 1>(cpu),
             (4.., 4..) if cpu.isa().registers() >= 32 => self.run_tiled::<4, 1, 4, 16, 16>(cpu),
+            (4.., 1) if cpu.isa().registers() >= 32 => self.run_tiled::<4, 4, 1, 16, 4>(cpu),
+            (4.., 2) if cpu.isa().registers() >= 32 => self.run_tiled::<4, 2, 2, 16, 8>(cpu),
             (8.., 4..) => self.run_tiled::<3, 1, 4, 12, 12>(cpu),
             (2.., 4..) => self.run_tiled::<2, 1, 4, 8, 8>(cpu),
             (_, 8..) => self.run_tiled::<1, 1, 8, 8, 8>(cpu),
