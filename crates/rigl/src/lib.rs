@@ -33,6 +33,7 @@
 //! | `gmp` | smallest magnitude, more and more | – | dense at first, then sparse |
 //! | `rigl` | smallest magnitude | largest dense gradient | sparse |
 //! | `gse` | smallest magnitude | largest gradient in a sample | sparse |
+//! | `granet` | smallest magnitude, more and more | largest dense gradient | sparse |
 //! | `lottery` | – | – | sparse |
 //!
 //! # One update by hand

@@ -339,8 +339,13 @@ impl<B: Backend> Layers for ManagedLayers<'_, B> {
     }
 
     fn gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
-        let found = self.parameters.download_gradient(self.backend, self.managed.weights[layer]);
-        found.ok().flatten().ok_or_else(|| self.missing(layer, "gradient"))
+        let weight = self.managed.weights[layer];
+        let found = self.parameters.download_gradient(self.backend, weight).ok().flatten();
+        let gradient = found.ok_or_else(|| self.missing(layer, "gradient"))?;
+        match self.parameters.block_pattern(self.backend, weight) {
+            Some(pattern) => Ok(pattern.block_norms(&gradient).map_err(BackendError::from)?),
+            None => Ok(gradient),
+        }
     }
 
     fn dense_gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
