@@ -34,6 +34,7 @@
 //! | `rigl` | smallest magnitude | largest dense gradient | sparse |
 //! | `gse` | smallest magnitude | largest gradient in a sample | sparse |
 //! | `granet` | smallest magnitude, more and more | largest dense gradient | sparse |
+//! | `mest` | smallest magnitude of weight and gradient | random | sparse |
 //! | `lottery` | – | – | sparse |
 //!
 //! # One update by hand
