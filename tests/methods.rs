@@ -45,7 +45,7 @@ fn every_method_trains() {
         let sparse = done["inference_flops_ratio"].as_f64().unwrap();
         let rule = match method {
             "snfs" | "dnw" => (2.0 * sparse + 1.0) / 3.0,
-            "rigl" => (3.0 * sparse * 100.0 + 2.0 * sparse + 1.0) / 303.0,
+            "rigl" | "srigl" => (3.0 * sparse * 100.0 + 2.0 * sparse + 1.0) / 303.0,
             _ => sparse,
         };
         match method {
@@ -103,7 +103,7 @@ fn what_cannot_be_is_refused_by_name() {
     for (args, expected) in [
         (
             "--method riggle",
-            "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, granet, mest, lottery",
+            "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, granet, mest, srigl, lottery",
         ),
         ("--method snfs --method-option ema=2", "parameter ema is `2`; it must be at least 0 and below 1"),
         ("--method snfs --method-option emu=2", "method snfs has no parameter `emu`; it takes ema, redistribution"),
@@ -118,6 +118,8 @@ fn what_cannot_be_is_refused_by_name() {
         ("--method granet --method-option start=2", "parameter start is `2`; it must be above 0 and at most 1"),
         ("--method gse --update-semantics reference --method-option gamma=0", "parameter gamma is `0`"),
         ("--method gmp --drop-fraction 0.5", "--drop-fraction has no effect here"),
+        ("--method srigl --format bsr4x4", "format: bsr4x4 is invalid; it must be csr for this method"),
+        ("--method srigl --growth-batches 2", "--growth-batches has no effect here"),
         ("--method mest --method-option bound=firm", "parameter bound is `firm`; it must be hard or soft"),
         ("--method deepr --update-interval 5", "--update-interval has no effect here"),
         ("--method gmp --init sparse-fan-in", "--init has no effect here"),

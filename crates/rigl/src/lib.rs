@@ -35,6 +35,7 @@
 //! | `gse` | smallest magnitude | largest gradient in a sample | sparse |
 //! | `granet` | smallest magnitude, more and more | largest dense gradient | sparse |
 //! | `mest` | smallest magnitude of weight and gradient | random | sparse |
+//! | `srigl` | smallest magnitude, and rows of little use | largest dense gradient of each row | sparse, and two dense arrays at updates |
 //! | `lottery` | – | – | sparse |
 //!
 //! # One update by hand

@@ -16,7 +16,7 @@ macro_rules! registry {
     };
 }
 
-registry!(dense, static_mask, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, granet, mest, lottery);
+registry!(dense, static_mask, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, granet, mest, srigl, lottery);
 
 /// All methods.
 pub fn methods() -> impl Iterator<Item = &'static MethodInfo> {
