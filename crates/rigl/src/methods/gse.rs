@@ -11,7 +11,7 @@
 //!     pattern = kept ∪ grown; newcomers start at zero
 //! ```
 //!
-//! The expected magnitude of a gradient is at most the product of the two activities, so that the sample is where large
+//! The magnitude of a gradient is at most the product of the two activities, so that the sample is where large
 //! gradients are likely (the paper's section 3.2, GraBo). With `sampling = uniform` all positions are equally likely. A column of
 //! a convolution is a channel at a tap, and its activity that of the pixels which the tap sees.
 //!
