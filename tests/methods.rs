@@ -24,6 +24,7 @@ fn every_method_trains() {
         ("snfs", "--method-option redistribution=momentum"),
         ("gse", "--method-option sampling=uniform"),
         ("granet", "--method-option scope=layer"),
+        ("chts", "--method-option selection=hard"),
         ("mest", "--method-option bound=soft"),
         ("mest", "--method-option decay=stages"),
     ]);
@@ -31,7 +32,7 @@ fn every_method_trains() {
     for (i, (method, options)) in arms.enumerate() {
         let ticket = if method == "lottery" { "--ticket ticket" } else { "" };
         // Of 240 steps, so that the fall has a few steps.
-        let interval = if ["gmp", "granet", "mest"].contains(&method) { "--update-interval 20" } else { "" };
+        let interval = if ["gmp", "granet", "mest", "chtss"].contains(&method) { "--update-interval 20" } else { "" };
         let line = format!("train --json --epochs 2 --method {method} {options} {ticket} {interval} --out run{i}");
         let records = records(folder, &line);
         let steps: Vec<_> = records.iter().filter_map(|record| record["step"].as_u64()).collect();
@@ -54,6 +55,8 @@ fn every_method_trains() {
             "gmp" => assert!((0.325..0.4).contains(&ratio), "{line}: {ratio}"),
             // Updates 20 to 140 grow 0.3 to 0.044 on top, 1.34 in all, which stay for 20 of 240 steps each.
             "mest" if options.ends_with("soft") => assert!((0.108..0.113).contains(&ratio), "{line}: {ratio}"),
+            // From 0.5 to 0.1 over steps 20 to 160, half of it before the middle: 0.1 + 0.4 · 90 / 240, and half an interval's fall.
+            "chtss" => assert!((0.23..0.28).contains(&ratio), "{line}: {ratio}"),
             // From 0.5 over steps 20 to 120 of 240, of which it has the integral 0.1 · 240 + 0.4 · (20 + 100 / 4) at most, and half
             // an interval's fall more; operations of growth are the dense network's at nine updates.
             "granet" => assert!((0.15..0.25).contains(&ratio), "{line}: {ratio}"),
@@ -103,7 +106,7 @@ fn what_cannot_be_is_refused_by_name() {
     for (args, expected) in [
         (
             "--method riggle",
-            "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, granet, mest, srigl, lottery",
+            "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, granet, mest, srigl, chts, chtss, lottery",
         ),
         ("--method snfs --method-option ema=2", "parameter ema is `2`; it must be at least 0 and below 1"),
         ("--method snfs --method-option emu=2", "method snfs has no parameter `emu`; it takes ema, redistribution"),
@@ -121,6 +124,7 @@ fn what_cannot_be_is_refused_by_name() {
         ("--method srigl --format bsr4x4", "format: bsr4x4 is invalid; it must be csr for this method"),
         ("--method srigl --growth-batches 2", "--growth-batches has no effect here"),
         ("--method mest --method-option bound=firm", "parameter bound is `firm`; it must be hard or soft"),
+        ("--method chtss --method-option end-exponent=-1", "parameter end-exponent is `-1`; it must be"),
         ("--method deepr --update-interval 5", "--update-interval has no effect here"),
         ("--method gmp --init sparse-fan-in", "--init has no effect here"),
         ("--method lottery --ticket nowhere", "nowhere"),
