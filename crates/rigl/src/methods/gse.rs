@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The magnitude of a gradient is at most the product of the two activities, so that the sample is where large
-//! gradients are likely (the paper's section 3.2, GraBo). With `sampling = uniform` all positions are equally likely. A column of
+//! gradients are possible (the paper's GraBo). With `sampling = uniform` all positions are equally likely. A column of
 //! a convolution is a channel at a tap, and its activity that of the pixels which the tap sees.
 //!
 //! * If the sample would have as many positions as are free, it has them all, and the update is RigL's but for the next point: so

@@ -14,7 +14,7 @@
 //!     pattern = kept ∪ grown; newcomers start at zero
 //! ```
 //!
-//! The paper's section 3.2. With the hard bound a layer never has more than its target. With the soft one it has up to
+//! The paper's elastic mutation. With the hard bound a layer never has more than its target. With the soft one it has up to
 //! `1 + drop fraction` times as much between updates: newcomers are trained beside the weights whose place they may take, and
 //! only the next update decides. The last update leaves the target.
 //!
