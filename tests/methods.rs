@@ -23,12 +23,16 @@ fn every_method_trains() {
         ("set", "--method-option form=original"),
         ("snfs", "--method-option redistribution=momentum"),
         ("gse", "--method-option sampling=uniform"),
+        ("granet", "--method-option scope=layer"),
+        ("chts", "--method-option selection=hard"),
+        ("mest", "--method-option bound=soft"),
+        ("mest", "--method-option decay=stages"),
     ]);
     done(folder, "train --json --epochs 2 --method rigl --out ticket");
     for (i, (method, options)) in arms.enumerate() {
         let ticket = if method == "lottery" { "--ticket ticket" } else { "" };
         // Of 240 steps, so that the fall has a few steps.
-        let interval = if method == "gmp" { "--update-interval 20" } else { "" };
+        let interval = if ["gmp", "granet", "mest", "chtss"].contains(&method) { "--update-interval 20" } else { "" };
         let line = format!("train --json --epochs 2 --method {method} {options} {ticket} {interval} --out run{i}");
         let records = records(folder, &line);
         let steps: Vec<_> = records.iter().filter_map(|record| record["step"].as_u64()).collect();
@@ -42,13 +46,20 @@ fn every_method_trains() {
         let sparse = done["inference_flops_ratio"].as_f64().unwrap();
         let rule = match method {
             "snfs" | "dnw" => (2.0 * sparse + 1.0) / 3.0,
-            "rigl" => (3.0 * sparse * 100.0 + 2.0 * sparse + 1.0) / 303.0,
+            "rigl" | "srigl" => (3.0 * sparse * 100.0 + 2.0 * sparse + 1.0) / 303.0,
             _ => sparse,
         };
         match method {
             // From 1 over steps 20 to 180 to 0.1, of which the integral is 20 + 160 · (0.1 + 0.9 / 4) + 60 · 0.1 = 78 of 240;
             // densities fall in steps, and so lie above the curve by half an interval's fall.
             "gmp" => assert!((0.325..0.4).contains(&ratio), "{line}: {ratio}"),
+            // Updates 20 to 140 grow 0.3 to 0.044 on top, 1.34 in all, which stay for 20 of 240 steps each.
+            "mest" if options.ends_with("soft") => assert!((0.108..0.113).contains(&ratio), "{line}: {ratio}"),
+            // From 0.5 to 0.1 over steps 20 to 160, half of it before the middle: 0.1 + 0.4 · 90 / 240, and half an interval's fall.
+            "chtss" => assert!((0.23..0.28).contains(&ratio), "{line}: {ratio}"),
+            // From 0.5 over steps 20 to 120 of 240, of which it has the integral 0.1 · 240 + 0.4 · (20 + 100 / 4) at most, and half
+            // an interval's fall more; operations of growth are the dense network's at nine updates.
+            "granet" => assert!((0.15..0.25).contains(&ratio), "{line}: {ratio}"),
             // One batch of 240 is dense.
             "snip" => assert!((ratio - rule - 0.9 / 240.0).abs() < 1e-3, "{line}: {ratio}"),
             _ => assert!((ratio - rule).abs() < 1e-3 * rule, "{line}: {ratio}, by the rule {rule}"),
@@ -95,7 +106,7 @@ fn what_cannot_be_is_refused_by_name() {
     for (args, expected) in [
         (
             "--method riggle",
-            "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, lottery",
+            "possible values: dense, static, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, granet, mest, srigl, chts, chtss, lottery",
         ),
         ("--method snfs --method-option ema=2", "parameter ema is `2`; it must be at least 0 and below 1"),
         ("--method snfs --method-option emu=2", "method snfs has no parameter `emu`; it takes ema, redistribution"),
@@ -104,7 +115,16 @@ fn what_cannot_be_is_refused_by_name() {
         ("--method lottery", "ticket: none is invalid; it must be a run folder or checkpoint with this method"),
         ("--method gmp --format bsr4x4", "format: bsr4x4 is invalid; it must be csr for this method"),
         ("--method gmp --ticket run", "ticket: "),
+        ("--method granet --ticket run", "ticket: "),
+        ("--method granet --steps 20", "begin-step: "),
+        ("--method granet --steps 400 --end-step 500", "end-step: granet would reach density 0.1 at step 500"),
+        ("--method granet --method-option start=2", "parameter start is `2`; it must be above 0 and at most 1"),
+        ("--method gse --update-semantics reference --method-option gamma=0", "parameter gamma is `0`"),
         ("--method gmp --drop-fraction 0.5", "--drop-fraction has no effect here"),
+        ("--method srigl --format bsr4x4", "format: bsr4x4 is invalid; it must be csr for this method"),
+        ("--method srigl --growth-batches 2", "--growth-batches has no effect here"),
+        ("--method mest --method-option bound=firm", "parameter bound is `firm`; it must be hard or soft"),
+        ("--method chtss --method-option end-exponent=-1", "parameter end-exponent is `-1`; it must be"),
         ("--method deepr --update-interval 5", "--update-interval has no effect here"),
         ("--method gmp --init sparse-fan-in", "--init has no effect here"),
         ("--method lottery --ticket nowhere", "nowhere"),

@@ -33,6 +33,10 @@
 //! | `gmp` | smallest magnitude, more and more | – | dense at first, then sparse |
 //! | `rigl` | smallest magnitude | largest dense gradient | sparse |
 //! | `gse` | smallest magnitude | largest gradient in a sample | sparse |
+//! | `granet` | smallest magnitude, more and more | largest dense gradient | sparse |
+//! | `mest` | smallest magnitude of weight and gradient | random | sparse |
+//! | `srigl` | smallest magnitude, and rows of little use | largest dense gradient of each row | sparse, and two dense arrays at updates |
+//! | `chts`, `chtss` | small magnitude, by chance | predicted links, by chance | sparse |
 //! | `lottery` | – | – | sparse |
 //!
 //! # One update by hand

@@ -156,7 +156,7 @@ pub trait Layers {
     /// How many entries the distribution gives a layer: what it starts with, or is to end with if it starts dense.
     fn target_nnz(&self, layer: usize) -> usize;
 
-    /// A layer's gradient at its entries, in the pattern's order, if the step needed [`GradientNeed::Sampled`] or
+    /// A layer's gradient at its entries, in the pattern's order (the norms of that in its blocks), if the step needed [`GradientNeed::Sampled`] or
     /// [`GradientNeed::Dense`]. Available during [`Method::after_gradient`].
     ///
     /// # Errors
@@ -441,10 +441,12 @@ pub enum UpdateGradient {
     Sample,
     /// That at all positions, to grow by: [`GradientNeed::Growth`].
     Dense,
+    /// The same, handed to the method: [`GradientNeed::Dense`].
+    Whole,
 }
 
 impl UpdateGradient {
-    /// Whether growth goes by the gradient, so that it may be summed over several batches.
+    /// Whether growth goes by a gradient that may be summed over several batches.
     pub fn grows(self) -> bool {
         matches!(self, Self::Sample | Self::Dense)
     }
@@ -478,8 +480,12 @@ pub struct MethodInfo {
     pub drops_a_fraction: bool,
     /// What its updates need of the gradient; what it grows by is that of [`MethodOptions::growth_batches`] batches.
     pub update_gradient: UpdateGradient,
-    /// Whether it works with block layers: it sets no weights, and requests no gradients other than candidates.
+    /// Whether it works with block layers: it sets no weights, and requests no dense gradients.
     pub blocks: bool,
+    /// The parameter that is the density a network starts with, where it is not the one asked for.
+    pub start_density: Option<&'static str>,
+    /// Whether the last update of the schedule is what brings a layer to the weights that it is to have.
+    pub ends_with_last_update: bool,
     /// Whether it needs the final pattern of an earlier run.
     pub needs_ticket: bool,
     /// The loop semantics of the authors' code.
@@ -512,12 +518,19 @@ impl MethodInfo {
             drops_a_fraction: false,
             update_gradient: UpdateGradient::None,
             blocks: true,
+            start_density: None,
+            ends_with_last_update: false,
             needs_ticket: false,
             reference_semantics: LoopSemantics::TF1_SET,
             parameters: &[],
             training: TrainingRule::Sparse,
             build,
         }
+    }
+
+    /// Whether it begins with more weights than it is to end with.
+    pub fn prunes(&self) -> bool {
+        self.storage == WeightStorage::DenseFirst || self.start_density.is_some()
     }
 
     /// Reads one of its parameters: the value given, else the default.
@@ -553,7 +566,7 @@ pub struct MethodOptions {
     pub seed: u64,
     /// Batches over which the training loop sums the gradient that growth uses; 1 in the paper. Only the FLOPs depend on it.
     pub growth_batches: u64,
-    /// Steps of the whole training. Only the FLOPs of a method whose density falls depend on it.
+    /// Steps of the whole training: what the FLOPs of a method whose density falls depend on, and stages of a training.
     pub total_steps: u64,
     /// Parameters of the method by name, see [`MethodInfo::parameters`].
     pub parameters: BTreeMap<String, String>,

@@ -214,6 +214,20 @@ impl UpdateSchedule {
         self.options.begin_step <= step && before_end && due
     }
 
+    /// The step of the last update of a run in which none is left out; `None` if updates never end.
+    ///
+    /// ```
+    /// use rigl::{ScheduleOptions, UpdateSchedule};
+    /// // Every 100 steps from step 100 on, before step 750.
+    /// assert_eq!(UpdateSchedule::new(ScheduleOptions::for_steps(1000))?.last_update(), Some(700));
+    /// # Ok::<(), rigl::ScheduleError>(())
+    /// ```
+    pub fn last_update(&self) -> Option<u64> {
+        let ScheduleOptions { begin_step, end_step, update_interval, end_inclusive, .. } = self.options;
+        let steps = end_step? - begin_step - u64::from(!end_inclusive);
+        Some(begin_step + steps / update_interval * update_interval)
+    }
+
     /// The fraction `f(t)` of a layer's weights that an update at `step` drops, in `0..=1`; see [`DropSchedule`].
     /// Whether there is an update at `step` is not asked.
     pub fn drop_fraction(&self, step: u64) -> f64 {
@@ -367,6 +381,22 @@ mod tests {
             assert!((at(options, 200) - expected).abs() < 1e-15);
             assert_eq!(at(options, 300), 0.0);
         }
+    }
+
+    #[test]
+    fn the_last_update_is_the_last_that_fires() {
+        for (begin, end, interval, inclusive) in (0..4)
+            .flat_map(|begin| (begin + 1..12).flat_map(move |end| (1..5).map(move |interval| (begin, end, interval))))
+            .flat_map(|(begin, end, interval)| [false, true].map(|inclusive| (begin, end, interval, inclusive)))
+        {
+            let mut options = options(begin, end, interval, LoopSemantics::PAPER);
+            options.end_inclusive = inclusive;
+            let schedule = UpdateSchedule::new(options).unwrap();
+            assert_eq!(schedule.last_update(), updates(options, 20).last().copied(), "{options:?}");
+        }
+        let mut endless = options(0, 10, 1, LoopSemantics::PAPER);
+        endless.end_step = None;
+        assert_eq!(UpdateSchedule::new(endless).unwrap().last_update(), None);
     }
 
     #[test]

@@ -59,6 +59,22 @@ pub trait Rewiring: fmt::Debug + Send + Sized + 'static {
     /// If one is impossible.
     fn new(info: &'static MethodInfo, options: &MethodOptions) -> Result<Self, MethodError>;
 
+    /// Changes to the patterns and values that a network starts with; none by default.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn start(&mut self, _seed: u64, _layers: &dyn Layers) -> Result<Vec<LayerUpdate>, MethodError> {
+        Ok(vec![])
+    }
+
+    /// Looks at all layers before an update; by default it does not.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn begin(&mut self, _update: &Update, _layers: &dyn Layers) -> Result<(), MethodError> {
+        Ok(())
+    }
+
     /// The entries of a layer that stay; by default all but the smallest, as many as the schedule drops.
     ///
     /// # Errors
@@ -84,7 +100,7 @@ pub trait Rewiring: fmt::Debug + Send + Sized + 'static {
     ///
     /// # Errors
     /// If there is no gradient, or the device fails.
-    fn keep_after_gradient(&self, _update: &Update, _layer: Layer<'_>, kept: Kept) -> Result<Kept, MethodError> {
+    fn keep_after_gradient(&mut self, _update: &Update, _layer: Layer<'_>, kept: Kept) -> Result<Kept, MethodError> {
         Ok(kept)
     }
 
@@ -126,6 +142,11 @@ pub trait Rewiring: fmt::Debug + Send + Sized + 'static {
         Ok(None)
     }
 
+    /// See [`Method::mean_forward_flops`].
+    fn mean_forward_flops(&self, _schedule: &UpdateSchedule, _total_steps: u64, f_sparse: f64, _f_dense: f64) -> f64 {
+        f_sparse
+    }
+
     /// See [`Method::held_bytes`].
     fn held_bytes(&self, _layers: &dyn Layers) -> usize {
         0
@@ -151,6 +172,7 @@ pub struct Scheduled<R> {
     pub(crate) state: ScheduleState,
     seed: u64,
     growth_batches: u64,
+    total_steps: u64,
     pub(crate) rewiring: R,
     /// What each layer keeps, between the two calls of an update that replaces a step.
     kept: Option<Vec<Kept>>,
@@ -172,15 +194,16 @@ impl<R: Rewiring> Scheduled<R> {
     /// If a parameter is impossible, or the method grows by the gradient and the schedule has updates follow the optimizer.
     pub fn new(info: &'static MethodInfo, options: &MethodOptions) -> Result<Self, MethodError> {
         let rewiring = R::new(info, options)?;
-        let &MethodOptions { schedule, seed, growth_batches, .. } = options;
+        let &MethodOptions { schedule, seed, growth_batches, total_steps, .. } = options;
         if info.update_gradient != UpdateGradient::None && !schedule.options().semantics.update_replaces_step {
-            let reason = match info.update_gradient.grows() {
-                true => "the gradient it grows by is that of the weights before a step",
-                false => "the gradient it drops by is that of the weights before a step",
+            let reason = match info.update_gradient {
+                UpdateGradient::Entries => "the gradient it drops by is that of the weights before a step",
+                _ => "the gradient it grows by is that of the weights before a step",
             };
             return Err(MethodError::Semantics { method: info.name, reason });
         }
-        Ok(Self { info, schedule, state: ScheduleState::default(), seed, growth_batches, rewiring, kept: None })
+        let state = ScheduleState::default();
+        Ok(Self { info, schedule, state, seed, growth_batches, total_steps, rewiring, kept: None })
     }
 
     /// The update of this step if one fires before (`replaces`) or after the optimizer step, and what each layer keeps.
@@ -195,6 +218,7 @@ impl<R: Rewiring> Scheduled<R> {
             return Ok(None);
         }
         let update = Update { step, schedule: self.schedule, seed: self.seed };
+        self.rewiring.begin(&update, layers)?;
         let kept = layers.iter().map(|layer| self.rewiring.keep(&update, layer)).collect::<Result<_, _>>()?;
         self.state.record(step);
         Ok(Some((update, kept)))
@@ -225,6 +249,10 @@ impl<R: Rewiring> Scheduled<R> {
 impl<R: Rewiring> Method for Scheduled<R> {
     fn info(&self) -> &'static MethodInfo {
         self.info
+    }
+
+    fn start(&mut self, layers: &dyn Layers) -> Result<Vec<LayerUpdate>, MethodError> {
+        self.rewiring.start(self.seed, layers)
     }
 
     fn before_gradient(&mut self, step: u64, layers: &dyn Layers) -> Result<StepIntent, MethodError> {
@@ -272,12 +300,17 @@ impl<R: Rewiring> Method for Scheduled<R> {
         let batches = self.growth_batches;
         let rule = match self.info.update_gradient {
             UpdateGradient::Dense => TrainingRule::GradientGrowth { update_interval, batches },
+            UpdateGradient::Whole => TrainingRule::GradientGrowth { update_interval, batches: 1 },
             UpdateGradient::Sample => {
                 TrainingRule::SampledGrowth { update_interval, batches, sample: self.rewiring.sample() }
             }
             UpdateGradient::None | UpdateGradient::Entries => self.info.training,
         };
         rule.flops(f_sparse, f_dense)
+    }
+
+    fn mean_forward_flops(&self, f_sparse: f64, f_dense: f64) -> f64 {
+        self.rewiring.mean_forward_flops(&self.schedule, self.total_steps, f_sparse, f_dense)
     }
 
     fn held_bytes(&self, layers: &dyn Layers) -> usize {

@@ -391,9 +391,9 @@ pub fn largest_outside(
     Ok(found.into_iter().map(|position| ((position / ncols) as u32, (position % ncols) as u32)).collect())
 }
 
-/// Adds to `grown` the largest dropped entries that it does not have, until it has as many positions as were
-/// dropped: keeps a layer's number of weights when growth found too few candidates. Of equal magnitudes the lower
-/// index comes back first. `grown` ends in order of position.
+/// Adds to `grown` the largest dropped entries that it does not have, until it has `count` positions: keeps a layer's
+/// number of weights when growth found too few candidates. Of equal magnitudes the lower index comes back first. `grown`
+/// ends in order of position.
 ///
 /// # Errors
 /// If `values` or `kept` are of another pattern.
@@ -404,12 +404,13 @@ pub fn fill_with_dropped(
     pattern: &CsrPattern,
     values: &[f32],
     kept: &Kept,
+    count: usize,
     grown: &mut Vec<(u32, u32)>,
 ) -> Result<(), TopologyError> {
     kept.check("fill_with_dropped", pattern)?;
     check_length("fill_with_dropped", "values", pattern.nnz(), values.len())?;
     grown.sort_unstable();
-    let missing = kept.dropped_count().saturating_sub(grown.len());
+    let missing = count.saturating_sub(grown.len());
     let mut dropped: Vec<(u64, (u32, u32))> = pattern
         .positions()
         .enumerate()
@@ -682,7 +683,7 @@ mod tests {
         let length = |op, what| TopologyError::Length { op, what, expected: 2, got: 1 };
         assert_eq!(rewire(&pattern, &other, &[]), Err(length("rewire", "kept")));
         assert_eq!(kept_pattern(&pattern, &other), Err(length("kept_pattern", "kept")));
-        let filled = fill_with_dropped(&pattern, &[1.0], &kept, &mut vec![]);
+        let filled = fill_with_dropped(&pattern, &[1.0], &kept, 1, &mut vec![]);
         assert_eq!(filled, Err(length("fill_with_dropped", "values")));
     }
 
@@ -690,7 +691,8 @@ mod tests {
     fn too_few_candidates_bring_back_the_largest_dropped() {
         let pattern = CsrPattern::full(1, 6).unwrap();
         let filled = |values: &[f32], drop_count, mut grown: Vec<(u32, u32)>| {
-            fill_with_dropped(&pattern, values, &select_kept(values, drop_count).unwrap(), &mut grown).unwrap();
+            fill_with_dropped(&pattern, values, &select_kept(values, drop_count).unwrap(), drop_count, &mut grown)
+                .unwrap();
             grown
         };
         let values = [0.1, -0.25, 5.0, 0.3, 0.2, 6.0];
@@ -703,8 +705,12 @@ mod tests {
         assert_eq!(filled(&equal, 4, grown.clone()), [(0, 0), (0, 1), (0, 3), (0, 4)]);
         let sparse = CsrPattern::new(1, 9, vec![0, 6], vec![0, 1, 2, 3, 4, 5]).unwrap();
         grown.extend([(0, 8), (0, 7)]);
-        fill_with_dropped(&sparse, &equal, &kept, &mut grown).unwrap();
+        fill_with_dropped(&sparse, &equal, &kept, 4, &mut grown).unwrap();
         assert_eq!(grown, [(0, 0), (0, 4), (0, 7), (0, 8)]);
+        // Fewer than were dropped.
+        let mut grown = vec![(0, 8)];
+        fill_with_dropped(&sparse, &equal, &kept, 2, &mut grown).unwrap();
+        assert_eq!(grown, [(0, 0), (0, 8)]);
     }
 
     /// Twelve positions, eight of them stored; worked by hand.
@@ -826,7 +832,7 @@ mod tests {
             let kept = select_kept(&values, drop_count).unwrap();
             let some = (part * drop_count as f64) as usize;
             let mut grown = random_growth(&kept_pattern(&pattern, &kept).unwrap(), some, key(seed));
-            fill_with_dropped(&pattern, &values, &kept, &mut grown).unwrap();
+            fill_with_dropped(&pattern, &values, &kept, kept.dropped_count(), &mut grown).unwrap();
             prop_assert_eq!(grown.len(), drop_count);
             prop_assert_eq!(rewire(&pattern, &kept, &grown).unwrap().pattern.nnz(), pattern.nnz());
         }

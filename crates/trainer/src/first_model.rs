@@ -8,7 +8,7 @@ use sparse_kernels::Backend;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::Context;
-use crate::models::{Architecture, Init, Network, StoredModel};
+use crate::models::{Architecture, Format, Init, Network, Sparsification, StoredModel};
 use crate::run_checkpoints::{Found, load_model};
 use crate::settings::TrainConfig;
 use crate::settings::error::ConfigError;
@@ -31,7 +31,7 @@ impl FirstModel {
     pub fn of(config: &TrainConfig, architecture: &Architecture, found: Option<&Found>) -> crate::Result<Self> {
         let solved = || config.sparsification().solve(architecture);
         // What it begins with is not what each layer is to have.
-        let prunes = config.method.info().storage == WeightStorage::DenseFirst;
+        let prunes = config.method.info().prunes();
         let of_file = config.init_from.is_some() || config.ticket.is_some();
         let (model, targets) = match (found, &config.init_from, &config.ticket) {
             (Some(Found { checkpoint, path, .. }), _, _) => {
@@ -82,10 +82,7 @@ impl FirstModel {
         architecture: &Architecture,
         targets: Vec<LayerDensity>,
     ) -> crate::Result<Self> {
-        let begins: Vec<_> = match config.method.info().storage {
-            WeightStorage::DenseFirst => targets.iter().map(full).collect(),
-            _ => targets.clone(),
-        };
+        let begins = first_densities(config, architecture, &targets)?;
         Ok(Self { model: StoredModel::random(architecture, &begins, config.initialization())?, targets })
     }
 
@@ -110,6 +107,33 @@ impl FirstModel {
         network.prepare_for(backend, storage, &targets, latent.as_ref())?;
         Ok(network)
     }
+}
+
+/// What layers that are to have so many weights begin with.
+///
+/// # Errors
+/// If the density that the method starts with leaves a layer without weights.
+pub fn first_densities(
+    config: &TrainConfig,
+    architecture: &Architecture,
+    targets: &[LayerDensity],
+) -> crate::Result<Vec<LayerDensity>> {
+    if config.method.info().storage == WeightStorage::DenseFirst {
+        return Ok(targets.iter().map(full).collect());
+    }
+    let Some(density) = config.start_density().filter(|density| *density > config.density) else {
+        return Ok(targets.to_vec());
+    };
+    let first = Sparsification { density, ..config.sparsification() }.solve(architecture)?;
+    let entry = if let Format::Bsr([r, c]) = config.format { r * c } else { 1 };
+    // A layer that is to become sparse lacks an entry from the start, so that it is stored as what it is to be.
+    let most =
+        |target: &LayerDensity| if target.nnz < target.size { target.size.saturating_sub(entry) } else { target.size };
+    let begin = |(first, target): (&LayerDensity, &LayerDensity)| {
+        let nnz = first.nnz.min(most(target)).max(target.nnz);
+        LayerDensity { density: nnz as f64 / target.size as f64, nnz, ..*target }
+    };
+    Ok(first.iter().zip(targets).map(begin).collect())
 }
 
 /// All weights of a layer.

@@ -11,8 +11,8 @@
 //!     pattern = kept ∪ grown; newcomers start at zero
 //! ```
 //!
-//! The expected magnitude of a gradient is at most the product of the two activities, so that the sample is where large
-//! gradients are likely (the paper's section 3.2, GraBo). With `sampling = uniform` all positions are equally likely. A column of
+//! The magnitude of a gradient is at most the product of the two activities, so that the sample is where large
+//! gradients are possible (the paper's GraBo). With `sampling = uniform` all positions are equally likely. A column of
 //! a convolution is a channel at a tap, and its activity that of the pixels which the tap sees.
 //!
 //! * If the sample would have as many positions as are free, it has them all, and the update is RigL's but for the next point: so
@@ -105,7 +105,7 @@ impl Rewiring for Gse {
     ) -> Result<Vec<(u32, u32)>, MethodError> {
         let mut grown = candidates.iter().map(|c| (c.row, c.column)).collect::<Vec<_>>();
         if grown.len() < count {
-            layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, &mut grown))?;
+            layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, count, &mut grown))?;
         }
         Ok(grown)
     }

@@ -16,7 +16,25 @@ macro_rules! registry {
     };
 }
 
-registry!(dense, static_mask, snip, set, snfs, deepr, dsr, dnw, gmp, rigl, gse, lottery);
+registry!(
+    dense,
+    static_mask,
+    snip,
+    set,
+    snfs,
+    deepr,
+    dsr,
+    dnw,
+    gmp,
+    rigl,
+    gse,
+    granet,
+    mest,
+    srigl,
+    chts,
+    chtss,
+    lottery
+);
 
 /// All methods.
 pub fn methods() -> impl Iterator<Item = &'static MethodInfo> {

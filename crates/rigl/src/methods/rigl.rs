@@ -56,7 +56,7 @@ impl Rewiring for RigL {
     ) -> Result<Vec<(u32, u32)>, MethodError> {
         let mut grown = candidates.iter().map(|c| (c.row, c.column)).collect::<Vec<_>>();
         if grown.len() < count {
-            layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, &mut grown))?;
+            layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, count, &mut grown))?;
         }
         Ok(grown)
     }

@@ -376,7 +376,7 @@ fn bytes(
     };
     // Stored at its final density, if the method does not store it so from the first step on.
     let of_end = match config.method.info().storage {
-        WeightStorage::Sparse => None,
+        WeightStorage::Sparse if config.start_density().is_none() => None,
         WeightStorage::Dense if densities.iter().all(|solved| solved.nnz == solved.size) => None,
         _ => {
             let ledger = Ledger::new()?;

@@ -17,7 +17,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::Dataset;
 use crate::device::{ComputeDevice, OnDevice, Place, backend_error, on_device};
 use crate::error::{Context, Kind};
-use crate::first_model::FirstModel;
+use crate::first_model::{FirstModel, first_densities};
 use crate::fit::{self, check_fit};
 use crate::interrupt::Interrupt;
 use crate::launch::{self, Agreement, LaunchError};
@@ -271,9 +271,13 @@ fn train<B: ComputeDevice>(work: Train<'_>, device: &B) -> crate::Result<()> {
             return Err(ConfigError::NotLonger { done, total_steps }.into());
         }
     }
-    let begins_dense = config.method.info().storage == rigl::WeightStorage::DenseFirst;
-    if found.is_none() && (config.init_from.is_none() || begins_dense) && config.ticket.is_none() {
+    let prunes = config.method.info().prunes();
+    if found.is_none() && (config.init_from.is_none() || prunes) && config.ticket.is_none() {
         let densities = config.sparsification().solve(architecture)?;
+        let densities = match config.start_density() {
+            Some(_) => first_densities(config, architecture, &densities)?,
+            None => densities,
+        };
         memory::check_weights(device, architecture, config, &densities, config.held_at_a_time(data.train.len()))?;
     }
     let first = FirstModel::of(config, architecture, found.as_ref())?;

@@ -983,7 +983,11 @@ impl<B: Backend> Layers for SparseLayers<'_, B> {
     fn gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {
         let Layer { name, weight, .. } = &self.network.body.layers[layer];
         let gradient = self.network.parameters.download_gradient(self.backend, *weight).map_err(of_backend)?;
-        gradient.ok_or_else(|| MethodError::Missing { layer: name.clone(), what: "gradient" })
+        let gradient = gradient.ok_or_else(|| MethodError::Missing { layer: name.clone(), what: "gradient" })?;
+        match self.network.parameters.block_pattern(self.backend, *weight) {
+            Some(pattern) => Ok(pattern.block_norms(&gradient).map_err(BackendError::from)?),
+            None => Ok(gradient),
+        }
     }
 
     fn dense_gradient(&self, layer: usize) -> Result<Vec<f32>, MethodError> {

@@ -129,6 +129,17 @@ impl TrainConfig {
         }
     }
 
+    /// The density that a new network starts with, if it is not that of [`TrainConfig::sparsification`].
+    pub fn start_density(&self) -> Option<f64> {
+        let info = self.method.info();
+        let name = info.start_density?;
+        let given = self.method_option.iter().rev().find(|option| option.name == name);
+        let default = info.parameters.iter().find(|parameter| parameter.name == name);
+        let text = given.map(|option| &*option.value).or(default.map(|parameter| parameter.default))?;
+        // One that is none is refused where the method is built.
+        text.parse().ok().filter(|density| *density > 0.0 && *density <= 1.0)
+    }
+
     /// How a new network's weights are stored and drawn.
     pub fn initialization(&self) -> Initialization {
         Initialization {
@@ -232,7 +243,16 @@ impl TrainConfig {
     /// A schedule that was asked for must fire, and arrive at the density asked for, within the run.
     fn check_schedule(&self, window: Option<UpdateWindow>, total_steps: u64) -> Result<(), ConfigError> {
         let info = self.method.info();
-        let Some(UpdateWindow { begin, end }) = window else { return Ok(()) };
+        let Some(UpdateWindow { begin, end }) = window else {
+            // What never prunes would stay as dense as it begins.
+            return match info.start_density {
+                Some(_) => {
+                    let (method, begin) = (info.name.to_owned(), self.begin_step.unwrap_or(self.update_interval));
+                    Err(ConfigError::NoUpdate { method, begin, total_steps })
+                }
+                None => Ok(()),
+            };
+        };
         if info.updates != UpdateTimes::Scheduled {
             return Ok(());
         }
@@ -240,7 +260,7 @@ impl TrainConfig {
         if begin >= total_steps {
             return Err(ConfigError::NoUpdate { method, begin, total_steps });
         }
-        if info.storage == WeightStorage::DenseFirst && end > total_steps {
+        if (info.storage == WeightStorage::DenseFirst || info.ends_with_last_update) && end > total_steps {
             return Err(ConfigError::UnfinishedPruning { method, density, end, total_steps });
         }
         Ok(())

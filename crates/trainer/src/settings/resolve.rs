@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rigl::{Distribution, WeightStorage};
+use rigl::Distribution;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -101,8 +101,8 @@ impl TrainConfig {
                     config.stem = options.stem.unwrap_or(parts.spec.stem);
                 }
             }
-            // A method that begins dense prunes to the density of the settings.
-            if config.method.info().storage != WeightStorage::DenseFirst {
+            // A method that begins denser prunes to the density of the settings.
+            if !config.method.info().prunes() {
                 config.density = model.density();
             }
             config.format = model.format();

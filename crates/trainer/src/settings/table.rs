@@ -237,15 +237,15 @@ settings! {
                 sparse(s).is_none() && begins_sparse(s),
                 "a new network that is sparse from the start: otherwise both choices are the same",
             );
-        /// Start from the weights and connections of this run folder, checkpoint or model file, not from random ones; gmp and
-        /// snip prune them
+        /// Start from the weights and connections of this run folder, checkpoint or model file, not from random ones; gmp,
+        /// snip, granet and chtss prune them
         init_from: PathBuf, arg(value_name = "PATH"),
             must |s| unless(s.init_from.is_none() || s.method.info().storage != WeightStorage::Latent, NO_START);
         /// Run folder or checkpoint of an earlier run: start with its final pattern and its initial weights (a lottery
         /// ticket; for the method lottery and all others that are sparse from the start)
         ticket: PathBuf, arg(value_name = "RUN"),
             must |s| match &s.ticket {
-                Some(_) if !begins_sparse(s) => Some(NO_START),
+                Some(_) if !begins_sparse(s) || s.method.info().start_density.is_some() => Some(NO_START),
                 Some(_) if s.init_from.is_some() => Some("left out with --init-from: both give the initial network"),
                 None if s.method.info().needs_ticket => Some("a run folder or checkpoint with this method"),
                 _ => None,
@@ -517,7 +517,7 @@ fn text(s: &TrainConfig) -> Unmet {
 }
 
 fn sparse(s: &TrainConfig) -> Unmet {
-    let prunes = s.method.info().storage == WeightStorage::DenseFirst;
+    let prunes = s.method.info().prunes();
     if s.init_from.is_some() && !prunes || s.ticket.is_some() {
         return Some("a new network (no --init-from or --ticket)");
     }
