@@ -257,7 +257,7 @@ settings! {
         flops_convention: FlopsConvention = FlopsConvention::Mac2;
     }
     /// When the topology changes.
-    UpdateArgs in updates_heading() => {
+    UpdateArgs in "Topology updates (of methods that have a schedule, such as rigl)" => {
         /// Steps between topology updates
         update_interval: u64 = 100, arg(value_name = "STEPS"), must |s| at_least_one(s.update_interval), needs updates;
         /// First step with an update
@@ -273,7 +273,7 @@ settings! {
             needs |s| unless(s.method.info().update_gradient.grows(), "a method that grows by the gradient, such as rigl");
     }
     /// How many connections an update replaces.
-    DropArgs in updates_heading() => {
+    DropArgs in "Topology updates (of methods that have a schedule, such as rigl)" => {
         /// Fraction of a layer's connections that the first update replaces, in [0, 1]
         drop_fraction: f64 = 0.3, arg(value_name = "FRACTION"),
             must |s| unless((0.0..=1.0).contains(&s.drop_fraction), "at least 0 and at most 1"), needs drops;
@@ -559,16 +559,6 @@ fn adam(s: &TrainConfig) -> Unmet {
 
 fn sgd(s: &TrainConfig) -> Unmet {
     unless(s.optimizer == OptimizerKind::Sgd, "--optimizer sgd")
-}
-
-/// Names the methods that have a schedule.
-fn updates_heading() -> &'static str {
-    static HEADING: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-        let scheduled = rigl::methods().filter(|info| info.updates == rigl::UpdateTimes::Scheduled);
-        let names: Vec<_> = scheduled.map(|info| info.name).collect();
-        format!("Topology updates (methods with a schedule: {})", names.join(", "))
-    });
-    &HEADING
 }
 
 /// A setting's help: its documentation, and what is in effect without it.

@@ -15,7 +15,7 @@
 //! nothing to share it with. Here the columns of a group share it, at the price of reading and writing rows of dX for each
 //! group. Every sum runs over groups and rows in the same order, so the results are the same to the bit.
 
-use crate::cpu::isa::{Isa, Kernel, array_of, dispatch};
+use crate::cpu::isa::{Isa, IsaName, Kernel, array_of, dispatch};
 use crate::cpu::{Cpu, SharedMut};
 use crate::{BsrPattern, StripLayout};
 
@@ -35,7 +35,7 @@ const AHEAD: usize = 2;
 impl Scatter<'_> {
     /// Whether it is the faster way: blocks tall enough to pay for dX, and a strip for each thread, since strips are its tasks.
     pub fn pays(cpu: &Cpu, [r, c]: [usize; 2], layout: StripLayout) -> bool {
-        c == 1 && r >= 4 && cpu.isa().lanes() > 1 && layout.strips() >= cpu.threads()
+        c == 1 && r >= 4 && cpu.isa() != IsaName::Scalar && layout.strips() >= cpu.threads()
     }
 
     /// Runs the product.

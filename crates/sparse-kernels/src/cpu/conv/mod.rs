@@ -198,6 +198,27 @@ pub(super) fn scratch_lens(shape: ConvShape, x: ImageLayout, y: ImageLayout, wei
     [phases, sums::scratch_len(weights, rows, x.len() + y.len())]
 }
 
+/// Floats of a window in which a thread widens rows of images in 16 bits for a weight gradient: the larger of X's and dY's, since
+/// windows are lent to either. `in_tiles` are blocks and dense weights, whose rows go through it in bands.
+#[cfg(feature = "nn")]
+pub(super) fn window_len(
+    cpu: &Cpu,
+    shape: ConvShape,
+    layouts: [ImageLayout; 2],
+    half: [bool; 2],
+    in_tiles: bool,
+) -> usize {
+    let [x, y] = layouts;
+    let (grid, _) = grid::Grid::forward(shape, x, y);
+    let band = if in_tiles { dense::band_and_chunk(cpu, shape, &grid, x.strip()).0 } else { 1 };
+    // Phases are in f32.
+    let sides = [(grid.from, half[0] && Phases::of(shape, x).is_none()), (grid.to, half[1])];
+    sides
+        .map(|(side, half)| if half { wide::window_len(cpu, &side, side.reach_of(band)) } else { 0 })
+        .into_iter()
+        .fold(0, usize::max)
+}
+
 impl Cpu {
     /// Calls `pass` with X, in phases if the convolution wants those.
     fn with_phases(&self, shape: ConvShape, x: &Images<Self>, pass: impl FnOnce(Numbers<'_>)) {

@@ -30,13 +30,24 @@ pub(super) struct Reader<'a> {
     channels: Range<usize>,
 }
 
+/// Image rows that a window has room for: more than those that are wanted at most, so that they are seldom moved; but half of L2 is
+/// for others.
+fn capacity(cpu: &Cpu, side: &Side, most: usize) -> usize {
+    let room = cpu.l2_bytes() / 2 / (side.image_row * size_of::<f32>()).max(1);
+    most + room.saturating_sub(most).clamp(1, 12)
+}
+
+/// Floats of a window for so many image rows.
+#[cfg(feature = "nn")]
+pub(super) fn window_len(cpu: &Cpu, side: &Side, most: usize) -> usize {
+    capacity(cpu, side, most) * side.image_row + SLACK
+}
+
 impl<'a> Reader<'a> {
     /// Images in which a kernel's pixels stand as `side` says, and of which it wants at most so many image rows at a time.
     pub fn new(cpu: &Cpu, images: Numbers<'a>, side: &Side, most: usize) -> Self {
         let (image_row, channel) = (side.image_row, side.channel);
-        // Room for more rows than that, so that rows are seldom moved; but half of L2 is for others.
-        let room = cpu.l2_bytes() / 2 / (image_row * size_of::<f32>()).max(1);
-        let capacity = most + room.saturating_sub(most).clamp(1, 12);
+        let capacity = capacity(cpu, side, most);
         let window = match images {
             Numbers::F32(_) => Buffer::default(),
             Numbers::Bf16(_) => cpu.tile(capacity * image_row + SLACK),

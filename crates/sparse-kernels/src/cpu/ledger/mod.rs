@@ -14,7 +14,7 @@ use crate::{BackendError, Precision, Storage};
 /// trains on a [`Cpu`] can train on it, and asks for the same buffers in the same order.
 ///
 /// Plans are those of the [`Cpu`], and take the memory that they take. Of what kernels hold for the length of a call, copies in f32 of
-/// operands in 16 bits are counted and the sums of convolutions' weight gradients; not what fits the caches, a few MiB a thread.
+/// operands in 16 bits are counted, the sums of convolutions' weight gradients and one thread's windows for them; not what fits the caches.
 ///
 /// ```
 /// use sparse_kernels::cpu::Ledger;
@@ -32,6 +32,8 @@ pub struct Ledger {
     account: Arc<Account>,
     /// Bytes of the buffers that wait to be lent again: as on a CPU, each as large as it ever was.
     free: Mutex<Vec<Entry>>,
+    /// The two windows in which a thread widens rows of images in 16 bits, each as large as any ever was.
+    windows: Mutex<Entry>,
 }
 
 /// What is held, and was at most.
@@ -94,7 +96,14 @@ impl Ledger {
     /// # Errors
     /// None on a machine on which a [`Cpu`] can be had.
     pub fn new() -> Result<Self, BackendError> {
-        Ok(Self { cpu: Cpu::new(1, None)?, account: Arc::default(), free: Mutex::default() })
+        let account = Arc::default();
+        let windows = Mutex::new(Entry::new(&account, 0));
+        Ok(Self { cpu: Cpu::new(1, None)?, account, free: Mutex::default(), windows })
+    }
+
+    /// Two windows of so many floats, which stay.
+    fn hold_windows(&self, len: usize) {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).grow_to(2 * len * size_of::<f32>());
     }
 
     /// The CPU whose plans these are.

@@ -8,15 +8,15 @@ use crate::backend::check::{Checked, Done, WeightGrad};
 use crate::backend::linear::{Found, Pairs};
 use crate::backend::{NormGrad, NormInput, Pool, Rows};
 use crate::cpu::Cpu;
-use crate::cpu::conv::scratch_lens;
+use crate::cpu::conv::{scratch_lens, window_len};
 use crate::random::Key;
 use crate::{
     Accumulate, Activation, AdamStep, Attention, AttentionGrad, BackendError, BatchNorm, BatchNormOptions,
     BlockConvWeight, BlockMatrix, BlockSparseConv, BlockSparseLinear, BsrPattern, ConvOptions, ConvShape, ConvWeight,
     CrossEntropy, CsrPattern, DenseConv, DenseLinear, FeatureNorm, Gelu, GrowRequest, GruStep, GruStepGrad,
     ImageNeural, Images, LstmStep, LstmStepGrad, Neural, NormKind, Op, Optimizer, PlanOptions, PointwiseLoss,
-    PoolShape, Recurrent, ReluMask, SequenceNeural, SgdStep, SparseConv, SparseLinear, SparseMatrix, Steps, Storage,
-    Strips,
+    PoolShape, Precision, Recurrent, ReluMask, SequenceNeural, SgdStep, SparseConv, SparseLinear, SparseMatrix, Steps,
+    Storage, Strips,
 };
 
 /// Hooks that do nothing and succeed, each with the types of its arguments.
@@ -39,7 +39,15 @@ macro_rules! nowhere {
 
 impl Ledger {
     /// Borrows what a convolution's weight gradient does, and returns it.
-    fn borrow_for_weight_grad(&self, shape: ConvShape, [x, dy]: [&Images<Self>; 2], values: &Entered) -> Done {
+    fn borrow_for_weight_grad(
+        &self,
+        shape: ConvShape,
+        [x, dy]: [&Images<Self>; 2],
+        values: &Entered,
+        in_tiles: bool,
+    ) -> Done {
+        let half = [x, dy].map(|images| images.data.precision == Precision::Bf16);
+        self.hold_windows(window_len(&self.cpu, shape, [x.layout, dy.layout], half, in_tiles));
         let lens = scratch_lens(shape, x.layout, dy.layout, values.len);
         let lent = lens.map(|len| self.lend(len));
         lent.into_iter().try_for_each(|lent| lent.map(|lent| self.give_back(lent)))
@@ -157,7 +165,8 @@ impl SparseConv for Ledger {
     }
 
     fn run_conv_weight_grad(&self, call: WeightGrad<'_, &Self::ConvPlan, Images<Self>, Self::Buffer>) -> Done {
-        self.borrow_for_weight_grad(self.conv_shape(call.plan), [call.x, call.dy], call.values)
+        let in_tiles = call.plan.is_densified();
+        self.borrow_for_weight_grad(self.conv_shape(call.plan), [call.x, call.dy], call.values, in_tiles)
     }
 
     nowhere! {
@@ -200,7 +209,7 @@ impl BlockSparseConv for Ledger {
     }
 
     fn run_conv_weight_grad_bsr(&self, call: WeightGrad<'_, &Self::BlockConvPlan, Images<Self>, Self::Buffer>) -> Done {
-        self.borrow_for_weight_grad(self.block_conv_shape(call.plan), [call.x, call.dy], call.values)
+        self.borrow_for_weight_grad(self.block_conv_shape(call.plan), [call.x, call.dy], call.values, true)
     }
 
     nowhere! {
@@ -217,7 +226,7 @@ impl DenseConv for Ledger {
     }
 
     fn run_conv_weight_grad_dense(&self, call: WeightGrad<'_, ConvShape, Images<Self>, Self::Buffer>) -> Done {
-        self.borrow_for_weight_grad(call.plan, [call.x, call.dy], call.values)
+        self.borrow_for_weight_grad(call.plan, [call.x, call.dy], call.values, true)
     }
 }
 
