@@ -53,7 +53,7 @@ fn train(size: usize, density: f64) -> Result<[f64; 2], Box<dyn std::error::Erro
     net.optimize(OptimizerOptions::Adam(AdamOptions::default()))?;
     let layout = StripLayout::sparse(SAMPLES, size);
     let key = Key::new(2);
-    let inputs: Vec<f32> = (0..layout.len()).map(|i| key.uniform(i as u64) as f32).collect();
+    let inputs: Vec<f32> = (0..layout.len()).map(|i| key.uniform(i as u64)).collect();
     let targets = vec![0.0; layout.len()];
     let mut seconds = vec![];
     for _ in 0..steps {
