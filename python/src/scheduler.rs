@@ -175,7 +175,9 @@ impl Scheduler {
                 }
                 GradientNeed::None | GradientNeed::Sampled => {}
                 GradientNeed::Explore(_) => {
-                    return Err(PyValueError::new_err("methods that grow from a sample of positions are not supported"));
+                    return Err(PyValueError::new_err(
+                        "methods that grow from a sample of positions are not supported",
+                    ));
                 }
                 GradientNeed::Dense => {
                     return Err(PyValueError::new_err(
