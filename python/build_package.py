@@ -38,8 +38,11 @@ def lay_in_command():
         ).stdout
         messages = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
         built = next(message["executable"] for message in messages if message.get("executable"))
-    target.mkdir(exist_ok=True)
-    shutil.copy2(built, target)
+    elif not (os.path.isabs(built) and os.path.isfile(built)):
+        raise SystemExit(f"RIGL_COMMAND is {built!r}; it must be the absolute path of the command `rigl`")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    shutil.copy2(built, target / ("rigl.exe" if os.name == "nt" else "rigl"))
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):

@@ -29,16 +29,25 @@ def program() -> Path:
 
 
 def run(*arguments: Any) -> str:
-    """Runs ``rigl`` with these arguments, and returns what it prints on standard output.
+    """Runs ``rigl`` with these arguments, and returns what it prints on standard output. Its warnings go to standard error at the end.
 
     Raises:
         CommandError: with what it prints on standard error, if it fails.
     """
     command = [str(program()), *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
-    if done.returncode:
-        raise CommandError(done.stderr.strip() or f"{' '.join(command)} ended with {done.returncode}")
-    return done.stdout
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+    )
+    try:
+        output, said = child.communicate()
+    except KeyboardInterrupt:
+        # The command has had the signal too, and needs the time to save its run.
+        child.communicate()
+        raise
+    if child.returncode:
+        raise CommandError(said.strip() or f"{' '.join(command)} ended with {child.returncode}")
+    sys.stderr.write(said)
+    return output
 
 
 def main() -> int:

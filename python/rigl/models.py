@@ -18,7 +18,8 @@ def load_model(model: nn.Module, path: Union[str, Path], which: str = "newest") 
     """Gives a model the weights of a run, in place, and returns it.
 
     Layers are found by name; the names are those of ``rigl export``: ``fc1``, ``fc2``, … for perceptrons, torchvision's for its networks.
-    A layer that is sparse in the run becomes a :class:`rigl.SparseLinear` or :class:`rigl.SparseConv2d`. Make the optimizer afterwards.
+    A layer that is sparse in the run becomes a :class:`rigl.SparseLinear` or :class:`rigl.SparseConv2d`; a convolution in blocks comes in
+    single weights. Make the optimizer afterwards.
 
     Args:
         model: with an ``nn.Linear``, ``nn.Conv2d`` or sparse layer for each layer of the run. It is left as it was if one does not fit.
@@ -45,8 +46,6 @@ def load_model(model: nn.Module, path: Union[str, Path], which: str = "newest") 
         if name in expected and value.shape != tensors[name].shape:
             got = list(tensors[name].shape)
             raise ValueError(f"load_model: {name} has shape {list(value.shape)}; in {path} it has {got}")
-    if "" in made:
-        raise ValueError("load_model: the model is itself a layer; put it into an nn.Module that names it")
     model.load_state_dict(tensors, strict=False)
     for name, layer in made.items():
         parent, _, child = name.rpartition(".")
@@ -74,13 +73,18 @@ def _of_run(model: nn.Module, name: str, tensors: Dict[str, Tensor], shape: str)
         raise ValueError(
             f"load_model: layer {name} of the model has a weight of {list(layer._size)}; the run's has {shape}"
         )
+    weight = module.values if isinstance(module, SparseLayer) else module.weight
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        raise TypeError(
+            f"load_model: layer {name} of the model is {weight.dtype} on {weight.device}; it must be torch.float32 on the CPU"
+        )
     layer._take(_indices(offsets), _indices(columns))
-    layer.values = nn.Parameter(values.flatten().clone())
+    layer.values = nn.Parameter(values.flatten().clone(), weight.requires_grad)
     if (bias is None) != (layer.bias is None):
         has, has_not = ("the model", "the run") if bias is None else ("the run", "the model")
         raise ValueError(f"load_model: layer {name} has a bias in {has}, and none in {has_not}")
     if bias is not None:
-        layer.bias = nn.Parameter(bias.clone())
+        layer.bias = nn.Parameter(bias.clone(), module.bias.requires_grad)
     return layer.train(module.training)
 
 

@@ -54,6 +54,12 @@ pub enum MethodError {
         /// Why it cannot.
         reason: &'static str,
     },
+    /// A schedule without a last update, by which the method would reach its density.
+    #[error("method {method}: the schedule has no last update, with which the density is reached; set end_step")]
+    Endless {
+        /// The method.
+        method: &'static str,
+    },
     /// A parameter that the method does not have.
     #[error("method {method} has no parameter `{got}`; {}", listed(known))]
     UnknownParameter {

@@ -194,6 +194,9 @@ impl<R: Rewiring> Scheduled<R> {
     /// If a parameter is impossible, or the method grows by the gradient and the schedule has updates follow the optimizer.
     pub fn new(info: &'static MethodInfo, options: &MethodOptions) -> Result<Self, MethodError> {
         let rewiring = R::new(info, options)?;
+        if info.ends_with_last_update && options.schedule.last_update().is_none() {
+            return Err(MethodError::Endless { method: info.name });
+        }
         let &MethodOptions { schedule, seed, growth_batches, total_steps, .. } = options;
         if info.update_gradient != UpdateGradient::None && !schedule.options().semantics.update_replaces_step {
             let reason = match info.update_gradient {

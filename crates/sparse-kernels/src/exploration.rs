@@ -71,6 +71,10 @@ impl ExploreRequest {
             }
         }
         let free = nrows as u64 * ncols as u64 - self.exclude.nnz() as u64;
+        let (got, max) = (free.min(self.samples as u64), u64::from(u32::MAX));
+        if got > max {
+            return Err(FormatError::TooLarge { what: "number of samples", got, max });
+        }
         let positions = match self.samples as u64 {
             samples if samples >= free => self.all_free(),
             0 => vec![],

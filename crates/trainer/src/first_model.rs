@@ -70,6 +70,13 @@ impl FirstModel {
             let what = format!("the storage of layer {} for the method dense", layer.name);
             return Err(CheckpointError::mismatch(what, layer.weight.storage(), "dense; choose a sparse method").into());
         }
+        // Their topology is sparse from the start: a dense layer would stay as it is.
+        let dense = model.layers.iter().zip(&targets).find(|(l, t)| !l.weight.is_sparse() && t.nnz < t.size);
+        if let (true, Some((layer, _))) = (config.method.info().start_density.is_some(), dense) {
+            let what = format!("the storage of layer {} for the method {}", layer.name, config.method.info().name);
+            let expected = "sparse; rigl import with --density makes it so, or --method gmp prunes a dense network";
+            return Err(CheckpointError::mismatch(what, "dense", expected).into());
+        }
         Ok(Self { model, targets })
     }
 

@@ -29,7 +29,8 @@
 //! * The drop fraction follows the schedule; in the code it is constant (`--drop-schedule constant`).
 //! * Not built: the path-based predictor CH3-L3p, whose code is not published in source; removal by relative importance (RI);
 //!   initial topologies (Watts–Strogatz, BRF); removal of chains, which takes the rows and columns that lead nowhere; early stop.
-//! * Exponents and defaults are the code's as far as it states them (1 without more); the article's values we do not know.
+//! * The default exponents, 1 to 3, are those of the authors' code for perceptrons and Transformers, and the article's δ from 0.5 to 0.75
+//!   (section 3.1) if its power is δ / (1 − δ). Their scripts for language models say 9.
 //!
 //! # What is dense, and what it costs
 //!
@@ -69,7 +70,7 @@ pub(super) const START_EXPONENT: ParameterInfo = ParameterInfo {
 
 pub(super) const END_EXPONENT: ParameterInfo = ParameterInfo {
     name: "end-exponent",
-    default: "9",
+    default: "3",
     rule: "a finite number of at least 0",
     summary: "the same of the last update",
 };

@@ -91,7 +91,7 @@ impl BlockSparseLinear for Cpu {
         let _timed =
             self.timed("spmm_bsr", w.values.len() + x.data.len() + y.data.len(), 2 * w.values.len() * x.layout.lanes());
         let (plan, pattern) = (&w.plan, &*w.plan.pattern);
-        if op == Op::Transpose && Scatter::pays(self, pattern.block_size(), x.layout) {
+        if op == Op::Transpose && Scatter::pays(self, pattern.block_size(), y.layout) {
             let (dy_layout, dx_layout, dx) = (x.layout, y.layout, SharedMut::new(&mut y.data));
             let product = Scatter { pattern, values: &w.values, dy_layout, dy: &x.data, dx_layout, dx };
             // SAFETY: blocks have one column if it pays, and `Checked` says that all lengths fit.

@@ -33,9 +33,11 @@ pub(super) struct Scatter<'a> {
 const AHEAD: usize = 2;
 
 impl Scatter<'_> {
-    /// Whether it is the faster way: blocks tall enough to pay for dX, and a strip for each thread, since strips are its tasks.
-    pub fn pays(cpu: &Cpu, [r, c]: [usize; 2], layout: StripLayout) -> bool {
-        c == 1 && r >= 4 && cpu.isa() != IsaName::Scalar && layout.strips() >= cpu.threads()
+    /// Whether it is the faster way: blocks tall enough to pay for a strip of dX, which stays in L2, and a strip for each thread, since
+    /// strips are its tasks.
+    pub fn pays(cpu: &Cpu, [r, c]: [usize; 2], dx: StripLayout) -> bool {
+        let stays = dx.strip_pitch() * size_of::<f32>() <= cpu.l2_bytes();
+        c == 1 && r >= 4 && cpu.isa() != IsaName::Scalar && dx.strips() >= cpu.threads() && stays
     }
 
     /// Runs the product.

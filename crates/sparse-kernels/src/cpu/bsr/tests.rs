@@ -65,6 +65,9 @@ fn edges() {
 fn many_bands() {
     verify(&case([700, 901, 130], [4, 4], 32, (0.4, 5), 3, true));
     verify(&case([902, 603, 200], [8, 8], 64, (0.5, 1), 4, false));
+    // Strips enough for seven threads, which then scatter.
+    verify(&case([700, 901, 300], [16, 1], 32, (0.4, 5), 5, false));
+    verify(&case([702, 601, 300], [4, 1], 32, (0.3, 1), 6, false));
 }
 
 /// Every instruction set and number of threads finds what the reference finds.
