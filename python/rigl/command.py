@@ -22,8 +22,8 @@ def program() -> Path:
     """Where the command is."""
     if not _PROGRAM.is_file():
         raise FileNotFoundError(
-            f"this build of the package has no command `rigl` ({_PROGRAM} does not exist): it was built in place, or from a source "
-            "distribution; `pip install` from a clone of the repository brings it, and so does `cargo install rigl-cli`"
+            f"this build of the package does not include the command `rigl` ({_PROGRAM} does not exist); "
+            "run `pip install ./python` in a clone of the repository to get it"
         )
     return _PROGRAM
 

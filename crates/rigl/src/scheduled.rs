@@ -23,7 +23,7 @@ use crate::method::{
     UpdateGradient, UpdateTimes, check_state,
 };
 use crate::schedule::{ScheduleState, UpdateSchedule};
-use crate::topology::{Kept, random_growth};
+use crate::topology::{Kept, fill_with_dropped, random_growth};
 
 /// One update of the topology.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -162,6 +162,23 @@ pub trait Rewiring: fmt::Debug + Send + Sized + 'static {
     fn load(&mut self, _state: &MethodState) -> Result<(), MethodError> {
         Ok(())
     }
+}
+
+/// The candidates as positions, and if there are fewer than `count`, the largest of the entries that were dropped.
+///
+/// # Errors
+/// If `kept` does not fit the layer, or the device fails.
+pub(crate) fn candidates_or_dropped(
+    layer: Layer<'_>,
+    kept: &Kept,
+    count: usize,
+    candidates: &[Candidate],
+) -> Result<Vec<(u32, u32)>, MethodError> {
+    let mut grown = candidates.iter().map(|c| (c.row, c.column)).collect::<Vec<_>>();
+    if grown.len() < count {
+        layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, count, &mut grown))?;
+    }
+    Ok(grown)
 }
 
 /// A method whose updates follow the schedule.

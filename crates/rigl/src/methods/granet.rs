@@ -38,8 +38,8 @@ use crate::method::{
     GradientNeed, Layer, Layers, MethodError, MethodInfo, MethodOptions, MethodState, ParameterInfo, UpdateGradient,
 };
 use crate::schedule::{LoopSemantics, UpdateSchedule};
-use crate::scheduled::{Rewiring, Update};
-use crate::topology::{Kept, fill_with_dropped};
+use crate::scheduled::{Rewiring, Update, candidates_or_dropped};
+use crate::topology::Kept;
 
 pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "starts denser, prunes step by step, and replaces small weights where the gradient is largest",
@@ -180,11 +180,7 @@ impl Rewiring for GraNet {
         count: usize,
         candidates: &[Candidate],
     ) -> Result<Vec<(u32, u32)>, MethodError> {
-        let mut grown = candidates.iter().map(|c| (c.row, c.column)).collect::<Vec<_>>();
-        if grown.len() < count {
-            layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, count, &mut grown))?;
-        }
-        Ok(grown)
+        candidates_or_dropped(layer, kept, count, candidates)
     }
 
     /// As if operations were in proportion to the weights of the network.

@@ -35,8 +35,8 @@ use crate::method::{
     GradientNeed, Layer, Layers, MethodError, MethodInfo, MethodOptions, ParameterInfo, UpdateGradient,
 };
 use crate::schedule::LoopSemantics;
-use crate::scheduled::{Rewiring, Update};
-use crate::topology::{Kept, fill_with_dropped};
+use crate::scheduled::{Rewiring, Update, candidates_or_dropped};
+use crate::topology::Kept;
 
 pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "drops the smallest weights, grows where the gradient is largest in a sample",
@@ -103,11 +103,7 @@ impl Rewiring for Gse {
         count: usize,
         candidates: &[Candidate],
     ) -> Result<Vec<(u32, u32)>, MethodError> {
-        let mut grown = candidates.iter().map(|c| (c.row, c.column)).collect::<Vec<_>>();
-        if grown.len() < count {
-            layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, count, &mut grown))?;
-        }
-        Ok(grown)
+        candidates_or_dropped(layer, kept, count, candidates)
     }
 
     fn sample(&self) -> f64 {

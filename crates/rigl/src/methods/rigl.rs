@@ -18,8 +18,8 @@ use sparse_kernels::{Candidate, GrowRequest};
 
 use crate::method::{GradientNeed, Layer, MethodError, MethodInfo, MethodOptions, UpdateGradient};
 use crate::schedule::LoopSemantics;
-use crate::scheduled::{Rewiring, Update};
-use crate::topology::{Kept, fill_with_dropped};
+use crate::scheduled::{Rewiring, Update, candidates_or_dropped};
+use crate::topology::Kept;
 
 pub(super) static INFO: MethodInfo = MethodInfo {
     summary: "drops the smallest weights, grows where the gradient is largest",
@@ -54,11 +54,7 @@ impl Rewiring for RigL {
         count: usize,
         candidates: &[Candidate],
     ) -> Result<Vec<(u32, u32)>, MethodError> {
-        let mut grown = candidates.iter().map(|c| (c.row, c.column)).collect::<Vec<_>>();
-        if grown.len() < count {
-            layer.named(fill_with_dropped(layer.pattern(), &layer.values()?, kept, count, &mut grown))?;
-        }
-        Ok(grown)
+        candidates_or_dropped(layer, kept, count, candidates)
     }
 }
 

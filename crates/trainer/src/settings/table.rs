@@ -237,8 +237,8 @@ settings! {
                 sparse(s).is_none() && begins_sparse(s),
                 "a new network that is sparse from the start: otherwise both choices are the same",
             );
-        /// Start from the weights and connections of this run folder, checkpoint or model file, not from random ones; gmp
-        /// and snip prune them, granet and chtss if they are sparse
+        /// Start from the weights and connections of this run folder, checkpoint or model file, not from random ones. gmp
+        /// and snip prune them; granet and chtss need a sparse model
         init_from: PathBuf, arg(value_name = "PATH"),
             must |s| unless(s.init_from.is_none() || s.method.info().storage != WeightStorage::Latent, NO_START);
         /// Run folder or checkpoint of an earlier run: start with its final pattern and its initial weights (a lottery
