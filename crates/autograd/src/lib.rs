@@ -81,6 +81,7 @@ pub use growth_tiles::{BestGrowth, Growth, growth_tile_rows};
 pub use loss::{DetachedLoss, Loss, LossStats};
 pub use ops::batch_norm::BatchNormLayer;
 pub use ops::feature_norm::FeatureNormLayer;
+pub use ops::one_vs_all::{TopLabel, TopLabels};
 pub use ops::recurrent::RecurrentState;
 pub use parameters::{Parameter, ParameterBytes, ParameterId, ParameterValue, Parameters};
 pub use reduce::{NoReduce, Reduce};
@@ -88,6 +89,9 @@ pub use shards::{Shards, SumOf, Tree};
 pub use storage::{Mode, Var};
 pub use tape::Tape;
 pub use weights::dense::DenseWeight;
+pub use weights::lists::ListWeight;
+pub use weights::stored::Stored;
+pub use weights::tiles::{RowTile, RowTiles, TILE_ROWS};
 pub use weights::{Geometry, Pair, Weight};
 
 #[cfg(test)]

@@ -402,6 +402,13 @@ impl<B: Backend> Parameters<B> {
         }
     }
 
+    /// Takes the buffer of a gradient, which then counts as not written.
+    pub(crate) fn take_gradient(&mut self, id: ParameterId) -> Option<B::Buffer> {
+        let parameter = &mut self.list[id.0];
+        parameter.gradient_written = false;
+        parameter.gradient.take()
+    }
+
     /// As [`Parameters::set_gradient`], from the host, into the buffer that is there.
     ///
     /// # Errors

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use sparse_kernels::{Activations, Backend, Images, Layout, Strips};
+use sparse_kernels::{Activations, Backend, Candidate, Images, Layout, Strips};
 
 use crate::growth::{GrowthPasses, GrowthRequests, Wanted};
 use crate::growth_tiles::Growth;
@@ -51,7 +51,7 @@ pub struct Tape<'a, B: Backend> {
     /// Factor on the gradients of losses.
     pub(crate) share: f32,
     /// Whether gradients of passes before stay, and those of this one are added.
-    adds: bool,
+    pub(crate) adds: bool,
     /// Of a tape over shards.
     pub(crate) shards: Option<OverShards<B>>,
     /// Whether operations say how to compute their outputs again.
@@ -333,7 +333,7 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.push_node(output, made, parameters, backward);
     }
 
-    fn push_node(
+    pub(crate) fn push_node(
         &mut self,
         output: Var,
         made: Option<usize>,
@@ -540,6 +540,41 @@ impl<'a, B: Backend> Backward<'_, 'a, B> {
             self.release(dy);
         }
         self.use_done(weight)
+    }
+
+    /// What growth is asked for.
+    pub(crate) fn growth(&self) -> &GrowthRequests {
+        self.growth
+    }
+
+    /// The candidates for growth of a parameter's only use.
+    pub(crate) fn found(&mut self, parameter: ParameterId, candidates: Vec<Candidate>) -> Result<(), Error> {
+        if let Some(i) = self.growth.position(parameter) {
+            self.growth.entries[i].found = Some(candidates);
+        }
+        self.finished[parameter.0] = true;
+        self.use_done(parameter)
+    }
+
+    /// The gradient of one use of a parameter, which the forward pass has computed.
+    pub(crate) fn gradient_found(&mut self, parameter: ParameterId, found: B::Buffer) -> Result<(), Error> {
+        let Tape { backend, parameters, .. } = &mut *self.tape;
+        let backend = *backend;
+        let before = match self.sums.is_none() && parameters.get(parameter).gradient().is_none() {
+            true => parameters.set_gradient(SumOf::Gradient(parameter), found),
+            false => {
+                let ParameterGradient { gradient, accumulate, .. } = self.parameter_gradient(parameter)?;
+                match accumulate {
+                    true => backend.add(&found, gradient)?,
+                    false => backend.copy(&found, gradient)?,
+                }
+                Some(found)
+            }
+        };
+        if let Some(before) = before {
+            self.tape.arena.give_buffer(backend, before);
+        }
+        self.use_done(parameter)
     }
 
     /// Notes that one use of a parameter is done; after the last one, its gradient or its candidates are complete.

@@ -15,6 +15,8 @@ pub(crate) mod conv;
 mod images;
 pub(crate) mod linear;
 #[cfg(feature = "nn")]
+pub(crate) mod lists;
+#[cfg(feature = "nn")]
 mod neural;
 #[cfg(feature = "nn")]
 mod norm;
@@ -35,6 +37,8 @@ pub use linear::{
     BlockMatrix, BlockSparseLinear, Candidate, DenseLinear, GrowRequest, Op, PlanOptions, SparseLinear, SparseMatrix,
 };
 #[cfg(feature = "nn")]
+pub use lists::{ColumnIndex, Lists};
+#[cfg(feature = "nn")]
 pub use neural::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep};
 #[cfg(feature = "nn")]
 pub use norm::{Accumulate, Activation, BatchNorm, BatchNormOptions, ReluMask};
@@ -54,6 +58,9 @@ impl<B: SparseLinear + BlockSparseLinear + DenseLinear + SparseConv + BlockSpars
 
 /// Everything that training a network needs.
 #[cfg(feature = "nn")]
-pub trait Backend: Products + Neural + Recurrent + ImageNeural + SequenceNeural + BatchNorm + Optimizer {}
+pub trait Backend:
+    Products + Neural + Recurrent + ImageNeural + SequenceNeural + Lists + BatchNorm + Optimizer
+{
+}
 #[cfg(feature = "nn")]
-impl<B: Products + Neural + Recurrent + ImageNeural + SequenceNeural + BatchNorm + Optimizer> Backend for B {}
+impl<B: Products + Neural + Recurrent + ImageNeural + SequenceNeural + Lists + BatchNorm + Optimizer> Backend for B {}

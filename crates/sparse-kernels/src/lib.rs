@@ -95,6 +95,7 @@
 //! | steps of GRU and LSTM, with gradients (feature `nn`) | strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | causal attention, with gradients (feature `nn`) | strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //! | layer and RMS normalisation, GELU, with gradients (feature `nn`) | strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
+//! | products with samples that are lists, loss of labels that are lists (feature `nn`) | CSR, BSR, dense | scalar, NEON, AVX2, AVX-512 | – | – |
 //! | flattening and its inverse (feature `nn`) | images, strips | scalar, NEON, AVX2, AVX-512 | – | WGSL |
 //!
 //! NEON code (aarch64) was run under emulation only and never timed on a processor, the GPU's on
@@ -136,9 +137,9 @@ mod testing;
 pub use activations::{Activations, Layout};
 #[cfg(feature = "nn")]
 pub use backend::{
-    Accumulate, Activation, AdamStep, Attention, AttentionGrad, Backend, BatchNorm, BatchNormOptions, CrossEntropy,
-    FeatureNorm, Gelu, GruSaved, GruStep, GruStepGrad, ImageNeural, LstmSaved, LstmStep, LstmStepGrad, Neural,
-    NormKind, Optimizer, PointwiseLoss, Recurrent, ReluMask, SequenceNeural, SgdStep, Steps,
+    Accumulate, Activation, AdamStep, Attention, AttentionGrad, Backend, BatchNorm, BatchNormOptions, ColumnIndex,
+    CrossEntropy, FeatureNorm, Gelu, GruSaved, GruStep, GruStepGrad, ImageNeural, Lists, LstmSaved, LstmStep,
+    LstmStepGrad, Neural, NormKind, Optimizer, PointwiseLoss, Recurrent, ReluMask, SequenceNeural, SgdStep, Steps,
 };
 #[cfg(feature = "conv")]
 pub use backend::{BlockConvWeight, BlockSparseConv, ConvOptions, ConvWeight, DenseConv, SparseConv};

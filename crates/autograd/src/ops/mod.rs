@@ -11,6 +11,8 @@ mod dropout;
 mod embed;
 pub(crate) mod feature_norm;
 mod gelu;
+mod lists;
+pub(crate) mod one_vs_all;
 mod pointwise_loss;
 mod pool;
 pub(crate) mod recurrent;

@@ -7,14 +7,18 @@ mod bsr;
 mod csr;
 pub(crate) mod dense;
 pub(crate) mod latent;
+pub(crate) mod lists;
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tiles;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use sparse_kernels::{
-    Activations, Backend, BsrPattern, Candidate, ConvOptions, ConvShape, CsrPattern, GrowRequest, Layout, PlanOptions,
+    Activations, Backend, BsrPattern, Candidate, ConvOptions, ConvShape, Csr, CsrPattern, GrowRequest, Layout,
+    PlanOptions, Strips,
 };
 
 use crate::Error;
@@ -177,6 +181,34 @@ pub trait Weight<B: Backend>: Debug + Send + Sync {
             }
         }
         Ok(())
+    }
+
+    /// `y = W · Xᵀ` of samples that are lists, a row of X each.
+    ///
+    /// # Errors
+    /// If it has no such product, and as [`Weight::forward`].
+    fn forward_lists(&self, _backend: &B, _x: &Csr, _y: &mut Strips<B>) -> Result<(), Error> {
+        Err(self.lacks("product with lists"))
+    }
+
+    /// `gradient = dy · X` at the [`Weight::values`], of samples that are lists; adds with `accumulate`.
+    ///
+    /// # Errors
+    /// If it has no such product, and as [`Weight::forward`].
+    fn weight_grad_lists(
+        &self,
+        _backend: &B,
+        _dy: &Strips<B>,
+        _x: &Csr,
+        _gradient: &mut B::Buffer,
+        _accumulate: bool,
+    ) -> Result<(), Error> {
+        Err(self.lacks("product with lists"))
+    }
+
+    /// Its rows in tiles, if it has them.
+    fn row_tiles(&self) -> Option<&[tiles::RowTile<B>]> {
+        None
     }
 
     /// The entries outside a topology that the dense gradient, summed over `pairs` of `(dy, x)`, is largest at.

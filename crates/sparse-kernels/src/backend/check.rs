@@ -26,6 +26,26 @@ pub(crate) fn expect_f32(op: &'static str, operands: [Precision; 2]) -> Result<(
     }
 }
 
+/// Checks that a range of f32 lies within both buffers.
+pub(crate) fn check_range<B: Storage>(
+    backend: &B,
+    from: &B::Buffer,
+    from_start: usize,
+    to: &B::Buffer,
+    to_start: usize,
+    len: usize,
+) -> Result<(), BackendError> {
+    expect_f32("copy_range", [backend.precision(from), backend.precision(to)])?;
+    for (start, room) in [(from_start, backend.len(from)), (to_start, backend.len(to))] {
+        let end = start.saturating_add(len);
+        if end > room {
+            let (what, rule) = ("end of the range", "at most the length of the buffer");
+            return Err(ShapeError::Rule { op: "copy_range", what, got: end, rule }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Operands of a weight's gradient `Σ dy · x`, which were checked.
 #[derive(Debug)]
 pub struct WeightGrad<'a, P, T, V> {

@@ -119,6 +119,19 @@ pub trait Storage: Debug + Sized + 'static {
     /// If lengths or precisions differ.
     fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), BackendError>;
 
+    /// `to[to_start + i] = from[from_start + i]` for `len` numbers, of f32.
+    ///
+    /// # Errors
+    /// If one of the two is too short.
+    fn copy_range(
+        &self,
+        from: &Self::Buffer,
+        from_start: usize,
+        to: &mut Self::Buffer,
+        to_start: usize,
+        len: usize,
+    ) -> Result<(), BackendError>;
+
     /// `to[i] += from[i]`.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ pub use limits::Limits;
 pub use plan::CpuPlan;
 pub use row_major::Workspace;
 
-use crate::backend::check::expect_f32;
+use crate::backend::check::{check_range, expect_f32};
 use crate::error::expect_equal;
 use crate::profile::KernelTime;
 use crate::{BackendError, Element, Precision, Storage};
@@ -431,6 +431,23 @@ impl Storage for Cpu {
         expect_equal("copy", "length", to.len(), from.len())?;
         expect_equal("copy", "bytes of a number", to.precision().bytes(), from.precision().bytes())?;
         self.convert(from, to)
+    }
+
+    fn copy_range(
+        &self,
+        from: &Buffer,
+        from_start: usize,
+        to: &mut Buffer,
+        to_start: usize,
+        len: usize,
+    ) -> Result<(), BackendError> {
+        let _timed = self.timed("copy_range", 2 * len, 0);
+        check_range(self, from, from_start, to, to_start, len)?;
+        let from = &from[from_start..][..len];
+        self.for_each_chunk(&mut to[to_start..][..len], ELEMENTS_PER_TASK, len as u64, |start, part| {
+            part.copy_from_slice(&from[start..][..part.len()]);
+        });
+        Ok(())
     }
 
     fn add(&self, from: &Buffer, to: &mut Buffer) -> Result<(), BackendError> {

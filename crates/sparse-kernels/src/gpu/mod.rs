@@ -63,7 +63,7 @@ pub use device::GpuOptions;
 pub use half::{HalfStrips, HalfType};
 pub use plan::GpuPlan;
 
-use crate::backend::check::expect_f32;
+use crate::backend::check::{check_range, expect_f32};
 use crate::error::expect_equal;
 use crate::profile::KernelTime;
 use crate::{BackendError, Precision, Storage};
@@ -232,7 +232,7 @@ impl Gpu {
             let mut recorder = self.recorder();
             for (from, host) in from.iter().zip(&*hosts).filter(|(_, host)| !host.is_empty()) {
                 let bytes = 4 * host.len() as u64;
-                recorder.push(Command::Copy { from: from.raw().clone(), to: buffer.clone(), at, bytes });
+                recorder.push(Command::Copy { from: from.raw().clone(), from_at: 0, to: buffer.clone(), at, bytes });
                 at += bytes;
             }
             recorder.flush(&self.device)?;
@@ -368,9 +368,34 @@ impl Storage for Gpu {
         recorder.touch([from.id(), to.id()]);
         recorder.push(Command::Copy {
             from: from.raw().clone(),
+            from_at: 0,
             to: to.raw().clone(),
             at: 0,
             bytes: 4 * from.words() as u64,
+        });
+        Ok(())
+    }
+
+    fn copy_range(
+        &self,
+        from: &Buffer,
+        from_start: usize,
+        to: &mut Buffer,
+        to_start: usize,
+        len: usize,
+    ) -> Result<(), BackendError> {
+        check_range(self, from, from_start, to, to_start, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut recorder = self.recorder();
+        recorder.touch([from.id(), to.id()]);
+        recorder.push(Command::Copy {
+            from: from.raw().clone(),
+            from_at: 4 * from_start as u64,
+            to: to.raw().clone(),
+            at: 4 * to_start as u64,
+            bytes: 4 * len as u64,
         });
         Ok(())
     }

@@ -26,8 +26,8 @@ pub(super) enum Command {
         grid: [u32; 2],
         work: Work,
     },
-    /// Bytes from the start of one buffer to some place of another.
-    Copy { from: wgpu::Buffer, to: wgpu::Buffer, at: u64, bytes: u64 },
+    /// Bytes from some place of one buffer to some place of another.
+    Copy { from: wgpu::Buffer, from_at: u64, to: wgpu::Buffer, at: u64, bytes: u64 },
     /// Zeros from the start of a buffer.
     Clear { to: wgpu::Buffer, bytes: u64 },
 }
@@ -148,7 +148,9 @@ impl Recorder {
             |a: &Command, b: &Command| !timed && matches!((a, b), (Command::Launch { .. }, Command::Launch { .. }));
         for run in self.commands.chunk_by(same_pass) {
             match &run[0] {
-                Command::Copy { from, to, at, bytes } => encoder.copy_buffer_to_buffer(from, 0, to, *at, *bytes),
+                Command::Copy { from, from_at, to, at, bytes } => {
+                    encoder.copy_buffer_to_buffer(from, *from_at, to, *at, *bytes);
+                }
                 Command::Clear { to, bytes } => encoder.clear_buffer(to, 0, Some(*bytes)),
                 Command::Launch { name, work, .. } => {
                     let timestamp_writes = self.timer.as_mut().and_then(|timer| timer.next(name, *work));

@@ -9,6 +9,8 @@ pub mod growth;
 pub mod images;
 pub mod linear;
 #[cfg(feature = "nn")]
+pub mod lists;
+#[cfg(feature = "nn")]
 pub mod neural;
 #[cfg(feature = "nn")]
 pub mod precision;

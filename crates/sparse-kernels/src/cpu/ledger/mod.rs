@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Cpu, too_long};
-use crate::backend::check::expect_f32;
+use crate::backend::check::{check_range, expect_f32};
 use crate::error::expect_equal;
 use crate::{BackendError, Precision, Storage};
 
@@ -194,6 +194,17 @@ impl Storage for Ledger {
     fn copy(&self, from: &Entered, to: &mut Entered) -> Result<(), BackendError> {
         expect_equal("copy", "length", to.len, from.len)?;
         Ok(expect_equal("copy", "bytes of a number", to.precision.bytes(), from.precision.bytes())?)
+    }
+
+    fn copy_range(
+        &self,
+        from: &Entered,
+        from_start: usize,
+        to: &mut Entered,
+        to_start: usize,
+        len: usize,
+    ) -> Result<(), BackendError> {
+        check_range(self, from, from_start, to, to_start, len)
     }
 
     fn add(&self, from: &Entered, to: &mut Entered) -> Result<(), BackendError> {

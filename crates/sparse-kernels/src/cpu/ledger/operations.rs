@@ -12,11 +12,11 @@ use crate::cpu::conv::{scratch_lens, window_len};
 use crate::random::Key;
 use crate::{
     Accumulate, Activation, AdamStep, Attention, AttentionGrad, BackendError, BatchNorm, BatchNormOptions,
-    BlockConvWeight, BlockMatrix, BlockSparseConv, BlockSparseLinear, BsrPattern, ConvOptions, ConvShape, ConvWeight,
-    CrossEntropy, CsrPattern, DenseConv, DenseLinear, FeatureNorm, Gelu, GrowRequest, GruStep, GruStepGrad,
-    ImageNeural, Images, LstmStep, LstmStepGrad, Neural, NormKind, Op, Optimizer, PlanOptions, PointwiseLoss,
-    PoolShape, Precision, Recurrent, ReluMask, SequenceNeural, SgdStep, SparseConv, SparseLinear, SparseMatrix, Steps,
-    Storage, Strips,
+    BlockConvWeight, BlockMatrix, BlockSparseConv, BlockSparseLinear, BsrPattern, ColumnIndex, ConvOptions, ConvShape,
+    ConvWeight, CrossEntropy, Csr, CsrPattern, DenseConv, DenseLinear, FeatureNorm, Gelu, GrowRequest, GruStep,
+    GruStepGrad, ImageNeural, Images, Lists, LstmStep, LstmStepGrad, Neural, NormKind, Op, Optimizer, PlanOptions,
+    PointwiseLoss, PoolShape, Precision, Recurrent, ReluMask, SequenceNeural, SgdStep, SparseConv, SparseLinear,
+    SparseMatrix, Steps, Storage, Strips,
 };
 
 /// Hooks that do nothing and succeed, each with the types of its arguments.
@@ -254,6 +254,14 @@ impl Neural for Ledger {
             Option<&mut Strips<Self>>,
         );
         run_dropout(Checked, Key, f32, &mut Strips<Self>);
+    }
+}
+
+impl Lists for Ledger {
+    nothing! {
+        run_list_product(Checked, &ColumnIndex, &Self::Buffer, &Csr, &mut Strips<Self>);
+        run_list_weight_grad(Checked, &ColumnIndex, &Strips<Self>, &Csr, &mut Self::Buffer, bool);
+        run_label_loss(Checked, f32, usize, &CsrPattern, &mut Strips<Self>, &mut Self::Buffer);
     }
 }
 

@@ -9,6 +9,8 @@ mod clip;
 mod dropout;
 mod exp;
 mod images;
+mod label_loss;
+mod lists;
 mod pointwise_loss;
 mod recurrent;
 mod rows;
@@ -20,8 +22,9 @@ mod tanh;
 
 use super::{Buffer, Cpu};
 use crate::backend::check::{Checked, Done};
+use crate::backend::lists::{ColumnIndex, Lists};
 use crate::random::Key;
-use crate::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep, Strips};
+use crate::{AdamStep, CrossEntropy, Csr, CsrPattern, Neural, Optimizer, PointwiseLoss, SgdStep, Strips};
 
 impl Neural for Cpu {
     fn run_bias_relu(&self, _: Checked, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Done {
@@ -77,6 +80,49 @@ impl Neural for Cpu {
     fn run_dropout(&self, _: Checked, key: Key, rate: f32, x: &mut Strips<Self>) -> Done {
         let _timed = self.timed("dropout", 2 * x.data.len(), 0);
         dropout::run(self, key, rate, x)
+    }
+}
+
+impl Lists for Cpu {
+    fn run_list_product(
+        &self,
+        _: Checked,
+        index: &ColumnIndex,
+        values: &Buffer,
+        x: &Csr,
+        y: &mut Strips<Self>,
+    ) -> Done {
+        let _timed = self.timed("list_product", x.values().len() + y.data.len(), 0);
+        lists::product(self, index, values, x, y);
+        Ok(())
+    }
+
+    fn run_list_weight_grad(
+        &self,
+        _: Checked,
+        index: &ColumnIndex,
+        dy: &Strips<Self>,
+        x: &Csr,
+        values: &mut Buffer,
+        accumulate: bool,
+    ) -> Done {
+        let _timed = self.timed("list_weight_grad", values.len() + dy.data.len(), 0);
+        lists::weight_grad(self, index, dy, x, values, accumulate);
+        Ok(())
+    }
+
+    fn run_label_loss(
+        &self,
+        _: Checked,
+        scale: f32,
+        first: usize,
+        labels: &CsrPattern,
+        y: &mut Strips<Self>,
+        stats: &mut Buffer,
+    ) -> Done {
+        let _timed = self.timed("label_loss", 2 * y.data.len(), 0);
+        label_loss::run(self, scale, first, labels, y, stats);
+        Ok(())
     }
 }
 

@@ -19,9 +19,9 @@ mod tests;
 use super::kernel::Operand;
 use super::{Buffer, Gpu, Indices};
 use crate::backend::check::{Checked, Done};
-use crate::backend::{AdamStep, CrossEntropy, Neural, Optimizer, PointwiseLoss, SgdStep};
+use crate::backend::{AdamStep, ColumnIndex, CrossEntropy, Lists, Neural, Optimizer, PointwiseLoss, SgdStep};
 use crate::random::Key;
-use crate::{BackendError, Strips};
+use crate::{BackendError, Csr, CsrPattern, Strips};
 
 impl Neural for Gpu {
     fn run_bias_relu(&self, _: Checked, bias: &Buffer, relu: bool, x: &mut Strips<Self>) -> Done {
@@ -70,6 +70,39 @@ impl Neural for Gpu {
 
     fn run_dropout(&self, _: Checked, key: Key, rate: f32, x: &mut Strips<Self>) -> Done {
         dropout::strips(self, key, rate, x)
+    }
+}
+
+/// What a GPU lacks.
+const LISTS: &str = "networks of samples that are lists, which run on the CPU only (use --device cpu)";
+
+impl Lists for Gpu {
+    fn run_list_product(&self, _: Checked, _: &ColumnIndex, _: &Buffer, _: &Csr, _: &mut Strips<Self>) -> Done {
+        Err(self.unsupported(LISTS))
+    }
+
+    fn run_list_weight_grad(
+        &self,
+        _: Checked,
+        _: &ColumnIndex,
+        _: &Strips<Self>,
+        _: &Csr,
+        _: &mut Buffer,
+        _: bool,
+    ) -> Done {
+        Err(self.unsupported(LISTS))
+    }
+
+    fn run_label_loss(
+        &self,
+        _: Checked,
+        _: f32,
+        _: usize,
+        _: &CsrPattern,
+        _: &mut Strips<Self>,
+        _: &mut Buffer,
+    ) -> Done {
+        Err(self.unsupported(LISTS))
     }
 }
 
