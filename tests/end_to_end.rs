@@ -7,6 +7,7 @@ mod determinism;
 mod exchange;
 mod gpu;
 mod landscape;
+mod lists;
 mod managing;
 mod methods;
 mod own_data;

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shape = match model.architecture()?.graph.values[0] {
         ValueShape::Features(features) => [1, 1, features],
         ValueShape::Image { channels, size: [height, width] } => [channels, height, width],
-        ValueShape::Token(_) => return Err("the model reads text".into()),
+        ValueShape::Token(_) | ValueShape::List(_) => return Err("the model reads text or lists".into()),
     };
     let normalization = model.input.as_ref().map(|input| input.normalization.clone());
     let normalization = normalization.unwrap_or(Normalization::Pixels { mean: 0.0, deviation: 1.0 });

@@ -1,6 +1,6 @@
 //! Whether a network can be built, and fits its data.
 
-use crate::data::{Dataset, Targets};
+use crate::data::{Dataset, Inputs, Targets};
 use crate::models::{Architecture, ModelName, ModelSpec, Node, Stem, ValueShape};
 use crate::report::dimensions;
 use crate::settings::TrainConfig;
@@ -19,6 +19,7 @@ pub(crate) fn check_recompute(given: Option<bool>, architecture: &Architecture) 
 pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(), ConfigError> {
     let model = architecture.name();
     check_text(&model, data)?;
+    check_lists(&model, data)?;
     if architecture.reads_tokens() {
         let (symbols, classes, data) = (architecture.classes(), data.classes, data.name.clone());
         let model = model.to_string();
@@ -40,7 +41,7 @@ pub(crate) fn check_fit(architecture: &Architecture, data: &Dataset) -> Result<(
     // A class may never occur; a number must.
     let outputs_fit = match data.train.targets {
         Targets::Classes(_) => architecture.classes() >= data.classes,
-        Targets::Numbers { .. } => architecture.classes() == data.classes,
+        Targets::Numbers { .. } | Targets::Labels(_) => architecture.classes() == data.classes,
     };
     if !reads_images && (architecture.inputs() != data.features() || !outputs_fit) {
         return Err(ConfigError::Model {
@@ -64,12 +65,22 @@ fn check_text(model: &ModelName, data: &Dataset) -> Result<(), ConfigError> {
     }
 }
 
+/// A network of lists must have such, and no other network.
+fn check_lists(model: &ModelName, data: &Dataset) -> Result<(), ConfigError> {
+    match (model.reads_lists(), matches!(data.train.inputs, Inputs::Lists(_))) {
+        (true, false) => Err(ConfigError::NoLists { model: model.to_string(), data: data.name.clone() }),
+        (false, true) => Err(ConfigError::Lists { model: model.to_string(), data: data.name.clone() }),
+        _ => Ok(()),
+    }
+}
+
 /// The network of a specification.
 pub(crate) fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError> {
     Architecture::new(spec).map_err(|source| {
         let ModelSpec { name, channels, size: [height, width], classes, .. } = spec;
         let shape = match name {
             ModelName::Own(definition) if definition.reads_features() => ValueShape::Features(*channels),
+            ModelName::Lists(_) => ValueShape::List(*channels),
             _ => ValueShape::Image { channels: *channels, size: [*height, *width] },
         };
         ConfigError::Architecture {
@@ -83,6 +94,7 @@ pub(crate) fn architecture(spec: &ModelSpec) -> Result<Architecture, ConfigError
 /// The network of these settings on a data set. From here on they name a network of the zoo, if a file defines one.
 pub(crate) fn settle(config: &mut TrainConfig, data: &Dataset) -> Result<Architecture, ConfigError> {
     check_text(&config.model, data)?;
+    check_lists(&config.model, data)?;
     let architecture = architecture(&config.spec(data))?;
     if let (ModelName::Own(definition), false) = (&config.model, matches!(architecture.spec.name, ModelName::Own(_))) {
         let name = definition.name().parse().unwrap_or_else(|_| architecture.name());

@@ -6,13 +6,14 @@
 //! | cross-entropy of a text | `accuracy`; `bits_per_character`, the mean loss by ln 2. A byte counts as a character |
 //! | mse, huber | `rmse`, in the units of the targets, over all outputs; `r2`, the mean over the outputs of `1 − Σ(y − t)² / Σ(t − mean t)²` |
 //! | bce | `f1` over all labels of all samples (micro), `macro_f1`, the mean of the labels' F1 that occur; `precision_at_K` for K = 1, 3, 5, the share of a sample's K most likely labels that it has |
+//! | bce of labels that are lists | `precision_at_K`, and `propensity_scored_precision_at_K`, by [`Propensities`]: what the labels found among the first K count, of what the best K would count, both summed over the samples |
 //!
 //! A label counts as predicted where its probability is at least a half. Sums are taken in f64, in the samples' order.
 
-use autograd::LossStats;
+use autograd::{LossStats, TopLabels};
 use serde::{Deserialize, Serialize};
 
-use crate::data::Targets;
+use crate::data::{Lists, Targets};
 use crate::task::{LossKind, TargetScale, bits, loss_text};
 
 /// Loss and accuracy over a number of samples.
@@ -66,6 +67,8 @@ pub struct Measured<'a> {
     pub scale: Option<&'a TargetScale>,
     /// Whether the samples are the symbols of a text.
     pub is_text: bool,
+    /// Of labels that are lists, how much each counts.
+    pub propensities: Option<&'a Propensities>,
 }
 
 impl Measured<'_> {
@@ -92,6 +95,7 @@ enum Scores {
     Symbols,
     Numbers { deviations: Vec<f64>, of_outputs: Vec<Squares> },
     Labels { counts: Vec<Counts>, hits: [u64; PRECISIONS.len()] },
+    Lists { hits: [u64; PRECISIONS.len()], gains: [f64; PRECISIONS.len()], best: [f64; PRECISIONS.len()] },
 }
 
 /// Sums over the samples, of one output.
@@ -114,18 +118,45 @@ struct Counts {
 
 /// The K of the precisions.
 const PRECISIONS: [usize; 3] = [1, 3, 5];
-const TOP: usize = 5;
+/// The likeliest labels or classes of a sample that measures need.
+pub const TOP: usize = 5;
+
+/// How much a label counts in propensity-scored measures (Jain, Prabhu and Varma, KDD 2016): `1 + C · (N + B)^−A` for a label of N training
+/// samples, with A = 0.55, B = 1.5 and `C = (ln samples − 1) · (B + 1)^A`. Rare labels count more.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Propensities(Vec<f32>);
+
+impl Propensities {
+    /// By the labels of the training set; none if they are no lists.
+    pub fn of(training: &Targets) -> Option<Self> {
+        const A: f64 = 0.55;
+        const B: f64 = 1.5;
+        let Targets::Labels(labels) = training else { return None };
+        let mut counts = vec![0u32; labels.columns()];
+        (0..labels.len()).for_each(|row| labels.row(row).iter().for_each(|&label| counts[label as usize] += 1));
+        let c = ((labels.len() as f64).ln() - 1.0) * (B + 1.0f64).powf(A);
+        Some(Self(counts.iter().map(|&count| (1.0 + c * (f64::from(count) + B).powf(-A)) as f32).collect()))
+    }
+
+    fn of_label(&self, label: u32) -> f64 {
+        f64::from(self.0[label as usize])
+    }
+}
 
 impl Evaluation {
     /// Of no sample.
     pub fn new(measured: Measured<'_>) -> Self {
-        let Measured { loss, outputs, scale, is_text } = measured;
+        let Measured { loss, outputs, scale, is_text, .. } = measured;
         let scores = match loss {
             LossKind::CrossEntropy if is_text => Scores::Symbols,
             LossKind::CrossEntropy => Scores::Classes { outputs, top: 0 },
             LossKind::Mse | LossKind::Huber => {
                 let deviations = scale.map_or(vec![1.0; outputs], |scale| scale.deviation.clone());
                 Scores::Numbers { deviations, of_outputs: vec![Squares::default(); outputs] }
+            }
+            LossKind::Bce if measured.propensities.is_some() => {
+                let none = [0.0; PRECISIONS.len()];
+                Scores::Lists { hits: [0; PRECISIONS.len()], gains: none, best: none }
             }
             LossKind::Bce => Scores::Labels { counts: vec![Counts::default(); outputs], hits: [0; PRECISIONS.len()] },
         };
@@ -166,6 +197,28 @@ impl Evaluation {
         }
     }
 
+    /// Adds a batch of labels that are lists, with the likeliest labels of each sample.
+    pub fn add_top(&mut self, stats: &LossStats, labels: &Lists, top: &TopLabels, propensities: &Propensities) {
+        self.mean.add(stats);
+        let Scores::Lists { hits, gains, best } = &mut self.scores else {
+            unreachable!("labels that are lists are measured so")
+        };
+        let mut had_by_gain = Vec::new();
+        for (sample, top) in top.samples().iter().enumerate() {
+            let had = labels.row(sample);
+            had_by_gain.clear();
+            had_by_gain.extend(had.iter().map(|&label| propensities.of_label(label)));
+            had_by_gain.sort_unstable_by(|a, b| b.total_cmp(a));
+            for (i, &k) in PRECISIONS.iter().enumerate() {
+                for found in top.iter().take(k).filter(|found| had.binary_search(&found.label).is_ok()) {
+                    hits[i] += 1;
+                    gains[i] += propensities.of_label(found.label);
+                }
+                best[i] += had_by_gain.iter().take(k).sum::<f64>();
+            }
+        }
+    }
+
     /// All sums, to send elsewhere; as many for any samples.
     pub(crate) fn numbers(&self) -> Vec<f64> {
         let Mean { loss, correct, samples } = self.mean;
@@ -180,6 +233,9 @@ impl Evaluation {
             Scores::Labels { counts, hits } => {
                 let of_label = |counts: &Counts| [counts.both, counts.predicted, counts.there];
                 numbers.extend(counts.iter().flat_map(of_label).chain(*hits).map(|count| count as f64));
+            }
+            Scores::Lists { hits, gains, best } => {
+                numbers.extend(hits.iter().map(|&count| count as f64).chain(*gains).chain(*best));
             }
         }
         numbers
@@ -213,6 +269,11 @@ impl Evaluation {
                     counts.there += other[2] as u64;
                 }
                 hits.iter_mut().zip(of_hits).for_each(|(hits, &other)| *hits += other as u64);
+            }
+            Scores::Lists { hits, gains, best } => {
+                let (of_hits, sums) = rest.split_at(hits.len());
+                hits.iter_mut().zip(of_hits).for_each(|(hits, &other)| *hits += other as u64);
+                gains.iter_mut().chain(best).zip(sums).for_each(|(sum, other)| *sum += other);
             }
         }
     }
@@ -274,6 +335,15 @@ impl Evaluation {
                 }
                 measures
             }
+            Scores::Lists { hits, gains, best } => {
+                let precision =
+                    |(&k, &hits): (&usize, &u64)| (format!("precision_at_{k}"), hits as f64 / (samples * k as f64));
+                let scored = |((&k, gain), best): ((&usize, &f64), &f64)| {
+                    (format!("propensity_scored_precision_at_{k}"), gain / best.max(f64::MIN_POSITIVE))
+                };
+                let scored = PRECISIONS.iter().zip(gains).zip(best).map(scored);
+                PRECISIONS.iter().zip(hits).map(precision).chain(scored).collect()
+            }
         }
     }
 
@@ -286,7 +356,7 @@ impl Evaluation {
         }
         for (name, value) in self.others().into_iter().filter(|_| !is_text) {
             let name = name.replace('_', " ");
-            match name.ends_with("accuracy") || name.starts_with("precision") {
+            match name.ends_with("accuracy") || name.contains("precision") {
                 true => text += &format!("  {name} {:.2}%", 100.0 * value),
                 false => text += &format!("  {name} {}", crate::report::Significant(value)),
             }
@@ -330,7 +400,7 @@ mod tests {
     use super::*;
 
     fn evaluation(loss: LossKind, outputs: usize, scale: Option<&TargetScale>) -> Evaluation {
-        Evaluation::new(Measured { loss, outputs, scale, is_text: false })
+        Evaluation::new(Measured { loss, outputs, scale, is_text: false, propensities: None })
     }
 
     fn stats(lanes: usize) -> LossStats {
@@ -355,7 +425,8 @@ mod tests {
 
     #[test]
     fn a_text_is_measured_in_bits() {
-        let measured = Measured { loss: LossKind::CrossEntropy, outputs: 256, scale: None, is_text: true };
+        let measured =
+            Measured { loss: LossKind::CrossEntropy, outputs: 256, scale: None, is_text: true, propensities: None };
         let mut evaluation = Evaluation::new(measured);
         evaluation.add(&LossStats { sum: 3.0, correct: 1, lanes: 2 }, &Targets::Classes(vec![7, u32::MAX, 8]), &[]);
         evaluation.add(&LossStats { sum: 1.0, correct: 1, lanes: 2 }, &Targets::Classes(vec![7, 8]), &[]);

@@ -28,11 +28,13 @@ use sparse_kernels::BackendError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::table::TABLE;
 use crate::data::text::Text;
-use crate::data::{Batch, BatchLoader, Dataset, LaneOrder, LoaderOptions, Normalization, Order, Part, Split};
+use crate::data::{
+    Batch, BatchLoader, Dataset, Inputs, LaneOrder, LoaderOptions, Normalization, Order, Part, Split, Targets,
+};
 use crate::device::{ComputeDevice, backend_error};
 use crate::error::{Context, Error, Kind, Kinded, Result};
 use crate::interrupt::Interrupt;
-use crate::metrics::{BITS, Evaluation, Mean, Measured};
+use crate::metrics::{BITS, Evaluation, Mean, Measured, Propensities};
 use crate::models::{Body, ModelInput};
 use crate::report::{Progress, Status, print_record};
 use crate::run_dir::{RunDir, RunDirError};
@@ -40,7 +42,7 @@ use crate::settings::{PRECISION, TrainConfig};
 use crate::task::{LossKind, bits};
 use crate::tensorboard::{EventLog, Log};
 use crate::topology_record::TopologyRecord;
-use crate::training::{BestBy, BestSoFar, Trainer};
+use crate::training::{BestBy, BestSoFar, Outputs, Trainer};
 
 /// A run that stopped before its end, with everything saved that there is to save.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +176,7 @@ pub fn evaluate<E>(
     evaluated: Evaluated<'_>,
     body: &Body,
     interrupt: &Interrupt,
-    batch: impl FnMut(&Batch, Option<&mut Vec<f32>>) -> Result<autograd::LossStats, E>,
+    batch: impl FnMut(&Batch, Option<&mut Outputs>) -> Result<autograd::LossStats, E>,
 ) -> Result<Evaluation>
 where
     Error: From<E>,
@@ -191,7 +193,7 @@ fn evaluate_batches<E>(
     body: &Body,
     interrupt: &Interrupt,
     part: Part,
-    mut batch: impl FnMut(&Batch, Option<&mut Vec<f32>>) -> Result<autograd::LossStats, E>,
+    mut batch: impl FnMut(&Batch, Option<&mut Outputs>) -> Result<autograd::LossStats, E>,
 ) -> Result<Vec<Vec<f64>>>
 where
     Error: From<E>,
@@ -202,14 +204,19 @@ where
     let (order, threads) = (Order::Stored, loader_threads);
     let options = LoaderOptions { batch_size, form, order, drop_last: false, threads, part };
     let mut loader = BatchLoader::new(split.clone(), normalization, options)?;
-    let (mut numbers, mut outputs) = (Vec::new(), Vec::new());
+    let (mut numbers, mut outputs) = (Vec::new(), Outputs::default());
     while let Some(next) = loader.next_batch()? {
         if interrupt.requested() {
             return Err(RunError::Evaluation.into());
         }
         let stats = batch(next, measured.needs_outputs().then_some(&mut outputs))?;
         let mut evaluation = Evaluation::new(measured);
-        evaluation.add(&stats, &next.targets, &outputs);
+        match (&next.targets, measured.propensities) {
+            (Targets::Labels(labels), Some(propensities)) => {
+                evaluation.add_top(&stats, labels, &outputs.top, propensities);
+            }
+            (targets, _) => evaluation.add(&stats, targets, &outputs.values),
+        }
         numbers.push(evaluation.numbers());
     }
     Ok(numbers)
@@ -240,6 +247,7 @@ pub struct Run<'a, B: ComputeDevice> {
     parts: RunParts<'a, B>,
     input: ModelInput,
     data_sha256: String,
+    propensities: Option<Propensities>,
     batches_per_epoch: u64,
     /// Of a text, symbols.
     samples_per_epoch: u64,
@@ -291,8 +299,11 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 table: parts.data.table.as_deref().cloned(),
                 target_scale: parts.data.target_scale.clone(),
                 alphabet: parts.data.alphabet.clone(),
+                lists: matches!(parts.data.train.inputs, Inputs::Lists(_))
+                    .then(|| [parts.data.features(), parts.data.classes]),
             },
             data_sha256: parts.data.sha256(),
+            propensities: Propensities::of(&parts.data.train.targets),
             batches_per_epoch: batches as u64,
             samples_per_epoch: (samples * per_sample) as u64,
             samples_per_batch: (per_sample * parts.config.batch_size.min(parts.data.train.len())) as u64,
@@ -682,6 +693,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             outputs: trainer.network.architecture.classes(),
             scale: data.target_scale.as_ref(),
             is_text: data.alphabet.is_some(),
+            propensities: self.propensities.as_ref(),
         };
         let loader_threads = config.loader_thread_count();
         let evaluated = Evaluated { split, normalization: &self.input.normalization, measured, loader_threads };
@@ -691,7 +703,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
             return evaluate(evaluated, &body, interrupt, |batch, outputs| trainer.evaluate_outputs(batch, outputs));
         };
         let part = Part::Batches { first: rank, every: count };
-        let own = |batch: &Batch, outputs: Option<&mut Vec<f32>>| trainer.evaluate_outputs(batch, outputs);
+        let own = |batch: &Batch, outputs: Option<&mut Outputs>| trainer.evaluate_outputs(batch, outputs);
         let own = evaluate_batches(evaluated, &body, interrupt, part, own)?;
         let mut evaluation = Evaluation::new(measured);
         let all = trainer.gather(&own.concat())?;

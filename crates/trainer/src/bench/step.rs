@@ -8,7 +8,7 @@ use sparse_kernels::profile::KernelTime;
 use sparse_kernels::random::Key;
 use sparse_kernels::{Layout, MatrixRef};
 
-use crate::data::{Batch, BatchInputs, InputForm, Sequences, Targets};
+use crate::data::{Batch, BatchInputs, InputForm, Lists, Sequences, Targets};
 use crate::device::ComputeDevice;
 use crate::error::Context;
 use crate::method::Method;
@@ -56,6 +56,7 @@ impl<'b, B: ComputeDevice> StepBench<'b, B> {
                 let length = config.sequence().length;
                 tokens(Sequences::new(order, strip, [batch_size, length], false), architecture.classes(), key)
             }
+            InputForm::Lists => lists(batch_size, architecture, key),
             InputForm::Features { .. } | InputForm::Images { .. } => {
                 values(network.body.input_layout(batch_size), architecture, &config, key)?
             }
@@ -164,6 +165,29 @@ fn values(layout: Layout, architecture: &Architecture, config: &TrainConfig, key
         },
     };
     Ok(Batch { inputs: BatchInputs::Values { layout, values: images }, targets, corrupt: vec![], part_of: None })
+}
+
+/// Features and labels of a sample, on average, of Amazon-670K.
+const LISTED: [usize; 2] = [76, 5];
+
+/// Lists of random features, with random labels.
+fn lists(samples: usize, architecture: &Architecture, key: Key) -> Batch {
+    let columns = [architecture.inputs(), architecture.classes()];
+    let [mut inputs, mut labels] = columns.map(Lists::new);
+    for sample in 0..samples as u64 {
+        let rows = [0, 1].map(|which| {
+            let key = key.with(which as u64).with(sample);
+            let mut row: Vec<u32> =
+                (0..LISTED[which] as u64).map(|i| (key.bits(i) % columns[which] as u64) as u32).collect();
+            row.sort_unstable();
+            row.dedup();
+            row
+        });
+        let values: Vec<f32> = (0..rows[0].len()).map(|i| key.with(2).with(sample).uniform(i as u64)).collect();
+        inputs.push(&rows[0], &values);
+        labels.push(&rows[1], &[]);
+    }
+    Batch { inputs: BatchInputs::Lists(inputs), targets: Targets::Labels(labels), corrupt: vec![], part_of: None }
 }
 
 /// Random tokens, with random ones behind them.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::data::fetch::{FetchError, Fetched, Origin, fetch, verify};
 use crate::data::image_folder::{self, FolderOptions};
+use crate::data::svmlight::{GenerateOptions, SVMLIGHT};
 use crate::data::table::TABLE;
 use crate::data::text::{TEXT, TINY_SHAKESPEARE, TINY_SHAKESPEARE_CHARACTERS, is_text, tiny_shakespeare_is_published};
 use crate::data::{DataError, EMBEDDED, IMAGE_FOLDER, KNOWN, KnownSet, is_in_folder};
@@ -22,6 +23,8 @@ pub enum DataCommand {
     List(DataListArgs),
     /// Fetch a data set from its publisher or from a local copy, and verify it.
     Fetch(DataFetchArgs),
+    /// Generate a data set of lists of features with very many labels.
+    Generate(DataGenerateArgs),
     /// Read a whole data set and compare its checksums with those of the official files.
     Verify(DataVerifyArgs),
 }
@@ -31,6 +34,53 @@ impl DataCommand {
     pub fn only_tells(&self) -> bool {
         matches!(self, Self::List(_))
     }
+}
+
+const GENERATE_EXAMPLES: &str = "\
+Examples:
+  rigl data generate amazon/train.txt --test amazon/test.txt
+      a data set of the size of Amazon-670K
+  rigl train --data svmlight --svmlight amazon/train.txt --svmlight-test \
+    amazon/test.txt --format bsr16x1 --density-override fc2=0.0833
+      trains on it";
+
+/// `rigl data generate`.
+#[derive(Debug, Args)]
+#[command(after_long_help = GENERATE_EXAMPLES)]
+pub struct DataGenerateArgs {
+    /// The file of the training samples, which must not exist
+    pub file: PathBuf,
+    /// The file of the test samples, which must not exist
+    #[arg(long, value_name = "FILE")]
+    pub test: Option<PathBuf>,
+    /// Labels
+    #[arg(long, value_name = "N", default_value_t = 670_091, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX / 2)))]
+    pub labels: u64,
+    /// Features
+    #[arg(long, value_name = "N", default_value_t = 135_909, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX / 2)))]
+    pub features: u64,
+    /// Training samples
+    #[arg(long, value_name = "N", default_value_t = 490_449, value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: u64,
+    /// Test samples
+    #[arg(long, value_name = "N", default_value_t = 153_025, value_parser = clap::value_parser!(u64).range(1..))]
+    pub test_samples: u64,
+    /// Seed of everything random
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Writes a data set.
+fn run_generate(args: &DataGenerateArgs) -> crate::Result<()> {
+    let (labels, features, seed) = (args.labels as usize, args.features as usize, args.seed);
+    let parts = [(Some(&args.file), args.samples), (args.test.as_ref(), args.test_samples)];
+    for (part, (file, samples)) in parts.into_iter().enumerate() {
+        let Some(file) = file else { continue };
+        let options = GenerateOptions { labels, features, samples: samples as usize, seed, part: part as u64 };
+        options.write(file).map_err(|source| DataError::Io { file: file.clone(), source })?;
+        print_text(format_args!("{}: {samples} samples, {features} features, {labels} labels", file.display()))?;
+    }
+    Ok(())
 }
 
 /// `rigl data list`.
@@ -157,6 +207,7 @@ pub fn run(command: &DataCommand) -> crate::Result<()> {
     match command {
         DataCommand::List(args) => run_list(args),
         DataCommand::Fetch(args) => run_fetch(args),
+        DataCommand::Generate(args) => run_generate(args),
         DataCommand::Verify(args) => run_verify(args),
     }
 }
@@ -200,11 +251,13 @@ fn run_list(args: &DataListArgs) -> crate::Result<()> {
         let number = |number: Option<usize>| number.map_or("any".to_owned(), |number| number.to_string());
         let shape = match record.shape {
             Some([c, h, w]) => format!("{h}×{w}×{c}"),
+            None if name == SVMLIGHT => "lists".to_owned(),
             None => if is_text(name) { "text" } else { "any" }.to_owned(),
         };
         let found = match &record.found {
             Some(folder) => folder.display().to_string(),
             None if name == TABLE => "give --table".to_owned(),
+            None if name == SVMLIGHT => "give --svmlight".to_owned(),
             None if name == TEXT => "give --text".to_owned(),
             None => if embedded { "embedded" } else { "no" }.to_owned(),
         };
@@ -223,6 +276,7 @@ fn run_fetch(args: &DataFetchArgs) -> crate::Result<()> {
     let set = match KnownSet::named(&args.name) {
         Err(_) if args.name == IMAGE_FOLDER => return Err(FetchError::NoHome { name: IMAGE_FOLDER }.into()),
         Err(_) if args.name == TABLE => return Err(FetchError::NoHome { name: TABLE }.into()),
+        Err(_) if args.name == SVMLIGHT => return Err(FetchError::NoHome { name: SVMLIGHT }.into()),
         Err(_) if args.name == TEXT => return Err(FetchError::NoHome { name: TEXT }.into()),
         Err(_) if args.name == TINY_SHAKESPEARE => return Err(FetchError::NoHome { name: TINY_SHAKESPEARE }.into()),
         set => set?,
@@ -265,6 +319,11 @@ fn run_verify(args: &DataVerifyArgs) -> crate::Result<()> {
     }
     if args.name == TABLE {
         return Err("a table is verified when it is read: rigl train --data table --table FILE".to_owned().into());
+    }
+    if args.name == SVMLIGHT {
+        return Err("such a file is verified when it is read: rigl train --data svmlight --svmlight FILE"
+            .to_owned()
+            .into());
     }
     if args.name == TEXT {
         return Err("a text is verified when it is read: rigl train --data text --text FILE".to_owned().into());

@@ -12,7 +12,7 @@ use crate::data::{self, text::TEXT};
 use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_device};
 use crate::fit::check_fit;
 use crate::interrupt::Interrupt;
-use crate::metrics::{Evaluation, Measured};
+use crate::metrics::{Evaluation, Measured, Propensities};
 use crate::models::{ModelInput, Network, StoredModel};
 use crate::report::{print_record, print_text};
 use crate::run::{Evaluated, evaluate};
@@ -49,6 +49,9 @@ pub struct EvalArgs {
     /// run]
     #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
     pub text: Vec<PathBuf>,
+    /// A file of samples that are lists to evaluate on [default: the test set of the run]
+    #[arg(long, value_name = "FILE")]
+    pub svmlight: Option<PathBuf>,
     /// Which samples: the test set or the whole training set
     #[arg(long, value_enum, default_value_t = EvalSplit::Test)]
     pub split: EvalSplit,
@@ -115,7 +118,8 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
     };
     let (data_dir, table) = (args.data_dir.as_deref(), args.table.as_deref());
     let sequence_length = architecture.spec.sequence.as_ref().map(|sequence| sequence.length);
-    let source = Source { model: &args.model, name, data_dir, table, text: &args.text, sequence_length };
+    let svmlight = args.svmlight.as_deref();
+    let source = Source { model: &args.model, name, data_dir, table, svmlight, text: &args.text, sequence_length };
     let data = model_data::load(source, trained_on.as_ref())?;
     let loss = trained_on.as_ref().map_or(Loss::default(), ModelInput::loss);
     check_fit(&architecture, &data)?;
@@ -129,11 +133,13 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
         EvalSplit::Train => &data.train,
     };
     let threads = args.threads.unwrap_or_else(available_threads);
+    let propensities = Propensities::of(&data.train.targets);
     let measured = Measured {
         loss: loss.kind(),
         outputs: model.outputs(),
         scale: data.target_scale.as_ref(),
         is_text: data.alphabet.is_some(),
+        propensities: propensities.as_ref(),
     };
     let loader_threads = data::default_loader_threads(name);
     let evaluated = Evaluated { split, normalization: &normalization, measured, loader_threads };

@@ -195,7 +195,7 @@ pub fn run(args: &LandscapeArgs) -> crate::Result<()> {
     }
     let sequence_length = architecture.spec.sequence.as_ref().map(|sequence| sequence.length);
     let (name, data_dir) = (input.data.as_str(), args.data_dir.as_deref());
-    let source = Source { model: &args.a, name, data_dir, table: None, text: &[], sequence_length };
+    let source = Source { model: &args.a, name, data_dir, table: None, svmlight: None, text: &[], sequence_length };
     let data = model_data::load(source, Some(&input))?;
     check_fit(&architecture, &data)?;
     let batch_size = args.batch_size.unwrap_or(BATCH_SIZE).min(data.train.len());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::data::image_folder::DEFAULT_IMAGE_SIZE;
+use crate::data::svmlight::SVMLIGHT;
 use crate::data::table::TABLE;
 use crate::data::text::TEXT;
 use crate::data::{self, Dataset};
@@ -22,6 +23,8 @@ pub(super) struct Source<'a> {
     pub data_dir: Option<&'a Path>,
     /// The table that was given, all rows of which are the test set.
     pub table: Option<&'a Path>,
+    /// The file of lists that was given, which is the test set.
+    pub svmlight: Option<&'a Path>,
     /// Files of a text that were given, which are the test text.
     pub text: &'a [PathBuf],
     /// Symbols of a window, of a model of text.
@@ -33,12 +36,17 @@ pub(super) struct Source<'a> {
 /// # Errors
 /// If it is unavailable, or has classes that the model does not know.
 pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate::Result<Dataset> {
-    let Source { model, name, data_dir, table, text, sequence_length } = source;
+    let Source { model, name, data_dir, table, svmlight, text, sequence_length } = source;
     if data_dir.is_some() && !data::is_in_folder(name) {
         return Err(ConfigError::NoEffect { option: "data-dir", needs: DATA_IN_FOLDERS }.into());
     }
     if table.is_some() && name != TABLE {
         return Err(ConfigError::NoEffect { option: "table", needs: "a model that was trained on a table" }.into());
+    }
+    if svmlight.is_some() && name != SVMLIGHT {
+        return Err(
+            ConfigError::NoEffect { option: "svmlight", needs: "a model that was trained on such a file" }.into()
+        );
     }
     if !text.is_empty() && name != TEXT {
         return Err(ConfigError::NoEffect { option: "text", needs: "a model that was trained on a text" }.into());
@@ -51,6 +59,11 @@ pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate
     if let Some(table) = table {
         config.table = Some(table.to_owned());
         config.test_table.clone_from(&config.table);
+    }
+    if let Some(file) = svmlight {
+        // How much a label counts is what the training set says, if the run still knows it.
+        config.svmlight = config.svmlight.or_else(|| Some(file.to_owned()));
+        config.svmlight_test = Some(file.to_owned());
     }
     config.sequence_length = sequence_length;
     if !text.is_empty() {

@@ -14,8 +14,11 @@ pub struct PictureArgs {
     /// size, otherwise 224]
     #[arg(long, value_name = "PIXELS", value_parser = parse_count)]
     pub image_size: Option<usize>,
-    /// Classes of a convolutional network, symbols of a text model [default: 10 for wrn-D-K and lenet-5, 256 for text models, a
-    /// file's own number, otherwise 1000]
+    /// Features of a model lists-H [default: 135909, as in Amazon-670K]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub inputs: Option<usize>,
+    /// Classes of a convolutional network, symbols of a text model, labels of a model lists-H [default: 10 for wrn-D-K and
+    /// lenet-5, 256 for text models, 670091 for lists-H, a file's own number, otherwise 1000]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub classes: Option<usize>,
 }
@@ -37,7 +40,11 @@ impl PictureArgs {
             ModelName::Own(definition) => (definition.reads_features(), false),
             name => (name.is_mlp(), name.is_mlp()),
         };
-        if self.image_size.is_some() && (of_features || config.model.sequence().is_some()) {
+        if self.inputs.is_some() && !config.model.reads_lists() {
+            return Err(ConfigError::NoEffect { option: "inputs", needs: "a model lists-H" });
+        }
+        if self.image_size.is_some() && (of_features || config.model.sequence().is_some() || config.model.reads_lists())
+        {
             return Err(ConfigError::NoEffect { option: "image-size", needs: "a convolutional network" });
         }
         if self.classes.is_some() && is_mlp {
@@ -45,7 +52,7 @@ impl PictureArgs {
         }
         let spec = ModelSpec::of(&config.model);
         let size = self.image_size.map_or(spec.size, |side| [side; 2]);
-        let (channels, classes) = (spec.channels, self.classes.unwrap_or(spec.classes));
+        let (channels, classes) = (self.inputs.unwrap_or(spec.channels), self.classes.unwrap_or(spec.classes));
         Ok(spec.on(channels, size, classes).with_stem(config.stem).with_sequence(&config.sequence()))
     }
 }

@@ -207,8 +207,8 @@ pub fn run(args: &PlanArgs) -> crate::Result<()> {
     fit::check_recompute(args.precision.recompute, &architecture)?;
     config.check()?;
     if args.as_toml {
-        if architecture.reads_tokens() {
-            let needs = "a network of features or images: those that read tokens have names only";
+        if architecture.reads_tokens() || architecture.reads_lists() {
+            let needs = "a network of features or images: those that read tokens or lists have names only";
             return Err(ConfigError::NoEffect { option: "as-toml", needs }.into());
         }
         print_text(Definition::of(&architecture).to_toml().trim_end())?;

@@ -3,16 +3,19 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use autograd::TopLabels;
 use clap::Args;
+use serde::Serialize;
 use sparse_kernels::cpu::Cpu;
 
 use super::eval::EVALUATION_BATCH;
 use super::values::parse_count;
+use crate::data::svmlight::read_samples;
 use crate::data::{InputMaker, known_class_names};
 use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_device};
 use crate::models::{ModelInput, Network, StoredModel};
 use crate::predict::{Expected, FewLanes, InputSource, Outcomes};
-use crate::report::{nanoseconds_text, print_text};
+use crate::report::{nanoseconds_text, print_record, print_text};
 use crate::run_checkpoints::{Which, load_model_of};
 use crate::training::{Evaluator, Loss};
 
@@ -38,10 +41,11 @@ pub struct PredictArgs {
     /// Which checkpoint of a run folder
     #[arg(long, value_enum, default_value_t = Which::Newest)]
     pub which: Which,
-    /// Pictures, folders of pictures, tables (.csv, .tsv) or arrays (.npy, .npz, .safetensors)
+    /// Pictures, folders of pictures, tables (.csv, .tsv) or arrays (.npy, .npz, .safetensors); of a model lists-H, files of
+    /// FEATURE:VALUE lines
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// How many of the likeliest classes to show
+    /// How many of the likeliest classes or labels to show
     #[arg(long, value_name = "K", default_value = "1", value_parser = parse_count)]
     pub top_k: usize,
     /// Inputs that are computed at once; up to 8 on a multi-layer perceptron take the kernels for few lanes
@@ -76,6 +80,10 @@ pub fn run(args: &PredictArgs) -> crate::Result<()> {
     let architecture = model.architecture()?;
     if architecture.reads_tokens() {
         return Err(format!("{}: reads text; rigl sample continues one", path.display()).into());
+    }
+    if architecture.reads_lists() {
+        let threads = args.threads.unwrap_or_else(available_threads);
+        return on_device(args.device, threads, OfLists { model, args, features: architecture.inputs() });
     }
     let expected = Expected::of(&architecture, &input);
     let names = input.class_names.clone().or_else(|| known_class_names(&input.data));
@@ -126,6 +134,62 @@ impl OnDevice for OfBatches<'_> {
                 Ok(evaluator.outputs(layout, &images, outputs)?)
             })
         })
+    }
+}
+
+/// The likeliest labels of lists of features.
+struct OfLists<'a> {
+    model: StoredModel,
+    args: &'a PredictArgs,
+    features: usize,
+}
+
+/// The labels of a list, as JSON.
+#[derive(Debug, Serialize)]
+struct LabelsRecord<'a> {
+    input: &'a str,
+    labels: Vec<u32>,
+    probabilities: Vec<f64>,
+}
+
+impl OnDevice for OfLists<'_> {
+    type Output = ();
+
+    fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<()> {
+        let Self { model, args, features } = self;
+        if args.time {
+            return Err("--time: must be left out with a model lists-H".to_owned().into());
+        }
+        let top_k = args.top_k.min(model.outputs());
+        let network = Network::from_stored(backend, model, args.batch_size)?;
+        let mut evaluator = Evaluator::new(backend, network, Loss::default());
+        if !args.json {
+            let number = |k: usize| if k == 1 { String::new() } else { format!("_{k}") };
+            let columns =
+                (1..=top_k).flat_map(|k| [format!("label{}", number(k)), format!("probability{}", number(k))]);
+            print_text(format_args!("input,{}", columns.collect::<Vec<_>>().join(",")))?;
+        }
+        for file in &args.inputs {
+            let lists = read_samples(file, features)?;
+            for first in (0..lists.len()).step_by(args.batch_size) {
+                let mut top = TopLabels::new(top_k);
+                let rows = first..(first + args.batch_size).min(lists.len());
+                backend.install(|| evaluator.top_labels(&lists.select(rows), &mut top))?;
+                for (i, found) in top.samples().iter().enumerate() {
+                    let input = format!("{}:{}", file.display(), first + i + 1);
+                    let probability = |logit: f32| 1.0 / (1.0 + (-f64::from(logit)).exp());
+                    let labels: Vec<u32> = found.iter().map(|found| found.label).collect();
+                    let probabilities: Vec<f64> = found.iter().map(|found| probability(found.logit)).collect();
+                    if args.json {
+                        print_record(&LabelsRecord { input: &input, labels, probabilities })?;
+                    } else {
+                        let cells = labels.iter().zip(&probabilities).map(|(label, p)| format!("{label},{p:.6}"));
+                        print_text(format_args!("{input},{}", cells.collect::<Vec<_>>().join(",")))?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use sparse_kernels::Layout;
 
+use super::lists::Lists;
 use super::sequences::Sequences;
 use super::targets::Targets;
 
@@ -55,6 +56,8 @@ pub enum BatchInputs {
         /// One of each lane; 0 where there is none.
         tokens: Vec<u32>,
     },
+    /// Features and values of each sample.
+    Lists(Lists),
 }
 
 /// The inputs of a batch, wherever they are.
@@ -74,6 +77,8 @@ pub enum HostInputs<'a> {
         /// One of each lane.
         tokens: &'a [u32],
     },
+    /// Features and values of each sample.
+    Lists(&'a Lists),
 }
 
 impl HostInputs<'_> {
@@ -82,6 +87,7 @@ impl HostInputs<'_> {
         match self {
             Self::Values { layout, .. } => layout.samples(),
             Self::Tokens { sequences, .. } => sequences.lanes(),
+            Self::Lists(lists) => lists.len(),
         }
     }
 }
@@ -90,22 +96,22 @@ impl BatchInputs {
     /// Features or images, with how they lie.
     ///
     /// # Panics
-    /// If they are tokens.
+    /// If they are tokens or lists.
     pub fn values(&self) -> (Layout, &[f32]) {
         match self {
             Self::Values { layout, values } => (*layout, values),
-            Self::Tokens { .. } => panic!("the inputs are tokens"),
+            Self::Tokens { .. } | Self::Lists(_) => panic!("the inputs are tokens or lists"),
         }
     }
 
     /// Tokens, with how they lie.
     ///
     /// # Panics
-    /// If they are values.
+    /// If they are no tokens.
     pub fn tokens(&self) -> (Sequences, &[u32]) {
         match self {
             Self::Tokens { sequences, tokens } => (*sequences, tokens),
-            Self::Values { .. } => panic!("the inputs are no tokens"),
+            Self::Values { .. } | Self::Lists(_) => panic!("the inputs are no tokens"),
         }
     }
 }
@@ -115,6 +121,7 @@ impl<'a> From<&'a BatchInputs> for HostInputs<'a> {
         match inputs {
             BatchInputs::Values { layout, values } => Self::Values { layout: *layout, values },
             BatchInputs::Tokens { sequences, tokens } => Self::Tokens { sequences: *sequences, tokens },
+            BatchInputs::Lists(lists) => Self::Lists(lists),
         }
     }
 }

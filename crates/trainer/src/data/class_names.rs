@@ -11,7 +11,7 @@ impl Dataset {
     /// The names of its classes, in the order of their numbers, if the data names them: those of class folders.
     pub fn class_names(&self) -> Option<Vec<String>> {
         match &self.train.inputs {
-            Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) => self.class_names.clone(),
+            Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) | Inputs::Lists(_) => self.class_names.clone(),
             Inputs::Files(files) => {
                 Some(files.classes.iter().map(|name| name.to_string_lossy().into_owned()).collect())
             }

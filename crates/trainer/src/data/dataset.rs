@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use sparse_kernels::random::Key;
 
 use super::error::DataError;
+use super::lists::Lists;
 use super::normalization::{Normalization, Normalize, value_moments};
 use super::picture_files::PictureFiles;
 use super::sequences::LaneOrder;
@@ -26,6 +27,8 @@ pub enum Inputs {
     Floats(Vec<f32>),
     /// A text, each token of which is to be foreseen. A sample is a window.
     Text(Text),
+    /// Features and values of each sample.
+    Lists(Lists),
 }
 
 /// Samples with what is to be learned of them.
@@ -60,7 +63,7 @@ impl Split {
     pub fn text(&self) -> Option<&Text> {
         match &self.inputs {
             Inputs::Text(text) => Some(text),
-            Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Files(_) => None,
+            Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Files(_) | Inputs::Lists(_) => None,
         }
     }
 
@@ -82,7 +85,7 @@ impl Split {
     /// The files of all images, if they are in files.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         let files = match &self.inputs {
-            Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) => None,
+            Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) | Inputs::Lists(_) => None,
             Inputs::Files(files) => Some(files),
         };
         let labels = (0..).zip(self.labels());
@@ -93,7 +96,7 @@ impl Split {
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.inputs {
             Inputs::Bytes(bytes) => Some(bytes),
-            Inputs::Files(_) | Inputs::Floats(_) | Inputs::Text(_) => None,
+            Inputs::Files(_) | Inputs::Floats(_) | Inputs::Text(_) | Inputs::Lists(_) => None,
         }
     }
 
@@ -126,6 +129,7 @@ impl Split {
             Inputs::Bytes(bytes) => Inputs::Bytes(chosen(bytes, features, samples)),
             Inputs::Floats(values) => Inputs::Floats(chosen(values, features, samples)),
             Inputs::Files(files) => Inputs::Files(files.select(samples)),
+            Inputs::Lists(lists) => Inputs::Lists(lists.select(samples.iter().copied())),
             Inputs::Text(_) => unreachable!("a text is cut, its windows are not chosen"),
         };
         Self { shape: self.shape, inputs, targets: self.targets.select(samples) }
@@ -247,11 +251,13 @@ impl Dataset {
                     match inputs {
                         Inputs::Bytes(bytes) => sum.update(bytes),
                         Inputs::Floats(values) => add_words(&mut sum, values, |value| value.to_le_bytes()),
+                        Inputs::Lists(lists) => lists.digest(&mut sum),
                         Inputs::Files(_) | Inputs::Text(_) => {}
                     }
                     match targets {
                         Targets::Classes(classes) => add_words(&mut sum, classes, |class| class.to_le_bytes()),
                         Targets::Numbers { values, .. } => add_words(&mut sum, values, |value| value.to_le_bytes()),
+                        Targets::Labels(labels) => labels.digest(&mut sum),
                     }
                 }
             }
@@ -261,10 +267,12 @@ impl Dataset {
 
     /// How its values become inputs, by the training set (without those held out). Files are not read for this: of them,
     /// all but [`Normalize::PerImage`] and [`Normalize::None`] gives the channels' figures of ImageNet. A column that stands
-    /// for a word of a table stays 0 or 1. Tokens are not normalised, whatever is asked for.
+    /// for a word of a table stays 0 or 1. Tokens and lists are not normalised, whatever is asked for.
     pub fn normalization(&self, normalize: Normalize) -> Normalization {
         match (normalize, &self.train.inputs) {
-            (Normalize::None, _) | (_, Inputs::Text(_)) => Normalization::Pixels { mean: 0.0, deviation: 1.0 },
+            (Normalize::None, _) | (_, Inputs::Text(_) | Inputs::Lists(_)) => {
+                Normalization::Pixels { mean: 0.0, deviation: 1.0 }
+            }
             (Normalize::PerImage, _) => Normalization::PerImage,
             (_, Inputs::Files(_)) => Normalization::of_imagenet(),
             (Normalize::Pixels, Inputs::Bytes(bytes)) => Normalization::of_pixels(bytes),

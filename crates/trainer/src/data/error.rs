@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::picture::PictureError;
+use super::svmlight::SvmlightError;
 use super::table::TableError;
 use super::text::TextError;
 use crate::error::{Kind, Kinded};
@@ -65,6 +66,12 @@ pub enum DataError {
     /// A text cannot be used.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The data set is a file of samples that are lists, and none was given.
+    #[error("data: svmlight needs a file; give it with --svmlight FILE")]
+    NoSamples,
+    /// A file of samples that are lists cannot be used.
+    #[error(transparent)]
+    Svmlight(#[from] SvmlightError),
     /// A table or an array is not what was asked for.
     #[error("{}: {source}", file.display())]
     Table {
@@ -275,7 +282,9 @@ impl Kinded for DataError {
             | Self::TestFraction { .. }
             | Self::NoTable
             | Self::NoText
+            | Self::NoSamples
             | Self::Text(_) => Kind::Usage,
+            Self::Svmlight(SvmlightError::Unknown { .. }) => Kind::Usage,
             Self::Table { source, .. } => match **source {
                 TableError::Arrays(_) | TableError::Csv(_) => Kind::Failure,
                 _ => Kind::Usage,

@@ -135,7 +135,7 @@ fn why_not(name: &str) -> &'static str {
         super::EMBEDDED => "it is built into the program",
         super::IMAGE_FOLDER => "it is a folder of your own images",
         super::text::TINY_SHAKESPEARE => "it is built into the program",
-        super::table::TABLE | super::text::TEXT => "it is a file of your own",
+        super::table::TABLE | super::svmlight::SVMLIGHT | super::text::TEXT => "it is a file of your own",
         _ => "its publisher gives it only within an archive of all parts; unpack that into the data folder",
     }
 }

@@ -35,6 +35,8 @@ pub enum InputForm {
         /// Lanes in a strip, or what the width of a whole batch's strip is a multiple of.
         strip: usize,
     },
+    /// Lists, for a layer that reads such.
+    Lists,
 }
 
 impl From<Layout> for InputForm {
@@ -51,7 +53,7 @@ impl InputForm {
     pub fn order(self) -> Option<LaneOrder> {
         match self {
             Self::Tokens { order, .. } => Some(order),
-            Self::Features { .. } | Self::Images { .. } => None,
+            Self::Features { .. } | Self::Images { .. } | Self::Lists => None,
         }
     }
 
@@ -65,6 +67,8 @@ impl InputForm {
             Self::Features { strip } | Self::Tokens { strip, .. } => {
                 StripLayout::new(samples, channels * height * width, strip)?.into()
             }
+            // Lists lie in no layout; what the first layer makes of them does.
+            Self::Lists => StripLayout::sparse(samples, 0).into(),
             Self::Images { border, strip } => {
                 ImageLayout::new(samples, channels, [height, width], border, strip)?.into()
             }
@@ -156,12 +160,12 @@ pub(super) enum AnyFiller {
 }
 
 impl AnyFiller {
-    /// As [`Filler::new`], for these inputs; none for a text, whose tokens are no values.
+    /// As [`Filler::new`], for these inputs; none for a text and for lists, which are no values.
     pub(super) fn new(inputs: &Inputs, shape: [usize; 3], normalization: &Normalization) -> Option<Self> {
         match inputs {
             Inputs::Bytes(_) | Inputs::Files(_) => Some(Self::Bytes(Filler::new(shape, normalization))),
             Inputs::Floats(_) => Some(Self::Floats(Filler::new(shape, normalization))),
-            Inputs::Text(_) => None,
+            Inputs::Text(_) | Inputs::Lists(_) => None,
         }
     }
 }

@@ -552,7 +552,9 @@ mod tests {
         fn pictures_path(&self, sample: u32) -> PathBuf {
             match &self.inputs {
                 Inputs::Files(files) => files.path(sample, self.labels()[sample as usize]),
-                Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) => panic!("what is in memory has no path"),
+                Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) | Inputs::Lists(_) => {
+                    panic!("what is in memory has no path")
+                }
             }
         }
     }

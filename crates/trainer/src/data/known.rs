@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::cifar::Records;
 use super::compressed;
 use super::error::DataError;
+use super::svmlight::SVMLIGHT;
 use super::table::TABLE;
 use super::text::{TEXT, TINY_SHAKESPEARE};
 
@@ -13,7 +14,7 @@ pub const EMBEDDED: &str = "fashion-mnist-mini";
 /// The data set that is a folder of pictures.
 pub const IMAGE_FOLDER: &str = "image-folder";
 /// Every name that [`load`](super::load) knows.
-pub const KNOWN: [&str; 14] = [
+pub const KNOWN: [&str; 15] = [
     EMBEDDED,
     "fashion-mnist",
     "mnist",
@@ -26,13 +27,14 @@ pub const KNOWN: [&str; 14] = [
     "emnist-bymerge",
     IMAGE_FOLDER,
     TABLE,
+    SVMLIGHT,
     TINY_SHAKESPEARE,
     TEXT,
 ];
 
 /// Whether a data set is looked for in the folder of data sets: it is not part of the program, and has no files of its own names.
 pub fn is_in_folder(name: &str) -> bool {
-    ![EMBEDDED, TABLE, TINY_SHAKESPEARE, TEXT].contains(&name)
+    ![EMBEDDED, TABLE, SVMLIGHT, TINY_SHAKESPEARE, TEXT].contains(&name)
 }
 
 /// A data set by its name.

@@ -27,6 +27,7 @@ use super::augment::{CropFlip, PAD};
 use super::batch::{Batch, BatchInputs, PartOf, shard_samples};
 use super::dataset::{Inputs, Split, shuffle};
 use super::fill::AnyFiller;
+use super::lists::Lists;
 use super::picture::{Cut, PictureReader};
 use super::sequences::Sequences;
 use super::targets::Targets;
@@ -254,6 +255,7 @@ impl BatchLoader {
             Inputs::Floats(values) => values.len(),
             Inputs::Files(files) => files.len() * features,
             Inputs::Text(_) => samples * features,
+            Inputs::Lists(lists) => lists.len() * features,
         };
         if values != samples * features {
             return Err(LoaderError::Split { samples, features, values });
@@ -271,8 +273,11 @@ impl BatchLoader {
         check_normalization(normalization, split.shape)?;
         if let Order::Shuffled { augment, .. } = order {
             match (augment, &split.inputs) {
-                (Augment::CropFlip, Inputs::Files(_) | Inputs::Floats(_) | Inputs::Text(_))
-                | (Augment::RandomResizedCropFlip, Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_)) => {
+                (Augment::CropFlip, Inputs::Files(_) | Inputs::Floats(_) | Inputs::Text(_) | Inputs::Lists(_))
+                | (
+                    Augment::RandomResizedCropFlip,
+                    Inputs::Bytes(_) | Inputs::Floats(_) | Inputs::Text(_) | Inputs::Lists(_),
+                ) => {
                     return Err(LoaderError::Augment { augment });
                 }
                 (Augment::CropFlip, _) if height.min(width) <= PAD => return Err(LoaderError::Small { height, width }),
@@ -298,6 +303,7 @@ impl BatchLoader {
                         let sequences = Sequences::new(order, strip, [0, width], false);
                         BatchInputs::Tokens { sequences, tokens: Vec::new() }
                     }
+                    InputForm::Lists => BatchInputs::Lists(Lists::new(width)),
                     _ => BatchInputs::Values { layout, values: Vec::with_capacity(layout.len()) },
                 };
                 let targets = split.targets.none_of(layout.samples());
@@ -307,7 +313,7 @@ impl BatchLoader {
             let maker = match (&text, AnyFiller::new(&split.inputs, split.shape, normalization)) {
                 (Some(text), _) => Maker::Text(text.clone(), TextEpoch::default()),
                 (None, Some(filler)) => Maker::Samples(filler),
-                (None, None) => unreachable!("a text has its batches"),
+                (None, None) => Maker::Lists,
             };
             let reader = PictureReader::new(height);
             let (split, stop) = (split.clone(), stop.clone());
@@ -381,6 +387,11 @@ fn text_batches(split: &Split, options: LoaderOptions) -> Result<Option<TextBatc
         Order::Shuffled { seed, .. } => Some(seed),
         Order::Stored => None,
     };
+    let is_lists = matches!(split.inputs, Inputs::Lists(_));
+    if is_lists != (options.form == InputForm::Lists) {
+        let (got, expected) = if is_lists { ("lists of features", "values") } else { ("values", "lists of features") };
+        return Err(LoaderError::Form { got, expected });
+    }
     match (split.text(), options.form) {
         (Some(text), InputForm::Tokens { order, strip }) => {
             Ok(Some(TextBatches::new(text, order, strip, options.batch_size, seed)))
@@ -419,7 +430,7 @@ impl InputMaker {
     pub fn new(inputs: Inputs, shape: [usize; 3], normalization: &Normalization) -> Result<Self, LoaderError> {
         check_normalization(normalization, shape)?;
         let filler = AnyFiller::new(&inputs, shape, normalization);
-        let filler = filler.ok_or(LoaderError::Form { got: "a text", expected: "values" })?;
+        let filler = filler.ok_or(LoaderError::Form { got: "a text or lists", expected: "values" })?;
         Ok(Self { inputs, shape, filler })
     }
 
@@ -429,7 +440,7 @@ impl InputMaker {
             Inputs::Bytes(bytes) => bytes.len(),
             Inputs::Floats(values) => values.len(),
             Inputs::Files(files) => return files.len(),
-            Inputs::Text(_) => unreachable!("refused in new"),
+            Inputs::Text(_) | Inputs::Lists(_) => unreachable!("refused in new"),
         };
         values / self.shape.iter().product::<usize>().max(1)
     }
@@ -474,6 +485,8 @@ enum Maker {
     Samples(AnyFiller),
     /// Of a text, with what was drawn for the epoch.
     Text(TextBatches, TextEpoch),
+    /// Of lists, as they are.
+    Lists,
 }
 
 /// What a worker does.
@@ -540,15 +553,25 @@ impl Job {
                 return Ok(());
             }
             (Maker::Samples(filler), BatchInputs::Values { layout, values }) => (filler, layout, values),
+            (Maker::Lists, BatchInputs::Lists(lists)) => {
+                let Inputs::Lists(from) = &split.inputs else { unreachable!("the maker is the split's") };
+                targets.clear();
+                lists.clear();
+                let (own, of_batch) = own_samples(part, batch_of_epoch * batch_size, self.order.len(), batch_size);
+                *part_of = of_batch;
+                for &sample in &self.order[own] {
+                    lists.push_of(from, sample as usize);
+                    targets.push_of(&split.targets, sample as usize);
+                }
+                return Ok(());
+            }
             _ => unreachable!("buffers are of the form that is made"),
         };
         targets.clear();
-        let first = batch_of_epoch * batch_size;
-        let whole = self.order.len().min(first + batch_size) - first;
-        let own = part.samples(whole);
-        *part_of = (own.len() < whole).then_some(PartOf { first: own.start, samples: whole });
-        let first = first + own.start;
-        let samples = &self.order[first..first + own.len()];
+        let (own, of_batch) = own_samples(part, batch_of_epoch * batch_size, self.order.len(), batch_size);
+        *part_of = of_batch;
+        let first = own.start;
+        let samples = &self.order[own];
         *layout = form.layout(samples.len(), split.shape).expect("the form was checked in new");
         let key = match order {
             Order::Shuffled { augment: Augment::None, .. } | Order::Stored => None,
@@ -598,9 +621,17 @@ impl Job {
                 }
                 Err(End::Failed(files.none_readable(split.labels())))
             }
-            Inputs::Floats(_) | Inputs::Text(_) => unreachable!("the filler is the split's"),
+            Inputs::Floats(_) | Inputs::Text(_) | Inputs::Lists(_) => unreachable!("the filler is the split's"),
         })
     }
+}
+
+/// The places in an epoch's order of what is prepared of the batch that begins at `first`, and the batch if that is only a part.
+fn own_samples(part: Part, first: usize, samples: usize, batch_size: usize) -> (Range<usize>, Option<PartOf>) {
+    let whole = samples.min(first + batch_size) - first;
+    let own = part.samples(whole);
+    let part_of = (own.len() < whole).then_some(PartOf { first: own.start, samples: whole });
+    (first + own.start..first + own.end, part_of)
 }
 
 fn epoch_key(seed: u64, epoch: u64) -> Key {

@@ -8,6 +8,7 @@
 //! | `cifar10` | 50,000 / 10,000 colour 32 × 32, 10 classes | six files of binary records in a folder |
 //! | `cifar100` | 50,000 / 10,000 colour 32 × 32, 100 classes | two files of binary records in a folder |
 //! | `table` | rows of a table or arrays of numbers, see [`table`] | a file |
+//! | `svmlight` | samples that are lists of features, with lists of labels, see [`svmlight`] | a file |
 //! | `tiny-shakespeare`, `text` | a text, see [`text`] | embedded; files |
 //! | `image-folder` | any number, size and classes | `train/CLASS/*.jpg` and `val/CLASS/*.jpg` in a folder |
 //!
@@ -26,12 +27,14 @@ pub mod idx;
 pub mod image_folder;
 mod image_labels;
 mod known;
+mod lists;
 mod loader;
 mod normalization;
 mod picture;
 mod picture_end;
 mod picture_files;
 mod sequences;
+pub mod svmlight;
 pub mod table;
 mod targets;
 pub mod text;
@@ -41,6 +44,7 @@ use std::sync::Arc;
 
 use self::image_folder::FolderOptions;
 use self::known::{Format, IDX_FILES};
+use self::svmlight::SVMLIGHT;
 use self::table::TABLE;
 use self::text::{DEFAULT_SHARE, TEXT, TINY_SHAKESPEARE, is_text};
 
@@ -50,6 +54,7 @@ pub use dataset::{Dataset, Inputs, Split, content_sums};
 pub use error::DataError;
 pub use fill::InputForm;
 pub use known::{EMBEDDED, Home, IMAGE_FOLDER, KNOWN, KnownSet, SETS, is_in_folder, known_class_names};
+pub use lists::Lists;
 pub use loader::{BatchLoader, InputMaker, LoaderError, LoaderOptions, Order, Part};
 pub use normalization::{Normalization, Normalize};
 pub use picture::{Cut, PictureError, PictureReader};
@@ -77,7 +82,7 @@ pub fn default_normalize(name: &str) -> Normalize {
         Ok(set) if set.shape[0] > 1 => Normalize::Channels,
         _ if name == IMAGE_FOLDER => Normalize::Channels,
         _ if name == TABLE => Normalize::Features,
-        _ if is_text(name) => Normalize::None,
+        _ if is_text(name) || name == SVMLIGHT => Normalize::None,
         _ => Normalize::Pixels,
     }
 }
@@ -120,6 +125,9 @@ pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset, DataError> {
 pub fn load_sized(name: &str, data_dir: Option<&Path>, image_size: usize) -> Result<Dataset, DataError> {
     if name == TABLE {
         return Err(DataError::NoTable);
+    }
+    if name == SVMLIGHT {
+        return Err(DataError::NoSamples);
     }
     if name == TEXT {
         return Err(DataError::NoText);
@@ -317,7 +325,7 @@ mod tests {
             message("imagenet", None),
             "data: unknown data set \"imagenet\"; choose one of fashion-mnist-mini, fashion-mnist, mnist, \
              cifar10, cifar100, emnist-balanced, emnist-letters, emnist-digits, emnist-byclass, emnist-bymerge, image-folder, \
-             table, tiny-shakespeare, text"
+             table, svmlight, tiny-shakespeare, text"
         );
         let hint = message("mnist", None);
         for part in ["--data-dir DIR", "RIGL_DATA_DIR", "DIR/mnist", "t10k-labels-idx1-ubyte", ".gz"] {
@@ -483,6 +491,6 @@ mod tests {
     #[test]
     fn the_names_are_those_of_the_sets() {
         assert_eq!(SETS.map(|set| set.name), KNOWN[..SETS.len()]);
-        assert_eq!(KNOWN[SETS.len()..], [IMAGE_FOLDER, TABLE, TINY_SHAKESPEARE, TEXT]);
+        assert_eq!(KNOWN[SETS.len()..], [IMAGE_FOLDER, TABLE, SVMLIGHT, TINY_SHAKESPEARE, TEXT]);
     }
 }

@@ -1,5 +1,7 @@
 //! What is to be learned of each sample.
 
+use super::lists::Lists;
+
 /// What is to be learned of each sample of a split or a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Targets {
@@ -12,6 +14,8 @@ pub enum Targets {
         /// `outputs` of each sample, one sample after the other.
         values: Vec<f32>,
     },
+    /// Any number of labels each, as lists without values.
+    Labels(Lists),
 }
 
 /// The targets of a batch, wherever they are.
@@ -21,6 +25,8 @@ pub enum BatchTargets<'a> {
     Classes(&'a [u32]),
     /// Numbers, one sample after the other, as many of each as the network has outputs.
     Numbers(&'a [f32]),
+    /// The labels of each sample.
+    Labels(&'a Lists),
 }
 
 impl Targets {
@@ -29,6 +35,7 @@ impl Targets {
         match self {
             Self::Classes(classes) => classes.len(),
             Self::Numbers { outputs, values } => values.len().checked_div(*outputs).unwrap_or(0),
+            Self::Labels(labels) => labels.len(),
         }
     }
 
@@ -37,11 +44,11 @@ impl Targets {
         self.len() == 0
     }
 
-    /// The class of each sample; none where samples have numbers.
+    /// The class of each sample; none where samples have numbers or lists of labels.
     pub fn classes(&self) -> &[u32] {
         match self {
             Self::Classes(classes) => classes,
-            Self::Numbers { .. } => &[],
+            Self::Numbers { .. } | Self::Labels(_) => &[],
         }
     }
 
@@ -52,6 +59,7 @@ impl Targets {
             Self::Numbers { outputs, .. } => {
                 Self::Numbers { outputs: *outputs, values: Vec::with_capacity(outputs * samples) }
             }
+            Self::Labels(labels) => Self::Labels(Lists::new(labels.columns())),
         }
     }
 
@@ -59,6 +67,7 @@ impl Targets {
         match self {
             Self::Classes(classes) => classes.clear(),
             Self::Numbers { values, .. } => values.clear(),
+            Self::Labels(labels) => labels.clear(),
         }
     }
 
@@ -69,6 +78,7 @@ impl Targets {
             (Self::Numbers { values: to, outputs }, Self::Numbers { values: from, .. }) => {
                 to.extend_from_slice(&from[sample * *outputs..][..*outputs]);
             }
+            (Self::Labels(to), Self::Labels(from)) => to.push_of(from, sample),
             _ => unreachable!("a batch has targets of its split's kind"),
         }
     }
@@ -91,6 +101,7 @@ impl<'a> From<&'a Targets> for BatchTargets<'a> {
         match targets {
             Targets::Classes(classes) => Self::Classes(classes),
             Targets::Numbers { values, .. } => Self::Numbers(values),
+            Targets::Labels(labels) => Self::Labels(labels),
         }
     }
 }

@@ -178,9 +178,9 @@ pub enum ExchangeError {
         /// The layer asked for.
         layer: String,
     },
-    /// A network of tokens.
+    /// A network of tokens or lists.
     #[error(
-        "{model} reads tokens; ONNX files are written for networks of features and images; export it to .safetensors"
+        "{model} reads tokens or lists; ONNX files are written for networks of features and images; export it to .safetensors"
     )]
     OnnxTokens {
         /// The network.

@@ -31,7 +31,7 @@ impl Architecture {
     pub fn inputs(&self) -> usize {
         match self.graph.values[0] {
             ValueShape::Token(_) => 1,
-            ValueShape::Features(features) => features,
+            ValueShape::Features(features) | ValueShape::List(features) => features,
             ValueShape::Image { channels, size } => channels * size[0] * size[1],
         }
     }
@@ -49,6 +49,11 @@ impl Architecture {
     /// Whether it reads tokens.
     pub fn reads_tokens(&self) -> bool {
         matches!(self.graph.values[0], ValueShape::Token(_))
+    }
+
+    /// Whether it reads lists of features.
+    pub fn reads_lists(&self) -> bool {
+        matches!(self.graph.values[0], ValueShape::List(_))
     }
 
     /// Positions of all weight matrices.

@@ -48,7 +48,7 @@ pub enum BuildError {
     /// An operation on features gets images.
     #[error(
         "{layer} reads features but gets {shape}; put {} before it",
-        if matches!(shape, ValueShape::Token(_)) { "an embedding" } else { "a flatten or global-average-pool" }
+        if matches!(shape, ValueShape::Token(_) | ValueShape::List(_)) { "an embedding" } else { "a flatten or global-average-pool" }
     )]
     NeedsFeatures {
         /// The operation.

@@ -146,6 +146,7 @@ impl Conv {
 fn check_value(layer: &str, shape: ValueShape) -> Result<(), BuildError> {
     let elements = match shape {
         ValueShape::Token(symbols) => Some(symbols),
+        ValueShape::List(features) => Some(features),
         ValueShape::Features(features) => Some(features),
         ValueShape::Image { channels, size: [height, width] } => {
             channels.checked_mul(height).and_then(|rows| rows.checked_mul(width))
@@ -222,7 +223,7 @@ impl Builder {
     pub(super) fn image(&self, layer: &str, value: ValueId) -> Result<(usize, [usize; 2]), BuildError> {
         match self.values[value] {
             ValueShape::Image { channels, size } => Ok((channels, size)),
-            shape @ (ValueShape::Features(_) | ValueShape::Token(_)) => {
+            shape @ (ValueShape::Features(_) | ValueShape::Token(_) | ValueShape::List(_)) => {
                 Err(BuildError::NeedsImages { layer: layer.to_owned(), shape })
             }
         }
@@ -305,7 +306,10 @@ impl Builder {
         input: ValueId,
     ) -> Result<ValueId, BuildError> {
         let name = name.into();
-        let inputs = self.features_of(&name, input)?;
+        let inputs = match self.values[input] {
+            ValueShape::List(features) => features,
+            _ => self.features_of(&name, input)?,
+        };
         let kind = LayerKind::Linear { inputs, outputs };
         self.weight_layer(name, kind, [bias, relu], ValueShape::Features(outputs), input)
     }

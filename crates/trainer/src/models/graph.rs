@@ -213,6 +213,8 @@ pub enum ValueShape {
     Token(usize),
     /// Features.
     Features(usize),
+    /// A list of some of so many features, with their values.
+    List(usize),
     /// An image.
     Image {
         /// Channels.
@@ -227,6 +229,7 @@ impl fmt::Display for ValueShape {
         match self {
             Self::Token(symbols) => write!(f, "tokens of {symbols} symbols"),
             Self::Features(features) => write!(f, "{features} features"),
+            Self::List(features) => write!(f, "lists of {features} features"),
             Self::Image { channels, size: [height, width] } => write!(f, "images of {channels}×{height}×{width}"),
         }
     }

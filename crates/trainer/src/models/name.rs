@@ -24,6 +24,8 @@ choices! {
 
 /// What the names of multi-layer perceptrons begin with that are given by their hidden layers.
 pub(super) const HIDDEN: &str = "mlp-";
+/// What the names of networks that read lists begin with.
+pub(super) const LISTS: &str = "lists-";
 
 /// A network by its name.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub enum ModelName {
     Convolutional(&'static Family, Vec<usize>),
     /// A network that reads tokens: its family, and the numbers of its name.
     Sequence(&'static SequenceFamily, Vec<usize>),
+    /// A network that reads lists of features and asks one question for each label: its hidden layers. Features and labels are those
+    /// of the data.
+    Lists(Vec<usize>),
     /// A network of one's own. In files, its whole definition stands in place of a name.
     Own(Arc<Definition>),
 }
@@ -54,11 +59,30 @@ impl ModelName {
         matches!(self, Self::Lenet300x100 | Self::Mlp(_) | Self::Hidden(_))
     }
 
+    /// Whether its input is features, whose number is the product of a data set's shape.
+    pub(super) fn reads_flat(&self) -> bool {
+        match self {
+            Self::Own(definition) => definition.reads_features(),
+            Self::Lists(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it reads lists of features, and its outputs are labels of which each sample has any number.
+    pub fn reads_lists(&self) -> bool {
+        matches!(self, Self::Lists(_))
+    }
+
     /// Its family, if it is convolutional.
     pub fn family(&self) -> Option<&'static Family> {
         match self {
             Self::Convolutional(family, _) => Some(family),
-            Self::Lenet300x100 | Self::Mlp(_) | Self::Hidden(_) | Self::Sequence(..) | Self::Own(_) => None,
+            Self::Lenet300x100
+            | Self::Mlp(_)
+            | Self::Hidden(_)
+            | Self::Sequence(..)
+            | Self::Lists(_)
+            | Self::Own(_) => None,
         }
     }
 
@@ -76,7 +100,7 @@ impl ModelName {
         match self {
             Self::Lenet300x100 => &[784, 300, 100, 10],
             Self::Mlp(sizes) => sizes,
-            Self::Hidden(_) | Self::Convolutional(..) | Self::Sequence(..) | Self::Own(_) => &[],
+            Self::Hidden(_) | Self::Convolutional(..) | Self::Sequence(..) | Self::Lists(_) | Self::Own(_) => &[],
         }
     }
 }
@@ -88,6 +112,7 @@ impl fmt::Display for ModelName {
             Self::Lenet300x100 => f.pad("lenet-300-100"),
             Self::Mlp(sizes) => f.pad(&join(sizes)),
             Self::Hidden(sizes) => f.pad(&format!("{HIDDEN}{}", join(sizes))),
+            Self::Lists(hidden) => f.pad(&format!("{LISTS}{}", join(hidden))),
             Self::Convolutional(family, numbers) => f.pad(&format!("{}{}", family.prefix, join(numbers))),
             Self::Sequence(family, numbers) => f.pad(&format!("{}{}", family.prefix, join(numbers))),
             Self::Own(definition) => f.pad(definition.name()),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use autograd::{
-    BatchNormLayer, DenseWeight, FeatureNormLayer, Geometry, Mode, ParameterId, Parameters, RecurrentState, Tape, Var,
-    Weight,
+    BatchNormLayer, DenseWeight, FeatureNormLayer, Geometry, ListWeight, Mode, ParameterId, Parameters, RecurrentState,
+    RowTiles, Stored, Tape, Var, Weight,
 };
 use rigl::{LayerDensity, Layers, MethodError, WeightStorage};
 use sparse_kernels::random::Key;
@@ -139,6 +139,8 @@ pub struct Body {
     reads: Vec<usize>,
     input_features: usize,
     any_sparse_linear: bool,
+    /// Whether it reads lists of features. Its last layer's outputs then are never there all at once.
+    reads_lists: bool,
 }
 
 /// What a network reads.
@@ -156,6 +158,8 @@ pub enum NetworkInput<'i, B: Backend> {
         /// sequences that do not continue.
         states: &'i mut States<B>,
     },
+    /// Lists of features.
+    Lists(Arc<Csr>),
 }
 
 /// What one shard of a batch begins with.
@@ -215,9 +219,20 @@ impl Body {
     /// What a batch of `samples` inputs becomes.
     pub fn input_form(&self, samples: usize) -> InputForm {
         match self.sequence {
+            None if self.reads_lists => InputForm::Lists,
             None => self.input_layout(samples).into(),
             Some((order, _)) => InputForm::Tokens { order, strip: self.unit() },
         }
+    }
+
+    /// The last layer of a network whose outputs are never there all at once.
+    pub fn head(&self) -> Option<&Layer> {
+        self.layers.last().filter(|_| self.reads_lists)
+    }
+
+    /// Whether it reads lists of features.
+    pub fn reads_lists(&self) -> bool {
+        self.reads_lists
     }
 
     /// How `samples` inputs lie, of a network that reads tokens.
@@ -316,7 +331,8 @@ impl Body {
         Ok(states)
     }
 
-    /// The forward pass from the network's input to the logits.
+    /// The forward pass from the network's input to the logits; of a network whose logits are never there all at once, to what its
+    /// [`Body::head`] reads.
     ///
     /// With `dropout`, a share of what [`Node::Dropout`] reads is dropped in training; `key` decides which.
     ///
@@ -372,6 +388,7 @@ impl Body {
         let lanes = match &input {
             NetworkInput::Values(x) => tape.layout(*x).samples(),
             NetworkInput::Tokens { sequences, .. } => sequences.lanes(),
+            NetworkInput::Lists(lists) => lists.pattern().nrows(),
         };
         if let NetworkInput::Tokens { sequences, states, .. } = &mut input {
             self.begin_states(backend, *sequences, states)?;
@@ -402,6 +419,17 @@ impl Body {
         let get = |value: usize| values[value].expect("nodes stand in an order in which they can run");
         let image = |value: usize| self.images[value].expect("what makes images has their layout");
         let (output, y) = match *node {
+            Node::Layer { layer, input: value, output } if value == 0 && self.reads_lists => {
+                let NetworkInput::Lists(lists) = &*input else {
+                    return Err(autograd::Error::Activations { op: "forward", got: "values", expected: "lists" });
+                };
+                let Layer { weight, bias, relu, .. } = &self.layers[layer];
+                let layout = StripLayout::new(lanes, 0, strip).expect("a multiple of the unit");
+                let y = tape.apply_lists(*weight, lists, layout)?;
+                (output, bias.map_or(Ok(y), |bias| tape.bias_relu(bias, *relu, y))?)
+            }
+            // Made with its loss, tile by tile.
+            Node::Layer { layer, .. } if self.reads_lists && layer + 1 == self.layers.len() => return Ok(()),
             Node::Layer { layer, input, output } => {
                 let (Layer { weight, bias, relu, .. }, x) = (&self.layers[layer], get(input));
                 let y = match bias {
@@ -521,7 +549,7 @@ fn to_overwrite<B: Backend>(
 fn features_of(shape: &ValueShape) -> usize {
     match *shape {
         ValueShape::Features(features) => features,
-        ValueShape::Token(_) | ValueShape::Image { .. } => 0,
+        ValueShape::Token(_) | ValueShape::List(_) | ValueShape::Image { .. } => 0,
     }
 }
 
@@ -569,10 +597,12 @@ impl<B: Backend> Network<B> {
     /// If its layers do not fit each other ([`StoredModel::check`]), the backend has no convolutions in blocks, or no room.
     pub fn from_stored(backend: &B, model: StoredModel, batch_size: usize) -> Result<Self, TrainingError> {
         model.check()?;
+        let architecture = model.architecture()?;
         let norms = model.parts.as_ref().map_or(&[][..], |parts| &parts.norms);
         let weight = |layer: usize, geometry| {
             let stored = &model.layers[layer].weight;
-            Ok((weight_of(backend, geometry, stored)?, stored.is_sparse(), stored.nnz()))
+            let kind = kind_of(&architecture, layer);
+            Ok((weight_of(backend, geometry, kind, stored)?, stored.is_sparse(), stored.nnz()))
         };
         let vector = |vector| {
             let stored = match vector {
@@ -582,7 +612,7 @@ impl<B: Backend> Network<B> {
             };
             backend.uploaded(stored)
         };
-        Self::assembled(backend, model.architecture()?, batch_size, weight, vector)
+        Self::assembled(backend, architecture.clone(), batch_size, weight, vector)
     }
 
     /// A network of zeros with all its weights, whose activations lie as if some linear layer were sparse, or none: for a backend on
@@ -598,8 +628,8 @@ impl<B: Backend> Network<B> {
     ) -> Result<Self, TrainingError> {
         let layers = &architecture.layers;
         let weight = |layer: usize, geometry| {
-            let weight: Box<dyn Weight<B>> =
-                Box::new(DenseWeight::new(backend, backend.zeros(layers[layer].size())?, geometry)?);
+            let values = backend.zeros(layers[layer].size())?;
+            let weight = new_weight(backend, geometry, kind_of(architecture, layer), Stored::Dense, values)?;
             Ok((weight, false, layers[layer].size()))
         };
         let vector = |vector| match vector {
@@ -683,6 +713,7 @@ impl<B: Backend> Network<B> {
             reads,
             input_features: architecture.inputs(),
             any_sparse_linear,
+            reads_lists: architecture.reads_lists(),
         };
         Ok(Self { architecture, parameters, body })
     }
@@ -859,17 +890,53 @@ enum Vector {
     Running(usize),
 }
 
+/// What a layer multiplies, and how its outputs are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WeightKind {
+    /// Activations, all outputs at once.
+    Whole,
+    /// Lists of features.
+    OfLists,
+    /// Activations, outputs tile by tile.
+    InTiles,
+}
+
+fn kind_of(architecture: &Architecture, layer: usize) -> WeightKind {
+    match layer {
+        0 if architecture.reads_lists() => WeightKind::OfLists,
+        _ if architecture.reads_lists() && layer + 1 == architecture.layers.len() => WeightKind::InTiles,
+        _ => WeightKind::Whole,
+    }
+}
+
 /// A stored weight on the backend.
 fn weight_of<B: Backend>(
     backend: &B,
     geometry: Geometry,
+    kind: WeightKind,
     weight: &StoredWeight,
 ) -> Result<Box<dyn Weight<B>>, TrainingError> {
-    let values = backend.uploaded(weight.values())?;
-    Ok(match weight {
-        StoredWeight::Sparse(csr) => geometry.csr(backend, csr.pattern().clone(), values)?,
-        StoredWeight::BlockSparse(bsr) => geometry.blocks(backend, bsr.pattern().clone(), values)?,
-        StoredWeight::Dense { .. } => Box::new(DenseWeight::new(backend, values, geometry)?),
+    let stored = match weight {
+        StoredWeight::Sparse(csr) => Stored::Csr(csr.pattern().clone()),
+        StoredWeight::BlockSparse(bsr) => Stored::Blocks(bsr.pattern().clone()),
+        StoredWeight::Dense { .. } => Stored::Dense,
+    };
+    new_weight(backend, geometry, kind, stored, backend.uploaded(weight.values())?)
+}
+
+fn new_weight<B: Backend>(
+    backend: &B,
+    geometry: Geometry,
+    kind: WeightKind,
+    stored: Stored,
+    values: B::Buffer,
+) -> Result<Box<dyn Weight<B>>, TrainingError> {
+    Ok(match (kind, stored) {
+        (WeightKind::OfLists, stored) => Box::new(ListWeight::new(backend, geometry, stored, values)?),
+        (WeightKind::InTiles, stored) => Box::new(RowTiles::new(backend, geometry, stored, values)?),
+        (WeightKind::Whole, Stored::Csr(pattern)) => geometry.csr(backend, pattern, values)?,
+        (WeightKind::Whole, Stored::Blocks(pattern)) => geometry.blocks(backend, pattern, values)?,
+        (WeightKind::Whole, Stored::Dense) => Box::new(DenseWeight::new(backend, values, geometry)?),
     })
 }
 
@@ -935,7 +1002,7 @@ fn image_layouts<B: Backend>(
         (one, other) => one.or(other).unwrap_or(1),
     };
     let layout = |(shape, border): (&ValueShape, usize)| match *shape {
-        ValueShape::Features(_) | ValueShape::Token(_) => Ok(None),
+        ValueShape::Features(_) | ValueShape::Token(_) | ValueShape::List(_) => Ok(None),
         ValueShape::Image { channels, size } => ImageLayout::new(1, channels, size, border, strip).map(Some),
     };
     let layouts = graph.values.iter().zip(borders).map(layout).collect::<Result<_, _>>();

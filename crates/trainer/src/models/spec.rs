@@ -11,7 +11,7 @@ use super::sequence::SequenceSpec;
 pub struct ModelSpec {
     /// The name.
     pub name: ModelName,
-    /// Channels of a picture; 0 of a network that reads features or tokens.
+    /// Channels of a picture; features of a list; 0 of a network that reads other features or tokens.
     pub channels: usize,
     /// Height and width of a picture; 0 of a network that reads features or tokens.
     pub size: [usize; 2],
@@ -29,6 +29,10 @@ pub struct ModelSpec {
 /// Symbols of a network that reads tokens where nothing is said: bytes.
 const SYMBOLS: usize = 256;
 
+/// Features and labels of a network that reads lists where nothing is said: those of Amazon-670K (Bhatia et al., the extreme
+/// classification repository).
+const LISTS: [usize; 2] = [135_909, 670_091];
+
 impl ModelSpec {
     /// The network of the paper's tables: LeNet-5 on MNIST, wide residual networks on CIFAR-10, all others on ImageNet; of one's
     /// own that of the sizes its file says, else of ImageNet's.
@@ -37,6 +41,7 @@ impl ModelSpec {
             (ModelName::Own(definition), _) => definition.assumed(),
             (_, Some(Family { pictures: [channels, side, classes], .. })) => ([*channels, *side, *side], *classes),
             (ModelName::Sequence(..), _) => ([0; 3], SYMBOLS),
+            (ModelName::Lists(_), _) => ([LISTS[0], 1, 1], LISTS[1]),
             (_, None) => ([0; 3], name.sizes().last().copied().unwrap_or(0)),
         };
         let sequence = name.sequence().map(|_| SequenceSpec::default());
@@ -55,7 +60,7 @@ impl ModelSpec {
         let (channels, size) = match &self.name {
             name if name.is_mlp() => return self,
             ModelName::Sequence(..) => return Self { classes, ..self },
-            ModelName::Own(definition) if definition.reads_features() => {
+            name if name.reads_flat() => {
                 (size.iter().fold(channels, |product, &side| product.saturating_mul(side)), [1; 2])
             }
             _ => (channels, size),
@@ -90,7 +95,7 @@ impl ModelSpec {
     }
 
     fn resolved(self) -> Self {
-        if matches!(self.name, ModelName::Own(_) | ModelName::Sequence(..)) {
+        if matches!(self.name, ModelName::Own(_) | ModelName::Sequence(..) | ModelName::Lists(_)) {
             return Self { stem: Stem::Auto, ..self };
         }
         let small = self.size[0].min(self.size[1]) <= SMALL;

@@ -164,6 +164,9 @@ pub struct ModelInput {
     /// The symbols of the text that it was trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alphabet: Option<Alphabet>,
+    /// Of samples that are lists, how many features and labels there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<[usize; 2]>,
 }
 
 impl ModelInput {
@@ -180,6 +183,7 @@ impl ModelInput {
             table: None,
             target_scale: None,
             alphabet: None,
+            lists: None,
         }
     }
 
@@ -596,7 +600,11 @@ fn draw(architecture: &Architecture, layer: &WeightLayer, topology: Topology, fa
             StoredWeight::BlockSparse(Bsr::new(pattern, values).expect("there is one value per entry"))
         }
     };
-    StoredLayer { name: layer.name.clone(), weight, bias: vec![0.0; if layer.bias { nrows } else { 0 }] }
+    // A label is there seldom: begun at a probability of one half each, the first hundreds of steps would learn that alone. The loss
+    // begins as if samples had one label each (Lin et al. 2017, "Focal Loss", section 3.3: a prior for rare classes).
+    let is_head = architecture.reads_lists() && architecture.layers.last() == Some(layer);
+    let first = if is_head { -(nrows as f32).ln() } else { 0.0 };
+    StoredLayer { name: layer.name.clone(), weight, bias: vec![first; if layer.bias { nrows } else { 0 }] }
 }
 
 /// As the network's first weights are drawn.

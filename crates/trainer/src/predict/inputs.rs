@@ -90,6 +90,7 @@ impl Expected {
                 (_, Some(shape)) if shape.iter().product::<usize>() == features => shape,
                 _ => [1, 1, features],
             },
+            (ValueShape::List(features), _) => [1, 1, features],
             (ValueShape::Token(_), _) => [1, 1, 1],
         };
         Self { shape, is_cut: input.image_size.is_some(), columns: input.table.clone() }

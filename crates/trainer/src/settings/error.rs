@@ -170,6 +170,26 @@ pub enum ConfigError {
         /// The data set.
         data: String,
     },
+    /// A network that reads lists, on other samples.
+    #[error(
+        "model: {model} reads lists of features, but the samples of {data} are none; --data svmlight with --svmlight FILE would fit"
+    )]
+    NoLists {
+        /// The model.
+        model: String,
+        /// The data set.
+        data: String,
+    },
+    /// Another network on lists.
+    #[error(
+        "model: {model} reads no lists, but the samples of {data} are lists of features; a model such as lists-512 would fit"
+    )]
+    Lists {
+        /// The model.
+        model: String,
+        /// The data set.
+        data: String,
+    },
     /// A network of another number of symbols.
     #[error(
         "model: {model} knows {symbols} symbols, but {data} has {classes}; a model trained on this text, or on another of the same alphabet, would fit"

@@ -14,8 +14,8 @@ pub use self::error::ConfigError;
 pub(crate) use self::resolve::{merge_settings, read_toml, remove_setting};
 pub use self::table::{
     BatchArgs, BeginningArgs, CountArgs, DataArgs, DensityArgs, DropArgs, FormatArgs, LengthArgs, MethodArgs,
-    ModelArgs, OptimizationArgs, PRECISION, PrecisionArgs, RESUMABLE, RunArgs, SequenceArgs, SpreadArgs, TextArgs,
-    TrainConfig, TrainOptions, UpdateArgs, WidthArgs,
+    ModelArgs, OptimizationArgs, PRECISION, PrecisionArgs, RESUMABLE, RunArgs, SequenceArgs, SpreadArgs, SvmlightArgs,
+    TextArgs, TrainConfig, TrainOptions, UpdateArgs, WidthArgs,
 };
 pub(crate) use self::table::{DATA_IN_FOLDERS, RUN};
 

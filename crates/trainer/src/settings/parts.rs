@@ -10,6 +10,7 @@ use super::error::ConfigError;
 use super::resolve::check_window;
 use super::table::TrainConfig;
 use crate::data::image_folder::FolderOptions;
+use crate::data::svmlight::{SVMLIGHT, SvmlightOptions};
 use crate::data::table::{TABLE, TableOptions, Trained};
 use crate::data::text::{TEXT, TINY_SHAKESPEARE, TextOptions, is_text};
 use crate::data::{self, DataError, Dataset, IMAGE_FOLDER};
@@ -49,6 +50,15 @@ impl TrainConfig {
                     label_column: self.target.first().cloned(),
                 };
                 data::image_folder::load(self.data_dir.as_deref().unwrap_or(Path::new("")), &options)
+            }
+            _ if self.data == SVMLIGHT => {
+                let options = SvmlightOptions {
+                    samples: self.svmlight.clone().ok_or(DataError::NoSamples)?,
+                    test: self.svmlight_test.clone(),
+                    test_fraction: self.test_fraction,
+                };
+                let sizes = trained.and_then(|input| input.lists);
+                data::svmlight::load(&options, sizes)
             }
             _ if self.data == TEXT => {
                 let options = TextOptions {

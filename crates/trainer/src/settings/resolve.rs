@@ -11,16 +11,20 @@ use super::error::ConfigError;
 use super::table::{DATA_IN_FOLDERS, PRECISION, RESUMABLE, TrainConfig, TrainOptions};
 use crate::checkpoint::CheckpointError;
 use crate::data;
+use crate::data::svmlight::SVMLIGHT;
 use crate::data::table::TABLE;
 use crate::data::text::{self, TINY_SHAKESPEARE, TextSymbols, is_text};
 use crate::device::available_threads;
 use crate::method::MethodOption;
 use crate::models::{Init, ModelName, complement};
 use crate::run_checkpoints::load_model;
+use crate::task::LossKind;
 use crate::training::{BestBy, OptimizerKind};
 
 /// The default learning rate of Adam and AdamW.
 const ADAM_LR: f64 = 1e-3;
+/// That for samples that are lists: most weights have a gradient seldom.
+const LISTS_LR: f64 = 1e-2;
 
 /// The default length of a run.
 const EPOCHS: u64 = 20;
@@ -144,6 +148,15 @@ impl TrainConfig {
         if options.model.is_none() && config.data == TABLE {
             config.model = ModelName::Hidden(vec![300, 100]);
         }
+        if options.data.is_none() && config.model.reads_lists() {
+            config.data = SVMLIGHT.to_owned();
+        }
+        if config.data == SVMLIGHT {
+            config.model = options.model.clone().unwrap_or(ModelName::Lists(vec![512]));
+            config.loss = options.loss.unwrap_or(LossKind::Bce);
+            config.optimizer = options.optimizer.unwrap_or(OptimizerKind::Adam);
+            config.lr = options.lr.unwrap_or(LISTS_LR);
+        }
         if options.model.is_none() && is_text(&config.data) {
             config.model = "gru-512".parse().expect("the paper's network");
         }
@@ -155,7 +168,8 @@ impl TrainConfig {
             config.optimizer = if training.decoupled { OptimizerKind::Adamw } else { OptimizerKind::Adam };
         }
         if options.lr.is_none() && config.optimizer != OptimizerKind::Sgd {
-            config.lr = training.map_or(ADAM_LR, |training| training.lr);
+            let others = if config.data == SVMLIGHT { LISTS_LR } else { ADAM_LR };
+            config.lr = training.map_or(others, |training| training.lr);
         }
         if let Some(training) = training {
             config.warmup_steps = options.warmup_steps.unwrap_or(training.warmup_steps);
@@ -187,7 +201,9 @@ impl TrainConfig {
 
     /// Without a folder of data sets, it is that of the environment; the embedded data has none.
     fn find_data(&mut self, env_data_dir: Option<PathBuf>) {
-        for file in [&mut self.table, &mut self.test_table, &mut self.labels] {
+        for file in
+            [&mut self.table, &mut self.test_table, &mut self.labels, &mut self.svmlight, &mut self.svmlight_test]
+        {
             *file = file.take().map(|file| std::path::absolute(&file).unwrap_or(file));
         }
         for file in [&mut self.text, &mut self.text_valid, &mut self.text_test].into_iter().flatten() {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::error::ConfigError;
 use super::macros::{in_effect, or_default, settings};
 use crate::data::image_folder::{DEFAULT_IMAGE_SIZE, DEFAULT_TEST_FRACTION};
+use crate::data::svmlight::SVMLIGHT;
 use crate::data::table::{Missing, TABLE};
 use crate::data::text::{TEXT, TextSymbols, is_text};
 use crate::data::{self, Augment, IMAGE_FOLDER, Normalize};
@@ -40,10 +41,10 @@ settings! {
     ModelArgs in NETWORK => {
         /// The network, such as lenet-300-100, wrn-22-2, resnet-50 or mobilenet-v1 (docs/networks.md lists them all), or a
         /// multi-layer perceptron given by its hidden layers, such as mlp-300-100, or by all layer sizes, such as 784-300-100-10;
-        /// or a file that defines one, such as net.toml (docs/own-networks.md)
+        /// or lists-512, which reads lists of features (docs/lists.md); or a file that defines one, such as net.toml (docs/own-networks.md)
         model: ModelName = ModelName::Lenet300x100,
             arg(value_name = "NAME|FILE.toml", value_parser = ModelName::of_setting),
-            read(default, deserialize_with = "model_setting"), stated "mlp-300-100 for tables, gru-512 for texts";
+            read(default, deserialize_with = "model_setting"), stated "mlp-300-100 for tables, lists-512 for svmlight, gru-512 for texts";
         /// First layers of a residual network: those for ImageNet or for CIFAR; auto chooses by image size
         stem: Stem = Stem::Auto, needs |s| unless(s.model.family().is_some_and(|f| f.has_stem), "a model resnet-18, -34 or -50");
     }
@@ -53,14 +54,14 @@ settings! {
         width: f64 = 1.0, arg(value_name = "FACTOR"),
             must |s| unless(s.width > 0.0 && s.width <= MOST_WIDTH, "above 0 and at most 16"),
             needs |s| unless(
-                s.model.family().is_some() || s.model.sequence().is_some(),
-                "a convolutional network by name or a text model",
+                s.model.family().is_some() || s.model.sequence().is_some() || s.model.reads_lists(),
+                "a convolutional network by name, a text model or a model lists-H",
             );
     }
     /// The data.
     DataArgs in NETWORK => {
         /// The data set: fashion-mnist-mini (built in); fashion-mnist, mnist, cifar10, cifar100, emnist-balanced (-letters,
-        /// -digits, -byclass, -bymerge) or image-folder from --data-dir; table from --table; text from --text, or tiny-shakespeare (built in)
+        /// -digits, -byclass, -bymerge) or image-folder from --data-dir; table from --table; svmlight from --svmlight; text from --text, or tiny-shakespeare (built in)
         data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME"), stated "tiny-shakespeare for models of text";
         /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
         /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test, or train alone; .jpeg and .png
@@ -77,16 +78,22 @@ settings! {
         eval_test: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true");
         /// How inputs are normalised: which values the mean and standard deviation are computed over
-        normalize: Normalize = Normalize::Pixels, stated "channels for colour images, features for tables, none for text",
+        normalize: Normalize = Normalize::Pixels, stated "channels for colour images, features for tables, none for text and svmlight",
             must |s| unless(
                 s.data != IMAGE_FOLDER || s.normalize != Normalize::Pixels,
                 "channels, per-image or none with --data image-folder",
-            ).or(unless(!is_text(&s.data) || s.normalize == Normalize::None, "none with a text"));
+            ).or(unless(
+                !(is_text(&s.data) || s.data == SVMLIGHT) || s.normalize == Normalize::None,
+                "none with a text or --data svmlight",
+            ));
         /// Random changes to the training images, drawn anew in each epoch
         augment: Augment = Augment::None,
             stated "crop-flip for cifar10 and cifar100, random-resized-crop-flip for image-folder",
             must |s| match (s.augment, s.data == IMAGE_FOLDER) {
                 (Augment::CropFlip | Augment::RandomResizedCropFlip, _) if s.data == TABLE => Some("none with --data table"),
+                (Augment::CropFlip | Augment::RandomResizedCropFlip, _) if s.data == SVMLIGHT => {
+                    Some("none with --data svmlight")
+                }
                 (Augment::CropFlip | Augment::RandomResizedCropFlip, _) if is_text(&s.data) => Some("none with a text"),
                 (Augment::CropFlip, true) => Some("none or random-resized-crop-flip with --data image-folder"),
                 (Augment::RandomResizedCropFlip, false) => Some("none or crop-flip without --data image-folder"),
@@ -110,8 +117,10 @@ settings! {
             needs |s| unless(
                 s.data == IMAGE_FOLDER
                     || s.data == TABLE && s.test_table.is_none()
+                    || s.data == SVMLIGHT && s.svmlight_test.is_none()
                     || is_text(&s.data) && s.text_test.is_empty(),
-                "--data image-folder, --data table without --test-table, or a text without --text-test",
+                "--data image-folder, --data table without --test-table, --data svmlight without --svmlight-test, or a text without \
+                 --text-test",
             );
         /// Columns to predict, or the array of targets; with --labels, the column of the class
         target: Vec<String> = Vec::new(), arg(value_name = "COLUMN,...", value_delimiter = ','),
@@ -129,13 +138,25 @@ settings! {
         one_hot: bool = false, arg(value_name = "true|false", hide_possible_values = true, num_args = 0..=1,
             require_equals = true, default_missing_value = "true"), needs table;
         /// The loss, and with it the task: cross-entropy for classes, mse or huber for numbers, bce for several labels per sample
-        loss: LossKind = LossKind::CrossEntropy, must |s| unless(
-                s.loss.is_of_classes() || s.data == TABLE,
-                "cross-entropy without --data table: the samples of the other data sets have a class",
-            );
+        loss: LossKind = LossKind::CrossEntropy, stated "bce for svmlight", must |s| match &*s.data {
+                TABLE => None,
+                SVMLIGHT => unless(s.loss == LossKind::Bce, "bce with --data svmlight: its samples have any number of labels"),
+                _ => unless(
+                    s.loss.is_of_classes(),
+                    "cross-entropy without --data table or svmlight: the samples of the other data sets have a class",
+                ),
+            };
         /// Error at which the Huber loss becomes linear, in standard deviations of the target
         huber_delta: f64 = 1.0, arg(value_name = "DELTA"), must |s| positive(s.huber_delta),
             needs |s| unless(s.loss == LossKind::Huber, "--loss huber");
+    }
+    /// Samples that are lists of features, with lists of labels.
+    SvmlightArgs in TASK => {
+        /// The file of --data svmlight: LABEL,... FEATURE:VALUE ... in each line, with or without the extreme classification
+        /// repository's first line, plain, .gz or .xz (docs/lists.md describes it)
+        svmlight: PathBuf, arg(value_name = "FILE"), needs svmlight;
+        /// Such a file to use as the test set
+        svmlight_test: PathBuf, arg(value_name = "FILE"), needs svmlight;
     }
     /// Data that is a text.
     TextArgs in TEXTS => {
@@ -181,7 +202,11 @@ settings! {
     /// The method.
     MethodArgs in SPARSITY => {
         /// The method that chooses and changes connections
-        method: Method = Method::named("rigl"), arg(value_name = "NAME", value_parser = method_parser());
+        method: Method = Method::named("rigl"), arg(value_name = "NAME", value_parser = method_parser()),
+            must |s| unless(
+                !s.model.reads_lists() || s.method.info().blocks,
+                "a method that supports blocks, such as rigl, set or gse, with a model lists-H",
+            );
         /// A parameter of the method, such as ema=0.99 for snfs (docs/methods.md lists them all); repeatable
         method_option: Vec<MethodOption> = Vec::new(), arg(value_name = "NAME=VALUE", action = Append);
     }
@@ -269,7 +294,7 @@ settings! {
         growth_batches: u64 = 1, arg(value_name = "N"),
             must |s| at_least_one(s.growth_batches).or(
                 unless(s.growth_batches == 1 || s.format == Format::Csr || !grows_densely(s), "1 for weights in blocks")
-            ),
+            ).or(unless(s.growth_batches == 1 || !grows_on_lists(s), "1 with a model lists-H")),
             needs |s| unless(s.method.info().update_gradient.grows(), "a method that grows by the gradient, such as rigl");
     }
     /// How many connections an update replaces.
@@ -309,13 +334,14 @@ settings! {
                     s.micro_batch.is_none() || s.format == Format::Csr || !grows_densely(s),
                     "left out with rigl in blocks, which grows by the gradient of one pass",
                 )
-            );
+            ).or(unless(s.micro_batch.is_none() || !grows_on_lists(s), LISTS_GROW));
         /// Split each batch into this many shards, each with its own batch-normalisation statistics; gradients are summed in an
         /// order that depends only on this number
         shards: usize, arg(value_name = "N"), stated "none: the batch as a whole",
             saved(skip_serializing_if = "Option::is_none"),
             must |s| at_least_one(s.shards.unwrap_or(1) as u64)
                 .or(unless(s.shards.is_none_or(|n| n <= s.batch_size), "at most --batch-size"))
+                .or(unless(s.shards.is_none() || !grows_on_lists(s), LISTS_GROW))
                 .or(unless(
                     s.shards.is_none() || s.micro_batch.is_none(),
                     "left out with --micro-batch; use one or the other",
@@ -346,7 +372,7 @@ settings! {
         /// The optimizer
         optimizer: OptimizerKind = OptimizerKind::Sgd;
         /// Learning rate, above 0
-        lr: f64 = 0.1, arg(value_name = "RATE"), stated "0.001 for adam and adamw, 0.003 for recurrent networks",
+        lr: f64 = 0.1, arg(value_name = "RATE"), stated "0.001 for adam and adamw, 0.003 for recurrent networks, 0.01 for svmlight",
             must |s| positive(s.lr);
         /// How the learning rate changes
         lr_schedule: LrSchedule = LrSchedule::Cosine,
@@ -427,7 +453,7 @@ settings! {
 }
 
 /// Options that leave a run's result as it is, and so may change when it is resumed.
-pub const RESUMABLE: [&str; 15] = [
+pub const RESUMABLE: [&str; 17] = [
     "checkpoint-every",
     "data-dir",
     "device",
@@ -437,6 +463,8 @@ pub const RESUMABLE: [&str; 15] = [
     "loader-threads",
     "log",
     "recompute",
+    "svmlight",
+    "svmlight-test",
     "table",
     "test-table",
     "text",
@@ -504,6 +532,10 @@ fn table(s: &TrainConfig) -> Unmet {
     unless(s.data == TABLE, "--data table")
 }
 
+fn svmlight(s: &TrainConfig) -> Unmet {
+    unless(s.data == SVMLIGHT, "--data svmlight")
+}
+
 fn recurrent(s: &TrainConfig) -> Unmet {
     unless(s.model.sequence().is_some_and(|family| family.cell.is_some()), "a model gru-H or lstm-H")
 }
@@ -540,6 +572,13 @@ fn updates(s: &TrainConfig) -> Unmet {
 fn grows_densely(s: &TrainConfig) -> bool {
     s.method.info().update_gradient == rigl::UpdateGradient::Dense
 }
+
+/// Layers for lists and outputs in tiles compute growth in one pass over one batch.
+fn grows_on_lists(s: &TrainConfig) -> bool {
+    s.model.reads_lists() && s.method.info().update_gradient.grows()
+}
+
+const LISTS_GROW: &str = "left out with a model lists-H and a method that grows by the gradient; set and mest do not";
 
 fn drops(s: &TrainConfig) -> Unmet {
     unless(s.method.info().drops_a_fraction, "a method that drops a fraction (set or rigl, for example)")

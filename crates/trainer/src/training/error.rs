@@ -32,6 +32,9 @@ pub enum TrainingError {
         /// What there is.
         got: String,
     },
+    /// A network that reads lists of features, with other inputs or targets.
+    #[error("a network that reads lists of features trains on such, with lists of labels")]
+    NoLists,
     /// The tape, an optimizer or the backend failed.
     #[error(transparent)]
     Autograd(#[from] autograd::Error),

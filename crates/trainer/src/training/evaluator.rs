@@ -3,15 +3,33 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Reduce, Shards, Tape};
+use autograd::{Arena, DetachedLoss, GrowthRequests, LossStats, Mode, NoReduce, Reduce, Shards, Tape, TopLabels};
 use sparse_kernels::random::Key;
-use sparse_kernels::{Activations, Backend, CrossEntropy, Layout, Precision, StripLayout, Strips};
+use sparse_kernels::{
+    Activations, Backend, CrossEntropy, Csr, CsrPattern, Layout, PointwiseLoss, Precision, StripLayout, Strips,
+};
 
 use super::error::TrainingError;
 use super::loss::Loss;
 use super::options::Held;
-use crate::data::{Batch, BatchTargets, HostInputs, PartOf, Sequences};
+use crate::data::{Batch, BatchTargets, HostInputs, Lists, PartOf, Sequences};
+use crate::metrics::TOP;
 use crate::models::{Network, NetworkInput, ShardInput, States};
+
+/// What a pass makes beside losses.
+#[derive(Debug)]
+pub struct Outputs {
+    /// All outputs, one sample after the other.
+    pub values: Vec<f32>,
+    /// Of a network whose outputs are never there all at once, the [`TOP`] likeliest labels of each sample.
+    pub top: TopLabels,
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self { values: vec![], top: TopLabels::new(TOP) }
+    }
+}
 
 /// How a pass is made.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +129,8 @@ enum DeviceInputs<B: Backend> {
     Values(Activations<B>),
     /// In [`Workspace::tokens`].
     Tokens(Sequences),
+    /// Still on the host.
+    Lists(Arc<Csr>),
 }
 
 /// Targets on the device.
@@ -118,6 +138,8 @@ enum DeviceTargets<B: Backend> {
     /// In [`Workspace::labels`].
     Classes,
     Numbers(Strips<B>),
+    /// Still on the host.
+    Labels(Arc<CsrPattern>),
 }
 
 impl<'b, B: Backend> Workspace<'b, B> {
@@ -158,6 +180,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
                 self.tokens[slot] = held.map(|(room, held)| (room, Arc::new(held)));
                 Ok(DeviceInputs::Tokens(sequences))
             }
+            HostInputs::Lists(lists) => Ok(DeviceInputs::Lists(lists.to_csr())),
         }
     }
 
@@ -196,6 +219,14 @@ impl<'b, B: Backend> Workspace<'b, B> {
                 self.backend.upload(&self.numbers, &mut strips.data)?;
                 Ok(DeviceTargets::Numbers(strips))
             }
+            (Loss::Pointwise(PointwiseLoss::BinaryCrossEntropy), BatchTargets::Labels(labels)) => {
+                if labels.columns() != features {
+                    let got = format!("lists of labels below {}", labels.columns());
+                    return Err(wrong(format!("lists of labels below {features}"), got));
+                }
+                Ok(DeviceTargets::Labels(labels.to_pattern()))
+            }
+            (_, BatchTargets::Labels(_)) => Err(wrong("classes or numbers".to_owned(), "lists of labels".to_owned())),
             (_, BatchTargets::Classes(_)) => Err(wrong("numbers".to_owned(), "classes".to_owned())),
             (_, BatchTargets::Numbers(_)) => Err(wrong("classes".to_owned(), "numbers".to_owned())),
         }
@@ -209,7 +240,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
         batch: PassBatch<'_>,
         options: PassOptions,
         growth: Option<&mut GrowthRequests>,
-        outputs: Option<&mut Vec<f32>>,
+        outputs: Option<&mut Outputs>,
     ) -> Result<DetachedLoss<B>, TrainingError> {
         let mut alone = NoReduce;
         let mut losses = self.passes(network, (None, &mut alone), vec![batch], options, growth, outputs)?;
@@ -237,7 +268,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
         batches: Vec<PassBatch<'_>>,
         PassOptions { mode, dropout, loss }: PassOptions,
         growth: Option<&mut GrowthRequests>,
-        mut outputs: Option<&mut Vec<f32>>,
+        mut outputs: Option<&mut Outputs>,
     ) -> Result<Vec<DetachedLoss<B>>, TrainingError> {
         let first = &batches[0];
         let (numbers, share, adds) = (first.number..first.number + batches.len(), first.share, first.number > 0);
@@ -267,11 +298,20 @@ impl<'b, B: Backend> Workspace<'b, B> {
             if is_over_shards {
                 tape.shard(batch.number, batch.share);
             }
-            if let Some(outputs) = &mut outputs {
+            if let Some(outputs) = outputs.as_mut().filter(|_| network.body.head().is_none()) {
                 tape.keep(logits);
-                read_outputs(self.backend, tape.value(logits)?, outputs)?;
+                read_outputs(self.backend, tape.value(logits)?, &mut outputs.values)?;
             }
             losses.push(match (loss, targets) {
+                (_, DeviceTargets::Labels(labels)) => {
+                    let Some(head) = network.body.head() else { return Err(TrainingError::NoLists) };
+                    let top = outputs.as_mut().map(|outputs| {
+                        outputs.top = TopLabels::new(TOP);
+                        &mut outputs.top
+                    });
+                    tape.one_vs_all(head.weight, head.bias, logits, &labels, top)?
+                }
+                _ if network.body.head().is_some() => return Err(TrainingError::NoLists),
                 (Loss::Pointwise(loss), DeviceTargets::Numbers(targets)) => {
                     let targets = tape.input(targets, false);
                     tape.pointwise_loss(loss, logits, targets)?
@@ -291,6 +331,21 @@ impl<'b, B: Backend> Workspace<'b, B> {
             None => {}
         }
         Ok(losses.into_iter().map(|loss| tape.detach_loss(loss)).collect::<Result<_, _>>()?)
+    }
+
+    /// One forward pass of lists without targets: the likeliest labels of each.
+    fn top_labels(
+        &mut self,
+        network: &mut Network<B>,
+        lists: &Lists,
+        top: &mut TopLabels,
+    ) -> Result<(), TrainingError> {
+        let input = self.upload(0, HostInputs::Lists(lists))?;
+        let mut tape = Tape::new(self.backend, &mut self.arena, &mut network.parameters, Mode::Evaluation);
+        let x = network_input(&mut tape, input, None, &mut self.states.evaluation);
+        let x = network.body.forward(self.backend, &mut tape, x, 0.0, Key::new(0))?;
+        let head = network.body.head().ok_or(TrainingError::NoLists)?;
+        Ok(tape.top_labels(head.weight, head.bias, x, top)?)
     }
 
     /// One forward pass without targets: the outputs, one sample after the other.
@@ -319,7 +374,7 @@ impl<'b, B: Backend> Workspace<'b, B> {
         batch: HostBatch<'_>,
         (mode, loss): (Mode, Loss),
         backward: bool,
-        outputs: Option<&mut Vec<f32>>,
+        outputs: Option<&mut Outputs>,
     ) -> Result<LossStats, TrainingError> {
         let options = PassOptions { mode, dropout: 0.0, loss: loss.measured() };
         let mut growth = GrowthRequests::new();
@@ -357,6 +412,7 @@ fn network_input<'i, B: Backend>(
     match (inputs, tokens) {
         (DeviceInputs::Values(values), _) => NetworkInput::Values(tape.input(values, false)),
         (DeviceInputs::Tokens(sequences), Some(tokens)) => NetworkInput::Tokens { tokens, sequences, states },
+        (DeviceInputs::Lists(lists), _) => NetworkInput::Lists(lists),
         (DeviceInputs::Tokens(_), None) => unreachable!("`Workspace::upload` has made the buffer"),
     }
 }
@@ -414,7 +470,7 @@ impl<'b, B: Backend> Evaluator<'b, B> {
     pub fn evaluate_outputs(
         &mut self,
         batch: &Batch,
-        outputs: Option<&mut Vec<f32>>,
+        outputs: Option<&mut Outputs>,
     ) -> Result<LossStats, TrainingError> {
         self.workspace.measure(&mut self.network, batch.into(), (Mode::Evaluation, self.loss), false, outputs)
     }
@@ -431,6 +487,14 @@ impl<'b, B: Backend> Evaluator<'b, B> {
     ) -> Result<(), TrainingError> {
         let inputs = HostInputs::Values { layout: layout.into(), values: images };
         self.workspace.outputs(&mut self.network, inputs, outputs)
+    }
+
+    /// The likeliest labels of each of some lists of features.
+    ///
+    /// # Errors
+    /// [`TrainingError`].
+    pub fn top_labels(&mut self, lists: &Lists, top: &mut TopLabels) -> Result<(), TrainingError> {
+        self.workspace.top_labels(&mut self.network, lists, top)
     }
 
     /// As [`Evaluator::outputs`], of tokens: the outputs of each lane.

@@ -8,8 +8,9 @@ use super::error::TrainingError;
 use super::evaluator::{HostBatch, PassBatch, PassOptions, Workspace};
 use super::loss::Loss;
 use super::options::Held;
-use crate::data::{BatchTargets, HostInputs};
+use crate::data::{BatchTargets, HostInputs, Lists};
 use crate::models::{Architecture, Network};
+use crate::task::LossKind;
 
 /// Bytes of a training step's activations of `samples` samples, with their gradients and the copies in f32 that operations work on,
 /// of a network on this ledger.
@@ -27,14 +28,24 @@ pub fn activation_bytes_of(
     let before = ledger.held_bytes();
     let sequences = network.body.sequences(samples);
     let tokens = vec![0; sequences.map_or(samples, |sequences| sequences.lanes())];
+    let [lists, labels] = [network.architecture.inputs(), network.architecture.classes()].map(|columns| {
+        let mut lists = Lists::new(columns);
+        (0..samples).for_each(|_| lists.push(&[], &[]));
+        lists
+    });
     // The numbers themselves are not read.
     let inputs = match sequences {
         Some(sequences) => HostInputs::Tokens { sequences, tokens: &tokens },
+        None if network.body.reads_lists() => HostInputs::Lists(&lists),
         None => HostInputs::Values { layout: network.body.input_layout(samples), values: &[] },
     };
-    let batch = HostBatch { inputs, targets: BatchTargets::Classes(&tokens), part_of: None };
+    let (targets, loss) = match network.body.reads_lists() {
+        true => (BatchTargets::Labels(&labels), Loss::of(LossKind::Bce, 0.0, 1.0)),
+        false => (BatchTargets::Classes(&tokens), Loss::default()),
+    };
+    let batch = HostBatch { inputs, targets, part_of: None };
     let dropout = if held.drops { 0.5 } else { 0.0 };
-    let options = PassOptions { mode: Mode::Training, dropout, loss: Loss::default() };
+    let options = PassOptions { mode: Mode::Training, dropout, loss };
     let mut workspace = Workspace::new(ledger, held);
     workspace.pass(network, PassBatch::whole(batch), options, Some(&mut GrowthRequests::new()), None)?;
     Ok(ledger.peak_bytes().saturating_sub(before + gradients))

@@ -16,7 +16,7 @@ mod trainer;
 
 pub use best::{BestBy, BestEpoch, BestSoFar};
 pub use error::TrainingError;
-pub use evaluator::Evaluator;
+pub use evaluator::{Evaluator, Outputs};
 pub use footprint::{activation_bytes, activation_bytes_of};
 pub use loss::Loss;
 pub use options::{

@@ -59,6 +59,7 @@ fn samples_of(inputs: HostInputs<'_>) -> usize {
     match inputs {
         HostInputs::Values { layout, .. } => layout.samples(),
         HostInputs::Tokens { sequences, .. } => sequences.count,
+        HostInputs::Lists(lists) => lists.len(),
     }
 }
 
@@ -96,16 +97,26 @@ fn part(
         }
         (HostInputs::Values { layout, values }, targets) => {
             let to = body.input_layout(count);
-            let targets = match targets {
-                BatchTargets::Classes(labels) => Targets::Classes(labels[first..][..count].to_vec()),
-                BatchTargets::Numbers(values) => {
-                    let outputs = values.len() / layout.samples();
-                    Targets::Numbers { outputs, values: values[first * outputs..][..count * outputs].to_vec() }
-                }
-            };
+            let targets = some_targets(targets, layout.samples(), [first, count]);
             (count, BatchInputs::Values { layout: to, values: moved(layout, values, first, to) }, targets)
         }
-        (HostInputs::Tokens { .. }, BatchTargets::Numbers(_)) => unreachable!("the targets of tokens are tokens"),
+        (HostInputs::Lists(lists), targets) => {
+            let targets = some_targets(targets, lists.len(), [first, count]);
+            (count, BatchInputs::Lists(lists.select(first..first + count)), targets)
+        }
+        (HostInputs::Tokens { .. }, _) => unreachable!("the targets of tokens are tokens"),
+    }
+}
+
+/// Those of `count` of all samples from `first` on.
+fn some_targets(targets: BatchTargets<'_>, samples: usize, [first, count]: [usize; 2]) -> Targets {
+    match targets {
+        BatchTargets::Classes(labels) => Targets::Classes(labels[first..][..count].to_vec()),
+        BatchTargets::Numbers(values) => {
+            let outputs = values.len() / samples;
+            Targets::Numbers { outputs, values: values[first * outputs..][..count * outputs].to_vec() }
+        }
+        BatchTargets::Labels(labels) => Targets::Labels(labels.select(first..first + count)),
     }
 }
 

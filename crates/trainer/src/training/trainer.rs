@@ -9,7 +9,7 @@ use sparse_kernels::random::Key;
 use sparse_kernels::{Backend, Layout};
 
 use super::error::TrainingError;
-use super::evaluator::{HostBatch, PassBatch, PassOptions, Workspace};
+use super::evaluator::{HostBatch, Outputs, PassBatch, PassOptions, Workspace};
 use super::found::Found;
 use super::options::StepOptions;
 use super::parts::{own_shards, parts};
@@ -434,7 +434,7 @@ impl<'b, B: Backend> Trainer<'b, B> {
     pub fn evaluate_outputs(
         &mut self,
         batch: &Batch,
-        outputs: Option<&mut Vec<f32>>,
+        outputs: Option<&mut Outputs>,
     ) -> Result<LossStats, TrainingError> {
         let how = (Mode::Evaluation, self.options.loss);
         self.workspace.measure(&mut self.network, batch.into(), how, false, outputs)

@@ -21,6 +21,7 @@ pub(super) fn outputs(targets: &Targets, classes: Option<&[String]>) -> usize {
     match (targets, classes) {
         (_, Some(classes)) => classes.len(),
         (Targets::Numbers { outputs, .. }, None) => *outputs,
+        (Targets::Labels(labels), None) => labels.columns(),
         (Targets::Classes(labels), None) => labels.iter().max().map_or(0, |&most| most as usize + 1),
     }
 }

@@ -41,6 +41,7 @@ fn samples(data: &Dataset) -> (Vec<f32>, Vec<f32>) {
         match &split.targets {
             Targets::Classes(classes) => all.1.extend(classes.iter().map(|&class| class as f32)),
             Targets::Numbers { values, .. } => all.1.extend_from_slice(values),
+            Targets::Labels(_) => panic!("a table has no lists"),
         }
     }
     all

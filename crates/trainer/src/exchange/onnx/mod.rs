@@ -57,7 +57,7 @@ const OF_INTS: i64 = 7;
 pub(super) fn to_bytes(model: &StoredModel) -> Result<Vec<u8>, ExchangeError> {
     let architecture = model.architecture().map_err(ExchangeError::Architecture)?;
     check_size(&architecture)?;
-    if architecture.reads_tokens() {
+    if architecture.reads_tokens() || architecture.reads_lists() {
         return Err(ExchangeError::OnnxTokens { model: architecture.name().to_string() });
     }
     let mut file = File::default();
@@ -180,7 +180,7 @@ impl File {
         let (dimensions, axes, features) = match shape {
             ValueShape::Features(features) => (vec![features], vec![1], features),
             ValueShape::Image { channels, size } => (vec![channels, 1, 1], vec![1, 2, 3], channels * size[0] * size[1]),
-            ValueShape::Token(_) => return input.to_owned(),
+            ValueShape::Token(_) | ValueShape::List(_) => return input.to_owned(),
         };
         match normalization {
             Normalization::Pixels { mean, deviation } => {
@@ -199,7 +199,7 @@ impl File {
                 let dimensions = match shape {
                     ValueShape::Features(features) => vec![features],
                     ValueShape::Image { channels, size: [height, width] } => vec![channels, height, width],
-                    ValueShape::Token(_) => vec![],
+                    ValueShape::Token(_) | ValueShape::List(_) => vec![],
                 };
                 for (name, values) in [("input.mean", mean), ("input.deviation", deviation)] {
                     let values: Vec<_> = values.iter().map(|&value| value as f32).collect();
@@ -361,7 +361,7 @@ impl File {
 fn value_info(name: &str, shape: ValueShape) -> Message {
     let sizes = match shape {
         ValueShape::Features(features) => vec![features],
-        ValueShape::Token(_) => vec![],
+        ValueShape::Token(_) | ValueShape::List(_) => vec![],
         ValueShape::Image { channels, size: [height, width] } => vec![channels, height, width],
     };
     let batch = Message::default().text(2, "batch");

@@ -27,7 +27,7 @@ impl Builder {
         let shape = match input {
             ValueShape::Features(features) => InputShape::Features(Some(features)),
             ValueShape::Image { channels, size } => InputShape::Images { channels: Some(channels), size: Some(size) },
-            ValueShape::Token(_) => unreachable!("{NO_TOKENS}"),
+            ValueShape::Token(_) | ValueShape::List(_) => unreachable!("{NO_TOKENS}"),
         };
         let input_of_file = Input { shape, classes: Some(classes), open: false };
         let first_weights = FirstWeights::He;
@@ -242,7 +242,7 @@ impl Definition {
         let shape = match architecture.graph.values[0] {
             ValueShape::Features(features) => InputShape::Features(Some(features)),
             ValueShape::Image { .. } => InputShape::Images { channels: Some(*channels), size: Some(*size) },
-            ValueShape::Token(_) => unreachable!("{NO_TOKENS}"),
+            ValueShape::Token(_) | ValueShape::List(_) => unreachable!("{NO_TOKENS}"),
         };
         let input = Input { shape, classes: Some(*classes), open: !name.is_mlp() };
         // A network of another width is none of the zoo's.

@@ -2,6 +2,7 @@
 
 mod gpt;
 mod lenet;
+mod lists;
 mod mobilenet;
 mod recurrent;
 mod resnet;
@@ -18,7 +19,7 @@ use super::builder::Builder;
 use super::definition::{Definition, build};
 use super::family::{Family, FirstWeights};
 use super::graph::{ValueShape, WeightLayer};
-use super::name::{HIDDEN, ModelName, Stem};
+use super::name::{HIDDEN, LISTS, ModelName, Stem};
 use super::sequence::SequenceFamily;
 use super::spec::ModelSpec;
 use crate::report::dimensions;
@@ -72,11 +73,15 @@ impl FromStr for ModelName {
         if let Some(hidden) = name.strip_prefix(HIDDEN).and_then(sizes) {
             return Ok(Self::Hidden(hidden));
         }
+        if let Some(hidden) = name.strip_prefix(LISTS).and_then(sizes) {
+            return Ok(Self::Lists(hidden));
+        }
         match sizes(name) {
             Some(sizes) if sizes.len() >= 2 => Ok(Self::Mlp(sizes)),
             _ => Err(format!(
                 "the models are lenet-300-100, {}, {}, a multi-layer perceptron given by its hidden layers, such as mlp-300-100, or \
-                 by all layer sizes, such as 784-300-100-10, or a file such as net.toml",
+                 by all layer sizes, such as 784-300-100-10, a network for lists of features given by its hidden layers, such as \
+                 lists-512, or a file such as net.toml",
                 FAMILIES.map(|(family, _)| family.names).join(", "),
                 SEQUENCE_FAMILIES.map(|family| family.names).join(", ")
             )),
@@ -127,6 +132,12 @@ impl Architecture {
                     Some(cell) => recurrent::recurrent(&mut builder, cell, numbers, &sequence)?,
                     None => gpt::gpt(&mut builder, numbers, &sequence)?,
                 }
+                builder.finish()
+            }
+            ModelName::Lists(hidden) => {
+                let mut builder = Builder::new(spec, ValueShape::List(spec.channels), FirstWeights::Glorot);
+                builder.check_input()?;
+                lists::lists(&mut builder, hidden)?;
                 builder.finish()
             }
             name => {

@@ -1,0 +1,227 @@
+//! Lines of labels and features.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Read};
+use std::path::Path;
+
+use super::super::compressed;
+use super::super::error::DataError;
+use super::super::lists::Lists;
+use super::error::SvmlightError;
+use crate::formats::unfold::{Allowance, is_folded, unfold};
+
+/// The samples of a file, features numbered as in the file.
+#[derive(Debug)]
+pub(super) struct Numbered {
+    pub inputs: Lists,
+    pub targets: Lists,
+    /// By the header, or one more than the largest number.
+    pub features: usize,
+    pub labels: usize,
+    pub has_header: bool,
+    pub has_feature_0: bool,
+}
+
+/// Column indices are u32, and the largest is kept free.
+const MOST: u32 = u32::MAX - 2;
+
+/// Reads a file, line by line, or unfolds it first.
+pub(super) fn read(file: &Path) -> Result<Numbered, DataError> {
+    let fail = |source| DataError::Io { file: file.to_owned(), source };
+    let mut opened = File::open(file).map_err(fail)?;
+    let mut magic = [0; 6];
+    let count = opened.read(&mut magic).map_err(fail)?;
+    if !is_folded(&magic[..count]) {
+        let opened = File::open(file).map_err(fail)?;
+        return read_lines(file, BufReader::with_capacity(1 << 20, opened));
+    }
+    let bytes = compressed::read(file)?;
+    let mut allowance = Allowance::new(bytes.len() as u64);
+    let mut unfolded = Vec::new();
+    unfold(&bytes, &mut allowance).read_to_end(&mut unfolded).map_err(fail)?;
+    read_lines(file, Cursor::new(unfolded))
+}
+
+/// Samples, features and labels of a header.
+fn header(line: &str) -> Option<[usize; 3]> {
+    let mut numbers = line.split_ascii_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(samples)), Some(Ok(features)), Some(Ok(labels)), None) => Some([samples, features, labels]),
+        _ => None,
+    }
+}
+
+fn read_lines(file: &Path, mut from: impl BufRead) -> Result<Numbered, DataError> {
+    let mut said = None;
+    let mut found = Numbered {
+        inputs: Lists::new(u32::MAX as usize),
+        targets: Lists::new(u32::MAX as usize),
+        features: 1,
+        labels: 0,
+        has_header: false,
+        has_feature_0: false,
+    };
+    let mut row = Row::default();
+    let mut text = String::new();
+    for number in 1.. {
+        text.clear();
+        let fail = |source| DataError::Io { file: file.to_owned(), source };
+        if from.read_line(&mut text).map_err(fail)? == 0 {
+            break;
+        }
+        let line = text.trim_end_matches(['\n', '\r']);
+        if number == 1
+            && let Some(sizes) = header(line)
+        {
+            said = Some(sizes);
+            (found.features, found.labels, found.has_header) = (sizes[1], sizes[2], true);
+            continue;
+        }
+        let line = line.split_once('#').map_or(line, |(before, _)| before);
+        if line.trim().is_empty() && said.is_none() {
+            continue;
+        }
+        let wrong = |what| SvmlightError::Line { file: file.to_owned(), line: number, what };
+        row.read(line, said).map_err(wrong)?;
+        if let Some(&last) = row.labels.last() {
+            found.labels = found.labels.max(last as usize + 1);
+        }
+        if let Some(&last) = row.indices.last() {
+            found.features = found.features.max(last as usize + 1);
+        }
+        found.has_feature_0 |= row.indices.first() == Some(&0);
+        found.inputs.push(&row.indices, &row.values);
+        found.targets.push(&row.labels, &[]);
+    }
+    let file = file.to_owned();
+    match said {
+        Some([expected, ..]) if expected != found.inputs.len() => {
+            Err(SvmlightError::Samples { file, expected, got: found.inputs.len() }.into())
+        }
+        _ if found.inputs.is_empty() => Err(SvmlightError::Empty { file }.into()),
+        _ => Ok(Numbered { inputs: found.inputs.narrowed(), targets: found.targets.narrowed(), ..found }),
+    }
+}
+
+/// A line's labels and features, sorted.
+#[derive(Debug, Default)]
+struct Row {
+    labels: Vec<u32>,
+    pairs: Vec<(u32, f32)>,
+    indices: Vec<u32>,
+    values: Vec<f32>,
+}
+
+impl Row {
+    fn read(&mut self, line: &str, said: Option<[usize; 3]>) -> Result<(), String> {
+        self.labels.clear();
+        self.pairs.clear();
+        // Without a label a line begins with a space, or at once with a feature.
+        let (labels, features) = match line.split_once([' ', '\t']) {
+            Some((first, _)) if first.contains(':') => ("", line),
+            Some((labels, features)) => (labels, features),
+            None if line.contains(':') => ("", line),
+            None => (line, ""),
+        };
+        let bound = |what: usize| said.map_or(MOST, |sizes| (sizes[what].saturating_sub(1)) as u32);
+        for label in labels.split(',').filter(|label| !label.is_empty()) {
+            match label.parse() {
+                Ok(label) if label <= bound(2) => self.labels.push(label),
+                Ok(label) => return Err(format!("label {label}: the header says {} labels, from 0", bound(2) + 1)),
+                Err(_) => return Err(format!("label {label:?}: must be a whole number from 0")),
+            }
+        }
+        for pair in features.split_ascii_whitespace() {
+            let parsed =
+                pair.split_once(':').and_then(|(index, value)| Some((index.parse().ok()?, value.parse().ok()?)));
+            match parsed {
+                Some((index, value)) if index <= bound(1) && f32::is_finite(value) => self.pairs.push((index, value)),
+                Some((_, value)) if !f32::is_finite(value) => {
+                    return Err(format!("{pair:?}: the value must be finite"));
+                }
+                Some((index, _)) => {
+                    return Err(format!("feature {index}: the header says {} features, from 0", bound(1) + 1));
+                }
+                // A query's number, of rankings.
+                None if pair.starts_with("qid:") => {}
+                None => return Err(format!("{pair:?}: must be FEATURE:VALUE, such as 17:0.25")),
+            }
+        }
+        self.labels.sort_unstable();
+        self.labels.dedup();
+        self.pairs.sort_unstable_by_key(|&(index, _)| index);
+        if let Some(twice) = self.pairs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(format!("feature {}: must occur once in a line", twice[0].0));
+        }
+        self.indices.clear();
+        self.values.clear();
+        self.indices.extend(self.pairs.iter().map(|(index, _)| index));
+        self.values.extend(self.pairs.iter().map(|(_, value)| value));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+
+    fn load_text(train: &str, test: Option<&str>, trained: Option<[usize; 2]>) -> Result<Dataset, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let samples = write("train.txt", train);
+        let test = test.map(|text| write("test.txt", text));
+        let loaded = load(&SvmlightOptions { samples, test, test_fraction: 0.5 }, trained);
+        loaded.map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
+    }
+
+    fn rows(split: &Split) -> Vec<(Vec<u32>, Vec<u32>, Vec<f32>)> {
+        let (Inputs::Lists(inputs), Targets::Labels(labels)) = (&split.inputs, &split.targets) else { panic!("lists") };
+        let row = |i| (labels.row(i).to_vec(), inputs.row(i).to_vec(), inputs.values(i).to_vec());
+        (0..split.len()).map(row).collect()
+    }
+
+    #[test]
+    fn the_repositorys_format_is_read() {
+        let data = load_text("3 7 5\n0,2 1:0.5 6:1 4:-2\n3 0:1\r\n 2:0.5\n", Some("1 7 5\n4 6:1\n"), None).unwrap();
+        assert_eq!((data.classes, data.features(), data.train.len(), data.test.len()), (5, 7, 3, 1));
+        let expected = [(vec![0, 2], vec![1, 4, 6], vec![0.5, -2.0, 1.0]), (vec![3], vec![0], vec![1.0])];
+        assert_eq!(rows(&data.train)[..2], expected);
+        assert_eq!(rows(&data.train)[2], (vec![], vec![2], vec![0.5]));
+    }
+
+    /// LIBSVM's files number features from 1, others from 0, and either may have comments.
+    #[test]
+    fn files_without_a_header_say_how_they_are_numbered() {
+        let data = load_text("1 1:0.5 3:1 # a comment\n\n0 qid:3 2:1\n", Some("2 4:1\n"), None).unwrap();
+        assert_eq!((data.classes, data.features()), (3, 4));
+        assert_eq!(rows(&data.train)[0], (vec![1], vec![0, 2], vec![0.5, 1.0]));
+        let data = load_text("1 1:0.5 3:1\n", Some("0 0:1\n"), None).unwrap();
+        assert_eq!((data.features(), rows(&data.train)[0].1.clone()), (4, vec![1, 3]));
+    }
+
+    #[test]
+    fn wrong_files_are_refused() {
+        let error = |text: &str| load_text(text, Some("0 1:1\n"), None).unwrap_err();
+        for (text, message) in [
+            ("a 1:2\n", "line 1: label \"a\": must be a whole number from 0"),
+            ("-1 1:2\n", "line 1: label \"-1\": must be a whole number from 0"),
+            ("0 1:2\n0 1;2\n", "line 2: \"1;2\": must be FEATURE:VALUE, such as 17:0.25"),
+            ("0 1:nan\n", "line 1: \"1:nan\": the value must be finite"),
+            ("0 1:1 1:2\n", "line 1: feature 1: must occur once in a line"),
+            ("1 3 2\n2 0:1\n", "line 2: label 2: the header says 2 labels, from 0"),
+            ("1 3 2\n0 3:1\n", "line 2: feature 3: the header says 3 features, from 0"),
+            ("2 3 2\n0 1:1\n", "has 1 samples; its header says 2"),
+            ("\n", "has no sample"),
+        ] {
+            assert!(error(text).contains(message), "{text:?}: {}", error(text));
+        }
+        let known = load_text("0 5:1\n", None, Some([4, 2])).unwrap_err();
+        assert!(known.contains("has feature 4; the model knows 4 features, 0 to 3"), "{known}");
+        let labels = load_text("3 1:1\n", None, Some([4, 2])).unwrap_err();
+        assert!(labels.contains("has label 3; the model knows 2 labels, 0 to 1"), "{labels}");
+    }
+}
