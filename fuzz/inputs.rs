@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use sparse_kernels::Csr;
 use trainer::checkpoint::{Checkpoint, TensorData, read_header};
 use trainer::data::text::{self, TextSymbols};
-use trainer::data::{cifar as cifar_format, idx};
+use trainer::data::{cifar as cifar_format, idx, svmlight as svmlight_format};
 use trainer::exchange::pytorch;
 use trainer::formats::{Matrix, matrix_market, npy, npz, smtx};
 use trainer::models::{Architecture, Definition, ModelName, ModelSpec, StoredModel};
@@ -22,7 +22,7 @@ pub type Target = fn(&[u8]);
 
 /// Every format, by the name of its fuzz target and of its folder in `fuzz/seeds`.
 #[allow(dead_code, reason = "a fuzz target runs one of them")]
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("idx", idx),
     ("cifar", cifar),
     ("safetensors", safetensors),
@@ -32,6 +32,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("toml", toml),
     ("network", network),
     ("text", text),
+    ("svmlight", svmlight),
 ];
 
 /// Bytes that any parser may use, whatever the input.
@@ -89,6 +90,21 @@ pub fn text(bytes: &[u8]) {
         if let Ok(printed) = std::str::from_utf8(&printed) {
             assert_eq!(alphabet.tokens(printed), Ok(tokens));
         }
+    }
+}
+
+/// Samples that are lists, plain or compressed.
+pub fn svmlight(bytes: &[u8]) {
+    let parse = |bytes: &[u8]| svmlight_format::parse(Path::new("samples.txt"), bytes);
+    let Ok([features, labels]) = bounded(bytes, UNFOLDED, parse) else { return };
+    assert!(!features.is_empty() && features.len() == labels.len());
+    for row in 0..features.len() {
+        for lists in [&features, &labels] {
+            let indices = lists.row(row);
+            assert!(indices.is_sorted_by(|a, b| a < b) && indices.iter().all(|&i| (i as usize) < lists.columns()));
+        }
+        assert_eq!(features.values(row).len(), features.row(row).len());
+        assert!(features.values(row).iter().all(|value| value.is_finite()));
     }
 }
 

@@ -339,6 +339,7 @@ fn measure(
                 .arguments()?,
         )
         .args(args.pictures.image_size.iter().flat_map(|side| ["--image-size".to_owned(), side.to_string()]))
+        .args(args.pictures.inputs.iter().flat_map(|inputs| ["--inputs".to_owned(), inputs.to_string()]))
         .args(args.pictures.classes.iter().flat_map(|classes| ["--classes".to_owned(), classes.to_string()]))
         .args(["--seed", &args.machine.seed.to_string(), "--isa", &args.machine.isa.to_string()])
         .args(["--budget", &args.machine.budget.as_secs_f64().to_string()])

@@ -86,6 +86,15 @@ pub fn load(options: &SvmlightOptions, trained: Option<[usize; 2]>) -> Result<Da
     })
 }
 
+/// Features and labels of what is in a file, plain or compressed, numbered as in the file.
+///
+/// # Errors
+/// [`DataError`] naming `file` and the line.
+pub fn parse(file: &Path, bytes: &[u8]) -> Result<[Lists; 2], DataError> {
+    let Numbered { inputs, targets, .. } = read::parse(file, bytes)?;
+    Ok([inputs, targets])
+}
+
 /// The samples of a file for a model that reads so many features.
 ///
 /// # Errors

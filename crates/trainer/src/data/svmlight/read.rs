@@ -35,10 +35,18 @@ pub(super) fn read(file: &Path) -> Result<Numbered, DataError> {
         let opened = File::open(file).map_err(fail)?;
         return read_lines(file, BufReader::with_capacity(1 << 20, opened));
     }
-    let bytes = compressed::read(file)?;
+    parse(file, &compressed::read(file)?)
+}
+
+/// Reads what is in a file, which may be compressed.
+pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Numbered, DataError> {
+    if !is_folded(bytes) {
+        return read_lines(file, bytes);
+    }
+    let fail = |source| DataError::Io { file: file.to_owned(), source };
     let mut allowance = Allowance::new(bytes.len() as u64);
     let mut unfolded = Vec::new();
-    unfold(&bytes, &mut allowance).read_to_end(&mut unfolded).map_err(fail)?;
+    unfold(bytes, &mut allowance).read_to_end(&mut unfolded).map_err(fail)?;
     read_lines(file, Cursor::new(unfolded))
 }
 
