@@ -125,7 +125,7 @@ pub fn label_loss_results<B: Lists>(backend: &B, sizes: [usize; 3], strip: usize
 
 /// The loss, against its definition.
 pub fn label_loss<B: Lists>(backend: &B, sizes: [usize; 3], strip: usize, scale: f32, seed: u64) {
-    let [features, first, lanes] = sizes;
+    let [_, first, lanes] = sizes;
     let (logits, labels) = logits_and_labels(sizes, Key::new(seed).with_name("labels"));
     let mut results = label_loss_results(backend, sizes, strip, scale, seed);
     let loss = f64::from(results.pop().unwrap()) - 1.0;

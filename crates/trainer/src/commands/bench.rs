@@ -12,7 +12,7 @@ pub enum BenchCommand {
     /// Time one operation at one shape and several densities.
     Kernel(BenchKernelArgs),
     /// Time a whole training step of a model at several densities.
-    Step(BenchStepArgs),
+    Step(Box<BenchStepArgs>),
     /// Show two files of records side by side: of two machines, two commits or two instruction sets.
     Compare(BenchCompareArgs),
 }
