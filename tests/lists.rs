@@ -104,24 +104,28 @@ fn wrong_use_is_refused() {
     for (args, message) in [
         (train.replace("--svmlight train.txt", ""), "svmlight needs a file; give it with --svmlight FILE"),
         (format!("{train} --loss mse"), "bce with --data svmlight: its samples have any number of labels"),
-        (format!("{train} --model mlp-5"), "reads no lists, but the samples of svmlight are lists of features"),
+        (format!("{train} --model mlp-5"), "does not read lists, but the samples of svmlight are lists of features"),
         ("train --model lists-8 --data fashion-mnist-mini".to_owned(), "reads lists of features, but the samples of"),
         ("train --model mlp-8 --svmlight train.txt".to_owned(), "--data svmlight"),
         (format!("{train} --normalize features"), "none with a text or --data svmlight"),
         (format!("{train} --augment crop-flip"), "none with --data svmlight"),
-        (format!("{train} --method snfs"), "a method that supports blocks"),
+        (format!("{train} --method snfs"), "neither dense gradients nor a dense start"),
         (format!("{train} --method rigl --micro-batch 1"), "left out with a model lists-H and a method that grows"),
         (format!("{train} --method gse --shards 2"), "left out with a model lists-H and a method that grows"),
+        (format!("{train} --device gpu"), "cpu with a model lists-H"),
+        ("data generate new.txt --test-samples 5".to_owned(), "--test <FILE>"),
         (format!("{train} --method rigl --growth-batches 2"), "1 with a model lists-H"),
     ] {
         let found = refused(path, &args);
         assert!(found.contains(message), "{args}: {found}");
     }
-    fs::write(path.join("more.txt"), "7 1:1\n").unwrap();
     printed(path, train);
+    let message = refused(path, "eval run --svmlight train.txt --split train");
+    assert!(message.contains("--split has no effect"), "{message}");
+    fs::write(path.join("more.txt"), "7 1:1\n").unwrap();
     let message = refused(path, "eval run --svmlight more.txt");
-    assert!(message.contains("more.txt: has label 7; the model knows 2 labels, 0 to 1"), "{message}");
+    assert!(message.contains("more.txt: has label 7; the model knows labels 0 to 1"), "{message}");
     fs::write(path.join("wide.txt"), "0 9:1\n").unwrap();
     let message = refused(path, "predict run wide.txt");
-    assert!(message.contains("wide.txt: has feature 8; the model knows 3 features, 0 to 2"), "{message}");
+    assert!(message.contains("wide.txt: has feature 9; the model knows features 1 to 3"), "{message}");
 }

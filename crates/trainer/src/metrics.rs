@@ -134,12 +134,17 @@ impl Propensities {
         let Targets::Labels(labels) = training else { return None };
         let mut counts = vec![0u32; labels.columns()];
         (0..labels.len()).for_each(|row| labels.row(row).iter().for_each(|&label| counts[label as usize] += 1));
-        let c = ((labels.len() as f64).ln() - 1.0) * (B + 1.0f64).powf(A);
+        let c = ((labels.len() as f64).ln() - 1.0).max(0.0) * (B + 1.0f64).powf(A);
         Some(Self(counts.iter().map(|&count| (1.0 + c * (f64::from(count) + B).powf(-A)) as f32).collect()))
     }
 
+    /// Where the training set is not known: propensity-scored measures are left out.
+    pub fn unknown() -> Self {
+        Self(vec![])
+    }
+
     fn of_label(&self, label: u32) -> f64 {
-        f64::from(self.0[label as usize])
+        self.0.get(label as usize).map_or(0.0, |&weight| f64::from(weight))
     }
 }
 
@@ -341,7 +346,8 @@ impl Evaluation {
                 let scored = |((&k, gain), best): ((&usize, &f64), &f64)| {
                     (format!("propensity_scored_precision_at_{k}"), gain / best.max(f64::MIN_POSITIVE))
                 };
-                let scored = PRECISIONS.iter().zip(gains).zip(best).map(scored);
+                let is_known = best.iter().any(|&best| best > 0.0);
+                let scored = PRECISIONS.iter().zip(gains).zip(best).map(scored).filter(|_| is_known);
                 PRECISIONS.iter().zip(hits).map(precision).chain(scored).collect()
             }
         }

@@ -28,9 +28,7 @@ use sparse_kernels::BackendError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::table::TABLE;
 use crate::data::text::Text;
-use crate::data::{
-    Batch, BatchLoader, Dataset, Inputs, LaneOrder, LoaderOptions, Normalization, Order, Part, Split, Targets,
-};
+use crate::data::{Batch, BatchLoader, Dataset, LaneOrder, LoaderOptions, Normalization, Order, Part, Split, Targets};
 use crate::device::{ComputeDevice, backend_error};
 use crate::error::{Context, Error, Kind, Kinded, Result};
 use crate::interrupt::Interrupt;
@@ -299,8 +297,7 @@ impl<'a, B: ComputeDevice> Run<'a, B> {
                 table: parts.data.table.as_deref().cloned(),
                 target_scale: parts.data.target_scale.clone(),
                 alphabet: parts.data.alphabet.clone(),
-                lists: matches!(parts.data.train.inputs, Inputs::Lists(_))
-                    .then(|| [parts.data.features(), parts.data.classes]),
+                lists: parts.data.numbering,
             },
             data_sha256: parts.data.sha256(),
             propensities: Propensities::of(&parts.data.train.targets),

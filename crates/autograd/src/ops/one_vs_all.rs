@@ -31,7 +31,11 @@ pub struct TopLabels {
 
 impl TopLabels {
     /// The `count` largest of each sample are looked for.
+    ///
+    /// # Panics
+    /// If that is none.
     pub fn new(count: usize) -> Self {
+        assert!(count > 0, "at least one label is looked for");
         Self { count, samples: vec![] }
     }
 
@@ -97,7 +101,7 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// used tile by tile and never stored whole, and neither are targets. With `top`, the largest logits of each sample are found
     /// on the way.
     ///
-    /// In training mode the same pass computes the gradients of input, weight and bias. With a growth request, the backward pass computes
+    /// In training mode the same pass takes the place of the last gradients of weight and bias, and computes those of input, weight and bias. With a growth request, the backward pass computes
     /// the logits once more, and holds their gradient whole for the length of the request.
     ///
     /// # Errors

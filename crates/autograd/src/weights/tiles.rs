@@ -60,6 +60,7 @@ impl<B: Backend> RowTiles<B> {
         rows: usize,
     ) -> Result<Self, Error> {
         const OP: &str = "RowTiles";
+        expect_equal(OP, "rows of a tile, modulo 16,", 0, if rows == 0 { 1 } else { rows % 16 })?;
         let Geometry::Linear { nrows, ncols, options } = geometry else {
             return Err(Error::Weight { kind: "convolution", what: "tiles of rows" });
         };

@@ -23,7 +23,7 @@ pub enum DataCommand {
     List(DataListArgs),
     /// Fetch a data set from its publisher or from a local copy, and verify it.
     Fetch(DataFetchArgs),
-    /// Generate a data set of lists of features with very many labels.
+    /// Generate a data set for models lists-H: lists of features, very many labels.
     Generate(DataGenerateArgs),
     /// Read a whole data set and compare its checksums with those of the official files.
     Verify(DataVerifyArgs),
@@ -53,18 +53,18 @@ pub struct DataGenerateArgs {
     /// The file of the test samples, which must not exist
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
-    /// Labels
+    /// Number of labels
     #[arg(long, value_name = "N", default_value_t = 670_091, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX / 2)))]
     pub labels: u64,
-    /// Features
+    /// Number of features
     #[arg(long, value_name = "N", default_value_t = 135_909, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX / 2)))]
     pub features: u64,
-    /// Training samples
+    /// Number of training samples
     #[arg(long, value_name = "N", default_value_t = 490_449, value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: u64,
-    /// Test samples
-    #[arg(long, value_name = "N", default_value_t = 153_025, value_parser = clap::value_parser!(u64).range(1..))]
-    pub test_samples: u64,
+    /// Number of test samples [default: 153025]
+    #[arg(long, value_name = "N", requires = "test", value_parser = clap::value_parser!(u64).range(1..))]
+    pub test_samples: Option<u64>,
     /// Seed of everything random
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub seed: u64,
@@ -73,7 +73,11 @@ pub struct DataGenerateArgs {
 /// Writes a data set.
 fn run_generate(args: &DataGenerateArgs) -> crate::Result<()> {
     let (labels, features, seed) = (args.labels as usize, args.features as usize, args.seed);
-    let parts = [(Some(&args.file), args.samples), (args.test.as_ref(), args.test_samples)];
+    let parts = [(Some(&args.file), args.samples), (args.test.as_ref(), args.test_samples.unwrap_or(153_025))];
+    if let Some(file) = parts.iter().filter_map(|(file, _)| *file).find(|file| file.exists()) {
+        let source = io::Error::from(io::ErrorKind::AlreadyExists);
+        return Err(DataError::Io { file: file.clone(), source }.into());
+    }
     for (part, (file, samples)) in parts.into_iter().enumerate() {
         let Some(file) = file else { continue };
         let options = GenerateOptions { labels, features, samples: samples as usize, seed, part: part as u64 };

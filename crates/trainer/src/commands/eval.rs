@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::models::{ModelInput, Network, StoredModel};
 use crate::report::{print_record, print_text};
 use crate::run::{Evaluated, evaluate};
 use crate::run_checkpoints::{Which, load_model_of};
+use crate::settings::error::ConfigError;
 use crate::training::{Evaluator, Loss, Precision};
 
 const EVAL_EXAMPLES: &str = "\
@@ -49,7 +51,7 @@ pub struct EvalArgs {
     /// run]
     #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
     pub text: Vec<PathBuf>,
-    /// A file of samples that are lists to evaluate on [default: the test set of the run]
+    /// A file of LABEL,... FEATURE:VALUE ... lines to evaluate on [default: the test set of the run]
     #[arg(long, value_name = "FILE")]
     pub svmlight: Option<PathBuf>,
     /// Which samples: the test set or the whole training set
@@ -116,6 +118,9 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
         None if architecture.reads_tokens() && !args.text.is_empty() => TEXT,
         None => trained_data().unwrap_or(data::EMBEDDED),
     };
+    if args.svmlight.is_some() && args.split == EvalSplit::Train {
+        return Err(ConfigError::NoEffect { option: "split", needs: "the run's own data (no --svmlight)" }.into());
+    }
     let (data_dir, table) = (args.data_dir.as_deref(), args.table.as_deref());
     let sequence_length = architecture.spec.sequence.as_ref().map(|sequence| sequence.length);
     let svmlight = args.svmlight.as_deref();
@@ -133,7 +138,11 @@ pub fn run(args: &EvalArgs) -> crate::Result<()> {
         EvalSplit::Train => &data.train,
     };
     let threads = args.threads.unwrap_or_else(available_threads);
-    let propensities = Propensities::of(&data.train.targets);
+    // How much a label counts is what the run's own training set says.
+    let propensities = match Arc::ptr_eq(&data.train, &data.test) {
+        true => Propensities::of(&data.train.targets).map(|_| Propensities::unknown()),
+        false => Propensities::of(&data.train.targets),
+    };
     let measured = Measured {
         loss: loss.kind(),
         outputs: model.outputs(),

@@ -60,9 +60,14 @@ pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate
         config.table = Some(table.to_owned());
         config.test_table.clone_from(&config.table);
     }
+    let mut is_test_alone = false;
     if let Some(file) = svmlight {
-        // How much a label counts is what the training set says, if the run still knows it.
-        config.svmlight = config.svmlight.or_else(|| Some(file.to_owned()));
+        // How much a label counts is what the run's training set says, if that is still there.
+        is_test_alone = config.svmlight.as_ref().is_none_or(|samples| !samples.exists());
+        if is_test_alone {
+            tracing::warn!("the run's training set is not there: propensity-scored measures are left out");
+            config.svmlight = Some(file.to_owned());
+        }
         config.svmlight_test = Some(file.to_owned());
     }
     config.sequence_length = sequence_length;
@@ -72,6 +77,9 @@ pub(super) fn load(source: Source<'_>, trained_on: Option<&ModelInput>) -> crate
         config.text_test.clone_from(&config.text);
     }
     let mut data = config.load_data(trained_on)?;
+    if is_test_alone {
+        data.train = data.test.clone();
+    }
     match trained_on.and_then(|input| input.class_names.as_deref()) {
         Some(names) => {
             let missing = data.number_classes(names)?;

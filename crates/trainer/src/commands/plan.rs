@@ -164,7 +164,8 @@ struct TotalRecord {
     slot_bytes: usize,
     /// Of these, activations and their gradients.
     activation_bytes: usize,
-    /// Of these, the dense gradients that growth over several batches holds.
+    /// Of these, what updates hold beside a step: dense gradients of growth over several batches, the outputs' gradient of a network that
+    /// reads lists.
     growth_bytes: usize,
     /// Of these, what the method holds itself, and the dense gradients that it asks for at every step.
     method_bytes: usize,
@@ -357,7 +358,8 @@ struct Bytes {
     gradients: usize,
     slots: usize,
     activations: usize,
-    /// Of these, the dense gradients that growth over several batches holds.
+    /// Of these, what updates hold beside a step: dense gradients of growth over several batches, the outputs' gradient of a network that
+    /// reads lists.
     growth: usize,
     /// Of these, what the method holds itself, and the dense gradients that it asks for at every step.
     method: usize,
@@ -396,7 +398,17 @@ fn bytes(
     let sparse = architecture.layers.iter().zip(densities).filter(|(_, solved)| solved.nnz < solved.size);
     let positions: usize = sparse.map(|(layer, _)| layer.size()).sum();
     let is_summed = config.growth_batches > 1 && config.method.info().update_gradient == UpdateGradient::Dense;
-    let growth = if is_summed { 4 * positions } else { 0 };
+    let update_gradient = config.method.info().update_gradient;
+    let growth = match is_summed {
+        true => 4 * positions,
+        // At an update, the gradient of all outputs of a network that reads lists is held whole; a sample of positions also needs
+        // its inputs so, on the host and on the device.
+        false if architecture.reads_lists() && update_gradient.grows() => {
+            let inputs = if update_gradient == UpdateGradient::Dense { 0 } else { 2 * architecture.inputs() };
+            4 * samples * (architecture.classes() + inputs)
+        }
+        false => 0,
+    };
     let method = method.held_bytes(&network.sparse_layers(&ledger));
     let training = held.total() + gradients + activations + growth + method;
     let (storage, slots) = (of_end.pattern + of_end.values, held.slots);

@@ -10,7 +10,7 @@ use sparse_kernels::cpu::Cpu;
 
 use super::eval::EVALUATION_BATCH;
 use super::values::parse_count;
-use crate::data::svmlight::read_samples;
+use crate::data::svmlight::{Numbering, read_samples};
 use crate::data::{InputMaker, known_class_names};
 use crate::device::{ComputeDevice, Device, OnDevice, available_threads, on_device};
 use crate::models::{ModelInput, Network, StoredModel};
@@ -82,8 +82,14 @@ pub fn run(args: &PredictArgs) -> crate::Result<()> {
         return Err(format!("{}: reads text; rigl sample continues one", path.display()).into());
     }
     if architecture.reads_lists() {
+        if args.time {
+            return Err("--time: must be left out with a model lists-H".to_owned().into());
+        }
+        let Some(numbering) = input.lists else {
+            return Err(format!("{}: does not say how features are numbered; train it here", path.display()).into());
+        };
         let threads = args.threads.unwrap_or_else(available_threads);
-        return on_device(args.device, threads, OfLists { model, args, features: architecture.inputs() });
+        return on_device(args.device, threads, OfLists { model, args, numbering });
     }
     let expected = Expected::of(&architecture, &input);
     let names = input.class_names.clone().or_else(|| known_class_names(&input.data));
@@ -141,7 +147,7 @@ impl OnDevice for OfBatches<'_> {
 struct OfLists<'a> {
     model: StoredModel,
     args: &'a PredictArgs,
-    features: usize,
+    numbering: Numbering,
 }
 
 /// The labels of a list, as JSON.
@@ -156,25 +162,23 @@ impl OnDevice for OfLists<'_> {
     type Output = ();
 
     fn run<B: ComputeDevice>(self, backend: &B) -> crate::Result<()> {
-        let Self { model, args, features } = self;
-        if args.time {
-            return Err("--time: must be left out with a model lists-H".to_owned().into());
-        }
+        let Self { model, args, numbering } = self;
         let top_k = args.top_k.min(model.outputs());
         let network = Network::from_stored(backend, model, args.batch_size)?;
         let mut evaluator = Evaluator::new(backend, network, Loss::default());
-        if !args.json {
-            let number = |k: usize| if k == 1 { String::new() } else { format!("_{k}") };
-            let columns =
-                (1..=top_k).flat_map(|k| [format!("label{}", number(k)), format!("probability{}", number(k))]);
-            print_text(format_args!("input,{}", columns.collect::<Vec<_>>().join(",")))?;
-        }
+        let mut is_first = !args.json;
         for file in &args.inputs {
-            let lists = read_samples(file, features)?;
+            let lists = read_samples(file, numbering)?;
             for first in (0..lists.len()).step_by(args.batch_size) {
                 let mut top = TopLabels::new(top_k);
                 let rows = first..(first + args.batch_size).min(lists.len());
                 backend.install(|| evaluator.top_labels(&lists.select(rows), &mut top))?;
+                if std::mem::take(&mut is_first) {
+                    let number = |k: usize| if k == 1 { String::new() } else { format!("_{k}") };
+                    let columns = |k: usize| [format!("label{}", number(k)), format!("probability{}", number(k))];
+                    let columns: Vec<String> = (1..=top_k).flat_map(columns).collect();
+                    print_text(format_args!("input,{}", columns.join(",")))?;
+                }
                 for (i, found) in top.samples().iter().enumerate() {
                     let input = format!("{}:{}", file.display(), first + i + 1);
                     let probability = |logit: f32| 1.0 / (1.0 + (-f64::from(logit)).exp());

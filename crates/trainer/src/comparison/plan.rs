@@ -430,6 +430,7 @@ mod tests {
             class_names: None,
             target_scale: None,
             alphabet: None,
+            numbering: None,
         }
     }
 

@@ -11,6 +11,7 @@ use super::lists::Lists;
 use super::normalization::{Normalization, Normalize, value_moments};
 use super::picture_files::PictureFiles;
 use super::sequences::LaneOrder;
+use super::svmlight::Numbering;
 use super::table::TableColumns;
 use super::targets::Targets;
 use super::text::{Alphabet, Text};
@@ -163,6 +164,8 @@ pub struct Dataset {
     pub target_scale: Option<TargetScale>,
     /// The symbols of a text.
     pub alphabet: Option<Alphabet>,
+    /// Of samples that are lists, how features and labels are numbered.
+    pub numbering: Option<Numbering>,
 }
 
 impl Dataset {

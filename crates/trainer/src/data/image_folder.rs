@@ -66,6 +66,7 @@ pub fn load(data_dir: &Path, options: &FolderOptions) -> Result<Dataset, DataErr
         None => class_folders(data_dir, image_size, test_fraction)?,
     };
     Ok(Dataset {
+        numbering: None,
         name: IMAGE_FOLDER.to_owned(),
         classes: classes.len(),
         shape: [3, image_size, image_size],

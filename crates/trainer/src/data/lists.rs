@@ -27,13 +27,15 @@ impl Lists {
 
     /// The same rows among more columns.
     pub(super) fn with_columns(self, columns: usize) -> Self {
-        Self { columns: columns.max(self.columns), ..self }
+        debug_assert!(columns >= self.columns, "all indices are below");
+        Self { columns, ..self }
     }
 
     /// The same rows, their indices less by `first`, which none is below.
     pub(super) fn shifted(mut self, first: u32) -> Self {
         self.indices.iter_mut().for_each(|index| *index -= first);
-        self.columns -= first as usize;
+        // There may be no index at all.
+        self.columns = self.columns.saturating_sub(first as usize);
         self
     }
 

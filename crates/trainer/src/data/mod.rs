@@ -198,6 +198,7 @@ fn read(set: &KnownSet, files: &[PathBuf]) -> Result<Dataset, DataError> {
         class_names: None,
         target_scale: None,
         alphabet: None,
+        numbering: None,
     })
 }
 

@@ -424,6 +424,7 @@ impl Body {
                     return Err(autograd::Error::Activations { op: "forward", got: "values", expected: "lists" });
                 };
                 let Layer { weight, bias, relu, .. } = &self.layers[layer];
+                debug_assert!(bias.is_some() || !relu, "a ReLU is fused with a bias");
                 let layout = StripLayout::new(lanes, 0, strip).expect("a multiple of the unit");
                 let y = tape.apply_lists(*weight, lists, layout)?;
                 (output, bias.map_or(Ok(y), |bias| tape.bias_relu(bias, *relu, y))?)

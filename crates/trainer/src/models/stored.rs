@@ -15,6 +15,7 @@ use super::gates::Gates;
 use super::{Architecture, Initialization, LayerKind, ModelSpec, WeightLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorData};
 use crate::data::Normalization;
+use crate::data::svmlight::Numbering;
 use crate::data::table::TableColumns;
 use crate::data::text::Alphabet;
 use crate::models::{Format, Init, ModelName};
@@ -164,9 +165,9 @@ pub struct ModelInput {
     /// The symbols of the text that it was trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alphabet: Option<Alphabet>,
-    /// Of samples that are lists, how many features and labels there are.
+    /// Of samples that are lists, how features and labels are numbered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lists: Option<[usize; 2]>,
+    pub lists: Option<Numbering>,
 }
 
 impl ModelInput {

@@ -172,7 +172,7 @@ pub enum ConfigError {
     },
     /// A network that reads lists, on other samples.
     #[error(
-        "model: {model} reads lists of features, but the samples of {data} are none; --data svmlight with --svmlight FILE would fit"
+        "model: {model} reads lists of features, but the samples of {data} are not lists; --data svmlight with --svmlight FILE would fit"
     )]
     NoLists {
         /// The model.
@@ -182,7 +182,7 @@ pub enum ConfigError {
     },
     /// Another network on lists.
     #[error(
-        "model: {model} reads no lists, but the samples of {data} are lists of features; a model such as lists-512 would fit"
+        "model: {model} does not read lists, but the samples of {data} are lists of features; a model such as lists-512 would fit"
     )]
     Lists {
         /// The model.

@@ -62,7 +62,7 @@ settings! {
     DataArgs in NETWORK => {
         /// The data set: fashion-mnist-mini (built in); fashion-mnist, mnist, cifar10, cifar100, emnist-balanced (-letters,
         /// -digits, -byclass, -bymerge) or image-folder from --data-dir; table from --table; svmlight from --svmlight; text from --text, or tiny-shakespeare (built in)
-        data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME"), stated "tiny-shakespeare for models of text";
+        data: String = data::EMBEDDED.to_owned(), arg(value_name = "NAME"), stated "tiny-shakespeare for models of text, svmlight for models lists-H";
         /// Folder of data sets: DIR/NAME or DIR itself holds the set's files (IDX; for CIFAR the binary batches), plain, .gz
         /// or .xz; for image-folder, DIR holds train/CLASS/*.jpg and val/CLASS/*.jpg (or test, or train alone; .jpeg and .png
         /// too)
@@ -205,7 +205,7 @@ settings! {
         method: Method = Method::named("rigl"), arg(value_name = "NAME", value_parser = method_parser()),
             must |s| unless(
                 !s.model.reads_lists() || s.method.info().blocks,
-                "a method that supports blocks, such as rigl, set or gse, with a model lists-H",
+                "a method that needs neither dense gradients nor a dense start with a model lists-H, such as rigl, set or gse",
             );
         /// A parameter of the method, such as ema=0.99 for snfs (docs/methods.md lists them all); repeatable
         method_option: Vec<MethodOption> = Vec::new(), arg(value_name = "NAME=VALUE", action = Append);
@@ -424,7 +424,8 @@ settings! {
         loader_threads: usize, arg(value_name = "N"), stated "2 for image-folder, 1 for other data",
             must |s| threads(s.loader_threads);
         /// Device to compute on: cpu, gpu (the best one) or gpu:N; see `rigl devices`
-        device: Device = Device::Cpu, arg(value_name = "DEVICE");
+        device: Device = Device::Cpu, arg(value_name = "DEVICE"),
+            must |s| unless(!s.model.reads_lists() || s.device == Device::Cpu, "cpu with a model lists-H");
         /// Steps between checkpoints
         checkpoint_every: u64, arg(value_name = "STEPS"), stated "one checkpoint after each epoch",
             must |s| at_least_one(s.checkpoint_every.unwrap_or(1));
@@ -578,7 +579,7 @@ fn grows_on_lists(s: &TrainConfig) -> bool {
     s.model.reads_lists() && s.method.info().update_gradient.grows()
 }
 
-const LISTS_GROW: &str = "left out with a model lists-H and a method that grows by the gradient; set and mest do not";
+const LISTS_GROW: &str = "left out with a model lists-H and a method that grows by the gradient (set grows at random)";
 
 fn drops(s: &TrainConfig) -> Unmet {
     unless(s.method.info().drops_a_fraction, "a method that drops a fraction (set or rigl, for example)")

@@ -33,7 +33,7 @@ pub enum TrainingError {
         got: String,
     },
     /// A network that reads lists of features, with other inputs or targets.
-    #[error("a network that reads lists of features trains on such, with lists of labels")]
+    #[error("a network that reads lists needs lists of features as inputs and lists of labels as targets")]
     NoLists,
     /// The tape, an optimizer or the backend failed.
     #[error(transparent)]

@@ -74,7 +74,7 @@ impl Neural for Gpu {
 }
 
 /// What a GPU lacks.
-const LISTS: &str = "networks of samples that are lists, which run on the CPU only (use --device cpu)";
+const LISTS: &str = "networks that read lists, which run on the CPU only (use --device cpu)";
 
 impl Lists for Gpu {
     fn run_list_product(&self, _: Checked, _: &ColumnIndex, _: &Buffer, _: &Csr, _: &mut Strips<Self>) -> Done {

@@ -17,7 +17,7 @@ pub enum SvmlightError {
         what: String,
     },
     /// Not as many samples as the header says.
-    #[error("{}: has {got} samples; its header says {expected}", file.display())]
+    #[error("{}: has {got} {}; its header says {expected}", file.display(), if *got == 1 { "sample" } else { "samples" })]
     Samples {
         /// The file.
         file: PathBuf,
@@ -33,7 +33,7 @@ pub enum SvmlightError {
         file: PathBuf,
     },
     /// Features or labels that a model does not know.
-    #[error("{}: has {what} {last}; the model knows {known} {what}s, 0 to {}", file.display(), known.saturating_sub(1))]
+    #[error("{}: has {what} {last}; the model knows {what}s {first} to {}", file.display(), (known + first).saturating_sub(1))]
     Unknown {
         /// The file.
         file: PathBuf,
@@ -43,5 +43,7 @@ pub enum SvmlightError {
         last: usize,
         /// How many the model knows.
         known: usize,
+        /// The number of the first one.
+        first: usize,
     },
 }

@@ -92,9 +92,14 @@ impl GenerateOptions {
     /// Writes to a new file.
     ///
     /// # Errors
-    /// If there is one already, or writing fails.
+    /// If there is one already, or writing fails; no part of it then stays.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        generate(self, std::fs::File::create_new(path)?)
+        let written = generate(self, std::fs::File::create_new(path)?);
+        if written.is_err() {
+            // A part of a file would only be in the way; the first error says more than one of removing it.
+            let _ = std::fs::remove_file(path);
+        }
+        written
     }
 }
 

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
-use super::super::compressed;
 use super::super::error::DataError;
 use super::super::lists::Lists;
 use super::error::SvmlightError;
@@ -29,13 +28,17 @@ const MOST: u32 = u32::MAX - 2;
 pub(super) fn read(file: &Path) -> Result<Numbered, DataError> {
     let fail = |source| DataError::Io { file: file.to_owned(), source };
     let mut opened = File::open(file).map_err(fail)?;
-    let mut magic = [0; 6];
-    let count = opened.read(&mut magic).map_err(fail)?;
-    if !is_folded(&magic[..count]) {
-        let opened = File::open(file).map_err(fail)?;
-        return read_lines(file, BufReader::with_capacity(1 << 20, opened));
+    // A pipe cannot be opened twice: its beginning is kept.
+    let mut beginning = Vec::new();
+    opened.by_ref().take(6).read_to_end(&mut beginning).map_err(fail)?;
+    let is_folded = is_folded(&beginning);
+    let mut whole = Cursor::new(beginning).chain(opened);
+    if !is_folded {
+        return read_lines(file, BufReader::with_capacity(1 << 20, whole));
     }
-    parse(file, &compressed::read(file)?)
+    let mut bytes = Vec::new();
+    whole.read_to_end(&mut bytes).map_err(fail)?;
+    parse(file, &bytes)
 }
 
 /// Reads what is in a file, which may be compressed.
@@ -85,8 +88,10 @@ fn read_lines(file: &Path, mut from: impl BufRead) -> Result<Numbered, DataError
             (found.features, found.labels, found.has_header) = (sizes[1], sizes[2], true);
             continue;
         }
-        let line = line.split_once('#').map_or(line, |(before, _)| before);
-        if line.trim().is_empty() && said.is_none() {
+        let (line, has_comment) = line.split_once('#').map_or((line, false), |(before, _)| (before, true));
+        // With a header, an empty line is a sample without labels and features, as long as samples are to come.
+        let is_over = said.is_none_or(|[samples, ..]| found.inputs.len() >= samples);
+        if line.trim().is_empty() && (has_comment || is_over) {
             continue;
         }
         let wrong = |what| SvmlightError::Line { file: file.to_owned(), line: number, what };
@@ -131,11 +136,16 @@ impl Row {
             None if line.contains(':') => ("", line),
             None => (line, ""),
         };
-        let bound = |what: usize| said.map_or(MOST, |sizes| (sizes[what].saturating_sub(1)) as u32);
+        // Sizes of a header fit.
+        let bound = |what: usize| said.map_or(MOST, |sizes| sizes[what] as u32 - 1);
+        let beyond = |what: &str, number: u32, bound: u32| match said {
+            Some(_) => format!("{what} {number}: the header says {} {what}s, from 0", u64::from(bound) + 1),
+            None => format!("{what} {number}: must be at most {bound}"),
+        };
         for label in labels.split(',').filter(|label| !label.is_empty()) {
             match label.parse() {
                 Ok(label) if label <= bound(2) => self.labels.push(label),
-                Ok(label) => return Err(format!("label {label}: the header says {} labels, from 0", bound(2) + 1)),
+                Ok(label) => return Err(beyond("label", label, bound(2))),
                 Err(_) => return Err(format!("label {label:?}: must be a whole number from 0")),
             }
         }
@@ -147,9 +157,7 @@ impl Row {
                 Some((_, value)) if !f32::is_finite(value) => {
                     return Err(format!("{pair:?}: the value must be finite"));
                 }
-                Some((index, _)) => {
-                    return Err(format!("feature {index}: the header says {} features, from 0", bound(1) + 1));
-                }
+                Some((index, _)) => return Err(beyond("feature", index, bound(1))),
                 // A query's number, of rankings.
                 None if pair.starts_with("qid:") => {}
                 None => return Err(format!("{pair:?}: must be FEATURE:VALUE, such as 17:0.25")),
@@ -173,7 +181,7 @@ impl Row {
 mod tests {
     use super::super::*;
 
-    fn load_text(train: &str, test: Option<&str>, trained: Option<[usize; 2]>) -> Result<Dataset, String> {
+    fn load_text(train: &str, test: Option<&str>, trained: Option<Numbering>) -> Result<Dataset, String> {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -227,9 +235,32 @@ mod tests {
         ] {
             assert!(error(text).contains(message), "{text:?}: {}", error(text));
         }
-        let known = load_text("0 5:1\n", None, Some([4, 2])).unwrap_err();
-        assert!(known.contains("has feature 4; the model knows 4 features, 0 to 3"), "{known}");
-        let labels = load_text("3 1:1\n", None, Some([4, 2])).unwrap_err();
-        assert!(labels.contains("has label 3; the model knows 2 labels, 0 to 1"), "{labels}");
+        let trained = Some(Numbering { features: 4, labels: 2, first_feature: 1 });
+        let known = load_text("0 5:1\n", None, trained).unwrap_err();
+        assert!(known.contains("has feature 5; the model knows features 1 to 4"), "{known}");
+        let known = load_text("0 0:1\n", None, trained).unwrap_err();
+        assert!(known.contains("has feature 0; the model knows features 1 to 4"), "{known}");
+        let labels = load_text("3 1:1\n", None, trained).unwrap_err();
+        assert!(labels.contains("has label 3; the model knows labels 0 to 1"), "{labels}");
+        assert!(error("1 0 2\n0 0:1\n").contains("line 1: 0 features: the header must say at least 1"));
+        assert!(error("1 5000000000 2\n0 0:1\n").contains("line 1: 5000000000 features: the header must say"));
+        assert!(error("0 4294967295:1\n").contains("feature 4294967295: must be at most"));
+    }
+
+    /// A model's numbering holds for files that do not show it; so does a header's for the test set.
+    #[test]
+    fn the_numbering_stays() {
+        let from_0 = Some(Numbering { features: 4, labels: 2, first_feature: 0 });
+        let data = load_text("0 1:1\n0 3:1\n", None, from_0).unwrap();
+        assert_eq!(rows(&data.train)[0].1, if rows(&data.train)[0].1 == [1] { [1] } else { [3] });
+        let data = load_text("1 4 1\n0 0:1\n", Some("0 2:1\n"), None).unwrap();
+        assert_eq!(rows(&data.test)[0].1, [2]);
+        let data = load_text("0 2:1\n", Some("1 4 1\n0 0:1\n"), None).unwrap();
+        assert_eq!((rows(&data.train)[0].1.clone(), rows(&data.test)[0].1.clone()), (vec![1], vec![0]));
+        // Comments and empty lines behind the samples count for nothing; no feature at all is no feature.
+        let data = load_text("2 4 1\n# a comment\n0 0:1\n\n\n", Some("0\n"), None).unwrap();
+        assert_eq!((data.train.len(), rows(&data.train)[1].1.len(), rows(&data.test)[0].1.len()), (2, 0, 0));
+        let data = load_text("0 1:1\n0 2:1\n", Some("0\n"), None).unwrap();
+        assert_eq!((data.features(), rows(&data.test)[0].1.len()), (2, 0));
     }
 }

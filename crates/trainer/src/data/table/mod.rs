@@ -131,6 +131,7 @@ pub fn load(options: &TableOptions, trained: Option<Trained<'_>>) -> Result<Data
         class_names: first.classes,
         target_scale: None,
         alphabet: None,
+        numbering: None,
     })
 }
 

@@ -168,6 +168,7 @@ fn dataset(
     let test = test.checked("test")?;
     let split = |text| Arc::new(Split::of_text(text));
     Ok(Dataset {
+        numbering: None,
         name: name.to_owned(),
         classes: alphabet.len(),
         shape: [1, 1, train.length()],
