@@ -84,6 +84,13 @@ fn read_lines(file: &Path, mut from: impl BufRead) -> Result<Numbered, DataError
         if number == 1
             && let Some(sizes) = header(line)
         {
+            for (what, size) in [("features", sizes[1]), ("labels", sizes[2])] {
+                if !(1..=MOST as usize + 1).contains(&size) {
+                    let what =
+                        format!("{size} {what}: the header must say at least 1 and at most {}", u64::from(MOST) + 1);
+                    return Err(SvmlightError::Line { file: file.to_owned(), line: 1, what }.into());
+                }
+            }
             said = Some(sizes);
             (found.features, found.labels, found.has_header) = (sizes[1], sizes[2], true);
             continue;
